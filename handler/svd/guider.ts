@@ -1,0 +1,42 @@
+/**
+ * Classifier-free guidance (Ho & Salimans, arXiv:2207.12598): the conditional and the unconditional estimate of the clean latents
+ * are combined into one, D = D_u + scale·(D_c − D_u), with a scale a frame.
+ */
+
+/** Parameters of sgm's LinearPredictionGuider: the scale rises from the first frame to the last. */
+export interface LinearPredictionGuider {
+  /** scale of the first frame */
+  min_guidance_scale: number;
+  /** scale of the last frame */
+  max_cfg_scale: number;
+}
+
+/** @returns `frames` scales; a single frame gets the minimum, as in the reference. */
+export function linearScales(frames: number, { min_guidance_scale, max_cfg_scale }: LinearPredictionGuider): number[] {
+  const slope = frames > 1 ? (max_cfg_scale - min_guidance_scale) / (frames - 1) : 0;
+  return Array.from({ length: frames }, (_, t) => min_guidance_scale + slope * t);
+}
+
+/** Estimate of the clean latents x0 from x = x0 + sigma·noise; a fresh array of x's length. */
+export type Denoise = (x: Float32Array, sigma: number) => Promise<Float32Array>;
+
+/** The same for one branch: given the still, or not. */
+export type DenoiseBranch = (x: Float32Array, sigma: number, conditional: boolean) => Promise<Float32Array>;
+
+/**
+ * Both branches as one denoiser. Where no frame needs the unconditional branch (every scale 1) it is not run.
+ * @param scales one a frame; x is [frames, …]
+ */
+export function guided(denoise: DenoiseBranch, scales: readonly number[]): Denoise {
+  const needsBoth = scales.some((scale) => scale !== 1);
+  return async (x, sigma) => {
+    const conditional = await denoise(x, sigma, true);
+    if (!needsBoth) return conditional;
+    const out = await denoise(x, sigma, false);
+    const size = x.length / scales.length;
+    scales.forEach((scale, t) => {
+      for (let i = t * size; i < (t + 1) * size; i++) out[i] = out[i]! + scale * (conditional[i]! - out[i]!);
+    });
+    return out;
+  };
+}

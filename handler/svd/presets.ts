@@ -1,0 +1,35 @@
+import type { EDMDiscretization } from './discretization.ts';
+import type { LinearPredictionGuider } from './guider.ts';
+
+/** What a model was made for: the values used where a caller gives none. */
+export interface Preset {
+  /** frame height and width in pixels, multiples of 64 */
+  H: number;
+  W: number;
+  /** frames of a clip */
+  T: number;
+  steps: number;
+  discretization: EDMDiscretization;
+  guider: LinearPredictionGuider;
+}
+
+const EDM = { sigma_min: 0.002, sigma_max: 700, rho: 7 };
+const svd = {
+  H: 576,
+  W: 1024,
+  T: 14,
+  steps: 25,
+  discretization: EDM,
+  guider: { min_guidance_scale: 1, max_cfg_scale: 2.5 },
+};
+const svd_xt = { ...svd, T: 25, steps: 30, guider: { min_guidance_scale: 1.5, max_cfg_scale: 3 } };
+
+/** The SVD models' own settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera's are SVD's, smaller. */
+export const presets = {
+  camera: { ...svd, H: 288, W: 512, steps: 12 },
+  svd,
+  svd_xt,
+  svd_xt_1_1: svd_xt,
+} satisfies Record<string, Preset>;
+
+export type ModelName = keyof typeof presets;
