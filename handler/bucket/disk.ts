@@ -1,0 +1,110 @@
+/** The bucket as a folder, for one machine. Its links lead to the API's own `/files`, signed. */
+import { createHmac, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
+import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { type Bucket, isKey } from './bucket.ts';
+
+export interface DiskBucket extends Bucket {
+  /** The object's file and its size in bytes, or undefined if there is none. */
+  file(key: string): Promise<{ path: string; size: number; modified: Date } | undefined>;
+  /** Whether a link's query is ours and has not expired. */
+  verify(key: string, query: { expires?: string | undefined; signature?: string | undefined }): boolean;
+}
+
+/**
+ * @param folder made if it is not there; two processes may use one folder
+ * @param publicUrl where the API is reached, without a slash at the end
+ * @param now milliseconds since 1970
+ */
+export async function diskBucket(
+  folder: string,
+  { publicUrl, now = Date.now }: { publicUrl: string; now?: () => number },
+): Promise<DiskBucket> {
+  await mkdir(join(folder, 'tmp'), { recursive: true });
+  const secret = await sharedSecret(join(folder, 'link-secret'));
+
+  const place = (key: string) => {
+    if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
+    return join(folder, 'objects', key);
+  };
+  const temporary = () => join(folder, 'tmp', randomUUID());
+  const sign = (key: string, expires: string) =>
+    createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
+
+  /** Writes beside, makes it durable, then moves it into place: a crash leaves the old object or the new one, never half of one. */
+  async function write(
+    key: string,
+    fill: (path: string) => Promise<void>,
+    place_: (from: string, to: string) => Promise<void>,
+  ) {
+    const to = place(key);
+    const from = temporary();
+    try {
+      await fill(from);
+      await flush(from);
+      await mkdir(dirname(to), { recursive: true });
+      await place_(from, to);
+    } finally {
+      await rm(from, { force: true });
+    }
+  }
+
+  return {
+    put: (key, body) => write(key, (path) => writeFile(path, body), rename),
+    putFile: (key, source) => write(key, (path) => copyFile(source, path), rename),
+    async create(key, body) {
+      try {
+        await write(key, (path) => writeFile(path, body), link); // link fails where the name is taken: the first one wins
+        return true;
+      } catch (error) {
+        if (isCode(error, 'EEXIST')) return false;
+        throw error;
+      }
+    },
+    get: (key) => readFile(place(key)).catch(ifMissing),
+    has: (key) =>
+      stat(place(key))
+        .then(() => true, ifMissing)
+        .then(Boolean),
+    delete: (key) => rm(place(key), { recursive: true, force: true }),
+    async link(key, expires) {
+      place(key);
+      return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;
+    },
+    async file(key) {
+      if (!isKey(key)) return undefined;
+      const path = place(key);
+      const info = await stat(path).catch(ifMissing);
+      return info?.isFile() ? { path, size: info.size, modified: info.mtime } : undefined;
+    },
+    verify(key, { expires = '', signature = '' }) {
+      const expected = Buffer.from(sign(key, expires));
+      const given = Buffer.from(signature);
+      const genuine = given.length === expected.length && timingSafeEqual(given, expected);
+      return genuine && Number(expires) * 1000 > now();
+    },
+  };
+}
+
+/** One random secret a folder, made by whoever comes first. */
+async function sharedSecret(path: string): Promise<Buffer> {
+  const made = `${path}.${randomUUID()}`;
+  await writeFile(made, randomBytes(32), { mode: 0o600 });
+  await link(made, path).catch((error) => {
+    if (!isCode(error, 'EEXIST')) throw error;
+  });
+  await rm(made);
+  return readFile(path);
+}
+
+async function flush(path: string) {
+  const handle = await open(path, 'r+');
+  await handle.sync().finally(() => handle.close());
+}
+
+const isCode = (error: unknown, code: string) => error instanceof Error && 'code' in error && error.code === code;
+
+function ifMissing(error: unknown): undefined {
+  if (isCode(error, 'ENOENT') || isCode(error, 'ENOTDIR')) return undefined;
+  throw error;
+}

@@ -1,0 +1,43 @@
+/** The interface that samplers drive, and that every model fits. */
+
+/** What a model needs to know of a job, besides the still. */
+export interface ClipRequest {
+  /** the fitted still: W×H pixels, rgb24, or larger with the same aspect where the model can use it */
+  still: Still;
+  H: number;
+  W: number;
+  /** number of frames */
+  T: number;
+  /** frames a second */
+  fps: number;
+  /** how much movement, 0–512 */
+  motion_bucket_id: number;
+  signal: AbortSignal;
+}
+
+/** Pixels in memory: rgb24, rows from the top, no padding. */
+export interface Still {
+  data: Uint8Array;
+  width: number;
+  height: number;
+}
+
+/** One still opened for sampling; several videos may be sampled from it. */
+export interface Clip {
+  /** of the latents: frames, channels, and height and width divided by 8 */
+  readonly shape: readonly [T: number, C: number, h: number, w: number];
+  /** E[x0 | x = x0 + sigma·noise], given the still or not; x and the answer are flat arrays of `shape`. */
+  denoise(x: Float32Array, sigma: number, conditional: boolean): Promise<Float32Array>;
+  /** T frames of rgb24, W×H×3 bytes each, one at a time so that memory stays flat. */
+  decode(x: Float32Array): AsyncIterable<Uint8Array>;
+  /** Frees what the clip holds; it can't be used afterwards. */
+  close(): Promise<void>;
+}
+
+export interface Model {
+  open(request: ClipRequest): Promise<Clip>;
+  /** how much larger than the frame a fitted still may be, ≥ 1 (a zoom stays sharp) */
+  readonly stillScale: number;
+  /** roughly which part of the work is sampling, 0–0.9; the rest is decoding. For progress bars. */
+  readonly samplingShare: number;
+}

@@ -1,0 +1,267 @@
+/** One job: still → latents → frames → MP4 → bucket. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import * as v from 'valibot';
+import { type Bucket, getJson } from './bucket/bucket.ts';
+import {
+  JobError,
+  type JobInput,
+  type JobOutput,
+  jobErrorSchema,
+  jobSchema,
+  outputSchema,
+  type Progress,
+  type Stage,
+  taskFolder,
+} from './job.ts';
+import type { Clip, Model } from './models/model.ts';
+import { fitStill } from './still/fit.ts';
+import type { Bridge } from './still/midjourney/bridge.ts';
+import { findStill, stillKey } from './still/still.ts';
+import { edmSigmas } from './svd/discretization.ts';
+import { guided, linearScales } from './svd/guider.ts';
+import type { ModelName } from './svd/presets.ts';
+import { generator } from './svd/random.ts';
+import { eulerEDM } from './svd/sampler.ts';
+import { gridFrames, gridSize } from './video/grid.ts';
+import { writeMp4 } from './video/mp4.ts';
+
+/** What a worker has at hand for its jobs. */
+export interface Worker {
+  modelName: ModelName;
+  model: Model;
+  bucket: Bucket;
+  bridge: Bridge | undefined;
+  allowPrivate: boolean;
+  /** milliseconds */
+  stillTimeout: number;
+  /** while this folder exists, every decoded frame is kept in it: <folder>/<task id>/<video>/0001.png … */
+  framesDir: string | undefined;
+}
+
+/** One job in a worker's hands. */
+export interface JobContext {
+  jobId: string;
+  progress: (progress: Progress) => void;
+  signal: AbortSignal;
+}
+
+const resultSchema = v.union([v.object({ output: outputSchema }), v.object({ error: jobErrorSchema })]);
+
+/**
+ * @param raw a job's input, not yet checked
+ * @throws JobError; whatever else is thrown is the worker's fault
+ */
+export async function runJob(raw: unknown, worker: Worker, context: JobContext): Promise<JobOutput> {
+  const { bucket } = worker;
+  const job = parseJob(raw, worker.modelName);
+  const folder = `${taskFolder(job.task_id)}/${context.jobId}`;
+  const earlier = await readResult(bucket, job.task_id);
+  if (earlier) return earlier;
+
+  const scratch = await mkdtemp(join(tmpdir(), 'img2vid-'));
+  try {
+    const output = await makeVideos(job, folder, scratch, worker, context);
+    return await finish(bucket, job.task_id, folder, { output });
+  } catch (error) {
+    await bucket.delete(folder);
+    if (error instanceof JobError && !error.data.retryable && error.code !== 'canceled') {
+      return await finish(bucket, job.task_id, folder, { error: error.data }); // so that a second job does not try again
+    }
+    throw error;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+function parseJob(raw: unknown, modelName: ModelName): JobInput {
+  const { success, output, issues } = v.safeParse(jobSchema, raw);
+  if (!success) {
+    const problems = issues.map((issue) => `${v.getDotPath(issue) ?? 'job'}: ${issue.message}`);
+    throw new JobError('invalid_input', problems.join('; '));
+  }
+  if (output.model !== modelName) {
+    throw new JobError('invalid_input', `model: this worker runs ${modelName}, not ${output.model}`);
+  }
+  return output;
+}
+
+/** What an earlier job of the task ended with, if one has. */
+async function readResult(bucket: Bucket, taskId: string): Promise<JobOutput | undefined> {
+  const found = await getJson(bucket, `${taskFolder(taskId)}/result.json`);
+  if (found === undefined) return undefined;
+  const result = v.parse(resultSchema, found);
+  if ('error' in result) throw new JobError(result.error.code, result.error.message);
+  return result.output;
+}
+
+/** The first job of a task to finish decides its result; a later one throws its own files away and answers the same. */
+async function finish(
+  bucket: Bucket,
+  taskId: string,
+  folder: string,
+  result: v.InferOutput<typeof resultSchema>,
+): Promise<JobOutput> {
+  const first = await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify(result));
+  if (!first && 'output' in result) await bucket.delete(folder);
+  return (await readResult(bucket, taskId))!;
+}
+
+async function makeVideos(
+  job: JobInput,
+  folder: string,
+  scratch: string,
+  worker: Worker,
+  { progress, signal }: JobContext,
+): Promise<JobOutput> {
+  const { bucket, model } = worker;
+  const { W, H, T, fps, num_cols } = job;
+  const timings_ms: Record<string, number> = {};
+  async function timed<R>(stage: Stage, work: () => Promise<R>): Promise<R> {
+    signal.throwIfAborted();
+    const start = performance.now();
+    const result = await work();
+    timings_ms[stage] = Math.round((timings_ms[stage] ?? 0) + performance.now() - start);
+    return result;
+  }
+
+  // Shares of the whole, for the progress bar: a bridge takes long, a picture at hand does not.
+  const stillShare = job.prompt === undefined ? 0.05 : 0.4;
+  progress({ stage: 'still', progress: 0 });
+  const png = await timed('still', () =>
+    findStill(job, {
+      ...worker,
+      onProgress: (part) => progress({ stage: 'still', progress: part * stillShare }),
+      signal,
+    }),
+  );
+  const still = stillKey(job.task_id);
+  progress({ stage: 'loading', progress: stillShare, still });
+  const clip = await timed('loading', async () => {
+    const fitted = await fitStill(png, job, model.stillScale);
+    return model.open({ still: fitted, H, W, T, fps, motion_bucket_id: job.motion_bucket_id, signal });
+  });
+
+  try {
+    const videos: JobOutput['videos'] = [];
+    const paths: string[] = [];
+    const share = (1 - stillShare) / (num_cols + (num_cols > 1 ? 0.5 : 0)); // of one video; the grid counts half
+    for (let column = 0; column < num_cols; column++) {
+      const seed = job.seed + column;
+      const report = (stage: Stage, part: number, step?: { step: number; steps: number }) =>
+        progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
+
+      const latents = await timed('sampling', () =>
+        sample(clip, job, seed, signal, (step) =>
+          report('sampling', (model.samplingShare * step) / job.steps, { step, steps: job.steps }),
+        ),
+      );
+      const path = join(scratch, `video-${column + 1}.mp4`);
+      const decodeShare = 0.95 - model.samplingShare;
+      await timed('decoding', () => {
+        let frames: AsyncIterable<Uint8Array> = observe(clip.decode(latents), (frame) =>
+          report('decoding', model.samplingShare + (decodeShare * frame) / T, { step: frame, steps: T }),
+        );
+        const { framesDir } = worker;
+        if (framesDir && existsSync(framesDir))
+          frames = keepFrames(frames, join(framesDir, job.task_id, String(column + 1)), job);
+        return writeMp4(path, frames, { width: W, height: H, fps, metadata: describe(job, seed), signal });
+      });
+      paths.push(path);
+      report('uploading', 0.97);
+      const file = await timed('uploading', () => upload(bucket, `${folder}/video-${column + 1}.mp4`, path));
+      videos.push({ ...file, seed, width: W, height: H, frames: T, fps, seconds: T / fps });
+    }
+
+    let grid: JobOutput['grid'];
+    if (num_cols > 1) {
+      const size = gridSize(num_cols, W, H);
+      const path = join(scratch, 'grid.mp4');
+      progress({ stage: 'encoding', progress: stillShare + share * num_cols, still });
+      await timed('encoding', () =>
+        writeMp4(path, gridFrames(paths, W, H), {
+          width: size.width,
+          height: size.height,
+          fps,
+          metadata: describe(job, job.seed),
+          signal,
+        }),
+      );
+      const file = await timed('uploading', () => upload(bucket, `${folder}/grid.mp4`, path));
+      grid = { ...file, width: size.width, height: size.height, frames: T, fps, seconds: T / fps };
+    }
+    return { videos, ...(grid && { grid }), still, seed: job.seed, model: job.model, warnings: [], timings_ms };
+  } finally {
+    await clip.close();
+  }
+}
+
+/** Latents of one video: noise, brought down the noise levels by the sampler. */
+async function sample(
+  clip: Clip,
+  job: JobInput,
+  seed: number,
+  signal: AbortSignal,
+  onStep: (step: number) => void,
+): Promise<Float32Array> {
+  const { randn } = generator(seed);
+  const latents = await eulerEDM(
+    {
+      denoise: guided(clip.denoise, linearScales(job.T, job)),
+      noise: randn(clip.shape.reduce((product, size) => product * size, 1)),
+      sigmas: edmSigmas(job.steps, job),
+      randn,
+      signal,
+      onStep,
+    },
+    job,
+  );
+  if (!latents.every(Number.isFinite)) {
+    throw new JobError(
+      'invalid_input',
+      'with these numbers sampling overflows: bring sigma_max, s_noise or the guidance scales down',
+    );
+  }
+  return latents;
+}
+
+async function* observe(frames: AsyncIterable<Uint8Array>, onFrame: (count: number) => void) {
+  let count = 0;
+  for await (const frame of frames) {
+    yield frame;
+    onFrame(++count);
+  }
+}
+
+/** Writes every frame as an 8-bit PNG on its way to the encoder. */
+async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { W, H }: JobInput) {
+  await mkdir(folder, { recursive: true });
+  let count = 0;
+  for await (const frame of frames) {
+    const path = join(folder, `${String(++count).padStart(4, '0')}.png`);
+    await sharp(frame, { raw: { width: W, height: H, channels: 3 } })
+      .png()
+      .toFile(path);
+    yield frame;
+  }
+}
+
+async function upload(
+  bucket: Bucket,
+  key: string,
+  path: string,
+): Promise<{ key: string; bytes: number; sha256: string }> {
+  const bytes = await readFile(path);
+  await bucket.putFile(key, path);
+  return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
+}
+
+/** What the file may tell of itself: model, seed and numbers, no ids, dates, addresses or prompts. */
+function describe(job: JobInput, seed: number): Record<string, string | number> {
+  const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+  return { model: job.model, ...Object.fromEntries(numbers), seed };
+}

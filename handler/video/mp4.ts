@@ -1,0 +1,115 @@
+/** H.264 in MP4, by FFmpeg in this process. The one importer of the encoder. */
+import { Dictionary, Frame, Log, Rational } from 'node-av';
+import { Decoder, Demuxer, Encoder, FilterAPI, Muxer } from 'node-av/api';
+import { AV_LOG_ERROR, AV_PIX_FMT_RGB24, FF_ENCODER_LIBX264 } from 'node-av/constants';
+
+Log.setLevel(AV_LOG_ERROR);
+
+// node-av's demuxer uses it, and Node 20 lacks it.
+Promise.withResolvers ??= function withResolvers<T>() {
+  let resolve!: PromiseWithResolvers<T>['resolve'];
+  let reject!: PromiseWithResolvers<T>['reject'];
+  const promise = new Promise<T>((...functions) => {
+    [resolve, reject] = functions;
+  });
+  return { promise, resolve, reject };
+};
+
+export interface Mp4Options {
+  /** frame size in pixels, even */
+  width: number;
+  height: number;
+  /** frames a second, a whole number */
+  fps: number;
+  /** kept in the file for whoever wonders how it was made; goes into its `comment` tag as JSON */
+  metadata: Record<string, string | number>;
+  signal?: AbortSignal;
+}
+
+const THREADS = 2; // x264's output depends on the number of threads: fixed, so that the same frames give the same bytes
+const CRF = 16; // visually lossless; PSNR about 36 dB
+
+// Only the pixel format and the BT.709 colours that every player assumes for such a video.
+const TO_YUV =
+  'scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bicubic,format=yuv420p,' +
+  'setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv';
+
+const TO_RGB =
+  'scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags=accurate_rnd+full_chroma_inp+bicubic,format=rgb24';
+
+/**
+ * Encodes frames as they come and writes a file that starts to play before it is loaded (moov first).
+ * @param frames rgb24, width×height×3 bytes each
+ * @returns the number of frames
+ */
+export async function writeMp4(
+  path: string,
+  frames: AsyncIterable<Uint8Array>,
+  { width, height, fps, metadata, signal }: Mp4Options,
+): Promise<number> {
+  const timeBase = new Rational(1, fps);
+  const framerate = new Rational(fps, 1);
+  let count = 0;
+
+  async function* pictures() {
+    for await (const rgb of frames) {
+      signal?.throwIfAborted();
+      const pixels = Buffer.from(rgb.buffer, rgb.byteOffset, rgb.byteLength);
+      const frame = Frame.fromVideoBuffer(pixels, {
+        width,
+        height,
+        format: AV_PIX_FMT_RGB24,
+        timeBase,
+        pts: BigInt(count),
+      });
+      frame.duration = 1n;
+      count++;
+      yield frame;
+    }
+    yield null; // end of stream: without it the encoder keeps what it holds and the file stays empty
+  }
+
+  const muxer = await Muxer.open(path, { format: 'mp4', options: { movflags: '+faststart' } });
+  const filter = FilterAPI.create(TO_YUV, { framerate });
+  const encoder = await Encoder.create(FF_ENCODER_LIBX264, {
+    options: { crf: CRF, preset: 'medium' },
+    context: { threadCount: THREADS, framerate, timeBase },
+  });
+  try {
+    muxer.getFormatContext().metadata = Dictionary.fromObject({ comment: JSON.stringify(metadata) });
+    const stream = muxer.addStream(encoder);
+    for await (const packet of encoder.packets(filter.frames(pictures()))) {
+      await muxer.writePacket(packet, stream);
+      packet?.free();
+    }
+  } finally {
+    await muxer.close();
+    encoder.close();
+    filter.close();
+  }
+  return count;
+}
+
+/**
+ * Decodes a video that `writeMp4` made, frame by frame, as rgb24.
+ * @throws Error if the file is no video
+ */
+export async function* readMp4(path: string): AsyncGenerator<{ width: number; height: number; data: Buffer }> {
+  const demuxer = await Demuxer.open(path);
+  const stream = demuxer.video();
+  if (!stream) throw new Error(`${path} holds no video`);
+  const decoder = await Decoder.create(stream);
+  const filter = FilterAPI.create(TO_RGB);
+  try {
+    for await (const frame of filter.frames(decoder.frames(demuxer.packets(stream.index)))) {
+      if (!frame) continue;
+      const { width, height } = frame;
+      yield { width, height, data: frame.toBuffer() };
+      frame.free();
+    }
+  } finally {
+    filter.close();
+    decoder.close();
+    await demuxer.close();
+  }
+}
