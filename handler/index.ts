@@ -1,0 +1,39 @@
+/** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
+import { pino } from 'pino';
+import { openWorker } from './environment.ts';
+import { JobError } from './job.ts';
+import { runJob } from './pipeline.ts';
+import { type ServeOptions, serve } from './runpod/index.ts';
+
+const log = pino({
+  base: null,
+  timestamp: pino.stdTimeFunctions.isoTime,
+  serializers: { error: pino.stdSerializers.err },
+});
+
+const report: ServeOptions['log'] = ({ event, ...details }) => {
+  log[details.error ? 'warn' : 'info'](details, event);
+  if (event === 'serving') process.send?.({ event }); // to a local supervisor
+};
+
+try {
+  const { worker, concurrency } = await openWorker(process.env);
+  if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone
+  await serve(
+    async ({ id, input }, { progress, signal }) => {
+      try {
+        return await runJob(input, worker, { jobId: id, progress, signal });
+      } catch (error) {
+        if (error instanceof JobError) return { error: JSON.stringify(error.data) };
+        log.error({ jobId: id, error }, 'job failed');
+        const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
+        return { error: JSON.stringify(new JobError('internal', message).data) };
+      }
+    },
+    { concurrency, log: report },
+  );
+  process.exit(0);
+} catch (error) {
+  console.error(`worker: ${error instanceof Error ? error.message : error}`);
+  process.exit(1);
+}

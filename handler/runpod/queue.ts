@@ -1,0 +1,128 @@
+/** RunPod's queue as a worker meets it: a few addresses from the environment, and what may be sent to each. */
+
+/** The environment that RunPod gives a worker. */
+export interface QueueEnvironment {
+  RUNPOD_WEBHOOK_GET_JOB: string;
+  RUNPOD_WEBHOOK_POST_OUTPUT: string;
+  RUNPOD_WEBHOOK_PING?: string | undefined;
+  RUNPOD_AI_API_KEY?: string | undefined;
+  RUNPOD_POD_ID?: string | undefined;
+}
+
+/** A job as it was taken; RunPod may add fields. */
+export interface TakenJob {
+  id: string;
+  input: unknown;
+  [field: string]: unknown;
+}
+
+export type Take =
+  | { status: 'job'; job: TakenJob }
+  | { status: 'empty' }
+  | { status: 'slow down' }
+  | { status: 'error'; error: Error };
+
+const POLL_TIMEOUT = 90_000; // the server holds a poll until there is something to say
+const POST_TIMEOUT = 30_000;
+
+export type Queue = ReturnType<typeof openQueue>;
+
+export function openQueue(env: QueueEnvironment) {
+  const workerId = env.RUNPOD_POD_ID ?? crypto.randomUUID();
+  const key = env.RUNPOD_AI_API_KEY ?? '';
+  const headers = { authorization: key, 'content-type': 'application/json' };
+  const fill = (url: string, jobId = workerId) => url.replaceAll('$RUNPOD_POD_ID', workerId).replaceAll('$ID', jobId);
+  const takeUrl = fill(env.RUNPOD_WEBHOOK_GET_JOB);
+  const stopUrl = takeUrl.includes('/job-take/') ? takeUrl.replace('/job-take/', '/job-stop/') : undefined;
+  const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? fill(env.RUNPOD_WEBHOOK_PING) : undefined;
+
+  const poll = (url: string, signal: AbortSignal) =>
+    fetch(url, { headers, signal: AbortSignal.any([signal, AbortSignal.timeout(POLL_TIMEOUT)]) });
+
+  return {
+    workerId,
+
+    /** One held poll for a job. Rejects only when `signal` is aborted. */
+    async take(busy: boolean, signal: AbortSignal): Promise<Take> {
+      try {
+        const response = await poll(withQuery(takeUrl, { job_in_progress: busy ? '1' : '0' }), signal);
+        const text = await response.text();
+        if (response.status === 429) return { status: 'slow down' };
+        if (response.status === 204 || response.status === 400) return { status: 'empty' }; // 400: usual under FlashBoot
+        if (!response.ok) return { status: 'error', error: new Error(`job-take answered ${response.status}`) };
+        if (text === '') return { status: 'empty' };
+        const job: unknown = JSON.parse(text);
+        if (isJob(job)) return { status: 'job', job };
+        return { status: 'error', error: new Error('job-take gave a job without id or input') };
+      } catch (error) {
+        signal.throwIfAborted();
+        if (error instanceof DOMException && error.name === 'TimeoutError') return { status: 'empty' };
+        return { status: 'error', error: error instanceof Error ? error : new Error(String(error)) };
+      }
+    },
+
+    /**
+     * Posts a job's outcome, or with status IN_PROGRESS its progress. The body is sent as given: a repeat is byte-equal.
+     * @returns the status of the answer
+     */
+    async post(jobId: string, body: string): Promise<number> {
+      const url = withQuery(fill(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: 'false' });
+      const response = await fetch(url, {
+        method: 'POST',
+        headers: {
+          authorization: key,
+          charset: 'utf-8',
+          'content-type': 'application/x-www-form-urlencoded', // as RunPod's own worker says, although the body is JSON
+          'x-request-id': jobId,
+        },
+        body,
+        signal: AbortSignal.timeout(POST_TIMEOUT),
+      });
+      await response.arrayBuffer();
+      return response.status;
+    },
+
+    /** Whether RunPod gave an address for pings and a key to sign them. */
+    pings: pingUrl !== undefined,
+
+    /** Tells RunPod that this worker lives, and which jobs it holds. */
+    async ping(jobIds: string[], timeout: number): Promise<void> {
+      if (!pingUrl) return;
+      const url = withQuery(pingUrl, jobIds.length > 0 ? { job_id: jobIds.join(',') } : {});
+      const response = await fetch(url, { headers: { authorization: key }, signal: AbortSignal.timeout(timeout) });
+      await response.arrayBuffer();
+      if (!response.ok) throw new Error(`ping answered ${response.status}`);
+    },
+
+    /** One held poll for jobs that shall stop; undefined where this queue has none. */
+    stops: stopUrl
+      ? async (signal: AbortSignal): Promise<string[]> => {
+          const response = await poll(stopUrl, signal);
+          const text = await response.text();
+          if (response.status === 204 || text === '') return [];
+          if (!response.ok) throw new Error(`job-stop answered ${response.status}`);
+          const body: unknown = JSON.parse(text);
+          const ids = typeof body === 'object' && body !== null && 'jobsToStop' in body ? body.jobsToStop : [];
+          return Array.isArray(ids) ? ids.filter((id) => typeof id === 'string') : [];
+        }
+      : undefined,
+  };
+}
+
+function isJob(value: unknown): value is TakenJob {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'id' in value &&
+    typeof value.id === 'string' &&
+    'input' in value &&
+    value.input != null
+  );
+}
+
+/** RunPod's addresses come with a query of their own, some with a bare `?`. */
+function withQuery(url: string, query: Record<string, string>): string {
+  const added = new URLSearchParams(query).toString();
+  if (added === '') return url;
+  return url + (url.includes('?') ? (url.endsWith('?') ? '' : '&') : '?') + added;
+}
