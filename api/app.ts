@@ -1,0 +1,76 @@
+/** The routes, and what stands around them. It does not listen: index.ts does, and tests call `app.request`. */
+import { Hono } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import type { Logger } from 'pino';
+import type { DiskBucket } from '../handler/bucket/disk.ts';
+import type { Config } from './config.ts';
+import { loopbackOnly } from './loopback.ts';
+import { openApiDocument } from './openapi.ts';
+import { Problem, renderProblem } from './problem.ts';
+import { MAX_BODY_BYTES } from './read-request.ts';
+import { callback } from './routes/callback.ts';
+import { files } from './routes/files.ts';
+import { img2vid } from './routes/img2vid.ts';
+import { status } from './routes/status.ts';
+import type { Store } from './store/store.ts';
+import type { Lifecycle } from './tasks/lifecycle.ts';
+
+/** What routes are made of. */
+export interface Services {
+  config: Config;
+  store: Store;
+  bucket: DiskBucket;
+  lifecycle: Lifecycle;
+  log: Logger;
+  /** milliseconds since 1970 */
+  now: () => number;
+}
+
+/** Every path and what may be asked of it. */
+const METHODS = {
+  '/img2vid': 'POST',
+  '/status': 'GET, HEAD',
+  '/files/*': 'GET, HEAD',
+  '/runpod/callback/:token': 'POST',
+  '/healthz': 'GET, HEAD',
+  '/openapi.json': 'GET, HEAD',
+};
+
+export function createApp(services: Services) {
+  const { config, log } = services;
+  const app = new Hono();
+  app.use(loopbackOnly);
+  app.use(
+    bodyLimit({
+      maxSize: MAX_BODY_BYTES,
+      onError: () => {
+        throw new Problem(413, 'too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
+      },
+    }),
+  );
+  app.route('/', img2vid(services));
+  app.route('/', status(services));
+  app.route('/', files(services.bucket));
+  app.route('/', callback(services));
+  app.get('/healthz', (c) => c.json({ status: 'ok' }));
+  const document = openApiDocument(config);
+  app.get('/openapi.json', (c) => c.json(document));
+
+  for (const [path, allow] of Object.entries(METHODS)) {
+    app.all(path, () => {
+      throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
+    });
+  }
+  app.notFound((c) =>
+    renderProblem(c, new Problem(404, 'not_found', 'there is nothing here; /openapi.json tells what is')),
+  );
+  app.onError((error, c) => {
+    if (error instanceof Problem) {
+      if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.detail);
+      return renderProblem(c, error);
+    }
+    log.error({ error, path: c.req.routePath }, 'request failed'); // the route's pattern, not the address: that may hold a token
+    return renderProblem(c, new Problem(500, 'internal', 'something went wrong here; it has been logged'));
+  });
+  return app;
+}

@@ -1,0 +1,75 @@
+/** The API's environment: read once, checked, and passed on. README lists every variable. */
+import { join } from 'node:path';
+import * as v from 'valibot';
+import { model, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
+import type { Limits } from '../handler/parameters.ts';
+import type { ModelName } from '../handler/svd/presets.ts';
+
+export interface Config {
+  port: number;
+  host: string;
+  /** where callers reach the API, without a slash at the end */
+  publicUrl: string;
+  dataDir: string;
+  databaseUrl: string;
+  model: ModelName;
+  limits: Limits;
+  allowPrivateUrls: boolean;
+  /** how long a link is good for; seconds */
+  linkSeconds: number;
+  /** how long after its creation a task may still end; milliseconds */
+  taskDeadline: number;
+  runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
+}
+
+const DAY = 24 * 3600; // seconds
+
+/** @throws Error that names every wrong variable and what is allowed */
+export function readConfig(environment: NodeJS.ProcessEnv): Config {
+  const env = readEnvironment(
+    {
+      ...shared,
+      PORT: whole(5000, 0, 65535),
+      HOST: v.optional(v.string(), '127.0.0.1'),
+      PUBLIC_URL: v.optional(webAddress),
+      RUNPOD_POD_ID: v.optional(v.string()),
+      DATABASE_URL: v.optional(
+        v.pipe(v.string(), v.startsWith('file:', 'must be a libSQL file, such as file:data/tasks.db')),
+      ),
+      MODEL: v.optional(model, 'svd_xt'),
+      RUNPOD_API_KEY: v.pipe(v.string('is needed'), v.nonEmpty()),
+      RUNPOD_ENDPOINT_ID: v.pipe(
+        v.string('is needed; without it `npm start` runs everything on this machine'),
+        v.nonEmpty(),
+      ),
+      RUNPOD_BASE_URL: v.optional(webAddress),
+      LINK_SECONDS: whole(DAY, 1, 7 * DAY),
+      TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
+      MAX_FRAMES: whole(100, 1, 1000),
+      MAX_FPS: whole(120, 1, 1000),
+    },
+    environment,
+  );
+  if (!isLoopback(env.HOST)) {
+    throw new Error(
+      `HOST ${env.HOST}: without API keys the API listens on this machine only (127.0.0.1, ::1 or localhost)`,
+    );
+  }
+  const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-5000.proxy.runpod.net`;
+  const ownAddress = `http://${env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST}:${env.PORT}`;
+  return {
+    port: env.PORT,
+    host: env.HOST,
+    publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress,
+    dataDir: env.DATA_DIR,
+    databaseUrl: env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`,
+    model: env.MODEL,
+    limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
+    allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
+    linkSeconds: env.LINK_SECONDS,
+    taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
+    runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
+  };
+}
+
+export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);

@@ -1,0 +1,56 @@
+/** Starts the API: reads the environment once, opens the store, listens, and stops in order at SIGTERM. */
+import { serve } from '@hono/node-server';
+import { pino } from 'pino';
+import { diskBucket } from '../handler/bucket/disk.ts';
+import { bucketFolder } from '../handler/environment.ts';
+import { createApp } from './app.ts';
+import { isLoopback, readConfig } from './config.ts';
+import { openRunPod } from './runpod.ts';
+import { openStore } from './store/store.ts';
+import { createLifecycle } from './tasks/lifecycle.ts';
+
+const log = pino({
+  base: null,
+  timestamp: pino.stdTimeFunctions.isoTime,
+  serializers: { error: pino.stdSerializers.err },
+});
+
+try {
+  const config = readConfig(process.env);
+  const store = await openStore(config.databaseUrl);
+  const bucket = await diskBucket(bucketFolder(config.dataDir), { publicUrl: config.publicUrl });
+  const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
+  const lifecycle = createLifecycle({
+    store,
+    bucket,
+    runpod: openRunPod(config.runpod),
+    callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
+    taskDeadline: config.taskDeadline,
+    watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
+    log,
+  });
+  const app = createApp({ config, store, bucket, lifecycle, log, now: Date.now });
+
+  const server = serve({ fetch: app.fetch, hostname: config.host, port: config.port }, () => {
+    log.info({ url: config.publicUrl }, 'listening');
+    process.send?.({ event: 'listening' });
+  });
+  server.on('error', (error: NodeJS.ErrnoException) => {
+    const taken = error.code === 'EADDRINUSE';
+    console.error(`api: ${taken ? `PORT ${config.port} is already in use` : error.message}`);
+    process.exit(1);
+  });
+  await lifecycle.start();
+
+  const stop = async () => {
+    server.close();
+    await lifecycle.stop();
+    await store.close();
+    process.exit(0);
+  };
+  for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => void stop());
+  if (process.channel) process.once('disconnect', () => void stop()); // started by a local supervisor that is gone
+} catch (error) {
+  console.error(`api: ${error instanceof Error ? error.message : error}`);
+  process.exit(1);
+}

@@ -1,0 +1,112 @@
+import { randomBytes, randomInt } from 'node:crypto';
+import { Hono } from 'hono';
+import { v7 as uuidv7 } from 'uuid';
+import { JobError, taskFolder } from '../../handler/job.ts';
+import { checkHost } from '../../handler/net/guard.ts';
+import { InvalidRequest, parseRequest, type Request, resolve } from '../../handler/parameters.ts';
+import { checkPicture } from '../../handler/still/picture.ts';
+import type { Services } from '../app.ts';
+import { Problem } from '../problem.ts';
+import { invalid, readRequest } from '../read-request.ts';
+import type { Task } from '../store/store.ts';
+import { present } from '../tasks/present.ts';
+
+/** POST /img2vid: a checked request becomes a stored task. */
+export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
+  return new Hono().post('/img2vid', async (c) => {
+    const query = Object.keys(c.req.query());
+    if (query.length > 0)
+      invalid(query.map((field) => ({ field, message: 'unknown in the query: parameters belong in the body' })));
+    const { values, image } = await readRequest(c);
+    const { input, warnings, request } = check(values, image !== undefined);
+    const source_key =
+      input.still_of === undefined ? null : await earlierPicture(input.still_of, input.image_index, request);
+    const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
+    if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
+
+    const id = uuidv7();
+    const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
+    const task: Task = {
+      id,
+      status: 'queued',
+      stage: null,
+      step: null,
+      steps: null,
+      progress: 0,
+      created_at: now(),
+      started_at: null,
+      finished_at: null,
+      model: config.model,
+      input,
+      warnings,
+      image_key,
+      source_key,
+      still: null,
+      output: null,
+      error: null,
+      callback_token: randomBytes(24).toString('base64url'),
+      job_id: null,
+      submitted_at: null,
+      jobs: 0,
+      failures: 0,
+      due_at: now(),
+      version: 1,
+    };
+    try {
+      if (image_key) await bucket.put(image_key, image!);
+      await store.insert(task);
+    } catch (cause) {
+      if (image_key) await bucket.delete(taskFolder(id));
+      throw new Problem(503, 'unavailable', 'the task could not be stored; try again', {
+        headers: { 'retry-after': '5' },
+        cause,
+      });
+    }
+    lifecycle.wake(id);
+    return c.json(await present(task, { bucket, linkSeconds: config.linkSeconds, now }), 202, {
+      location: `/status?id=${id}`,
+    });
+  });
+
+  function check(values: Record<string, unknown>, hasImage: boolean) {
+    try {
+      const request = parseRequest(values, config.limits, config.model);
+      const { input, warnings } = resolve(request, { model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) });
+      checkAddresses(input);
+      return { request, input, warnings };
+    } catch (error) {
+      if (error instanceof InvalidRequest) invalid(error.errors);
+      throw error;
+    }
+  }
+
+  function checkAddresses(input: Request) {
+    if (input.image_url === undefined || config.allowPrivateUrls) return;
+    try {
+      checkHost(new URL(input.image_url));
+    } catch {
+      invalid([{ field: 'image_url', message: 'must lead to a public address' }]);
+    }
+  }
+
+  /** The picture of an earlier task that is to be animated again; one answer for every reason why not. */
+  async function earlierPicture(id: string, index: number, request: Request): Promise<string> {
+    const folder = taskFolder(id);
+    if (await store.get(id)) {
+      const oneOfFour = `${folder}/imagine-${index}.png`;
+      if (await bucket.has(oneOfFour)) return oneOfFour;
+      const only = `${folder}/still.png`; // of a task that began with a picture
+      if (request.image_index === undefined && (await bucket.has(only))) return only;
+    }
+    return invalid([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
+  }
+}
+
+async function checkImage(image: Uint8Array) {
+  try {
+    await checkPicture(image);
+  } catch (error) {
+    if (error instanceof JobError) invalid([{ field: 'image', message: error.message }], error.code);
+    throw error;
+  }
+}

@@ -1,0 +1,63 @@
+/** RunPod's endpoint, as tasks need it. The one importer of runpod-sdk. */
+import createSdk from 'runpod-sdk';
+import * as v from 'valibot';
+import type { JobInput } from '../handler/job.ts';
+
+const SECOND = 1000;
+/** The SDK's own 3 s are short: a submission that timed out may still have made a job. */
+const TIMEOUT = 30 * SECOND;
+
+const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
+
+const seen = v.object({
+  status: v.picklist(['IN_QUEUE', 'IN_PROGRESS', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT']),
+  output: v.optional(v.unknown()),
+  error: v.optional(v.unknown()),
+});
+/** A job as RunPod shows it; `output` is its progress while it runs. */
+export type SeenJob = v.InferOutput<typeof seen>;
+
+export interface Submission {
+  input: JobInput;
+  /** where RunPod announces the end */
+  webhook: string;
+  /** milliseconds of running, and of existing */
+  policy: { executionTimeout: number; ttl: number };
+}
+
+export interface RunPod {
+  /** @returns the job's id. @throws Error: RunPod can't be reached or refuses; there may be a job all the same */
+  submit(submission: Submission): Promise<string>;
+  /** @returns undefined if RunPod knows no such job (any more). @throws Error: RunPod can't be reached or refuses */
+  look(jobId: string): Promise<SeenJob | undefined>;
+}
+
+export function openRunPod({
+  apiKey,
+  endpointId,
+  baseUrl,
+}: {
+  apiKey: string;
+  endpointId: string;
+  baseUrl: string | undefined;
+}): RunPod {
+  const sdk = baseUrl ? createSdk(apiKey, { baseUrl }) : createSdk(apiKey);
+  const endpoint = sdk.endpoint(endpointId);
+  if (!endpoint) throw new Error('RUNPOD_ENDPOINT_ID is empty');
+  return {
+    async submit(submission) {
+      // The SDK lets other answers than 200 through without an error: the schema finds them.
+      return v.parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
+    },
+    async look(jobId) {
+      try {
+        return v.parse(seen, await endpoint.status(jobId, TIMEOUT));
+      } catch (error) {
+        if (statusOf(error) === 404) return undefined;
+        throw error;
+      }
+    },
+  };
+}
+
+const statusOf = (error: unknown) => (error as { response?: { status?: number } }).response?.status;

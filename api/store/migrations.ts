@@ -1,0 +1,37 @@
+import type { Kysely, Migration } from 'kysely';
+
+/** In the order of their names; one that has run is never changed. */
+export const migrations: Record<string, Migration> = {
+  '001_tasks': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .createTable('tasks')
+        .addColumn('id', 'text', (column) => column.primaryKey())
+        .addColumn('status', 'text', (column) => column.notNull())
+        .addColumn('stage', 'text')
+        .addColumn('step', 'integer')
+        .addColumn('steps', 'integer')
+        .addColumn('progress', 'real', (column) => column.notNull())
+        .addColumn('created_at', 'bigint', (column) => column.notNull())
+        .addColumn('started_at', 'bigint')
+        .addColumn('finished_at', 'bigint')
+        .addColumn('model', 'text', (column) => column.notNull())
+        .addColumn('input', 'text', (column) => column.notNull())
+        .addColumn('warnings', 'text', (column) => column.notNull())
+        .addColumn('image_key', 'text')
+        .addColumn('source_key', 'text')
+        .addColumn('still', 'text')
+        .addColumn('output', 'text')
+        .addColumn('error', 'text')
+        .addColumn('callback_token', 'text', (column) => column.notNull().unique())
+        .addColumn('job_id', 'text')
+        .addColumn('submitted_at', 'bigint')
+        .addColumn('jobs', 'integer', (column) => column.notNull())
+        .addColumn('failures', 'integer', (column) => column.notNull())
+        .addColumn('due_at', 'bigint', (column) => column.notNull())
+        .addColumn('version', 'integer', (column) => column.notNull())
+        .execute();
+      await db.schema.createIndex('tasks_due').on('tasks').columns(['status', 'due_at']).execute();
+    },
+  },
+};

@@ -1,0 +1,48 @@
+import type { Bucket } from '../../handler/bucket/bucket.ts';
+import type { Task } from '../store/store.ts';
+import { isOpen } from './lifecycle.ts';
+
+/** A task as callers see it, its links signed anew. */
+export async function present(
+  task: Task,
+  { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
+) {
+  const expires = Math.floor(now() / 1000) + linkSeconds;
+  const link = (key: string) => bucket.link(key, expires);
+  async function file<F extends { key: string }>({ key, ...rest }: F) {
+    return { link: await link(key), ...rest };
+  }
+  const { output } = task;
+  return {
+    id: task.id,
+    status: task.status,
+    ...(task.stage && { stage: task.stage }),
+    ...(task.step !== null && task.steps !== null && { step: task.step, steps: task.steps }),
+    progress: Math.round(task.progress * 1000) / 1000,
+    ...(task.status === 'running' && etaOf(task, now())),
+    created_at: time(task.created_at),
+    ...(task.started_at !== null && { started_at: time(task.started_at) }),
+    ...(task.finished_at !== null && { finished_at: time(task.finished_at) }),
+    model: task.model,
+    input: task.input,
+    warnings: [...task.warnings, ...(output?.warnings ?? [])],
+    ...(task.still !== null && { still: { link: await link(task.still) } }),
+    ...(output && { videos: await Promise.all(output.videos.map(file)) }),
+    ...(output?.grid && { grid: await file(output.grid) }),
+    ...(task.still !== null && { links_expire_at: time(expires * 1000) }),
+    ...(task.error && { error: task.error }),
+  };
+}
+
+export type PresentedTask = Awaited<ReturnType<typeof present>>;
+
+const time = (ms: number) => new Date(ms).toISOString();
+
+/** Seconds left, if the rest goes on as fast as what is done. */
+function etaOf({ progress, started_at }: Task, now: number): { eta_seconds: number } | undefined {
+  if (started_at === null || progress < 0.02) return undefined;
+  return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
+}
+
+/** Whether nothing more will happen to it. */
+export const isEnded = (task: Task) => !isOpen(task.status);
