@@ -1,0 +1,31 @@
+import type { WriteStream } from 'node:tty';
+import type { PresentedTask } from '../../api/tasks/present.ts';
+
+const WIDTH = 28; // characters
+
+/** A task's progress in one line of a terminal; where the output is no terminal, a line for each stage. */
+export function progressBar(out: WriteStream) {
+  const start = Date.now();
+  let lastStage = '';
+
+  return {
+    show({ status, stage, step, steps, progress, eta_seconds }: PresentedTask) {
+      const name = stage ?? status;
+      if (!out.isTTY) {
+        if (name !== lastStage) out.write(`${name} …\n`);
+        lastStage = name;
+        return;
+      }
+      const filled = Math.round(progress * WIDTH);
+      const bar = '█'.repeat(filled) + '░'.repeat(WIDTH - filled);
+      const count = step === undefined ? '' : ` ${step}/${steps}`;
+      const left = eta_seconds === undefined ? '' : `  about ${eta_seconds} s left`;
+      out.write(`\r\x1b[K${bar} ${String(Math.round(progress * 100)).padStart(3)} %  ${name}${count}${left}`);
+    },
+
+    end({ status }: PresentedTask) {
+      const seconds = ((Date.now() - start) / 1000).toFixed(1);
+      out.write(`${out.isTTY ? '\r\x1b[K' : ''}${status} after ${seconds} s\n`);
+    },
+  };
+}

@@ -1,0 +1,199 @@
+/**
+ * Everything on one machine: RunPod's queue and, without a key for a real one, a Midjourney bridge in this process; the API and one
+ * worker as children, which are started again when they die. `npm start` runs this, or with RUNPOD_ENDPOINT_ID the API alone.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, openSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { serve } from '@hono/node-server';
+import { Hono } from 'hono';
+import { bridgeServer } from './bridge.ts';
+import { queueServer } from './queue-server.ts';
+
+const SECOND = 1000;
+const GRACE = 3 * SECOND; // for children to end by themselves
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+export interface LocalOptions {
+  env: NodeJS.ProcessEnv;
+  /** write the children's logs to files in DATA_DIR instead of to this terminal */
+  quiet?: boolean;
+  /** see handler/environment.ts */
+  framesDir?: string | undefined;
+}
+
+export interface LocalService {
+  url: string;
+  dataDir: string;
+  stop(): Promise<void>;
+}
+
+/** @throws Error in one line: a wrong variable, a port in use */
+export async function startLocal({ env, quiet = false, framesDir }: LocalOptions): Promise<LocalService> {
+  const host = env.HOST || '127.0.0.1';
+  const port = env.PORT ? Number(env.PORT) : await freePort(5000, host);
+  const dataDir = env.DATA_DIR || (port === 5000 ? 'data' : `data-${port}`);
+  const key = randomBytes(16).toString('hex');
+  const far = await farEnds(key);
+
+  const common = { ...env, DATA_DIR: dataDir, MODEL: env.MODEL || 'camera' };
+  const queue = `${far.url}/v2/local`;
+  const apiEnv = {
+    ...common,
+    HOST: host,
+    PORT: String(port),
+    RUNPOD_API_KEY: key,
+    RUNPOD_ENDPOINT_ID: 'local',
+    RUNPOD_BASE_URL: `${far.url}/v2`,
+  };
+  const workerEnv = {
+    ...common,
+    RUNPOD_AI_API_KEY: key,
+    RUNPOD_WEBHOOK_GET_JOB: `${queue}/job-take/$ID?gpu=none`,
+    RUNPOD_WEBHOOK_POST_OUTPUT: `${queue}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
+    RUNPOD_WEBHOOK_PING: `${queue}/ping/$RUNPOD_POD_ID`,
+    RUNPOD_PING_INTERVAL: String(SECOND),
+    ...(!env.MIDJOURNEY_BRIDGE && {
+      MIDJOURNEY_BRIDGE: 'tnl',
+      MIDJOURNEY_API_KEY: key,
+      MIDJOURNEY_BASE_URL: `${far.url}/bridge/v2`,
+    }),
+    ...(framesDir && { FRAMES_DIR: framesDir }),
+  };
+
+  const children = [
+    supervise({ name: 'api', entry: 'api/index.ts', env: () => apiEnv, dataDir, quiet }),
+    supervise({
+      name: 'worker',
+      entry: 'handler/index.ts',
+      env: () => ({ ...workerEnv, RUNPOD_POD_ID: `local-${randomBytes(4).toString('hex')}` }), // a worker started again is another one
+      dataDir,
+      quiet,
+    }),
+  ];
+  const stop = async () => {
+    await Promise.all(children.map((child) => child.stop()));
+    far.close();
+  };
+  try {
+    await Promise.all(children.map((child) => child.ready));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { url: `http://${host.includes(':') ? `[${host}]` : host}:${port}`, dataDir, stop };
+}
+
+/** The queue and the bridge, on a free port that only this machine reaches. */
+async function farEnds(key: string): Promise<{ url: string; close(): void }> {
+  const { app: queue } = queueServer({
+    apiKey: key,
+    silentAfter: 5 * SECOND,
+    log: (text) => console.error(`queue: ${text}`),
+  });
+  const { app: bridge } = bridgeServer({ apiKey: key });
+  const app = new Hono().route('/bridge/v2', bridge).route('/bridge', bridge).route('/v2', queue);
+  return new Promise((resolve) => {
+    const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) => {
+      resolve({
+        url: `http://127.0.0.1:${port}`,
+        close() {
+          server.close();
+          if ('closeAllConnections' in server) server.closeAllConnections();
+        },
+      });
+    });
+  });
+}
+
+interface ChildOptions {
+  name: string;
+  entry: string;
+  env: () => NodeJS.ProcessEnv;
+  dataDir: string;
+  quiet: boolean;
+}
+
+/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended. */
+function supervise({ name, entry, env, dataDir, quiet }: ChildOptions): {
+  ready: Promise<void>;
+  stop(): Promise<void>;
+} {
+  let child: ChildProcess;
+  let stopping = false;
+  let wasReady = false;
+  mkdirSync(dataDir, { recursive: true });
+  const output = quiet ? openSync(join(dataDir, `${name}.log`), 'a') : 'inherit';
+
+  const ready = new Promise<void>((resolve, reject) => {
+    (function start() {
+      let complaint = '';
+      child = spawn(process.execPath, ['--import', 'tsx', entry], {
+        cwd: ROOT,
+        env: { ...env(), DATA_DIR: join(process.cwd(), dataDir) },
+        stdio: ['ignore', output, 'pipe', 'ipc'],
+      });
+      child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+        complaint = (complaint + text).slice(-2000);
+        if (wasReady || !quiet) process.stderr.write(text);
+      });
+      child.on('message', () => {
+        wasReady = true;
+        resolve();
+      });
+      child.on('exit', async (code, signal) => {
+        if (stopping) return;
+        if (!wasReady) return reject(new Error(complaint.trim() || `${name}: ended with ${signal ?? code}`));
+        console.error(`${name}: ended with ${signal ?? code}; it is started again`);
+        await delay(SECOND / 4);
+        if (!stopping) start();
+      });
+    })();
+  });
+
+  return {
+    ready,
+    async stop() {
+      stopping = true;
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = new Promise((resolve) => child.once('exit', resolve));
+      child.kill('SIGTERM');
+      const late = setTimeout(() => child.kill('SIGKILL'), GRACE);
+      await gone;
+      clearTimeout(late);
+    },
+  };
+}
+
+/** The first port from `from` on that nobody listens at. */
+async function freePort(from: number, host: string): Promise<number> {
+  for (let port = from; port < from + 100; port++) {
+    const isFree = await new Promise<boolean>((resolve) => {
+      const server = createServer()
+        .once('error', () => resolve(false))
+        .listen(port, host, () => server.close(() => resolve((server.address() as AddressInfo | null) === null)));
+    });
+    if (isFree) return port;
+  }
+  throw new Error(`no free port from ${from} to ${from + 99}: give one as PORT`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  if (process.env.RUNPOD_ENDPOINT_ID) {
+    await import('../../api/index.ts');
+  } else {
+    try {
+      const service = await startLocal({ env: process.env });
+      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+      for (const signal of ['SIGINT', 'SIGTERM'])
+        process.once(signal, () => void service.stop().then(() => process.exit(0)));
+    } catch (error) {
+      console.error((error as Error).message);
+      process.exit(1);
+    }
+  }
+}
