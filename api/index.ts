@@ -8,6 +8,7 @@ import { isLoopback, readConfig } from './config.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
+import { createWebhooks, webhookSecret } from './webhooks/webhooks.ts';
 
 const log = pino({
   base: null,
@@ -19,6 +20,14 @@ try {
   const config = readConfig(process.env);
   const store = await openStore(config.databaseUrl);
   const bucket = await diskBucket(bucketFolder(config.dataDir), { publicUrl: config.publicUrl });
+  const webhooks = createWebhooks({
+    store,
+    bucket,
+    secret: await webhookSecret(config.dataDir),
+    linkSeconds: config.linkSeconds,
+    allowPrivate: config.allowPrivateUrls,
+    log,
+  });
   const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
   const lifecycle = createLifecycle({
     store,
@@ -27,6 +36,7 @@ try {
     callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
+    onAnnouncement: webhooks.wake,
     log,
   });
   const app = createApp({ config, store, bucket, lifecycle, log, now: Date.now });
@@ -41,10 +51,12 @@ try {
     process.exit(1);
   });
   await lifecycle.start();
+  webhooks.wake();
 
   const stop = async () => {
     server.close();
     await lifecycle.stop();
+    await webhooks.stop();
     await store.close();
     process.exit(0);
   };

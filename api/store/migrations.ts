@@ -29,9 +29,12 @@ export const migrations: Record<string, Migration> = {
         .addColumn('jobs', 'integer', (column) => column.notNull())
         .addColumn('failures', 'integer', (column) => column.notNull())
         .addColumn('due_at', 'bigint', (column) => column.notNull())
+        .addColumn('webhook_due_at', 'bigint')
+        .addColumn('webhook_attempts', 'integer', (column) => column.notNull())
         .addColumn('version', 'integer', (column) => column.notNull())
         .execute();
       await db.schema.createIndex('tasks_due').on('tasks').columns(['status', 'due_at']).execute();
+      await db.schema.createIndex('tasks_webhook').on('tasks').column('webhook_due_at').execute();
     },
   },
 };

@@ -49,6 +49,10 @@ export interface Task {
   failures: number;
   /** when the task is to be looked at next; meaningless once it has ended */
   due_at: number;
+  /** when the end of the task is to be announced to its webhook_url; null: there is nothing to announce (any more) */
+  webhook_due_at: number | null;
+  /** deliveries tried */
+  webhook_attempts: number;
   /** counts changes: each update names the version that it changes */
   version: number;
 }
@@ -135,11 +139,41 @@ export async function openStore(url: string) {
       return row?.due ?? undefined;
     },
 
+    /** Ended tasks whose announcement is due, each put off like `claimDue`'s. */
+    async claimWebhooks(now: number, { lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
+      const due = db
+        .selectFrom('tasks')
+        .select('id')
+        .where('webhook_due_at', '<=', now)
+        .orderBy('webhook_due_at')
+        .limit(limit);
+      const rows = await write(() =>
+        db
+          .updateTable('tasks')
+          .set({ webhook_due_at: now + lease })
+          .where('id', 'in', due)
+          .returningAll()
+          .execute(),
+      );
+      return rows.map(fromRow);
+    },
+
+    async nextWebhook(): Promise<number | undefined> {
+      const row = await db
+        .selectFrom('tasks')
+        .select((e) => e.fn.min('webhook_due_at').as('due'))
+        .executeTakeFirst();
+      return row?.due ?? undefined;
+    },
+
+    setWebhook: (id: string, changes: Pick<Task, 'webhook_due_at' | 'webhook_attempts'>) =>
+      write(() => db.updateTable('tasks').set(changes).where('id', '=', id).execute()).then(() => undefined),
+
     /** For the start: whatever a process that died had taken is due at once. One process alone uses the file. */
     releaseAll: (now: number) =>
-      write(() => db.updateTable('tasks').set({ due_at: now }).where('status', 'in', OPEN).execute()).then(
-        () => undefined,
-      ),
+      write(async () => {
+        await db.updateTable('tasks').set({ due_at: now }).where('status', 'in', OPEN).execute();
+      }),
 
     check: () => sql`select 1`.execute(db).then(() => undefined),
     close: () =>

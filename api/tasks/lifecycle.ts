@@ -36,6 +36,8 @@ export interface LifecycleOptions {
   taskDeadline: number;
   /** milliseconds between looks at a task that somebody watches */
   watchInterval?: number;
+  /** called when a webhook is due */
+  onAnnouncement?: () => void;
   log: Logger;
   now?: () => number;
 }
@@ -45,7 +47,17 @@ export type Lifecycle = ReturnType<typeof createLifecycle>;
 export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { store, bucket, runpod, callbackUrl, taskDeadline, watchInterval = SECOND, log, now = Date.now } = options;
+  const {
+    store,
+    bucket,
+    runpod,
+    callbackUrl,
+    taskDeadline,
+    watchInterval = SECOND,
+    onAnnouncement = () => {},
+    log,
+    now = Date.now,
+  } = options;
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, { again: boolean; done: Promise<void> }>(); // tasks being advanced by this process
   const watched = new Map<string, number>(); // until when
@@ -85,11 +97,14 @@ export function createLifecycle(options: LifecycleOptions) {
     const step = await next(task);
     const watching = (watched.get(task.id) ?? 0) > now();
     const due_at = now() + (step.failures ? backoff(step.failures) : watching ? watchInterval : UNWATCHED);
-    const updated = await store.update(task, { failures: 0, due_at, ...step });
+    const ends = step.status !== undefined && !isOpen(step.status);
+    const webhook_due_at = ends && task.input.webhook_url !== undefined ? now() : null; // announced in the same write that ends it
+    const updated = await store.update(task, { failures: 0, due_at, webhook_due_at, ...step });
     if (!updated) return; // somebody else changed it meanwhile; it stays due
     if (SHOWN.some((name) => updated[name] !== task[name])) changes.emit(task.id, updated);
-    if (!isOpen(updated.status)) {
+    if (ends) {
       watched.delete(task.id);
+      if (webhook_due_at !== null) onAnnouncement();
       log.info(
         { task: task.id, status: updated.status, code: updated.error?.code, ms: now() - task.created_at },
         'task ended',

@@ -1,0 +1,178 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { openStore } from '../store/store.ts';
+import { type TestService, testService } from '../testing.ts';
+
+let service: TestService;
+beforeEach(async () => {
+  service = await testService({ TASK_DEADLINE_SECONDS: '7200' });
+});
+afterEach(() => service.close());
+
+const MINUTE = 60_000;
+const create = async (body: object = { prompt: 'x' }) => (await (await service.post(body)).json()).id as string;
+const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
+const jobs = () => {
+  const { inQueue, inProgress, completed, failed } = service.queue.health().jobs;
+  return inQueue + inProgress + completed + failed;
+};
+
+describe('what a job ends with, the task ends with', () => {
+  test.each([
+    [
+      { error: JSON.stringify({ code: 'banned_prompt', message: 'no', retryable: false }) },
+      'failed',
+      { code: 'banned_prompt', message: 'no', retryable: false },
+    ],
+    [
+      { error: 'Traceback: …/secret/path' },
+      'failed',
+      { code: 'internal', message: 'the worker failed', retryable: true },
+    ],
+    [{ output: { surprise: true } }, 'failed', expect.objectContaining({ code: 'internal' })],
+    [{ output: null }, 'failed', expect.objectContaining({ code: 'internal' })],
+  ])('%j', async (message, status, error) => {
+    const id = await create();
+    const job = await service.take();
+    service.report(job.id, message);
+    const task = await service.until(id, ended);
+    expect(task).toMatchObject({ status, error });
+    expect(task.finished_at).toBeDefined();
+  });
+
+  test('files outside the task’s folder are not believed', async () => {
+    const id = await create();
+    const job = await service.take();
+    const output = await service.finish(id, job.id);
+    output.videos[0]!.key = 'tasks/another/video-1.mp4';
+    service.report(job.id, { output });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'internal' } });
+  });
+
+  test('a job that was canceled at RunPod cancels the task; one that timed out fails it', async () => {
+    const id = await create();
+    const job = await service.take();
+    service.queue.cancel(service.queue.find(job.id)!);
+    expect(await service.until(id, ended)).toMatchObject({ status: 'canceled' });
+
+    const late = await create();
+    await service.take();
+    service.clock.ahead += 40 * MINUTE;
+    expect(await service.until(late, ended)).toMatchObject({ status: 'failed', error: { code: 'timeout' } });
+  });
+});
+
+describe('RunPod out of reach', () => {
+  test('a task is accepted all the same, and sent when RunPod is back', async () => {
+    service.faults.runpod = () => new Response('down', { status: 503 });
+    const id = await create();
+    await service.until(id, () => service.clock.ahead++ > 20);
+    expect(jobs()).toBe(0);
+    delete service.faults.runpod;
+    service.clock.ahead += 2 * MINUTE;
+    const job = await service.take();
+    expect(job.input.task_id).toBe(id);
+    service.report(job.id, { output: await service.finish(id, job.id) });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+    expect(jobs()).toBe(1);
+  });
+
+  test('answers that are no answers change nothing', async () => {
+    const id = await create();
+    const job = await service.take();
+    for (const answer of [
+      new Response('{"status":"WHAT"}'),
+      new Response('nonsense'),
+      new Response('', { status: 202 }),
+      new Response('{}', { status: 401 }),
+    ]) {
+      service.faults.runpod = () => answer.clone();
+      service.clock.ahead += MINUTE;
+      expect((await service.status(id)).status).not.toBe('failed');
+    }
+    delete service.faults.runpod;
+    service.report(job.id, { output: await service.finish(id, job.id) });
+    service.clock.ahead += 2 * MINUTE;
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+  });
+});
+
+describe('a job that RunPod has forgotten', () => {
+  const forget = () => {
+    service.faults.runpod = (request) => (request.method === 'GET' ? new Response('{}', { status: 404 }) : undefined);
+  };
+
+  test('is not believed lost within a minute of its submission', async () => {
+    const id = await create();
+    const job = await service.take();
+    forget();
+    service.clock.ahead += 50_000;
+    await service.status(id);
+    await service.until(id, () => true);
+    expect(jobs()).toBe(1);
+    delete service.faults.runpod;
+    service.report(job.id, { output: await service.finish(id, job.id) });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+  });
+
+  test('and that left its result in the bucket: the task succeeds', async () => {
+    const id = await create();
+    const job = await service.take();
+    await service.finish(id, job.id);
+    forget();
+    service.clock.ahead += 2 * MINUTE;
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
+    expect(jobs()).toBe(1);
+  });
+
+  test('is sent again, its progress kept, and after the third the task is lost', async () => {
+    const id = await create();
+    const first = await service.take();
+    service.report(first.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4 } });
+    await service.until(id, ({ progress }) => progress === 0.4);
+    forget();
+    for (const count of [2, 3]) {
+      service.clock.ahead += 2 * MINUTE;
+      while (jobs() < count) await service.status(id);
+      expect(await service.status(id)).toMatchObject({ status: 'running', progress: 0.4 });
+    }
+    service.clock.ahead += 2 * MINUTE;
+    expect(await service.until(id, ended)).toMatchObject({
+      status: 'failed',
+      error: { code: 'lost', retryable: true },
+    });
+    expect(jobs()).toBe(3);
+  });
+});
+
+test('beyond its deadline a task is expired', async () => {
+  const id = await create();
+  service.clock.ahead += 7_201_000;
+  expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'expired' } });
+});
+
+test('the callback makes it look, but is not believed; unknown tokens are 404', async () => {
+  const id = await create();
+  const { callback_token } = (await service.store.get(id))!;
+  const call = (token: string) =>
+    fetch(`${service.url}/runpod/callback/${token}`, {
+      method: 'POST',
+      body: '{"status":"COMPLETED","output":{"videos":[]}}',
+    });
+  expect((await call('guess')).status).toBe(404);
+  expect((await call(callback_token)).status).toBe(200);
+  expect((await service.status(id)).status).toBe('queued');
+
+  // Nobody watches this one: only the callback that the queue sends can bring its end so soon.
+  const job = await service.take();
+  const unwatched = await create();
+  const second = await service.take();
+  service.report(second.id, { output: await service.finish(unwatched, second.id) });
+  while ((await service.store.get(unwatched))!.status !== 'succeeded')
+    await new Promise((resolve) => setImmediate(resolve));
+  service.report(job.id, { output: await service.finish(id, job.id) });
+  await service.until(id, ended);
+});
+
+test('two services can’t share one folder', async () => {
+  await expect(openStore(`file:${service.folder}/tasks.db`)).rejects.toThrow(/in use by another process/);
+});

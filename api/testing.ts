@@ -1,0 +1,167 @@
+/** For tests: the API over HTTP on loopback, with a real store and bucket in a folder of its own, and RunPod's queue beside it. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type ServerType, serve } from '@hono/node-server';
+import type { Hono } from 'hono';
+import { pino } from 'pino';
+import { diskBucket } from '../handler/bucket/disk.ts';
+import { bucketFolder } from '../handler/environment.ts';
+import { taskFolder } from '../handler/job.ts';
+import { queueServer } from '../infra/local/queue-server.ts';
+import { createApp } from './app.ts';
+import { readConfig } from './config.ts';
+import { openRunPod } from './runpod.ts';
+import { openStore } from './store/store.ts';
+import { createLifecycle } from './tasks/lifecycle.ts';
+import type { PresentedTask } from './tasks/present.ts';
+import { createWebhooks } from './webhooks/webhooks.ts';
+
+export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
+const KEY = 'test-key';
+
+/** Listens on a free port of 127.0.0.1. */
+export function listen(app: Pick<Hono, 'fetch'>): Promise<{ url: string; close(): Promise<void> }> {
+  return new Promise((resolve) => {
+    const server: ServerType = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) =>
+      resolve({
+        url: `http://127.0.0.1:${port}`,
+        close: () =>
+          new Promise<void>((closed) => {
+            server.close(() => closed());
+            if ('closeAllConnections' in server) server.closeAllConnections();
+          }),
+      }),
+    );
+  });
+}
+
+export type TestService = Awaited<ReturnType<typeof testService>>;
+
+export async function testService(env: Record<string, string> = {}) {
+  const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
+  const clock = { ahead: 0 }; // milliseconds that the service's clock runs ahead
+  const now = () => Date.now() + clock.ahead;
+  const queue = queueServer({ apiKey: KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
+  const runpod = await listen({
+    fetch: (request) => (faults.runpod?.(request) as Response | undefined) ?? queue.app.fetch(request),
+  });
+  const faults: { runpod?: (request: Request) => Response | undefined } = {};
+  const config = readConfig({
+    MODEL: 'camera',
+    RUNPOD_API_KEY: KEY,
+    RUNPOD_ENDPOINT_ID: 'ep',
+    RUNPOD_BASE_URL: runpod.url,
+    DATA_DIR: folder,
+    ...env,
+  });
+
+  // The address is known only once it listens, so the app comes a moment later.
+  let app: Pick<Hono, 'fetch'> | undefined;
+  const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) });
+  const bucket = await diskBucket(bucketFolder(folder), { publicUrl: api.url, now });
+  const log = pino({ level: 'silent' });
+  const store = await openStore(config.databaseUrl);
+  const webhooks = createWebhooks({
+    store,
+    bucket,
+    secret: WEBHOOK_SECRET,
+    linkSeconds: config.linkSeconds,
+    allowPrivate: config.allowPrivateUrls,
+    log,
+    now,
+  });
+  const lifecycle = createLifecycle({
+    store,
+    bucket,
+    runpod: openRunPod({ ...config.runpod, baseUrl: runpod.url }),
+    callbackUrl: (token) => `${api.url}/runpod/callback/${token}`,
+    taskDeadline: config.taskDeadline,
+    watchInterval: 10,
+    onAnnouncement: webhooks.wake,
+    log,
+    now,
+  });
+  app = createApp({ config, store, bucket, lifecycle, log, now });
+  await lifecycle.start();
+
+  async function status(id: string): Promise<PresentedTask> {
+    return (await (await fetch(`${api.url}/status?id=${id}`)).json()) as PresentedTask;
+  }
+
+  /** The task as soon as it is as wanted. */
+  async function until(id: string, isWanted: (task: PresentedTask) => unknown): Promise<PresentedTask> {
+    for (;;) {
+      const task = await status(id);
+      if (isWanted(task)) return task;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  return {
+    url: api.url,
+    folder,
+    clock,
+    bucket,
+    store,
+    lifecycle,
+    webhooks,
+    queue: queue.queue,
+    faults,
+    status,
+    until,
+
+    post: (body: object, init: RequestInit = {}) =>
+      fetch(`${api.url}/img2vid`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+        ...init,
+      }),
+
+    /** A worker's take: the job that the API submitted, as soon as it has. */
+    async take(): Promise<{ id: string; input: Record<string, unknown> }> {
+      for (;;) {
+        const [job] = queue.queue.take('worker-1', 1);
+        if (job) return job as { id: string; input: Record<string, unknown> };
+        await queue.queue.change(1000);
+      }
+    },
+
+    /** A worker's word on a job. */
+    report(jobId: string, message: { status?: string; output?: unknown; error?: string }) {
+      queue.queue.report(queue.queue.find(jobId)!, 'worker-1', message);
+    },
+
+    /** Puts what a finished job leaves into the bucket, and returns its output. */
+    async finish(taskId: string, jobId: string) {
+      const key = `${taskFolder(taskId)}/${jobId}/video-1.mp4`;
+      const still = `${taskFolder(taskId)}/still.png`;
+      await bucket.put(key, 'not really a video');
+      await bucket.put(still, 'not really a picture');
+      const video = {
+        key,
+        seed: 1,
+        width: 512,
+        height: 288,
+        frames: 14,
+        fps: 6,
+        seconds: 14 / 6,
+        bytes: 18,
+        sha256: 'x',
+      };
+      const output = { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: { sampling: 5 } };
+      await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify({ output }));
+      return output;
+    },
+
+    async close() {
+      await lifecycle.stop();
+      await webhooks.stop();
+      await api.close();
+      await runpod.close();
+      await store.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,165 @@
+/**
+ * Announces ended tasks to their `webhook_url`, signed as Standard Webhooks says (standardwebhooks.com), until it is heard. What is due
+ * lies in the store: a process that dies forgets no announcement.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { Webhook } from 'standardwebhooks';
+import { request } from 'undici';
+import type { Bucket } from '../../handler/bucket/bucket.ts';
+import { checkHost, guardedAgent } from '../../handler/net/guard.ts';
+import type { Store, Task } from '../store/store.ts';
+import { present } from '../tasks/present.ts';
+
+const SECOND = 1000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+
+/** Waits before each attempt after the first; then it is given up. */
+const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
+const TIMEOUT = 20 * SECOND;
+const LEASE = MINUTE;
+const MAX_PROMPT = 500; // characters: a body stays under 20 kB
+
+export interface WebhookOptions {
+  store: Store;
+  bucket: Bucket;
+  /** whsec_ and base64 */
+  secret: string;
+  linkSeconds: number;
+  /** lifts the guard against addresses that are not public */
+  allowPrivate: boolean;
+  log: Logger;
+  now?: () => number;
+}
+
+export function createWebhooks({
+  store,
+  bucket,
+  secret,
+  linkSeconds,
+  allowPrivate,
+  log,
+  now = Date.now,
+}: WebhookOptions) {
+  const signer = new Webhook(secret);
+  const agent = guardedAgent(allowPrivate);
+  const flights = new Set<Promise<void>>();
+  let timer: NodeJS.Timeout | undefined;
+  let turning: Promise<void> | undefined;
+  let again = false;
+  let stopped = false;
+
+  /** Sends what is due, and comes back when the next is. */
+  function wake(): void {
+    if (stopped) return;
+    again = true;
+    turning ??= turn().finally(() => {
+      turning = undefined;
+    });
+  }
+
+  async function turn(): Promise<void> {
+    clearTimeout(timer);
+    try {
+      while (again && !stopped) {
+        again = false;
+        for (const task of await store.claimWebhooks(now(), { lease: LEASE, limit: 20 })) {
+          const flight: Promise<void> = deliver(task)
+            .catch((error) =>
+              log.error({ task: task.id, error }, 'webhook could not be handled; it will be tried again'),
+            )
+            .finally(() => flights.delete(flight));
+          flights.add(flight);
+        }
+      }
+      const due = await store.nextWebhook();
+      if (due !== undefined && !stopped) timer = setTimeout(wake, Math.min(HOUR, Math.max(10, due - now())));
+    } catch (error) {
+      log.error({ error }, 'the store could not be reached; webhooks will be tried again');
+      if (!stopped) timer = setTimeout(wake, 5 * SECOND);
+    }
+  }
+
+  async function deliver(task: Task): Promise<void> {
+    const attempt = task.webhook_attempts + 1;
+    const { heard, final, retryAfter } = await send(task);
+    const delay = DELAYS[attempt - 1];
+    const next =
+      heard || final || delay === undefined
+        ? null
+        : now() + Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
+    await store.setWebhook(task.id, { webhook_attempts: attempt, webhook_due_at: next && Math.round(next) });
+    log[heard ? 'info' : 'warn'](
+      { task: task.id, attempt, givenUp: !heard && next === null },
+      heard ? 'webhook heard' : 'webhook not heard',
+    );
+    if (next !== null) wake();
+  }
+
+  /** One attempt: body and links made anew, the same id. */
+  async function send(task: Task): Promise<{ heard: boolean; final?: boolean; retryAfter?: number }> {
+    const shown = await present(task, { bucket, linkSeconds, now });
+    if (shown.input.prompt)
+      shown.input = { ...shown.input, prompt: [...shown.input.prompt].slice(0, MAX_PROMPT).join('') };
+    const timestamp = new Date(now());
+    const body = JSON.stringify({ type: `task.${task.status}`, timestamp: timestamp.toISOString(), data: shown });
+    const url = new URL(task.input.webhook_url!);
+    try {
+      if (!allowPrivate) checkHost(url);
+      const {
+        statusCode,
+        headers,
+        body: answer,
+      } = await request(url, {
+        method: 'POST',
+        dispatcher: agent,
+        signal: AbortSignal.timeout(TIMEOUT),
+        body,
+        headers: {
+          'content-type': 'application/json',
+          'user-agent': 'text-to-video-api',
+          'webhook-id': task.id,
+          'webhook-timestamp': String(Math.floor(timestamp.getTime() / 1000)),
+          'webhook-signature': signer.sign(task.id, timestamp, body),
+        },
+      });
+      await answer.dump();
+      if (statusCode >= 200 && statusCode < 300) return { heard: true };
+      const seconds = Number(headers['retry-after']);
+      return {
+        heard: false,
+        final: statusCode === 410,
+        ...(seconds > 0 && { retryAfter: Math.min(24 * HOUR, seconds * SECOND) }),
+      };
+    } catch (error) {
+      log.warn({ task: task.id, error }, 'webhook could not be sent');
+      return { heard: false };
+    }
+  }
+
+  return {
+    wake,
+    async stop(): Promise<void> {
+      stopped = true;
+      clearTimeout(timer);
+      await turning;
+      await Promise.all(flights);
+    },
+  };
+}
+
+/** The secret with which receivers check our announcements: made at the first start, kept in DATA_DIR/webhook-secret. */
+export async function webhookSecret(dataDir: string): Promise<string> {
+  await mkdir(dataDir, { recursive: true });
+  const path = join(dataDir, 'webhook-secret');
+  const made = `${path}.${randomUUID()}`;
+  await writeFile(made, `whsec_${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });
+  await link(made, path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error;
+  });
+  await rm(made);
+  return (await readFile(path, 'utf8')).trim();
+}
