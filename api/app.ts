@@ -11,6 +11,7 @@ import { MAX_BODY_BYTES } from './read-request.ts';
 import { callback } from './routes/callback.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
+import { page } from './routes/page.ts';
 import { status } from './routes/status.ts';
 import type { Store } from './store/store.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
@@ -32,6 +33,7 @@ const METHODS = {
   '/status': 'GET, HEAD',
   '/files/*': 'GET, HEAD',
   '/runpod/callback/:token': 'POST',
+  '/': 'GET, HEAD',
   '/healthz': 'GET, HEAD',
   '/openapi.json': 'GET, HEAD',
 };
@@ -52,6 +54,7 @@ export function createApp(services: Services) {
   app.route('/', status(services));
   app.route('/', files(services.bucket));
   app.route('/', callback(services));
+  app.route('/', page(config));
   app.get('/healthz', (c) => c.json({ status: 'ok' }));
   const document = openApiDocument(config);
   app.get('/openapi.json', (c) => c.json(document));

@@ -2,7 +2,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { Hono } from 'hono';
 import { v7 as uuidv7 } from 'uuid';
 import { JobError, taskFolder } from '../../handler/job.ts';
-import { checkHost } from '../../handler/net/guard.ts';
+import { isPublicHost } from '../../handler/net/guard.ts';
 import { InvalidRequest, parseRequest, type Request, resolve } from '../../handler/parameters.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
 import type { Services } from '../app.ts';
@@ -50,6 +50,8 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       jobs: 0,
       failures: 0,
       due_at: now(),
+      webhook_due_at: null,
+      webhook_attempts: 0,
       version: 1,
     };
     try {
@@ -80,13 +82,15 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
     }
   }
 
-  function checkAddresses(input: Request) {
-    if (input.image_url === undefined || config.allowPrivateUrls) return;
-    try {
-      checkHost(new URL(input.image_url));
-    } catch {
-      invalid([{ field: 'image_url', message: 'must lead to a public address' }]);
-    }
+  /** What can be said of addresses now; where names lead is checked when they are used. */
+  function checkAddresses({ image_url, webhook_url }: Request) {
+    if (config.allowPrivateUrls) return;
+    const errors = Object.entries({ image_url, webhook_url })
+      .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
+      .map(([field]) => ({ field, message: 'must lead to a public address' }));
+    if (webhook_url?.toLowerCase().startsWith('http:'))
+      errors.push({ field: 'webhook_url', message: 'must be an https URL' });
+    if (errors.length > 0) invalid(errors);
   }
 
   /** The picture of an earlier task that is to be animated again; one answer for every reason why not. */

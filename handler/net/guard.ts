@@ -16,9 +16,13 @@ export class RefusedAddress extends Error {
   }
 }
 
+const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3'); // all that is given out; ipaddr.js calls ::127.0.0.1 and unassigned blocks unicast too
+
 /** Only global unicast: not private, loopback, link-local, carrier NAT, multicast, nor any of them wrapped in IPv6. */
 export function isPublicAddress(address: string): boolean {
-  return ipaddr.isValid(address) && ipaddr.process(address).range() === 'unicast';
+  if (!ipaddr.isValid(address)) return false;
+  const parsed = ipaddr.process(address);
+  return parsed.range() === 'unicast' && (parsed.kind() === 'ipv4' || parsed.match(GLOBAL_IPV6));
 }
 
 /**
@@ -28,6 +32,16 @@ export function isPublicAddress(address: string): boolean {
 export function checkHost(url: URL): void {
   const host = url.hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
   if (isIP(host) ? !isPublicAddress(host) : /(^|\.)localhost$/i.test(host)) throw new RefusedAddress(host);
+}
+
+/** `checkHost` as a question. */
+export function isPublicHost(url: URL): boolean {
+  try {
+    checkHost(url);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const publicLookup: LookupFunction = (hostname, options, callback) => {
