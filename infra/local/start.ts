@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, openSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
-import { join } from 'node:path';
+import { join, resolve as resolvePath } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
@@ -29,6 +29,8 @@ export interface LocalOptions {
 export interface LocalService {
   url: string;
   dataDir: string;
+  /** of the children that run now */
+  pids(): { api: number; worker: number };
   stop(): Promise<void>;
 }
 
@@ -65,27 +67,26 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
     ...(framesDir && { FRAMES_DIR: framesDir }),
   };
 
-  const children = [
-    supervise({ name: 'api', entry: 'api/index.ts', env: () => apiEnv, dataDir, quiet }),
-    supervise({
-      name: 'worker',
-      entry: 'handler/index.ts',
-      env: () => ({ ...workerEnv, RUNPOD_POD_ID: `local-${randomBytes(4).toString('hex')}` }), // a worker started again is another one
-      dataDir,
-      quiet,
-    }),
-  ];
+  const api = supervise({ name: 'api', entry: 'api/index.ts', env: () => apiEnv, dataDir, quiet });
+  const worker = supervise({
+    name: 'worker',
+    entry: 'handler/index.ts',
+    env: () => ({ ...workerEnv, RUNPOD_POD_ID: `local-${randomBytes(4).toString('hex')}` }), // a worker started again is another one
+    dataDir,
+    quiet,
+  });
   const stop = async () => {
-    await Promise.all(children.map((child) => child.stop()));
+    await Promise.all([api.stop(), worker.stop()]);
     far.close();
   };
   try {
-    await Promise.all(children.map((child) => child.ready));
+    await Promise.all([api.ready, worker.ready]);
   } catch (error) {
     await stop();
     throw error;
   }
-  return { url: `http://${host.includes(':') ? `[${host}]` : host}:${port}`, dataDir, stop };
+  const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  return { url, dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
 }
 
 /** The queue and the bridge, on a free port that only this machine reaches. */
@@ -119,10 +120,7 @@ interface ChildOptions {
 }
 
 /** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended. */
-function supervise({ name, entry, env, dataDir, quiet }: ChildOptions): {
-  ready: Promise<void>;
-  stop(): Promise<void>;
-} {
+function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
   let child: ChildProcess;
   let stopping = false;
   let wasReady = false;
@@ -134,7 +132,7 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions): {
       let complaint = '';
       child = spawn(process.execPath, ['--import', 'tsx', entry], {
         cwd: ROOT,
-        env: { ...env(), DATA_DIR: join(process.cwd(), dataDir) },
+        env: { ...env(), DATA_DIR: resolvePath(dataDir) },
         stdio: ['ignore', output, 'pipe', 'ipc'],
       });
       child.stderr!.setEncoding('utf8').on('data', (text: string) => {
@@ -156,7 +154,9 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions): {
   });
 
   return {
+    /** resolves when the child works */
     ready,
+    pid: () => child.pid!,
     async stop() {
       stopping = true;
       if (child.exitCode !== null || child.signalCode !== null) return;
@@ -170,7 +170,7 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions): {
 }
 
 /** The first port from `from` on that nobody listens at. */
-async function freePort(from: number, host: string): Promise<number> {
+export async function freePort(from: number, host: string): Promise<number> {
   for (let port = from; port < from + 100; port++) {
     const isFree = await new Promise<boolean>((resolve) => {
       const server = createServer()
