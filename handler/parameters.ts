@@ -172,7 +172,8 @@ export function parseRequest(values: Record<string, unknown>, limits: Limits, mo
 function unknownName(field: string, names: string[]): string {
   const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
   const near = sameLetters ?? closest(field.slice(0, 64), names);
-  const similar = sameLetters !== undefined || distance(field.slice(0, 64), near) <= Math.max(2, near.length / 3);
+  const far = distance(field.slice(0, 64), near);
+  const similar = sameLetters !== undefined || (far <= Math.max(1, near.length / 3) && far < near.length);
   return similar ? `unknown; did you mean ${near}?` : 'unknown';
 }
 
