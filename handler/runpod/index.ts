@@ -4,7 +4,9 @@
  * A job is taken → running → (done | failed) → posted, or stopped (RunPod asked for it: nothing is posted). It is held, and named in
  * pings, from the taking until its outcome has been accepted or refused for good.
  */
+import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
+import { inspect } from 'node:util';
 import { openQueue, type Queue, type QueueEnvironment, type TakenJob } from './queue.ts';
 
 export type { QueueEnvironment, TakenJob } from './queue.ts';
@@ -67,7 +69,11 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
     failures = take.status === 'error' ? failures + 1 : 0;
     if (take.status === 'job') {
       const { job } = take;
-      if (held.has(job.id)) continue;
+      if (held.has(job.id)) {
+        log({ event: 'job given twice', jobId: job.id });
+        await pause(jittered(TAKE_RETRY.first), signal);
+        continue;
+      }
       const controller = new AbortController();
       held.set(job.id, controller);
       const work: Promise<void> = run(job, handle, queue, controller, log).finally(() => {
@@ -75,7 +81,7 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
         running.delete(work);
       });
       running.add(work);
-      if (running.size >= concurrency) await Promise.race([...running, aborted(signal)]);
+      if (running.size >= concurrency && !signal.aborted) await oneOf(running, signal);
     } else if (take.status === 'slow down') {
       await pause(5 * SECOND, signal);
     } else if (take.status === 'error') {
@@ -137,7 +143,7 @@ function outcome(value: unknown): string {
 
 /** A thrown error as RunPod's own worker words it. */
 function thrown(error: unknown, workerId: string): string {
-  const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+  const { name, message, stack } = error instanceof Error ? error : new Error(inspect(error));
   return JSON.stringify({ error_type: name, error_message: message, error_traceback: stack, worker_id: workerId });
 }
 
@@ -163,11 +169,15 @@ function progressQueue(queue: Queue, jobId: string, log: NonNullable<ServeOption
   let sending: Promise<void> | undefined;
   let closed = false;
 
+  async function post(output: unknown) {
+    await queue.post(jobId, JSON.stringify({ status: 'IN_PROGRESS', output }));
+  }
+
   async function drain() {
     while (latest && !closed) {
-      const body = JSON.stringify({ status: 'IN_PROGRESS', output: latest.value });
+      const { value } = latest;
       latest = undefined;
-      await queue.post(jobId, body).catch((error: unknown) => log({ event: 'progress not sent', jobId, error }));
+      await post(value).catch((error: unknown) => log({ event: 'progress not sent', jobId, error }));
     }
     sending = undefined;
   }
@@ -193,7 +203,9 @@ async function pingLoop(
   log: NonNullable<ServeOptions['log']>,
 ) {
   while (queue.pings && !signal.aborted) {
-    await queue.ping([...held.keys()], 2 * interval).catch((error: unknown) => log({ event: 'ping failed', error }));
+    await queue.ping([...held.keys()], 2 * interval, signal).catch((error: unknown) => {
+      if (!signal.aborted) log({ event: 'ping failed', error });
+    });
     await pause(interval, signal);
   }
 }
@@ -211,8 +223,9 @@ async function stopLoop(
       if (!signal.aborted && !(error instanceof DOMException)) log({ event: 'stop poll failed', error });
       return [];
     });
-    for (const id of ids) held.get(id)?.abort(STOPPED);
-    if (ids.length === 0) await pause(SECOND, signal);
+    const jobs = ids.flatMap((id) => held.get(id) ?? []).filter((job) => !job.signal.aborted);
+    for (const job of jobs) job.abort(STOPPED);
+    if (jobs.length === 0) await pause(SECOND, signal); // also if the server says the same again and again
   }
 }
 
@@ -243,7 +256,9 @@ const jittered = (ms: number) => ms * (0.75 + 0.5 * Math.random());
 /** Waits, or less if the signal comes. */
 const pause = (ms: number, signal: AbortSignal) => delay(ms, undefined, { signal }).catch(() => undefined);
 
-const aborted = (signal: AbortSignal) =>
-  new Promise<void>((resolve) =>
-    signal.aborted ? resolve() : signal.addEventListener('abort', () => resolve(), { once: true }),
-  );
+/** Waits until one of them has ended, or less if the signal comes. */
+async function oneOf(running: Set<Promise<void>>, signal: AbortSignal) {
+  const listening = new AbortController(); // ended, so that no listener is left behind by each job
+  await Promise.race([...running, once(signal, 'abort', { signal: listening.signal }).catch(() => undefined)]);
+  listening.abort();
+}

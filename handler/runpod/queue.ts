@@ -36,8 +36,7 @@ export function openQueue(env: QueueEnvironment) {
   const stopUrl = takeUrl.includes('/job-take/') ? takeUrl.replace('/job-take/', '/job-stop/') : undefined;
   const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? fill(env.RUNPOD_WEBHOOK_PING) : undefined;
 
-  const poll = (url: string, signal: AbortSignal) =>
-    fetch(url, { headers, signal: AbortSignal.any([signal, AbortSignal.timeout(POLL_TIMEOUT)]) });
+  const poll = (url: string, signal: AbortSignal) => get(url, headers, POLL_TIMEOUT, signal);
 
   return {
     workerId,
@@ -45,8 +44,7 @@ export function openQueue(env: QueueEnvironment) {
     /** One held poll for a job. Rejects only when `signal` is aborted. */
     async take(busy: boolean, signal: AbortSignal): Promise<Take> {
       try {
-        const response = await poll(withQuery(takeUrl, { job_in_progress: busy ? '1' : '0' }), signal);
-        const text = await response.text();
+        const { response, text } = await poll(withQuery(takeUrl, { job_in_progress: busy ? '1' : '0' }), signal);
         if (response.status === 429) return { status: 'slow down' };
         if (response.status === 204 || response.status === 400) return { status: 'empty' }; // 400: usual under FlashBoot
         if (!response.ok) return { status: 'error', error: new Error(`job-take answered ${response.status}`) };
@@ -86,19 +84,17 @@ export function openQueue(env: QueueEnvironment) {
     pings: pingUrl !== undefined,
 
     /** Tells RunPod that this worker lives, and which jobs it holds. */
-    async ping(jobIds: string[], timeout: number): Promise<void> {
+    async ping(jobIds: string[], timeout: number, signal: AbortSignal): Promise<void> {
       if (!pingUrl) return;
       const url = withQuery(pingUrl, jobIds.length > 0 ? { job_id: jobIds.join(',') } : {});
-      const response = await fetch(url, { headers: { authorization: key }, signal: AbortSignal.timeout(timeout) });
-      await response.arrayBuffer();
+      const { response } = await get(url, { authorization: key }, timeout, signal);
       if (!response.ok) throw new Error(`ping answered ${response.status}`);
     },
 
     /** One held poll for jobs that shall stop; undefined where this queue has none. */
     stops: stopUrl
       ? async (signal: AbortSignal): Promise<string[]> => {
-          const response = await poll(stopUrl, signal);
-          const text = await response.text();
+          const { response, text } = await poll(stopUrl, signal);
           if (response.status === 204 || text === '') return [];
           if (!response.ok) throw new Error(`job-stop answered ${response.status}`);
           const body: unknown = JSON.parse(text);
@@ -107,6 +103,18 @@ export function openQueue(env: QueueEnvironment) {
         }
       : undefined,
   };
+}
+
+/** A whole answer, or a rejection: TimeoutError after `ms`, or when the signal is aborted. */
+async function get(url: string, headers: Record<string, string>, ms: number, signal: AbortSignal) {
+  const timeout = new AbortController(); // AbortSignal.timeout is lost to the garbage collector within AbortSignal.any (Node 20)
+  const timer = setTimeout(() => timeout.abort(new DOMException('no answer in time', 'TimeoutError')), ms);
+  try {
+    const response = await fetch(url, { headers, signal: AbortSignal.any([signal, timeout.signal]) });
+    return { response, text: await response.text() };
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function isJob(value: unknown): value is TakenJob {

@@ -25,6 +25,8 @@ export interface BridgeServerOptions {
   /** how long an imagine takes; milliseconds */
   duration?: number;
   now?: () => number;
+  /** makes one of the four pictures, 1–4, as a PNG */
+  draw?: (words: string, index: number, width: number, height: number) => Promise<Buffer>;
 }
 
 interface Imagine {
@@ -35,7 +37,12 @@ interface Imagine {
 }
 
 /** @returns the app, to be mounted at MIDJOURNEY_BASE_URL's path, such as /v2; and the imagines that were asked (and would be paid) for */
-export function bridgeServer({ apiKey, duration = 0.6 * SECOND, now = Date.now }: BridgeServerOptions) {
+export function bridgeServer({
+  apiKey,
+  duration = 0.6 * SECOND,
+  now = Date.now,
+  draw = placeholder,
+}: BridgeServerOptions) {
   const imagines = new Map<string, Imagine>();
   const app = new Hono();
 
@@ -77,7 +84,7 @@ export function bridgeServer({ apiKey, duration = 0.6 * SECOND, now = Date.now }
     const imagine = imagines.get(c.req.param('id'));
     if (!imagine) return c.notFound();
     const { words, width, height } = readPrompt(imagine.prompt);
-    const png = await placeholder(words, Number(c.req.param('file')[0]), width, height);
+    const png = await draw(words, Number(c.req.param('file')[0]), width, height);
     return c.body(new Uint8Array(png), 200, { 'content-type': 'image/png' });
   });
 

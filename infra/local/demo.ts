@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { PresentedTask } from '../../api/tasks/present.ts';
-import { fromText, InvalidRequest, parseRequest } from '../../handler/parameters.ts';
+import { fromText, InvalidRequest, readRequest } from '../../handler/parameters.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
 import { progressBar } from './progress-bar.ts';
 import { type LocalService, startLocal } from './start.ts';
@@ -93,7 +93,7 @@ function readArguments(args: string[]): Arguments {
 async function requestForm({ fields, image }: Arguments): Promise<FormData> {
   const limits = { maxFrames: Number(process.env.MAX_FRAMES) || 100, maxFps: Number(process.env.MAX_FPS) || 120 };
   try {
-    parseRequest(fromText(fields), limits, (process.env.MODEL || 'camera') as ModelName);
+    readRequest(fromText(fields), { limits, model: (process.env.MODEL || 'camera') as ModelName, hasImage: true, seed: 0 });
   } catch (error) {
     if (error instanceof InvalidRequest)
       throw new Error(error.errors.map(({ field, message }) => `--${field}: ${message}`).join('\n'));

@@ -138,7 +138,10 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
     /** The oldest waiting jobs, at most `count`, for this worker. */
     take(workerId: string, count: number): QueuedJob[] {
       const taken = [...jobs.values()].filter((job) => job.status === 'IN_QUEUE').slice(0, count);
-      for (const job of taken) Object.assign(job, { status: 'IN_PROGRESS', workerId, started: now() });
+      for (const job of taken) {
+        Object.assign(job, { status: 'IN_PROGRESS', workerId, started: now() });
+        stopping.get(workerId)?.delete(job.id); // of an earlier try
+      }
       if (taken.length > 0) changed();
       return taken;
     },
@@ -173,7 +176,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
       changed();
     },
 
-    /** What the passing of time does. Called before every look, and now and then. */
+    /** What the passing of time does. Called before every look. */
     sweep() {
       const time = now();
       for (const job of jobs.values()) {
