@@ -2,14 +2,14 @@
  * Announces ended tasks to their `webhook_url`, signed as Standard Webhooks says (standardwebhooks.com), until it is heard. What is due
  * lies in the store: a process that dies forgets no announcement.
  */
-import { randomBytes, randomUUID } from 'node:crypto';
-import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Webhook } from 'standardwebhooks';
 import { request } from 'undici';
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import { checkHost, guardedAgent } from '../../handler/net/guard.ts';
+import { secretFile } from '../../handler/secret-file.ts';
 import type { Store, Task } from '../store/store.ts';
 import { present } from '../tasks/present.ts';
 
@@ -153,13 +153,6 @@ export function createWebhooks({
 
 /** The secret with which receivers check our announcements: made at the first start, kept in DATA_DIR/webhook-secret. */
 export async function webhookSecret(dataDir: string): Promise<string> {
-  await mkdir(dataDir, { recursive: true });
-  const path = join(dataDir, 'webhook-secret');
-  const made = `${path}.${randomUUID()}`;
-  await writeFile(made, `whsec_${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });
-  await link(made, path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error;
-  });
-  await rm(made);
-  return (await readFile(path, 'utf8')).trim();
+  const make = () => `whsec_${randomBytes(32).toString('base64')}\n`;
+  return (await secretFile(join(dataDir, 'webhook-secret'), make)).toString('utf8').trim();
 }

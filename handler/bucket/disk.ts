@@ -2,6 +2,7 @@
 import { createHmac, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
 import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { secretFile } from '../secret-file.ts';
 import { type Bucket, isKey } from './bucket.ts';
 
 export interface DiskBucket extends Bucket {
@@ -21,7 +22,7 @@ export async function diskBucket(
   { publicUrl, now = Date.now }: { publicUrl: string; now?: () => number },
 ): Promise<DiskBucket> {
   await mkdir(join(folder, 'tmp'), { recursive: true });
-  const secret = await sharedSecret(join(folder, 'link-secret'));
+  const secret = await secretFile(join(folder, 'link-secret'), () => randomBytes(32));
 
   const place = (key: string) => {
     if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
@@ -61,12 +62,9 @@ export async function diskBucket(
         throw error;
       }
     },
-    get: (key) => readFile(place(key)).catch(ifMissing),
-    has: (key) =>
-      stat(place(key))
-        .then(() => true, ifMissing)
-        .then(Boolean),
-    delete: (key) => rm(place(key), { recursive: true, force: true }),
+    get: async (key) => readFile(place(key)).catch(ifMissing),
+    has: async (key) => (await stat(place(key)).catch(ifMissing))?.isFile() ?? false,
+    delete: async (key) => rm(place(key), { recursive: true, force: true }),
     async link(key, expires) {
       place(key);
       return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;
@@ -86,17 +84,6 @@ export async function diskBucket(
   };
 }
 
-/** One random secret a folder, made by whoever comes first. */
-async function sharedSecret(path: string): Promise<Buffer> {
-  const made = `${path}.${randomUUID()}`;
-  await writeFile(made, randomBytes(32), { mode: 0o600 });
-  await link(made, path).catch((error) => {
-    if (!isCode(error, 'EEXIST')) throw error;
-  });
-  await rm(made);
-  return readFile(path);
-}
-
 async function flush(path: string) {
   const handle = await open(path, 'r+');
   await handle.sync().finally(() => handle.close());
@@ -105,6 +92,6 @@ async function flush(path: string) {
 const isCode = (error: unknown, code: string) => error instanceof Error && 'code' in error && error.code === code;
 
 function ifMissing(error: unknown): undefined {
-  if (isCode(error, 'ENOENT') || isCode(error, 'ENOTDIR')) return undefined;
+  if (isCode(error, 'ENOENT') || isCode(error, 'ENOTDIR') || isCode(error, 'EISDIR')) return undefined; // a folder is no object
   throw error;
 }

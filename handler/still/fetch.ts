@@ -1,4 +1,5 @@
 import { request } from 'undici';
+import { deadline } from '../deadline.ts';
 import { JobError } from '../job.ts';
 import { checkHost, guardedAgent, RefusedAddress } from '../net/guard.ts';
 import { MAX_PICTURE_BYTES, tooLarge } from './picture.ts';
@@ -25,7 +26,7 @@ export async function fetchPicture(
   url: string,
   { name = 'image_url', allowPrivate, signal }: FetchOptions,
 ): Promise<Buffer> {
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]);
+  const limited = deadline(signal, TIMEOUT);
   let target = new URL(url);
   try {
     for (let redirects = 0; redirects <= MAX_REDIRECTS; redirects++) {
@@ -34,7 +35,7 @@ export async function fetchPicture(
       if (!allowPrivate) checkHost(target);
       const { statusCode, headers, body } = await request(target, {
         dispatcher: allowPrivate ? unguarded : guarded,
-        signal: limited,
+        signal: limited.signal,
         headers: { accept: 'image/*', 'accept-encoding': 'identity', 'user-agent': 'text-to-video-api' },
       });
       if (statusCode === 200) return await readAtMost(body, MAX_PICTURE_BYTES);
@@ -50,8 +51,10 @@ export async function fetchPicture(
     signal.throwIfAborted();
     if (error instanceof JobError) throw error;
     if (error instanceof RefusedAddress) throw new JobError('image_rejected', `${name}: ${error.message}`);
-    const why = limited.aborted ? `did not arrive within ${TIMEOUT / 1000} s` : 'can’t be reached';
+    const why = limited.passed() ? `did not arrive within ${TIMEOUT / 1000} s` : 'can’t be reached';
     throw new JobError('image_unavailable', `${name} ${why}`, { cause: error });
+  } finally {
+    limited.clear();
   }
 }
 

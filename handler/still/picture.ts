@@ -27,7 +27,7 @@ const open = (bytes: Uint8Array) =>
  */
 export async function checkPicture(bytes: Uint8Array): Promise<void> {
   if (bytes.length > MAX_PICTURE_BYTES) throw tooLarge();
-  await decoding(open(bytes).resize(16, 16, { fit: 'fill' }).raw().toBuffer());
+  await decoding(() => open(bytes).resize(16, 16, { fit: 'fill' }).raw().toBuffer());
 }
 
 /**
@@ -36,8 +36,10 @@ export async function checkPicture(bytes: Uint8Array): Promise<void> {
  */
 export async function toPng(bytes: Uint8Array): Promise<Buffer> {
   if (bytes.length > MAX_PICTURE_BYTES) throw tooLarge();
-  const upright = open(bytes).autoOrient().flatten({ background: '#fff' }).toColourspace('srgb').removeAlpha();
-  return decoding(upright.png({ compressionLevel: 2 }).toBuffer());
+  return decoding(() => {
+    const upright = open(bytes).autoOrient().flatten({ background: '#fff' }).toColourspace('srgb').removeAlpha();
+    return upright.png({ compressionLevel: 2 }).toBuffer();
+  });
 }
 
 export const tooLarge = () =>
@@ -46,9 +48,9 @@ export const tooLarge = () =>
     `the picture is larger than ${MAX_PICTURE_BYTES / 1e6} MB or ${MAX_PICTURE_PIXELS / 1e6} megapixels`,
   );
 
-async function decoding(work: Promise<Buffer>): Promise<Buffer> {
+async function decoding(work: () => Promise<Buffer>): Promise<Buffer> {
   try {
-    return await work;
+    return await work();
   } catch (cause) {
     if (/pixel limit/.test(String(cause))) throw tooLarge();
     throw new JobError('image_rejected', 'not a whole picture of type jpeg, png, webp, avif, gif or tiff', { cause });

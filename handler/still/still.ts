@@ -48,12 +48,11 @@ async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> 
       W: job.W,
       H: job.H,
       timeout: stillTimeout,
-      fetchPicture: (url) =>
-        fetchPicture(url, {
-          name: 'the bridge’s picture',
-          allowPrivate: allowPrivate || bridge.trusts(new URL(url)),
-          signal,
-        }),
+      fetchPicture(url) {
+        if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without an address');
+        const trusted = allowPrivate || bridge.trusts(new URL(url));
+        return fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
+      },
       onProgress,
       signal,
     });

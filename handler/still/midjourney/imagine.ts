@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import * as v from 'valibot';
 import { type Bucket, getJson } from '../../bucket/bucket.ts';
+import { deadline } from '../../deadline.ts';
 import { JobError, taskFolder } from '../../job.ts';
 import { toPng } from '../picture.ts';
 import type { Bridge } from './bridge.ts';
@@ -42,21 +43,22 @@ export async function imagine(prompt: string, options: ImagineOptions): Promise<
   const keys = [1, 2, 3, 4].map((index) => pictureKey(taskId, index));
   if ((await Promise.all(keys.map((key) => bucket.has(key)))).every(Boolean)) return;
 
-  const deadline = AbortSignal.timeout(timeout);
-  const limited = AbortSignal.any([signal, deadline]);
+  const limited = deadline(signal, timeout);
   try {
-    const id = await askOnce(prompt, options, limited);
-    const pictures = await wait(id, options, limited);
+    const id = await askOnce(prompt, options, limited.signal);
+    const pictures = await wait(id, options, limited.signal);
     const files = await Promise.all(pictures.map(options.fetchPicture));
     const four = files.length === 4 ? await Promise.all(files.map(toPng)) : await quadrants(await toPng(files[0]!));
     await Promise.all(four.map((png, i) => bucket.put(keys[i]!, png)));
   } catch (error) {
-    if (deadline.aborted && !signal.aborted && !(error instanceof JobError)) {
+    if (limited.passed() && !(error instanceof JobError)) {
       throw new JobError('upstream_timeout', `the Midjourney bridge took longer than ${timeout / 1000} s`, {
         cause: error,
       });
     }
     throw error;
+  } finally {
+    limited.clear();
   }
 }
 
@@ -76,19 +78,16 @@ async function askOnce(
       'an earlier attempt broke off while the Midjourney bridge was asked; it may have been paid for',
     );
   }
-  try {
-    const id = await bridge.imagine(withAspect(prompt, W, H), intent.ref, signal);
-    await bucket.put(key, JSON.stringify({ ...intent, id }));
-    return id;
-  } catch (error) {
+  const id = await bridge.imagine(withAspect(prompt, W, H), intent.ref, signal).catch(async (error) => {
     if (!(error instanceof JobError)) {
-      throw new JobError('lost', 'the Midjourney bridge gave no answer; it may have taken the prompt', {
-        cause: error,
-      });
+      const message = 'the Midjourney bridge gave no answer; it may have taken the prompt';
+      throw new JobError('lost', message, { cause: error });
     }
     await bucket.delete(key);
     throw error;
-  }
+  });
+  await bucket.put(key, JSON.stringify({ ...intent, id }));
+  return id;
 }
 
 async function wait(id: string, { bridge, onProgress }: ImagineOptions, signal: AbortSignal): Promise<string[]> {
@@ -106,7 +105,7 @@ async function wait(id: string, { bridge, onProgress }: ImagineOptions, signal: 
 
 /** Midjourney's aspect flag for the frame, unless the prompt has one. */
 export function withAspect(prompt: string, W: number, H: number): string {
-  if (/(^|\s)--(ar|aspect)\s/i.test(prompt)) return prompt;
+  if (/(^|\s)(--|—)(ar|aspect)[\s=]/i.test(prompt)) return prompt; // phones make a dash of two hyphens
   const divisor = (function gcd(a: number, b: number): number {
     return b === 0 ? a : gcd(b, a % b);
   })(W, H);

@@ -61,9 +61,10 @@ export function tnl({
         },
       );
       const { success, output } = v.safeParse(imagineAnswer, answer);
-      if (!success)
-        throw new JobError('upstream_error', 'the Midjourney bridge gave an answer without an id', { cause: answer });
-      return output.messageId;
+      if (success) return output.messageId;
+      if (v.is(v.object({ success: v.literal(false) }), answer))
+        throw new JobError('upstream_error', 'the Midjourney bridge did not take the prompt', { cause: answer });
+      throw new Error('an answer without an id', { cause: answer }); // it may have been taken
     },
 
     async look(id, signal) {

@@ -1,0 +1,18 @@
+import { randomUUID } from 'node:crypto';
+import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+
+/** One secret a path, made by whoever comes first and readable by its owner only; processes that start at once agree on it. */
+export async function secretFile(path: string, make: () => string | Uint8Array): Promise<Buffer> {
+  await mkdir(dirname(path), { recursive: true });
+  const made = `${path}.${randomUUID()}`;
+  await writeFile(made, make(), { mode: 0o600 });
+  try {
+    await link(made, path); // fails where there is one
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  } finally {
+    await rm(made);
+  }
+  return readFile(path);
+}

@@ -1,0 +1,122 @@
+import sharp from 'sharp';
+import { expect, test } from 'vitest';
+import type { Still } from '../models/model.ts';
+import { fitStill } from './fit.ts';
+
+type Colour = readonly [r: number, g: number, b: number];
+
+const RED = [220, 30, 30] as const;
+const GREEN = [30, 200, 30] as const;
+const BLUE = [30, 30, 220] as const;
+
+function paint(width: number, height: number, colour: (x: number, y: number) => Colour): Promise<Buffer> {
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0; i < width * height; i++) data.set(colour(i % width, Math.floor(i / width)), i * 3);
+  return sharp(data, { raw: { width, height, channels: 3 } })
+    .png()
+    .toBuffer();
+}
+
+const at = ({ data, width }: Still, x: number, y: number) => [
+  ...data.subarray((y * width + x) * 3, (y * width + x) * 3 + 3),
+];
+
+function expectColour(still: Still, x: number, y: number, expected: Colour) {
+  const actual = at(still, x, y);
+  const difference = Math.max(...actual.map((value, c) => Math.abs(value - expected[c]!)));
+  expect(difference, `${actual} instead of ${expected} at ${x},${y}`).toBeLessThanOrEqual(3);
+}
+
+/** Three equal stripes along one axis. */
+const stripes = (position: number, length: number) => [RED, GREEN, BLUE][Math.floor((3 * position) / length)]!;
+
+test('cover keeps the middle of a wide picture', async () => {
+  const png = await paint(192, 64, (x) => stripes(x, 192));
+  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' }, 1);
+  for (const x of [1, 32, 62]) for (const y of [0, 63]) expectColour(still, x, y, GREEN);
+});
+
+test('cover keeps the middle of a tall picture', async () => {
+  const png = await paint(64, 192, (_, y) => stripes(y, 192));
+  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' }, 1);
+  for (const y of [1, 32, 62]) for (const x of [0, 63]) expectColour(still, x, y, GREEN);
+});
+
+test('cover crops both sides alike, and does not distort', async () => {
+  const disc = (x: number, y: number) => (Math.hypot(x - 99.5, y - 39.5) < 30 ? RED : BLUE);
+  const still = await fitStill(await paint(200, 80, disc), { W: 64, H: 64, fit: 'cover' }, 1);
+  const red = (x: number, y: number) => at(still, x, y)[0]! > 125;
+  const row = Array.from({ length: 64 }, (_, x) => red(x, 32));
+  const column = Array.from({ length: 64 }, (_, y) => red(32, y));
+  expect(row).toEqual([...row].reverse());
+  expect(column).toEqual([...column].reverse());
+  expect(row).toEqual(column); // still round: 0.8 times as large in both directions
+  expect(row.filter(Boolean)).toHaveLength(48);
+});
+
+test('contain shows the whole picture between blurred bars', async () => {
+  const squares = (x: number, y: number): Colour => (((x >> 2) + (y >> 2)) % 2 ? [255, 255, 255] : [0, 0, 0]);
+  const wide = (x: number, y: number) => (x < 8 ? RED : x >= 248 ? BLUE : squares(x, y));
+  const still = await fitStill(await paint(256, 128, wide), { W: 128, H: 128, fit: 'contain' }, 1);
+  for (const y of [34, 64, 93]) {
+    expectColour(still, 0, y, RED);
+    expectColour(still, 127, y, BLUE);
+  }
+  const greens = (y: number) => Array.from({ length: 112 }, (_, x) => at(still, x + 8, y)[1]!);
+  expect(Math.max(...greens(64)) - Math.min(...greens(64))).toBeGreaterThan(150); // the picture's own squares
+  for (const y of [2, 15, 28, 99, 125]) {
+    expect(Math.min(...greens(y)), 'not black').toBeGreaterThan(110);
+    expect(Math.max(...greens(y)), 'blurred').toBeLessThan(145);
+  }
+});
+
+test('contain shows a tall picture whole, with bars left and right', async () => {
+  const still = await fitStill(await paint(64, 192, (_, y) => stripes(y, 192)), { W: 96, H: 96, fit: 'contain' }, 1);
+  for (const x of [34, 48, 61]) for (const y of [1, 48, 94]) expectColour(still, x, y, stripes(y, 96));
+  for (const x of [3, 90]) expectColour(still, x, 48, GREEN); // bars: the middle of the picture, as cover shows it
+});
+
+test('stretch shows the whole picture, distorted', async () => {
+  const png = await paint(192, 64, (x) => stripes(x, 192));
+  const still = await fitStill(png, { W: 64, H: 128, fit: 'stretch' }, 1);
+  for (const y of [0, 64, 127]) for (const x of [0, 10, 31, 53, 63]) expectColour(still, x, y, stripes(x, 64));
+});
+
+const sizes = [
+  // picture, frame, scale → still
+  { from: [1024, 576], W: 512, H: 288, scale: 1.5, to: [768, 432] }, // pixels for more than the scale
+  { from: [1024, 576], W: 512, H: 288, scale: 1, to: [512, 288] },
+  { from: [640, 360], W: 512, H: 288, scale: 1.5, to: [640, 360] }, // as large as the picture is
+  { from: [512, 288], W: 512, H: 288, scale: 1.5, to: [512, 288] },
+  { from: [100, 50], W: 512, H: 256, scale: 1.5, to: [512, 256] }, // too small: enlarged to the frame, no further
+  { from: [700, 300], W: 256, H: 256, scale: 1.5, to: [300, 300] }, // the shorter side decides
+  { from: [300, 700], W: 256, H: 256, scale: 1.5, to: [300, 300] },
+  { from: [301, 200], W: 192, H: 128, scale: 1.5, to: [288, 192] },
+  { from: [200, 600], W: 64, H: 512, scale: 1.5, to: [75, 600] },
+  { from: [1, 1], W: 64, H: 128, scale: 2, to: [64, 128] },
+] as const;
+
+for (const fit of ['cover', 'contain', 'stretch'] as const) {
+  test(`${fit}: rgb24 of the frame's aspect, larger only where the picture has the pixels`, async () => {
+    for (const { from, W, H, scale, to } of sizes) {
+      const png = await paint(from[0], from[1], () => RED);
+      const still = await fitStill(png, { W, H, fit }, scale);
+      const what = `${from} to ${W}×${H}`;
+      expect([still.width, still.height], what).toEqual(to);
+      expect(still.data, what).toHaveLength(still.width * still.height * 3);
+      expectColour(still, 0, 0, RED);
+      expectColour(still, still.width - 1, still.height - 1, RED);
+      expect(Math.abs(still.width * H - still.height * W)).toBeLessThanOrEqual((W + H) / 2); // up to a rounded pixel
+      expect(Math.max(still.width / W, still.height / H)).toBeLessThanOrEqual(scale);
+    }
+  });
+}
+
+test('a picture of the frame’s own size passes unchanged', async () => {
+  const png = await paint(64, 128, (x, y) => [x * 4, y * 2, (x * y) % 256]);
+  const before = await sharp(png).raw().toBuffer();
+  for (const fit of ['cover', 'contain', 'stretch'] as const) {
+    const still = await fitStill(png, { W: 64, H: 128, fit }, 1.5);
+    expect(Buffer.compare(Buffer.from(still.data), before), fit).toBe(0);
+  }
+});
