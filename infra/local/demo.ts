@@ -93,7 +93,12 @@ function readArguments(args: string[]): Arguments {
 async function requestForm({ fields, image }: Arguments): Promise<FormData> {
   const limits = { maxFrames: Number(process.env.MAX_FRAMES) || 100, maxFps: Number(process.env.MAX_FPS) || 120 };
   try {
-    readRequest(fromText(fields), { limits, model: (process.env.MODEL || 'camera') as ModelName, hasImage: true, seed: 0 });
+    readRequest(fromText(fields), {
+      limits,
+      model: (process.env.MODEL || 'camera') as ModelName,
+      hasImage: true,
+      seed: 0,
+    });
   } catch (error) {
     if (error instanceof InvalidRequest)
       throw new Error(error.errors.map(({ field, message }) => `--${field}: ${message}`).join('\n'));

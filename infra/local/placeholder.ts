@@ -77,10 +77,20 @@ function label(prompt: string, width: number, height: number): string {
   }
   const shown = lines.length > MAX_LINES ? [...lines.slice(0, MAX_LINES - 1), `${lines[MAX_LINES - 1]} …`] : lines;
   return shown
-    .map((line, i) =>
-      outline(line.slice(0, 80), width * 0.13, height * 0.8 - (shown.length - 1 - i) * size * 1.3, size),
-    )
+    .map((line, i) => {
+      const text = shortened(line, size, width * 0.8);
+      const y = height * 0.8 - (shown.length - 1 - i) * size * 1.3;
+      return outline(text, (width - measure(text, size)) / 2, y, size);
+    })
     .join('');
+}
+
+/** What of a line fits, for a single word may be longer. */
+function shortened(line: string, size: number, width: number): string {
+  if (measure(line, size) <= width) return line;
+  const characters = [...line];
+  while (characters.length > 1 && measure(`${characters.join('')}…`, size) > width) characters.pop();
+  return `${characters.join('')}…`;
 }
 
 /** A character that the font lacks becomes '?'. One glyph at a time: opentype.js can't lay Inter out as a whole. */

@@ -269,6 +269,17 @@ test('a worker that is heard of keeps its job', () => {
   expect(job).toMatchObject({ status: 'IN_PROGRESS', workerId: 'w1' });
 });
 
+test('the job of a worker that is known to be gone goes back at once', () => {
+  const { queue, running } = steppedQueue();
+  const job = running();
+  queue.lost('another');
+  expect(job.status).toBe('IN_PROGRESS');
+  queue.lost('w1');
+  expect(job.status).toBe('IN_QUEUE');
+  queue.report(job, 'w1', { output: 'late' });
+  expect(queue.take('w2', 1)).toEqual([job]);
+});
+
 test('a late report of the silent worker is ignored, whether the job waits or another has it', () => {
   const { queue, running, step } = steppedQueue();
   const job = running();

@@ -135,6 +135,12 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
       workers.set(workerId, { heard: now() });
     },
 
+    /** The platform knows that this worker is no more: its jobs go back into the queue at once. */
+    lost(workerId: string) {
+      workers.delete(workerId);
+      for (const job of jobs.values()) if (job.status === 'IN_PROGRESS' && job.workerId === workerId) requeue(job);
+    },
+
     /** The oldest waiting jobs, at most `count`, for this worker. */
     take(workerId: string, count: number): QueuedJob[] {
       const taken = [...jobs.values()].filter((job) => job.status === 'IN_QUEUE').slice(0, count);

@@ -58,7 +58,6 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
     RUNPOD_WEBHOOK_GET_JOB: `${queue}/job-take/$ID?gpu=none`,
     RUNPOD_WEBHOOK_POST_OUTPUT: `${queue}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
     RUNPOD_WEBHOOK_PING: `${queue}/ping/$RUNPOD_POD_ID`,
-    RUNPOD_PING_INTERVAL: String(SECOND),
     ...(!env.MIDJOURNEY_BRIDGE && {
       MIDJOURNEY_BRIDGE: 'tnl',
       MIDJOURNEY_API_KEY: key,
@@ -68,10 +67,15 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
   };
 
   const api = supervise({ name: 'api', entry: 'api/index.ts', env: () => apiEnv, dataDir, quiet });
+  let workerId = '';
   const worker = supervise({
     name: 'worker',
     entry: 'handler/index.ts',
-    env: () => ({ ...workerEnv, RUNPOD_POD_ID: `local-${randomBytes(4).toString('hex')}` }), // a worker started again is another one
+    env() {
+      if (workerId) far.workerLost(workerId); // a worker that is started again is another one
+      workerId = `local-${randomBytes(4).toString('hex')}`;
+      return { ...workerEnv, RUNPOD_POD_ID: workerId };
+    },
     dataDir,
     quiet,
   });
@@ -90,18 +94,15 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
 }
 
 /** The queue and the bridge, on a free port that only this machine reaches. */
-async function farEnds(key: string): Promise<{ url: string; close(): void }> {
-  const { app: queue } = queueServer({
-    apiKey: key,
-    silentAfter: 5 * SECOND,
-    log: (text) => console.error(`queue: ${text}`),
-  });
+async function farEnds(key: string): Promise<{ url: string; workerLost(id: string): void; close(): void }> {
+  const { app: queueApp, queue } = queueServer({ apiKey: key, log: (text) => console.error(`queue: ${text}`) });
   const { app: bridge } = bridgeServer({ apiKey: key });
-  const app = new Hono().route('/bridge/v2', bridge).route('/bridge', bridge).route('/v2', queue);
+  const app = new Hono().route('/bridge/v2', bridge).route('/bridge', bridge).route('/v2', queueApp);
   return new Promise((resolve) => {
     const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) => {
       resolve({
         url: `http://127.0.0.1:${port}`,
+        workerLost: queue.lost,
         close() {
           server.close();
           if ('closeAllConnections' in server) server.closeAllConnections();
