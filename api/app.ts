@@ -7,7 +7,7 @@ import type { Config } from './config.ts';
 import { loopbackOnly } from './loopback.ts';
 import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
-import { MAX_BODY_BYTES } from './read-request.ts';
+import { MAX_BODY_BYTES } from './read-body.ts';
 import { callback } from './routes/callback.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';

@@ -143,6 +143,9 @@ describe('a wrong value is refused with what is allowed', () => {
     ['sigma_max', [0], /a number above 0/],
     ['rho', [0], /a number above 0/],
     ['guider', ['CFG'], /must be /],
+    ['order', [0, 1.5, '4'], integer(1, 1e9)],
+    ['eta', [-0.1, 1.1, '1'], /a number from 0 to 1/],
+    ['cfg_scale', [-0.1, '5'], /a number, 0 or more/],
     ['max_cfg_scale', [0.9], /a number, 1 or more/],
     ['min_guidance_scale', [0.9, 10.1], /a number from 1 to 10/],
     ['image_index', [0, 5, 1.5], integer(1, 4)],
@@ -163,7 +166,13 @@ describe('a wrong value is refused with what is allowed', () => {
     ['webhook_url', ['https://192.168.1.1/hook'], /public address/],
   ])('%s', async (field, values, allowed) => {
     for (const value of values) {
+      const home = {
+        order: { sampler: 'LinearMultistepSampler' },
+        eta: { sampler: 'EulerAncestralSampler' },
+        cfg_scale: { guider: 'VanillaCFG' },
+      };
       const response = await service.post({
+        ...home[field as keyof typeof home],
         ...(field !== 'prompt' && { prompt: 'x' }),
         ...(field === 'image_url' && { prompt: undefined }),
         [field]: value,
@@ -174,6 +183,14 @@ describe('a wrong value is refused with what is allowed', () => {
       expect(problem).toMatchObject({ type: 'about:blank', status: 422, code: 'invalid_input' });
       expect(problem.errors, JSON.stringify(value)).toEqual([{ field, message: expect.stringMatching(allowed) }]);
     }
+  });
+
+  test('s_noise above 1 for an ancestral sampler', async () => {
+    const { errors } = await (
+      await service.post({ prompt: 'x', sampler: 'DPMPP2SAncestralSampler', s_noise: 1.1 })
+    ).json();
+    expect(errors).toEqual([{ field: 's_noise', message: expect.stringContaining('from 0 to 1') }]);
+    expect((await service.post({ prompt: 'x', sampler: 'HeunEDMSampler', s_noise: 1.1 })).status).toBe(202);
   });
 
   test('every wrong field at once, unknown ones with the nearest name', async () => {
@@ -222,6 +239,87 @@ describe('a wrong value is refused with what is allowed', () => {
     });
     expect(response.status).toBe(422);
     expect((await response.json()).errors[0].field).toBe('T');
+  });
+});
+
+describe('sampler, discretization and guider', () => {
+  const inputOf = async (body: object) => {
+    const { input, warnings } = await (await service.post({ prompt: 'x', ...body })).json();
+    const { sampler, discretization, guider, s_churn, s_tmin, s_tmax, s_noise, eta, order, ...rest } = input;
+    const { sigma_min, sigma_max, rho, cfg_scale, max_cfg_scale, min_guidance_scale } = rest;
+    const numbers = {
+      s_churn,
+      s_tmin,
+      s_tmax,
+      s_noise,
+      eta,
+      order,
+      sigma_min,
+      sigma_max,
+      rho,
+      cfg_scale,
+      max_cfg_scale,
+      min_guidance_scale,
+    };
+    return { sampler, discretization, guider, numbers: JSON.parse(JSON.stringify(numbers)), warnings };
+  };
+  const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
+  const edm = { sigma_min: 0.002, sigma_max: 700, rho: 7 };
+  const linear = { max_cfg_scale: 2.5, min_guidance_scale: 1 };
+
+  test.each<[object, object]>([
+    [{}, { ...churn, ...edm, ...linear }],
+    [
+      { sampler: 'HeunEDMSampler', s_churn: 3 },
+      { ...churn, s_churn: 3, ...edm, ...linear },
+    ],
+    [{ sampler: 'EulerAncestralSampler' }, { eta: 1, s_noise: 1, ...edm, ...linear }],
+    [
+      { sampler: 'DPMPP2SAncestralSampler', eta: 0 },
+      { eta: 0, s_noise: 1, ...edm, ...linear },
+    ],
+    [{ sampler: 'DPMPP2MSampler' }, { ...edm, ...linear }],
+    [{ sampler: 'LinearMultistepSampler' }, { order: 4, ...edm, ...linear }],
+    [
+      { sampler: 'LinearMultistepSampler', order: 50, steps: 5 },
+      { order: 5, ...edm, ...linear },
+    ],
+    [{ discretization: 'EDMDiscretization' }, { ...churn, sigma_min: 0.0292, sigma_max: 14.6146, rho: 3, ...linear }],
+    [
+      { discretization: 'EDMDiscretization', rho: 5 },
+      { ...churn, sigma_min: 0.0292, sigma_max: 14.6146, rho: 5, ...linear },
+    ],
+    [{ sigma_max: 80 }, { ...churn, ...edm, sigma_max: 80, ...linear }],
+    [{ discretization: 'LegacyDDPMDiscretization' }, { ...churn, ...linear }],
+    [{ guider: 'LinearPredictionGuider' }, { ...churn, ...edm, max_cfg_scale: 1.5, min_guidance_scale: 1 }],
+    [{ max_cfg_scale: 4 }, { ...churn, ...edm, max_cfg_scale: 4, min_guidance_scale: 1 }],
+    [{ guider: 'VanillaCFG' }, { ...churn, ...edm, cfg_scale: 5 }],
+    [{ guider: 'IdentityGuider' }, { ...churn, ...edm }],
+  ])('%j', async (body, numbers) => {
+    const got = await inputOf(body);
+    expect(got.numbers).toEqual(numbers);
+    expect(got.warnings).toEqual([]);
+  });
+
+  test('what belongs to others is ignored, unchecked, with a warning', async () => {
+    const { numbers, warnings } = await inputOf({
+      sampler: 'DPMPP2MSampler',
+      eta: 'nonsense',
+      s_churn: -5,
+      cfg_scale: 7,
+      sigma_max: 80,
+    });
+    expect(numbers).toEqual({ ...edm, sigma_max: 80, ...linear });
+    expect(warnings).toEqual([
+      { field: 'eta', message: 'ignored: it belongs to sampler EulerAncestralSampler, DPMPP2SAncestralSampler' },
+      { field: 's_churn', message: 'ignored: it belongs to sampler EulerEDMSampler, HeunEDMSampler' },
+      { field: 'cfg_scale', message: 'ignored: it belongs to guider VanillaCFG' },
+    ]);
+  });
+
+  test('a wrong choice is the only thing that is told', async () => {
+    const { errors } = await (await service.post({ prompt: 'x', sampler: 'Euler', eta: 'nonsense' })).json();
+    expect(errors.map(({ field }: { field: string }) => field)).toEqual(['sampler']);
   });
 });
 

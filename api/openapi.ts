@@ -2,7 +2,7 @@
 import { toJsonSchema } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
 import { jobErrorSchema, STAGES } from '../handler/job.ts';
-import { defaults, MAX_PROMPT, requestSchema } from '../handler/parameters.ts';
+import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from '../handler/parameters.ts';
 import type { Config } from './config.ts';
 import { ENDED, OPEN } from './store/store.ts';
 
@@ -207,6 +207,13 @@ function requestProperties({ model, limits }: Pick<Config, 'model' | 'limits'>):
     );
   }
   for (const [name, value] of Object.entries(defaults(model))) Object.assign(properties[name]!, { default: value });
+  for (const [name, home] of Object.entries(BELONGS_TO)) {
+    const schema = properties[name] as { description: string; default?: number };
+    const { choice, names } = home!;
+    schema.description += `. Only for ${choice} ${names.join(', ')}`;
+    schema.default ??= NAMED_DEFAULTS[names[0]!]![name]!;
+    Object.assign(schema, { 'x-belongs-to': { [choice]: names } });
+  }
   return properties;
 }
 

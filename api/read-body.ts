@@ -8,7 +8,7 @@ import { Problem } from './problem.ts';
 export const MAX_BODY_BYTES = MAX_PICTURE_BYTES + 1_000_000;
 const MAX_TEXT_BYTES = 1_000_000;
 
-export interface ReadRequest {
+export interface Body {
   /** not yet checked */
   values: Record<string, unknown>;
   image: Uint8Array | undefined;
@@ -17,7 +17,7 @@ export interface ReadRequest {
 /**
  * @throws Problem 400 unreadable, 413 too large, 415 another content type, 422 a repeated field or a stray file
  */
-export async function readRequest(c: Context): Promise<ReadRequest> {
+export async function readBody(c: Context): Promise<Body> {
   const type = (c.req.header('content-type') ?? '').split(';')[0]!.trim().toLowerCase();
   switch (type) {
     case 'application/json':
@@ -73,7 +73,7 @@ function readFields(fields: URLSearchParams | FormData): Record<string, unknown>
   return fromText(names.map((name) => [name, fields.get(name) as string] as const));
 }
 
-async function readMultipart(c: Context): Promise<ReadRequest> {
+async function readMultipart(c: Context): Promise<Body> {
   let form: FormData;
   try {
     form = await c.req.formData();

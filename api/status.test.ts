@@ -182,6 +182,9 @@ test('the OpenAPI document tells of every parameter, with its default and range'
   expect(properties.seed).toMatchObject({ type: 'integer', minimum: 0, maximum: 1e9, description: expect.any(String) });
   expect(properties.T).toMatchObject({ maximum: 100, default: 14 });
   expect(properties.sigma_min).toMatchObject({ exclusiveMinimum: 0, default: 0.002 });
+  expect(properties.order).toMatchObject({ default: 4, 'x-belongs-to': { sampler: ['LinearMultistepSampler'] } });
+  expect(properties.cfg_scale).toMatchObject({ default: 5, 'x-belongs-to': { guider: ['VanillaCFG'] } });
+  expect(properties.eta.description).toContain('Only for sampler EulerAncestralSampler, DPMPP2SAncestralSampler');
   expect(properties.fit.enum).toEqual(['cover', 'contain', 'stretch']);
   expect(properties.H.anyOf).toEqual([{ multipleOf: 64 }, { const: 288 }]);
   expect((await (await fetch(`${service.url}/healthz`)).json()).status).toBe('ok');

@@ -15,28 +15,52 @@ export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
 export const taskFolder = (taskId: string) => `tasks/${taskId}`;
 
 // The API holds callers to the operator's limits and the model's sizes; a worker takes what the API let through.
-const limits = { maxFrames: 1000, maxFps: 1000 };
+const all = parameters({ maxFrames: 1000, maxFps: 1000 }, 'svd');
 const side = v.pipe(v.number(), v.multipleOf(8), v.minValue(64), v.maxValue(2048));
-const { prompt, image_url, still_of: _still_of, webhook_url: _webhook_url, ...numbers } = parameters(limits, 'svd');
+const { T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit } = all;
+const { s_churn, s_tmin, s_tmax, s_noise, eta, order, sigma_min, sigma_max, rho } = all;
+const { cfg_scale, max_cfg_scale, min_guidance_scale } = all;
+
+const common = {
+  H: side,
+  W: side,
+  ...{ T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit },
+  prompt: v.optional(all.prompt),
+  image_url: v.optional(all.image_url),
+  task_id: v.pipe(v.string(), v.uuid('must be a UUID')),
+  model: v.picklist(MODELS),
+  /** bucket key of the picture that came with the request */
+  image_key: v.optional(v.string()),
+  /** bucket key of an earlier task's still */
+  still_key: v.optional(v.string()),
+};
+const KNOWN = [...Object.keys(common), ...Object.keys(all)];
 
 /**
  * What a job carries: the task's resolved parameters, and what callers can't set. No secret and no webhook address: RunPod echoes
  * inputs. Exactly one source: prompt, image_url, image_key or still_key.
  */
 export const jobSchema = v.pipe(
-  v.strictObject({
-    ...numbers,
-    H: side,
-    W: side,
-    prompt: v.optional(prompt),
-    image_url: v.optional(image_url),
-    task_id: v.pipe(v.string(), v.uuid('must be a UUID')),
-    model: v.picklist(MODELS),
-    /** bucket key of the picture that came with the request */
-    image_key: v.optional(v.string()),
-    /** bucket key of an earlier task's still */
-    still_key: v.optional(v.string()),
-  }),
+  v.looseObject({}),
+  v.check((job) => Object.keys(job).every((name) => KNOWN.includes(name)), 'unknown field'),
+  v.intersect([
+    v.object(common),
+    v.variant('sampler', [
+      v.object({ sampler: v.picklist(['EulerEDMSampler', 'HeunEDMSampler']), s_churn, s_tmin, s_tmax, s_noise }),
+      v.object({ sampler: v.picklist(['EulerAncestralSampler', 'DPMPP2SAncestralSampler']), eta, s_noise }),
+      v.object({ sampler: v.literal('DPMPP2MSampler') }),
+      v.object({ sampler: v.literal('LinearMultistepSampler'), order }),
+    ]),
+    v.variant('discretization', [
+      v.object({ discretization: v.literal('EDMDiscretization'), sigma_min, sigma_max, rho }),
+      v.object({ discretization: v.literal('LegacyDDPMDiscretization') }),
+    ]),
+    v.variant('guider', [
+      v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale }),
+      v.object({ guider: v.literal('VanillaCFG'), cfg_scale }),
+      v.object({ guider: v.literal('IdentityGuider') }),
+    ]),
+  ]),
   v.check(
     (job) =>
       [job.prompt, job.image_url, job.image_key, job.still_key].filter((source) => source !== undefined).length === 1,

@@ -4,8 +4,10 @@
  */
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
-import { edmSigmas } from './svd/discretization.ts';
+import { type Discretization, type EDMDiscretization, noiseLevels } from './svd/discretization.ts';
+import type { Guider } from './svd/guider.ts';
 import { type ModelName, presets } from './svd/presets.ts';
+import type { Ancestral, Churn, Sampler } from './svd/sampler.ts';
 
 /** What an operator may narrow or widen. */
 export interface Limits {
@@ -76,6 +78,30 @@ function link(protocol: RegExp, allowed: string, about: string) {
   );
 }
 
+const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
+const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
+const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
+const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization'] as const;
+const GUIDERS = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'] as const;
+
+/** Parameters that mean something only under some choices, and which. */
+export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonly string[] }>> = {
+  s_churn: { choice: 'sampler', names: CHURNING },
+  s_tmin: { choice: 'sampler', names: CHURNING },
+  s_tmax: { choice: 'sampler', names: CHURNING },
+  s_noise: { choice: 'sampler', names: [...CHURNING, ...ANCESTRAL] },
+  eta: { choice: 'sampler', names: ANCESTRAL },
+  order: { choice: 'sampler', names: ['LinearMultistepSampler'] },
+  sigma_min: { choice: 'discretization', names: ['EDMDiscretization'] },
+  sigma_max: { choice: 'discretization', names: ['EDMDiscretization'] },
+  rho: { choice: 'discretization', names: ['EDMDiscretization'] },
+  cfg_scale: { choice: 'guider', names: ['VanillaCFG'] },
+  max_cfg_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
+  min_guidance_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
+};
+const CHOICES = ['sampler', 'discretization', 'guider'] as const;
+type Choice = (typeof CHOICES)[number];
+
 /** Every parameter, unwrapped: optional for a caller, most of them required in a job. */
 export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
   const own = presets[model];
@@ -99,18 +125,21 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     motion_bucket_id: integer(0, 512, 'How much movement'),
     num_cols: integer(1, 10, 'Videos from one still, with seeds seed, seed + 1, …; more than one also gives a grid'),
     steps: integer(1, 1000, 'Sampling steps'),
-    sampler: choice(['EulerEDMSampler'], 'Sampling algorithm'),
-    s_churn: real(0, Infinity, 'EulerEDMSampler: how much noise is added back while sampling'),
-    s_tmin: real(0, Infinity, 'EulerEDMSampler: lowest sigma at which noise is added back'),
-    s_tmax: real(0, Infinity, 'EulerEDMSampler: highest sigma at which noise is added back'),
-    s_noise: real(0, Infinity, 'EulerEDMSampler: scale of the noise that is added back'),
-    discretization: choice(['EDMDiscretization'], 'How the noise levels are spaced'),
-    sigma_min: positive('EDMDiscretization: the last noise level before 0'),
-    sigma_max: positive('EDMDiscretization: the first noise level'),
-    rho: positive('EDMDiscretization: how much denser the steps are at low noise'),
-    guider: choice(['LinearPredictionGuider'], 'How strongly the still guides each frame'),
-    max_cfg_scale: real(1, Infinity, 'LinearPredictionGuider: guidance scale of the last frame'),
-    min_guidance_scale: real(1, 10, 'LinearPredictionGuider: guidance scale of the first frame'),
+    sampler: choice(SAMPLERS, 'Sampling algorithm'),
+    s_churn: real(0, Infinity, 'How much noise is added back while sampling'),
+    s_tmin: real(0, Infinity, 'Lowest sigma at which noise is added back'),
+    s_tmax: real(0, Infinity, 'Highest sigma at which noise is added back'),
+    s_noise: real(0, Infinity, 'Scale of the noise that is added back; for the ancestral samplers at most 1'),
+    eta: real(0, 1, 'How much of each step is made by fresh noise'),
+    order: integer(1, 1e9, 'How many slopes are used; above steps it is steps'),
+    discretization: choice(DISCRETIZATIONS, 'How the noise levels are spaced'),
+    sigma_min: positive('The last noise level before 0'),
+    sigma_max: positive('The first noise level'),
+    rho: positive('How much denser the steps are at low noise'),
+    guider: choice(GUIDERS, 'How strongly the still guides each frame'),
+    cfg_scale: real(0, Infinity, 'Guidance scale of every frame'),
+    max_cfg_scale: real(1, Infinity, 'Guidance scale of the last frame'),
+    min_guidance_scale: real(1, 10, 'Guidance scale of the first frame'),
     image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate'),
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
@@ -133,9 +162,15 @@ export type Request = Partial<Values>;
 /** What the still is made from; one of these a task, chosen in this order. */
 export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
-/** A request with every number in place: what the task shows as its input. Only one source is left. */
-export type Input = Omit<Values, OptionalName> & Partial<Pick<Values, OptionalName>>;
 type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url';
+type CommonName = Exclude<
+  ParameterName,
+  OptionalName | Choice | keyof Churn | keyof Ancestral | 'order' | keyof EDMDiscretization | GuiderNumber
+>;
+type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
+
+/** A request with every number in place: what the task shows as its input. Only one source, and only what belongs to the choices. */
+export type Input = Pick<Values, CommonName> & Partial<Pick<Values, OptionalName>> & Sampler & Discretization & Guider;
 
 export interface FieldNote {
   field: string;
@@ -150,11 +185,48 @@ export class InvalidRequest extends Error {
   }
 }
 
+export interface RequestContext {
+  limits: Limits;
+  model: ModelName;
+  /** whether the request carries a picture itself */
+  hasImage: boolean;
+  /** used where the caller gives none */
+  seed: number;
+}
+
 /**
- * Checks a caller's values.
- * @throws InvalidRequest with every wrong and every unknown field
+ * A caller's values, checked, and made into the input of a task: one source, every number, and what the caller should know.
+ * @throws InvalidRequest with every wrong and every unknown field, or with values that contradict one another
  */
-export function parseRequest(values: Record<string, unknown>, limits: Limits, model: ModelName): Request {
+export function readRequest(
+  values: Record<string, unknown>,
+  context: RequestContext,
+): { request: Request; input: Input; warnings: FieldNote[] } {
+  const { relevant, warnings } = withoutStrays(values, context.model);
+  const request = check(relevant, context);
+  const resolved = resolve(request, context);
+  return { request, input: resolved.input, warnings: [...warnings, ...resolved.warnings] };
+}
+
+/** Leaves out, unchecked, what belongs to another sampler, discretization or guider than the chosen one. */
+function withoutStrays(
+  values: Record<string, unknown>,
+  model: ModelName,
+): { relevant: Record<string, unknown>; warnings: FieldNote[] } {
+  const preset = defaults(model);
+  const warnings: FieldNote[] = [];
+  const entries = Object.entries(values).filter(([field]) => {
+    const home = Object.hasOwn(BELONGS_TO, field) ? BELONGS_TO[field] : undefined;
+    if (!home) return true;
+    const chosen = values[home.choice] ?? preset[home.choice];
+    if (home.names.includes(String(chosen))) return true;
+    warnings.push({ field, message: `ignored: it belongs to ${home.choice} ${home.names.join(', ')}` });
+    return false;
+  });
+  return { relevant: Object.fromEntries(entries), warnings };
+}
+
+function check(values: Record<string, unknown>, { limits, model }: RequestContext): Request {
   const schema = requestSchema(limits, model);
   const names = Object.keys(schema.entries);
   const errors: FieldNote[] = Object.keys(values)
@@ -165,9 +237,14 @@ export function parseRequest(values: Record<string, unknown>, limits: Limits, mo
     const field = String(v.getDotPath(issue));
     if (!errors.some((error) => error.field === field)) errors.push({ field, message: issue.message });
   }
+  if (success && isAncestral(output.sampler) && (output.s_noise ?? 1) > 1) {
+    errors.push({ field: 's_noise', message: 'must be a number from 0 to 1 for the ancestral samplers' });
+  }
   if (!success || errors.length > 0) throw new InvalidRequest(errors);
   return output as Request; // a field that is absent in the values is absent here, never undefined
 }
+
+const isAncestral = (sampler: string | undefined) => (ANCESTRAL as readonly (string | undefined)[]).includes(sampler);
 
 function unknownName(field: string, names: string[]): string {
   const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
@@ -206,34 +283,26 @@ export function defaults(model: ModelName) {
     num_cols: 1,
     steps,
     sampler: 'EulerEDMSampler',
-    s_churn: 0,
-    s_tmin: 0,
-    s_tmax: 999,
-    s_noise: 1,
-    discretization: 'EDMDiscretization',
     ...discretization,
-    guider: 'LinearPredictionGuider',
     ...guider,
     image_index: 1,
     fit: 'cover',
   } as const;
 }
 
-/** Defaults of a discretization or guider that is named without its numbers (the original README's). */
-const NAMED_DEFAULTS = {
+/** Numbers of a sampler, and of a discretization or guider that is named without its own (the original README's). */
+export const NAMED_DEFAULTS: Partial<Record<string, Record<string, number>>> = {
+  EulerEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },
+  HeunEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },
+  EulerAncestralSampler: { eta: 1, s_noise: 1 },
+  DPMPP2SAncestralSampler: { eta: 1, s_noise: 1 },
+  LinearMultistepSampler: { order: 4 },
   EDMDiscretization: { sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
   LinearPredictionGuider: { max_cfg_scale: 1.5, min_guidance_scale: 1 },
-} as const;
+  VanillaCFG: { cfg_scale: 5 },
+};
 
-/**
- * A checked request to the input of a task: one source, every number, and what the caller should know.
- * @param hasImage whether the request carries a picture itself
- * @throws InvalidRequest where values contradict one another
- */
-export function resolve(
-  request: Request,
-  { model, hasImage, seed }: { model: ModelName; hasImage: boolean; seed: number },
-): { input: Input; warnings: FieldNote[] } {
+function resolve(request: Request, { model, hasImage, seed }: RequestContext): { input: Input; warnings: FieldNote[] } {
   const warnings: FieldNote[] = [];
   const warn = (field: string, message: string) => warnings.push({ field, message });
 
@@ -247,26 +316,23 @@ export function resolve(
   const sources = { prompt, image_url, still_of };
 
   const base = defaults(model);
-  const input: Input = {
+  const all: Record<string, unknown> = {
     ...base,
-    ...(rest.discretization && NAMED_DEFAULTS[rest.discretization]),
-    ...(rest.guider && NAMED_DEFAULTS[rest.guider]),
+    ...NAMED_DEFAULTS[request.sampler ?? base.sampler],
+    ...(request.discretization && NAMED_DEFAULTS[request.discretization]),
+    ...(request.guider && NAMED_DEFAULTS[request.guider]),
     seed,
     ...rest,
     ...(source !== 'image' && { [source]: sources[source] }),
   };
+  // The preset's numbers go where another kind is chosen than the preset's.
+  for (const [name, home] of Object.entries(BELONGS_TO)) {
+    if (!home!.names.includes(String(all[home!.choice]))) delete all[name];
+  }
+  const input = all as Input;
   input.decoding_t = Math.min(input.decoding_t, input.T);
-
-  const { sigma_min, sigma_max } = input;
-  if (sigma_min >= sigma_max) {
-    const field = request.sigma_min === undefined ? 'sigma_max' : 'sigma_min';
-    throw new InvalidRequest([{ field, message: `sigma_min (${sigma_min}) must be below sigma_max (${sigma_max})` }]);
-  }
-  if (
-    !edmSigmas(input.steps, input).every((sigma, i) => (i === input.steps ? sigma === 0 : sigma > 0 && sigma < 1e30))
-  ) {
-    throw new InvalidRequest([{ field: 'rho', message: 'sigma_min, sigma_max and rho give no usable noise levels' }]);
-  }
+  if (input.sampler === 'LinearMultistepSampler') input.order = Math.min(input.order, input.steps);
+  if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
 
   const preset = presets[model];
   if (input.H !== preset.H || input.W !== preset.W) {
@@ -283,4 +349,16 @@ export function resolve(
     warn('image_index', `ignored: only a prompt gives four pictures, and here ${source} is animated`);
   }
   return { input, warnings };
+}
+
+/** @throws InvalidRequest where the numbers give no usable noise levels */
+function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
+  const { sigma_min, sigma_max, steps } = input;
+  if (sigma_min >= sigma_max) {
+    const field = request.sigma_min === undefined ? 'sigma_max' : 'sigma_min';
+    throw new InvalidRequest([{ field, message: `sigma_min (${sigma_min}) must be below sigma_max (${sigma_max})` }]);
+  }
+  if (!noiseLevels(steps, input).every((sigma, i) => (i === steps ? sigma === 0 : sigma > 0 && sigma < 1e30))) {
+    throw new InvalidRequest([{ field: 'rho', message: 'sigma_min, sigma_max and rho give no usable noise levels' }]);
+  }
 }

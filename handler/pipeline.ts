@@ -22,11 +22,11 @@ import type { Clip, Model } from './models/model.ts';
 import { fitStill } from './still/fit.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
 import { findStill, stillKey } from './still/still.ts';
-import { edmSigmas } from './svd/discretization.ts';
-import { guided, linearScales } from './svd/guider.ts';
+import { noiseLevels } from './svd/discretization.ts';
+import { guidanceScales, guided } from './svd/guider.ts';
 import type { ModelName } from './svd/presets.ts';
 import { generator } from './svd/random.ts';
-import { eulerEDM } from './svd/sampler.ts';
+import { sample } from './svd/sampler.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { writeMp4 } from './video/mp4.ts';
 
@@ -156,7 +156,7 @@ async function makeVideos(
         progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
 
       const latents = await timed('sampling', () =>
-        sample(clip, job, seed, signal, (step) =>
+        sampleLatents(clip, job, seed, signal, (step) =>
           report('sampling', (model.samplingShare * step) / job.steps, { step, steps: job.steps }),
         ),
       );
@@ -201,30 +201,21 @@ async function makeVideos(
 }
 
 /** Latents of one video: noise, brought down the noise levels by the sampler. */
-async function sample(
+async function sampleLatents(
   clip: Clip,
   job: JobInput,
   seed: number,
   signal: AbortSignal,
   onStep: (step: number) => void,
-): Promise<Float32Array> {
+) {
   const { randn } = generator(seed);
-  const latents = await eulerEDM(
-    {
-      denoise: guided(clip.denoise, linearScales(job.T, job)),
-      noise: randn(clip.shape.reduce((product, size) => product * size, 1)),
-      sigmas: edmSigmas(job.steps, job),
-      randn,
-      signal,
-      onStep,
-    },
-    job,
-  );
+  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
+  const denoise = guided(clip.denoise, guidanceScales(job.T, job));
+  const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), randn, signal, onStep }, job);
   if (!latents.every(Number.isFinite)) {
-    throw new JobError(
-      'invalid_input',
-      'with these numbers sampling overflows: bring sigma_max, s_noise or the guidance scales down',
-    );
+    const message =
+      'with these numbers sampling overflows: bring sigma_max, s_noise, order or the guidance scales down';
+    throw new JobError('invalid_input', message);
   }
   return latents;
 }

@@ -3,11 +3,11 @@ import { Hono } from 'hono';
 import { v7 as uuidv7 } from 'uuid';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import { isPublicHost } from '../../handler/net/guard.ts';
-import { InvalidRequest, parseRequest, type Request, resolve } from '../../handler/parameters.ts';
+import { type Input, InvalidRequest, type Request, readRequest } from '../../handler/parameters.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
 import type { Services } from '../app.ts';
 import { Problem } from '../problem.ts';
-import { invalid, readRequest } from '../read-request.ts';
+import { invalid, readBody } from '../read-body.ts';
 import type { Task } from '../store/store.ts';
 import { present } from '../tasks/present.ts';
 
@@ -17,7 +17,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
     const query = Object.keys(c.req.query());
     if (query.length > 0)
       invalid(query.map((field) => ({ field, message: 'unknown in the query: parameters belong in the body' })));
-    const { values, image } = await readRequest(c);
+    const { values, image } = await readBody(c);
     const { input, warnings, request } = check(values, image !== undefined);
     const source_key =
       input.still_of === undefined ? null : await earlierPicture(input.still_of, input.image_index, request);
@@ -72,10 +72,10 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
 
   function check(values: Record<string, unknown>, hasImage: boolean) {
     try {
-      const request = parseRequest(values, config.limits, config.model);
-      const { input, warnings } = resolve(request, { model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) });
-      checkAddresses(input);
-      return { request, input, warnings };
+      const context = { limits: config.limits, model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) };
+      const checked = readRequest(values, context);
+      checkAddresses(checked.input);
+      return checked;
     } catch (error) {
       if (error instanceof InvalidRequest) invalid(error.errors);
       throw error;
@@ -83,7 +83,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
   }
 
   /** What can be said of addresses now; where names lead is checked when they are used. */
-  function checkAddresses({ image_url, webhook_url }: Request) {
+  function checkAddresses({ image_url, webhook_url }: Input) {
     if (config.allowPrivateUrls) return;
     const errors = Object.entries({ image_url, webhook_url })
       .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))

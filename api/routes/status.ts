@@ -2,7 +2,7 @@ import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import type { Services } from '../app.ts';
 import { Problem } from '../problem.ts';
-import { invalid } from '../read-request.ts';
+import { invalid } from '../read-body.ts';
 import type { Task } from '../store/store.ts';
 import { isEnded, present } from '../tasks/present.ts';
 

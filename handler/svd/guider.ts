@@ -3,18 +3,39 @@
  * are combined into one, D = D_u + scale·(D_c − D_u), with a scale a frame.
  */
 
-/** Parameters of sgm's LinearPredictionGuider: the scale rises from the first frame to the last. */
-export interface LinearPredictionGuider {
-  /** scale of the first frame */
-  min_guidance_scale: number;
-  /** scale of the last frame */
-  max_cfg_scale: number;
-}
+/** Which scales the frames get; the names are sgm's. */
+export type Guider =
+  | {
+      guider: 'LinearPredictionGuider';
+      /** scale of the first frame; rises, or falls, evenly */
+      min_guidance_scale: number;
+      /** scale of the last frame */
+      max_cfg_scale: number;
+    }
+  | {
+      guider: 'VanillaCFG';
+      /** scale of every frame */
+      cfg_scale: number;
+    }
+  | { guider: 'IdentityGuider' };
 
-/** @returns `frames` scales; a single frame gets the minimum, as in the reference. */
-export function linearScales(frames: number, { min_guidance_scale, max_cfg_scale }: LinearPredictionGuider): number[] {
-  const slope = frames > 1 ? (max_cfg_scale - min_guidance_scale) / (frames - 1) : 0;
-  return Array.from({ length: frames }, (_, t) => min_guidance_scale + slope * t);
+/** @returns `frames` scales. A single frame under the linear guider gets the minimum, as in the reference. */
+export function guidanceScales(frames: number, guider: Guider): number[] {
+  const scaleOf = (t: number) => {
+    switch (guider.guider) {
+      case 'LinearPredictionGuider': {
+        const { min_guidance_scale, max_cfg_scale } = guider;
+        return frames > 1
+          ? min_guidance_scale + ((max_cfg_scale - min_guidance_scale) * t) / (frames - 1)
+          : min_guidance_scale;
+      }
+      case 'VanillaCFG':
+        return guider.cfg_scale;
+      case 'IdentityGuider':
+        return 1; // D_u + 1·(D_c − D_u) is D_c
+    }
+  };
+  return Array.from({ length: frames }, (_, t) => scaleOf(t));
 }
 
 /** Estimate of the clean latents x0 from x = x0 + sigma·noise; a fresh array of x's length. */

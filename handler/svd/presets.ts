@@ -1,5 +1,5 @@
-import type { EDMDiscretization } from './discretization.ts';
-import type { LinearPredictionGuider } from './guider.ts';
+import type { Discretization } from './discretization.ts';
+import type { Guider } from './guider.ts';
 
 /** What a model was made for: the values used where a caller gives none. */
 export interface Preset {
@@ -9,20 +9,20 @@ export interface Preset {
   /** frames of a clip */
   T: number;
   steps: number;
-  discretization: EDMDiscretization;
-  guider: LinearPredictionGuider;
+  discretization: Discretization;
+  guider: Guider;
 }
 
-const EDM = { sigma_min: 0.002, sigma_max: 700, rho: 7 };
+const EDM = { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 } as const;
 const svd = {
   H: 576,
   W: 1024,
   T: 14,
   steps: 25,
   discretization: EDM,
-  guider: { min_guidance_scale: 1, max_cfg_scale: 2.5 },
-};
-const svd_xt = { ...svd, T: 25, steps: 30, guider: { min_guidance_scale: 1.5, max_cfg_scale: 3 } };
+  guider: { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 2.5 },
+} satisfies Preset;
+const svd_xt = { ...svd, T: 25, steps: 30, guider: { ...svd.guider, min_guidance_scale: 1.5, max_cfg_scale: 3 } };
 
 /** The SVD models' own settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera's are SVD's, smaller. */
 export const presets = {

@@ -6,8 +6,8 @@
 
 /** A generator like `torch.Generator('cpu')`: consecutive draws continue one stream. */
 export interface Generator {
-  /** `n` standard normal float32 values, as `torch.randn(n)` draws them. */
-  randn(n: number): Float32Array;
+  /** `n` standard normal values, as `torch.randn(n, dtype=…)` draws them; those of float16 are rounded to half precision. */
+  randn(n: number, dtype?: 'float32' | 'float16'): Float32Array;
 }
 
 /** @param seed any integer; like torch, only its low 32 bits count. */
@@ -33,19 +33,21 @@ export function generator(seed: number): Generator {
   };
 
   return {
-    randn(n) {
+    randn(n, dtype = 'float32') {
       const out = new Float32Array(n);
+      const finished = () => (dtype === 'float16' ? out.map(toHalf) : out);
       if (n < 16) {
         for (let i = 0; i < n; i++) out[i] = normalDouble();
-        return out;
+        return finished();
       }
-      for (let i = 0; i < n; i++) out[i] = uniform();
+      const drawn = dtype === 'float16' ? n - (n % 16) : n; // in half precision torch draws whole blocks only
+      for (let i = 0; i < drawn; i++) out[i] = uniform();
       for (let i = 0; i + 16 <= n; i += 16) boxMullerInPlace(out, i);
       if (n % 16 !== 0) {
         for (let i = n - 16; i < n; i++) out[i] = uniform(); // torch draws the last 16 anew, over finished values
         boxMullerInPlace(out, n - 16);
       }
-      return out;
+      return finished();
     },
   };
 }
@@ -94,6 +96,16 @@ function boxMullerInPlace(values: Float32Array, start: number) {
     values[i] = radius * cos;
     values[i + 8] = radius * sin;
   }
+}
+
+/** The nearest half-precision number, ties to even; for |x| < 65504, as normals are. */
+function toHalf(x: number): number {
+  const ulp = 2 ** (Math.max(-14, Math.floor(Math.log2(Math.abs(x)))) - 10);
+  const units = x / ulp;
+  const below = Math.floor(units);
+  const rest = units - below;
+  const up = rest > 0.5 || (rest === 0.5 && below % 2 !== 0);
+  return x === 0 ? x : (below + (up ? 1 : 0)) * ulp;
 }
 
 const bits = new Uint32Array(1);

@@ -162,6 +162,39 @@ describe('a prompt', () => {
   });
 });
 
+test('every sampler, discretization and guider gives a clip that moves smoothly, at 12 steps', async () => {
+  const samplers = [
+    'EulerEDMSampler',
+    'HeunEDMSampler',
+    'EulerAncestralSampler',
+    'DPMPP2SAncestralSampler',
+    'DPMPP2MSampler',
+    'LinearMultistepSampler',
+  ];
+  const combinations = samplers.flatMap((sampler) =>
+    ['EDMDiscretization', 'LegacyDDPMDiscretization'].flatMap((discretization) =>
+      ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'].map((guider) => ({ sampler, discretization, guider })),
+    ),
+  );
+  const clips = await Promise.all(
+    combinations.map(async (choices) => ({
+      choices,
+      task: await make({ image: picture, H: 64, W: 128, T: 6, steps: 12, seed: 3, ...choices }),
+    })),
+  );
+  const seen = new Set<string>();
+  for (const { choices, task } of clips) {
+    expect(task, JSON.stringify(choices)).toMatchObject({ status: 'succeeded', input: choices, warnings: [] });
+    seen.add(task.videos![0]!.sha256);
+    const frames = await framesOf(task.videos![0]!.link);
+    expect(frames).toHaveLength(6);
+    const changes = frames.slice(1).map((frame, t) => psnr(frame.data, frames[t]!.data));
+    expect(Math.min(...changes), JSON.stringify(choices)).toBeGreaterThan(18); // no jumps, as noise would make
+    expect(Math.max(...changes), JSON.stringify(choices)).toBeLessThan(45); // and it moves
+  }
+  expect(seen.size).toBe(36); // and each is another clip
+}, 90_000);
+
 test('twenty requests at once all succeed', async () => {
   const tasks = await Promise.all(Array.from({ length: 20 }, (_, seed) => make({ image: picture, seed, ...TINY })));
   expect(tasks.map(({ status }) => status)).toEqual(Array(20).fill('succeeded'));

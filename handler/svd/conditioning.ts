@@ -1,0 +1,30 @@
+/** What SVD's network is told besides the picture. */
+
+/** SVD's `added_time_ids`: it was trained on fps − 1. */
+export function addedTimeIds({
+  fps,
+  motion_bucket_id,
+  cond_aug,
+}: {
+  fps: number;
+  motion_bucket_id: number;
+  cond_aug: number;
+}) {
+  return [fps - 1, motion_bucket_id, cond_aug] as const;
+}
+
+/**
+ * Sinusoidal embedding of one number (Vaswani et al., arXiv:1706.03762; diffusers' `Timesteps` with flip_sin_to_cos).
+ * @param dim even
+ * @returns dim values: cosines, then sines
+ */
+export function timestepEmbedding(value: number, dim: number): Float32Array {
+  const half = dim / 2;
+  const out = new Float32Array(dim);
+  for (let i = 0; i < half; i++) {
+    const angle = value * Math.exp((-Math.log(10_000) * i) / half);
+    out[i] = Math.cos(angle);
+    out[half + i] = Math.sin(angle);
+  }
+  return out;
+}
