@@ -1,9 +1,6 @@
 /** The routes, and what stands around them. It does not listen: index.ts does, and tests call `app.request`. */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
-import type { Logger } from 'pino';
-import type { DiskBucket } from '../handler/bucket/disk.ts';
-import type { Config } from './config.ts';
 import { loopbackOnly } from './loopback.ts';
 import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
@@ -13,19 +10,7 @@ import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
 import { page } from './routes/page.ts';
 import { status } from './routes/status.ts';
-import type { Store } from './store/store.ts';
-import type { Lifecycle } from './tasks/lifecycle.ts';
-
-/** What routes are made of. */
-export interface Services {
-  config: Config;
-  store: Store;
-  bucket: DiskBucket;
-  lifecycle: Lifecycle;
-  log: Logger;
-  /** milliseconds since 1970 */
-  now: () => number;
-}
+import type { Services } from './services.ts';
 
 /** Every path and what may be asked of it. */
 const METHODS = {

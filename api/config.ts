@@ -29,7 +29,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
   const env = readEnvironment(
     {
       ...shared,
-      PORT: whole(5000, 0, 65535),
+      PORT: whole(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
       PUBLIC_URL: v.optional(webAddress),
       RUNPOD_POD_ID: v.optional(v.string()),
@@ -37,7 +37,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
         v.pipe(v.string(), v.startsWith('file:', 'must be a libSQL file, such as file:data/tasks.db')),
       ),
       MODEL: v.optional(model, 'svd_xt'),
-      RUNPOD_API_KEY: v.pipe(v.string('is needed'), v.nonEmpty()),
+      RUNPOD_API_KEY: v.string(),
       RUNPOD_ENDPOINT_ID: v.pipe(
         v.string('is needed; without it `npm start` runs everything on this machine'),
         v.nonEmpty(),

@@ -2,7 +2,7 @@
 import { STATUS_CODES } from 'node:http';
 import type { Context } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
-import type { FieldNote } from '../handler/parameters.ts';
+import type { FieldNote } from '../handler/request.ts';
 
 export interface ProblemOptions {
   /** every wrong field, with what is allowed */

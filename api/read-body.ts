@@ -1,6 +1,6 @@
 /** The body of a POST, in any of the three forms that callers may use, to named values. */
 import type { Context } from 'hono';
-import { type FieldNote, fromText } from '../handler/parameters.ts';
+import { type FieldNote, fromText } from '../handler/request.ts';
 import { MAX_PICTURE_BYTES } from '../handler/still/picture.ts';
 import { Problem } from './problem.ts';
 

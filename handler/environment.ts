@@ -1,11 +1,7 @@
-/** The environment: each process reads it once, here or in api/config.ts. README lists every variable. */
+/** The environment: each process reads it once, in worker.ts or api/config.ts. README lists every variable. */
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { diskBucket } from './bucket/disk.ts';
 import { MODELS } from './job.ts';
-import { camera } from './models/camera.ts';
-import type { Worker } from './pipeline.ts';
-import { tnl } from './still/midjourney/tnl.ts';
 
 /** A variable that is 0 or 1. */
 export const flag = (fallback: boolean) =>
@@ -52,39 +48,11 @@ export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');
 export function readEnvironment<E extends v.ObjectEntries>(entries: E, environment: NodeJS.ProcessEnv) {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
   const { success, output, issues } = v.safeParse(v.object(entries), given);
-  if (!success) throw new Error(issues.map((issue) => `${v.getDotPath(issue)} ${issue.message}`).join('; '));
+  if (!success) {
+    const wrong = issues.map(
+      (issue) => `${v.getDotPath(issue)} ${issue.type === 'object' ? 'is needed' : issue.message}`,
+    );
+    throw new Error(wrong.join('; '));
+  }
   return output;
-}
-
-/**
- * What the worker needs for its jobs.
- * @throws Error that names the variable
- */
-export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ worker: Worker; concurrency: number }> {
-  const env = readEnvironment(
-    {
-      ...shared,
-      MODEL: v.optional(model, 'svd_xt'),
-      MIDJOURNEY_BRIDGE: v.optional(v.picklist(['tnl'], 'must be tnl')),
-      MIDJOURNEY_API_KEY: v.optional(v.string()),
-      MIDJOURNEY_BASE_URL: v.optional(webAddress),
-      STILL_TIMEOUT: whole(600, 1, 3600),
-      WORKER_CONCURRENCY: whole(1, 1, 100),
-      FRAMES_DIR: v.optional(v.string()),
-    },
-    environment,
-  );
-  if (env.MODEL !== 'camera') throw new Error(`MODEL ${env.MODEL} is not supported yet: only camera is`);
-  if (env.MIDJOURNEY_BRIDGE && !env.MIDJOURNEY_API_KEY)
-    throw new Error('MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE');
-  const worker: Worker = {
-    modelName: env.MODEL,
-    model: camera,
-    bucket: await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl: '' }), // a worker makes no links
-    bridge: env.MIDJOURNEY_BRIDGE && tnl({ apiKey: env.MIDJOURNEY_API_KEY!, baseUrl: env.MIDJOURNEY_BASE_URL }),
-    allowPrivate: env.ALLOW_PRIVATE_URLS,
-    stillTimeout: env.STILL_TIMEOUT * 1000,
-    framesDir: env.FRAMES_DIR,
-  };
-  return { worker, concurrency: env.WORKER_CONCURRENCY };
 }

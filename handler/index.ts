@@ -1,9 +1,10 @@
 /** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
 import { pino } from 'pino';
-import { openWorker } from './environment.ts';
+
 import { JobError } from './job.ts';
 import { runJob } from './pipeline.ts';
 import { type ServeOptions, serve } from './runpod/index.ts';
+import { openWorker } from './worker.ts';
 
 const log = pino({
   base: null,

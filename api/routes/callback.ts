@@ -1,6 +1,6 @@
 import { Hono } from 'hono';
-import type { Services } from '../app.ts';
 import { Problem } from '../problem.ts';
+import type { Services } from '../services.ts';
 
 const SECOND = 1000;
 

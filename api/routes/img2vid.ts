@@ -3,11 +3,12 @@ import { Hono } from 'hono';
 import { v7 as uuidv7 } from 'uuid';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import { isPublicHost } from '../../handler/net/guard.ts';
-import { type Input, InvalidRequest, type Request, readRequest } from '../../handler/parameters.ts';
+import type { Input, Request } from '../../handler/parameters.ts';
+import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
-import type { Services } from '../app.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
+import type { Services } from '../services.ts';
 import type { Task } from '../store/store.ts';
 import { present } from '../tasks/present.ts';
 

@@ -1,8 +1,8 @@
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
-import type { Services } from '../app.ts';
 import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
+import type { Services } from '../services.ts';
 import type { Task } from '../store/store.ts';
 import { isEnded, present } from '../tasks/present.ts';
 

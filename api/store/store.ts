@@ -5,7 +5,8 @@ import { createClient } from '@libsql/client';
 import { LibsqlDialect } from '@libsql/kysely-libsql';
 import { Kysely, Migrator, sql } from 'kysely';
 import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
-import type { FieldNote, Input } from '../../handler/parameters.ts';
+import type { Input } from '../../handler/parameters.ts';
+import type { FieldNote } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
 import { migrations } from './migrations.ts';
 

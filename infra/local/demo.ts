@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { PresentedTask } from '../../api/tasks/present.ts';
-import { fromText, InvalidRequest, readRequest } from '../../handler/parameters.ts';
+import { fromText, InvalidRequest, readRequest } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
 import { progressBar } from './progress-bar.ts';
 import { type LocalService, startLocal } from './start.ts';
