@@ -25,10 +25,10 @@ import { findStill, stillKey } from './still/still.ts';
 import { noiseLevels } from './svd/discretization.ts';
 import { guidanceScales, guided } from './svd/guider.ts';
 import type { ModelName } from './svd/presets.ts';
-import { generator } from './svd/random.ts';
+import { type Generator, generator } from './svd/random.ts';
 import { sample } from './svd/sampler.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
-import { writeMp4 } from './video/mp4.ts';
+import { type Mp4Options, writeMp4 } from './video/mp4.ts';
 
 /** What a worker has at hand for its jobs. */
 export interface Worker {
@@ -141,62 +141,58 @@ async function makeVideos(
   );
   const still = stillKey(job.task_id);
   progress({ stage: 'loading', progress: stillShare, still });
-  const clip = await timed('loading', async () => {
-    const fitted = await fitStill(png, job, model.stillScale);
-    return model.open({ still: fitted, H, W, T, fps, motion_bucket_id: job.motion_bucket_id, signal });
-  });
+  const fitted = await timed('loading', () => fitStill(png, job, model.stillScale));
 
-  try {
-    const videos: JobOutput['videos'] = [];
-    const paths: string[] = [];
-    const share = (1 - stillShare) / (num_cols + (num_cols > 1 ? 0.5 : 0)); // of one video; the grid counts half
-    for (let column = 0; column < num_cols; column++) {
-      const seed = job.seed + column;
-      const report = (stage: Stage, part: number, step?: { step: number; steps: number }) =>
-        progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
+  const share = (1 - stillShare) / (num_cols + (num_cols > 1 ? 0.5 : 0)); // of one video; the grid counts half
+  /** Samples, decodes and uploads one video. */
+  async function makeVideo(column: number, path: string): Promise<JobOutput['videos'][number]> {
+    const seed = job.seed + column;
+    const report = (stage: Stage, part: number, step?: { step: number; steps: number }) =>
+      progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
 
+    const { randn } = generator(seed); // first for what the model draws, then for the latents, as in the reference
+    const clip = await timed('loading', () => model.open({ ...job, still: fitted, randn, signal }));
+    try {
       const latents = await timed('sampling', () =>
-        sampleLatents(clip, job, seed, signal, (step) =>
+        sampleLatents(clip, job, randn, signal, (step) =>
           report('sampling', (model.samplingShare * step) / job.steps, { step, steps: job.steps }),
         ),
       );
-      const path = join(scratch, `video-${column + 1}.mp4`);
       const decodeShare = 0.95 - model.samplingShare;
       await timed('decoding', () => {
         let frames: AsyncIterable<Uint8Array> = observe(clip.decode(latents), (frame) =>
           report('decoding', model.samplingShare + (decodeShare * frame) / T, { step: frame, steps: T }),
         );
         const { framesDir } = worker;
-        if (framesDir && existsSync(framesDir))
+        if (framesDir && existsSync(framesDir)) {
           frames = keepFrames(frames, join(framesDir, job.task_id, String(column + 1)), job);
-        return writeMp4(path, frames, { width: W, height: H, fps, metadata: describe(job, seed), signal });
+        }
+        return writeMp4(path, frames, { width: W, height: H, fps, ...describe(job, seed, model), signal });
       });
-      paths.push(path);
-      report('uploading', 0.97);
-      const file = await timed('uploading', () => upload(bucket, `${folder}/video-${column + 1}.mp4`, path));
-      videos.push({ ...file, seed, width: W, height: H, frames: T, fps, seconds: T / fps });
+    } finally {
+      await clip.close();
     }
+    report('uploading', 0.97);
+    const file = await timed('uploading', () => upload(bucket, `${folder}/video-${column + 1}.mp4`, path));
+    return { ...file, seed, width: W, height: H, frames: T, fps, seconds: T / fps };
+  }
 
-    let grid: JobOutput['grid'];
-    if (num_cols > 1) {
-      const size = gridSize(num_cols, W, H);
-      const path = join(scratch, 'grid.mp4');
-      progress({ stage: 'encoding', progress: stillShare + share * num_cols, still });
-      await timed('encoding', () =>
-        writeMp4(path, gridFrames(paths, W, H), {
-          width: size.width,
-          height: size.height,
-          fps,
-          metadata: describe(job, job.seed),
-          signal,
-        }),
-      );
-      const file = await timed('uploading', () => upload(bucket, `${folder}/grid.mp4`, path));
-      grid = { ...file, width: size.width, height: size.height, frames: T, fps, seconds: T / fps };
-    }
-    return { videos, ...(grid && { grid }), still, seed: job.seed, model: job.model, warnings: [], timings_ms };
-  } finally {
-    await clip.close();
+  const videos: JobOutput['videos'] = [];
+  const paths = Array.from({ length: num_cols }, (_, column) => join(scratch, `video-${column + 1}.mp4`));
+  for (const [column, path] of paths.entries()) videos.push(await makeVideo(column, path));
+  const grid = num_cols > 1 ? await makeGrid() : undefined;
+  return { videos, ...(grid && { grid }), still, seed: job.seed, model: job.model, warnings: [], timings_ms };
+
+  /** The finished videos side by side. */
+  async function makeGrid(): Promise<NonNullable<JobOutput['grid']>> {
+    const { width, height } = gridSize(num_cols, W, H);
+    const path = join(scratch, 'grid.mp4');
+    progress({ stage: 'encoding', progress: stillShare + share * num_cols, still });
+    await timed('encoding', () =>
+      writeMp4(path, gridFrames(paths, W, H), { width, height, fps, ...describe(job, job.seed, model), signal }),
+    );
+    const file = await timed('uploading', () => upload(bucket, `${folder}/grid.mp4`, path));
+    return { ...file, width, height, frames: T, fps, seconds: T / fps };
   }
 }
 
@@ -204,11 +200,10 @@ async function makeVideos(
 async function sampleLatents(
   clip: Clip,
   job: JobInput,
-  seed: number,
+  randn: Generator['randn'],
   signal: AbortSignal,
   onStep: (step: number) => void,
 ) {
-  const { randn } = generator(seed);
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
   const denoise = guided(clip.denoise, guidanceScales(job.T, job));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), randn, signal, onStep }, job);
@@ -251,8 +246,8 @@ async function upload(
   return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 
-/** What the file may tell of itself: model, seed and numbers, no ids, dates, addresses or prompts. */
-function describe(job: JobInput, seed: number): Record<string, string | number> {
+/** What the file may tell of itself: model, seed and numbers, no ids, dates, addresses or prompts; and whether a network made it. */
+function describe(job: JobInput, seed: number, { generative }: Model): Pick<Mp4Options, 'metadata' | 'madeByAi'> {
   const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
-  return { model: job.model, ...Object.fromEntries(numbers), seed };
+  return { metadata: { model: job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
 }

@@ -3,6 +3,7 @@ import * as v from 'valibot';
 import { diskBucket } from './bucket/disk.ts';
 import { bucketFolder, model, readEnvironment, shared, webAddress, whole } from './environment.ts';
 import { camera } from './models/camera.ts';
+import { openSvd } from './models/svd.ts';
 import type { Worker } from './pipeline.ts';
 import { tnl } from './still/midjourney/tnl.ts';
 
@@ -15,6 +16,7 @@ export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ work
     {
       ...shared,
       MODEL: v.optional(model, 'svd_xt'),
+      MODEL_DIR: v.optional(v.string()),
       MIDJOURNEY_BRIDGE: v.optional(v.picklist(['tnl'], 'must be tnl')),
       MIDJOURNEY_API_KEY: v.optional(v.string()),
       MIDJOURNEY_BASE_URL: v.optional(webAddress),
@@ -24,12 +26,13 @@ export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ work
     },
     environment,
   );
-  if (env.MODEL !== 'camera') throw new Error(`MODEL ${env.MODEL} is not supported yet: only camera is`);
+  if (env.MODEL !== 'camera' && !env.MODEL_DIR)
+    throw new Error(`MODEL_DIR is needed for MODEL ${env.MODEL}: the folder with its files`);
   if (env.MIDJOURNEY_BRIDGE && !env.MIDJOURNEY_API_KEY)
     throw new Error('MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE');
   const worker: Worker = {
     modelName: env.MODEL,
-    model: camera,
+    model: env.MODEL === 'camera' ? camera : openSvd(env.MODEL_DIR!),
     bucket: await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl: '' }), // a worker makes no links
     bridge: env.MIDJOURNEY_BRIDGE && tnl({ apiKey: env.MIDJOURNEY_API_KEY!, baseUrl: env.MIDJOURNEY_BASE_URL }),
     allowPrivate: env.ALLOW_PRIVATE_URLS,

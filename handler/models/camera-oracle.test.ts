@@ -39,16 +39,10 @@ async function latentsOf(
   discretization: Discretization,
   guider: Guider,
 ) {
-  const clip = await camera.open({
-    still,
-    H,
-    W,
-    T,
-    fps: 6,
-    motion_bucket_id: 127,
-    signal: new AbortController().signal,
-  });
   const { randn } = generator(seed);
+  const { signal } = new AbortController();
+  const request = { still, H, W, T, fps: 6, motion_bucket_id: 127, cond_aug: 0.02, decoding_t: 14, randn, signal };
+  const clip = await camera.open(request);
   const denoise = guided(clip.denoise, guidanceScales(T, guider));
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(steps, discretization), randn }, sampler);

@@ -12,6 +12,12 @@ export interface ClipRequest {
   fps: number;
   /** how much movement, 0–512 */
   motion_bucket_id: number;
+  /** noise added to the still before it is encoded, 0–1 */
+  cond_aug: number;
+  /** frames decoded at a time */
+  decoding_t: number;
+  /** the video's random numbers, from which the model draws first */
+  randn: (n: number) => Float32Array;
   signal: AbortSignal;
 }
 
@@ -22,7 +28,7 @@ export interface Still {
   height: number;
 }
 
-/** One still opened for sampling; several videos may be sampled from it. */
+/** One still opened for the sampling of one video. */
 export interface Clip {
   /** of the latents: frames, channels, and height and width divided by 8 */
   readonly shape: readonly [T: number, C: number, h: number, w: number];
@@ -40,4 +46,6 @@ export interface Model {
   readonly stillScale: number;
   /** roughly which part of the work is sampling, 0–0.9; the rest is decoding. For progress bars. */
   readonly samplingShare: number;
+  /** whether a network invents what is seen: such files are marked */
+  readonly generative: boolean;
 }

@@ -22,9 +22,13 @@ export function timestepEmbedding(value: number, dim: number): Float32Array {
   const half = dim / 2;
   const out = new Float32Array(dim);
   for (let i = 0; i < half; i++) {
-    const angle = value * Math.exp((-Math.log(10_000) * i) / half);
+    // Rounded to float32 where torch rounds: at angles above 100 it shows.
+    const frequency = f32(Math.exp(f32(f32(-Math.log(10_000) * i) / half)));
+    const angle = f32(f32(value) * frequency);
     out[i] = Math.cos(angle);
     out[half + i] = Math.sin(angle);
   }
   return out;
 }
+
+const f32 = Math.fround;

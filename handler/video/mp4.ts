@@ -1,4 +1,5 @@
 /** H.264 in MP4, by FFmpeg in this process. The one importer of the encoder. */
+import { appendFile } from 'node:fs/promises';
 import { Dictionary, Frame, Log, Rational } from 'node-av';
 import { Decoder, Demuxer, Encoder, FilterAPI, Muxer } from 'node-av/api';
 import { AV_LOG_ERROR, AV_PIX_FMT_RGB24, AVFMT_FLAG_CUSTOM_IO, FF_ENCODER_LIBX264 } from 'node-av/constants';
@@ -23,6 +24,8 @@ export interface Mp4Options {
   fps: number;
   /** kept in the file for whoever wonders how it was made; goes into its `comment` tag as JSON */
   metadata: Record<string, string | number>;
+  /** marks the file as made by a trained model (IPTC's digital source type, in an XMP packet) */
+  madeByAi?: boolean;
   signal?: AbortSignal;
 }
 
@@ -46,7 +49,7 @@ const TO_RGB =
 export async function writeMp4(
   path: string,
   frames: AsyncIterable<Uint8Array>,
-  { width, height, fps, metadata, signal }: Mp4Options,
+  { width, height, fps, metadata, madeByAi = false, signal }: Mp4Options,
 ): Promise<number> {
   const timeBase = new Rational(1, fps);
   const framerate = new Rational(fps, 1);
@@ -89,8 +92,23 @@ export async function writeMp4(
     encoder.close();
     filter.close();
   }
+  if (madeByAi) await appendFile(path, AI_MARK);
   return count;
 }
+
+/** An XMP packet in a box of its own, as Adobe's XMP specification (part 3) puts it into MP4; players pass over it. */
+const AI_MARK = (() => {
+  const xmp =
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">' +
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" ' +
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType=' +
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>';
+  const body = Buffer.concat([Buffer.from('be7acfcb97a942e89c71999491e3afac', 'hex'), Buffer.from(xmp)]);
+  const head = Buffer.alloc(8);
+  head.writeUInt32BE(8 + body.length);
+  head.write('uuid', 4, 'latin1');
+  return Buffer.concat([head, body]);
+})();
 
 /**
  * Decodes a video that `writeMp4` made, frame by frame, as rgb24.

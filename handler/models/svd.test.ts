@@ -1,0 +1,197 @@
+import { readFileSync } from 'node:fs';
+import { cp, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { noiseLevels } from '../svd/discretization.ts';
+import { guidanceScales, guided } from '../svd/guider.ts';
+import { generator } from '../svd/random.ts';
+import { eulerEDM } from '../svd/sampler.ts';
+import { openSvd, type SvdModel } from './svd.ts';
+import { inSinglePrecision, psnr, reference, SMALL_SVD } from './testdata/reference.ts';
+
+interface Case {
+  H: number;
+  W: number;
+  T: number;
+  steps: number;
+  fps: number;
+  motion_bucket_id: number;
+  cond_aug: number;
+  guidance: [first: number, last: number];
+  decoding_t: number;
+  seed: number;
+}
+const cases: Case[] = JSON.parse(readFileSync(new URL('testdata/pipelines.json', import.meta.url), 'utf8')).cases;
+
+/** Float frames of whole pipelines, with our own random numbers: at least 90 dB. */
+const MARK = 90;
+
+let model: SvdModel;
+beforeAll(() => {
+  model = openSvd(SMALL_SVD, { threads: 2 });
+});
+afterAll(() => model.close());
+
+interface Mistake {
+  randn?: (randn: (n: number) => Float32Array) => (n: number) => Float32Array;
+  model?: SvdModel;
+}
+
+/** What the worker's pipeline does with a model, as far as diffusers' pipeline goes. */
+async function clipOf(index: number, changes: Partial<Case> = {}, mistake: Mistake = {}) {
+  const own = { ...cases[index]!, ...changes };
+  const { H, W, T, steps, guidance, seed } = own;
+  const { randn } = generator(seed);
+  const data = Uint8Array.from(reference(`pipeline ${index}/picture`).data);
+  const clip = await (mistake.model ?? model).open({
+    ...own,
+    still: { data, width: W, height: H },
+    randn: mistake.randn ? mistake.randn(randn) : randn,
+    signal: new AbortController().signal,
+  });
+  const [min_guidance_scale, max_cfg_scale] = guidance;
+  const scales = guidanceScales(T, { guider: 'LinearPredictionGuider', min_guidance_scale, max_cfg_scale });
+  const sigmas = noiseLevels(steps, { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 });
+  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
+  const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
+  const latents = await eulerEDM({ denoise: guided(clip.denoise, scales), noise, sigmas, randn }, churn);
+  const frames: Float32Array[] = [];
+  for await (const frame of clip.decodeFloat(latents)) frames.push(frame);
+  const bytes: Uint8Array[] = [];
+  for await (const frame of clip.decode(latents)) bytes.push(frame);
+  await clip.close();
+  return { latents, frames: Float32Array.from(frames.flatMap((frame) => [...frame])), bytes };
+}
+
+describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => {
+  test.each(cases.map((own, index) => ({ ...own, index })))(
+    '$T frames of $W×$H, $steps steps, $fps fps, motion $motion_bucket_id, augmentation $cond_aug, guidance $guidance, decoding $decoding_t',
+    async ({ index, H, W, T }) => {
+      const { latents, frames, bytes } = await clipOf(index);
+      expect(psnr(latents, reference(`pipeline ${index}/latents`).data)).toBeGreaterThan(MARK);
+      const expected = reference(`pipeline ${index}/frames`).data;
+      expect(psnr(frames, expected)).toBeGreaterThan(MARK);
+
+      expect(bytes).toHaveLength(T);
+      let squares = 0;
+      for (let t = 0; t < T; t++) {
+        for (let i = 0; i < H * W; i++) {
+          for (let c = 0; c < 3; c++) {
+            const level = Math.round(expected[(t * 3 + c) * H * W + i]! * 255);
+            const difference = Math.abs(bytes[t]![i * 3 + c]! - level);
+            if (difference > 1) expect.fail(`${difference} levels apart`);
+            squares += difference ** 2;
+          }
+        }
+      }
+      expect(10 * Math.log10(255 ** 2 / (squares / expected.length || 1e-12))).toBeGreaterThan(65);
+    },
+  );
+
+  test('also with weights in single precision', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'single-'));
+    inSinglePrecision(folder);
+    const single = openSvd(folder, { threads: 2 });
+    const { frames } = await clipOf(1, {}, { model: single });
+    expect(psnr(frames, reference('pipeline 1/frames').data)).toBeGreaterThan(MARK);
+    await single.close();
+    await rm(folder, { recursive: true });
+  });
+});
+
+describe('a mistake falls clearly below the mark', () => {
+  const [first] = cases as [Case];
+  test.each<[string, Partial<Case>]>([
+    ['fps not reduced by one', { fps: first.fps + 1 }],
+    ['another motion bucket', { motion_bucket_id: first.motion_bucket_id + 1 }],
+    ['another augmentation', { cond_aug: first.cond_aug + 0.01 }],
+    ['no guidance', { guidance: [1, 1] }],
+    ['frames decoded in other chunks', { decoding_t: 5 }],
+    ['another seed', { seed: first.seed + 1 }],
+  ])('%s', async (_, changes) => {
+    const { frames } = await clipOf(0, changes);
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+  });
+
+  test('the latents’ noise drawn before the augmentation’s', async () => {
+    const order = (randn: (n: number) => Float32Array) => {
+      const taken = randn(cases[0]!.T * 4 * 8 * 12);
+      return (n: number) => (taken.length > 0 ? randn(n) : taken);
+    };
+    const { frames } = await clipOf(0, {}, { randn: order });
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+  });
+
+  test('no CLIP embedding', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'blind-'));
+    inSinglePrecision(folder, (tensor, values) => {
+      if (tensor === 'visual_projection.weight') values.fill(0);
+    });
+    const blind = openSvd(folder, { threads: 2 });
+    const { frames } = await clipOf(0, {}, { model: blind });
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+    await blind.close();
+    await rm(folder, { recursive: true });
+  });
+});
+
+test('an aborted clip stops decoding between its chunks', async () => {
+  const { H, W } = cases[3]!;
+  const still = { data: Uint8Array.from(reference('pipeline 3/picture').data), width: W, height: H };
+  const controller = new AbortController();
+  const clip = await model.open({
+    ...cases[3]!,
+    decoding_t: 1,
+    still,
+    randn: generator(1).randn,
+    signal: controller.signal,
+  });
+  const latents = new Float32Array(clip.shape.reduce((product, size) => product * size, 1));
+  const reason = new Error('enough');
+  const decoding = (async () => {
+    for await (const _ of clip.decode(latents)) controller.abort(reason);
+  })();
+  await expect(decoding).rejects.toBe(reason);
+});
+
+describe('a folder that is not whole is refused in one line that names the file', () => {
+  let folder: string;
+  const fresh = async () => {
+    folder = await mkdtemp(join(tmpdir(), 'broken-'));
+    await cp(SMALL_SVD, folder, { recursive: true });
+  };
+  test.each<[string, (folder: string) => Promise<void>, RegExp]>([
+    ['no folder', (dir) => rm(dir, { recursive: true }), /preprocessor_config.json: can’t be read$/],
+    [
+      'no weights',
+      (dir) => rm(join(dir, 'unet/diffusion_pytorch_model.fp16.safetensors')),
+      /unet\/diffusion_pytorch_model.fp16.safetensors: can’t be read$/,
+    ],
+    [
+      'truncated weights',
+      (dir) => truncate(join(dir, 'vae/diffusion_pytorch_model.fp16.safetensors'), 1_000_000),
+      /vae\/diffusion_pytorch_model.fp16.safetensors: truncated/,
+    ],
+    ['no JSON', (dir) => writeFile(join(dir, 'vae/config.json'), '{'), /vae\/config.json: is not JSON$/],
+    [
+      'another config',
+      (dir) => writeFile(join(dir, 'unet/config.json'), '{"in_channels": "eight"}'),
+      /unet\/config.json: in_channels: /,
+    ],
+    [
+      'networks that don’t fit together',
+      (dir) => change(join(dir, 'image_encoder/config.json'), { projection_dim: 32 }),
+      /image_encoder gives 32 numbers, unet takes 64$/,
+    ],
+  ])('%s', async (_, spoil, message) => {
+    await fresh();
+    await spoil(folder);
+    expect(() => openSvd(folder)).toThrow(message);
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  async function change(path: string, values: object) {
+    await writeFile(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), ...values }));
+  }
+});

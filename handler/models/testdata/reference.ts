@@ -1,0 +1,81 @@
+/** For tests: reads what diffusers computed, and compares. */
+import { closeSync, cpSync, mkdirSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const SMALL_SVD = fileURLToPath(new URL('small-svd', import.meta.url));
+
+interface Header {
+  [tensor: string]: { dtype: string; shape: number[]; data_offsets: [number, number] };
+}
+
+function readHeader(path: string): { header: Header; start: number } {
+  const bytes = Buffer.alloc(8);
+  const file = openSync(path, 'r');
+  readSync(file, bytes, 0, 8, 0);
+  const length = Number(bytes.readBigUInt64LE());
+  const text = Buffer.alloc(length);
+  readSync(file, text, 0, length, 8);
+  closeSync(file);
+  return { header: JSON.parse(text.toString('utf8')), start: 8 + length };
+}
+
+const path = fileURLToPath(new URL('reference.safetensors', import.meta.url));
+const { header, start } = readHeader(path);
+const all = readFileSync(path);
+
+export const referenceNames = Object.keys(header).filter((name) => name !== '__metadata__');
+
+export function reference(name: string): { shape: number[]; data: Float32Array } {
+  const { shape, data_offsets } = header[name]!;
+  const [from, to] = data_offsets;
+  return { shape, data: new Float32Array(new Uint8Array(all.subarray(start + from, start + to)).buffer) };
+}
+
+/** Peak signal-to-noise ratio in dB; the peak is twice the largest expected value. */
+export function psnr(got: Float32Array, expected: Float32Array): number {
+  if (got.length !== expected.length) throw new Error(`${got.length} values, not ${expected.length}`);
+  let squares = 0;
+  let largest = 0;
+  for (let i = 0; i < got.length; i++) {
+    squares += (got[i]! - expected[i]!) ** 2;
+    largest = Math.max(largest, Math.abs(expected[i]!));
+  }
+  return 20 * Math.log10((2 * largest) / Math.sqrt(squares / got.length));
+}
+
+/** Copies the small model to a folder in single precision; `change` may alter a tensor's values on the way. */
+export function inSinglePrecision(folder: string, change: (tensor: string, values: Float32Array) => void = () => {}) {
+  cpSync(SMALL_SVD, folder, { recursive: true, filter: (file) => !file.endsWith('.safetensors') });
+  for (const file of ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model']) {
+    const from = join(SMALL_SVD, `${file}.fp16.safetensors`);
+    const half = readHeader(from);
+    const bytes = readFileSync(from);
+    const parts: Uint8Array[] = [];
+    let offset = 0;
+    const single: Header = {};
+    for (const [name, { shape, data_offsets }] of Object.entries(half.header)) {
+      if (name === '__metadata__') continue;
+      const [begin, end] = data_offsets;
+      const stored = new Uint16Array(new Uint8Array(bytes.subarray(half.start + begin, half.start + end)).buffer);
+      const values = Float32Array.from(stored, fromHalf);
+      change(name, values);
+      single[name] = { dtype: 'F32', shape, data_offsets: [offset, offset + values.byteLength] };
+      parts.push(new Uint8Array(values.buffer));
+      offset += values.byteLength;
+    }
+    const text = Buffer.from(JSON.stringify(single));
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(text.length));
+    const target = join(folder, `${file}.safetensors`);
+    mkdirSync(dirname(target), { recursive: true });
+    writeFileSync(target, Buffer.concat([length, text, ...parts]));
+  }
+}
+
+function fromHalf(bits: number): number {
+  const sign = bits >> 15 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15));
+}

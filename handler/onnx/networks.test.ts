@@ -1,0 +1,144 @@
+import { readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as v from 'valibot';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { inSinglePrecision, psnr, reference, referenceNames, SMALL_SVD } from '../models/testdata/reference.ts';
+import { timestepEmbedding } from '../svd/conditioning.ts';
+import { clipConfig, clipVision } from './clip.ts';
+import { createGraph, type Graph } from './graph.ts';
+import { openSafeTensors } from './safetensors.ts';
+import { openSession } from './session.ts';
+import { unet, unetConfig } from './unet.ts';
+import { vaeConfig, vaeDecoder, vaeEncoder } from './vae.ts';
+
+/** Each network against diffusers in float32 on the same weights: at least 110 dB. */
+const MARK = 110;
+let single: string;
+
+beforeAll(async () => {
+  single = await mkdtemp(join(tmpdir(), 'small-svd-'));
+  inSinglePrecision(single);
+});
+afterAll(() => rm(single, { recursive: true, force: true }));
+
+const config = <S extends v.GenericSchema>(schema: S, path: string): v.InferOutput<S> =>
+  v.parse(schema, JSON.parse(readFileSync(join(SMALL_SVD, path, 'config.json'), 'utf8')));
+const cases = (network: string) => [
+  ...new Set(referenceNames.filter((name) => name.startsWith(`${network} `)).map((name) => name.split('/')[0]!)),
+];
+
+async function run(graph: Graph, feeds: Record<string, Float32Array>) {
+  const session = await openSession(graph, { threads: 2 });
+  const result = await session.run(feeds);
+  await session.close();
+  return result;
+}
+
+describe.each(['half', 'single'])('with weights in %s precision', (precision) => {
+  const weights = (folder: string, name: string) =>
+    precision === 'half'
+      ? openSafeTensors(join(SMALL_SVD, folder, `${name}.fp16.safetensors`))
+      : openSafeTensors(join(single, folder, `${name}.safetensors`));
+
+  test.each(cases('unet'))('%s equals diffusers', async (name) => {
+    const { shape, data: sample } = reference(`${name}/sample`);
+    const [B, T, , h, w] = shape as [number, number, number, number, number];
+    const ids = reference(`${name}/ids`).data;
+    const added = new Float32Array(B * 96);
+    for (const [i, id] of ids.entries()) added.set(timestepEmbedding(id, 32), i * 32);
+    const time = timestepEmbedding(reference(`${name}/timestep`).data[0]!, 64);
+    const graph = unet(weights('unet', 'diffusion_pytorch_model'), config(unetConfig, 'unet'), { B, T, h, w });
+    const got = await run(graph, { sample, time, added, context: reference(`${name}/context`).data });
+    expect(psnr(got, reference(`${name}/v`).data)).toBeGreaterThan(MARK);
+  });
+
+  test.each(cases('encoder'))('%s equals diffusers', async (name) => {
+    const { shape, data: picture } = reference(`${name}/picture`);
+    const [B, , H, W] = shape as [number, number, number, number];
+    const graph = vaeEncoder(weights('vae', 'diffusion_pytorch_model'), config(vaeConfig, 'vae'), { B, H, W });
+    expect(psnr(await run(graph, { picture }), reference(`${name}/latent`).data)).toBeGreaterThan(MARK);
+  });
+
+  test.each(cases('decoder'))('%s equals diffusers', async (name) => {
+    const { shape, data: latents } = reference(`${name}/latents`);
+    const [T, , h, w] = shape as [number, number, number, number];
+    const graph = vaeDecoder(weights('vae', 'diffusion_pytorch_model'), config(vaeConfig, 'vae'), { T, h, w });
+    expect(psnr(await run(graph, { latents }), reference(`${name}/frames`).data)).toBeGreaterThan(MARK);
+  });
+
+  test('clip equals transformers', async () => {
+    const graph = clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'));
+    const got = await run(graph, { pixels: reference('clip/pixels').data });
+    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(MARK);
+  });
+});
+
+test('an input that is missing, unknown or of another length is named', async () => {
+  const weights = openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors'));
+  const session = await openSession(clipVision(weights, config(clipConfig, 'image_encoder')));
+  await expect(session.run({})).rejects.toThrow('input pixels is [1,3,224,224], 150528 values, not nothing');
+  await expect(session.run({ pixels: new Float32Array(5) })).rejects.toThrow('150528 values, not 5');
+  await expect(session.run({ pixels: new Float32Array(150528), more: new Float32Array(1) })).rejects.toThrow(
+    'more: the network has no such input',
+  );
+  await session.close();
+});
+
+test('a mistake in the wiring shows while the graph is written', () => {
+  const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const [a, b] = [g.input('a', [2, 3]), g.input('b', [3, 2])];
+  expect(() => g.add(a, b)).toThrow('Add of [2,3] and [3,2]');
+  expect(() => g.reshape(a, [7])).toThrow('[2,3] can’t be reshaped to [7]');
+});
+
+describe('a weights file', () => {
+  let folder: string;
+  let file: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'weights-'));
+    file = join(folder, 'model.safetensors');
+    await cp(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors'), file);
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  test('may lie behind a link, as in a cache', async () => {
+    const link = join(folder, 'link.safetensors');
+    symlinkSync(file, link);
+    const got = await run(clipVision(openSafeTensors(link), config(clipConfig, 'image_encoder')), {
+      pixels: reference('clip/pixels').data,
+    });
+    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(MARK);
+  });
+
+  test('that lacks a tensor, or has it in another shape, is named with it', () => {
+    const weights = openSafeTensors(file);
+    expect(() => weights.get('nothing', [1])).toThrow(`${file}: has no tensor nothing`);
+    expect(() => weights.get('visual_projection.weight', [64, 65])).toThrow(
+      'visual_projection.weight has shape [64,64], not [64,65]',
+    );
+  });
+
+  test('that is missing, truncated or something else is named', () => {
+    expect(() => openSafeTensors(join(folder, 'none'))).toThrow(`${join(folder, 'none')}: can’t be read`);
+    const cut = join(folder, 'cut.safetensors');
+    writeFileSync(cut, readFileSync(file));
+    truncateSync(cut, 500_000);
+    expect(() => openSafeTensors(cut)).toThrow(/cut.safetensors: truncated: .* ends at byte \d+, the file at 500000/);
+    truncateSync(cut, 100);
+    expect(() => openSafeTensors(cut)).toThrow('truncated, or no safetensors file');
+    truncateSync(cut, 5);
+    expect(() => openSafeTensors(cut)).toThrow('truncated: it has not even a header');
+    writeFileSync(cut, 'x'.repeat(5000));
+    expect(() => openSafeTensors(cut)).toThrow('truncated, or no safetensors file');
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(9n);
+    writeFileSync(cut, Buffer.concat([length, Buffer.from('{"a": 5 }')]));
+    expect(() => openSafeTensors(cut)).toThrow('its header is not that of a safetensors file');
+    const bf16 = Buffer.from('{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}');
+    length.writeBigUInt64LE(BigInt(bf16.length));
+    writeFileSync(cut, Buffer.concat([length, bf16, Buffer.alloc(2)]));
+    expect(() => openSafeTensors(cut).get('a', [1])).toThrow('a is BF16, not F32 or F16');
+  });
+});

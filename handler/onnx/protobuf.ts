@@ -1,0 +1,162 @@
+/**
+ * ONNX models as protocol buffers: as much of the format as our graphs use (onnx/onnx.proto, protobuf.dev/programming-guides/encoding).
+ * Field numbers are those of onnx.proto.
+ */
+
+/** ONNX's numbers for element types. */
+export const ELEMENT_TYPE = { float32: 1, int64: 7, float16: 10 } as const;
+export type ElementType = keyof typeof ELEMENT_TYPE;
+
+/** A whole number, whole numbers, text, or a float: a float with a whole value must still be written as one. */
+export type Attribute = number | readonly number[] | string | { float: number };
+
+export interface OnnxNode {
+  op: string;
+  /** '' for ONNX's own operators */
+  domain: string;
+  name: string;
+  /** '' where an optional one is left out */
+  inputs: string[];
+  outputs: string[];
+  attributes: Record<string, Attribute>;
+}
+
+export interface OnnxValue {
+  name: string;
+  type: ElementType;
+  shape: readonly number[];
+}
+
+/** Its data lies here, or in another file at a byte offset. */
+export type OnnxInitializer = OnnxValue &
+  ({ data: Uint8Array } | { external: { location: string; offset: number; length: number } });
+
+export interface OnnxModel {
+  nodes: OnnxNode[];
+  initializers: OnnxInitializer[];
+  inputs: OnnxValue[];
+  outputs: OnnxValue[];
+}
+
+const IR_VERSION = 9;
+const OPSETS: Record<string, number> = { '': 20, 'com.microsoft': 1 };
+
+/** @returns a serialized ModelProto */
+export function encodeModel(model: OnnxModel): Uint8Array {
+  const graph = message()
+    .messages(1, model.nodes, node)
+    .text(2, 'graph')
+    .messages(5, model.initializers, tensor)
+    .messages(11, model.inputs, valueInfo)
+    .messages(12, model.outputs, valueInfo);
+  const opsets = Object.entries(OPSETS);
+  return message()
+    .integer(1, IR_VERSION)
+    .text(2, 'text-to-video-api')
+    .message(7, graph)
+    .messages(8, opsets, ([domain, version]) => message().text(1, domain).integer(2, version))
+    .finish();
+}
+
+function node({ op, domain, name, inputs, outputs, attributes }: OnnxNode) {
+  const out = message();
+  for (const input of inputs) out.text(1, input);
+  for (const output of outputs) out.text(2, output);
+  return out.text(3, name).text(4, op).messages(5, Object.entries(attributes), attribute).text(7, domain);
+}
+
+function attribute([name, value]: [string, Attribute]) {
+  const out = message().text(1, name);
+  if (typeof value === 'string') return out.text(4, value).integer(20, 3);
+  if (typeof value === 'number') return out.integer(3, value).integer(20, 2);
+  if ('float' in value) return out.float(2, value.float).integer(20, 1);
+  for (const item of value) out.integer(8, item);
+  return out.integer(20, 7);
+}
+
+function tensor(initializer: OnnxInitializer) {
+  const out = message();
+  for (const size of initializer.shape) out.integer(1, size);
+  out.integer(2, ELEMENT_TYPE[initializer.type]).text(8, initializer.name);
+  if ('data' in initializer) return out.bytes(9, initializer.data);
+  const entries = Object.entries(initializer.external);
+  return out.messages(13, entries, ([key, value]) => message().text(1, key).text(2, String(value))).integer(14, 1);
+}
+
+function valueInfo({ name, type, shape }: OnnxValue) {
+  const dimensions = message().messages(1, shape, (size) => message().integer(1, size));
+  const tensorType = message().integer(1, ELEMENT_TYPE[type]).message(2, dimensions);
+  return message().text(1, name).message(2, message().message(1, tensorType));
+}
+
+const VARINT = 0;
+const LENGTH_DELIMITED = 2;
+const FIXED_32 = 5;
+
+function message() {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+
+  function push(part: Uint8Array) {
+    parts.push(part);
+    length += part.length;
+  }
+
+  function varint(value: number) {
+    let rest = BigInt.asUintN(64, BigInt(value));
+    const bytes: number[] = [];
+    while (rest > 127n) {
+      bytes.push(Number(rest & 127n) | 128);
+      rest >>= 7n;
+    }
+    push(Uint8Array.from([...bytes, Number(rest)]));
+  }
+
+  const key = (field: number, wireType: number) => varint((field << 3) | wireType);
+
+  const self = {
+    parts,
+    length: () => length,
+    integer(field: number, value: number) {
+      key(field, VARINT);
+      varint(value);
+      return self;
+    },
+    float(field: number, value: number) {
+      key(field, FIXED_32);
+      push(new Uint8Array(Float32Array.of(value).buffer)); // little-endian, as every machine that onnxruntime runs on
+      return self;
+    },
+    bytes(field: number, value: Uint8Array) {
+      key(field, LENGTH_DELIMITED);
+      varint(value.length);
+      push(value);
+      return self;
+    },
+    text: (field: number, value: string) => self.bytes(field, new TextEncoder().encode(value)),
+    message(field: number, value: { parts: Uint8Array[]; length: () => number }) {
+      key(field, LENGTH_DELIMITED);
+      varint(value.length());
+      for (const part of value.parts) push(part);
+      return self;
+    },
+    messages<T>(
+      field: number,
+      values: readonly T[],
+      encode: (value: T) => { parts: Uint8Array[]; length: () => number },
+    ) {
+      for (const value of values) self.message(field, encode(value));
+      return self;
+    },
+    finish(): Uint8Array {
+      const out = new Uint8Array(length);
+      let offset = 0;
+      for (const part of parts) {
+        out.set(part, offset);
+        offset += part.length;
+      }
+      return out;
+    },
+  };
+  return self;
+}
