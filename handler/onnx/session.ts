@@ -15,10 +15,12 @@ export interface Session {
 export interface SessionOptions {
   /** processor threads within an operator; default: onnxruntime's choice */
   threads?: number;
+  /** called after each run with what it took, in milliseconds */
+  onRun?: (ms: number) => void;
 }
 
 /** @throws Error if onnxruntime refuses the graph or can't get the memory */
-export async function openSession(graph: Graph, { threads }: SessionOptions = {}): Promise<Session> {
+export async function openSession(graph: Graph, { threads, onRun }: SessionOptions = {}): Promise<Session> {
   const session = await InferenceSession.create(graph.encode(), {
     ...(threads !== undefined && { intraOpNumThreads: threads }),
     interOpNumThreads: 1,
@@ -40,7 +42,9 @@ export async function openSession(graph: Graph, { threads }: SessionOptions = {}
           throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
         tensors[name] = new Tensor('float32', data, shape);
       }
+      const start = performance.now();
       const results = await session.run(tensors);
+      onRun?.(performance.now() - start);
       return results[output]!.data as Float32Array;
     },
     close: () => session.release(),

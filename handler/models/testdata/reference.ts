@@ -20,17 +20,23 @@ function readHeader(path: string): { header: Header; start: number } {
   return { header: JSON.parse(text.toString('utf8')), start: 8 + length };
 }
 
-const path = fileURLToPath(new URL('reference.safetensors', import.meta.url));
-const { header, start } = readHeader(path);
-const all = readFileSync(path);
-
-export const referenceNames = Object.keys(header).filter((name) => name !== '__metadata__');
-
-export function reference(name: string): { shape: number[]; data: Float32Array } {
-  const { shape, data_offsets } = header[name]!;
-  const [from, to] = data_offsets;
-  return { shape, data: new Float32Array(new Uint8Array(all.subarray(start + from, start + to)).buffer) };
+/** A file of float32 tensors beside this one. */
+function tensorsOf(name: string) {
+  const path = fileURLToPath(new URL(name, import.meta.url));
+  const { header, start } = readHeader(path);
+  const bytes = readFileSync(path);
+  return {
+    names: Object.keys(header).filter((tensor) => tensor !== '__metadata__'),
+    read(tensor: string): { shape: number[]; data: Float32Array } {
+      const { shape, data_offsets } = header[tensor]!;
+      const [from, to] = data_offsets;
+      return { shape, data: new Float32Array(new Uint8Array(bytes.subarray(start + from, start + to)).buffer) };
+    },
+  };
 }
+
+export const { names: referenceNames, read: reference } = tensorsOf('reference.safetensors');
+export const { read: samplerReference } = tensorsOf('samplers.safetensors');
 
 /** Peak signal-to-noise ratio in dB; the peak is twice the largest expected value. */
 export function psnr(got: Float32Array, expected: Float32Array): number {
