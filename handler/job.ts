@@ -34,7 +34,8 @@ const common = {
   /** bucket key of an earlier task's still */
   still_key: v.optional(v.string()),
 };
-const KNOWN = [...Object.keys(common), ...Object.keys(all)];
+const { still_of: _still_of, webhook_url: _webhook_url, ...jobs } = all; // these two are the API's alone
+const KNOWN = [...Object.keys(common), ...Object.keys(jobs)];
 
 /**
  * What a job carries: the task's resolved parameters, and what callers can't set. No secret and no webhook address: RunPod echoes

@@ -50,7 +50,9 @@ export interface JobContext {
   signal: AbortSignal;
 }
 
+/** What result.json holds. */
 const resultSchema = v.union([v.object({ output: outputSchema }), v.object({ error: jobErrorSchema })]);
+type Result = v.InferOutput<typeof resultSchema>;
 
 /**
  * @param raw a job's input, not yet checked
@@ -61,14 +63,14 @@ export async function runJob(raw: unknown, worker: Worker, context: JobContext):
   const job = parseJob(raw, worker.modelName);
   const folder = `${taskFolder(job.task_id)}/${context.jobId}`;
   const earlier = await readResult(bucket, job.task_id);
-  if (earlier) return earlier;
+  if (earlier) return outputOf(earlier);
 
   const scratch = await mkdtemp(join(tmpdir(), 'img2vid-'));
   try {
     const output = await makeVideos(job, folder, scratch, worker, context);
     return await finish(bucket, job.task_id, folder, { output });
   } catch (error) {
-    await bucket.delete(folder);
+    await discard(bucket, job.task_id, folder);
     if (error instanceof JobError && !error.data.retryable && error.code !== 'canceled') {
       return await finish(bucket, job.task_id, folder, { error: error.data }); // so that a second job does not try again
     }
@@ -91,24 +93,29 @@ function parseJob(raw: unknown, modelName: ModelName): JobInput {
 }
 
 /** What an earlier job of the task ended with, if one has. */
-async function readResult(bucket: Bucket, taskId: string): Promise<JobOutput | undefined> {
+async function readResult(bucket: Bucket, taskId: string): Promise<Result | undefined> {
   const found = await getJson(bucket, `${taskFolder(taskId)}/result.json`);
-  if (found === undefined) return undefined;
-  const result = v.parse(resultSchema, found);
+  return found === undefined ? undefined : v.parse(resultSchema, found);
+}
+
+/** @throws JobError: the error that was stored */
+function outputOf(result: Result): JobOutput {
   if ('error' in result) throw new JobError(result.error.code, result.error.message);
   return result.output;
 }
 
 /** The first job of a task to finish decides its result; a later one throws its own files away and answers the same. */
-async function finish(
-  bucket: Bucket,
-  taskId: string,
-  folder: string,
-  result: v.InferOutput<typeof resultSchema>,
-): Promise<JobOutput> {
-  const first = await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify(result));
-  if (!first && 'output' in result) await bucket.delete(folder);
-  return (await readResult(bucket, taskId))!;
+async function finish(bucket: Bucket, taskId: string, folder: string, result: Result): Promise<JobOutput> {
+  if (await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify(result))) return outputOf(result);
+  await discard(bucket, taskId, folder);
+  return outputOf((await readResult(bucket, taskId))!);
+}
+
+/** Throws a job's files away, unless they are the result: RunPod may give one job to two workers, and then both have one folder. */
+async function discard(bucket: Bucket, taskId: string, folder: string): Promise<void> {
+  const winner = await readResult(bucket, taskId);
+  const isWinner = winner && 'output' in winner && winner.output.videos.some(({ key }) => key.startsWith(`${folder}/`));
+  if (!isWinner) await bucket.delete(folder);
 }
 
 async function makeVideos(

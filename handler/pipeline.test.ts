@@ -1,0 +1,175 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Bucket } from './bucket/bucket.ts';
+import { diskBucket } from './bucket/disk.ts';
+import { JobError, type Progress } from './job.ts';
+import { camera } from './models/camera.ts';
+import { runJob, type Worker } from './pipeline.ts';
+
+const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
+let folder: string;
+let bucket: Bucket;
+let worker: Worker;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'pipeline-'));
+  bucket = await diskBucket(folder, { publicUrl: '' });
+  const picture = sharp({ create: { width: 90, height: 70, channels: 3, background: '#484' } });
+  await bucket.put(`tasks/${TASK}/upload`, await picture.png().toBuffer());
+  worker = {
+    modelName: 'camera',
+    model: camera,
+    bucket,
+    bridge: undefined,
+    allowPrivate: false,
+    stillTimeout: 1000,
+    framesDir: undefined,
+  };
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const input = {
+  ...{
+    task_id: TASK,
+    model: 'camera',
+    image_key: `tasks/${TASK}/upload`,
+    H: 64,
+    W: 64,
+    T: 2,
+    fps: 6,
+    seed: 3,
+    steps: 2,
+  },
+  ...{ cond_aug: 0.02, decoding_t: 2, motion_bucket_id: 127, num_cols: 1, image_index: 1, fit: 'cover' },
+  ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
+};
+const run = (
+  more: object = {},
+  jobId = 'job-1',
+  signal = new AbortController().signal,
+  progress: (p: Progress) => void = () => {},
+) => runJob({ ...input, ...more }, worker, { jobId, progress, signal });
+const files = async () => (await readdir(join(folder, `objects/tasks/${TASK}`), { recursive: true })).sort();
+
+test('a job leaves its files, the still and the result, and says how it goes', async () => {
+  const said: Progress[] = [];
+  const output = await run({ num_cols: 2 }, 'job-1', undefined, (progress) => said.push(progress));
+  expect(await files()).toEqual([
+    'job-1',
+    'job-1/grid.mp4',
+    'job-1/video-1.mp4',
+    'job-1/video-2.mp4',
+    'result.json',
+    'still.png',
+    'upload',
+  ]);
+  expect(output.videos.map(({ key, seed }) => [key, seed])).toEqual(
+    [1, 2].map((n) => [`tasks/${TASK}/job-1/video-${n}.mp4`, 2 + n]),
+  );
+  const parts = said.map(({ progress }) => progress);
+  expect(parts).toEqual(parts.toSorted((a, b) => a - b));
+  expect(new Set(said.map(({ stage }) => stage))).toEqual(
+    new Set(['still', 'loading', 'sampling', 'decoding', 'uploading', 'encoding']),
+  );
+  expect(Object.keys(output.timings_ms).sort()).toEqual([
+    'decoding',
+    'encoding',
+    'loading',
+    'sampling',
+    'still',
+    'uploading',
+  ]);
+});
+
+describe('a second job of the same task', () => {
+  test('answers from the result of the first, without doing anything', async () => {
+    const first = await run();
+    expect(await run({}, 'job-2')).toEqual(first);
+    expect(await files()).not.toContain('job-2');
+  });
+
+  test('that runs at the same time: one result, one set of files, both answer the same', async () => {
+    const [a, b, c] = await Promise.all([run({}, 'job-1'), run({}, 'job-2'), run({}, 'job-3')]);
+    expect(b).toEqual(a);
+    expect(c).toEqual(a);
+    expect((await files()).filter((name) => name.endsWith('.mp4'))).toHaveLength(1);
+    expect(await bucket.has(a!.videos[0]!.key)).toBe(true);
+  });
+
+  test('or the same job in the hands of two workers: the winner’s files stay', async () => {
+    const [a, b] = await Promise.all([run(), run()]);
+    expect(b).toEqual(a);
+    expect(await bucket.has(a!.videos[0]!.key)).toBe(true);
+    const controller = new AbortController();
+    controller.abort(new Error('stopped'));
+    await bucket.delete(`tasks/${TASK}/still.png`);
+    expect(await run({}, 'job-1', controller.signal)).toEqual(a); // finished already
+  });
+
+  test('gets an error again that will not go away; one that may go away is tried again', async () => {
+    await bucket.put(`tasks/${TASK}/upload`, 'no picture');
+    const error = await run().catch((caught) => caught);
+    expect(error).toMatchObject({ code: 'image_rejected' });
+    await bucket.put(
+      `tasks/${TASK}/upload`,
+      await sharp({ create: { width: 9, height: 9, channels: 3, background: '#000' } })
+        .png()
+        .toBuffer(),
+    );
+    await expect(run({}, 'job-2')).rejects.toMatchObject({ code: 'image_rejected', message: error.message });
+    expect(await files()).toEqual(['result.json', 'upload']);
+  });
+});
+
+test('an aborted job leaves nothing of its own and remembers nothing', async () => {
+  const controller = new AbortController();
+  const reason = new Error('stopped');
+  const stopAtDecoding = ({ stage }: Progress) => stage === 'decoding' && controller.abort(reason);
+  await expect(run({ num_cols: 3, T: 5 }, 'job-1', controller.signal, stopAtDecoding)).rejects.toBe(reason);
+  expect(await files()).toEqual(['still.png', 'upload']);
+  expect((await run({}, 'job-2')).videos).toHaveLength(1);
+});
+
+test('numbers with which sampling overflows are the caller’s fault', async () => {
+  const numbers = {
+    discretization: 'EDMDiscretization',
+    sigma_min: 1e-3,
+    sigma_max: 1e29,
+    rho: 1,
+    guider: 'VanillaCFG',
+    cfg_scale: 1e300,
+  };
+  await expect(run(numbers)).rejects.toMatchObject({
+    code: 'invalid_input',
+    message: expect.stringContaining('overflows'),
+  });
+});
+
+describe('a job that is not one', () => {
+  const other = '01a206ec-8c81-72d2-88c2-373f04644e4b';
+  test.each<[string, object]>([
+    ['another model', { model: 'svd' }],
+    ['no source', { image_key: undefined }],
+    ['two sources', { prompt: 'x' }],
+    ['another task’s picture', { image_key: `tasks/${other}/upload` }],
+    ['a key that leads elsewhere', { image_key: undefined, still_key: `tasks/${other}/../../secret.png` }],
+    ['a still that is no picture', { image_key: undefined, still_key: `tasks/${other}/result.json` }],
+    ['an id that is a path', { task_id: '../../etc' }],
+    ['an unknown field', { webhook_url: 'https://example.com' }],
+    ['a sampler without its numbers', { sampler: 'LinearMultistepSampler' }],
+    ['no number', { steps: 'many' }],
+  ])('%s: invalid_input, and nothing is written', async (_, change) => {
+    const before = await files();
+    const error = await run(change).catch((caught) => caught);
+    expect(error).toBeInstanceOf(JobError);
+    expect(error.code).toBe('invalid_input');
+    expect(await files()).toEqual(before);
+  });
+
+  test('a prompt where there is no bridge', async () => {
+    await expect(run({ image_key: undefined, prompt: 'x' })).rejects.toMatchObject({ code: 'no_bridge' });
+  });
+});
