@@ -80,7 +80,7 @@ describe('a task is created', () => {
   test('the job carries the task, its key and no address to call', async () => {
     const other = await testService({ ALLOW_PRIVATE_URLS: '1' });
     const { id } = await (await other.post({ prompt: 'x', seed: 5, webhook_url: 'http://127.0.0.1:1/hook' })).json();
-    const { input } = await other.take();
+    const { input } = await other.take(id);
     expect(input).toMatchObject({ task_id: id, model: 'camera', prompt: 'x', seed: 5 });
     expect(JSON.stringify(input)).not.toContain('hook');
     await other.close();

@@ -12,7 +12,7 @@ const create = async (body: object = { prompt: 'x' }) => (await (await service.p
 /** A task that has gone all the way, its job played by this test. */
 async function finished() {
   const id = await create();
-  const job = await service.take();
+  const job = await service.take(id);
   service.report(job.id, { output: await service.finish(id, job.id) });
   return service.until(id, ({ status }) => status === 'succeeded');
 }
@@ -20,7 +20,7 @@ async function finished() {
 describe('GET /status?id=', () => {
   test('tells stage, step, progress and the still while it runs, and never goes back', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     const say = (stage: string, progress: number, more = {}) =>
       service.report(job.id, { status: 'IN_PROGRESS', output: { stage, progress, ...more } });
     say('sampling', 0.5, { step: 3, steps: 12, still: `tasks/${id}/still.png` });
@@ -89,7 +89,7 @@ describe('server-sent events', () => {
     const id = await create();
     const response = await events(id);
     expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/);
-    const job = await service.take();
+    const job = await service.take(id);
     service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.3 } });
     await service.until(id, ({ progress }) => progress === 0.3);
     service.report(job.id, { output: await service.finish(id, job.id) });

@@ -56,6 +56,8 @@ export async function testService(env: Record<string, string> = {}) {
     ...env,
   });
 
+  const taken = new Map<string, { id: string; input: Record<string, unknown> }>(); // by task
+
   // The address is known only once it listens, so the app comes a moment later.
   let app: Pick<Hono, 'fetch'> | undefined;
   const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) });
@@ -119,11 +121,18 @@ export async function testService(env: Record<string, string> = {}) {
         ...init,
       }),
 
-    /** A worker's take: the job that the API submitted, as soon as it has. */
-    async take(): Promise<{ id: string; input: Record<string, unknown> }> {
+    /** A worker's take: the job that the API submitted for the task, as soon as it has. */
+    async take(taskId: string): Promise<{ id: string; input: Record<string, unknown> }> {
       for (;;) {
-        const [job] = queue.queue.take('worker-1', 1);
-        if (job) return job as { id: string; input: Record<string, unknown> };
+        for (const job of queue.queue.take('worker-1', 1000)) {
+          const input = job.input as Record<string, unknown>;
+          taken.set(String(input.task_id), { id: job.id, input });
+        }
+        const job = taken.get(taskId);
+        if (job) {
+          taken.delete(taskId);
+          return job;
+        }
         await queue.queue.change(1000);
       }
     },

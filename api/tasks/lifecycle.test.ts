@@ -32,7 +32,7 @@ describe('what a job ends with, the task ends with', () => {
     [{ output: null }, 'failed', expect.objectContaining({ code: 'internal' })],
   ])('%j', async (message, status, error) => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     service.report(job.id, message);
     const task = await service.until(id, ended);
     expect(task).toMatchObject({ status, error });
@@ -41,7 +41,7 @@ describe('what a job ends with, the task ends with', () => {
 
   test('files outside the task’s folder are not believed', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     const output = await service.finish(id, job.id);
     output.videos[0]!.key = 'tasks/another/video-1.mp4';
     service.report(job.id, { output });
@@ -50,12 +50,12 @@ describe('what a job ends with, the task ends with', () => {
 
   test('a job that was canceled at RunPod cancels the task; one that timed out fails it', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     service.queue.cancel(service.queue.find(job.id)!);
     expect(await service.until(id, ended)).toMatchObject({ status: 'canceled' });
 
     const late = await create();
-    await service.take();
+    await service.take(late);
     service.clock.ahead += 40 * MINUTE;
     expect(await service.until(late, ended)).toMatchObject({ status: 'failed', error: { code: 'timeout' } });
   });
@@ -69,7 +69,7 @@ describe('RunPod out of reach', () => {
     expect(jobs()).toBe(0);
     delete service.faults.runpod;
     service.clock.ahead += 2 * MINUTE;
-    const job = await service.take();
+    const job = await service.take(id);
     expect(job.input.task_id).toBe(id);
     service.report(job.id, { output: await service.finish(id, job.id) });
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
@@ -78,7 +78,7 @@ describe('RunPod out of reach', () => {
 
   test('answers that are no answers change nothing', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     for (const answer of [
       new Response('{"status":"WHAT"}'),
       new Response('nonsense'),
@@ -103,7 +103,7 @@ describe('a job that RunPod has forgotten', () => {
 
   test('is not believed lost within a minute of its submission', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     forget();
     service.clock.ahead += 50_000;
     await service.status(id);
@@ -116,7 +116,7 @@ describe('a job that RunPod has forgotten', () => {
 
   test('and that left its result in the bucket: the task succeeds', async () => {
     const id = await create();
-    const job = await service.take();
+    const job = await service.take(id);
     await service.finish(id, job.id);
     forget();
     service.clock.ahead += 2 * MINUTE;
@@ -126,7 +126,7 @@ describe('a job that RunPod has forgotten', () => {
 
   test('is sent again, its progress kept, and after the third the task is lost', async () => {
     const id = await create();
-    const first = await service.take();
+    const first = await service.take(id);
     service.report(first.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4 } });
     await service.until(id, ({ progress }) => progress === 0.4);
     forget();
@@ -163,9 +163,9 @@ test('the callback makes it look, but is not believed; unknown tokens are 404', 
   expect((await service.status(id)).status).toBe('queued');
 
   // Nobody watches this one: only the callback that the queue sends can bring its end so soon.
-  const job = await service.take();
+  const job = await service.take(id);
   const unwatched = await create();
-  const second = await service.take();
+  const second = await service.take(unwatched);
   service.report(second.id, { output: await service.finish(unwatched, second.id) });
   while ((await service.store.get(unwatched))!.status !== 'succeeded')
     await new Promise((resolve) => setImmediate(resolve));

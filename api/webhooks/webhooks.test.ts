@@ -41,7 +41,7 @@ const delivery = (n: number) =>
 
 async function endedTask(body: object = {}) {
   const { id } = await (await service.post({ prompt: 'x', webhook_url: `${receiver.url}/hook`, ...body })).json();
-  const job = await service.take();
+  const job = await service.take(id);
   service.report(job.id, { output: await service.finish(id, job.id) });
   await service.until(id, ({ status }) => status === 'succeeded');
   return id as string;

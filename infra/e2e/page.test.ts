@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { freePort, type LocalService, startLocal } from '../local/start.ts';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
@@ -39,12 +39,16 @@ describe.skipIf(missing)('the page, in Chromium', () => {
         '--no-first-run',
       ],
     });
+  }, 60_000);
+  beforeEach(async () => {
+    faults.length = 0;
     page = await browser.newPage({ viewport: { width: 900, height: 1100 } });
     page.on('pageerror', (error) => faults.push(String(error)));
     page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
     await page.goto(service.url);
     await page.waitForSelector('#settings input', { state: 'attached' });
-  }, 60_000);
+  });
+  afterEach(() => page.close());
   afterAll(async () => {
     await browser?.close();
     await service?.stop();
@@ -67,9 +71,15 @@ describe.skipIf(missing)('the page, in Chromium', () => {
     );
   }
 
-  test('a picture becomes a clip that plays', async () => {
+  async function makeClip() {
+    const before = await page.locator('#tasks video').count();
     await page.setInputFiles('#image', picture);
     await page.click('form button');
+    await page.waitForFunction((count) => document.querySelectorAll('#tasks video').length > count, before);
+  }
+
+  test('a picture becomes a clip that plays', async () => {
+    await makeClip();
     expect(await playing()).toEqual({ width: 512, height: 288 });
     if (process.env.SCREENSHOTS)
       await page.screenshot({ path: join(process.env.SCREENSHOTS, 'page.png'), fullPage: true });
@@ -77,6 +87,7 @@ describe.skipIf(missing)('the page, in Chromium', () => {
   });
 
   test('a wrong value is told beside the form; what was made is there after a reload', async () => {
+    await makeClip();
     await page.click('summary');
     await page.fill('#setting-T', 'many');
     await page.click('form button');
