@@ -208,6 +208,16 @@ describe('a folder that is not whole is refused in one line that names the file'
       /unet\/config.json: in_channels: /,
     ],
     [
+      'weights of another shape than the config says',
+      (dir) => change(join(dir, 'vae/config.json'), { block_out_channels: [64, 64, 64, 96] }),
+      /vae\/diffusion_pytorch_model.fp16.safetensors: encoder.down_blocks.3.resnets.0.conv1.weight has shape \[64,64,3,3\], not \[96,64,3,3\]$/,
+    ],
+    [
+      'fewer weights than the config says',
+      (dir) => change(join(dir, 'image_encoder/config.json'), { num_hidden_layers: 3 }),
+      /image_encoder\/model.fp16.safetensors: has no tensor vision_model.encoder.layers.2.layer_norm1.weight$/,
+    ],
+    [
       'networks that don’t fit together',
       (dir) => change(join(dir, 'image_encoder/config.json'), { projection_dim: 32 }),
       /image_encoder gives 32 numbers, unet takes 64$/,

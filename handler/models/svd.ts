@@ -38,7 +38,7 @@ export interface SvdModel extends Model {
 /**
  * @param folder a model in the official layout: image_encoder, vae, unet, feature_extractor, each with its config and weights, in
  * single or half precision (`.fp16.safetensors`)
- * @throws WeightsError in one line: a missing or broken file
+ * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
 export function openSvd(folder: string, options: SessionOptions = {}): SvdModel {
   const configs = {
@@ -54,20 +54,23 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
   };
   checkConfigs(folder, configs);
 
+  const graphs = {
+    clip: () => clipVision(weights.clip, configs.clip),
+    encoder: (shape: { H: number; W: number }) => vaeEncoder(weights.vae, configs.vae, { B: 1, ...shape }),
+    unet: (shape: { T: number; h: number; w: number }) => unet(weights.unet, configs.unet, { B: 1, ...shape }),
+    decoder: (shape: { T: number; h: number; w: number }) => vaeDecoder(weights.vae, configs.vae, shape),
+  };
+  // Written once in small, so that a tensor that is missing or of another shape is found now and not by a job.
+  graphs.clip();
+  graphs.encoder({ H: 64, W: 64 });
+  graphs.unet({ T: 1, h: 8, w: 8 });
+  graphs.decoder({ T: 1, h: 8, w: 8 });
+
   const sessions = {
-    clip: oneSession(() => clipVision(weights.clip, configs.clip), options),
-    encoder: oneSession(
-      (shape: { H: number; W: number }) => vaeEncoder(weights.vae, configs.vae, { B: 1, ...shape }),
-      options,
-    ),
-    unet: oneSession(
-      (shape: { T: number; h: number; w: number }) => unet(weights.unet, configs.unet, { B: 1, ...shape }),
-      options,
-    ),
-    decoder: oneSession(
-      (shape: { T: number; h: number; w: number }) => vaeDecoder(weights.vae, configs.vae, shape),
-      options,
-    ),
+    clip: oneSession(graphs.clip, options),
+    encoder: oneSession(graphs.encoder, options),
+    unet: oneSession(graphs.unet, options),
+    decoder: oneSession(graphs.decoder, options),
   };
 
   async function open({
