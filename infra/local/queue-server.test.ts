@@ -386,3 +386,22 @@ test('a callback nobody hears is sent three times', async () => {
   expect(calls).toHaveLength(3);
   expect(lines[2]).toBe(`callback for job ${id} was not heard (attempt 3 of 3)`);
 });
+
+test('a report that is no JSON object is refused for good, and the job goes on', async () => {
+  const { app, queue } = queueServer({ apiKey: KEY });
+  const job = queue.submit({ input: {} });
+  queue.take('w1', 1);
+  for (const body of ['{"output":', '5', 'null', '']) {
+    for (const operation of ['job-done', 'job-stream']) {
+      const response = await app.request(`/ep/${operation}/w1/${job.id}`, {
+        method: 'POST',
+        headers: { authorization: KEY },
+        body,
+      });
+      expect([response.status, job.status]).toEqual([400, 'IN_PROGRESS']);
+    }
+  }
+  const body = JSON.stringify({ input: {}, policy: null });
+  const accepted = await app.request('/ep/run', { method: 'POST', headers: { authorization: `Bearer ${KEY}` }, body });
+  expect(accepted.status).toBe(200);
+});

@@ -87,13 +87,17 @@ export function queueServer({
   });
   app.post('/:endpoint/job-done/:worker/:id', (c) =>
     withJob(c, async (job) => {
-      queue.report(job, c.req.param('worker'), JSON.parse(await c.req.text()));
+      const message = await objectIn(c);
+      if (!message) return c.json({ error: 'not a JSON object' }, 400);
+      queue.report(job, c.req.param('worker'), message);
       return c.json({});
     }),
   );
   app.post('/:endpoint/job-stream/:worker/:id', (c) =>
     withJob(c, async (job) => {
-      queue.chunk(job, c.req.param('worker'), JSON.parse(await c.req.text()).output);
+      const message = await objectIn(c);
+      if (!message) return c.json({ error: 'not a JSON object' }, 400);
+      queue.chunk(job, c.req.param('worker'), message.output);
       return c.json({});
     }),
   );
@@ -162,9 +166,19 @@ async function post(url: string, body: string): Promise<boolean> {
 }
 
 async function submission(c: Context): Promise<Submission | undefined> {
-  const body: unknown = await c.req.json().catch(() => undefined);
-  if (typeof body !== 'object' || body === null || !('input' in body) || body.input == null) return undefined;
-  return body as Submission;
+  const body = await objectIn(c);
+  if (body?.input == null) return undefined;
+  return { ...body, input: body.input, policy: body.policy ?? {} } as Submission;
+}
+
+/** The body as a JSON object, whatever its content type says; a worker calls its own a form. */
+async function objectIn(c: Context): Promise<Record<string, unknown> | undefined> {
+  try {
+    const body: unknown = JSON.parse(await c.req.text());
+    return typeof body === 'object' && body !== null ? (body as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined; // no JSON
+  }
 }
 
 /** A job as the public API shows it: each field only when it is known. */
