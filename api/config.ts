@@ -17,6 +17,8 @@ export interface Config {
   allowPrivateUrls: boolean;
   /** how long a link is good for; seconds */
   linkSeconds: number;
+  /** how long a bridge may take; milliseconds */
+  stillTimeout: number;
   /** how long after its creation a task may still end; milliseconds */
   taskDeadline: number;
   runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
@@ -67,6 +69,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
     linkSeconds: env.LINK_SECONDS,
+    stillTimeout: env.STILL_TIMEOUT * 1000,
     taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };

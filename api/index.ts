@@ -35,6 +35,8 @@ try {
     runpod: openRunPod(config.runpod),
     callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
+    stillTimeout: config.stillTimeout,
+    ...(queueIsHere && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
     onAnnouncement: webhooks.wake,
     log,

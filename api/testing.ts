@@ -79,6 +79,7 @@ export async function testService(env: Record<string, string> = {}) {
     runpod: openRunPod({ ...config.runpod, baseUrl: runpod.url }),
     callbackUrl: (token) => `${api.url}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
+    stillTimeout: config.stillTimeout,
     watchInterval: 10,
     onAnnouncement: webhooks.wake,
     log,

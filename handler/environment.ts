@@ -3,12 +3,11 @@ import { join } from 'node:path';
 import * as v from 'valibot';
 import { MODELS } from './job.ts';
 
-/** A variable that is 0 or 1. */
-export const flag = (fallback: boolean) =>
-  v.pipe(
-    v.optional(v.picklist(['0', '1'], 'must be 0 or 1'), fallback ? '1' : '0'),
-    v.transform((text) => text === '1'),
-  );
+/** A variable that is 0, as when it is absent, or 1. */
+export const flag = v.pipe(
+  v.optional(v.picklist(['0', '1'], 'must be 0 or 1'), '0'),
+  v.transform((text) => text === '1'),
+);
 
 /** A variable that is a whole number. */
 export const whole = (fallback: number, min: number, max: number) => {
@@ -36,7 +35,9 @@ export const shared = {
   BUCKET_NAME: v.optional(
     v.custom<never>(() => false, 'S3 buckets are not supported yet; without it a folder in DATA_DIR is used'),
   ),
-  ALLOW_PRIVATE_URLS: flag(false),
+  ALLOW_PRIVATE_URLS: flag,
+  /** how long a bridge may take; seconds */
+  STILL_TIMEOUT: whole(600, 1, 3600),
 };
 
 export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');

@@ -63,16 +63,15 @@ function size(own: number, about: string) {
 }
 
 function choice<const T extends readonly string[]>(names: T, about: string) {
-  const allowed = names.length === 1 ? `must be ${names[0]}` : `must be one of ${names.join(', ')}`;
-  return v.pipe(v.picklist(names, allowed), v.description(about));
+  return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(about));
 }
 
-function link(protocol: RegExp, allowed: string, about: string) {
+function link(allowed: string, about: string) {
   return v.pipe(
     v.string(allowed),
     v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
     v.url(allowed),
-    v.regex(protocol, allowed),
+    v.regex(/^https?:\/\//i, allowed),
     v.description(about),
   );
 }
@@ -112,7 +111,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.check((text) => [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0'), prompt),
       v.description('What the still shall show: a Midjourney prompt'),
     ),
-    image_url: link(/^https?:\/\//i, 'must be an http or https URL', 'Address of the picture to animate'),
+    image_url: link('must be an http or https URL', 'Address of the picture to animate'),
     H: size(own.H, 'Height of the frames in pixels'),
     W: size(own.W, 'Width of the frames in pixels'),
     T: integer(1, maxFrames, 'Number of frames'),
@@ -145,7 +144,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.description('Id of an own earlier task whose still is animated again, without paying for another'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
-    webhook_url: link(/^https?:\/\//i, 'must be an https URL', 'Where the end of the task is announced'),
+    webhook_url: link('must be an https URL', 'Where the end of the task is announced'),
   };
 }
 

@@ -20,7 +20,6 @@ export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ work
       MIDJOURNEY_BRIDGE: v.optional(v.picklist(['tnl'], 'must be tnl')),
       MIDJOURNEY_API_KEY: v.optional(v.string()),
       MIDJOURNEY_BASE_URL: v.optional(webAddress),
-      STILL_TIMEOUT: whole(600, 1, 3600),
       WORKER_CONCURRENCY: whole(1, 1, 100),
       FRAMES_DIR: v.optional(v.string()),
     },

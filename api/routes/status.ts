@@ -3,8 +3,8 @@ import { streamSSE } from 'hono/streaming';
 import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
 import type { Services } from '../services.ts';
-import type { Task } from '../store/store.ts';
-import { isEnded, present } from '../tasks/present.ts';
+import { isOpen, type Task } from '../store/store.ts';
+import { present } from '../tasks/present.ts';
 
 const PAGE = 100; // tasks read from the store at a time
 const SECOND = 1000;
@@ -27,7 +27,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
       lifecycle.watch(task);
       return c.json(await shown(task));
     }
-    if (isEnded(task) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
+    if (!isOpen(task.status) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
     return streamSSE(c, (stream) => events(task, stream));
   });
 
@@ -52,7 +52,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
             id: String(current.version),
             data: JSON.stringify(await shown(current)),
           });
-          if (isEnded(current)) return;
+          if (!isOpen(current.status)) return;
           continue;
         }
         lifecycle.watch(task);

@@ -13,6 +13,7 @@ import { migrations } from './migrations.ts';
 export const OPEN = ['queued', 'running'] as const;
 export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
 export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
+export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
 
 /** A task as it is kept. Times are milliseconds since 1970. */
 export interface Task {

@@ -7,7 +7,7 @@ import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
 import type { RunPod } from '../runpod.ts';
-import { type Changes, OPEN, type Store, type Task, type TaskStatus } from '../store/store.ts';
+import { type Changes, isOpen, type Store, type Task } from '../store/store.ts';
 import { afterLook, afterLoss, completed, expired, failed, LOST_AFTER } from './transition.ts';
 
 const SECOND = 1000;
@@ -34,6 +34,10 @@ export interface LifecycleOptions {
   callbackUrl: (token: string) => string;
   /** milliseconds */
   taskDeadline: number;
+  /** how long a bridge may take; milliseconds */
+  stillTimeout: number;
+  /** how long any job may run, instead of an estimate for a GPU; milliseconds */
+  runningTime?: number;
   /** milliseconds between looks at a task that somebody watches */
   watchInterval?: number;
   /** called when a webhook is due */
@@ -44,8 +48,6 @@ export interface LifecycleOptions {
 
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
-export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
-
 export function createLifecycle(options: LifecycleOptions) {
   const {
     store,
@@ -53,6 +55,8 @@ export function createLifecycle(options: LifecycleOptions) {
     runpod,
     callbackUrl,
     taskDeadline,
+    stillTimeout,
+    runningTime,
     watchInterval = SECOND,
     onAnnouncement = () => {},
     log,
@@ -129,7 +133,7 @@ export function createLifecycle(options: LifecycleOptions) {
     const job_id = await runpod.submit({
       input: jobInput(task),
       webhook: callbackUrl(task.callback_token),
-      policy: { executionTimeout: executionTimeout(task), ttl: Math.max(10 * SECOND, ttl) },
+      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl: Math.max(10 * SECOND, ttl) },
     });
     log.info({ task: task.id, job: job_id }, 'job submitted');
     return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_at: now() + watchInterval };
@@ -225,9 +229,8 @@ function jobInput(task: Task): JobInput {
   };
 }
 
-/** Time for a bridge (10 minutes), and three times a rough estimate for a slow GPU; milliseconds. */
-function executionTimeout({ input }: Task): number {
+/** Roughly how long a slow GPU samples and decodes; milliseconds. */
+function estimate({ input }: Task): number {
   const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
-  const estimate = input.num_cols * size * (30 + 4 * input.steps);
-  return Math.round((600 + 3 * Math.max(10, estimate)) * SECOND);
+  return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * SECOND);
 }

@@ -1,6 +1,5 @@
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import type { Task } from '../store/store.ts';
-import { isOpen } from './lifecycle.ts';
 
 /** A task as callers see it, its links signed anew. */
 export async function present(
@@ -43,6 +42,3 @@ function etaOf({ progress, started_at }: Task, now: number): { eta_seconds: numb
   if (started_at === null || progress < 0.02) return undefined;
   return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
 }
-
-/** Whether nothing more will happen to it. */
-export const isEnded = (task: Task) => !isOpen(task.status);

@@ -36,7 +36,7 @@ export async function diskBucket(
   async function write(
     key: string,
     fill: (path: string) => Promise<void>,
-    place_: (from: string, to: string) => Promise<void>,
+    moveIn: (from: string, to: string) => Promise<void>,
   ) {
     const to = place(key);
     const from = temporary();
@@ -44,7 +44,7 @@ export async function diskBucket(
       await fill(from);
       await flush(from);
       await mkdir(dirname(to), { recursive: true });
-      await place_(from, to);
+      await moveIn(from, to);
     } finally {
       await rm(from, { force: true });
     }

@@ -123,6 +123,7 @@ describe('every sampler over these networks gives the latents of Stability’s o
         { denoise: guided(clip.denoise, scales), noise, sigmas, randn },
         { sampler, ...parameters },
       );
+      await clip.close();
       expect(psnr(latents, samplerReference(String(index)).data)).toBeGreaterThan(MARK);
     });
   }
@@ -181,6 +182,14 @@ test('an aborted clip stops decoding between its chunks', async () => {
     for await (const _ of clip.decode(latents)) controller.abort(reason);
   })();
   await expect(decoding).rejects.toBe(reason);
+  await clip.close();
+});
+
+test('jobs of different shapes at once do not disturb one another', async () => {
+  const results = await Promise.all([2, 3, 2].map((index) => clipOf(index)));
+  for (const [i, index] of [2, 3, 2].entries()) {
+    expect(psnr(results[i]!.frames, reference(`pipeline ${index}/frames`).data)).toBeGreaterThan(MARK);
+  }
 });
 
 describe('a folder that is not whole is refused in one line that names the file', () => {

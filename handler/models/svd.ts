@@ -14,6 +14,7 @@ import { vaeConfig, vaeDecoder, vaeEncoder } from '../onnx/vae.ts';
 import { clipResize } from '../svd/clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from '../svd/conditioning.ts';
 import { vPrediction } from '../svd/denoiser.ts';
+import { createTurns } from '../turns.ts';
 import type { Clip, ClipRequest, Model } from './model.ts';
 
 const LATENT_SCALE = 8; // pixels a latent is wide and high
@@ -30,6 +31,7 @@ export interface SvdClip extends Clip {
 }
 
 export interface SvdModel extends Model {
+  /** Waits until the clip that is open has been closed. */
   open(request: ClipRequest): Promise<SvdClip>;
   /** Frees the networks. */
   close(): Promise<void>;
@@ -73,7 +75,20 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
     decoder: oneSession(graphs.decoder, options),
   };
 
-  async function open({
+  // Clips share the networks' sessions, so one is open at a time; jobs beside it wait for their turn.
+  const enter = createTurns();
+
+  async function open(request: ClipRequest): Promise<SvdClip> {
+    const leave = await enter(request.signal);
+    try {
+      return { ...(await openClip(request)), close: async () => leave() };
+    } catch (error) {
+      leave();
+      throw error;
+    }
+  }
+
+  async function openClip({
     still,
     H,
     W,
@@ -84,7 +99,7 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
     decoding_t,
     randn,
     signal,
-  }: ClipRequest): Promise<SvdClip> {
+  }: ClipRequest): Promise<Omit<SvdClip, 'close'>> {
     const [h, w] = [H / LATENT_SCALE, W / LATENT_SCALE];
     const Z = configs.vae.latent_channels;
     const plane = Z * h * w;
@@ -138,7 +153,6 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
       async *decode(x) {
         for await (const frame of decodeFloat(x)) yield toBytes(frame, H * W);
       },
-      async close() {},
     };
   }
 
@@ -206,7 +220,11 @@ function oneSession<Shape extends object>(build: (shape: Shape) => Graph, option
   };
 }
 
-function openWeights(folder: string, name: string): SafeTensors {
+/**
+ * A network's weights, in single precision where they are there, else in half.
+ * @throws WeightsError
+ */
+export function openWeights(folder: string, name: string): SafeTensors {
   try {
     return openSafeTensors(join(folder, `${name}.safetensors`));
   } catch (error) {

@@ -10,10 +10,10 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as v from 'valibot';
-import { openSvd } from '../../handler/models/svd.ts';
+import { openSvd, openWeights } from '../../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../../handler/onnx/clip.ts';
 import type { Graph } from '../../handler/onnx/graph.ts';
-import { openSafeTensors, type SafeTensors } from '../../handler/onnx/safetensors.ts';
+import type { SafeTensors } from '../../handler/onnx/safetensors.ts';
 import { openSession } from '../../handler/onnx/session.ts';
 import { unet, unetConfig } from '../../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../../handler/onnx/vae.ts';
@@ -142,11 +142,7 @@ async function wholeClip() {
 }
 
 function weights(folder: string, name: string): SafeTensors {
-  try {
-    return openSafeTensors(join(flags.model, folder, `${name}.safetensors`));
-  } catch {
-    return openSafeTensors(join(flags.model, folder, `${name}.fp16.safetensors`)); // says what is wrong if neither is there
-  }
+  return openWeights(join(flags.model, folder), name);
 }
 
 /** diffusers in a process of its own; undefined where Python lacks it. */
