@@ -1,0 +1,132 @@
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { openSvd } from './svd.ts';
+import { SMALL_SVD } from './testdata/reference.ts';
+import { cacheName, findWeights, hubCache, REPOSITORIES, SUFFIXES } from './weights.ts';
+
+const NAME = cacheName(REPOSITORIES.svd_xt);
+const [OLD, NEW] = ['a'.repeat(40), 'b'.repeat(40)];
+
+let root: string;
+let volumes: { serverless: string; pod: string };
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'weights-'));
+  volumes = { serverless: join(root, 'runpod-volume'), pod: join(root, 'workspace') };
+});
+afterEach(() => rmSync(root, { recursive: true, force: true }));
+
+const find = (env: NodeJS.ProcessEnv = {}) => findWeights('svd_xt', { HOME: root, ...env }, volumes);
+
+/** A whole model. */
+function putModel(...path: string[]): string {
+  const folder = join(root, ...path);
+  cpSync(SMALL_SVD, folder, { recursive: true });
+  return folder;
+}
+
+function putRef(cache: string, commit: string) {
+  const path = join(root, cache, NAME, 'refs/main');
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, commit);
+}
+
+test('finds a model in MODEL_DIR, then the cache, then among cached models, then on a volume', () => {
+  const env = { HF_HOME: join(root, 'hf'), MODEL_DIR: putModel('mine') };
+  const places = [
+    { folder: env.MODEL_DIR, source: 'MODEL_DIR' },
+    { folder: putModel('hf/hub', NAME, 'snapshots', OLD), source: 'Hugging Face cache' },
+    {
+      folder: putModel('runpod-volume/huggingface-cache/hub', NAME, 'snapshots', OLD),
+      source: 'RunPod cached model',
+    },
+    { folder: putModel('runpod-volume/models/stable-video-diffusion-img2vid-xt'), source: 'network volume' },
+    { folder: putModel('runpod-volume/models/svd_xt'), source: 'network volume' },
+    { folder: putModel('workspace/models/stable-video-diffusion-img2vid-xt'), source: 'network volume' },
+    { folder: putModel('workspace/models/svd_xt'), source: 'network volume' },
+  ];
+  expect(find(env)).toEqual(places[0]);
+  for (const [i, place] of places.slice(1).entries()) {
+    expect(find({ ...env, MODEL_DIR: '' })).toEqual(place);
+    rmSync(places[i + 1]!.folder, { recursive: true });
+  }
+  expect(() => find({ ...env, MODEL_DIR: '' })).toThrow();
+});
+
+test('MODEL_DIR is the only place if it is set', () => {
+  putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+  const folder = putModel('mine');
+  rmSync(join(folder, 'unet'), { recursive: true });
+  expect(() => find({ MODEL_DIR: folder })).toThrow(
+    `MODEL_DIR ${folder} lacks unet/config.json, unet/diffusion_pytorch_model.safetensors`,
+  );
+  expect(() => find({ MODEL_DIR: join(root, 'none') })).toThrow(`MODEL_DIR ${join(root, 'none')} is not there`);
+});
+
+test('where there is none, every place is named and the command that gets it', () => {
+  const folder = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+  rmSync(join(folder, 'vae'), { recursive: true });
+  expect(() => find()).toThrow(
+    [
+      'the files of svd_xt are in none of these places; npm run models -- svd_xt gets them:',
+      `  ${folder} lacks vae/config.json, vae/diffusion_pytorch_model.safetensors`,
+      `  ${volumes.serverless}/huggingface-cache/hub/${NAME}/snapshots is not there`,
+      `  ${volumes.serverless}/models/stable-video-diffusion-img2vid-xt is not there`,
+      `  ${volumes.serverless}/models/svd_xt is not there`,
+      `  ${volumes.pod}/models/stable-video-diffusion-img2vid-xt is not there`,
+      `  ${volumes.pod}/models/svd_xt is not there`,
+    ].join('\n'),
+  );
+});
+
+test('the first variable that is set says where the cache is', () => {
+  const order = [
+    ['HF_HUB_CACHE', '/a', '/a'],
+    ['HUGGINGFACE_HUB_CACHE', '/b', '/b'],
+    ['HF_HOME', '/c', '/c/hub'],
+    ['XDG_CACHE_HOME', '/d', '/d/huggingface/hub'],
+    ['HOME', '/e', '/e/.cache/huggingface/hub'],
+  ] as const;
+  for (const i of order.keys()) {
+    const env = Object.fromEntries([
+      ...order.slice(0, i).map(([name]) => [name, '']), // empty counts as absent
+      ...order.slice(i).map(([name, value]) => [name, value]),
+    ]);
+    expect(hubCache(env)).toBe(order[i]![2]);
+  }
+  expect(hubCache({ HOME: '/e', HF_HOME: '~/models' })).toBe('/e/models/hub');
+});
+
+test('refs/main names the snapshot; without it the newest is taken', () => {
+  const old = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+  const recent = putModel('.cache/huggingface/hub', NAME, 'snapshots', NEW);
+  utimesSync(old, 1000, 1000);
+  expect(find().folder).toBe(recent);
+  utimesSync(old, 1e10, 1e10);
+  expect(find().folder).toBe(old);
+  putRef('.cache/huggingface/hub', NEW);
+  expect(find().folder).toBe(recent);
+  putRef('.cache/huggingface/hub', 'c'.repeat(40)); // was deleted
+  expect(find().folder).toBe(old);
+});
+
+test('a snapshot that is not whole is passed over, also the one that refs/main names', () => {
+  const old = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+  const recent = putModel('.cache/huggingface/hub', NAME, 'snapshots', NEW);
+  utimesSync(old, 1000, 1000);
+  putRef('.cache/huggingface/hub', NEW);
+  const weights = join(recent, 'unet/diffusion_pytorch_model.fp16.safetensors');
+  rmSync(weights);
+  expect(find().folder).toBe(old);
+  symlinkSync('../../blobs/none', weights); // as a broken download of Python's leaves none, but a deleted blob does
+  expect(find().folder).toBe(old);
+  rmSync(weights);
+  cpSync(join(old, 'unet/diffusion_pytorch_model.fp16.safetensors'), weights.replace(SUFFIXES.fp16, SUFFIXES.fp32));
+  expect(find().folder).toBe(recent);
+});
+
+test('what is found opens', async () => {
+  putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+  await openSvd(find().folder).close();
+});

@@ -1,0 +1,83 @@
+/** What the networks run on, and how much memory there is. */
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { totalmem } from 'node:os';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { createGraph, type Device } from './graph.ts';
+import { openSession } from './session.ts';
+
+/** Where onnxruntime looks for its providers: beside its own library. */
+export const providerFolder = join(
+  dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),
+  `bin/napi-v6/${process.platform}/${process.arch}`,
+);
+export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so';
+
+export interface ChosenDevice {
+  device: Device;
+  /** bytes that may be used, Infinity if that can't be told */
+  memory: number;
+  /** why it was chosen, for the log */
+  reason: string;
+}
+
+/**
+ * @param wanted auto: CUDA where its provider and a GPU are there, else the processor
+ * @throws Error in one line: cuda is wanted and can't be had
+ */
+export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<ChosenDevice> {
+  const cpu = (reason: string): ChosenDevice => ({ device: 'cpu', memory: usableMemory(), reason });
+  if (wanted === 'cpu') return cpu('DEVICE is cpu');
+  const obstacle = await cudaObstacle();
+  if (!obstacle) {
+    const reason = wanted === 'cuda' ? 'DEVICE is cuda' : 'its provider and a GPU are there';
+    return { device: 'cuda', memory: await freeGpuMemory(), reason };
+  }
+  if (wanted === 'cuda') throw new Error(`DEVICE is cuda, but ${obstacle}`);
+  return cpu(obstacle);
+}
+
+/**
+ * Most of the machine's memory, or of the container's, or less where others have taken more already. A fixed part, so that what
+ * depends on it, and with it a job's result, is the same after a restart.
+ */
+export function usableMemory(): number {
+  const limit = Math.min(totalmem(), process.constrainedMemory() || Infinity);
+  return Math.min(0.85 * limit, process.availableMemory());
+}
+
+/** Why CUDA can't be used, or undefined: the only proof is a graph that runs. */
+async function cudaObstacle(): Promise<string | undefined> {
+  if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
+    return 'onnxruntime’s CUDA provider is not in place (npm run cuda)';
+  try {
+    const graph = createGraph({
+      ...{ file: '', folder: '.', name: '' },
+      has: () => false,
+      get(tensor) {
+        throw new Error(`${tensor}: there are no weights`);
+      },
+    });
+    graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));
+    const session = await openSession(graph, { policy: 'cuda' });
+    await session.run({ x: new Float32Array(1) });
+    await session.close();
+    return undefined;
+  } catch (error) {
+    const { message } = error as Error;
+    return `CUDA does not start: ${/CUDA failure[^;]*/.exec(message)?.[0].trim() ?? message.split('\n')[0]}`;
+  }
+}
+
+/** Of the first GPU that this process may see. */
+async function freeGpuMemory(): Promise<number> {
+  const gpu = process.env.CUDA_VISIBLE_DEVICES?.split(',')[0] || '0';
+  const query = ['--query-gpu=memory.free', '--format=csv,noheader,nounits', `--id=${gpu}`];
+  const mebibytes = await promisify(execFile)('nvidia-smi', query).then(
+    ({ stdout }) => Number.parseInt(stdout, 10),
+    () => Number.NaN,
+  );
+  return Number.isNaN(mebibytes) ? Infinity : mebibytes * 2 ** 20;
+}
