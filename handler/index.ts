@@ -18,7 +18,7 @@ const report: ServeOptions['log'] = ({ event, ...details }) => {
 };
 
 try {
-  const { worker, concurrency } = await openWorker(process.env);
+  const { worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event));
   if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone
   await serve(
     async ({ id, input }, { progress, signal }) => {

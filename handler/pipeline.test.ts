@@ -8,6 +8,7 @@ import { diskBucket } from './bucket/disk.ts';
 import { JobError, type Progress } from './job.ts';
 import { camera } from './models/camera.ts';
 import { runJob, type Worker } from './pipeline.ts';
+import type { Bridge } from './still/midjourney/bridge.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 let folder: string;
@@ -53,6 +54,26 @@ const run = (
   progress: (p: Progress) => void = () => {},
 ) => runJob({ ...input, ...more }, worker, { jobId, progress, signal });
 const files = async () => (await readdir(join(folder, `objects/tasks/${TASK}`), { recursive: true })).sort();
+
+test('a clip that never fits is refused before the bridge is asked', async () => {
+  const untouchable = new Proxy({} as Bridge, { get: (_, name) => expect.fail(`the bridge’s ${String(name)}`) });
+  const refusal = new JobError('out_of_memory', 'too large');
+  const check = () => {
+    throw refusal;
+  };
+  worker = { ...worker, bridge: untouchable, model: { ...camera, check } };
+  await expect(run({ prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({ data: refusal.data });
+  expect(await files()).not.toContain('imagine.json');
+});
+
+test('what the model warns of is in the output, once', async () => {
+  const warnings = [{ field: 'decoding_t', message: 'memory is enough to decode 1 at a time, not 2' }];
+  worker = {
+    ...worker,
+    model: { ...camera, open: async (request) => ({ ...(await camera.open(request)), warnings }) },
+  };
+  expect((await run({ num_cols: 2 })).warnings).toEqual(warnings);
+});
 
 test('a job leaves its files, the still and the result, and says how it goes', async () => {
   const said: Progress[] = [];

@@ -128,6 +128,7 @@ async function makeVideos(
   const { bucket, model } = worker;
   const { W, H, T, fps, num_cols } = job;
   const timings_ms: Record<string, number> = {};
+  const warnings = new Map<string, JobOutput['warnings'][number]>(); // each once, whichever videos it is about
   async function timed<R>(stage: Stage, work: () => Promise<R>): Promise<R> {
     signal.throwIfAborted();
     const start = performance.now();
@@ -135,6 +136,8 @@ async function makeVideos(
     timings_ms[stage] = Math.round((timings_ms[stage] ?? 0) + performance.now() - start);
     return result;
   }
+
+  model.check(job); // before a bridge is paid for the still
 
   // Shares of the whole, for the progress bar: a bridge takes long, a picture at hand does not.
   const stillShare = job.prompt === undefined ? 0.05 : 0.4;
@@ -179,6 +182,7 @@ async function makeVideos(
     } finally {
       await clip.close();
     }
+    for (const { field, message } of clip.warnings) warnings.set(`${field} ${message}`, { field, message });
     report('uploading', 0.97);
     const file = await timed('uploading', () => upload(bucket, `${folder}/video-${column + 1}.mp4`, path));
     return { ...file, seed, width: W, height: H, frames: T, fps, seconds: T / fps };
@@ -188,7 +192,15 @@ async function makeVideos(
   const paths = Array.from({ length: num_cols }, (_, column) => join(scratch, `video-${column + 1}.mp4`));
   for (const [column, path] of paths.entries()) videos.push(await makeVideo(column, path));
   const grid = num_cols > 1 ? await makeGrid() : undefined;
-  return { videos, ...(grid && { grid }), still, seed: job.seed, model: job.model, warnings: [], timings_ms };
+  return {
+    videos,
+    ...(grid && { grid }),
+    still,
+    seed: job.seed,
+    model: job.model,
+    warnings: [...warnings.values()],
+    timings_ms,
+  };
 
   /** The finished videos side by side. */
   async function makeGrid(): Promise<NonNullable<JobOutput['grid']>> {

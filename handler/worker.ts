@@ -3,20 +3,31 @@ import * as v from 'valibot';
 import { diskBucket } from './bucket/disk.ts';
 import { bucketFolder, model, readEnvironment, shared, webAddress, whole } from './environment.ts';
 import { camera } from './models/camera.ts';
+import type { Model } from './models/model.ts';
 import { openSvd } from './models/svd.ts';
+import { findWeights, type WeightsName } from './models/weights.ts';
+import { chooseDevice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
 import { tnl } from './still/midjourney/tnl.ts';
+import { presets } from './svd/presets.ts';
+
+type Log = (details: Record<string, unknown>, event: string) => void;
 
 /**
- * What the worker needs for its jobs.
+ * What the worker needs for its jobs, its model loaded.
+ * @param log told what was chosen, and what the seconds were spent on
  * @throws Error that names the variable
  */
-export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ worker: Worker; concurrency: number }> {
+export async function openWorker(
+  environment: NodeJS.ProcessEnv,
+  log: Log = () => {},
+): Promise<{ worker: Worker; concurrency: number }> {
   const env = readEnvironment(
     {
       ...shared,
       MODEL: v.optional(model, 'svd_xt'),
       MODEL_DIR: v.optional(v.string()),
+      DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
       MIDJOURNEY_BRIDGE: v.optional(v.picklist(['tnl'], 'must be tnl')),
       MIDJOURNEY_API_KEY: v.optional(v.string()),
       MIDJOURNEY_BASE_URL: v.optional(webAddress),
@@ -25,13 +36,11 @@ export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ work
     },
     environment,
   );
-  if (env.MODEL !== 'camera' && !env.MODEL_DIR)
-    throw new Error(`MODEL_DIR is needed for MODEL ${env.MODEL}: the folder with its files`);
   if (env.MIDJOURNEY_BRIDGE && !env.MIDJOURNEY_API_KEY)
     throw new Error('MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE');
   const worker: Worker = {
     modelName: env.MODEL,
-    model: env.MODEL === 'camera' ? camera : openSvd(env.MODEL_DIR!),
+    model: env.MODEL === 'camera' ? camera : await loadSvd(env.MODEL, env.DEVICE, environment, log),
     bucket: await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl: '' }), // a worker makes no links
     bridge: env.MIDJOURNEY_BRIDGE && tnl({ apiKey: env.MIDJOURNEY_API_KEY!, baseUrl: env.MIDJOURNEY_BASE_URL }),
     allowPrivate: env.ALLOW_PRIVATE_URLS,
@@ -39,4 +48,30 @@ export async function openWorker(environment: NodeJS.ProcessEnv): Promise<{ work
     framesDir: env.FRAMES_DIR,
   };
   return { worker, concurrency: env.WORKER_CONCURRENCY };
+}
+
+/** Opens SVD's sessions for its own size, so that no job waits for them. */
+async function loadSvd(
+  name: WeightsName,
+  wanted: 'auto' | 'cpu' | 'cuda',
+  environment: NodeJS.ProcessEnv,
+  log: Log,
+): Promise<Model> {
+  const start = performance.now();
+  const since = (time: number) => Number(((performance.now() - time) / 1000).toFixed(2));
+  const { folder, source } = findWeights(name, environment);
+  const { device, memory, reason } = await chooseDevice(wanted);
+  const gigabytes = Number((memory / 1e9).toFixed(1));
+  log({ device, reason, memory_gb: gigabytes, weights: source, folder, seconds: since(start) }, 'device chosen');
+  const opened = performance.now();
+  const model = openSvd(folder, {
+    device,
+    memory,
+    onOpen: ({ network, policy, ms }) => log({ network, policy, seconds: ms / 1000 }, 'session opened'),
+  });
+  log({ seconds: since(opened) }, 'weights checked');
+  const { H, W, T, steps } = presets[name];
+  await model.preload({ H, W, T, steps, decoding_t: 14 });
+  log({ seconds: since(start) }, 'model ready');
+  return model;
 }

@@ -41,7 +41,19 @@ async function latentsOf(
 ) {
   const { randn } = generator(seed);
   const { signal } = new AbortController();
-  const request = { still, H, W, T, fps: 6, motion_bucket_id: 127, cond_aug: 0.02, decoding_t: 14, randn, signal };
+  const request = {
+    still,
+    H,
+    W,
+    T,
+    fps: 6,
+    motion_bucket_id: 127,
+    cond_aug: 0.02,
+    decoding_t: 14,
+    steps,
+    randn,
+    signal,
+  };
   const clip = await camera.open(request);
   const denoise = guided(clip.denoise, guidanceScales(T, guider));
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));

@@ -43,6 +43,7 @@ const open = (request: Partial<ClipRequest> = {}) =>
     T: 5,
     fps: 6,
     motion_bucket_id: 127,
+    steps: 12,
     cond_aug: 0.02,
     decoding_t: 14,
     randn: (n) => new Float32Array(n),

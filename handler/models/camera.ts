@@ -20,7 +20,7 @@ const MAX_MARGIN = 0.6; // a window is never smaller than this leaves
 const CHANNELS = 4;
 const MOVES = 3; // zoom, pan x, pan y
 
-export const camera: Model = { open, stillScale: 1.5, samplingShare: 0.15, generative: false };
+export const camera: Model = { check() {}, open, stillScale: 1.5, samplingShare: 0.15, generative: false };
 
 async function open({ still, H, W, T, fps, motion_bucket_id }: ClipRequest) {
   const h = H / 8;
@@ -75,6 +75,7 @@ async function open({ still, H, W, T, fps, motion_bucket_id }: ClipRequest) {
       }
     },
 
+    warnings: [],
     async close() {},
   };
 }

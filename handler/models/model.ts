@@ -1,13 +1,17 @@
 /** The interface that samplers drive, and that every model fits. */
+import type { JobOutput } from '../job.ts';
 
-/** What a model needs to know of a job, besides the still. */
-export interface ClipRequest {
-  /** the fitted still: W×H pixels, rgb24, or larger with the same aspect where the model can use it */
-  still: Still;
+/** In pixels; T is the number of frames. */
+export interface ClipSize {
   H: number;
   W: number;
-  /** number of frames */
   T: number;
+}
+
+/** What a model needs to know of a job, besides the still. */
+export interface ClipRequest extends ClipSize {
+  /** the fitted still: W×H pixels, rgb24, or larger with the same aspect where the model can use it */
+  still: Still;
   /** frames a second */
   fps: number;
   /** how much movement, 0–512 */
@@ -16,6 +20,8 @@ export interface ClipRequest {
   cond_aug: number;
   /** frames decoded at a time */
   decoding_t: number;
+  /** how many the sampler will take */
+  steps: number;
   /** the video's random numbers, from which the model draws first */
   randn: (n: number) => Float32Array;
   signal: AbortSignal;
@@ -36,11 +42,16 @@ export interface Clip {
   denoise(x: Float32Array, sigma: number, conditional: boolean): Promise<Float32Array>;
   /** T frames of rgb24, W×H×3 bytes each, one at a time so that memory stays flat. */
   decode(x: Float32Array): AsyncIterable<Uint8Array>;
+  /** what the caller should know of how the frames were made; complete when all are decoded */
+  readonly warnings: JobOutput['warnings'];
   /** Frees what the clip holds; it can't be used afterwards. */
   close(): Promise<void>;
 }
 
 export interface Model {
+  /** @throws JobError: a clip of this size never fits into memory */
+  check(size: ClipSize): void;
+  /** @throws JobError: memory ran out */
   open(request: ClipRequest): Promise<Clip>;
   /** how much larger than the frame a fitted still may be, ≥ 1 (a zoom stays sharp) */
   readonly stillScale: number;

@@ -2,22 +2,27 @@
  * Stable Video Diffusion (Blattmann et al., arXiv:2311.15127): its four networks, run from the official files, and what stands between
  * them in Stability's and diffusers' pipelines. Preconditioning, conditioning and scales stay inside; samplers see latents only.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
+import { JobError } from '../job.ts';
 import { clipConfig, clipVision } from '../onnx/clip.ts';
-import type { Graph } from '../onnx/graph.ts';
+import { usableMemory } from '../onnx/device.ts';
+import type { Device, Graph, GraphOptions } from '../onnx/graph.ts';
+import { demand } from '../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../onnx/safetensors.ts';
-import { openSession, type Session, type SessionOptions } from '../onnx/session.ts';
+import { OutOfMemory } from '../onnx/session.ts';
+import { createSessions, type SessionsOptions } from '../onnx/sessions.ts';
 import { unet, unetConfig } from '../onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../onnx/vae.ts';
 import { clipResize } from '../svd/clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from '../svd/conditioning.ts';
 import { vPrediction } from '../svd/denoiser.ts';
 import { createTurns } from '../turns.ts';
-import type { Clip, ClipRequest, Model } from './model.ts';
+import type { Clip, ClipRequest, ClipSize, Model } from './model.ts';
 
 const LATENT_SCALE = 8; // pixels a latent is wide and high
+const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
 
 const extractorConfig = v.object({
@@ -33,8 +38,17 @@ export interface SvdClip extends Clip {
 export interface SvdModel extends Model {
   /** Waits until the clip that is open has been closed. */
   open(request: ClipRequest): Promise<SvdClip>;
+  /** Opens the sessions for clips of one size, so that the first job finds them. */
+  preload(size: ClipSize & { decoding_t: number; steps: number }): Promise<void>;
   /** Frees the networks. */
   close(): Promise<void>;
+}
+
+export interface SvdOptions extends Partial<SessionsOptions> {
+  /** default: the processor */
+  device?: Device;
+  /** bytes that may be used; default: as much as the machine allows */
+  memory?: number;
 }
 
 /**
@@ -42,7 +56,10 @@ export interface SvdModel extends Model {
  * single or half precision (`.fp16.safetensors`)
  * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
-export function openSvd(folder: string, options: SessionOptions = {}): SvdModel {
+export function openSvd(
+  folder: string,
+  { device = 'cpu', memory = usableMemory(), ...options }: SvdOptions = {},
+): SvdModel {
   const configs = {
     extractor: readConfig(join(folder, 'feature_extractor/preprocessor_config.json'), extractorConfig),
     clip: readConfig(join(folder, 'image_encoder/config.json'), clipConfig),
@@ -50,29 +67,75 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
     unet: readConfig(join(folder, 'unet/config.json'), unetConfig),
   };
   const weights = {
-    clip: openWeights(join(folder, 'image_encoder'), 'model'),
-    vae: openWeights(join(folder, 'vae'), 'diffusion_pytorch_model'),
-    unet: openWeights(join(folder, 'unet'), 'diffusion_pytorch_model'),
+    clip: openWeights(join(folder, 'image_encoder'), 'model', device),
+    vae: openWeights(join(folder, 'vae'), 'diffusion_pytorch_model', device),
+    unet: openWeights(join(folder, 'unet'), 'diffusion_pytorch_model', device),
   };
   checkConfigs(folder, configs);
 
+  const half: GraphOptions = device === 'cuda' ? { device, precision: 'float16' } : {};
   const graphs = {
-    clip: () => clipVision(weights.clip, configs.clip),
-    encoder: (shape: { H: number; W: number }) => vaeEncoder(weights.vae, configs.vae, { B: 1, ...shape }),
-    unet: (shape: { T: number; h: number; w: number }) => unet(weights.unet, configs.unet, { B: 1, ...shape }),
-    decoder: (shape: { T: number; h: number; w: number }) => vaeDecoder(weights.vae, configs.vae, shape),
+    clip: () => clipVision(weights.clip, configs.clip, half),
+    // In half precision the encoder overflows, as diffusers' force_upcast knows.
+    encoder: ({ H, W }: { H: number; W: number }) => vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { device }),
+    unet: ({ T, H, W }: ClipSize) =>
+      unet(weights.unet, configs.unet, { B: 1, T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, half),
+    decoder: ({ T, H, W }: ClipSize) =>
+      vaeDecoder(weights.vae, configs.vae, { T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, half),
   };
   // Written once in small, so that a tensor that is missing or of another shape is found now and not by a job.
-  graphs.clip();
-  graphs.encoder({ H: 64, W: 64 });
-  graphs.unet({ T: 1, h: 8, w: 8 });
-  graphs.decoder({ T: 1, h: 8, w: 8 });
+  for (const graph of Object.values(graphs)) graph({ T: 1, H: 64, W: 64 });
 
-  const sessions = {
-    clip: oneSession(graphs.clip, options),
-    encoder: oneSession(graphs.encoder, options),
-    unet: oneSession(graphs.unet, options),
-    decoder: oneSession(graphs.decoder, options),
+  const sessions = createSessions({ device, memory, ...options });
+
+  const leastPolicy = device === 'cuda' ? 'cuda' : 'mapped';
+  /** What a network needs at least, and what becomes of its output here. */
+  const needOf = (graph: Graph) => {
+    const output = graph.outputs[0]!.shape.reduce((product, size) => product * size, 1);
+    return demand(graph, leastPolicy).peak + (device === 'cpu' ? 2 * 4 * output : 0);
+  };
+  /** Bytes that a clip of this size can't do without, its frames being decoded one at a time. */
+  const least = (size: ClipSize) =>
+    Math.max(
+      ...[graphs.clip(), graphs.encoder(size), graphs.unet(size), graphs.decoder({ ...size, T: 1 })].map(needOf),
+    );
+  /** The most frames, halved from `decoding_t`, that can be decoded at a time. */
+  function chunkThatFits(size: ClipSize, decoding_t: number): number {
+    let count = Math.min(decoding_t, size.T);
+    while (count > 1 && needOf(graphs.decoder({ ...size, T: count })) > memory) count >>= 1;
+    return count;
+  }
+
+  function check(size: ClipSize): void {
+    const { H, W, T } = size;
+    const needed = least(size);
+    if (needed <= memory) return;
+    const smaller: string[] = [];
+    const frames = largest(T - 1, (T) => least({ ...size, T }) <= memory);
+    if (frames) smaller.push(`T ${frames} at this size`);
+    const sides = largest(Math.max(H, W) / SIDE - 1, (n) => least({ ...scaled(size, n), T }) <= memory);
+    if (sides) smaller.push(`W ${scaled(size, sides).W}, H ${scaled(size, sides).H} with as many frames`);
+    const fits = smaller.length > 0 ? `at most ${smaller.join(', or ')}` : 'no clip fits';
+    const memories = `needs about ${inWords(needed)} of memory, and this worker has ${inWords(memory)}`;
+    throw new JobError('out_of_memory', `W ${W}, H ${H}, T ${T} ${memories}: ${fits}`);
+  }
+
+  /** What a caller is told of an error: that memory ran out all the same, of which others may have taken some. */
+  function understood(error: unknown, { H, W, T }: ClipSize): unknown {
+    if (!(error instanceof OutOfMemory)) return error;
+    const message = `memory ran out at W ${W}, H ${H}, T ${T}: a smaller size or fewer frames need less`;
+    return new JobError('out_of_memory', message, { cause: error });
+  }
+
+  const networks = {
+    clip: () => sessions.at('clip', graphs.clip(), { runs: 1 }),
+    encoder: (size: ClipSize) => sessions.at('encoder', graphs.encoder(size), { runs: 1 }),
+    /** @param decoding_t frames that are decoded at a time afterwards */
+    unet: (size: ClipSize, decoding_t: number, steps: number) => {
+      const decoder = graphs.decoder({ ...size, T: chunkThatFits(size, decoding_t) });
+      return sessions.at('unet', graphs.unet(size), { runs: 2 * steps, beside: needOf(decoder) });
+    },
+    decoder: (size: ClipSize) => sessions.at('decoder', graphs.decoder(size), { runs: 1 }),
   };
 
   // Clips share the networks' sessions, so one is open at a time; jobs beside it wait for their turn.
@@ -84,33 +147,24 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
       return { ...(await openClip(request)), close: async () => leave() };
     } catch (error) {
       leave();
-      throw error;
+      throw understood(error, request);
     }
   }
 
-  async function openClip({
-    still,
-    H,
-    W,
-    T,
-    fps,
-    motion_bucket_id,
-    cond_aug,
-    decoding_t,
-    randn,
-    signal,
-  }: ClipRequest): Promise<Omit<SvdClip, 'close'>> {
+  async function openClip(request: ClipRequest): Promise<Omit<SvdClip, 'close'>> {
+    const { still, H, W, T, fps, motion_bucket_id, cond_aug, decoding_t, steps, randn, signal } = request;
+    const size = { H, W, T };
+    check(size);
     const [h, w] = [H / LATENT_SCALE, W / LATENT_SCALE];
     const Z = configs.vae.latent_channels;
     const plane = Z * h * w;
-
     // What the networks are told of the still. The augmentation's noise is the first that is drawn.
     const picture = toPlanes(still.data, H * W);
     const noise = randn(picture.length);
     const augmented = picture.map((value, i) => value + Math.fround(cond_aug * noise[i]!));
     const pixels = normalised(clipResize(still), configs.extractor);
-    const embedding = await (await sessions.clip.at({})).run({ pixels });
-    const latent = await (await sessions.encoder.at({ H, W })).run({ picture: augmented });
+    const embedding = await (await networks.clip()).run({ pixels });
+    const latent = await (await networks.encoder(size)).run({ picture: augmented });
     signal.throwIfAborted();
 
     const dim = configs.unet.addition_time_embed_dim;
@@ -118,9 +172,9 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
     for (const [i, id] of addedTimeIds({ fps, motion_bucket_id, cond_aug }).entries())
       added.set(timestepEmbedding(id, dim), i * dim);
     const nothing = new Float32Array(embedding.length);
-    const network = await sessions.unet.at({ T, h, w });
+    const network = await networks.unet(size, decoding_t, steps);
 
-    const denoise = vPrediction(async (x, c_noise, conditional) => {
+    const denoise = vPrediction((x, c_noise, conditional) => {
       // Each frame's noisy latent beside the still's, which the unconditional branch does not see.
       const sample = new Float32Array(T * 2 * plane);
       for (let t = 0; t < T; t++) {
@@ -128,22 +182,39 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
         if (conditional) sample.set(latent, (t * 2 + 1) * plane);
       }
       const time = timestepEmbedding(c_noise, configs.unet.block_out_channels[0]!);
-      return network.run({ sample, time, added, context: conditional ? embedding : nothing });
+      return network.run({ sample, time, added, context: conditional ? embedding : nothing }).catch((error) => {
+        throw understood(error, size);
+      });
     });
 
+    const warnings: SvdClip['warnings'] = [];
+
     async function* decodeFloat(x: Float32Array) {
-      const size = 3 * H * W;
-      for (let from = 0; from < T; from += decoding_t) {
+      const pixels = 3 * H * W;
+      let most = chunkThatFits(size, decoding_t);
+      for (let from = 0; from < T; ) {
         signal.throwIfAborted();
-        const count = Math.min(decoding_t, T - from);
+        const count = Math.min(most, T - from);
         const latents = x
           .slice(from * plane, (from + count) * plane)
           .map((value) => value / configs.vae.scaling_factor);
-        const decoder = await sessions.decoder.at({ T: count, h, w });
-        const frames = await decoder.run({ latents });
+        let frames: Float32Array;
+        try {
+          const decoder = await networks.decoder({ ...size, T: count });
+          frames = await decoder.run({ latents });
+        } catch (error) {
+          if (!(error instanceof OutOfMemory) || count === 1) throw understood(error, size);
+          await sessions.closeAll(); // what others hold may be what was lacking
+          most = count >> 1;
+          continue;
+        }
         for (let t = 0; t < count; t++)
-          yield frames.slice(t * size, (t + 1) * size).map((value) => Math.min(1, Math.max(0, value / 2 + 0.5)));
+          yield frames.slice(t * pixels, (t + 1) * pixels).map((value) => Math.min(1, Math.max(0, value / 2 + 0.5)));
+        from += count;
       }
+      const asked = Math.min(decoding_t, T);
+      if (most < asked)
+        warnings.push({ field: 'decoding_t', message: `memory is enough to decode ${most} at a time, not ${asked}` });
     }
 
     return {
@@ -153,18 +224,44 @@ export function openSvd(folder: string, options: SessionOptions = {}): SvdModel 
       async *decode(x) {
         for await (const frame of decodeFloat(x)) yield toBytes(frame, H * W);
       },
+      warnings,
     };
   }
 
   return {
+    check,
     open,
+    async preload({ decoding_t, steps, ...size }) {
+      await networks.clip();
+      await networks.encoder(size);
+      await networks.unet(size, decoding_t, steps);
+      await networks.decoder({ ...size, T: chunkThatFits(size, decoding_t) });
+    },
     stillScale: 1,
     samplingShare: 0.8,
     generative: true,
-    async close() {
-      for (const session of Object.values(sessions)) await session.close();
-    },
+    close: sessions.closeAll,
   };
+}
+
+const inWords = (bytes: number) =>
+  bytes < 2 ** 30 ? `${Math.ceil(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+/** The largest whole number from 1 to `limit` that fits, or 0; what is smaller than one that fits, fits too. */
+function largest(limit: number, fits: (n: number) => boolean): number {
+  let [from, to] = [0, Math.max(0, Math.floor(limit))];
+  while (from < to) {
+    const middle = (from + to + 1) >> 1;
+    if (fits(middle)) from = middle;
+    else to = middle - 1;
+  }
+  return from;
+}
+
+/** The size of about this aspect whose longer side is n·64. */
+function scaled({ H, W }: ClipSize, n: number): { H: number; W: number } {
+  const side = (length: number) => Math.max(1, Math.round((n * length) / Math.max(H, W))) * SIDE;
+  return { H: side(H), W: side(W) };
 }
 
 /** rgb24 to [3, H·W] in [−1, 1], rounded to float32 where torch rounds */
@@ -194,45 +291,14 @@ function normalised(
   });
 }
 
-/** Keeps the session for the shape that was asked for last; a failure to open one is not kept. */
-function oneSession<Shape extends object>(build: (shape: Shape) => Graph, options: SessionOptions) {
-  let current: { key: string; session: Promise<Session> } | undefined;
-
-  async function close() {
-    const closing = current;
-    current = undefined;
-    await (await closing?.session.catch(() => undefined))?.close(); // one that never opened needs no closing
-  }
-
-  return {
-    async at(shape: Shape): Promise<Session> {
-      const key = JSON.stringify(shape);
-      if (current?.key === key) return current.session;
-      await close();
-      const opening = { key, session: (async () => openSession(build(shape), options))() };
-      current = opening;
-      opening.session.catch(() => {
-        if (current === opening) current = undefined;
-      });
-      return opening.session;
-    },
-    close,
-  };
-}
-
 /**
- * A network's weights, in single precision where they are there, else in half.
+ * A network's weights: where both are there, in single precision for a processor and in half for a GPU.
  * @throws WeightsError
  */
-export function openWeights(folder: string, name: string): SafeTensors {
-  try {
-    return openSafeTensors(join(folder, `${name}.safetensors`));
-  } catch (error) {
-    const isMissing =
-      error instanceof WeightsError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT';
-    if (!isMissing) throw error;
-    return openSafeTensors(join(folder, `${name}.fp16.safetensors`));
-  }
+export function openWeights(folder: string, name: string, device: Device = 'cpu'): SafeTensors {
+  const files = [`${name}.safetensors`, `${name}.fp16.safetensors`].map((file) => join(folder, file));
+  if (device === 'cuda') files.reverse();
+  return openSafeTensors(files.find((file) => existsSync(file)) ?? files[1]!);
 }
 
 function readConfig<S extends v.GenericSchema>(path: string, schema: S): v.InferOutput<S> {

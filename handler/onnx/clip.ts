@@ -1,6 +1,6 @@
 /** The picture's embedding: transformers' CLIPVisionModelWithProjection (SVD's is ViT-H/14), from its config.json and weights. */
 import * as v from 'valibot';
-import { createGraph, type Graph, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
 import { gelu, layerNorm, linear, quickGelu, selfAttention } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 
@@ -20,8 +20,8 @@ export const clipConfig = v.object({
 export type ClipConfig = v.InferOutput<typeof clipConfig>;
 
 /** Input: `pixels` [1, 3, image_size, image_size], normalised. Output: `embedding` [1, projection_dim]. */
-export function clipVision(weights: SafeTensors, config: ClipConfig): Graph {
-  const g = createGraph(weights);
+export function clipVision(weights: SafeTensors, config: ClipConfig, options?: GraphOptions): Graph {
+  const g = createGraph(weights, options);
   const { hidden_size: D, image_size, patch_size: P, layer_norm_eps: epsilon } = config;
   const side = image_size / P;
   const S = side * side + 1; // the patches, and before them the class token

@@ -4,6 +4,7 @@
  */
 import {
   type Attribute,
+  ELEMENT_BYTES,
   ELEMENT_TYPE,
   type ElementType,
   encodeModel,
@@ -22,6 +23,7 @@ export interface Value {
 export type Graph = ReturnType<typeof createGraph>;
 
 const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
+const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
 const sameShape = (a: readonly number[], b: readonly number[]) =>
   a.length === b.length && a.every((size, i) => size === b[i]);
 
@@ -32,9 +34,23 @@ interface OpOptions {
   type?: ElementType;
 }
 
-/** @param weights the network's file; half-precision weights are computed with in float32 */
-export function createGraph(weights: SafeTensors) {
+export interface GraphOptions {
+  /** what the formulations suit; default cpu */
+  device?: Device;
+  /** what is computed in, whatever the weights are stored as; default float32. Inputs and outputs are float32 all the same. */
+  precision?: 'float32' | 'float16';
+}
+export type Device = 'cpu' | 'cuda';
+
+/** Operators whose output is their input's memory under another shape. */
+const VIEWS = ['Reshape', 'Identity'];
+
+/** @param weights the network's file */
+export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
+  /** Weights brought to the precision. They stand first, since onnxruntime then runs each just before what uses it, not all at the start. */
+  const casts: OnnxNode[] = [];
+  const bytes = new Map<string, number>(); // of each operator's output
   const initializers: OnnxInitializer[] = [];
   const inputs: OnnxValue[] = [];
   const outputs: OnnxValue[] = [];
@@ -63,7 +79,9 @@ export function createGraph(weights: SafeTensors) {
       outputs: [name],
       attributes,
     });
-    return { name, shape, type: type ?? operands.find((value) => value)!.type };
+    const value = { name, shape, type: type ?? operands.find((value) => value)!.type };
+    bytes.set(name, sizeOf(value));
+    return value;
   }
 
   function split(value: Value, axis: number, sizes: readonly number[]): Value[] {
@@ -81,6 +99,7 @@ export function createGraph(weights: SafeTensors) {
       outputs: parts.map((part) => part.name),
       attributes: { axis },
     });
+    for (const part of parts) bytes.set(part.name, sizeOf(part));
     return parts;
   }
 
@@ -102,7 +121,7 @@ export function createGraph(weights: SafeTensors) {
         shape,
         data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
       });
-      return { name, type: 'float32', shape };
+      return castWeight({ name, type: 'float32', shape });
     });
 
   /**
@@ -123,10 +142,10 @@ export function createGraph(weights: SafeTensors) {
       const rowBytes = length / stored[0]!;
       const name = `${tensor}${rows ? `[${from}:${to}]` : ''}|${used.join('x')}`;
       const external = { location: weights.name, offset: offset + from * rowBytes, length: (to - from) * rowBytes };
-      if (product(used) * (type === 'float16' ? 2 : 4) !== external.length)
-        throw new Error(`${tensor}: [${stored}] can’t be seen as [${used}]`);
-      initializers.push({ name, type, shape: used, external });
-      return cast({ name, type, shape: used }, 'float32');
+      const value = { name, type, shape: used };
+      if (sizeOf(value) !== external.length) throw new Error(`${tensor}: [${stored}] can’t be seen as [${used}]`);
+      initializers.push({ ...value, external });
+      return castWeight(value);
     });
   }
 
@@ -134,6 +153,12 @@ export function createGraph(weights: SafeTensors) {
     return value.type === type
       ? value
       : op('Cast', [value], value.shape, { attributes: { to: ELEMENT_TYPE[type] }, type });
+  }
+
+  function castWeight(value: Value): Value {
+    const result = cast(value, precision);
+    if (result !== value) casts.push(nodes.pop()!);
+    return result;
   }
 
   function reshape(value: Value, shape: readonly number[]): Value {
@@ -164,25 +189,64 @@ export function createGraph(weights: SafeTensors) {
     return op(kind, [a, b], shape);
   }
 
+  /** The part [from, to) of one axis. */
+  function slice(value: Value, axis: number, from: number, to: number): Value {
+    const operands = [value, ...[[from], [to], [axis]].map(integers)];
+    return op('Slice', operands, value.shape.with(axis, to - from));
+  }
+
+  /**
+   * The most memory that values computed from the inputs take at one time, in bytes: each lives from the operator that makes it to the
+   * last that uses it. Without the weights, and without what an operator needs within.
+   */
+  function peakBytes(): number {
+    const owner = new Map<string, string>(); // whose memory a view shows
+    const memoryOf = (name: string) => owner.get(name) ?? name;
+    const lastUse = new Map<string, number>();
+    const isCast = new Set(casts.flatMap((node) => node.outputs));
+    for (const [i, node] of nodes.entries()) {
+      if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
+      for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
+    }
+    for (const { name } of outputs) lastUse.set(memoryOf(name), nodes.length);
+    let live = 0;
+    let peak = 0;
+    const made = new Set<string>(); // weights and inputs never are
+    for (const [i, node] of nodes.entries()) {
+      const casted = node.inputs.filter((name) => isCast.has(name) && !made.has(name));
+      for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
+        made.add(name);
+        live += bytes.get(name)!;
+      }
+      peak = Math.max(peak, live);
+      const used = new Set([...node.inputs, ...node.outputs].map(memoryOf));
+      for (const name of used) if (made.has(name) && lastUse.get(name) === i) live -= bytes.get(name)!;
+    }
+    return peak;
+  }
+
   return {
     op,
     split,
+    slice,
     weight,
     constant,
     integers,
     reshape,
     transpose,
     has: weights.has,
+    device,
 
     input(name: string, shape: readonly number[]): Value {
       const value = { name, type: 'float32' as const, shape };
       inputs.push(value);
-      return value;
+      return cast(value, precision);
     },
     output(name: string, value: Value): void {
-      op('Identity', [value], value.shape);
+      const result = op('Identity', [cast(value, 'float32')], value.shape);
       nodes.at(-1)!.outputs = [name];
-      outputs.push({ name, type: value.type, shape: value.shape });
+      bytes.set(name, bytes.get(result.name)!);
+      outputs.push({ name, type: 'float32', shape: value.shape });
     },
 
     add: (a: Value, b: Value) => elementwise('Add', a, b),
@@ -200,6 +264,22 @@ export function createGraph(weights: SafeTensors) {
     outputs,
     /** where the weights lie */
     folder: weights.folder,
-    encode: () => encodeModel({ nodes, initializers, inputs, outputs }),
+    /** bytes of all weights at the precision that is computed in */
+    weightBytes: () =>
+      initializers.reduce((sum, { shape }) => sum + product(shape), 0) * (precision === 'float16' ? 2 : 4),
+    peakBytes,
+    /**
+     * @param overridable also list the stored weights as inputs, which ONNX lets callers replace: onnxruntime then folds nothing that
+     * is made of them, so that half-precision weights stay in the file and are cast anew in each run
+     */
+    encode({ overridable = false } = {}): Uint8Array {
+      const stored = initializers.filter((initializer) => 'external' in initializer);
+      return encodeModel({
+        nodes: [...casts, ...nodes],
+        initializers,
+        inputs: overridable ? [...inputs, ...stored] : inputs,
+        outputs,
+      });
+    },
   };
 }

@@ -58,7 +58,7 @@ export function temporalConv(g: Graph, x: Value, name: string, out: number): Val
   });
 }
 
-/** Over groups of channels of [N, C, …]. The scale and shift of each channel is a depthwise 1×1 convolution, which fuses. */
+/** Over groups of channels of [N, C, …]. On a processor each channel's scale and shift is a depthwise 1×1 convolution, which fuses. */
 export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Value {
   const [N, C, ...rest] = x.shape as [number, number, ...number[]];
   const length = (C / GROUPS) * rest.reduce((total, size) => total * size, 1);
@@ -68,6 +68,10 @@ export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Va
     attributes: { epsilon: { float: epsilon } },
   });
   const point = rest.map(() => 1);
+  if (g.device === 'cuda') {
+    const [scale, shift] = ['weight', 'bias'].map((part) => g.weight(`${name}.${part}`, [C], { shape: [C, ...point] }));
+    return g.add(g.mul(g.reshape(normal, x.shape), scale!), shift!);
+  }
   const scale = g.weight(`${name}.weight`, [C], { shape: [C, 1, ...point] });
   return g.op('Conv', [g.reshape(normal, x.shape), scale, g.weight(`${name}.bias`, [C])], x.shape, {
     attributes: { kernel_shape: point, group: C },
@@ -123,17 +127,23 @@ export const attentionNames = (name: string): AttentionNames => ({
 });
 
 /**
- * Nearest-neighbour upsampling and a 3×3 convolution. For a doubling they are four 2×2 convolutions, one for each corner of the new
- * pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times fewer multiplications.
+ * Nearest-neighbour upsampling and a 3×3 convolution, of each of several pictures of one shape. For a doubling on a processor they are
+ * four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times
+ * fewer multiplications.
  */
-export function upsampleConv(g: Graph, x: Value, name: string, [height, width]: readonly [number, number]): Value {
-  const [N, C, H, W] = x.shape as [number, number, number, number];
-  if (height !== 2 * H || width !== 2 * W) {
+export function upsampleConv(
+  g: Graph,
+  pictures: readonly Value[],
+  name: string,
+  [height, width]: readonly [number, number],
+): Value[] {
+  const [N, C, H, W] = pictures[0]!.shape as [number, number, number, number];
+  if (height !== 2 * H || width !== 2 * W || g.device === 'cuda') {
     const sizes = g.integers([N, C, height, width]);
-    const resized = g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], {
-      attributes: { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' },
-    });
-    return conv2d(g, resized, name, C);
+    const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
+    return pictures.map((x) =>
+      conv2d(g, g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], { attributes }), name, C),
+    );
   }
   const bias = g.weight(`${name}.bias`, [C]);
   /** The first of three rows and the sum of the others, and the other way round. */
@@ -141,40 +151,45 @@ export function upsampleConv(g: Graph, x: Value, name: string, [height, width]: 
     const [a, b, c] = g.split(kernel, axis, [1, 1, 1]) as [Value, Value, Value];
     return [g.concat([a, g.add(b, c)], axis), g.concat([g.add(a, b), c], axis)];
   };
-  const corners = merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2).flatMap((rows, bottom) =>
-    merged(rows, 3).map((kernel, right) =>
-      g.op('Conv', [x, kernel, bias], [N, C, H, W], {
+  const kernels = merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2).flatMap((rows) => merged(rows, 3));
+  return pictures.map((x) => {
+    const corners = kernels.map((kernel, i) => {
+      const [bottom, right] = [i >> 1, i & 1];
+      return g.op('Conv', [x, kernel, bias], [N, C, H, W], {
         attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
-      }),
-    ),
-  );
-  return g.op('DepthToSpace', [g.concat(corners, 1)], [N, C, height, width], {
-    attributes: { blocksize: 2, mode: 'DCR' },
+      });
+    });
+    return g.op('DepthToSpace', [g.concat(corners, 1)], [N, C, height, width], {
+      attributes: { blocksize: 2, mode: 'DCR' },
+    });
   });
 }
 
+interface TemporalOptions {
+  epsilon: number;
+  /** [B, D] after its activation, or undefined where the network has none */
+  embedding?: Value;
+  /** how the blend's factor comes from the stored one: in the VAE it is switched */
+  blend: 'unet' | 'vae';
+}
+
 /**
- * SVD's temporal residual block and its blend with the spatial one: s + k·f(s).
- * @param x [B·T, C, H, W], the spatial block's output
- * @param embedding [B, D] after its activation, or undefined where the network has none
- * @param blend how k comes from the stored factor: in the VAE the blend is switched
+ * What SVD's temporal residual block adds to the spatial block's output s: k·f(s).
+ * @param s [B, C, T, H·W]
  */
 export function temporalResidual(
   g: Graph,
-  x: Value,
+  s: Value,
   name: string,
-  { T, epsilon, embedding, blend }: { T: number; epsilon: number; embedding?: Value; blend: 'unet' | 'vae' },
+  { epsilon, embedding, blend }: TemporalOptions,
 ): Value {
-  const [N, C, H, W] = x.shape as [number, number, number, number];
-  const B = N / T;
+  const [B, C] = s.shape as [number, number];
   const block = `${name}.temporal_res_block`;
-  let h = g.transpose(g.reshape(x, [B, T, C, H * W]), [0, 2, 1, 3]);
-  h = temporalConv(g, silu(g, groupNorm(g, h, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
+  let h = temporalConv(g, silu(g, groupNorm(g, s, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
   if (embedding) h = g.add(h, g.reshape(linear(g, embedding, `${block}.time_emb_proj`, C), [B, C, 1, 1]));
   h = temporalConv(g, silu(g, groupNorm(g, h, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
   const factor = mixFactor(g, name);
-  h = g.mul(h, blend === 'vae' ? factor : complement(g, factor));
-  return g.add(x, g.reshape(g.transpose(h, [0, 2, 1, 3]), x.shape));
+  return g.mul(h, blend === 'vae' ? factor : complement(g, factor));
 }
 
 /** How much of a blend is spatial: the sigmoid of one learned number. */

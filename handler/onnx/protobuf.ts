@@ -6,6 +6,7 @@
 /** ONNX's numbers for element types. */
 export const ELEMENT_TYPE = { float32: 1, int64: 7, float16: 10 } as const;
 export type ElementType = keyof typeof ELEMENT_TYPE;
+export const ELEMENT_BYTES = { float32: 4, int64: 8, float16: 2 } as const;
 
 /** A whole number, whole numbers, text, or a float: a float with a whole value must still be written as one. */
 export type Attribute = number | readonly number[] | string | { float: number };

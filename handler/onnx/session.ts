@@ -1,32 +1,60 @@
 /** Running graphs. The one importer of onnxruntime. */
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Graph } from './graph.ts';
+import { type Policy, SESSION } from './policy.ts';
 
 export interface Session {
   /**
    * @param feeds one flat array for each of the graph's inputs
    * @returns the graph's only output
-   * @throws Error that names an input which is missing, unknown or of another length
+   * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
    */
   run(feeds: Record<string, Float32Array>): Promise<Float32Array>;
   close(): Promise<void>;
 }
 
 export interface SessionOptions {
+  /** default: prepacked */
+  policy?: Policy;
   /** processor threads within an operator; default: onnxruntime's choice */
   threads?: number;
   /** called after each run with what it took, in milliseconds */
   onRun?: (ms: number) => void;
 }
 
-/** @throws Error if onnxruntime refuses the graph or can't get the memory */
-export async function openSession(graph: Graph, { threads, onRun }: SessionOptions = {}): Promise<Session> {
-  const session = await InferenceSession.create(graph.encode(), {
+/** The processor's or the GPU's memory did not suffice. What was being opened or run can be tried again smaller. */
+export class OutOfMemory extends Error {
+  constructor(cause: unknown) {
+    super('memory ran out', { cause });
+    this.name = 'OutOfMemory';
+  }
+}
+
+/** What onnxruntime, the C++ library, CUDA, cuBLAS, cuDNN and V8 say when memory runs out. */
+const OUT_OF_MEMORY =
+  /bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
+
+function understood(error: unknown): unknown {
+  return error instanceof Error && OUT_OF_MEMORY.test(error.message) ? new OutOfMemory(error) : error;
+}
+
+/** @throws Error if onnxruntime refuses the graph; OutOfMemory */
+export async function openSession(
+  graph: Graph,
+  { policy = 'prepacked', threads, onRun }: SessionOptions = {},
+): Promise<Session> {
+  const { extra, ...options } = { extra: { session: {} }, ...SESSION[policy] };
+  const session = await InferenceSession.create(graph.encode({ overridable: policy === 'mapped' }), {
+    ...options,
     ...(threads !== undefined && { intraOpNumThreads: threads }),
     interOpNumThreads: 1,
-    graphOptimizationLevel: 'all',
     logSeverityLevel: 3,
-    extra: { session: { model_external_initializers_file_folder_path: graph.folder } },
+    extra: {
+      session: { ...extra.session, model_external_initializers_file_folder_path: graph.folder },
+      optimization: { disable_specified_optimizers: 'GatherSliceToSplitFusion' }, // it copies all slices before the first is used
+    },
+  }).catch((error) => {
+    throw understood(error);
   });
   const output = graph.outputs[0]!.name;
 
@@ -43,7 +71,9 @@ export async function openSession(graph: Graph, { threads, onRun }: SessionOptio
         tensors[name] = new Tensor('float32', data, shape);
       }
       const start = performance.now();
-      const results = await session.run(tensors);
+      const results = await session.run(tensors).catch((error) => {
+        throw understood(error);
+      });
       onRun?.(performance.now() - start);
       return results[output]!.data as Float32Array;
     },

@@ -1,7 +1,7 @@
 /** SVD's denoising network: diffusers' UNetSpatioTemporalConditionModel, from its config.json and weights. */
 import * as v from 'valibot';
 import { timestepEmbedding } from '../svd/conditioning.ts';
-import { createGraph, type Graph, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
 import {
   attentionNames,
   complement,
@@ -49,8 +49,9 @@ export function unet(
   weights: SafeTensors,
   config: UNetConfig,
   { B, T, h, w }: { B: number; T: number; h: number; w: number },
+  options?: GraphOptions,
 ): Graph {
-  const g = createGraph(weights);
+  const g = createGraph(weights, options);
   const N = B * T;
   const channels = config.block_out_channels;
   const blocks = channels.length;
@@ -82,7 +83,11 @@ export function unet(
     y = g.add(y, g.reshape(linear(g, embeddingOfFrames, `${block}.time_emb_proj`, C), [N, C, 1, 1]));
     y = conv2d(g, silu(g, groupNorm(g, y, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
     const skip = x.shape[1] === C ? x : conv2d(g, x, `${block}.conv_shortcut`, C, { kernel: 1 });
-    return temporalResidual(g, g.add(skip, y), name, { T, epsilon, embedding, blend: 'unet' });
+    const spatial = g.add(skip, y);
+    const [, , height, width] = spatial.shape as [number, number, number, number];
+    const overTime = g.transpose(g.reshape(spatial, [B, T, C, height * width]), [0, 2, 1, 3]);
+    const temporal = temporalResidual(g, overTime, name, { epsilon, embedding, blend: 'unet' });
+    return g.add(spatial, g.reshape(g.transpose(temporal, [0, 2, 1, 3]), spatial.shape));
   }
 
   /** GEGLU feed-forward: [M, C] → [M, C]. The gate is the second half of the projection. */
@@ -180,7 +185,7 @@ export function unet(
     }
     if (i < blocks - 1) {
       const [, , height, width] = skips.at(-1)!.shape as [number, number, number, number]; // odd sizes are not doubled exactly
-      x = upsampleConv(g, x, `up_blocks.${i}.upsamplers.0.conv`, [height, width]);
+      [x] = upsampleConv(g, [x], `up_blocks.${i}.upsamplers.0.conv`, [height, width]) as [Value];
     }
   }
 

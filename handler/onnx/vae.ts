@@ -1,6 +1,6 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
-import { createGraph, type Graph, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
 import {
   attentionNames,
   conv2d,
@@ -30,8 +30,9 @@ export function vaeEncoder(
   weights: SafeTensors,
   config: VaeConfig,
   { B, H, W }: { B: number; H: number; W: number },
+  options?: GraphOptions,
 ): Graph {
-  const g = createGraph(weights);
+  const g = createGraph(weights, options);
   const channels = config.block_out_channels;
   let x = conv2d(g, g.input('picture', [B, config.in_channels, H, W]), 'encoder.conv_in', channels[0]!);
   for (const [i, C] of channels.entries()) {
@@ -58,35 +59,58 @@ export function vaeEncoder(
   return g;
 }
 
-/** T frames of one video. Input: `latents` [T, latent_channels, h, w], already divided by the scale. Output: `frames` [T, 3, 8h, 8w], about [−1, 1]. */
+type Size = readonly [height: number, width: number];
+
+/**
+ * T frames of one video. Input: `latents` [T, latent_channels, h, w], already divided by the scale. Output: `frames` [T, 3, 8h, 8w],
+ * about [−1, 1]. What is spatial runs frame by frame, so that its intermediate values take the memory of one frame and not of T.
+ */
 export function vaeDecoder(
   weights: SafeTensors,
   config: VaeConfig,
   { T, h, w }: { T: number; h: number; w: number },
+  options?: GraphOptions,
 ): Graph {
-  const g = createGraph(weights);
+  const g = createGraph(weights, options);
   const channels = config.block_out_channels.toReversed();
-  const spatioTemporal = (x: Value, name: string, C: number) =>
-    temporalResidual(g, residual(g, x, `${name}.spatial_res_block`, C), name, { T, epsilon: 1e-5, blend: 'vae' });
 
-  let x = conv2d(g, g.input('latents', [T, config.latent_channels, h, w]), 'decoder.conv_in', channels[0]!);
-  x = spatioTemporal(x, 'decoder.mid_block.resnets.0', channels[0]!);
+  /** The frames of [1, C, T, H·W], each [1, C, H, W]. */
+  const framesOf = (x: Value, [H, W]: Size) =>
+    Array.from({ length: T }, (_, t) => g.reshape(T === 1 ? x : g.slice(x, 2, t, t + 1), [1, x.shape[1]!, H, W]));
+  function stack(frames: readonly Value[]): Value {
+    const [, C, H, W] = frames[0]!.shape as [number, number, number, number];
+    const rows = frames.map((frame) => g.reshape(frame, [1, C, 1, H * W]));
+    return T === 1 ? rows[0]! : g.concat(rows, 2);
+  }
+  function spatioTemporal(x: Value, size: Size, name: string, C: number): Value {
+    const s = stack(framesOf(x, size).map((frame) => residual(g, frame, `${name}.spatial_res_block`, C)));
+    return g.add(s, temporalResidual(g, s, name, { epsilon: 1e-5, blend: 'vae' }));
+  }
+
+  const Z = config.latent_channels;
+  const latents = g.transpose(g.reshape(g.input('latents', [T, Z, h, w]), [1, T, Z, h * w]), [0, 2, 1, 3]);
+  let size: Size = [h, w];
+  let x = stack(framesOf(latents, size).map((frame) => conv2d(g, frame, 'decoder.conv_in', channels[0]!)));
+  x = spatioTemporal(x, size, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
-    if (j === 1) x = attention(g, x, 'decoder.mid_block.attentions.0');
-    x = spatioTemporal(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
+    if (j === 1) x = stack(framesOf(x, size).map((frame) => attention(g, frame, 'decoder.mid_block.attentions.0')));
+    x = spatioTemporal(x, size, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
-    for (let j = 0; j <= config.layers_per_block; j++) x = spatioTemporal(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
+    for (let j = 0; j <= config.layers_per_block; j++)
+      x = spatioTemporal(x, size, `decoder.up_blocks.${i}.resnets.${j}`, C);
     if (i < channels.length - 1) {
-      x = upsampleConv(g, x, `decoder.up_blocks.${i}.upsamplers.0.conv`, [x.shape[2]! * 2, x.shape[3]! * 2]);
+      const doubled: Size = [size[0] * 2, size[1] * 2];
+      x = stack(upsampleConv(g, framesOf(x, size), `decoder.up_blocks.${i}.upsamplers.0.conv`, doubled));
+      size = doubled;
     }
   }
-  x = conv2d(g, silu(g, groupNorm(g, x, 'decoder.conv_norm_out', 1e-6)), 'decoder.conv_out', config.out_channels);
-
-  const [, C, H, W] = x.shape as [number, number, number, number];
-  const overTime = g.transpose(g.reshape(x, [1, T, C, H * W]), [0, 2, 1, 3]);
-  const frames = temporalConv(g, overTime, 'decoder.time_conv_out', C);
-  g.output('frames', g.reshape(g.transpose(frames, [0, 2, 1, 3]), [T, C, H, W]));
+  const pictures = framesOf(x, size).map((frame) => {
+    const normal = silu(g, groupNorm(g, frame, 'decoder.conv_norm_out', 1e-6));
+    return conv2d(g, normal, 'decoder.conv_out', config.out_channels);
+  });
+  const frames = temporalConv(g, stack(pictures), 'decoder.time_conv_out', config.out_channels);
+  g.output('frames', g.reshape(g.transpose(frames, [0, 2, 1, 3]), [T, config.out_channels, ...size]));
   return g;
 }
 

@@ -1,6 +1,7 @@
 /** `npm run bench -- NAME`: runs one benchmark; each prints ratios against a peer that is measured in the same run. */
 const BENCHMARKS: Record<string, () => Promise<unknown>> = {
   svd: () => import('./svd.ts'),
+  memory: () => import('./memory.ts'),
 };
 
 const name = process.argv[2];

@@ -129,6 +129,7 @@ async function wholeClip() {
       motion_bucket_id: 127,
       cond_aug: 0.02,
       decoding_t: T,
+      steps,
       randn,
       signal,
     });

@@ -1,9 +1,11 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
+import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/device.ts';
 import { freePort, type LocalService, startLocal } from '../local/start.ts';
 
 /** The whole service with Stable Video Diffusion's networks, small and of random weights. */
@@ -18,7 +20,10 @@ const environment = async (more: NodeJS.ProcessEnv) => {
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'svd-'));
-  service = await startLocal({ env: await environment({ MODEL_DIR: SMALL_SVD }), quiet: true });
+  const snapshots = join(folder, 'hub/models--stabilityai--stable-video-diffusion-img2vid-xt/snapshots');
+  await mkdir(snapshots, { recursive: true });
+  await symlink(SMALL_SVD, join(snapshots, 'abc'));
+  service = await startLocal({ env: await environment({ HF_HOME: folder, DEVICE: 'cpu' }), quiet: true });
 }, 60_000);
 afterAll(async () => {
   await service?.stop();
@@ -54,9 +59,48 @@ test('a picture becomes an MP4 by the real networks, the same bytes for the same
   expect((await make({ ...request, motion_bucket_id: 200 })).videos![0]!.sha256).not.toBe(task.videos![0]!.sha256);
 }, 60_000);
 
+test('the log says what was chosen and what the seconds of the start were spent on', async () => {
+  const lines = (await readFile(join(service.dataDir, 'worker.log'), 'utf8'))
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  const said = (msg: string) => lines.filter((line) => line.msg === msg);
+  expect(said('device chosen')).toEqual([
+    expect.objectContaining({
+      device: 'cpu',
+      reason: 'DEVICE is cpu',
+      weights: 'Hugging Face cache',
+      seconds: expect.any(Number),
+    }),
+  ]);
+  const networks = said('session opened').map(({ network }) => network);
+  expect(networks.slice(0, 4)).toEqual(['clip', 'encoder', 'unet', 'decoder']); // before any job
+  const order = lines.map(({ msg }) => msg);
+  expect(order.indexOf('serving')).toBeGreaterThan(order.indexOf('model ready'));
+  expect(order.indexOf('model ready')).toBeGreaterThan(order.indexOf('session opened'));
+});
+
+test('a clip that can never fit is refused before anything is made', async () => {
+  const task = await make({ image: picture, H: 2048, W: 2048, T: 100, steps: 1 });
+  expect(task).toMatchObject({ status: 'failed', error: { code: 'out_of_memory', retryable: false } });
+  expect(task.error!.message).toMatch(
+    /^W 2048, H 2048, T 100 needs about .* GiB of memory, and this worker has .*: at most /,
+  );
+  expect(task.still).toBeUndefined();
+}, 60_000);
+
+test.skipIf(existsSync(join(providerFolder, CUDA_PROVIDER)))(
+  'DEVICE=cuda without CUDA stops the start in one line',
+  async () => {
+    const env = await environment({ MODEL_DIR: SMALL_SVD, DEVICE: 'cuda' });
+    await expect(startLocal({ env, quiet: true })).rejects.toThrow(
+      /^worker: DEVICE is cuda, but onnxruntime’s CUDA provider is not in place \(npm run cuda\)$/,
+    );
+  },
+  60_000,
+);
+
 test('a folder that is not whole stops the start in one line', async () => {
   const start = async (MODEL_DIR: string) => startLocal({ env: await environment({ MODEL_DIR }), quiet: true });
-  await expect(start(join(folder, 'nothing'))).rejects.toThrow(
-    /^worker: .*nothing\/feature_extractor\/preprocessor_config.json: can’t be read$/,
-  );
+  await expect(start(join(folder, 'nothing'))).rejects.toThrow(/^worker: MODEL_DIR .*nothing is not there$/);
 }, 60_000);

@@ -1,0 +1,222 @@
+/** Memory that does not suffice: failures are planted at onnxruntime, in its own words. */
+import { InferenceSession } from 'onnxruntime-node';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { JobError } from '../job.ts';
+import { generator } from '../svd/random.ts';
+import { openSvd, type SvdOptions } from './svd.ts';
+import { SMALL_SVD } from './testdata/reference.ts';
+
+const GIB = 2 ** 30;
+const size = { H: 64, W: 64, T: 5 };
+const BFC_ARENA =
+  "Non-zero status code returned while running Concat node. Name:'Concat_1' Status Message: bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 50331648";
+
+afterEach(() => vi.restoreAllMocks());
+
+/** Makes onnxruntime fail where `at` gives a message; counts its sessions that are open. */
+function plant(at: (event: 'open' | 'run', inputs: readonly string[], frames: number) => string | undefined) {
+  const create = InferenceSession.create.bind(InferenceSession) as (...all: unknown[]) => Promise<InferenceSession>;
+  const sessions = { opened: 0, open: 0 };
+  vi.spyOn(InferenceSession, 'create').mockImplementation((async (...all: unknown[]) => {
+    const session = await create(...all);
+    const { inputNames } = session;
+    const refusal = at('open', inputNames, 0);
+    if (refusal) {
+      await session.release();
+      throw new Error(refusal);
+    }
+    sessions.open++;
+    sessions.opened++;
+    const run = session.run.bind(session);
+    const release = session.release.bind(session);
+    session.run = async (feeds: InferenceSession.FeedsType) => {
+      const failure = at('run', inputNames, feeds.latents?.dims[0] ?? 0);
+      if (failure) throw new Error(failure);
+      return run(feeds);
+    };
+    session.release = async () => {
+      sessions.open--;
+      return release();
+    };
+    return session;
+  }) as typeof InferenceSession.create);
+  return sessions;
+}
+
+async function framesOf(model: ReturnType<typeof openSvd>, decoding_t: number, changes = {}) {
+  const { randn } = generator(5);
+  const { H, W, T } = { ...size, ...changes };
+  const still = { data: Uint8Array.from({ length: 3 * H * W }, (_, i) => i % 251), width: W, height: H };
+  const numbers = { fps: 6, motion_bucket_id: 127, cond_aug: 0.02, steps: 25 };
+  const { signal } = new AbortController();
+  const clip = await model.open({ ...numbers, H, W, T, decoding_t, still, randn, signal });
+  try {
+    const noise = randn(clip.shape.reduce((product, length) => product * length, 1));
+    const x = await clip.denoise(noise, 1, true);
+    const frames: Uint8Array[] = [];
+    for await (const frame of clip.decode(x)) frames.push(frame);
+    return { frames, warnings: [...clip.warnings] };
+  } finally {
+    await clip.close();
+  }
+}
+
+const open = (options: SvdOptions = {}) => openSvd(SMALL_SVD, { threads: 2, memory: 16 * GIB, ...options });
+
+describe('when memory runs out at decoding', () => {
+  test.each([
+    ['BFC arena', BFC_ARENA],
+    ['the C++ library', 'Non-zero status code returned while running Conv node. Status Message: std::bad_alloc'],
+    ['CUDA', 'CUDA failure 2: out of memory ; GPU=0 ; hostname=worker ; expr=cudaMalloc(&p, size);'],
+    ['cuDNN', 'CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED ; GPU=0'],
+    ['cuBLAS', 'CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0'],
+  ])('as %s says, half as many frames are decoded at a time, and the result says so', async (_, message) => {
+    const model = open();
+    const expected = await framesOf(model, 2);
+    expect(expected.warnings).toEqual([]);
+    await model.close();
+
+    plant((event, inputs, frames) =>
+      event === 'run' && inputs.includes('latents') && frames > 2 ? message : undefined,
+    );
+    const limited = open();
+    const { frames, warnings } = await framesOf(limited, 4);
+    expect(frames).toEqual(expected.frames);
+    expect(warnings).toEqual([{ field: 'decoding_t', message: 'memory is enough to decode 2 at a time, not 4' }]);
+    await limited.close();
+  });
+
+  test('also with one frame it is one clear error, and the next job works', async () => {
+    let isShort = true;
+    plant((event, inputs) => (isShort && event === 'run' && inputs.includes('latents') ? BFC_ARENA : undefined));
+    const model = open();
+    const failure = await framesOf(model, 4).catch((error) => error);
+    expect(failure).toBeInstanceOf(JobError);
+    expect(failure.data).toEqual({
+      code: 'out_of_memory',
+      message: 'memory ran out at W 64, H 64, T 5: a smaller size or fewer frames need less',
+      retryable: false,
+    });
+    isShort = false;
+    expect((await framesOf(model, 4)).frames).toHaveLength(5);
+    await model.close();
+  });
+});
+
+describe('when memory runs out while a session is opened', () => {
+  test('the weights stay in their file instead', async () => {
+    const policies: string[] = [];
+    let first = true;
+    plant((event, inputs) => {
+      if (event !== 'open' || !inputs.includes('sample') || !first) return undefined;
+      first = false;
+      return 'Exception during initialization: std::bad_alloc';
+    });
+    const model = open({ onOpen: ({ network, policy }) => policies.push(`${network} ${policy}`) });
+    expect((await framesOf(model, 5)).frames).toHaveLength(5);
+    expect(policies).toEqual(['clip prepacked', 'encoder prepacked', 'unet mapped', 'decoder prepacked']);
+    await model.close();
+  });
+
+  test('and again, it is one clear error, all is freed, and the next job works', async () => {
+    let isShort = true;
+    const sessions = plant((event) =>
+      event === 'open' && isShort ? 'Exception during initialization: std::bad_alloc' : undefined,
+    );
+    const model = open();
+    await expect(framesOf(model, 5)).rejects.toMatchObject({ name: 'JobError', code: 'out_of_memory' });
+    expect(sessions.open).toBe(0);
+    isShort = false;
+    expect((await framesOf(model, 5)).frames).toHaveLength(5);
+    await model.close();
+    expect(sessions.open).toBe(0);
+  });
+
+  test('what is another failure stays one', async () => {
+    plant((event, inputs) => (event === 'open' && inputs.includes('sample') ? 'no such operator' : undefined));
+    const model = open();
+    await expect(framesOf(model, 5)).rejects.toThrow(/^no such operator$/);
+    await model.close();
+  });
+});
+
+describe('before the start', () => {
+  test('a clip that can never fit is refused with the largest that would', async () => {
+    const model = open({ memory: GIB });
+    const large = { H: 1024, W: 2048, T: 100 };
+    let message = '';
+    try {
+      model.check(large);
+    } catch (error) {
+      expect(error).toMatchObject({ name: 'JobError', code: 'out_of_memory' });
+      ({ message } = error as Error);
+    }
+    const [, frames, W, H] =
+      /^W 2048, H 1024, T 100 needs about \d+\.\d GiB of memory, and this worker has 1\.0 GiB: at most (?:T (\d+) at this size, or )?W (\d+), H (\d+) with as many frames$/.exec(
+        message,
+      ) ?? expect.fail(message);
+    if (frames) {
+      expect(() => model.check({ ...large, T: Number(frames) })).not.toThrow();
+      expect(() => model.check({ ...large, T: Number(frames) + 1 })).toThrow();
+    }
+    expect(() => model.check({ H: Number(H), W: Number(W), T: 100 })).not.toThrow();
+    expect(() => model.check({ H: Number(H) + 64, W: Number(W) + 128, T: 100 })).toThrow();
+    await expect(framesOf(model, 1, large)).rejects.toMatchObject({ code: 'out_of_memory' });
+    await model.close();
+  });
+
+  test('where not even the smallest fits, it says so', () => {
+    expect(() => open({ memory: 1000 }).check(size)).toThrow(/^W 64, H 64, T 5 needs about .*: no clip fits$/);
+  });
+
+  test('frames are decoded at most so many at a time as memory is enough for', async () => {
+    const wide = { H: 128, W: 128, T: 8 };
+    const model = open({ memory: 0.1 * GIB });
+    const { frames, warnings } = await framesOf(model, 8, wide);
+    expect(frames).toHaveLength(8);
+    const [, most] = /^memory is enough to decode (\d) at a time, not 8$/.exec(warnings[0]?.message ?? '') ?? [];
+    expect([1, 2, 4]).toContain(Number(most));
+    await model.close();
+
+    const roomy = open();
+    const expected = (await framesOf(roomy, Number(most), wide)).frames;
+    const apart = frames.map((frame, t) => Math.max(...frame.map((level, i) => Math.abs(level - expected[t]![i]!))));
+    expect(Math.max(...apart)).toBeLessThan(2); // weights that stay in their file are computed with in another order
+    await roomy.close();
+  });
+});
+
+describe('sessions', () => {
+  test('are kept for the next job of the same size and after a preload', async () => {
+    const sessions = plant(() => undefined);
+    const model = open();
+    await model.preload({ ...size, decoding_t: 5, steps: 25 });
+    expect(sessions).toEqual({ opened: 4, open: 4 });
+    await framesOf(model, 5);
+    await framesOf(model, 5);
+    expect(sessions).toEqual({ opened: 4, open: 4 });
+    await framesOf(model, 5, { T: 3 });
+    await framesOf(model, 5);
+    expect(sessions).toEqual({ opened: 6, open: 6 }); // UNet and decoder for each number of frames
+    await model.close();
+    expect(sessions.open).toBe(0);
+  });
+
+  test('are closed when others need their memory', async () => {
+    const sessions = plant(() => undefined);
+    const model = open({ memory: 0.04 * GIB });
+    await framesOf(model, 5);
+    expect(sessions.open).toBeLessThan(4);
+    expect((await framesOf(model, 5)).frames).toHaveLength(5);
+    expect(sessions.opened).toBeGreaterThan(4);
+    await model.close();
+  });
+
+  test('do not pile up over many sizes', async () => {
+    const sessions = plant(() => undefined);
+    const model = open();
+    for (let T = 1; T <= 8; T++) await framesOf(model, 1, { T });
+    expect(sessions.open).toBeLessThanOrEqual(12);
+    await model.close();
+  });
+});

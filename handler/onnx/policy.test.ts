@@ -1,0 +1,41 @@
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { SMALL_SVD } from '../models/testdata/reference.ts';
+import { createGraph, type Graph } from './graph.ts';
+import { choosePolicy, demand } from './policy.ts';
+import { openSafeTensors } from './safetensors.ts';
+
+const GIB = 2 ** 30;
+/** As much of a graph as the policy asks for. */
+const graph = (weights: number, values: number) =>
+  ({ weightBytes: () => weights * GIB, peakBytes: () => values * GIB }) as Graph;
+const unet = graph(5.68, 4.7); // svd_xt's, 25 frames of 1024×576
+
+test.each([
+  ['a GPU', 'cuda', { device: 'cuda' }],
+  ['much memory and many steps', 'prepacked', {}],
+  ['few steps', 'mapped', { runs: 8 }],
+  ['too little memory to open it', 'mapped', { memory: 15 * GIB }],
+  ['too little memory for what runs beside it', 'mapped', { memory: 24 * GIB, beside: 20 * GIB }],
+] as const)('with %s a large network is %s', (_, policy, changes) => {
+  expect(choosePolicy(unet, { device: 'cpu', runs: 60, memory: 64 * GIB, beside: 0, ...changes })).toBe(policy);
+});
+
+test('a small network’s weights are in memory at once, however seldom it runs', () => {
+  expect(choosePolicy(graph(0.25, 1), { device: 'cpu', runs: 1, memory: 64 * GIB, beside: 0 })).toBe('prepacked');
+});
+
+test('mapped weights hold next to nothing', () => {
+  expect(demand(unet, 'mapped').held).toBeLessThan(0.1 * GIB);
+  expect(demand(unet, 'prepacked').held).toBeGreaterThan(5.6 * GIB);
+});
+
+test('a graph knows the most memory that its values take at one time', () => {
+  const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const x = g.input('x', [1000]);
+  const a = g.map('Sigmoid', x); // 4,000 bytes
+  const wide = g.concat([a, a, a], 0); // 12,000 beside a
+  const b = g.map('Sigmoid', g.reshape(wide, [3, 1000])); // 12,000 beside wide, and a still waits
+  g.output('y', g.concat([g.reshape(b, [3000]), a], 0));
+  expect(g.peakBytes()).toBe(4000 + 12_000 + 16_000); // a and b beside their concatenation; the reshaped are no copies
+});

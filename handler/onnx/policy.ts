@@ -1,0 +1,70 @@
+/**
+ * How a network's session is opened, by device, memory and how often it will run.
+ *
+ * Measured on two cores with a svd_xt UNet of the real size (1.525 B random parameters, half-precision files):
+ *
+ * |           | opened in | memory then | at most | a run of 2×8×8 | of 7×32×56 |
+ * |-----------|-----------|-------------|---------|----------------|------------|
+ * | prepacked | 25–33 s   | 7.0 GiB     | 8.8 GiB | 0.35 s         | 16.2 s     |
+ * | mapped    | 1.4 s     | 0.2 GiB     | 3.6 GiB, of which 2.8 are pages of the file | 1.2 s | 17.6 s |
+ *
+ * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB.
+ */
+import type { Device, Graph } from './graph.ts';
+
+/**
+ * prepacked: weights in memory, in the layouts that run fastest. mapped: weights stay in their files and come in page by page.
+ * cuda: weights on the GPU.
+ */
+export type Policy = 'prepacked' | 'mapped' | 'cuda';
+
+// Memory patterns cost the memory of all values a second time. Without an arena what a value took goes back at once, for 4 % of time.
+const lean = { enableMemPattern: false, enableCpuMemArena: false } as const;
+
+/** onnxruntime's own options for each. */
+export const SESSION = {
+  prepacked: { executionProviders: ['cpu'], graphOptimizationLevel: 'all', ...lean },
+  mapped: {
+    executionProviders: ['cpu'],
+    graphOptimizationLevel: 'extended', // 'all' brings weights into another layout, and so into memory
+    ...lean,
+    extra: { session: { disable_prepacking: '1' } },
+  },
+  cuda: { executionProviders: ['cuda', 'cpu'], graphOptimizationLevel: 'all', ...lean },
+} as const;
+
+/** Bytes. */
+export interface Demand {
+  /** at most, while it is opened and runs */
+  peak: number;
+  /** kept between runs */
+  held: number;
+}
+
+/** An estimate from the sizes of weights and values; the factors are those between estimate and measurement, rounded up. */
+export function demand(graph: Graph, policy: Policy): Demand {
+  const weights = graph.weightBytes();
+  const values = 1.5 * graph.peakBytes();
+  if (policy === 'mapped') return { peak: values + 0.1 * weights, held: 64 * 2 ** 20 };
+  if (policy === 'cuda') return { peak: values + weights, held: values + weights };
+  return { peak: values + 1.6 * weights, held: 1.3 * weights };
+}
+
+/** Runs from which weights in memory are worth the time to bring them there, */
+const MANY_RUNS = 20;
+/** and bytes of weights that are there within a second. */
+const FEW_BYTES = 2 ** 29;
+
+/**
+ * @param memory bytes that may be used
+ * @param beside bytes that others need while this session is kept
+ */
+export function choosePolicy(
+  graph: Graph,
+  { device, runs, memory, beside }: { device: Device; runs: number; memory: number; beside: number },
+): Policy {
+  if (device === 'cuda') return 'cuda';
+  const { peak, held } = demand(graph, 'prepacked');
+  const isWorthIt = runs >= MANY_RUNS || graph.weightBytes() <= FEW_BYTES;
+  return isWorthIt && peak <= memory && held + beside <= memory ? 'prepacked' : 'mapped';
+}

@@ -1,0 +1,90 @@
+/** Sessions that are kept for the next job, as far as memory reaches. */
+import type { Device, Graph } from './graph.ts';
+import { choosePolicy, type Demand, demand, type Policy } from './policy.ts';
+import { OutOfMemory, openSession, type Session, type SessionOptions } from './session.ts';
+
+export interface SessionsOptions extends Pick<SessionOptions, 'threads' | 'onRun'> {
+  device: Device;
+  /** bytes that all of them together may use */
+  memory: number;
+  /** called when a session has been opened */
+  onOpen?: ((opened: { network: string; policy: Policy; ms: number }) => void) | undefined;
+}
+
+export interface Use {
+  /** how often it will run for this job */
+  runs: number;
+  /** bytes that others will need while this one is kept; default 0 */
+  beside?: number;
+}
+
+/** Even sessions that hold next to nothing have their graph. */
+const MOST = 12;
+
+export type Sessions = ReturnType<typeof createSessions>;
+
+/** For one user at a time: a session that was given may be closed when the next is asked for. */
+export function createSessions({ device, memory, threads, onRun, onOpen }: SessionsOptions) {
+  const kept = new Map<string, { session: Session; demand: Demand }>(); // the least recently used first
+
+  /** Closes those used least recently until `bytes` are free. */
+  async function makeRoom(bytes: number, sparing?: string): Promise<void> {
+    for (const [key, { session }] of [...kept]) {
+      const held = [...kept].reduce((sum, [other, { demand }]) => sum + (other === sparing ? 0 : demand.held), 0);
+      if (held + bytes <= memory && kept.size < MOST) return;
+      if (key === sparing) continue;
+      kept.delete(key);
+      await session.close();
+    }
+  }
+
+  async function closeAll(): Promise<void> {
+    const sessions = [...kept.values()];
+    kept.clear();
+    for (const { session } of sessions) await session.close();
+  }
+
+  async function open(network: string, graph: Graph, policy: Policy): Promise<Session> {
+    const start = performance.now();
+    const own = { policy, ...(threads !== undefined && { threads }), ...(onRun && { onRun }) };
+    const session = await openSession(graph, own);
+    onOpen?.({ network, policy, ms: Math.round(performance.now() - start) });
+    return session;
+  }
+
+  return {
+    /**
+     * The session of a network for one shape, opened if it is not there.
+     * @throws OutOfMemory when it can't be opened even with nothing beside it and its weights left in the file
+     */
+    async at(network: string, graph: Graph, { runs, beside = 0 }: Use): Promise<Session> {
+      const shapes = graph.inputs.map(({ shape }) => shape.join('×')).join(' ');
+      const wanted = choosePolicy(graph, { device, runs, memory, beside });
+      // Whatever is kept of another policy is not used: a job's result must not depend on those before it.
+      const keyOf = (policy: Policy) => `${network} ${shapes} ${policy}`;
+      const found = kept.get(keyOf(wanted));
+      if (found) {
+        await makeRoom(found.demand.peak, keyOf(wanted));
+        kept.delete(keyOf(wanted));
+        kept.set(keyOf(wanted), found);
+        return found.session;
+      }
+      const keep = async (policy: Policy) => {
+        const own = demand(graph, policy);
+        await makeRoom(own.peak);
+        const session = await open(network, graph, policy);
+        kept.set(keyOf(policy), { session, demand: own });
+        return session;
+      };
+      try {
+        return await keep(wanted);
+      } catch (error) {
+        if (!(error instanceof OutOfMemory)) throw error;
+        await closeAll();
+        return await keep(wanted === 'cuda' ? 'cuda' : 'mapped');
+      }
+    },
+
+    closeAll,
+  };
+}
