@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { Worker } from 'node:worker_threads';
 import { serve as listen } from '@hono/node-server';
 import { Hono } from 'hono';
 import { afterEach, expect, test, vi } from 'vitest';
@@ -912,6 +913,43 @@ test('pings name the job in hand, then none', async () => {
   held.open();
   await far.until(1, 'job-done');
   await vi.waitFor(() => expect(named()).toBe(null), SOON);
+});
+
+test('pings go on and name the job while it keeps the main thread busy', async () => {
+  const pings = new Int32Array(new SharedArrayBuffer(4)); // those that have named the job
+  // A queue in a thread of its own, for this one will be blocked.
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads');
+    let given = false;
+    const server = require('node:http').createServer((request, response) => {
+      const { pathname, searchParams } = new URL(request.url, 'http://far');
+      const [, operation] = pathname.split('/').slice(2);
+      if (operation === 'ping' && searchParams.get('job_id') === 'a') {
+        Atomics.add(workerData, 0, 1);
+        Atomics.notify(workerData, 0);
+      }
+      const isJob = operation === 'job-take' && !given;
+      if (isJob) given = true;
+      if (isJob) response.end(JSON.stringify({ id: 'a', input: 1 }));
+      else if (operation === 'ping' || operation === 'job-done') response.end('{}');
+    });
+    server.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));`;
+  const far = new Worker(code, { eval: true, workerData: pings });
+  cleanups.push(async () => void (await far.terminate()));
+  const [port] = await once(far, 'message');
+  let seen = 0;
+  const { happened } = worker(
+    () => {
+      const giveUp = performance.now() + 10 * SECOND;
+      while (seen < 5 && performance.now() < giveUp) {
+        Atomics.wait(pings, 0, seen, 100);
+        seen = Atomics.load(pings, 0);
+      }
+    },
+    withPings(environment(`http://127.0.0.1:${port}`)),
+  );
+  await vi.waitFor(() => expect(happened('job ended')).toHaveLength(1), SOON);
+  expect(seen).toBeGreaterThanOrEqual(5);
 });
 
 test('pings that fail are logged and go on', async () => {

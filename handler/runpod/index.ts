@@ -7,6 +7,7 @@
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { inspect } from 'node:util';
+import { Worker } from 'node:worker_threads';
 import { openQueue, type Queue, type QueueEnvironment, type TakenJob } from './queue.ts';
 
 export type { QueueEnvironment, TakenJob } from './queue.ts';
@@ -58,7 +59,8 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
   log({ event: 'serving', workerId: queue.workerId, concurrency });
 
   const over = new AbortController(); // the worker is done: pings and stop polls end
-  const companions = [pingLoop(queue, held, Number(env.RUNPOD_PING_INTERVAL) || 10 * SECOND, over.signal, log)];
+  const pings = startPings(queue, Number(env.RUNPOD_PING_INTERVAL) || 10 * SECOND, log);
+  const companions: Promise<void>[] = [];
   if (queue.stops) companions.push(stopLoop(queue.stops, held, over.signal, log));
 
   let failures = 0;
@@ -76,8 +78,10 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
       }
       const controller = new AbortController();
       held.set(job.id, controller);
+      pings.hold([...held.keys()]);
       const work: Promise<void> = run(job, handle, queue, controller, log).finally(() => {
         held.delete(job.id);
+        pings.hold([...held.keys()]);
         running.delete(work);
       });
       running.add(work);
@@ -99,7 +103,7 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
   await Promise.all(running);
   clearTimeout(cut);
   over.abort();
-  await Promise.all(companions);
+  await Promise.all([...companions, pings.stop()]);
   log({ event: 'stopped' });
 }
 
@@ -195,19 +199,19 @@ function progressQueue(queue: Queue, jobId: string, log: NonNullable<ServeOption
   };
 }
 
-async function pingLoop(
-  queue: Queue,
-  held: Map<string, unknown>,
-  interval: number,
-  signal: AbortSignal,
-  log: NonNullable<ServeOptions['log']>,
-) {
-  while (queue.pings && !signal.aborted) {
-    await queue.ping([...held.keys()], 2 * interval, signal).catch((error: unknown) => {
-      if (!signal.aborted) log({ event: 'ping failed', error });
-    });
-    await pause(interval, signal);
-  }
+/** Pings go on in a thread of their own, and each names the jobs that were held last. */
+function startPings(queue: Queue, interval: number, log: NonNullable<ServeOptions['log']>) {
+  if (!queue.pings) return { hold() {}, async stop() {} };
+  const workerData = { ...queue.pings, interval, timeout: 2 * interval };
+  const thread = new Worker(new URL('./ping-thread.mjs', import.meta.url), { workerData, execArgv: [] });
+  thread.on('message', (error: string) => log({ event: 'ping failed', error }));
+  thread.on('error', (error) => log({ event: 'pings ended', error }));
+  return {
+    hold: (jobIds: string[]) => thread.postMessage(jobIds),
+    async stop() {
+      await thread.terminate();
+    },
+  };
 }
 
 const STOPPED = new DOMException('RunPod stopped the job', 'AbortError');

@@ -80,16 +80,8 @@ export function openQueue(env: QueueEnvironment) {
       return response.status;
     },
 
-    /** Whether RunPod gave an address for pings and a key to sign them. */
-    pings: pingUrl !== undefined,
-
-    /** Tells RunPod that this worker lives, and which jobs it holds. */
-    async ping(jobIds: string[], timeout: number, signal: AbortSignal): Promise<void> {
-      if (!pingUrl) return;
-      const url = withQuery(pingUrl, jobIds.length > 0 ? { job_id: jobIds.join(',') } : {});
-      const { response } = await get(url, { authorization: key }, timeout, signal);
-      if (!response.ok) throw new Error(`ping answered ${response.status}`);
-    },
+    /** Where pings go and the key that signs them, if RunPod gave both. */
+    pings: pingUrl === undefined ? undefined : { url: pingUrl, key },
 
     /** One held poll for jobs that shall stop; undefined where this queue has none. */
     stops: stopUrl
