@@ -196,8 +196,9 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
   }
 
   /**
-   * The most memory that values computed from the inputs take at one time, in bytes: each lives from the operator that makes it to the
-   * last that uses it. Without the weights, and without what an operator needs within.
+   * The most memory that values computed from the inputs take at one time, in bytes, without the weights and without what an operator
+   * needs within. As onnxruntime plans it: a value lives from the operator that makes it to the last that uses it, its buffer then
+   * serves later values of the same size, and is kept until the last of them has ended.
    */
   function peakBytes(): number {
     const owner = new Map<string, string>(); // whose memory a view shows
@@ -209,18 +210,34 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
       for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
     }
     for (const { name } of outputs) lastUse.set(memoryOf(name), nodes.length);
-    let live = 0;
-    let peak = 0;
-    const made = new Set<string>(); // weights and inputs never are
+
+    const buffers: { size: number; from: number; to: number }[] = [];
+    const free = new Map<number, (typeof buffers)[number][]>(); // by size
+    const held = new Map<string, (typeof buffers)[number]>(); // weights and inputs have none
     for (const [i, node] of nodes.entries()) {
-      const casted = node.inputs.filter((name) => isCast.has(name) && !made.has(name));
+      const casted = node.inputs.filter((name) => isCast.has(name) && !held.has(name));
       for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
-        made.add(name);
-        live += bytes.get(name)!;
+        const size = bytes.get(name)!;
+        const buffer = free.get(size)?.pop() ?? { size, from: i, to: i };
+        if (buffer.from === i) buffers.push(buffer);
+        buffer.to = lastUse.get(name)!;
+        held.set(name, buffer);
       }
+      for (const name of new Set([...node.inputs, ...node.outputs].map(memoryOf))) {
+        const buffer = held.get(name);
+        if (!buffer || lastUse.get(name) !== i) continue;
+        free.set(buffer.size, [...(free.get(buffer.size) ?? []), buffer]);
+      }
+    }
+    const changes = new Float64Array(nodes.length + 2);
+    for (const { size, from, to } of buffers) {
+      changes[from]! += size;
+      changes[to + 1]! -= size;
+    }
+    let [live, peak] = [0, 0];
+    for (const change of changes) {
+      live += change;
       peak = Math.max(peak, live);
-      const used = new Set([...node.inputs, ...node.outputs].map(memoryOf));
-      for (const name of used) if (made.has(name) && lastUse.get(name) === i) live -= bytes.get(name)!;
     }
     return peak;
   }

@@ -44,7 +44,7 @@ export interface Demand {
 /** An estimate from the sizes of weights and values; the factors are those between estimate and measurement, rounded up. */
 export function demand(graph: Graph, policy: Policy): Demand {
   const weights = graph.weightBytes();
-  const values = 1.5 * graph.peakBytes();
+  const values = 1.4 * graph.peakBytes();
   if (policy === 'mapped') return { peak: values + 0.1 * weights, held: 64 * 2 ** 20 };
   if (policy === 'cuda') return { peak: values + weights, held: values + weights };
   return { peak: values + 1.6 * weights, held: 1.3 * weights };
