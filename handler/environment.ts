@@ -32,9 +32,19 @@ export const model = v.picklist(MODELS, `must be one of ${MODELS.join(', ')}`);
 /** What the API and the worker both read. */
 export const shared = {
   DATA_DIR: v.optional(v.string(), 'data'),
-  BUCKET_NAME: v.optional(
-    v.custom<never>(() => false, 'S3 buckets are not supported yet; without it a folder in DATA_DIR is used'),
-  ),
+  // Where the bucket is: bucket/open.ts puts these together.
+  BUCKET_NAME: v.optional(v.string()),
+  BUCKET_ENDPOINT_URL: v.optional(v.string()),
+  BUCKET_ACCESS_KEY_ID: v.optional(v.string()),
+  BUCKET_SECRET_ACCESS_KEY: v.optional(v.string()),
+  BUCKET_REGION: v.optional(v.string()),
+  AWS_ENDPOINT_URL_S3: v.optional(v.string()),
+  AWS_ENDPOINT_URL: v.optional(v.string()),
+  AWS_ACCESS_KEY_ID: v.optional(v.string()),
+  AWS_SECRET_ACCESS_KEY: v.optional(v.string()),
+  AWS_SESSION_TOKEN: v.optional(v.string()),
+  AWS_REGION: v.optional(v.string()),
+  AWS_DEFAULT_REGION: v.optional(v.string()),
   ALLOW_PRIVATE_URLS: flag,
   /** how long a bridge may take; seconds */
   STILL_TIMEOUT: whole(600, 1, 3600),

@@ -6,15 +6,19 @@
  *                   imagine-1..4.png       its four pictures
  *                   still.png              the still, unfitted
  *                   <job id>/video-1.mp4 … grid.mp4
+ *                   attempt-1..3.json      workers that are at it, or have died over it
  *                   result.json            created once, by the first job to finish: its output, or an error that won't go away
  */
 
+/** Each method but `link` may throw StorageError. */
 export interface Bucket {
   /** Writes a whole object; whoever reads it sees all or nothing. */
   put(key: string, body: Uint8Array | string): Promise<void>;
   /** Writes an object from a local file. */
   putFile(key: string, path: string): Promise<void>;
-  /** Writes an object unless there is one; false if there was. */
+  /**
+   * Writes an object unless there is one; false if there was one of somebody else's. Where it throws, it may have been written.
+   */
   create(key: string, body: string): Promise<boolean>;
   /** The object's bytes, or undefined if there is none. */
   get(key: string): Promise<Buffer | undefined>;
@@ -26,6 +30,23 @@ export interface Bucket {
    * @param expires seconds since 1970
    */
   link(key: string, expires: number): Promise<string>;
+}
+
+/**
+ * Thrown when the store refuses, or can't be reached for minutes. Its message is one line that says what is wrong and what to do,
+ * without secrets, links or keys.
+ */
+export class StorageError extends Error {
+  constructor(
+    message: string,
+    /** the store's own word, such as AccessDenied, or the network's, such as ECONNREFUSED */
+    readonly code: string,
+    /** how often it was tried */
+    readonly attempts: number,
+  ) {
+    super(message);
+    this.name = 'StorageError';
+  }
 }
 
 const SEGMENT = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/;

@@ -1,4 +1,5 @@
 /** What every bucket must do, as tests: each implementation's own test file calls this. */
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -130,6 +131,18 @@ export function contract(name: string, open: () => Promise<Opened>) {
       for (const key of beside) expect(await bucket.has(key), key).toBe(true);
     });
 
+    test('delete takes all below a folder, however much', async () => {
+      const keys = Array.from({ length: 1005 }, (_, i) => `tasks/1/${i % 3}/${1000 + i}`).sort();
+      const toWrite = [...keys];
+      const writers = Array.from({ length: 16 }, async () => {
+        for (let key = toWrite.pop(); key; key = toWrite.pop()) await bucket.put(key, key);
+      });
+      await Promise.all(writers);
+      await bucket.delete('tasks/1');
+      const edges = [...keys.slice(0, 10), ...keys.slice(-20)]; // stores list a thousand at a time
+      for (const key of edges) expect(await bucket.has(key), key).toBe(false);
+    });
+
     test('deleting nothing is no error', async () => {
       await bucket.delete('none');
       await bucket.delete('none/below');
@@ -150,6 +163,22 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await text('tasks/1/job/video-1.mp4')).toBe('the film');
     });
 
+    test('putFile of a large file, to other places at once: the same bytes', async () => {
+      const bytes = randomBytes(21 * 2 ** 20 + 1);
+      const path = join(local, 'video.mp4');
+      await writeFile(path, bytes);
+      const keys = ['tasks/1/job/video-1.mp4', 'tasks/1/job/video-2.mp4'];
+      await Promise.all(keys.map((key) => bucket.putFile(key, path)));
+      for (const key of keys) expect(sha256((await bucket.get(key))!), key).toBe(sha256(bytes));
+    });
+
+    test('putFile of an empty file', async () => {
+      const path = join(local, 'empty');
+      await writeFile(path, '');
+      await bucket.putFile('a', path);
+      expect(await bucket.get('a')).toEqual(Buffer.alloc(0));
+    });
+
     test('putFile of no file rejects, and leaves what was there', async () => {
       await bucket.put('a', 'before');
       await expect(bucket.putFile('a', join(local, 'none'))).rejects.toThrow();
@@ -162,6 +191,11 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await bucket.create('a/b', 'first')).toBe(true);
       expect(await bucket.create('a/b', 'second')).toBe(false);
       expect(await text('a/b')).toBe('first');
+    });
+
+    test('create of the same contents is told apart from another’s', async () => {
+      expect(await bucket.create('a', 'same')).toBe(true);
+      expect(await bucket.create('a', 'same')).toBe(false);
     });
 
     test('create does not replace what was put', async () => {
@@ -203,3 +237,75 @@ export function contract(name: string, open: () => Promise<Opened>) {
     });
   });
 }
+
+/**
+ * What links must do, where there is somebody to serve them.
+ * @param open makes an empty bucket that signs with this clock, milliseconds since 1970
+ */
+export function linkContract(name: string, open: (now: () => number) => Promise<Opened>) {
+  describe(`${name}: what every link does`, () => {
+    const KEY = 'tasks/1/job/video-1.mp4';
+    const FILM = 'the film, 26 letters long.';
+    let bucket: Bucket;
+    let close: () => Promise<void>;
+    let clock: number; // milliseconds
+    beforeEach(async () => {
+      clock = Date.now();
+      ({ bucket, close } = await open(() => clock));
+      await bucket.put(KEY, FILM);
+    });
+    afterEach(() => close());
+    const inAnHour = () => Math.floor(Date.now() / 1000) + 3600; // seconds
+
+    test('it opens, as what it is', async () => {
+      const response = await fetch(await bucket.link(KEY, inAnHour()));
+      expect(response.status).toBe(200);
+      expect(response.headers.get('content-type')).toBe('video/mp4');
+      expect(response.headers.get('content-disposition')).toBe('inline; filename="video-1.mp4"');
+      expect(response.headers.get('content-encoding')).toBeNull();
+      expect(await response.text()).toBe(FILM);
+    });
+
+    test('it gives a part', async () => {
+      const response = await fetch(await bucket.link(KEY, inAnHour()), { headers: { range: 'bytes=4-7' } });
+      expect(response.status).toBe(206);
+      expect(response.headers.get('content-range')).toBe('bytes 4-7/26');
+      expect(await response.text()).toBe('film');
+    });
+
+    test('it does not open after its time', async () => {
+      const end = Math.floor(clock / 1000) - 1;
+      const late = await bucket.link(KEY, end); // signed when it had expired already
+      clock -= 3600_000;
+      const early = await bucket.link(KEY, end);
+      clock = Date.now();
+      for (const link of [late, early]) await refused(link, 'expired');
+    });
+
+    test('it does not open another object, nor with any part changed or left out', async () => {
+      await bucket.put('tasks/1/job/video-2.mp4', FILM);
+      const link = new URL(await bucket.link(KEY, inAnHour()));
+      const other = new URL(link);
+      other.pathname = other.pathname.replace('video-1', 'video-2');
+      await refused(other.href, 'another key');
+      for (const [part, value] of link.searchParams) {
+        const changed = new URL(link);
+        changed.searchParams.set(part, (value[0] === '7' ? '8' : '7') + value.slice(1));
+        await refused(changed.href, `${part} changed`);
+        const without = new URL(link);
+        without.searchParams.delete(part);
+        await refused(without.href, `without ${part}`);
+      }
+      await refused(link.origin + link.pathname, 'unsigned');
+    });
+
+    async function refused(link: string, what: string) {
+      const response = await fetch(link);
+      expect(response.status, what).toBeGreaterThanOrEqual(400);
+      expect(response.status, what).toBeLessThan(500);
+      expect(await response.text(), what).not.toContain(FILM);
+    }
+  });
+}
+
+const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');

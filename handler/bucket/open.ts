@@ -1,0 +1,110 @@
+/** The environment's bucket: at an S3 store, or a folder of this machine. */
+import type * as v from 'valibot';
+import { bucketFolder, type shared } from '../environment.ts';
+import type { Bucket } from './bucket.ts';
+import { type DiskBucket, diskBucket } from './disk.ts';
+import { type S3Options, s3Bucket } from './s3.ts';
+
+type Shared = v.InferOutput<v.ObjectSchema<typeof shared, undefined>>;
+
+/** The variables that say where the bucket is, as `readEnvironment` gives them. */
+export type BucketEnvironment = Pick<Shared, 'DATA_DIR' | Extract<keyof Shared, `${'BUCKET' | 'AWS'}_${string}`>>;
+
+/**
+ * @param publicUrl where the API is reached, without a slash at the end: a folder's links lead there
+ * @param patience how long a store that fails is tried again, in milliseconds; default two minutes
+ * @param now milliseconds since 1970
+ * @returns `disk` where the bucket is a folder: the API then serves its `/files`
+ * @throws Error that names the variable; nothing is asked of the store yet
+ */
+export async function openBucket(
+  env: BucketEnvironment,
+  { publicUrl, patience, now = Date.now }: { publicUrl: string; patience?: number; now?: () => number },
+): Promise<{ bucket: Bucket; disk: DiskBucket | undefined }> {
+  const s3 = s3Options(env);
+  if (s3) return { bucket: s3Bucket(s3, { patience, now }), disk: undefined };
+  const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, now });
+  return { bucket: disk, disk };
+}
+
+const BUCKET_NAME = /^(?!.*\.\.)(?![\d.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
+
+/** Hosts that begin with a bucket's name, as in RunPod's documentation of BUCKET_ENDPOINT_URL and on providers' pages. */
+const BUCKET_HOST = new RegExp(
+  `^(?<bucket>.+)\\.(?<store>${[
+    's3(?:[.-][a-z0-9.-]+)?\\.amazonaws\\.com(?:\\.cn)?',
+    '[0-9a-f]{32}(?:\\.[a-z]+)?\\.r2\\.cloudflarestorage\\.com',
+    's3\\.[a-z0-9-]+\\.backblazeb2\\.com',
+    '[a-z]+\\d\\.digitaloceanspaces\\.com',
+  ].join('|')})$`,
+);
+
+/** Hosts that name their region. */
+const REGION_HOST = /^s3(?:\.dualstack)?[.-](?<region>[a-z]+-[a-z0-9-]+)\.(?:amazonaws|backblazeb2)\.com/;
+
+/**
+ * Puts the BUCKET_ variables together with the AWS_ ones that they fall back to. AWS_ variables alone make no bucket: they may be
+ * there for something else.
+ * @returns nothing where the bucket is a folder
+ * @throws Error that names the variable
+ */
+export function s3Options(env: BucketEnvironment): S3Options | undefined {
+  const endpoint = endpointOf(env);
+  const { bucket: named, store } = endpoint?.hostname.match(BUCKET_HOST)?.groups ?? {};
+  const bucket = env.BUCKET_NAME ?? (env.BUCKET_ENDPOINT_URL && named);
+  if (!bucket) {
+    const rest = ['BUCKET_ENDPOINT_URL', 'BUCKET_ACCESS_KEY_ID', 'BUCKET_SECRET_ACCESS_KEY', 'BUCKET_REGION'] as const;
+    const alone = rest.find((name) => env[name] !== undefined);
+    if (alone) throw new Error(`BUCKET_NAME is needed for ${alone}; without any of them a folder in DATA_DIR is used`);
+    return undefined;
+  }
+  if (!BUCKET_NAME.test(bucket))
+    throw new Error('BUCKET_NAME must be a bucket’s name: 3 to 63 small letters, digits, hyphens and dots');
+  if (named && named !== bucket)
+    throw new Error(`BUCKET_ENDPOINT_URL is the address of the bucket ${named}, and BUCKET_NAME is ${bucket}`);
+  if (endpoint) {
+    endpoint.hostname = store ?? endpoint.hostname;
+    const path = endpoint.pathname.replace(/\/+$/, '');
+    endpoint.pathname = path.endsWith(`/${bucket}`) ? path.slice(0, -bucket.length) : path;
+  }
+  return {
+    bucket,
+    endpoint: endpoint?.href.replace(/\/+$/, ''),
+    region: regionOf(env, endpoint?.hostname ?? ''),
+    ...keysOf(env),
+  };
+}
+
+function endpointOf(env: BucketEnvironment): URL | undefined {
+  const names = ['BUCKET_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'] as const;
+  const name = names.find((candidate) => env[candidate] !== undefined);
+  if (!name || (name !== 'BUCKET_ENDPOINT_URL' && !env.BUCKET_NAME)) return undefined;
+  const text = env[name]!;
+  const url = /^https?:\/\//.test(text) && URL.canParse(text) ? new URL(text) : undefined;
+  if (!url || url.username || url.password || url.search || url.hash)
+    throw new Error(`${name} must be an http or https address, without keys or a query`); // not repeated: it may hold a key
+  return url;
+}
+
+/** A host that names its region knows best. */
+function regionOf(env: BucketEnvironment, host: string): string {
+  const ofHost = host.endsWith('.r2.cloudflarestorage.com') ? 'auto' : host.match(REGION_HOST)?.groups?.region;
+  const region = env.BUCKET_REGION ?? ofHost ?? env.AWS_REGION ?? env.AWS_DEFAULT_REGION ?? 'us-east-1';
+  if (!/^[A-Za-z0-9-]{1,63}$/.test(region)) {
+    const name = (['BUCKET_REGION', 'AWS_REGION'] as const).find((candidate) => env[candidate] === region);
+    throw new Error(`${name ?? 'AWS_DEFAULT_REGION'} must be a region, such as eu-central-1`);
+  }
+  return region;
+}
+
+/** One pair: an id of the one kind does not go with a secret of the other. */
+function keysOf(env: BucketEnvironment): Pick<S3Options, 'accessKeyId' | 'secretAccessKey' | 'sessionToken'> {
+  const isOwn = env.BUCKET_ACCESS_KEY_ID !== undefined || env.BUCKET_SECRET_ACCESS_KEY !== undefined;
+  const accessKeyId = isOwn ? env.BUCKET_ACCESS_KEY_ID : env.AWS_ACCESS_KEY_ID;
+  const secretAccessKey = isOwn ? env.BUCKET_SECRET_ACCESS_KEY : env.AWS_SECRET_ACCESS_KEY;
+  if (!accessKeyId || !secretAccessKey) {
+    const lacking = accessKeyId ? 'BUCKET_SECRET_ACCESS_KEY' : 'BUCKET_ACCESS_KEY_ID';
+    throw new Error(`${lacking} is needed for the bucket ${env.BUCKET_NAME ?? 'of BUCKET_ENDPOINT_URL'}`);
+  }
+  return { accessKeyId, secretAccessKey, sessionToken: isOwn ? undefined : env.AWS_SESSION_TOKEN };
+}
