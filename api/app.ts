@@ -1,6 +1,7 @@
 /** The routes, and what stands around them. It does not listen: index.ts does, and tests call `app.request`. */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { StorageError } from '../handler/bucket/bucket.ts';
 import { loopbackOnly } from './loopback.ts';
 import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
@@ -37,14 +38,15 @@ export function createApp(services: Services) {
   );
   app.route('/', img2vid(services));
   app.route('/', status(services));
-  app.route('/', files(services.bucket));
+  if (services.disk) app.route('/', files(services.disk));
   app.route('/', callback(services));
-  app.route('/', page(config));
+  app.route('/', page(services.linkOrigin));
   app.get('/healthz', (c) => c.json({ status: 'ok' }));
   const document = openApiDocument(config);
   app.get('/openapi.json', (c) => c.json(document));
 
   for (const [path, allow] of Object.entries(METHODS)) {
+    if (path === '/files/*' && !services.disk) continue;
     app.all(path, () => {
       throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
     });
@@ -56,6 +58,11 @@ export function createApp(services: Services) {
     if (error instanceof Problem) {
       if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.detail);
       return renderProblem(c, error);
+    }
+    if (error instanceof StorageError) {
+      log.error({ error, path: c.req.routePath }, 'the bucket could not be used');
+      const headers = { 'retry-after': '5' };
+      return renderProblem(c, new Problem(503, 'unavailable', 'the pictures can’t be reached; try again', { headers }));
     }
     log.error({ error, path: c.req.routePath }, 'request failed'); // the route's pattern, not the address: that may hold a token
     return renderProblem(c, new Problem(500, 'internal', 'something went wrong here; it has been logged'));

@@ -1,6 +1,7 @@
 /** The API's environment: read once, checked, and passed on. README lists every variable. */
 import { join } from 'node:path';
 import * as v from 'valibot';
+import type { BucketEnvironment } from '../handler/bucket/open.ts';
 import { model, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
@@ -11,6 +12,7 @@ export interface Config {
   /** where callers reach the API, without a slash at the end */
   publicUrl: string;
   dataDir: string;
+  bucket: BucketEnvironment;
   databaseUrl: string;
   model: ModelName;
   limits: Limits;
@@ -64,6 +66,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     host: env.HOST,
     publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress,
     dataDir: env.DATA_DIR,
+    bucket: env,
     databaseUrl: env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`,
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },

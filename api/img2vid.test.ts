@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { StorageError } from '../handler/bucket/bucket.ts';
 import { type TestService, testService } from './testing.ts';
 
 let service: TestService;
@@ -23,6 +24,26 @@ const form = (fields: Record<string, string | Blob>) => {
 };
 const blob = (bytes: Uint8Array | string) => new Blob([bytes as BlobPart]);
 const objects = () => readdir(join(service.folder, 'bucket/objects/tasks')).catch(() => []);
+
+test('a bucket that can’t be reached is 503 for what needs it, and says nothing of itself', async () => {
+  const { id } = await (await service.post({ prompt: 'x' })).json();
+  service.faults.bucket = new StorageError(
+    'the bucket’s store at secret.example.com can’t be reached',
+    'ECONNRESET',
+    5,
+  );
+  try {
+    for (const response of [await post(form({ image: blob(await png()) })), await service.post({ still_of: id })]) {
+      expect([response.status, response.headers.get('retry-after')]).toEqual([503, '5']);
+      const text = await response.text();
+      expect(JSON.parse(text)).toMatchObject({ code: 'unavailable' });
+      expect(text).not.toContain('secret');
+    }
+    expect((await service.post({ prompt: 'y' })).status).toBe(202); // it needs nothing of the bucket yet
+  } finally {
+    delete service.faults.bucket;
+  }
+});
 
 describe('a task is created', () => {
   test('from JSON: 202, its address, and every parameter resolved', async () => {

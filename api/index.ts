@@ -1,8 +1,7 @@
 /** Starts the API: reads the environment once, opens the store, listens, and stops in order at SIGTERM. */
 import { serve } from '@hono/node-server';
 import { pino } from 'pino';
-import { diskBucket } from '../handler/bucket/disk.ts';
-import { bucketFolder } from '../handler/environment.ts';
+import { openBucket } from '../handler/bucket/open.ts';
 import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
 import { openRunPod } from './runpod.ts';
@@ -19,7 +18,11 @@ const log = pino({
 try {
   const config = readConfig(process.env);
   const store = await openStore(config.databaseUrl);
-  const bucket = await diskBucket(bucketFolder(config.dataDir), { publicUrl: config.publicUrl });
+  const { bucket, disk } = await openBucket(config.bucket, {
+    publicUrl: config.publicUrl,
+    patience: 8000, // milliseconds: callers wait
+  });
+  const linkOrigin = new URL(await bucket.link('probe', Math.floor(Date.now() / 1000) + 60)).origin;
   const webhooks = createWebhooks({
     store,
     bucket,
@@ -41,7 +44,7 @@ try {
     onAnnouncement: webhooks.wake,
     log,
   });
-  const app = createApp({ config, store, bucket, lifecycle, log, now: Date.now });
+  const app = createApp({ config, store, bucket, disk, linkOrigin, lifecycle, log, now: Date.now });
 
   const server = serve({ fetch: app.fetch, hostname: config.host, port: config.port }, () => {
     log.info({ url: config.publicUrl }, 'listening');

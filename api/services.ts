@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import type { Bucket } from '../handler/bucket/bucket.ts';
 import type { DiskBucket } from '../handler/bucket/disk.ts';
 import type { Config } from './config.ts';
 import type { Store } from './store/store.ts';
@@ -8,7 +9,11 @@ import type { Lifecycle } from './tasks/lifecycle.ts';
 export interface Services {
   config: Config;
   store: Store;
-  bucket: DiskBucket;
+  bucket: Bucket;
+  /** the bucket, if it is a folder whose links the API itself serves */
+  disk: DiskBucket | undefined;
+  /** what links begin with, such as https://bucket.example.com */
+  linkOrigin: string;
   lifecycle: Lifecycle;
   log: Logger;
   /** milliseconds since 1970 */

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { type ServerType, serve } from '@hono/node-server';
 import type { Hono } from 'hono';
 import { pino } from 'pino';
+import type { Bucket } from '../handler/bucket/bucket.ts';
 import { diskBucket } from '../handler/bucket/disk.ts';
 import { bucketFolder } from '../handler/environment.ts';
 import { taskFolder } from '../handler/job.ts';
@@ -46,7 +47,7 @@ export async function testService(env: Record<string, string> = {}) {
   const runpod = await listen({
     fetch: (request) => (faults.runpod?.(request) as Response | undefined) ?? queue.app.fetch(request),
   });
-  const faults: { runpod?: (request: Request) => Response | undefined } = {};
+  const faults: { runpod?: (request: Request) => Response | undefined; bucket?: Error } = {};
   const config = readConfig({
     MODEL: 'camera',
     RUNPOD_API_KEY: KEY,
@@ -61,7 +62,12 @@ export async function testService(env: Record<string, string> = {}) {
   // The address is known only once it listens, so the app comes a moment later.
   let app: Pick<Hono, 'fetch'> | undefined;
   const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) });
-  const bucket = await diskBucket(bucketFolder(folder), { publicUrl: api.url, now });
+  const disk = await diskBucket(bucketFolder(folder), { publicUrl: api.url, now });
+  /** Fails where it would have to be reached: links are made without. */
+  const bucket: Bucket = new Proxy(disk, {
+    get: (target, name: keyof Bucket) =>
+      faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
+  });
   const log = pino({ level: 'silent' });
   const store = await openStore(config.databaseUrl);
   const webhooks = createWebhooks({
@@ -85,7 +91,7 @@ export async function testService(env: Record<string, string> = {}) {
     log,
     now,
   });
-  app = createApp({ config, store, bucket, lifecycle, log, now });
+  app = createApp({ config, store, bucket, disk, linkOrigin: api.url, lifecycle, log, now });
   await lifecycle.start();
 
   async function status(id: string): Promise<PresentedTask> {

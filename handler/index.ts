@@ -25,7 +25,10 @@ try {
       try {
         return await runJob(input, worker, { jobId: id, progress, signal });
       } catch (error) {
-        if (error instanceof JobError) return { error: JSON.stringify(error.data) };
+        if (error instanceof JobError) {
+          if (error.cause) log.warn({ jobId: id, error: error.cause }, 'job failed'); // what callers are not told
+          return { error: JSON.stringify(error.data) };
+        }
         log.error({ jobId: id, error }, 'job failed');
         const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
         return { error: JSON.stringify(new JobError('internal', message).data) };

@@ -2,11 +2,12 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Bucket } from './bucket/bucket.ts';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { type Bucket, StorageError } from './bucket/bucket.ts';
 import { diskBucket } from './bucket/disk.ts';
 import { JobError, type Progress } from './job.ts';
 import { camera } from './models/camera.ts';
+import type { Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
 
@@ -64,6 +65,49 @@ test('a clip that never fits is refused before the bridge is asked', async () =>
   worker = { ...worker, bridge: untouchable, model: { ...camera, check } };
   await expect(run({ prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({ data: refusal.data });
   expect(await files()).not.toContain('imagine.json');
+});
+
+test('twenty workers that end one task at once: one result, one set of files, and all answer the same', async () => {
+  const jobs = Array.from({ length: 20 }, (_, i) => run({ num_cols: 2 }, `job-${i % 15}`)); // five of them given to two workers
+  const outputs = await Promise.all(jobs);
+  const { timings_ms: _, ...first } = outputs[0]!;
+  for (const output of outputs) expect(output).toMatchObject(first);
+  const winner = outputs[0]!.videos[0]!.key.split('/')[2]!;
+  const made = ['grid.mp4', 'video-1.mp4', 'video-2.mp4'].map((name) => `${winner}/${name}`);
+  expect(await files()).toEqual([winner, ...made, 'result.json', 'still.png', 'upload'].sort());
+}, 60_000);
+
+test('a video is uploaded while the next is made', async () => {
+  const order: string[] = [];
+  const slow: Bucket = {
+    ...bucket,
+    async putFile(key, path) {
+      if (key.endsWith('video-1.mp4'))
+        await vi.waitUntil(() => order.includes('second'), { timeout: 10_000, interval: 5 });
+      order.push(key.split('/').at(-1)!);
+      return bucket.putFile(key, path);
+    },
+  };
+  let opened = 0;
+  const open: Model['open'] = async (request) => {
+    if (++opened === 2) order.push('second');
+    return camera.open(request);
+  };
+  worker = { ...worker, bucket: slow, model: { ...camera, open } };
+  expect((await run({ num_cols: 2 })).videos.map(({ seed }) => seed)).toEqual([3, 4]);
+  expect(order.indexOf('second')).toBeLessThan(order.indexOf('video-1.mp4'));
+});
+
+test('a store that is lost for good ends the job as retryable, and its words stay in the log', async () => {
+  const lost = new StorageError('https://store.example.com can’t be reached', 'ECONNREFUSED', 3);
+  const putFile = async () => {
+    throw lost;
+  };
+  worker = { ...worker, bucket: { ...bucket, putFile } };
+  const error = await run({ num_cols: 3 }).catch((error) => error);
+  expect(error).toMatchObject({ code: 'storage_error', cause: lost, data: { retryable: true } });
+  expect(error.message).not.toContain('store.example.com');
+  expect(await files()).toEqual(['still.png', 'upload']);
 });
 
 test('what the model warns of is in the output, once', async () => {

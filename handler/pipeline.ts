@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import * as v from 'valibot';
-import { type Bucket, getJson } from './bucket/bucket.ts';
+import { beginAttempt } from './attempts.ts';
+import { type Bucket, getJson, StorageError } from './bucket/bucket.ts';
 import {
   JobError,
   type JobInput,
@@ -59,25 +60,46 @@ type Result = v.InferOutput<typeof resultSchema>;
  * @throws JobError; whatever else is thrown is the worker's fault
  */
 export async function runJob(raw: unknown, worker: Worker, context: JobContext): Promise<JobOutput> {
-  const { bucket } = worker;
   const job = parseJob(raw, worker.modelName);
-  const folder = `${taskFolder(job.task_id)}/${context.jobId}`;
-  const earlier = await readResult(bucket, job.task_id);
+  try {
+    return await attempt(job, worker, context);
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    throw new JobError('storage_error', 'the bucket could not be used; the worker’s log says why', { cause: error });
+  }
+}
+
+async function attempt(job: JobInput, worker: Worker, context: JobContext): Promise<JobOutput> {
+  const { bucket } = worker;
+  const { task_id } = job;
+  const earlier = await readResult(bucket, task_id);
   if (earlier) return outputOf(earlier);
 
+  const folder = `${taskFolder(task_id)}/${context.jobId}`;
   const scratch = await mkdtemp(join(tmpdir(), 'img2vid-'));
+  let end = async (_hasResult: boolean) => {};
+  let hasResult = false;
   try {
+    end = await beginAttempt(bucket, task_id);
     const output = await makeVideos(job, folder, scratch, worker, context);
-    return await finish(bucket, job.task_id, folder, { output });
+    const result = await finish(bucket, task_id, folder, { output });
+    hasResult = true;
+    return result;
   } catch (error) {
-    await discard(bucket, job.task_id, folder);
+    await discard(bucket, task_id, folder).catch(leave);
     if (error instanceof JobError && !error.data.retryable && error.code !== 'canceled') {
-      return await finish(bucket, job.task_id, folder, { error: error.data }); // so that a second job does not try again
+      return await finish(bucket, task_id, folder, { error: error.data }); // so that a second job does not try again
     }
     throw error;
   } finally {
+    await end(hasResult).catch(leave);
     await rm(scratch, { recursive: true, force: true });
   }
+}
+
+/** Where the bucket can't be reached, litter stays until the task's folder goes; how the job ended matters more. */
+function leave(error: unknown) {
+  if (!(error instanceof StorageError)) throw error;
 }
 
 function parseJob(raw: unknown, modelName: ModelName): JobInput {
@@ -131,10 +153,26 @@ async function makeVideos(
   const warnings = new Map<string, JobOutput['warnings'][number]>(); // each once, whichever videos it is about
   async function timed<R>(stage: Stage, work: () => Promise<R>): Promise<R> {
     signal.throwIfAborted();
+    if (uploadFailure) throw uploadFailure;
     const start = performance.now();
     const result = await work();
     timings_ms[stage] = Math.round((timings_ms[stage] ?? 0) + performance.now() - start);
     return result;
+  }
+
+  let uploadFailure: unknown;
+  /** Goes on while the next video is made; a failure ends the job at its next stage. */
+  function upload<F extends object>(name: string, path: string, facts: F) {
+    const uploading = timed('uploading', async () => {
+      const key = `${folder}/${name}`;
+      const bytes = await readFile(path);
+      await bucket.putFile(key, path);
+      return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), ...facts };
+    });
+    uploading.catch((error) => {
+      uploadFailure ??= error;
+    });
+    return uploading;
   }
 
   model.check(job); // before a bridge is paid for the still
@@ -154,8 +192,9 @@ async function makeVideos(
   const fitted = await timed('loading', () => fitStill(png, job, model.stillScale));
 
   const share = (1 - stillShare) / (num_cols + (num_cols > 1 ? 0.5 : 0)); // of one video; the grid counts half
-  /** Samples, decodes and uploads one video. */
-  async function makeVideo(column: number, path: string): Promise<JobOutput['videos'][number]> {
+  const uploads: Promise<JobOutput['videos'][number]>[] = [];
+  /** Samples and decodes one video, and begins to upload it. */
+  async function makeVideo(column: number, path: string): Promise<void> {
     const seed = job.seed + column;
     const report = (stage: Stage, part: number, step?: { step: number; steps: number }) =>
       progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
@@ -184,23 +223,20 @@ async function makeVideos(
     }
     for (const { field, message } of clip.warnings) warnings.set(`${field} ${message}`, { field, message });
     report('uploading', 0.97);
-    const file = await timed('uploading', () => upload(bucket, `${folder}/video-${column + 1}.mp4`, path));
-    return { ...file, seed, width: W, height: H, frames: T, fps, seconds: T / fps };
+    const facts = { seed, width: W, height: H, frames: T, fps, seconds: T / fps };
+    uploads.push(upload(`video-${column + 1}.mp4`, path, facts));
   }
 
-  const videos: JobOutput['videos'] = [];
   const paths = Array.from({ length: num_cols }, (_, column) => join(scratch, `video-${column + 1}.mp4`));
-  for (const [column, path] of paths.entries()) videos.push(await makeVideo(column, path));
-  const grid = num_cols > 1 ? await makeGrid() : undefined;
-  return {
-    videos,
-    ...(grid && { grid }),
-    still,
-    seed: job.seed,
-    model: job.model,
-    warnings: [...warnings.values()],
-    timings_ms,
-  };
+  try {
+    for (const [column, path] of paths.entries()) await makeVideo(column, path);
+    const grid = num_cols > 1 ? await makeGrid() : undefined;
+    const videos = await Promise.all(uploads);
+    const { seed, model: name } = job;
+    return { videos, ...(grid && { grid }), still, seed, model: name, warnings: [...warnings.values()], timings_ms };
+  } finally {
+    await Promise.allSettled(uploads); // whoever clears up after a failure must find what they leave
+  }
 
   /** The finished videos side by side. */
   async function makeGrid(): Promise<NonNullable<JobOutput['grid']>> {
@@ -210,8 +246,7 @@ async function makeVideos(
     await timed('encoding', () =>
       writeMp4(path, gridFrames(paths, W, H), { width, height, fps, ...describe(job, job.seed, model), signal }),
     );
-    const file = await timed('uploading', () => upload(bucket, `${folder}/grid.mp4`, path));
-    return { ...file, width, height, frames: T, fps, seconds: T / fps };
+    return upload('grid.mp4', path, { width, height, frames: T, fps, seconds: T / fps });
   }
 }
 
@@ -253,16 +288,6 @@ async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { 
       .toFile(path);
     yield frame;
   }
-}
-
-async function upload(
-  bucket: Bucket,
-  key: string,
-  path: string,
-): Promise<{ key: string; bytes: number; sha256: string }> {
-  const bytes = await readFile(path);
-  await bucket.putFile(key, path);
-  return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 
 /** What the file may tell of itself: model, seed and numbers, no ids, dates, addresses or prompts; and whether a network made it. */

@@ -1,7 +1,7 @@
 /** The worker's environment, read once, and what it makes of it. */
 import * as v from 'valibot';
-import { diskBucket } from './bucket/disk.ts';
-import { bucketFolder, model, readEnvironment, shared, webAddress, whole } from './environment.ts';
+import { openBucket } from './bucket/open.ts';
+import { model, readEnvironment, shared, webAddress, whole } from './environment.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { openSvd } from './models/svd.ts';
@@ -41,7 +41,7 @@ export async function openWorker(
   const worker: Worker = {
     modelName: env.MODEL,
     model: env.MODEL === 'camera' ? camera : await loadSvd(env.MODEL, env.DEVICE, environment, log),
-    bucket: await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl: '' }), // a worker makes no links
+    bucket: (await openBucket(env, { publicUrl: '' })).bucket, // a worker makes no links
     bridge: env.MIDJOURNEY_BRIDGE && tnl({ apiKey: env.MIDJOURNEY_API_KEY!, baseUrl: env.MIDJOURNEY_BASE_URL }),
     allowPrivate: env.ALLOW_PRIVATE_URLS,
     stillTimeout: env.STILL_TIMEOUT * 1000,

@@ -59,7 +59,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       if (image_key) await bucket.put(image_key, image!);
       await store.insert(task);
     } catch (cause) {
-      if (image_key) await bucket.delete(taskFolder(id));
+      if (image_key) await bucket.delete(taskFolder(id)).catch(() => undefined); // it may be the bucket that can't be reached
       throw new Problem(503, 'unavailable', 'the task could not be stored; try again', {
         headers: { 'retry-after': '5' },
         cause,

@@ -1,25 +1,23 @@
 import { readFileSync } from 'node:fs';
 import { Hono } from 'hono';
-import type { Config } from '../config.ts';
 
 const read = (name: string) => readFileSync(new URL(`../page/${name}`, import.meta.url), 'utf8');
 
 /** GET /: the web page, and the files that it needs. Nothing from elsewhere may run in it. */
-export function page({ publicUrl }: Pick<Config, 'publicUrl'>) {
+export function page(linkOrigin: string) {
   const files = {
     '/': { type: 'text/html', body: read('index.html') },
     '/page.js': { type: 'text/javascript', body: read('page.js') },
     '/icon.svg': { type: 'image/svg+xml', body: read('icon.svg') },
     '/page.css': { type: 'text/css', body: read('page.css') },
   };
-  const origin = new URL(publicUrl).origin; // links are absolute, and the page may have been opened under another name
   const policy = [
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
     "connect-src 'self'",
-    `media-src 'self' ${origin}`,
-    `img-src 'self' ${origin}`,
+    `media-src 'self' ${linkOrigin}`,
+    `img-src 'self' ${linkOrigin}`,
     "form-action 'none'",
     "base-uri 'none'",
     "frame-ancestors 'none'",

@@ -154,7 +154,8 @@ async function deliver(
   const all = [...(task.grid ? [task.grid] : []), ...task.videos!];
   for (const { link, width, height, frames: count, fps, bytes } of all) {
     console.log(`${link}\n  ${width}×${height}, ${count} frames at ${fps} a second, ${Math.ceil(bytes / 1000)} kB`);
-    console.log(`  ${join(dataDir, 'bucket/objects', new URL(link).pathname.replace(/^\/files\//, ''))}`);
+    if (!process.env.BUCKET_NAME)
+      console.log(`  ${join(dataDir, 'bucket/objects', new URL(link).pathname.replace(/^\/files\//, ''))}`);
   }
   if (out !== undefined) {
     const video = Buffer.from(await (await fetch(main.link)).arrayBuffer());

@@ -1,0 +1,76 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { beginAttempt } from './attempts.ts';
+import type { Bucket } from './bucket/bucket.ts';
+import { diskBucket } from './bucket/disk.ts';
+
+const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
+const MINUTE = 60_000;
+let folder: string;
+let bucket: Bucket;
+let now = 1_000_000;
+const begin = () => beginAttempt(bucket, TASK, { now: () => now });
+const places = async () => (await readdir(join(folder, 'objects/tasks', TASK)).catch(() => [])).sort();
+
+beforeEach(async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  folder = await mkdtemp(join(tmpdir(), 'attempts-'));
+  bucket = await diskBucket(folder, { publicUrl: '' });
+});
+afterEach(async () => {
+  vi.useRealTimers();
+  await rm(folder, { recursive: true });
+});
+
+/** An attempt whose worker is killed: it says no more. */
+async function die() {
+  await begin();
+  vi.clearAllTimers();
+  now += 3 * MINUTE;
+}
+
+test('an attempt that ends leaves nothing', async () => {
+  const end = await begin();
+  expect(await places()).toEqual(['attempt-1.json']);
+  await end(false);
+  expect(await places()).toEqual([]);
+});
+
+test('after the third death the task is given up for lack of memory', async () => {
+  for (let death = 1; death <= 3; death++) await die();
+  await expect(begin()).rejects.toMatchObject({ code: 'out_of_memory', data: { retryable: false } });
+});
+
+test('two deaths leave a third attempt, whose result makes them forgotten', async () => {
+  await die();
+  await die();
+  const end = await begin();
+  expect(await places()).toEqual(['attempt-1.json', 'attempt-2.json', 'attempt-3.json']);
+  await end(true);
+  expect(await places()).toEqual([]);
+});
+
+test('an attempt that fails keeps the memory of earlier deaths', async () => {
+  await die();
+  await die();
+  await (await begin())(false);
+  await die();
+  await expect(begin()).rejects.toMatchObject({ code: 'out_of_memory' });
+});
+
+test('workers that are alive are no deaths, however many and however long', async () => {
+  const ends = await Promise.all(Array.from({ length: 20 }, begin));
+  for (let minute = 0; minute < 10; minute++) {
+    now += MINUTE / 2;
+    await vi.advanceTimersByTimeAsync(MINUTE / 2);
+    await vi.waitFor(async () => {
+      const words = await Promise.all([1, 2, 3].map((n) => bucket.get(`tasks/${TASK}/attempt-${n}.json`)));
+      expect(words.every((word) => JSON.parse(String(word)).alive_at === now)).toBe(true);
+    });
+  }
+  const late = await begin();
+  await Promise.all([...ends, late].map((end) => end(true)));
+  expect(await places()).toEqual([]);
+});

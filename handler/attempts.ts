@@ -1,0 +1,64 @@
+/**
+ * Deaths of workers over one task. A worker that is killed leaves no word, and RunPod gives its job to the next; most likely a task on
+ * which worker after worker dies needs more memory than they have.
+ *
+ * Each attempt takes one of three places in the task's folder, says every half minute that it is alive, and clears its place when the
+ * job ends in any way but its worker's death. A place that nobody has spoken for in a while is a death.
+ */
+import { randomUUID } from 'node:crypto';
+import * as v from 'valibot';
+import { type Bucket, getJson } from './bucket/bucket.ts';
+import { JobError, taskFolder } from './job.ts';
+
+const SECOND = 1000;
+const DEATHS = 3;
+const ALIVE_EVERY = 30 * SECOND;
+/** Three words missed; the clocks of two workers may differ a little. */
+const DEAD_AFTER = 3 * ALIVE_EVERY + 10 * SECOND;
+
+const attemptSchema = v.object({ attempt: v.string(), alive_at: v.number() });
+
+export interface AttemptOptions {
+  /** milliseconds since 1970 */
+  now?: () => number;
+}
+
+/**
+ * @returns what ends the attempt; with a result for the task, earlier deaths are forgotten
+ * @throws JobError: out_of_memory, after the third death
+ */
+export async function beginAttempt(
+  bucket: Bucket,
+  taskId: string,
+  { now = Date.now }: AttemptOptions = {},
+): Promise<(hasResult: boolean) => Promise<void>> {
+  const attempt = randomUUID();
+  const word = () => JSON.stringify({ attempt, alive_at: now() });
+  let own: string | undefined;
+  const deaths: string[] = [];
+  for (let place = 1; place <= DEATHS; place++) {
+    const key = `${taskFolder(taskId)}/attempt-${place}.json`;
+    if (!own && (await bucket.create(key, word()))) {
+      own = key;
+      continue;
+    }
+    const { success, output } = v.safeParse(attemptSchema, await getJson(bucket, key));
+    if (success && now() - output.alive_at > DEAD_AFTER) deaths.push(key);
+  }
+  if (deaths.length >= DEATHS)
+    throw new JobError(
+      'out_of_memory',
+      `${DEATHS} workers died over this task, most likely for lack of memory: a smaller size, fewer frames or a smaller decoding_t need less`,
+    );
+  if (!own) return async () => {}; // others are at work on it too
+  const key = own;
+  let lastWord: Promise<void> = Promise.resolve();
+  const timer = setInterval(() => {
+    lastWord = bucket.put(key, word()).catch(() => undefined); // the next one will do
+  }, ALIVE_EVERY).unref();
+  return async (hasResult) => {
+    clearInterval(timer);
+    await lastWord; // or it would write the place anew
+    for (const ended of hasResult ? [key, ...deaths] : [key]) await bucket.delete(ended);
+  };
+}

@@ -1,0 +1,39 @@
+/** For tests: a real browser, where the machine has one. */
+import { existsSync } from 'node:fs';
+import { chromium, type Page } from 'playwright-core';
+
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+export const hasBrowser = existsSync(CHROMIUM);
+if (!hasBrowser) console.warn(`skipped: what wants a real browser, for there is no ${CHROMIUM} (set CHROMIUM)`);
+
+export const launchBrowser = () =>
+  chromium.launch({
+    executablePath: CHROMIUM,
+    args: [
+      '--no-sandbox',
+      '--disable-gpu',
+      '--disable-dev-shm-usage',
+      '--autoplay-policy=no-user-gesture-required',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+      '--no-first-run',
+    ],
+  });
+
+/** Waits for a clip that plays: its time moves on. */
+export async function playing(page: Page): Promise<{ width: number; height: number; src: string }> {
+  await page.waitForSelector('#tasks video');
+  return page.evaluate(
+    () =>
+      new Promise((resolve, reject) => {
+        const video = document.querySelector<HTMLVideoElement>('#tasks video')!;
+        video.muted = true;
+        video.onerror = () => reject(new Error(video.error?.message));
+        video.ontimeupdate = () =>
+          video.currentTime > 0.2 &&
+          resolve({ width: video.videoWidth, height: video.videoHeight, src: video.currentSrc });
+        video.play().catch(reject);
+      }),
+  );
+}
