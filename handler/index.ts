@@ -1,8 +1,8 @@
 /** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
 import { pino } from 'pino';
-
+import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { JobError } from './job.ts';
-import { runJob } from './pipeline.ts';
+import { runJob, type Worker } from './pipeline.ts';
 import { type ServeOptions, serve } from './runpod/index.ts';
 import { openWorker } from './worker.ts';
 
@@ -18,12 +18,16 @@ const report: ServeOptions['log'] = ({ event, ...details }) => {
 };
 
 try {
-  const { worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event));
+  let worker: Worker | undefined;
+  let concurrency = 1;
+  const open = async () => {
+    ({ worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event)));
+  };
   if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone
   await serve(
     async ({ id, input }, { progress, signal }) => {
       try {
-        return await runJob(input, worker, { jobId: id, progress, signal });
+        return await runJob(input, worker!, { jobId: id, progress, signal });
       } catch (error) {
         if (error instanceof JobError) {
           if (error.cause) log.warn({ jobId: id, error: error.cause }, 'job failed'); // what callers are not told
@@ -34,7 +38,11 @@ try {
         return { error: JSON.stringify(new JobError('internal', message).data) };
       }
     },
-    { concurrency, log: report },
+    {
+      concurrency: () => concurrency,
+      fitness: { worker: open, codec: checkCodec, disk: checkDisk, bucket: () => checkBucket(worker!) },
+      log: report,
+    },
   );
   process.exit(0);
 } catch (error) {

@@ -23,7 +23,7 @@ afterEach(async () => {
   vi.restoreAllMocks();
 });
 
-type Operation = 'job-take' | 'job-done' | 'job-stop' | 'ping';
+type Operation = 'job-take' | 'job-done' | 'job-stop' | 'job-stream' | 'ping';
 
 interface Asked {
   operation: Operation;
@@ -62,6 +62,7 @@ async function farQueue(answers: Partial<Record<Operation, Answer>>) {
     'job-take': hold,
     'job-done': json({}),
     'job-stop': hold,
+    'job-stream': json({}),
     ping: json({}),
     ...answers,
   };
@@ -104,6 +105,10 @@ const environment = (base: string) => ({
   RUNPOD_WEBHOOK_POST_OUTPUT: `${base}/v2/ep/job-done/$RUNPOD_POD_ID/$ID?gpu=NVIDIA+L4`,
   RUNPOD_AI_API_KEY: KEY,
   RUNPOD_POD_ID: 'pod1',
+});
+const withStream = (env: ReturnType<typeof environment>) => ({
+  ...env,
+  RUNPOD_WEBHOOK_POST_STREAM: env.RUNPOD_WEBHOOK_POST_OUTPUT.replace('job-done', 'job-stream'),
 });
 const withPings = (env: ReturnType<typeof environment>, interval = 20) => ({
   ...env,
@@ -965,4 +970,218 @@ test('without a key there are no pings', async () => {
   await far.until(2, 'job-done');
   await delay(30);
   expect(far.of('ping')).toEqual([]);
+});
+
+// Streams.
+
+const chunks = (far: Awaited<ReturnType<typeof farQueue>>) => far.of('job-stream').map(({ text }) => JSON.parse(text));
+
+test('an async generator’s values are sent as chunks in order, then the end', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  worker(async function* () {
+    yield { part: 1 };
+    yield 'two';
+    yield null;
+  }, withStream(far.env));
+  await far.until(1, 'job-done');
+  expect(chunks(far)).toEqual([{ output: { part: 1 } }, { output: 'two' }, { output: null }]);
+  for (const { url, id } of far.of('job-stream'))
+    expect([url.searchParams.get('isStream'), id]).toEqual(['false', 'a']);
+  expect(far.posted('a')).toEqual([{ output: [] }]);
+  expect(far.of('job-done')[0]!.url.searchParams.get('isStream')).toBe('true');
+});
+
+test('chunks are also the output if they are to be gathered', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  const handle = async function* () {
+    yield 1;
+    yield { two: 2 };
+  };
+  worker(handle, withStream(far.env), { aggregateStream: true });
+  await far.until(1, 'job-done');
+  expect(chunks(far)).toHaveLength(2);
+  expect(far.posted('a')).toEqual([{ output: [1, { two: 2 }] }]);
+});
+
+test('where the queue takes no chunks they are the output', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  worker(async function* () {
+    yield 1;
+    yield 2;
+  }, far.env);
+  await far.until(1, 'job-done');
+  expect(far.posted('a')).toEqual([{ output: [1, 2] }]);
+});
+
+test('a generator goes on when its chunk has been accepted, however often that takes', async () => {
+  let asked = 0;
+  const far = await farQueue({
+    'job-take': jobs('a'),
+    'job-stream': inTurn(
+      status(500),
+      reset,
+      (response) => {
+        expect(asked).toBe(1); // nothing more was asked of the generator meanwhile
+        response.end('{}');
+      },
+      json({}),
+    ),
+  });
+  worker(async function* () {
+    for (; asked < 2; ) yield ++asked;
+  }, withStream(far.env));
+  await far.until(1, 'job-done');
+  expect(chunks(far).map(({ output }) => output)).toEqual([1, 1, 1, 2]);
+});
+
+test.each<[string, () => AsyncGenerator<unknown>, object]>([
+  [
+    'that throws',
+    async function* () {
+      yield 1;
+      throw new RangeError('no more');
+    },
+    { error: expect.stringContaining('"error_message":"no more"') },
+  ],
+  [
+    'with a chunk that is an error',
+    async function* () {
+      yield 1;
+      yield { error: { code: 'bad' } };
+      yield 2;
+    },
+    { error: '{"code":"bad"}' },
+  ],
+  [
+    'with a chunk that is too large',
+    async function* () {
+      yield 1;
+      yield 'x'.repeat(1_000_001);
+    },
+    { error: expect.stringContaining('a chunk has 1.0 MB, and RunPod takes at most 1') },
+  ],
+])('a generator %s fails its job, and what came before stays sent', async (_, handle, body) => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  worker(handle, withStream(far.env));
+  await far.until(1, 'job-done');
+  expect(chunks(far)).toEqual([{ output: 1 }]);
+  expect(far.posted('a')).toEqual([body]);
+});
+
+test('a chunk that is refused for good fails the job', async () => {
+  const far = await farQueue({ 'job-take': jobs('a'), 'job-stream': status(404) });
+  worker(async function* () {
+    yield 1;
+    yield 2;
+  }, withStream(far.env));
+  await far.until(1, 'job-done');
+  expect(chunks(far)).toHaveLength(1);
+  expect(far.posted('a')[0].error).toContain('could not be delivered');
+});
+
+test('a job that is stopped ends its generator, and nothing is posted', async () => {
+  const [running, ended] = [gate(), gate()];
+  const stop: Answer = (response) => void running.opens.then(() => response.end('{"jobsToStop":["a"]}'));
+  const far = await farQueue({ 'job-take': jobs('a'), 'job-stop': inTurn(stop, hold) });
+  const { happened } = worker(async function* (_, { signal }) {
+    try {
+      running.open();
+      await once(signal, 'abort');
+      yield 1;
+    } finally {
+      ended.open();
+    }
+  }, withStream(far.env));
+  await ended.opens;
+  await vi.waitFor(() => expect(happened('job stopped')).toHaveLength(1), SOON);
+  expect([far.of('job-stream'), far.of('job-done')]).toEqual([[], []]);
+});
+
+// Size.
+
+test.each([
+  ['job', 10],
+  ['sync-job', 20],
+])('an output that is too large for the job %s is an error that says so', async (id, megabytes) => {
+  const far = await farQueue({ 'job-take': jobs(id, `${id}-2`) });
+  let size = megabytes * 1e6 - 15;
+  worker(() => {
+    const output = 'x'.repeat(size);
+    size += 20;
+    return output;
+  }, far.env);
+  await far.until(2, 'job-done');
+  expect(far.posted(id)[0].output).toHaveLength(megabytes * 1e6 - 15);
+  expect(far.posted(`${id}-2`)[0].error).toContain(`and RunPod takes at most ${megabytes}`);
+});
+
+// Fitness, fresh workers, and how many jobs at once.
+
+test('fitness checks come in order before the first job', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  const order: string[] = [];
+  const check = (name: string) => async () => {
+    expect(far.of('job-take')).toEqual([]);
+    order.push(name);
+  };
+  worker(() => 1, far.env, { fitness: { gpu: check('gpu'), disk: check('disk') } });
+  await far.until(1, 'job-done');
+  expect(order).toEqual(['gpu', 'disk']);
+});
+
+test('the first check that fails is reported, and the worker ends without a job', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  let later = false;
+  const fitness = {
+    gpu: async () => {
+      throw new RangeError('x'.repeat(300));
+    },
+    async disk() {
+      later = true;
+    },
+  };
+  const env = withPings(far.env);
+  await expect(serve(() => 1, { env, fitness, signal: new AbortController().signal })).rejects.toThrow('xxx');
+  const [{ url, headers }] = far.of('ping') as [Asked];
+  expect(Object.fromEntries(url.searchParams)).toEqual({
+    status: 'unhealthy',
+    check: 'gpu',
+    reason: `RangeError: ${'x'.repeat(256 - 'RangeError: '.length)}`,
+  });
+  expect(headers.authorization).toBe(KEY);
+  expect([later, far.of('job-take'), far.of('ping').length]).toEqual([false, [], 1]);
+});
+
+test('with refreshWorker a job asks for a fresh worker, and this one ends', async () => {
+  const far = await farQueue({ 'job-take': jobs('a', 'b') });
+  const { ended } = worker(() => ({ ok: 1 }), far.env, { refreshWorker: true });
+  await ended;
+  expect(far.posted()).toEqual([{ output: { ok: 1 }, stopPod: true }]);
+});
+
+test('how many jobs are in hand at once may change', async () => {
+  const far = await farQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
+  let limit = 1;
+  const doors = new Map<string, ReturnType<typeof gate>>();
+  const handle: Handle = ({ id }) => {
+    const door = gate();
+    doors.set(id, door);
+    return door.opens;
+  };
+  worker(handle, far.env, { concurrency: () => limit });
+  await vi.waitFor(() => expect([...doors.keys()]).toEqual(['a']), SOON);
+  limit = 2;
+  doors.get('a')!.open();
+  await vi.waitFor(() => expect([...doors.keys()]).toEqual(['a', 'b', 'c']), SOON);
+  limit = 1;
+  doors.get('b')!.open();
+  await far.until(2, 'job-done');
+  expect(far.of('job-take').filter(({ url }) => url.searchParams.get('job_in_progress') === '1').length).toBeLessThan(
+    3,
+  );
+  expect([...doors.keys()]).toEqual(['a', 'b', 'c']); // c alone is the limit now
+  doors.get('c')!.open();
+  await vi.waitFor(() => expect(doors.has('d')).toBe(true), SOON);
+  doors.get('d')!.open();
+  await far.until(4, 'job-done');
 });

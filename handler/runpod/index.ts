@@ -21,13 +21,20 @@ export interface JobTools {
 
 /**
  * Runs one job. What it returns is the job's output, with two names of RunPod's at its top level: `error` (text) fails the job,
- * `refresh_worker: true` asks for a fresh worker afterwards. What it throws fails the job too.
+ * `refresh_worker: true` asks for a fresh worker afterwards. What it throws fails the job too. From an async generator each value is
+ * sent as a chunk of the output, when the one before has been accepted; a chunk with `error` ends and fails the job.
  */
 export type Handle = (job: TakenJob, tools: JobTools) => unknown;
 
 export interface ServeOptions {
-  /** how many jobs may be in hand at once; default 1 */
-  concurrency?: number;
+  /** how many jobs may be in hand at once, perhaps asked anew before each is taken; default 1 */
+  concurrency?: number | (() => number);
+  /** run in order before any job is taken; the first that throws is reported to RunPod, and the worker ends */
+  fitness?: Record<string, () => Promise<void>>;
+  /** asks for a fresh worker after each job, and ends */
+  refreshWorker?: boolean;
+  /** chunks are also gathered, and are the job's output in the end */
+  aggregateStream?: boolean;
   env?: NodeJS.ProcessEnv;
   /** one event, for the log */
   log?: (event: { event: string; jobId?: string; [detail: string]: unknown }) => void;
@@ -44,19 +51,26 @@ const MINUTE = 60 * SECOND;
 const POST_RETRY = { first: 250, longest: 10 * SECOND, total: 5 * MINUTE, statuses: [408, 425, 429] };
 /** How taking backs off after errors. */
 const TAKE_RETRY = { first: 250, longest: 5 * SECOND };
+/** What RunPod takes, in bytes: of a job from /run and from /runsync, and of a chunk. */
+const MOST = { run: 10e6, runsync: 20e6, chunk: 1e6 };
 /** A server that says "nothing" at once is not asked again at once. */
 const QUICK_ANSWER = 100;
 
 /**
  * Serves until the signal; resolves when the last job's outcome has been posted.
- * @throws Error if the environment names no queue
+ * @throws Error if the environment names no queue; what a fitness check has thrown
  */
 export async function serve(handle: Handle, options: ServeOptions = {}): Promise<void> {
-  const { concurrency = 1, env = process.env, log = () => {}, grace = 30 * SECOND, signal = onSignals() } = options;
+  const { concurrency = 1, fitness = {}, refreshWorker = false } = options;
+  const { env = process.env, log = () => {}, grace = 30 * SECOND } = options;
   const queue = openQueue(queueEnvironment(env));
+  const refreshed = new AbortController();
+  const signal = either(options.signal ?? onSignals(), refreshed);
+  await checkFitness(fitness, queue, log);
   const held = new Map<string, AbortController>();
   const running = new Set<Promise<void>>();
-  log({ event: 'serving', workerId: queue.workerId, concurrency });
+  const limit = typeof concurrency === 'function' ? concurrency : () => concurrency;
+  log({ event: 'serving', workerId: queue.workerId, concurrency: limit() });
 
   const over = new AbortController(); // the worker is done: pings and stop polls end
   const pings = startPings(queue, Number(env.RUNPOD_PING_INTERVAL) || 10 * SECOND, log);
@@ -65,6 +79,10 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
 
   let failures = 0;
   while (!signal.aborted) {
+    if (running.size >= Math.max(1, limit())) {
+      await oneOf(running, signal);
+      continue;
+    }
     const asked = performance.now();
     const take = await queue.take(held.size > 0, signal).catch(() => undefined); // rejects only when the signal is aborted
     if (!take) break;
@@ -79,13 +97,13 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
       const controller = new AbortController();
       held.set(job.id, controller);
       pings.hold([...held.keys()]);
-      const work: Promise<void> = run(job, handle, queue, controller, log).finally(() => {
+      const work: Promise<void> = run(job, handle, queue, controller, log, options).finally(() => {
+        if (refreshWorker) refreshed.abort();
         held.delete(job.id);
         pings.hold([...held.keys()]);
         running.delete(work);
       });
       running.add(work);
-      if (running.size >= concurrency && !signal.aborted) await oneOf(running, signal);
     } else if (take.status === 'slow down') {
       await pause(5 * SECOND, signal);
     } else if (take.status === 'error') {
@@ -107,6 +125,25 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
   log({ event: 'stopped' });
 }
 
+/** @throws what the first check that fails has thrown, after RunPod has been told */
+async function checkFitness(
+  checks: NonNullable<ServeOptions['fitness']>,
+  queue: Queue,
+  log: NonNullable<ServeOptions['log']>,
+) {
+  for (const [check, run] of Object.entries(checks)) {
+    const start = performance.now();
+    try {
+      await run();
+    } catch (error) {
+      const { name, message } = error instanceof Error ? error : new Error(inspect(error));
+      await queue.reportUnhealthy(check, `${name}: ${message}`);
+      throw error;
+    }
+    log({ event: 'fit', check, ms: Math.round(performance.now() - start) });
+  }
+}
+
 /** One job from taking to posting; never rejects. */
 async function run(
   job: TakenJob,
@@ -114,35 +151,83 @@ async function run(
   queue: Queue,
   controller: AbortController,
   log: NonNullable<ServeOptions['log']>,
+  { refreshWorker, aggregateStream }: ServeOptions,
 ) {
   const start = performance.now();
   log({ event: 'job started', jobId: job.id });
   const updates = progressQueue(queue, job.id, log);
+  const fresh = refreshWorker ? { stopPod: true } : {};
+  let isStream = false;
   let body: string;
   try {
     const value = await handle(job, { progress: updates.send, signal: controller.signal });
-    body = outcome(value);
+    isStream = isAsyncIterable(value);
+    const result = isAsyncIterable(value)
+      ? await sendChunks(value, job.id, queue, controller.signal, aggregateStream, log)
+      : outcome(value);
+    body = within(job.id.startsWith('sync-') ? MOST.runsync : MOST.run, 'the output', { ...result, ...fresh });
   } catch (error) {
     log({ event: 'job threw', jobId: job.id, error });
-    body = JSON.stringify({ error: thrown(error, queue.workerId) });
+    body = JSON.stringify({ error: thrown(error, queue.workerId), ...fresh });
   }
   await updates.close();
   const ms = Math.round(performance.now() - start);
   if (controller.signal.reason === STOPPED) return log({ event: 'job stopped', jobId: job.id, ms });
-  await postOutcome(queue, job.id, body, log);
+  await deliver('outcome', job.id, () => queue.post(job.id, body, isStream), log);
   log({ event: 'job ended', jobId: job.id, ms });
 }
 
 /** The body of job-done for what a handler returned. */
-function outcome(value: unknown): string {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    return JSON.stringify({ output: value ?? null });
+function outcome(value: unknown): object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return { output: value ?? null };
   const { error, refresh_worker, ...output } = value as Record<string, unknown>;
-  return JSON.stringify({
+  return {
     ...(Object.keys(output).length > 0 ? { output } : {}),
-    ...(error ? { error: typeof error === 'string' ? error : JSON.stringify(error) } : {}),
+    ...(error ? { error: asText(error) } : {}),
     ...(refresh_worker === true ? { stopPod: true } : {}),
-  });
+  };
+}
+
+const asText = (error: unknown) => (typeof error === 'string' ? error : JSON.stringify(error));
+
+/** @throws Error: too large for RunPod, or no JSON can be made of it */
+function within(most: number, what: string, value: object): string {
+  const text = JSON.stringify(value);
+  const bytes = Buffer.byteLength(text);
+  if (bytes > most)
+    throw new Error(`${what} has ${(bytes / 1e6).toFixed(1)} MB, and RunPod takes at most ${most / 1e6}`);
+  return text;
+}
+
+const isAsyncIterable = (value: unknown): value is AsyncIterable<unknown> =>
+  typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+
+/**
+ * Sends each value when the one before has been accepted, so that a generator is not ahead of what has arrived.
+ * @returns the body of job-done
+ * @throws Error: a chunk is too large or could not be delivered, or what the generator throws
+ */
+async function sendChunks(
+  chunks: AsyncIterable<unknown>,
+  jobId: string,
+  queue: Queue,
+  signal: AbortSignal,
+  aggregate: boolean | undefined,
+  log: NonNullable<ServeOptions['log']>,
+): Promise<object> {
+  const { postChunk } = queue;
+  const all: unknown[] = [];
+  for await (const chunk of chunks) {
+    if (signal.aborted) throw signal.reason; // which also ends the generator
+    if (typeof chunk === 'object' && chunk !== null && 'error' in chunk && chunk.error)
+      return { error: asText(chunk.error) };
+    if (aggregate || !postChunk) all.push(chunk);
+    if (!postChunk) continue; // this queue takes no chunks: they are the output
+    const body = within(MOST.chunk, 'a chunk', { output: chunk ?? null });
+    const isDelivered = await deliver('chunk', jobId, () => postChunk(jobId, body), log);
+    if (!isDelivered) throw new Error('a chunk of the output could not be delivered');
+  }
+  return { output: all };
 }
 
 /** A thrown error as RunPod's own worker words it. */
@@ -151,18 +236,28 @@ function thrown(error: unknown, workerId: string): string {
   return JSON.stringify({ error_type: name, error_message: message, error_traceback: stack, worker_id: workerId });
 }
 
-/** Posts until it is accepted, refused for good, or five minutes have passed. */
-async function postOutcome(queue: Queue, jobId: string, body: string, log: NonNullable<ServeOptions['log']>) {
+/** Posts until it is accepted (true), refused for good, or five minutes have passed. */
+async function deliver(
+  what: 'outcome' | 'chunk',
+  jobId: string,
+  send: () => Promise<number>,
+  log: NonNullable<ServeOptions['log']>,
+): Promise<boolean> {
   const giveUp = performance.now() + POST_RETRY.total;
   for (let wait = POST_RETRY.first; ; wait = Math.min(POST_RETRY.longest, wait * 2)) {
-    const answer = await queue.post(jobId, body).catch((error: unknown) => error);
+    const answer = await send().catch((error: unknown) => error);
     if (typeof answer === 'number') {
-      if (answer >= 200 && answer < 300) return;
-      if (answer < 500 && !POST_RETRY.statuses.includes(answer))
-        return log({ event: 'outcome refused', jobId, status: answer });
+      if (answer >= 200 && answer < 300) return true;
+      if (answer < 500 && !POST_RETRY.statuses.includes(answer)) {
+        log({ event: `${what} refused`, jobId, status: answer });
+        return false;
+      }
     }
-    if (performance.now() + wait > giveUp) return log({ event: 'outcome lost', jobId, answer });
-    log({ event: 'outcome not accepted, will be sent again', jobId, answer });
+    if (performance.now() + wait > giveUp) {
+      log({ event: `${what} lost`, jobId, answer });
+      return false;
+    }
+    log({ event: `${what} not accepted, will be sent again`, jobId, answer });
     await delay(jittered(wait));
   }
 }
@@ -256,6 +351,13 @@ function onSignals(): AbortSignal {
 }
 
 const jittered = (ms: number) => ms * (0.75 + 0.5 * Math.random());
+
+/** Aborts the controller when the signal comes. @returns the controller's signal */
+function either(signal: AbortSignal, controller: AbortController): AbortSignal {
+  if (signal.aborted) controller.abort(signal.reason);
+  signal.addEventListener('abort', () => controller.abort(signal.reason), { once: true });
+  return controller.signal;
+}
 
 /** Waits, or less if the signal comes. */
 const pause = (ms: number, signal: AbortSignal) => delay(ms, undefined, { signal }).catch(() => undefined);

@@ -4,6 +4,7 @@
 export interface QueueEnvironment {
   RUNPOD_WEBHOOK_GET_JOB: string;
   RUNPOD_WEBHOOK_POST_OUTPUT: string;
+  RUNPOD_WEBHOOK_POST_STREAM?: string | undefined;
   RUNPOD_WEBHOOK_PING?: string | undefined;
   RUNPOD_AI_API_KEY?: string | undefined;
   RUNPOD_POD_ID?: string | undefined;
@@ -24,6 +25,7 @@ export type Take =
 
 const POLL_TIMEOUT = 90_000; // the server holds a poll until there is something to say
 const POST_TIMEOUT = 30_000;
+const REPORT_TIMEOUT = 2000;
 
 export type Queue = ReturnType<typeof openQueue>;
 
@@ -37,6 +39,24 @@ export function openQueue(env: QueueEnvironment) {
   const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? fill(env.RUNPOD_WEBHOOK_PING) : undefined;
 
   const poll = (url: string, signal: AbortSignal) => get(url, headers, POLL_TIMEOUT, signal);
+
+  const streamUrl = env.RUNPOD_WEBHOOK_POST_STREAM;
+
+  async function post(url: string, jobId: string, body: string): Promise<number> {
+    const response = await fetch(url, {
+      method: 'POST',
+      headers: {
+        authorization: key,
+        charset: 'utf-8',
+        'content-type': 'application/x-www-form-urlencoded', // as RunPod's own worker says, although the body is JSON
+        'x-request-id': jobId,
+      },
+      body,
+      signal: AbortSignal.timeout(POST_TIMEOUT),
+    });
+    await response.arrayBuffer();
+    return response.status;
+  }
 
   return {
     workerId,
@@ -61,27 +81,29 @@ export function openQueue(env: QueueEnvironment) {
 
     /**
      * Posts a job's outcome, or with status IN_PROGRESS its progress. The body is sent as given: a repeat is byte-equal.
+     * @param isStream whether the job has sent chunks before
      * @returns the status of the answer
      */
-    async post(jobId: string, body: string): Promise<number> {
-      const url = withQuery(fill(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: 'false' });
-      const response = await fetch(url, {
-        method: 'POST',
-        headers: {
-          authorization: key,
-          charset: 'utf-8',
-          'content-type': 'application/x-www-form-urlencoded', // as RunPod's own worker says, although the body is JSON
-          'x-request-id': jobId,
-        },
-        body,
-        signal: AbortSignal.timeout(POST_TIMEOUT),
-      });
-      await response.arrayBuffer();
-      return response.status;
-    },
+    post: (jobId: string, body: string, isStream = false): Promise<number> =>
+      post(withQuery(fill(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: String(isStream) }), jobId, body),
+
+    /** Posts one chunk of a job's output; undefined where this queue takes none. */
+    postChunk: streamUrl
+      ? (jobId: string, body: string): Promise<number> =>
+          post(withQuery(fill(streamUrl, jobId), { isStream: 'false' }), jobId, body) // so says RunPod's own worker
+      : undefined,
 
     /** Where pings go and the key that signs them, if RunPod gave both. */
     pings: pingUrl === undefined ? undefined : { url: pingUrl, key },
+
+    /** Tells RunPod, at best, that this worker is not fit for work and is about to end. */
+    async reportUnhealthy(check: string, reason: string): Promise<void> {
+      if (!pingUrl) return;
+      const url = withQuery(pingUrl, { status: 'unhealthy', check, reason: reason.slice(0, 256) });
+      await fetch(url, { headers: { authorization: key }, signal: AbortSignal.timeout(REPORT_TIMEOUT) }).catch(
+        () => {},
+      );
+    },
 
     /** One held poll for jobs that shall stop; undefined where this queue has none. */
     stops: stopUrl
