@@ -133,7 +133,8 @@ export function openSvd(
     /** @param decoding_t frames that are decoded at a time afterwards */
     unet: (size: ClipSize, decoding_t: number, steps: number) => {
       const decoder = graphs.decoder({ ...size, T: chunkThatFits(size, decoding_t) });
-      return sessions.at('unet', graphs.unet(size), { runs: 2 * steps, beside: needOf(decoder) });
+      const beside = Math.max(needOf(decoder), demand(decoder, 'prepacked').peak);
+      return sessions.at('unet', graphs.unet(size), { runs: 2 * steps, beside });
     },
     decoder: (size: ClipSize) => sessions.at('decoder', graphs.decoder(size), { runs: 1 }),
   };
