@@ -88,6 +88,7 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
   } catch (error) {
     await discard(bucket, task_id, folder).catch(leave);
     if (error instanceof JobError && !error.data.retryable && error.code !== 'canceled') {
+      hasResult = true;
       return await finish(bucket, task_id, folder, { error: error.data }); // so that a second job does not try again
     }
     throw error;

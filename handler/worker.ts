@@ -61,7 +61,7 @@ async function loadSvd(
   const since = (time: number) => Number(((performance.now() - time) / 1000).toFixed(2));
   const { folder, source } = findWeights(name, environment);
   const { device, memory, reason } = await chooseDevice(wanted);
-  const gigabytes = Number((memory / 1e9).toFixed(1));
+  const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
   log({ device, reason, memory_gb: gigabytes, weights: source, folder, seconds: since(start) }, 'device chosen');
   const opened = performance.now();
   const model = openSvd(folder, {

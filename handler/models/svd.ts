@@ -89,20 +89,27 @@ export function openSvd(
   const sessions = createSessions({ device, memory, ...options });
 
   const leastPolicy = device === 'cuda' ? 'cuda' : 'mapped';
-  /** What a network needs at least, and what becomes of its output here. */
-  const needOf = (graph: Graph) => {
+  const needs = new Map<string, number>(); // graphs of the real size take a tenth of a second to write
+  /** Bytes that a network needs at least, with what becomes of its output here. */
+  function needOf(network: keyof typeof graphs, { H, W, T }: ClipSize): number {
+    const key = `${network} ${H} ${W} ${T}`;
+    const known = needs.get(key);
+    if (known !== undefined) return known;
+    const graph: Graph = graphs[network]({ H, W, T });
     const output = graph.outputs[0]!.shape.reduce((product, size) => product * size, 1);
-    return demand(graph, leastPolicy).peak + (device === 'cpu' ? 2 * 4 * output : 0);
-  };
+    const need = demand(graph, leastPolicy).peak + (device === 'cpu' ? 2 * 4 * output : 0);
+    needs.set(key, need);
+    return need;
+  }
   /** Bytes that a clip of this size can't do without, its frames being decoded one at a time. */
-  const least = (size: ClipSize) =>
-    Math.max(
-      ...[graphs.clip(), graphs.encoder(size), graphs.unet(size), graphs.decoder({ ...size, T: 1 })].map(needOf),
-    );
+  function least({ H, W, T }: ClipSize): number {
+    const one = { H, W, T: 1 };
+    return Math.max(needOf('clip', one), needOf('encoder', one), needOf('decoder', one), needOf('unet', { H, W, T }));
+  }
   /** The most frames, halved from `decoding_t`, that can be decoded at a time. */
   function chunkThatFits(size: ClipSize, decoding_t: number): number {
     let count = Math.min(decoding_t, size.T);
-    while (count > 1 && needOf(graphs.decoder({ ...size, T: count })) > memory) count >>= 1;
+    while (count > 1 && needOf('decoder', { ...size, T: count }) > memory) count >>= 1;
     return count;
   }
 
@@ -132,8 +139,8 @@ export function openSvd(
     encoder: (size: ClipSize) => sessions.at('encoder', graphs.encoder(size), { runs: 1 }),
     /** @param decoding_t frames that are decoded at a time afterwards */
     unet: (size: ClipSize, decoding_t: number, steps: number) => {
-      const decoder = graphs.decoder({ ...size, T: chunkThatFits(size, decoding_t) });
-      const beside = Math.max(needOf(decoder), demand(decoder, 'prepacked').peak);
+      const chunk = { ...size, T: chunkThatFits(size, decoding_t) };
+      const beside = Math.max(needOf('decoder', chunk), demand(graphs.decoder(chunk), 'prepacked').peak);
       return sessions.at('unet', graphs.unet(size), { runs: 2 * steps, beside });
     },
     decoder: (size: ClipSize) => sessions.at('decoder', graphs.decoder(size), { runs: 1 }),
@@ -159,6 +166,7 @@ export function openSvd(
     const [h, w] = [H / LATENT_SCALE, W / LATENT_SCALE];
     const Z = configs.vae.latent_channels;
     const plane = Z * h * w;
+
     // What the networks are told of the still. The augmentation's noise is the first that is drawn.
     const picture = toPlanes(still.data, H * W);
     const noise = randn(picture.length);

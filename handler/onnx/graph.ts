@@ -251,7 +251,6 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     integers,
     reshape,
     transpose,
-    has: weights.has,
     device,
 
     input(name: string, shape: readonly number[]): Value {

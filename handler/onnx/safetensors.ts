@@ -22,7 +22,6 @@ export interface SafeTensors {
   /** its folder and name */
   folder: string;
   name: string;
-  has(tensor: string): boolean;
   /**
    * @param shape what it has to be
    * @throws WeightsError: missing, or of another shape or type
@@ -67,7 +66,6 @@ export function openSafeTensors(path: string): SafeTensors {
     file,
     folder: dirname(file),
     name: basename(file),
-    has: (name) => tensors.has(name),
     get(name, shape) {
       const tensor = tensors.get(name);
       if (!tensor) throw new WeightsError(path, `has no tensor ${name}`);

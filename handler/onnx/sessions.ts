@@ -21,17 +21,15 @@ export interface Use {
 /** Even sessions that hold next to nothing have their graph. */
 const MOST = 12;
 
-export type Sessions = ReturnType<typeof createSessions>;
-
 /** For one user at a time: a session that was given may be closed when the next is asked for. */
 export function createSessions({ device, memory, threads, onRun, onOpen }: SessionsOptions) {
   const kept = new Map<string, { session: Session; demand: Demand }>(); // the least recently used first
 
-  /** Closes those used least recently until `bytes` are free. */
+  /** Closes those used least recently until `bytes` are free, and a place where none is spared. */
   async function makeRoom(bytes: number, sparing?: string): Promise<void> {
     for (const [key, { session }] of [...kept]) {
       const held = [...kept].reduce((sum, [other, { demand }]) => sum + (other === sparing ? 0 : demand.held), 0);
-      if (held + bytes <= memory && kept.size < MOST) return;
+      if (held + bytes <= memory && (sparing !== undefined || kept.size < MOST)) return;
       if (key === sparing) continue;
       kept.delete(key);
       await session.close();

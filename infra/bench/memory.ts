@@ -10,20 +10,16 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openSvd } from '../../handler/models/svd.ts';
 import { generator } from '../../handler/svd/random.ts';
+import { common } from './flags.ts';
 
 const { values: flags } = parseArgs({
   args: process.argv.slice(3),
   options: {
-    model: {
-      type: 'string',
-      default: fileURLToPath(new URL('../../handler/models/testdata/small-svd', import.meta.url)),
-    },
+    ...common,
     H: { type: 'string', default: '576' },
     W: { type: 'string', default: '1024' },
     T: { type: 'string', default: '25' },
     decoding_t: { type: 'string', default: '1,7,14,25' },
-    threads: { type: 'string', default: '2' },
-    python: { type: 'string', default: process.env.PYTHON ?? 'python3' },
     /** how much memory ours believes to have, GiB; a run for each */
     memory: { type: 'string', default: '100,4' },
     /** in a child: how much */
@@ -65,6 +61,9 @@ async function follow(who: string, child: ChildProcess) {
   let complaint = '';
   child.stderr!.on('data', (text) => {
     complaint = (complaint + text).slice(-1000);
+  });
+  child.once('error', (error) => {
+    complaint = error.message; // it could not be started
   });
   const cells: string[] = [];
   let since = performance.now();

@@ -21,21 +21,17 @@ import { noiseLevels } from '../../handler/svd/discretization.ts';
 import { guidanceScales, guided } from '../../handler/svd/guider.ts';
 import { generator } from '../../handler/svd/random.ts';
 import { eulerEDM } from '../../handler/svd/sampler.ts';
+import { common } from './flags.ts';
 
 const { values: flags } = parseArgs({
   args: process.argv.slice(3),
   options: {
-    model: {
-      type: 'string',
-      default: fileURLToPath(new URL('../../handler/models/testdata/small-svd', import.meta.url)),
-    },
+    ...common,
     H: { type: 'string', default: '256' },
     W: { type: 'string', default: '384' },
     T: { type: 'string', default: '7' },
     steps: { type: 'string', default: '4' },
-    threads: { type: 'string', default: '2' },
     rounds: { type: 'string', default: '5' },
-    python: { type: 'string', default: process.env.PYTHON ?? 'python3' },
     json: { type: 'boolean', default: false },
   },
 });
