@@ -1,7 +1,7 @@
 /** Starts the API: reads the environment once, opens the store, listens, and stops in order at SIGTERM. */
 import { serve } from '@hono/node-server';
-import { pino } from 'pino';
 import { openBucket } from '../handler/bucket/open.ts';
+import { createLog } from '../handler/log.ts';
 import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
 import { openRunPod } from './runpod.ts';
@@ -9,13 +9,8 @@ import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { createWebhooks, webhookSecret } from './webhooks/webhooks.ts';
 
-const log = pino({
-  base: null,
-  timestamp: pino.stdTimeFunctions.isoTime,
-  serializers: { error: pino.stdSerializers.err },
-});
-
 try {
+  const log = createLog(process.env);
   const config = readConfig(process.env);
   const store = await openStore(config.databaseUrl);
   const { bucket, disk } = await openBucket(config.bucket, {

@@ -1,23 +1,17 @@
 /** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
-import { pino } from 'pino';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { JobError } from './job.ts';
+import { createLog } from './log.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { type ServeOptions, serve } from './runpod/index.ts';
 import { openWorker } from './worker.ts';
 
-const log = pino({
-  base: null,
-  timestamp: pino.stdTimeFunctions.isoTime,
-  serializers: { error: pino.stdSerializers.err },
-});
-
-const report: ServeOptions['log'] = ({ event, ...details }) => {
-  log[details.error ? 'warn' : 'info'](details, event);
-  if (event === 'serving') process.send?.({ event }); // to a local supervisor
-};
-
 try {
+  const log = createLog(process.env);
+  const report: ServeOptions['log'] = ({ event, jobId, ...details }) => {
+    log[details.error ? 'warn' : 'info']({ requestId: jobId, ...details }, event);
+    if (event === 'serving') process.send?.({ event }); // to a local supervisor
+  };
   let worker: Worker | undefined;
   let concurrency = 1;
   const open = async () => {
@@ -27,13 +21,13 @@ try {
   await serve(
     async ({ id, input }, { progress, signal }) => {
       try {
-        return await runJob(input, worker!, { jobId: id, progress, signal });
+        return await runJob(input, worker!, { jobId: id, progress, signal, log: log.child({ requestId: id }) });
       } catch (error) {
         if (error instanceof JobError) {
-          if (error.cause) log.warn({ jobId: id, error: error.cause }, 'job failed'); // what callers are not told
+          if (error.cause) log.warn({ requestId: id, error: error.cause }, 'job failed'); // what callers are not told
           return { error: JSON.stringify(error.data) };
         }
-        log.error({ jobId: id, error }, 'job failed');
+        log.error({ requestId: id, error }, 'job failed');
         const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
         return { error: JSON.stringify(new JobError('internal', message).data) };
       }

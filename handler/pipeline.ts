@@ -19,6 +19,7 @@ import {
   type Stage,
   taskFolder,
 } from './job.ts';
+import type { Log } from './log.ts';
 import type { Clip, Model } from './models/model.ts';
 import { fitStill } from './still/fit.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
@@ -49,6 +50,8 @@ export interface JobContext {
   jobId: string;
   progress: (progress: Progress) => void;
   signal: AbortSignal;
+  /** told of each stage when it begins (debug), and when it ends how many milliseconds it took (info) */
+  log?: Pick<Log, 'debug' | 'info'>;
 }
 
 /** What result.json holds. */
@@ -146,7 +149,7 @@ async function makeVideos(
   folder: string,
   scratch: string,
   worker: Worker,
-  { progress, signal }: JobContext,
+  { progress, signal, log }: JobContext,
 ): Promise<JobOutput> {
   const { bucket, model } = worker;
   const { W, H, T, fps, num_cols } = job;
@@ -156,8 +159,11 @@ async function makeVideos(
     signal.throwIfAborted();
     if (uploadFailure) throw uploadFailure;
     const start = performance.now();
+    log?.debug({ stage }, 'stage started');
     const result = await work();
-    timings_ms[stage] = Math.round((timings_ms[stage] ?? 0) + performance.now() - start);
+    const ms = Math.round(performance.now() - start);
+    timings_ms[stage] = (timings_ms[stage] ?? 0) + ms;
+    log?.info({ stage, ms }, 'stage ended');
     return result;
   }
 
