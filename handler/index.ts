@@ -3,11 +3,12 @@ import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { JobError } from './job.ts';
 import { createLog } from './log.ts';
 import { runJob, type Worker } from './pipeline.ts';
-import { type ServeOptions, serve } from './runpod/index.ts';
+import { readFlags, type ServeOptions, serve } from './runpod/index.ts';
 import { openWorker } from './worker.ts';
 
 try {
-  const log = createLog(process.env);
+  const { logLevel } = readFlags(process.argv.slice(2));
+  const log = createLog({ ...process.env, ...(logLevel !== undefined && { RUNPOD_LOG_LEVEL: logLevel }) });
   const report: ServeOptions['log'] = ({ event, jobId, ...details }) => {
     log[details.error ? 'warn' : 'info']({ requestId: jobId, ...details }, event);
     if (event === 'serving') process.send?.({ event }); // to a local supervisor

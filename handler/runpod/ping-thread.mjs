@@ -13,7 +13,10 @@ parentPort.on('message', (ids) => {
   jobIds = ids;
 });
 
+const SOON = 2000; // milliseconds, for the ping after one that has failed
+
 async function ping() {
+  let wait = interval;
   const address = new URL(url);
   if (jobIds.length > 0) address.searchParams.set('job_id', jobIds.join(','));
   try {
@@ -22,7 +25,8 @@ async function ping() {
     if (!response.ok) throw new Error(`ping answered ${response.status}`);
   } catch (error) {
     parentPort.postMessage(error.cause?.message || error.message);
+    wait = Math.min(interval, SOON);
   }
-  setTimeout(ping, interval);
+  setTimeout(ping, wait);
 }
 void ping();

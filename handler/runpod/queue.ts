@@ -18,12 +18,13 @@ export interface TakenJob {
 }
 
 export type Take =
-  | { status: 'job'; job: TakenJob }
+  /** `withoutInput`: ids of jobs that can't be run; `unreadable`: how many more were given that are not jobs at all */
+  | { status: 'jobs'; jobs: TakenJob[]; withoutInput: string[]; unreadable: number }
   | { status: 'empty' }
   | { status: 'slow down' }
   | { status: 'error'; error: Error };
 
-const POLL_TIMEOUT = 90_000; // the server holds a poll until there is something to say
+const POLL_TIMEOUT = 90_000; // milliseconds: the server holds a poll until there is something to say
 const POST_TIMEOUT = 30_000;
 const REPORT_TIMEOUT = 2000;
 
@@ -35,7 +36,9 @@ export function openQueue(env: QueueEnvironment) {
   const headers = { authorization: key, 'content-type': 'application/json' };
   const fill = (url: string, jobId = workerId) => url.replaceAll('$RUNPOD_POD_ID', workerId).replaceAll('$ID', jobId);
   const takeUrl = fill(env.RUNPOD_WEBHOOK_GET_JOB);
-  const stopUrl = takeUrl.includes('/job-take/') ? takeUrl.replace('/job-take/', '/job-stop/') : undefined;
+  const hasTake = takeUrl.includes('/job-take/'); // only then the addresses beside it can be told
+  const stopUrl = hasTake ? takeUrl.replace('/job-take/', '/job-stop/') : undefined;
+  const batchUrl = hasTake ? takeUrl.replace('/job-take/', '/job-take-batch/') : undefined;
   const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? fill(env.RUNPOD_WEBHOOK_PING) : undefined;
 
   const poll = (url: string, signal: AbortSignal) => get(url, headers, POLL_TIMEOUT, signal);
@@ -61,17 +64,22 @@ export function openQueue(env: QueueEnvironment) {
   return {
     workerId,
 
-    /** One held poll for a job. Rejects only when `signal` is aborted. */
-    async take(busy: boolean, signal: AbortSignal): Promise<Take> {
+    /**
+     * One held poll for at most `count` jobs. Rejects only when `signal` is aborted before an answer begins to arrive.
+     * @param busy whether a job is in hand
+     */
+    async take(count: number, busy: boolean, signal: AbortSignal): Promise<Take> {
+      const query = { job_in_progress: busy ? '1' : '0' };
+      const url =
+        count > 1 && batchUrl
+          ? withQuery(batchUrl, { batch_size: String(count), ...query })
+          : withQuery(takeUrl, query);
       try {
-        const { response, text } = await poll(withQuery(takeUrl, { job_in_progress: busy ? '1' : '0' }), signal);
+        const { response, text } = await poll(url, signal);
         if (response.status === 429) return { status: 'slow down' };
         if (response.status === 204 || response.status === 400) return { status: 'empty' }; // 400: usual under FlashBoot
         if (!response.ok) return { status: 'error', error: new Error(`job-take answered ${response.status}`) };
-        if (text === '') return { status: 'empty' };
-        const job: unknown = JSON.parse(text);
-        if (isJob(job)) return { status: 'job', job };
-        return { status: 'error', error: new Error('job-take gave a job without id or input') };
+        return text === '' ? { status: 'empty' } : sorted(JSON.parse(text));
       } catch (error) {
         signal.throwIfAborted();
         if (error instanceof DOMException && error.name === 'TimeoutError') return { status: 'empty' };
@@ -101,14 +109,18 @@ export function openQueue(env: QueueEnvironment) {
       if (!pingUrl) return;
       const url = withQuery(pingUrl, { status: 'unhealthy', check, reason: reason.slice(0, 256) });
       await fetch(url, { headers: { authorization: key }, signal: AbortSignal.timeout(REPORT_TIMEOUT) }).catch(
-        () => {},
+        () => {}, // the worker ends anyway, and says in its log why
       );
     },
 
-    /** One held poll for jobs that shall stop; undefined where this queue has none. */
+    /**
+     * One held poll for jobs that shall stop, where this queue has one.
+     * @throws Error: no usable answer
+     */
     stops: stopUrl
-      ? async (signal: AbortSignal): Promise<string[]> => {
+      ? async (signal: AbortSignal): Promise<string[] | 'slow down'> => {
           const { response, text } = await poll(stopUrl, signal);
+          if (response.status === 429) return 'slow down';
           if (response.status === 204 || text === '') return [];
           if (!response.ok) throw new Error(`job-stop answered ${response.status}`);
           const body: unknown = JSON.parse(text);
@@ -119,27 +131,37 @@ export function openQueue(env: QueueEnvironment) {
   };
 }
 
-/** A whole answer, or a rejection: TimeoutError after `ms`, or when the signal is aborted. */
+/**
+ * A whole answer, or a rejection: TimeoutError after `ms`, or when the signal is aborted. An answer that has begun to arrive is read to
+ * its end all the same, for it may hand over a job.
+ */
 async function get(url: string, headers: Record<string, string>, ms: number, signal: AbortSignal) {
-  const timeout = new AbortController(); // AbortSignal.timeout is lost to the garbage collector within AbortSignal.any (Node 20)
-  const timer = setTimeout(() => timeout.abort(new DOMException('no answer in time', 'TimeoutError')), ms);
+  const controller = new AbortController(); // AbortSignal.timeout is lost to the garbage collector within AbortSignal.any (Node 20)
+  const timer = setTimeout(() => controller.abort(new DOMException('no answer in time', 'TimeoutError')), ms);
+  const abort = () => controller.abort(signal.reason);
+  signal.addEventListener('abort', abort);
   try {
-    const response = await fetch(url, { headers, signal: AbortSignal.any([signal, timeout.signal]) });
+    signal.throwIfAborted();
+    const response = await fetch(url, { headers, signal: controller.signal });
+    signal.removeEventListener('abort', abort);
     return { response, text: await response.text() };
   } finally {
+    signal.removeEventListener('abort', abort);
     clearTimeout(timer);
   }
 }
 
-function isJob(value: unknown): value is TakenJob {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    'id' in value &&
-    typeof value.id === 'string' &&
-    'input' in value &&
-    value.input != null
-  );
+/** One job or a list of them, whichever was asked for: what was given decides. */
+function sorted(answer: unknown): Take {
+  const given = Array.isArray(answer) ? answer : [answer];
+  if (given.length === 0) return { status: 'empty' };
+  const named = given.filter((one): one is { id: string; input?: unknown } => typeof one?.id === 'string');
+  return {
+    status: 'jobs',
+    jobs: named.filter((one): one is TakenJob => one.input != null),
+    withoutInput: named.filter(({ input }) => input == null).map(({ id }) => id),
+    unreadable: given.length - named.length,
+  };
 }
 
 /** RunPod's addresses come with a query of their own, some with a bare `?`. */

@@ -1,0 +1,105 @@
+import { expect, test, vi } from 'vitest';
+import { serve } from './index.ts';
+import {
+  farQueue,
+  gate,
+  hold,
+  inTurn,
+  jobs,
+  json,
+  SECOND,
+  SOON,
+  status,
+  untilAborted,
+  withPings,
+  worker,
+} from './testing.ts';
+
+// The end of the worker.
+
+test('an idle worker ends promptly although its polls and pings are held', async () => {
+  const far = await farQueue({ ping: hold });
+  const { stop, happened } = worker(() => 1, withPings(far.env, 10 * SECOND));
+  await Promise.all([far.until(1, 'job-take'), far.until(1, 'job-stop'), far.until(1, 'ping')]);
+  const start = performance.now();
+  await stop();
+  expect(performance.now() - start).toBeLessThan(SECOND);
+  expect(far.of('job-take')).toHaveLength(1);
+  for (const fault of ['take failed', 'stop poll failed', 'ping failed']) expect(happened(fault)).toEqual([]);
+});
+
+test('a worker that shall end takes no more jobs, and posts the one in hand', async () => {
+  const far = await farQueue({ 'job-take': jobs('a', 'b') });
+  const running = gate();
+  const finish = gate();
+  const { stop, happened } = worker(
+    async (_, { signal }) => {
+      running.open();
+      await finish.opens;
+      return { aborted: signal.aborted };
+    },
+    withPings(far.env),
+    { grace: 10 * SECOND },
+  );
+  await running.opens;
+  const ended = stop();
+  await far.until(far.of('ping').length + 3, 'ping');
+  expect(far.of('ping').at(-1)!.url.search).toBe('?job_id=a'); // pings go on
+  expect(happened('stopped')).toEqual([]);
+  finish.open();
+  await ended;
+  expect(far.posted()).toEqual([{ output: { aborted: false } }]);
+  expect(far.of('job-take')).toHaveLength(1);
+});
+
+test('a worker that shall end still posts an outcome until it is accepted', async () => {
+  const far = await farQueue({ 'job-take': jobs('a'), 'job-done': inTurn(status(500), json({})) });
+  const { stop } = worker(() => 1, far.env, { grace: 0 });
+  await far.until(1, 'job-done');
+  await stop();
+  expect(far.posted()).toEqual([{ output: 1 }, { output: 1 }]);
+});
+
+test('after the grace the jobs in hand are aborted and their failures posted', async () => {
+  const far = await farQueue({ 'job-take': jobs('a', 'b') });
+  const { stop, happened } = worker((_, { signal }) => untilAborted(signal), far.env, { grace: 200, concurrency: 2 });
+  await vi.waitFor(() => expect(happened('job started')).toHaveLength(2), SOON);
+  const start = performance.now();
+  await stop();
+  expect(performance.now() - start).toBeGreaterThan(190);
+  for (const id of ['a', 'b']) {
+    expect(far.posted(id)).toEqual([{ error: expect.stringContaining('the worker had to stop') }]);
+  }
+});
+
+test('a job that arrives together with the signal is run, within the grace', async () => {
+  const far = await farQueue({ 'job-take': jobs('a', 'b') });
+  const controller = new AbortController();
+  const { ended } = worker((_, { signal }) => untilAborted(signal), far.env, {
+    signal: controller.signal,
+    grace: 50,
+    log: ({ event }) => {
+      if (event === 'job started') controller.abort();
+    },
+  });
+  await ended;
+  expect(far.posted('a')).toEqual([{ error: expect.stringContaining('the worker had to stop') }]);
+  expect(far.of('job-take')).toHaveLength(1);
+});
+
+test.each(['SIGTERM', 'SIGINT'])('%s ends the worker; the second ends the process', async (name) => {
+  const listeners = new Map<string | symbol, () => void>();
+  vi.spyOn(process, 'on').mockImplementation((event, listener) => {
+    listeners.set(event, listener);
+    return process;
+  });
+  const exit = vi.spyOn(process, 'exit').mockImplementation((() => {}) as never);
+  const far = await farQueue({});
+  const ended = serve(() => 1, { env: far.env });
+  await far.until(1, 'job-take');
+  listeners.get(name)!();
+  await ended;
+  expect(exit).not.toHaveBeenCalled();
+  listeners.get(name)!();
+  expect(exit).toHaveBeenCalledExactlyOnceWith(1);
+});
