@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
 import { serve } from './index.ts';
 import {
@@ -95,11 +96,48 @@ test.each(['SIGTERM', 'SIGINT'])('%s ends the worker; the second ends the proces
   });
   const exit = vi.spyOn(process, 'exit').mockImplementation((() => {}) as never);
   const far = await farQueue({});
-  const ended = serve(() => 1, { env: far.env });
+  const ended = serve(() => 1, { env: far.env, log() {} });
   await far.until(1, 'job-take');
   listeners.get(name)!();
   await ended;
   expect(exit).not.toHaveBeenCalled();
   listeners.get(name)!();
   expect(exit).toHaveBeenCalledExactlyOnceWith(1);
+});
+
+test('a job that has begun to arrive when the signal comes is read to its end and run', async () => {
+  const signalled = gate();
+  const far = await farQueue({
+    'job-take': (response) => {
+      response.writeHead(200, { 'content-type': 'application/json' }).write('{"id":"a",');
+      void signalled.opens.then(() => response.end('"input":1}'));
+    },
+  });
+  const { stop, ended } = worker(() => 'done', far.env);
+  await far.until(1, 'job-take');
+  await delay(100); // the head has to arrive: nothing that can be seen tells when
+  void stop();
+  signalled.open();
+  await ended;
+  expect(far.posted('a')).toEqual([{ output: 'done' }]);
+});
+
+test('a job that is deaf to its signal is failed soon after, and the worker ends', async () => {
+  const real = setTimeout;
+  vi.spyOn(globalThis, 'setTimeout').mockImplementation(((call: () => void, ms?: number, ...rest: []) =>
+    real(call, ms === 50 + 5 * SECOND ? 150 : ms, ...rest)) as typeof setTimeout);
+  const far = await farQueue({ 'job-take': jobs('a') });
+  const running = gate();
+  const never = gate();
+  const { stop } = worker(
+    () => {
+      running.open();
+      return never.opens;
+    },
+    far.env,
+    { grace: 50 },
+  );
+  await running.opens;
+  await stop();
+  expect(far.posted('a')).toEqual([{ error: expect.stringContaining('the worker had to stop') }]);
 });

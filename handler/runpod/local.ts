@@ -8,6 +8,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage } from 'node:http';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { InJob, ServeOptions } from './index.ts';
 import { type Handle, type Outcome, produce, thrown } from './job.ts';
@@ -15,6 +16,8 @@ import type { Log } from './log.ts';
 import type { TakenJob } from './queue.ts';
 
 const MAX_BODY = 20e6; // bytes, as RunPod's /runsync
+/** How long a caller has to hear the last answer, in milliseconds. */
+const ANSWERING = 1000;
 
 export interface Flags {
   /** JSON of a job */
@@ -101,7 +104,7 @@ export async function runTestJob(handle: Handle, text: string | undefined, { log
 }
 
 async function testFile(): Promise<string> {
-  return readFile('test_input.json', 'utf8').catch((cause) => {
+  return readFile(join(process.cwd(), 'test_input.json'), 'utf8').catch((cause) => {
     const message =
       'RUNPOD_WEBHOOK_GET_JOB is not set (RunPod sets it for its workers) and there is no test_input.json: ' +
       'to run one job here give --test_input \'{"input": …}\', to serve over HTTP --rp_serve_api';
@@ -233,20 +236,23 @@ export async function serveApi(
       })
       .then(([status, value]) => {
         const text = JSON.stringify(value);
-        response.writeHead(status, { 'content-type': 'application/json' }).end(text);
+        const connection = signal.aborted ? 'close' : 'keep-alive'; // so that the last answer also ends the server
+        response.writeHead(status, { 'content-type': 'application/json', connection }).end(text);
       });
   });
   await once(server.listen(port, host), 'listening');
   const address = server.address();
   log({ event: 'serving', url: `http://${host}:${typeof address === 'object' ? address?.port : port}` });
   if (!signal.aborted) await once(signal, 'abort');
-  server.close();
+  const closed = once(server.close(), 'close');
   const cut = setTimeout(() => {
     for (const { controller } of jobs.values()) controller.abort(new Error('the worker had to stop'));
   }, grace);
   await Promise.all([...jobs.values()].map(({ ended }) => ended));
   clearTimeout(cut);
-  server.closeAllConnections();
+  const cutAnswers = setTimeout(() => server.closeAllConnections(), ANSWERING);
+  await closed;
+  clearTimeout(cutAnswers);
 }
 
 const shown = ({ id, status, output, error }: ApiJob) => ({
