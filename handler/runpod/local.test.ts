@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
 import { type Handle, type ServeOptions, serve } from './index.ts';
 import { afterwards, farQueue, gate, opened, SOON, untilAborted, worker } from './testing.ts';
@@ -139,8 +140,9 @@ async function api(handle: Handle, flags: string[] = []) {
 }
 
 test('/runsync answers with the outcome', async () => {
-  const { ask } = await api(({ input }) => {
+  const { ask } = await api(({ input }, { progress }) => {
     const { n } = input as { n: number };
+    progress('not the outcome');
     if (n < 0) throw new RangeError('negative');
     return n === 0 ? { error: 'zero' } : { square: n * n };
   });
@@ -161,6 +163,7 @@ test('/run starts a job; GET /status shows how it is doing, POST /status waits f
   expect(body).toEqual({ id: expect.any(String), status: 'IN_PROGRESS' });
   expect((await ask('GET', `/status/${body.id}`)).body).toMatchObject({ status: 'IN_PROGRESS', output: { step: 1 } });
   const waited = ask('POST', `/status/${body.id}`);
+  expect(await Promise.race([waited, delay(100, 'nothing yet')])).toBe('nothing yet');
   door.open();
   expect((await waited).body).toEqual({ id: body.id, status: 'COMPLETED', output: 'end' });
 });
