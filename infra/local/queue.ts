@@ -7,9 +7,12 @@
  *      └──cancel, purge──▶ CANCELLED
  *   FAILED | TIMED_OUT ──retry──▶ IN_QUEUE
  *
- * A job is forgotten when its ttl has passed since submission, or 30 minutes after it ended.
+ * A job is forgotten when its ttl has passed since submission, or 30 minutes after it ended (1 minute, if it came by /runsync).
+ * What the passing of time does happens by itself, at its moment: each job is on an agenda under the time when something may fall due
+ * for it, and the queue sleeps until the first of those. Nothing here looks at all jobs, so thousands of ended ones cost nothing.
  */
 import { randomUUID } from 'node:crypto';
+import { type Clock, createAgenda, realClock } from './clock.ts';
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
@@ -19,6 +22,8 @@ export type JobStatus = 'IN_QUEUE' | 'IN_PROGRESS' | 'COMPLETED' | 'FAILED' | 'C
 
 export interface QueuedJob {
   id: string;
+  /** the number of its submission; the least is taken first */
+  order: number;
   input: unknown;
   status: JobStatus;
   /** milliseconds, by the queue's clock */
@@ -31,78 +36,203 @@ export interface QueuedJob {
   stream: unknown[];
   retries: number;
   webhook?: string | undefined;
-  /** milliseconds */
+  /** whether it came by /runsync */
+  sync: boolean;
+  /** milliseconds: of running, of existing, and of being kept after the end */
   executionTimeout: number;
   ttl: number;
+  retention: number;
 }
 
 export interface QueueOptions {
   /** a job whose worker has not been heard of for so long goes back into the queue; milliseconds */
   silentAfter?: number;
+  /** for everything that takes time; the real one unless given */
+  clock?: Clock;
+  /** for a real clock that runs ahead; what falls due then is seen at the next request */
   now?: () => number;
-  /** called when a job with a webhook has ended */
+  /** called when a job has ended */
   onEnd?: (job: QueuedJob) => void;
 }
 
 export interface Submission {
   input: unknown;
-  webhook?: string | undefined;
-  policy?: { executionTimeout?: number | undefined; ttl?: number | undefined } | undefined;
+  webhook?: string | null | undefined;
+  /** RunPod's lowPriority is not here: it keeps RunPod from starting workers for a job, and here nothing starts workers. */
+  policy?: { executionTimeout?: number | undefined; ttl?: number | undefined } | null | undefined;
+  sync?: boolean;
+  /** how long it is kept after its end; milliseconds, 30 minutes unless given, or 1 minute for a `sync` one */
+  retention?: number;
+}
+
+/** What `change` can wait for besides a job's own news (its id): work for any worker, a word for one worker, or anything. */
+export const WORK = 'work';
+export const stopsOf = (workerId: string) => `stops of ${workerId}`;
+const ANYTHING = 'anything';
+
+interface Worker {
+  /** when; milliseconds */
+  heard: number;
+  jobs: Set<QueuedJob>;
+  /** ids of jobs that it shall stop */
+  stops: Set<string>;
 }
 
 export type Queue = ReturnType<typeof createQueue>;
 
-export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd = () => {} }: QueueOptions = {}) {
-  const jobs = new Map<string, QueuedJob>(); // in order of submission
-  const workers = new Map<string, { heard: number }>();
-  const stopping = new Map<string, Set<string>>(); // worker → jobs that it shall stop
-  const waiting = new Set<() => void>(); // whoever waits for something to change
+export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
+  const jobs = new Map<string, QueuedJob>();
+  const counts = { IN_QUEUE: 0, IN_PROGRESS: 0, COMPLETED: 0, FAILED: 0, CANCELLED: 0, TIMED_OUT: 0 }; // of `jobs`
+  const line = createAgenda<QueuedJob>(); // the waiting ones, and some that no longer wait
+  const workers = new Map<string, Worker>();
+  const waiting = new Map<string, Set<() => void>>(); // whoever waits, by what for
+  let submitted = 0;
   let retried = 0;
+  let isClosed = false;
 
-  const changed = () => {
-    for (const wake of [...waiting]) wake();
-  };
+  const agenda = createAgenda<string>(); // ids of jobs, by the time when each is looked at
+  const looks = new Map<string, number>(); // job → the time that counts; it may be on the agenda for others too
+  let alarm = { at: Infinity, off: new AbortController() };
+
+  function changed(...topics: string[]) {
+    for (const topic of [...topics, ANYTHING]) for (const wake of [...(waiting.get(topic) ?? [])]) wake();
+  }
   const isEnded = (job: QueuedJob) => job.status !== 'IN_QUEUE' && job.status !== 'IN_PROGRESS';
+  const isRunningAt = (job: QueuedJob, workerId: string) => job.status === 'IN_PROGRESS' && job.workerId === workerId;
+
+  function workerOf(id: string): Worker {
+    const known = workers.get(id);
+    if (known) return known;
+    for (const [other, { heard, jobs }] of workers)
+      if (jobs.size === 0 && clock.now() - heard > 10 * silentAfter) workers.delete(other);
+    const worker = { heard: clock.now(), jobs: new Set<QueuedJob>(), stops: new Set<string>() };
+    workers.set(id, worker);
+    return worker;
+  }
+
+  function become(job: QueuedJob, status: JobStatus) {
+    if (job.workerId !== undefined) workers.get(job.workerId)?.jobs.delete(job);
+    counts[job.status]--;
+    counts[status]++;
+    job.status = status;
+  }
 
   function end(job: QueuedJob, status: JobStatus, result: { output?: unknown; error?: string } = {}) {
+    become(job, status);
     delete job.output; // progress
-    Object.assign(job, result, { status, ended: now() });
-    onEnd(job);
-    changed();
+    Object.assign(job, result, { ended: clock.now() });
+    lookInTime(job);
+    onEnd?.(job);
+    changed(job.id);
   }
 
   function tellToStop(job: QueuedJob) {
-    if (job.status !== 'IN_PROGRESS' || !job.workerId) return;
-    stopping.set(job.workerId, (stopping.get(job.workerId) ?? new Set()).add(job.id));
+    if (job.status !== 'IN_PROGRESS') return;
+    workerOf(job.workerId!).stops.add(job.id);
+    changed(stopsOf(job.workerId!));
   }
 
   function requeue(job: QueuedJob) {
-    job.status = 'IN_QUEUE';
+    become(job, 'IN_QUEUE');
     delete job.workerId;
     delete job.started;
     delete job.ended;
     delete job.output;
     delete job.error;
     job.stream = [];
-    changed();
+    line.add(job.order, job);
+    changed(WORK);
+  }
+
+  function forget(job: QueuedJob) {
+    tellToStop(job);
+    if (job.workerId !== undefined) workers.get(job.workerId)?.jobs.delete(job);
+    counts[job.status]--;
+    jobs.delete(job.id);
+    looks.delete(job.id);
+    changed(job.id);
+  }
+
+  /** When time next does something to the job, by what is known now. */
+  function dueTimes(job: QueuedJob) {
+    const isRunning = job.status === 'IN_PROGRESS';
+    const heard = isRunning ? Math.max(workers.get(job.workerId!)?.heard ?? 0, job.started!) : Infinity;
+    return {
+      forgotten: Math.min(job.created + job.ttl, (job.ended ?? Infinity) + job.retention),
+      timedOut: isRunning ? job.started! + job.executionTimeout : Infinity,
+      silent: heard + silentAfter,
+    };
+  }
+
+  /** Puts the job on the agenda, unless it is looked at by then anyway. */
+  function lookInTime(job: QueuedJob) {
+    const { forgotten, timedOut, silent } = dueTimes(job);
+    const at = Math.min(forgotten, timedOut, silent);
+    if (at >= (looks.get(job.id) ?? Infinity)) return;
+    looks.set(job.id, at);
+    agenda.add(at, job.id);
+    setAlarm();
+  }
+
+  /** What the passing of time does. Happens by itself; a clock that was set ahead needs it called before each look. */
+  function sweep() {
+    while (agenda.next() <= clock.now()) {
+      const at = agenda.next();
+      const id = agenda.shift()!;
+      if (looks.get(id) !== at) continue; // another time counts now, or it is forgotten
+      looks.delete(id);
+      const job = jobs.get(id)!;
+      const { forgotten, timedOut, silent } = dueTimes(job);
+      if (forgotten <= clock.now()) {
+        forget(job);
+        continue;
+      }
+      if (timedOut <= clock.now()) {
+        tellToStop(job);
+        end(job, 'TIMED_OUT');
+      } else if (silent <= clock.now()) {
+        requeue(job);
+      }
+      lookInTime(job);
+    }
+    setAlarm();
+  }
+
+  function setAlarm() {
+    const at = agenda.next();
+    if (at >= alarm.at || isClosed) return;
+    alarm.off.abort();
+    const off = new AbortController();
+    alarm = { at, off };
+    void clock.sleep(at - clock.now(), off.signal).then(() => {
+      if (off.signal.aborted) return;
+      alarm.at = Infinity;
+      sweep();
+    });
   }
 
   return {
-    submit({ input, webhook, policy = {} }: Submission): QueuedJob {
-      const { executionTimeout = 10 * MINUTE, ttl = 24 * HOUR } = policy;
+    submit({ input, webhook, policy, sync = false, retention }: Submission): QueuedJob {
+      const { executionTimeout = 10 * MINUTE, ttl = 24 * HOUR } = policy ?? {};
       const job: QueuedJob = {
-        id: `${randomUUID()}-u1`,
+        id: `${sync ? 'sync-' : ''}${randomUUID()}-u1`,
+        order: submitted++,
         input,
-        webhook,
+        webhook: webhook ?? undefined,
         executionTimeout,
         ttl,
+        retention: retention ?? (sync ? MINUTE : 30 * MINUTE),
         status: 'IN_QUEUE',
-        created: now(),
+        created: clock.now(),
         stream: [],
         retries: 0,
+        sync,
       };
       jobs.set(job.id, job);
-      changed();
+      counts.IN_QUEUE++;
+      line.add(job.order, job);
+      lookInTime(job);
+      changed(WORK);
       return job;
     },
 
@@ -126,27 +256,37 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
 
     /** Drops what waits; running jobs go on. */
     purge(): number {
-      const queued = [...jobs.values()].filter((job) => job.status === 'IN_QUEUE');
-      for (const job of queued) end(job, 'CANCELLED');
-      return queued.length;
+      const before = counts.IN_QUEUE;
+      for (let job = line.shift(); job; job = line.shift()) {
+        if (job.status === 'IN_QUEUE' && jobs.has(job.id)) end(job, 'CANCELLED');
+      }
+      return before;
     },
 
     heard(workerId: string) {
-      workers.set(workerId, { heard: now() });
+      workerOf(workerId).heard = clock.now();
     },
 
     /** The platform knows that this worker is no more: its jobs go back into the queue at once. */
     lost(workerId: string) {
+      for (const job of [...(workers.get(workerId)?.jobs ?? [])]) requeue(job);
       workers.delete(workerId);
-      for (const job of jobs.values()) if (job.status === 'IN_PROGRESS' && job.workerId === workerId) requeue(job);
     },
 
     /** The oldest waiting jobs, at most `count`, for this worker. */
     take(workerId: string, count: number): QueuedJob[] {
-      const taken = [...jobs.values()].filter((job) => job.status === 'IN_QUEUE').slice(0, count);
-      for (const job of taken) {
-        Object.assign(job, { status: 'IN_PROGRESS', workerId, started: now() });
-        stopping.get(workerId)?.delete(job.id); // of an earlier try
+      const worker = workerOf(workerId);
+      const taken: QueuedJob[] = [];
+      while (taken.length < count) {
+        const job = line.shift();
+        if (!job) break;
+        if (job.status !== 'IN_QUEUE' || !jobs.has(job.id)) continue; // cancelled or forgotten since
+        become(job, 'IN_PROGRESS');
+        Object.assign(job, { workerId, started: clock.now() });
+        worker.jobs.add(job);
+        worker.stops.delete(job.id); // of an earlier try
+        lookInTime(job);
+        taken.push(job);
       }
       if (taken.length > 0) changed();
       return taken;
@@ -154,18 +294,19 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
 
     /** Jobs that this worker shall stop, each told once. */
     stops(workerId: string): string[] {
-      const ids = [...(stopping.get(workerId) ?? [])];
-      stopping.delete(workerId);
+      const stops = workers.get(workerId)?.stops;
+      const ids = [...(stops ?? [])];
+      stops?.clear();
       return ids;
     },
 
-    /** A worker's word on a job; nothing if the job is no longer its own. */
+    /** A worker's word on a job; nothing if the job is no longer its own, or if it says the same again. */
     report(
       job: QueuedJob,
       workerId: string,
       { status, output, error }: { status?: string; output?: unknown; error?: string },
     ) {
-      if (job.status !== 'IN_PROGRESS' || job.workerId !== workerId) return;
+      if (!isRunningAt(job, workerId)) return;
       if (status === 'IN_PROGRESS') {
         job.output = output;
         changed();
@@ -177,63 +318,50 @@ export function createQueue({ silentAfter = 30 * SECOND, now = Date.now, onEnd =
     },
 
     chunk(job: QueuedJob, workerId: string, output: unknown) {
-      if (job.status !== 'IN_PROGRESS' || job.workerId !== workerId) return;
+      if (!isRunningAt(job, workerId)) return;
       job.stream.push(output);
       changed();
     },
 
-    /** What the passing of time does. Called before every look. */
-    sweep() {
-      const time = now();
-      for (const job of jobs.values()) {
-        if (time - job.created > job.ttl || (job.ended !== undefined && time - job.ended > 30 * MINUTE)) {
-          tellToStop(job);
-          jobs.delete(job.id);
-          changed();
-        } else if (job.status === 'IN_PROGRESS') {
-          const heard = Math.max(workers.get(job.workerId!)?.heard ?? 0, job.started!);
-          if (time - job.started! > job.executionTimeout) {
-            tellToStop(job);
-            end(job, 'TIMED_OUT');
-          } else if (time - heard > silentAfter) {
-            requeue(job);
-          }
-        }
-      }
-      for (const [id, { heard }] of workers) if (time - heard > 10 * silentAfter) workers.delete(id);
+    sweep,
+
+    /** Resolves at the next change (of anything, unless a topic is named), after `ms`, or when the signal comes. */
+    async change(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
+      const awake = new AbortController();
+      const wake = () => awake.abort();
+      const others = waiting.get(topic) ?? new Set();
+      waiting.set(topic, others.add(wake));
+      signal?.addEventListener('abort', wake, { signal: awake.signal });
+      if (signal?.aborted || isClosed) wake();
+      await clock.sleep(ms, awake.signal);
+      wake(); // takes the listener off
+      others.delete(wake);
+      if (others.size === 0) waiting.delete(topic);
     },
 
-    /** Resolves at the next change of anything, after `ms`, or when the signal comes. */
-    change(ms: number, signal?: AbortSignal): Promise<void> {
-      return new Promise((resolve) => {
-        const finish = () => {
-          waiting.delete(finish);
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', finish);
-          resolve();
-        };
-        const timer = setTimeout(finish, ms);
-        waiting.add(finish);
-        signal?.addEventListener('abort', finish);
-        if (signal?.aborted) finish();
-      });
-    },
-
+    /** Kept jobs by state, and workers that have been heard of by what they do. */
     health() {
-      const count = (status: JobStatus) => [...jobs.values()].filter((job) => job.status === status).length;
-      const busy = new Set([...jobs.values()].filter((job) => job.status === 'IN_PROGRESS').map((job) => job.workerId))
-        .size;
-      const alive = [...workers.values()].filter(({ heard }) => now() - heard <= silentAfter).length;
+      const ready = [...workers.values()].filter(({ heard }) => clock.now() - heard < silentAfter);
+      const running = ready.filter((worker) => worker.jobs.size > 0).length;
       return {
         jobs: {
-          completed: count('COMPLETED'),
-          failed: count('FAILED'),
-          inProgress: count('IN_PROGRESS'),
-          inQueue: count('IN_QUEUE'),
+          completed: counts.COMPLETED,
+          failed: counts.FAILED,
+          inProgress: counts.IN_PROGRESS,
+          inQueue: counts.IN_QUEUE,
           retried,
         },
-        workers: { idle: Math.max(0, alive - busy), initializing: 0, ready: alive, running: busy, throttled: 0 },
+        workers: { idle: ready.length - running, initializing: 0, ready: ready.length, running, throttled: 0 },
       };
+    },
+
+    isClosed: () => isClosed,
+
+    /** Time does nothing any more, and whoever waits for a change is let go. */
+    close() {
+      isClosed = true;
+      alarm.off.abort();
+      for (const topic of [...waiting.keys()]) changed(topic);
     },
   };
 }
