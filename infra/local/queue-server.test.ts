@@ -10,7 +10,7 @@ import { type QueueServerOptions, queueServer } from './queue-server.ts';
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
-const MB = 2 ** 20;
+const MB = 1e6;
 const KEY = 'test-key';
 
 const opened: Server[] = [];
@@ -402,30 +402,31 @@ test.each([
 });
 
 test('bodies have their largest sizes', async () => {
-  const { client, worker, queue } = nearQueue();
+  const { client, worker, run, queue } = nearQueue();
   /** so many bytes; é has two of them */
-  const sized = (bytes: number, around: (text: string) => object) =>
-    JSON.stringify(around(`é${'x'.repeat(bytes - 2 - JSON.stringify(around('')).length)}`));
-  const input = (text: string) => ({ input: text });
-  const output = (text: string) => ({ output: text });
-  expect((await client('run', sized(10 * MB + 1, input))).status).toBe(400);
-  expect((await client('runsync', sized(20 * MB + 1, input))).status).toBe(400);
+  const sized = (bytes: number, field: string, more: object = {}) => {
+    const text = bytes > MB + 1 ? '' : 'é';
+    const rest = bytes - Buffer.byteLength(JSON.stringify({ ...more, [field]: text }));
+    return JSON.stringify({ ...more, [field]: text + 'x'.repeat(rest) });
+  };
+  expect((await client('run', sized(10 * MB + 1, 'input'))).status).toBe(400);
+  expect((await client('runsync', sized(20 * MB + 1, 'input'))).status).toBe(400);
   expect(queue.health().jobs.inQueue).toBe(0);
-  const { id } = await (await client('run', sized(10 * MB, input))).json();
-  void client('runsync', sized(20 * MB, input));
+  const id = await run({});
+  void client('runsync', sized(20 * MB, 'input'));
   await soon(() => expect(queue.health().jobs.inQueue).toBe(2));
-
   const [, { id: syncId }] = await (await worker('job-take-batch/w1?batch_size=2')).json();
-  expect((await worker(`job-stream/w1/${id}`, sized(MB + 1, output))).status).toBe(400);
-  expect((await worker(`job-stream/w1/${id}`, sized(MB, output))).status).toBe(200);
+
+  expect((await worker(`job-stream/w1/${id}`, sized(MB + 1, 'output'))).status).toBe(400);
+  expect((await worker(`job-stream/w1/${id}`, sized(MB, 'output'))).status).toBe(200);
   expect(queue.find(id)!.stream).toHaveLength(1);
 
-  const progress = (text: string) => ({ status: 'IN_PROGRESS', output: text });
-  expect((await worker(`job-done/w1/${id}`, sized(10 * MB + 1, progress))).status).toBe(400);
+  const progress = sized(10 * MB + 1, 'output', { status: 'IN_PROGRESS' });
+  expect((await worker(`job-done/w1/${id}`, progress)).status).toBe(400);
   expect(queue.find(id)!.status).toBe('IN_PROGRESS');
-  expect((await worker(`job-done/w1/${id}`, sized(10 * MB + 1, output))).status).toBe(400);
+  expect((await worker(`job-done/w1/${id}`, sized(10 * MB + 1, 'output'))).status).toBe(400);
   expect(queue.find(id)).toMatchObject({ status: 'COMPLETED', output: null });
-  expect((await worker(`job-done/w1/${syncId}`, sized(20 * MB, output))).status).toBe(200);
+  expect((await worker(`job-done/w1/${syncId}`, sized(10 * MB + 1, 'output'))).status).toBe(200);
   expect(String(queue.find(syncId)!.output).length).toBeGreaterThan(9 * MB);
 });
 

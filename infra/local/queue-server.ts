@@ -10,7 +10,7 @@ import { createQueue, type Queue, type QueuedJob, type QueueOptions, stopsOf, WO
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
-const MB = 2 ** 20;
+const MB = 1e6;
 /** Bodies, both ways. RunPod documents the numbers; that it answers 400 to more is what its workers' logs show. */
 const LARGEST = { run: 10 * MB, runsync: 20 * MB, chunk: MB };
 /** How long an answer to a callback is waited for. RunPod does not say. */
