@@ -2,7 +2,7 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Decoder, Demuxer } from 'node-av/api';
+import { Decoder, Demuxer, Encoder, FilterAPI, Muxer } from 'node-av/api';
 import {
   AV_CODEC_ID_H264,
   AV_PIX_FMT_YUV420P,
@@ -12,7 +12,7 @@ import {
   AVCOL_SPC_BT709,
   AVCOL_TRC_BT709,
 } from 'node-av/constants';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { readMp4, writeMp4 } from './mp4.ts';
 
 const width = 96;
@@ -271,4 +271,57 @@ test('what is no video can’t be read', async () => {
   await expect(readMp4(path).next()).rejects.toThrow();
   await expect(readMp4(join(folder, 'none.mp4')).next()).rejects.toThrow();
   expect(openFiles()).toEqual([]);
+});
+
+describe('where one part can’t be opened, the others are closed', () => {
+  const error = new Error('no memory for it');
+  let closing: Record<string, { mock: { calls: unknown[] } }>;
+  const closed = () => Object.fromEntries(Object.entries(closing).map(([part, { mock }]) => [part, mock.calls.length]));
+  beforeEach(() => {
+    closing = {
+      muxer: vi.spyOn(Muxer.prototype, 'close'),
+      filter: vi.spyOn(FilterAPI.prototype, 'close'),
+      demuxer: vi.spyOn(Demuxer.prototype, 'close'),
+      decoder: vi.spyOn(Decoder.prototype, 'close'),
+    };
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+  });
+
+  test('the encoder’s filter', async () => {
+    vi.spyOn(FilterAPI, 'create').mockImplementation(() => {
+      throw error;
+    });
+    await expect(write(1)).rejects.toBe(error);
+    expect(closed()).toMatchObject({ muxer: 1, filter: 0 });
+    expect(openFiles()).toEqual([]);
+  });
+
+  test('the encoder', async () => {
+    vi.spyOn(Encoder, 'create').mockRejectedValue(error);
+    await expect(write(1)).rejects.toBe(error);
+    expect(closed()).toMatchObject({ muxer: 1, filter: 1 });
+    expect(openFiles()).toEqual([]);
+  });
+
+  test('the decoder', async () => {
+    await write(1);
+    vi.clearAllMocks();
+    vi.spyOn(Decoder, 'create').mockRejectedValue(error);
+    await expect(readMp4(path).next()).rejects.toBe(error);
+    expect(closed()).toMatchObject({ demuxer: 1, decoder: 0 });
+    expect(openFiles()).toEqual([]);
+  });
+
+  test('the decoder’s filter', async () => {
+    await write(1);
+    vi.clearAllMocks();
+    vi.spyOn(FilterAPI, 'create').mockImplementation(() => {
+      throw error;
+    });
+    await expect(readMp4(path).next()).rejects.toBe(error);
+    expect(closed()).toMatchObject({ demuxer: 1, decoder: 1 });
+    expect(openFiles()).toEqual([]);
+  });
 });

@@ -73,14 +73,18 @@ export async function writeMp4(
     yield null; // end of stream: without it the encoder keeps what it holds and the file stays empty
   }
 
-  const muxer = await Muxer.open(path, { format: 'mp4', options: { movflags: '+faststart' } });
-  muxer.getFormatContext().clearFlags(AVFMT_FLAG_CUSTOM_IO); // else node-av 6.1 never closes the file (seydx/node-av#306)
-  const filter = FilterAPI.create(TO_YUV, { framerate });
-  const encoder = await Encoder.create(FF_ENCODER_LIBX264, {
-    options: { crf: CRF, preset: 'medium', mbtree: false },
-    context: { threadCount: THREADS, framerate, timeBase },
-  });
+  const opened: Closable[] = [];
   try {
+    const muxer = await Muxer.open(path, { format: 'mp4', options: { movflags: '+faststart' } });
+    opened.push(muxer);
+    muxer.getFormatContext().clearFlags(AVFMT_FLAG_CUSTOM_IO); // else node-av 6.1 never closes the file (seydx/node-av#306)
+    const filter = FilterAPI.create(TO_YUV, { framerate });
+    opened.push(filter);
+    const encoder = await Encoder.create(FF_ENCODER_LIBX264, {
+      options: { crf: CRF, preset: 'medium', mbtree: false },
+      context: { threadCount: THREADS, framerate, timeBase },
+    });
+    opened.push(encoder);
     muxer.getFormatContext().metadata = Dictionary.fromObject({ comment: JSON.stringify(metadata) });
     const stream = muxer.addStream(encoder);
     for await (const packet of encoder.packets(filter.frames(pictures()))) {
@@ -88,9 +92,7 @@ export async function writeMp4(
       packet?.free();
     }
   } finally {
-    await muxer.close();
-    encoder.close();
-    filter.close();
+    await closeAll(opened); // the muxer first: it writes the file's end
   }
   if (madeByAi) await appendFile(path, AI_MARK);
   return count;
@@ -115,12 +117,16 @@ const AI_MARK = (() => {
  * @throws Error if the file is no video
  */
 export async function* readMp4(path: string): AsyncGenerator<{ width: number; height: number; data: Buffer }> {
-  const demuxer = await Demuxer.open(path);
-  const stream = demuxer.video();
-  if (!stream) throw new Error(`${path} holds no video`);
-  const decoder = await Decoder.create(stream);
-  const filter = FilterAPI.create(TO_RGB);
+  const opened: Closable[] = [];
   try {
+    const demuxer = await Demuxer.open(path);
+    opened.unshift(demuxer); // closed last: the decoder looks at its streams
+    const stream = demuxer.video();
+    if (!stream) throw new Error(`${path} holds no video`);
+    const decoder = await Decoder.create(stream);
+    opened.unshift(decoder);
+    const filter = FilterAPI.create(TO_RGB);
+    opened.unshift(filter);
     for await (const frame of filter.frames(decoder.frames(demuxer.packets(stream.index)))) {
       if (!frame) continue;
       const { width, height } = frame;
@@ -128,8 +134,15 @@ export async function* readMp4(path: string): AsyncGenerator<{ width: number; he
       frame.free();
     }
   } finally {
-    filter.close();
-    decoder.close();
-    await demuxer.close();
+    await closeAll(opened);
   }
+}
+
+/** What holds memory or a file outside of JavaScript. */
+interface Closable {
+  close(): unknown;
+}
+
+async function closeAll(opened: Closable[]) {
+  for (const one of opened) await one.close();
 }
