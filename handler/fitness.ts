@@ -1,8 +1,9 @@
 /** What a worker must be fit for before it takes a job, beside its model: each throws in one line what is wrong. */
-import { mkdtemp, rm, statfs } from 'node:fs/promises';
+import { rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { taskFolder } from './job.ts';
+import { scratchFolder } from './leftovers.ts';
 import type { Worker } from './pipeline.ts';
 import { writeMp4 } from './video/mp4.ts';
 
@@ -19,7 +20,7 @@ export async function checkDisk(folder = tmpdir()): Promise<void> {
 
 /** Encodes two black frames. */
 export async function checkCodec(): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), 'codec-'));
+  const folder = await scratchFolder();
   async function* frames() {
     for (let i = 0; i < 2; i++) yield new Uint8Array(64 * 64 * 3);
   }

@@ -1,6 +1,7 @@
 /** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { JobError } from './job.ts';
+import { removeScratch } from './leftovers.ts';
 import { createLog } from './log.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { readFlags, type ServeOptions, serve } from './runpod/index.ts';
@@ -16,6 +17,7 @@ try {
   let worker: Worker | undefined;
   let concurrency = 1;
   const open = async () => {
+    await removeScratch();
     ({ worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event)));
   };
   if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone

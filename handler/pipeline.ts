@@ -1,8 +1,7 @@
 /** One job: still → latents → frames → MP4 → bucket. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import * as v from 'valibot';
@@ -19,6 +18,7 @@ import {
   type Stage,
   taskFolder,
 } from './job.ts';
+import { scratchFolder } from './leftovers.ts';
 import type { Log } from './log.ts';
 import type { Clip, Model } from './models/model.ts';
 import { fitStill } from './still/fit.ts';
@@ -79,7 +79,7 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
   if (earlier) return outputOf(earlier);
 
   const folder = `${taskFolder(task_id)}/${context.jobId}`;
-  const scratch = await mkdtemp(join(tmpdir(), 'img2vid-'));
+  const scratch = await scratchFolder();
   let end = async (_hasResult: boolean) => {};
   let hasResult = false;
   try {

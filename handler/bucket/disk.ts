@@ -1,7 +1,8 @@
 /** The bucket as a folder, for one machine. Its links lead to the API's own `/files`, signed. */
-import { createHmac, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { ownName, removeLeftovers } from '../leftovers.ts';
 import { secretFile } from '../secret-file.ts';
 import { type Bucket, isKey } from './bucket.ts';
 
@@ -13,7 +14,7 @@ export interface DiskBucket extends Bucket {
 }
 
 /**
- * @param folder made if it is not there; two processes may use one folder
+ * @param folder made if it is not there; two processes may use one folder. What killed ones left unfinished in it is removed.
  * @param publicUrl where the API is reached, without a slash at the end
  * @param now milliseconds since 1970
  */
@@ -22,13 +23,14 @@ export async function diskBucket(
   { publicUrl, now = Date.now }: { publicUrl: string; now?: () => number },
 ): Promise<DiskBucket> {
   await mkdir(join(folder, 'tmp'), { recursive: true });
+  await removeLeftovers(join(folder, 'tmp'));
   const secret = await secretFile(join(folder, 'link-secret'), () => randomBytes(32));
 
   const place = (key: string) => {
     if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
     return join(folder, 'objects', key);
   };
-  const temporary = () => join(folder, 'tmp', randomUUID());
+  const temporary = () => join(folder, 'tmp', ownName());
   const sign = (key: string, expires: string) =>
     createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
 
