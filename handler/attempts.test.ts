@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { beginAttempt } from './attempts.ts';
+import { beginAttempt, forgetAttempts } from './attempts.ts';
 import type { Bucket } from './bucket/bucket.ts';
 import { diskBucket } from './bucket/disk.ts';
 
@@ -11,7 +11,7 @@ const MINUTE = 60_000;
 let folder: string;
 let bucket: Bucket;
 let now = 1_000_000;
-const begin = () => beginAttempt(bucket, TASK, { now: () => now });
+const begin = (job = 'job-1') => beginAttempt(bucket, TASK, job, { now: () => now });
 const places = async () => (await readdir(join(folder, 'objects/tasks', TASK)).catch(() => [])).sort();
 
 beforeEach(async () => {
@@ -25,8 +25,8 @@ afterEach(async () => {
 });
 
 /** An attempt whose worker is killed: it says no more. */
-async function die() {
-  await begin();
+async function die(job?: string) {
+  await begin(job);
   vi.clearAllTimers();
   now += 3 * MINUTE;
 }
@@ -34,7 +34,7 @@ async function die() {
 test('an attempt that ends leaves nothing', async () => {
   const end = await begin();
   expect(await places()).toEqual(['attempt-1.json']);
-  await end(false);
+  await end();
   expect(await places()).toEqual([]);
 });
 
@@ -44,24 +44,35 @@ test('after the third death the task is given up for lack of memory', async () =
 });
 
 test('two deaths leave a third attempt, whose result makes them forgotten', async () => {
-  await die();
-  await die();
-  const end = await begin();
+  await die('job-1');
+  await die('job-2');
+  const end = await begin('job-3');
   expect(await places()).toEqual(['attempt-1.json', 'attempt-2.json', 'attempt-3.json']);
-  await end(true);
+  await end();
+  expect((await forgetAttempts(bucket, TASK, { now: () => now })).sort()).toEqual(['job-1', 'job-2']);
+  expect(await places()).toEqual([]);
+});
+
+test('after a result no place is left, but whoever is still alive, or died just now, is not taken for dead', async () => {
+  const end = await begin();
+  vi.clearAllTimers(); // the other's worker has been killed a moment ago
+  await begin();
+  expect(await forgetAttempts(bucket, TASK, { now: () => now })).toEqual([]);
+  expect(await places()).toEqual([]);
+  await end();
   expect(await places()).toEqual([]);
 });
 
 test('an attempt that fails keeps the memory of earlier deaths', async () => {
   await die();
   await die();
-  await (await begin())(false);
+  await (await begin())();
   await die();
   await expect(begin()).rejects.toMatchObject({ code: 'out_of_memory' });
 });
 
 test('workers that are alive are no deaths, however many and however long', async () => {
-  const ends = await Promise.all(Array.from({ length: 20 }, begin));
+  const ends = await Promise.all(Array.from({ length: 20 }, () => begin()));
   for (let minute = 0; minute < 10; minute++) {
     now += MINUTE / 2;
     await vi.advanceTimersByTimeAsync(MINUTE / 2);
@@ -70,7 +81,7 @@ test('workers that are alive are no deaths, however many and however long', asyn
       expect(words.every((word) => JSON.parse(String(word)).alive_at === now)).toBe(true);
     });
   }
-  const late = await begin();
-  await Promise.all([...ends, late].map((end) => end(true)));
+  const late = await begin('late');
+  await Promise.all([...ends, late].map((end) => end()));
   expect(await places()).toEqual([]);
 });

@@ -3,7 +3,8 @@
  * which worker after worker dies needs more memory than they have.
  *
  * Each attempt takes one of three places in the task's folder, says every half minute that it is alive, and clears its place when the
- * job ends in any way but its worker's death. A place that nobody has spoken for in a while is a death.
+ * job ends in any way but its worker's death. A place that nobody has spoken for in a while is a death. With the task's result all
+ * places are cleared.
  */
 import { randomUUID } from 'node:crypto';
 import * as v from 'valibot';
@@ -16,7 +17,10 @@ const ALIVE_EVERY = 30 * SECOND;
 /** Three words missed; the clocks of two workers may differ a little. */
 const DEAD_AFTER = 3 * ALIVE_EVERY + 10 * SECOND;
 
-const attemptSchema = v.object({ attempt: v.string(), alive_at: v.number() });
+const attemptSchema = v.object({ attempt: v.string(), job: v.string(), alive_at: v.number() });
+
+const PLACES = Array.from({ length: DEATHS }, (_, i) => i + 1);
+const placeKey = (taskId: string, place: number) => `${taskFolder(taskId)}/attempt-${place}.json`;
 
 export interface AttemptOptions {
   /** milliseconds since 1970 */
@@ -24,28 +28,29 @@ export interface AttemptOptions {
 }
 
 /**
- * @returns what ends the attempt; with a result for the task, earlier deaths are forgotten
+ * @returns what ends the attempt
  * @throws JobError: out_of_memory, after the third death
  */
 export async function beginAttempt(
   bucket: Bucket,
   taskId: string,
+  job: string,
   { now = Date.now }: AttemptOptions = {},
-): Promise<(hasResult: boolean) => Promise<void>> {
+): Promise<() => Promise<void>> {
   const attempt = randomUUID();
-  const word = () => JSON.stringify({ attempt, alive_at: now() });
+  const word = () => JSON.stringify({ attempt, job, alive_at: now() });
   let own: string | undefined;
-  const deaths: string[] = [];
-  for (let place = 1; place <= DEATHS; place++) {
-    const key = `${taskFolder(taskId)}/attempt-${place}.json`;
+  let deaths = 0;
+  for (const place of PLACES) {
+    const key = placeKey(taskId, place);
     if (!own && (await bucket.create(key, word()))) {
       own = key;
       continue;
     }
     const { success, output } = v.safeParse(attemptSchema, await getJson(bucket, key));
-    if (success && now() - output.alive_at > DEAD_AFTER) deaths.push(key);
+    if (success && now() - output.alive_at > DEAD_AFTER) deaths++;
   }
-  if (deaths.length >= DEATHS)
+  if (deaths >= DEATHS)
     throw new JobError(
       'out_of_memory',
       `${DEATHS} workers died over this task, most likely for lack of memory: a smaller size, fewer frames or a smaller decoding_t need less`,
@@ -56,9 +61,29 @@ export async function beginAttempt(
   const timer = setInterval(() => {
     lastWord = bucket.put(key, word()).catch(() => undefined); // the next one will do
   }, ALIVE_EVERY).unref();
-  return async (hasResult) => {
+  return async () => {
     clearInterval(timer);
     await lastWord; // or it would write the place anew
-    for (const ended of hasResult ? [key, ...deaths] : [key]) await bucket.delete(ended);
+    await bucket.delete(key);
   };
+}
+
+/**
+ * Clears the places of a task that has a result: no death counts any more, and whoever is still at it gives up its place again itself.
+ * @returns the jobs of dead workers, which may have left files
+ */
+export async function forgetAttempts(
+  bucket: Bucket,
+  taskId: string,
+  { now = Date.now }: AttemptOptions = {},
+): Promise<string[]> {
+  const dead = PLACES.map(async (place) => {
+    const key = placeKey(taskId, place);
+    const found = await getJson(bucket, key);
+    if (found === undefined) return [];
+    await bucket.delete(key);
+    const { success, output } = v.safeParse(attemptSchema, found);
+    return success && now() - output.alive_at > DEAD_AFTER ? [output.job] : [];
+  });
+  return (await Promise.all(dead)).flat();
 }

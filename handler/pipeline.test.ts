@@ -198,6 +198,62 @@ test('an aborted job leaves nothing of its own and remembers nothing', async () 
   expect((await run({}, 'job-2')).videos).toHaveLength(1);
 });
 
+test('a job that is stopped while its last file is uploaded leaves nothing of its own either', async () => {
+  const controller = new AbortController();
+  const reason = new Error('stopped');
+  const putFile: Bucket['putFile'] = async (key, path) => {
+    if (key.endsWith('grid.mp4')) controller.abort(reason);
+    return bucket.putFile(key, path);
+  };
+  worker = { ...worker, bucket: { ...bucket, putFile } };
+  await expect(run({ num_cols: 2 }, 'job-1', controller.signal)).rejects.toBe(reason);
+  expect(await files()).toEqual(['still.png', 'upload']);
+});
+
+describe('workers that were killed', () => {
+  const mark = (place: number, jobId: string, ago: number) =>
+    bucket.put(
+      `tasks/${TASK}/attempt-${place}.json`,
+      JSON.stringify({ attempt: `attempt ${place}`, job: jobId, alive_at: Date.now() - ago }),
+    );
+  /** What is left when a worker dies over a task, so many milliseconds ago. */
+  async function death(place: number, jobId: string, ago: number) {
+    await mark(place, jobId, ago);
+    await bucket.put(`tasks/${TASK}/${jobId}/video-1.mp4`, 'half the work');
+  }
+  const MINUTE = 60_000;
+  const ofResult = ['job-2', 'job-2/video-1.mp4', 'result.json', 'still.png', 'upload'];
+
+  test('long ago: the task’s result leaves nothing of their jobs', async () => {
+    await death(1, 'job-0', 3 * MINUTE);
+    await death(2, 'job-1', 3 * MINUTE);
+    await run({}, 'job-2');
+    expect(await files()).toEqual(ofResult);
+  });
+
+  test('a moment ago, at the same job: its files are written anew', async () => {
+    await death(1, 'job-2', 0);
+    const [video] = (await run({}, 'job-2')).videos;
+    expect(await files()).toEqual(ofResult);
+    expect(await bucket.get(video!.key)).toHaveLength(video!.bytes);
+  });
+
+  test('between the result and the clearing up: the next job does that', async () => {
+    const first = await run({}, 'job-2');
+    await death(1, 'job-1', 3 * MINUTE);
+    await mark(2, 'job-2', 3 * MINUTE); // of the worker that made the result
+    expect(await run({}, 'job-2')).toEqual(first);
+    expect(await files()).toEqual(ofResult);
+  });
+
+  test('three of them: the refusal is the result, and they are forgotten', async () => {
+    for (const place of [1, 2, 3]) await death(place, 'job-1', 3 * MINUTE);
+    await expect(run({}, 'job-2')).rejects.toMatchObject({ code: 'out_of_memory' });
+    expect(await files()).toEqual(['result.json', 'upload']);
+    await expect(run({}, 'job-3')).rejects.toMatchObject({ code: 'out_of_memory' });
+  });
+});
+
 test('numbers with which sampling overflows are the caller’s fault', async () => {
   const numbers = {
     discretization: 'EDMDiscretization',

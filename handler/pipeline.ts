@@ -5,7 +5,7 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import * as v from 'valibot';
-import { beginAttempt } from './attempts.ts';
+import { beginAttempt, forgetAttempts } from './attempts.ts';
 import { type Bucket, getJson, StorageError } from './bucket/bucket.ts';
 import {
   JobError,
@@ -76,14 +76,17 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
   const { bucket } = worker;
   const { task_id } = job;
   const earlier = await readResult(bucket, task_id);
-  if (earlier) return outputOf(earlier);
+  if (earlier) {
+    await clearUp(bucket, task_id).catch(leave); // whoever made it may have been killed before it could
+    return outputOf(earlier);
+  }
 
   const folder = `${taskFolder(task_id)}/${context.jobId}`;
   const scratch = await scratchFolder();
-  let end = async (_hasResult: boolean) => {};
+  let end = async () => {};
   let hasResult = false;
   try {
-    end = await beginAttempt(bucket, task_id);
+    end = await beginAttempt(bucket, task_id, context.jobId);
     const output = await makeVideos(job, folder, scratch, worker, context);
     const result = await finish(bucket, task_id, folder, { output });
     hasResult = true;
@@ -96,8 +99,9 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
     }
     throw error;
   } finally {
-    await end(hasResult).catch(leave);
     await rm(scratch, { recursive: true, force: true });
+    await end().catch(leave);
+    if (hasResult) await clearUp(bucket, task_id).catch(leave);
   }
 }
 
@@ -142,6 +146,11 @@ async function discard(bucket: Bucket, taskId: string, folder: string): Promise<
   const winner = await readResult(bucket, taskId);
   const isWinner = winner && 'output' in winner && winner.output.videos.some(({ key }) => key.startsWith(`${folder}/`));
   if (!isWinner) await bucket.delete(folder);
+}
+
+/** A task with a result needs no memory of its attempts, nor what workers left that died over other jobs of it. */
+async function clearUp(bucket: Bucket, taskId: string): Promise<void> {
+  for (const job of await forgetAttempts(bucket, taskId)) await discard(bucket, taskId, `${taskFolder(taskId)}/${job}`);
 }
 
 async function makeVideos(
@@ -239,6 +248,7 @@ async function makeVideos(
     for (const [column, path] of paths.entries()) await makeVideo(column, path);
     const grid = num_cols > 1 ? await makeGrid() : undefined;
     const videos = await Promise.all(uploads);
+    signal.throwIfAborted(); // a job that is stopped leaves nothing, whichever stage it has come to
     const { seed, model: name } = job;
     return { videos, ...(grid && { grid }), still, seed, model: name, warnings: [...warnings.values()], timings_ms };
   } finally {
