@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Bucket, StorageError } from './bucket/bucket.ts';
 import { diskBucket } from './bucket/disk.ts';
 import { JobError, type Progress } from './job.ts';
+import type { Log } from './log.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
@@ -98,6 +99,132 @@ test('a video is uploaded while the next is made', async () => {
   expect(order.indexOf('second')).toBeLessThan(order.indexOf('video-1.mp4'));
 });
 
+describe('several jobs in hand', () => {
+  const tasks = [1, 2, 3].map((n) => TASK.replace(/.$/, String(n)));
+  let events: string[];
+  /** Jobs 1 to 3, each of a task of its own; notes when their stages begin and end, which a test can wait for. */
+  const begin = (n: number, signal = never, more: object = {}) => {
+    const note = (verb: string) => (details: unknown) =>
+      events.push(`${n} ${(details as { stage: string }).stage} ${verb}`);
+    const log = { debug: note('begins'), info: note('ends') } as unknown as Log;
+    const raw = { ...input, seed: n, task_id: tasks[n - 1]!, image_key: `tasks/${tasks[n - 1]}/upload`, ...more };
+    const running = runJob(raw, worker, { jobId: `job-${n}`, progress: () => {}, signal, log });
+    running.catch(() => {}); // looked at later
+    return running;
+  };
+  const never = new AbortController().signal;
+  const seen = (event: string) => vi.waitUntil(() => events.includes(event), { timeout: 10_000, interval: 2 });
+
+  /** The camera, which notes when a job's clip is opened and its last frame decoded, and samples when `ready` says so. */
+  const watched = (ready: (seed: number) => Promise<unknown> = async () => {}): Model => ({
+    ...camera,
+    async open(request) {
+      const { seed } = request as unknown as { seed: number };
+      events.push(`${seed} opened`);
+      const clip = await camera.open(request);
+      return {
+        ...clip,
+        async denoise(...given) {
+          await ready(seed);
+          return clip.denoise(...given);
+        },
+        async *decode(x) {
+          yield* clip.decode(x);
+          events.push(`${seed} decoded`);
+        },
+      };
+    },
+  });
+
+  beforeEach(async () => {
+    events = [];
+    const png = (await bucket.get(`tasks/${TASK}/upload`))!;
+    for (const task of tasks) await bucket.put(`tasks/${task}/upload`, png);
+  });
+
+  test('one clip at a time, each whole, in the order of asking', async () => {
+    worker = { ...worker, model: watched() };
+    await Promise.all([1, 2, 3].map((n) => begin(n, never, { num_cols: 2 })));
+    const clips = events.filter((event) => /opened|decoded/.test(event));
+    expect(clips).toHaveLength(12);
+    for (let i = 0; i < clips.length; i += 2) {
+      expect([clips[i], clips[i + 1]]).toEqual(['opened', 'decoded'].map((verb) => `${clips[i]![0]} ${verb}`));
+    }
+    expect(new Set(clips.slice(0, 6).map((event) => event[0]))).toEqual(new Set('123')); // nobody waits for another's second
+  });
+
+  test('one waits for the bridge while another samples', async () => {
+    const bridge: Bridge = {
+      name: 'a bridge',
+      pollInterval: 1,
+      trusts: () => true,
+      async imagine() {
+        await seen('1 sampling begins');
+        return 'an id';
+      },
+      async look() {
+        events.push('the bridge was asked');
+        throw new JobError('banned_prompt', 'no');
+      },
+    };
+    worker = { ...worker, bridge, model: watched(() => seen('the bridge was asked')) };
+    const first = begin(1);
+    await expect(begin(2, never, { prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({
+      code: 'banned_prompt',
+    });
+    expect((await first).videos).toHaveLength(1);
+  });
+
+  test('the next clip is opened while the encoder still works and while files are uploaded', async () => {
+    const putFile: Bucket['putFile'] = async (key, path) => {
+      if (key.includes('job-1')) await seen('2 decoded');
+      return bucket.putFile(key, path);
+    };
+    worker = { ...worker, bucket: { ...bucket, putFile }, model: watched(() => seen('2 waiting begins')) };
+    const first = begin(1);
+    await seen('1 opened');
+    await Promise.all([first, begin(2)]);
+    expect(events.indexOf('2 opened')).toBeGreaterThan(events.indexOf('1 decoded'));
+    expect(events.indexOf('2 opened')).toBeLessThan(events.indexOf('1 decoding ends'));
+  });
+
+  test('an aborted job leaves the queue at once; those behind it wait for the clip that is open', async () => {
+    const controller = new AbortController();
+    const reason = new Error('stopped');
+    worker = { ...worker, model: watched((seed) => (seed === 1 ? seen('go on') : Promise.resolve())) };
+    const first = begin(1);
+    await seen('1 sampling begins');
+    const second = begin(2, controller.signal);
+    await seen('2 waiting begins');
+    const third = begin(3);
+    await seen('3 waiting begins');
+    controller.abort(reason);
+    await expect(second).rejects.toBe(reason);
+    expect(events).not.toContain('3 opened');
+    events.push('go on');
+    expect((await Promise.all([first, third])).map(({ videos }) => videos.length)).toEqual([1, 1]);
+    expect(events).not.toContain('2 opened');
+  });
+
+  test('a job whose clip can’t be opened or sampled lets the next one in', async () => {
+    const model = watched();
+    const failing: Model = {
+      ...model,
+      open: async (request) => {
+        const clip = await model.open(request);
+        if (events.includes('2 opened')) return clip;
+        throw new JobError('out_of_memory', 'too large');
+      },
+    };
+    worker = { ...worker, model: failing };
+    await expect(begin(1)).rejects.toMatchObject({ code: 'out_of_memory' });
+    const overflow = { discretization: 'EDMDiscretization', sigma_min: 1e-3, sigma_max: 1e29, rho: 1 };
+    const guider = { guider: 'VanillaCFG', cfg_scale: 1e300 };
+    await expect(begin(2, never, { ...overflow, ...guider })).rejects.toMatchObject({ code: 'invalid_input' });
+    expect((await begin(3)).videos).toHaveLength(1);
+  });
+});
+
 test('a store that is lost for good ends the job as retryable, and its words stay in the log', async () => {
   const lost = new StorageError('https://store.example.com can’t be reached', 'ECONNREFUSED', 3);
   const putFile = async () => {
@@ -146,6 +273,7 @@ test('a job leaves its files, the still and the result, and says how it goes', a
     'sampling',
     'still',
     'uploading',
+    'waiting',
   ]);
 });
 

@@ -29,6 +29,7 @@ import { guidanceScales, guided } from './svd/guider.ts';
 import type { ModelName } from './svd/presets.ts';
 import { type Generator, generator } from './svd/random.ts';
 import { sample } from './svd/sampler.ts';
+import { createTurns } from './turns.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { type Mp4Options, writeMp4 } from './video/mp4.ts';
 
@@ -53,6 +54,10 @@ export interface JobContext {
   /** told of each stage when it begins (debug), and when it ends how many milliseconds it took (info) */
   log?: Pick<Log, 'debug' | 'info'>;
 }
+
+// A process has one GPU, or its processor in place of it: of the jobs in hand one makes a video, while others wait for their turn, for a
+// still or for the bucket.
+const enterGpu = createTurns();
 
 /** What result.json holds. */
 const resultSchema = v.union([v.object({ output: outputSchema }), v.object({ error: jobErrorSchema })]);
@@ -164,7 +169,7 @@ async function makeVideos(
   const { W, H, T, fps, num_cols } = job;
   const timings_ms: Record<string, number> = {};
   const warnings = new Map<string, JobOutput['warnings'][number]>(); // each once, whichever videos it is about
-  async function timed<R>(stage: Stage, work: () => Promise<R>): Promise<R> {
+  async function timed<R>(stage: Stage | 'waiting', work: () => Promise<R>): Promise<R> {
     signal.throwIfAborted();
     if (uploadFailure) throw uploadFailure;
     const start = performance.now();
@@ -216,7 +221,12 @@ async function makeVideos(
       progress({ stage, progress: Math.min(1, stillShare + share * (column + part)), still, ...step });
 
     const { randn } = generator(seed); // first for what the model draws, then for the latents, as in the reference
-    const clip = await timed('loading', () => model.open({ ...job, still: fitted, randn, signal }));
+    const leaveGpu = await timed('waiting', () => enterGpu(signal));
+    const clip = await timed('loading', () => model.open({ ...job, still: fitted, randn, signal })).catch((error) => {
+      leaveGpu();
+      throw error;
+    });
+    const close = () => clip.close().finally(leaveGpu);
     try {
       const latents = await timed('sampling', () =>
         sampleLatents(clip, job, randn, signal, (step) =>
@@ -225,9 +235,9 @@ async function makeVideos(
       );
       const decodeShare = 0.95 - model.samplingShare;
       await timed('decoding', () => {
-        let frames: AsyncIterable<Uint8Array> = observe(clip.decode(latents), (frame) =>
-          report('decoding', model.samplingShare + (decodeShare * frame) / T, { step: frame, steps: T }),
-        );
+        const onFrame = (frame: number) =>
+          report('decoding', model.samplingShare + (decodeShare * frame) / T, { step: frame, steps: T });
+        let frames: AsyncIterable<Uint8Array> = observe(clip.decode(latents), onFrame, close);
         const { framesDir } = worker;
         if (framesDir && existsSync(framesDir)) {
           frames = keepFrames(frames, join(framesDir, job.task_id, String(column + 1)), job);
@@ -235,7 +245,7 @@ async function makeVideos(
         return writeMp4(path, frames, { width: W, height: H, fps, ...describe(job, seed, model), signal });
       });
     } finally {
-      await clip.close();
+      await close();
     }
     for (const { field, message } of clip.warnings) warnings.set(`${field} ${message}`, { field, message });
     report('uploading', 0.97);
@@ -286,12 +296,18 @@ async function sampleLatents(
   return latents;
 }
 
-async function* observe(frames: AsyncIterable<Uint8Array>, onFrame: (count: number) => void) {
+/** @param onEnd called when the last frame is decoded; an encoder then still works at those that it holds back to look ahead */
+async function* observe(
+  frames: AsyncIterable<Uint8Array>,
+  onFrame: (count: number) => void,
+  onEnd: () => Promise<void>,
+) {
   let count = 0;
   for await (const frame of frames) {
     yield frame;
     onFrame(++count);
   }
+  await onEnd();
 }
 
 /** Writes every frame as an 8-bit PNG on its way to the encoder. */

@@ -44,7 +44,7 @@ export interface Clip {
   decode(x: Float32Array): AsyncIterable<Uint8Array>;
   /** what the caller should know of how the frames were made; complete when all are decoded */
   readonly warnings: JobOutput['warnings'];
-  /** Frees what the clip holds; it can't be used afterwards. */
+  /** Frees what the clip holds; it can't be used afterwards. May be called again. */
   close(): Promise<void>;
 }
 
