@@ -1,0 +1,84 @@
+"""
+RunPod's own clients, blocking and asyncio, at the endpoint "ep" of RUNPOD_ENDPOINT_BASE_URL. What they say is printed as JSON.
+A job whose input is {"hold": true} runs until it is cancelled; the worker takes one job at a time.
+"""
+import asyncio
+import json
+import os
+import time
+
+import aiohttp
+import requests
+import runpod
+
+ECHO = {"echo": "héllo"}
+runpod.api_key = os.environ["KEY"]
+endpoint = runpod.Endpoint("ep")
+said = {}
+
+
+def reason(call):
+    try:
+        return call()
+    except requests.HTTPError as error:
+        return error.response.status_code
+    except RuntimeError as error:
+        return str(error)
+
+
+def until(wanted, look):
+    while look() != wanted:
+        time.sleep(0.05)
+    return wanted
+
+
+def blocking():
+    said["run_sync"] = endpoint.run_sync({"input": ECHO})
+    said["run_sync failed"] = endpoint.run_sync({"input": {"fail": "boom"}})
+
+    job = endpoint.run({"input": ECHO})
+    said["output"] = [job.output(timeout=30), job.status()]
+    said["output later"] = job.output()
+    failed = endpoint.run({"input": {"fail": "boom"}})
+    said["failed"] = [failed.output(timeout=30), failed.status()]
+    said["stream"] = list(endpoint.run({"input": {"chunks": [1, {"b": 2}, None]}}).stream())
+
+    held = endpoint.run({"input": {"hold": True}})
+    said["running"] = until("IN_PROGRESS", held.status)
+    said["progress"] = until({"step": 1}, held.output)
+    queued = [endpoint.run({"input": ECHO}) for _ in range(3)]
+    said["queued"] = queued[0].status()
+    said["health"] = endpoint.health()
+    said["cancel queued"] = queued[0].cancel() == {"id": queued[0].job_id, "status": "CANCELLED"}
+    said["purge"] = endpoint.purge_queue()
+    said["purged"] = [job.status() for job in queued]
+    said["cancel"] = held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
+    said["cancelled"] = held.status()
+
+    said["unknown job"] = reason(runpod.endpoint.Job("ep", "unknown", endpoint.rp_client).status)
+    said["wrong key"] = reason(runpod.Endpoint("ep", api_key="wrong").health)
+
+
+async def concurrent():
+    async with aiohttp.ClientSession() as session:
+        endpoint = runpod.AsyncioEndpoint("ep", session)
+        echo, failed, streamed = [
+            await endpoint.run(given) for given in (ECHO, {"fail": "boom"}, {"chunks": [1, {"b": 2}, None]})
+        ]
+        said["async output"] = [await echo.output(timeout=30), await echo.status()]
+        said["async failed"] = [await failed.output(timeout=30), await failed.status()]
+        said["async stream"] = [chunk async for chunk in streamed.stream()]
+        held = await endpoint.run({"hold": True})
+        while await held.status() != "IN_PROGRESS":
+            await asyncio.sleep(0.05)
+        queued = await endpoint.run(ECHO)
+        said["async health"] = await endpoint.health()
+        said["async purge"] = await endpoint.purge_queue()
+        said["async purged"] = await queued.status()
+        said["async cancel"] = await held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
+        said["async cancelled"] = await held.status()
+
+
+blocking()
+asyncio.run(concurrent())
+print(json.dumps(said))
