@@ -50,7 +50,7 @@ export type FarEnd = Awaited<ReturnType<typeof farEnd>>;
  * @param silentAfter after which a silent worker's jobs go back into the queue; milliseconds
  */
 export async function farEnd({ hold = SECOND, silentAfter = 60 * SECOND, pingInterval = SECOND } = {}) {
-  const { app: queueApp, queue } = queueServer({ apiKey: KEY, hold, silentAfter });
+  const { app: queueApp, queue, close } = queueServer({ apiKey: KEY, hold, silentAfter });
   const news = new EventEmitter().setMaxListeners(0);
   const happened = () => news.emit('news');
   const asked: Asked[] = [];
@@ -173,7 +173,10 @@ export async function farEnd({ hold = SECOND, silentAfter = 60 * SECOND, pingInt
       await far.until(`${count} takes`, () => next().filter(({ end }) => end).length === count);
       return next();
     },
-    close: () => server.close().closeAllConnections(),
+    close() {
+      close();
+      server.close().closeAllConnections();
+    },
   };
   return far;
 }

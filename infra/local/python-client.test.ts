@@ -32,7 +32,7 @@ describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
   let said: Record<string, unknown>;
 
   beforeAll(async () => {
-    const { app } = queueServer({ apiKey: KEY });
+    const { app, close } = queueServer({ apiKey: KEY });
     const server = listen({ fetch: new Hono().route('/v2', app).fetch, hostname: '127.0.0.1', port: 0 }) as Server;
     if (!server.listening) await once(server, 'listening');
     const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v2`;
@@ -57,6 +57,7 @@ describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
     } finally {
       ending.abort();
       await worker;
+      close();
       server.close().closeAllConnections();
     }
   }, 70_000);
