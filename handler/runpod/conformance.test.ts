@@ -76,7 +76,7 @@ const apart = (asked: Asked[]) => asked.at(-1)!.at - asked[0]!.at;
 
 /** The life of a worker with many slots, from its start to SIGTERM with a job in hand. */
 async function plainLife(side: Side) {
-  const far = await openFarEnd({ pingInterval: PING_INTERVAL[side] });
+  const far = await openFarEnd(PACE[side]);
   const done = new Map<string, (nth: number) => Fault | undefined>(); // faults of job-done by job
   let take: ((asked: Asked) => Fault | undefined) | undefined;
   far.fault = (asked) => {
@@ -195,7 +195,7 @@ async function plainLife(side: Side) {
 
 /** A worker whose slots become fewer: many, two, one. */
 async function slotsLife(side: Side) {
-  const far = await openFarEnd({ pingInterval: PING_INTERVAL[side] });
+  const far = await openFarEnd(PACE[side]);
   const worker = await startWorker({ side, env: far.env, options: { concurrency: SLOTS } });
   const inHand = far.submit({ do: 'wait', gate: 'in hand' });
   await far.arrived('in hand');
@@ -221,8 +221,8 @@ async function slotsLife(side: Side) {
   return { far, whileInHand, smaller, single, full, code: await worker.exited };
 }
 
-/** Milliseconds: the shortest that Python knows, and a quicker one. */
-const PING_INTERVAL = { python: 1000, ours: 300 };
+/** Milliseconds. Python's shortest interval is a second; the other is quicker, to save time. */
+const PACE = { python: { pingInterval: 1000, hold: 700 }, ours: { pingInterval: 300, hold: 300 } };
 const STOPPING = { python: 'Kill worker.', ours: '"stopping"' };
 
 const GENERATED = {
@@ -260,7 +260,7 @@ async function generatorLife(side: Side) {
 
 /** The same, with the chunks gathered; the first answer to it is 429. */
 async function gatheringLife(side: Side) {
-  const far = await openFarEnd();
+  const far = await openFarEnd(PACE[side]);
   far.fault = (asked) => (isTake(asked) && far.takes().length === 1 ? 429 : undefined);
   const job = far.submit({ chunks: ['a', { b: 2 }] });
   const env = { ...far.env, RUNPOD_WEBHOOK_GET_JOB: `${far.env.RUNPOD_WEBHOOK_GET_JOB}&pod=$RUNPOD_POD_ID` };
@@ -411,11 +411,11 @@ function livesOf(side: Side): Lives {
 const DIFFERENCES: Record<keyof typeof differences, Record<Side, (life: Lives) => Promise<void>>> = {
   takeFails: {
     python: async (life) => expect(apart((await life.plain()).failing)).toBeLessThan(1000),
-    ours: async (life) => expect(apart((await life.plain()).failing)).toBeGreaterThan(0.75 * (250 + 500 + 1000)),
+    ours: async (life) => expect(apart((await life.plain()).failing)).toBeGreaterThan(1100),
   },
   emptyAtOnce: {
     python: async (life) => expect(apart((await life.plain()).empty)).toBeLessThan(500),
-    ours: async (life) => expect(apart((await life.plain()).empty)).toBeGreaterThan(0.75 * 3 * 250),
+    ours: async (life) => expect(apart((await life.plain()).empty)).toBeGreaterThan(500),
   },
   fullHouse: {
     async python(life) {
@@ -588,9 +588,7 @@ const DIFFERENCES: Record<keyof typeof differences, Record<Side, (life: Lives) =
     async ours(life) {
       const { far, second } = await life.refresh();
       const pings = far.of('ping').filter(({ worker }) => worker === second);
-      expect(pings.length).toBeGreaterThan(2);
-      const gaps = pings.slice(1).map(({ at }, index) => at - pings[index]!.at);
-      expect(Math.min(...gaps)).toBeLessThan(900);
+      expect(apart(pings) / (pings.length - 1)).toBeLessThan(900); // of an interval of 500
     },
   },
   version: {
@@ -828,9 +826,9 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
     test('pings keep their interval', async () => {
       const { far } = await life.plain();
       const pings = far.of('ping');
-      const gaps = pings.slice(1).map(({ at }, index) => at - pings[index]!.at);
-      expect(Math.min(...gaps)).toBeGreaterThan(0.9 * PING_INTERVAL[side]);
-      expect(gaps.sort((a, b) => a - b)[gaps.length >> 1]).toBeLessThan(2 * PING_INTERVAL[side]);
+      const mean = apart(pings) / (pings.length - 1);
+      expect(mean).toBeGreaterThan(0.9 * PACE[side].pingInterval);
+      expect(mean).toBeLessThan(2 * PACE[side].pingInterval);
     });
 
     test('pings go on and name the job while it blocks its thread', async () => {
