@@ -382,6 +382,7 @@ test('a report that is sent again, and one of a worker that has the job no more,
   const before = await (await client(`status/${id}`)).json();
   expect(before).toMatchObject({ status: 'COMPLETED', output: 'good' });
   await clock.step(SECOND);
+  expect(clock.asleep()).toBe(1); // the queue itself: the callback was heard
   for (const again of [{ output: 'good' }, { output: 'other' }, { error: 'no' }, { status: 'IN_PROGRESS', output: 1 }])
     expect((await worker(`job-done/w2/${id}`, again)).status).toBe(200);
   expect(await (await client(`status/${id}`)).json()).toEqual(before);
@@ -457,6 +458,15 @@ test('a closed queue lets everyone go', async () => {
   await clock.step(60 * MINUTE);
   expect(calls).toHaveLength(2);
   expect(queue.find(running)!.status).toBe('IN_PROGRESS');
+});
+
+test('a held job-take-batch answers as soon as a job comes', async () => {
+  const { run, worker, clock } = nearQueue();
+  const taking = watched(worker('job-take-batch/w1?batch_size=3'));
+  await clock.step(SECOND);
+  const id = await run({});
+  await clock.step(0);
+  expect(taking.answer).toEqual([200, [{ id, input: {} }]]);
 });
 
 test('a held job-take answers as soon as a job comes', async () => {

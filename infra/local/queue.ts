@@ -103,8 +103,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
   function workerOf(id: string): Worker {
     const known = workers.get(id);
     if (known) return known;
-    for (const [other, { heard, jobs }] of workers)
-      if (jobs.size === 0 && clock.now() - heard > 10 * silentAfter) workers.delete(other);
+    for (const [other, { heard }] of workers) if (clock.now() - heard > 10 * silentAfter) workers.delete(other);
     const worker = { heard: clock.now(), jobs: new Set<QueuedJob>(), stops: new Set<string>() };
     workers.set(id, worker);
     return worker;
