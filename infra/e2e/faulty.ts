@@ -1,0 +1,382 @@
+/**
+ * For tests: what a worker meets (RunPod's queue, a Midjourney bridge) on loopback, with faults in front of it, and worker processes
+ * that can be killed. Nothing waits for a time to pass: whatever happens wakes whoever waits for a condition.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
+import { mkdir, readdir } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
+import { type Context, Hono } from 'hono';
+import sharp from 'sharp';
+import { listen } from '../../api/testing.ts';
+import { diskBucket } from '../../handler/bucket/disk.ts';
+import { bucketFolder } from '../../handler/environment.ts';
+import { type Stage, taskFolder } from '../../handler/job.ts';
+import { bridgeServer } from '../local/bridge.ts';
+import { queueServer } from '../local/queue-server.ts';
+
+const SECOND = 1000;
+const KEY = 'test-key';
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+/** For what must happen, however busy the machine. */
+const PATIENCE = 25 * SECOND;
+
+/** One request on its way. */
+export interface Asked {
+  operation: 'take' | 'outcome' | 'progress' | 'stop' | 'ping' | 'imagine' | 'look' | 'picture';
+  worker: string;
+  /** RunPod's id of the job, for outcome and progress; the bridge's, for look and picture */
+  id: string;
+  body: Record<string, unknown>;
+}
+
+/** What becomes of a request: an answer instead of the true one, or nothing for that. `pass` asks the true end. */
+export type Fault = (pass: () => Promise<void>, c: Context) => Promise<Response | undefined>;
+
+export const answer =
+  (status: number, text = ''): Fault =>
+  async () =>
+    new Response(status === 204 ? null : text, { status });
+export const json = (value: unknown) => answer(200, JSON.stringify(value));
+/** The connection breaks before the true end has heard of it. */
+export const reset: Fault = async (_pass, c) => hangUp(c);
+/** The true end has heard, and its answer is lost. */
+export const resetAfter: Fault = async (pass, c) => {
+  await pass();
+  return hangUp(c);
+};
+/** A true answer, but not before the promise is kept. */
+export const after =
+  (promise: () => Promise<unknown>): Fault =>
+  async (pass) => {
+    await promise();
+    await pass();
+    return undefined;
+  };
+
+function hangUp(c: Context): Response {
+  (c.env as { incoming: IncomingMessage }).incoming.socket.destroy();
+  return RESPONSE_ALREADY_SENT;
+}
+
+/** An outcome that was posted and came as far as the queue. */
+interface Outcome {
+  worker: string;
+  body: string;
+  /** whether it ended the job */
+  accepted: boolean;
+}
+
+/** What a job is and what has been seen of it. */
+export interface Job {
+  id: string;
+  taskId: string;
+  input: Record<string, unknown>;
+  outcomes: Outcome[];
+  /** bodies of all outcomes that were posted, by worker; also of those that did not get through */
+  posted: Map<string, string[]>;
+  /** RunPod's callbacks: one an end */
+  ends: string[];
+  /** how the queue showed it when it had ended */
+  atEnd?: string;
+}
+
+interface Line {
+  message: string;
+  stage?: Stage;
+  requestId?: string;
+}
+
+export interface WorkerProcess {
+  readonly id: string;
+  /** Told of each stage at once when it begins. */
+  onStage(listener: (jobId: string, stage: Stage) => void): void;
+  hasBegun(job: Job, stage: Stage): boolean;
+  isAlive(): boolean;
+  kill(signal: 'SIGTERM' | 'SIGKILL'): void;
+  /** Its last words. */
+  tail(): string;
+  /** Waits for its end; RunPod learns of it when nothing that it has sent is on its way any more. */
+  ended(): Promise<{ code: number | null; signal: string | null }>;
+  /** Whether a process of its group still lives. */
+  hasRemains(): boolean;
+}
+
+export type Scene = Awaited<ReturnType<typeof openScene>>;
+
+/** @param folder an empty one, for the bucket and for the workers' temporary files */
+export async function openScene(folder: string) {
+  const dataDir = join(folder, 'data');
+  const temporary = join(folder, 'tmp');
+  await mkdir(temporary);
+  const bus = new EventEmitter().setMaxListeners(0);
+  const changed = () => bus.emit('change');
+  const jobs = new Map<string, Job>();
+  const workers: WorkerProcess[] = [];
+  const payments: string[] = []; // the tasks that the bridge was asked for
+  const inFlight = new Map<string, number>(); // requests, by worker
+  const stopPolls = new Map<string, { asked: number; told: Map<string, number>; open: number }>();
+  const control: { fault: (asked: Asked) => Fault | undefined } = { fault: () => undefined };
+
+  const dot = await sharp({
+    create: { width: 64, height: 64, channels: 3, noise: { type: 'gaussian', mean: 128, sigma: 40 } } as never,
+  })
+    .png()
+    .toBuffer();
+  const { app: queueApp, queue } = queueServer({ apiKey: KEY, hold: 10 * SECOND });
+  const { app: bridgeApp } = bridgeServer({ apiKey: KEY, duration: 0, draw: async () => dot });
+  const bucket = await diskBucket(bucketFolder(dataDir), { publicUrl: '' });
+
+  const app = new Hono();
+  app.use(async (c, next) => {
+    const asked = await readAsked(c);
+    if (!asked) return next();
+    inFlight.set(asked.worker, (inFlight.get(asked.worker) ?? 0) + 1);
+    let passed = false;
+    const pass = async () => {
+      passed = true;
+      await observe(asked, c, next);
+    };
+    try {
+      const fault = control.fault(asked);
+      const instead = await fault?.(pass, c);
+      if (instead) return instead;
+      if (!passed) await pass();
+    } finally {
+      inFlight.set(asked.worker, inFlight.get(asked.worker)! - 1);
+      changed();
+    }
+  });
+  app.post('/ended', async (c) => {
+    const { id, status } = await c.req.json();
+    const job = jobs.get(id)!;
+    job.ends.push(status);
+    job.atEnd ??= seen(job);
+    changed();
+    return c.body(null, 200);
+  });
+  app.route('/v2', queueApp).route('/bridge/v2', bridgeApp);
+  const server = await listen(app);
+
+  /** Passes a request on and notes what it did. */
+  async function observe({ operation, worker, id, body }: Asked, c: Context, next: () => Promise<void>) {
+    const before = queue.find(id);
+    const wasOwn = before?.status === 'IN_PROGRESS' && before.workerId === worker;
+    if (operation === 'imagine') payments.push(String(body.ref));
+    if (operation === 'stop') {
+      const polls = stopPolls.get(worker) ?? { asked: 0, told: new Map(), open: 0 };
+      stopPolls.set(worker, polls);
+      polls.asked++;
+      polls.open++;
+      changed();
+    }
+    await next();
+    if (operation === 'stop') stopPolls.get(worker)!.open--;
+    if (operation === 'outcome') {
+      const accepted = wasOwn && isEnded(queue.find(id)!.status);
+      jobs.get(id)?.outcomes.push({ worker, body: JSON.stringify(body), accepted });
+    }
+    if (operation === 'stop' && c.res.status === 200) {
+      const { jobsToStop } = await c.res.clone().json();
+      const polls = stopPolls.get(worker)!;
+      for (const stopped of jobsToStop) polls.told.set(stopped, polls.asked);
+    }
+  }
+
+  async function readAsked(c: Context): Promise<Asked | undefined> {
+    const [, side, ...path] = c.req.path.split('/');
+    const body = c.req.method === 'POST' ? await c.req.json().catch(() => ({})) : {};
+    if (side === 'bridge') {
+      const operation = ({ imagine: 'imagine', message: 'look', pictures: 'picture' } as const)[path[1] ?? ''];
+      return operation && { operation, worker: '', id: path[2] ?? '', body };
+    }
+    if (side !== 'v2') return undefined;
+    const [, what = '', worker = '', id = ''] = path;
+    if (what === 'job-done') {
+      const operation = body.status === 'IN_PROGRESS' ? 'progress' : 'outcome';
+      if (operation === 'outcome') {
+        const posted = jobs.get(id)?.posted;
+        posted?.set(worker, [...(posted.get(worker) ?? []), await c.req.text()]);
+      }
+      return { operation, worker, id, body };
+    }
+    const operation = ({ 'job-take': 'take', 'job-take-batch': 'take', 'job-stop': 'stop', ping: 'ping' } as const)[
+      what
+    ];
+    return operation && { operation, worker, id, body };
+  }
+
+  const isEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
+  function seen({ id }: Job) {
+    const { status, output, error, ended, workerId } = queue.find(id)!;
+    return JSON.stringify({ status, output, error, ended, workerId });
+  }
+
+  /** Waits for something that isn't undefined or false; everything that happens makes it look again. */
+  async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
+    const late = AbortSignal.timeout(PATIENCE);
+    for (;;) {
+      const found = look();
+      if (found !== undefined && found !== false) return found as T;
+      await once(bus, 'change', { signal: late }).catch(() => {
+        const said = workers.map(({ id, tail }) => `${id}:\n${tail()}`).join('\n');
+        throw new Error(`waited in vain for ${what}\n${said}`);
+      });
+    }
+  }
+
+  const statusOf = ({ id }: Job) => queue.find(id)!.status;
+
+  function submit(change: Record<string, unknown> = {}, taskId: string = randomUUID()): Job {
+    const input = {
+      ...{ task_id: taskId, model: 'camera', prompt: 'a lighthouse', H: 64, W: 64, T: 2, fps: 6, seed: 3, steps: 2 },
+      ...{ cond_aug: 0.02, decoding_t: 2, motion_bucket_id: 127, num_cols: 2, image_index: 1, fit: 'cover' },
+      ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
+      ...change,
+    };
+    const { id } = queue.submit({ input: structuredClone(input), webhook: `${server.url}/ended` });
+    const job: Job = { id, taskId, input, outcomes: [], posted: new Map(), ends: [] };
+    jobs.set(id, job);
+    return job;
+  }
+
+  function startWorker(env: Record<string, string> = {}): WorkerProcess {
+    const id = `worker-${workers.length + 1}`;
+    const at = `${server.url}/v2/ep`;
+    const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', 'handler/index.ts'], {
+      cwd: ROOT,
+      detached: true, // a group of its own, by which every process can be found that it may have started
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        ...{ PATH: process.env.PATH, TMPDIR: temporary, DATA_DIR: dataDir, MODEL: 'camera', RUNPOD_LOG_LEVEL: 'DEBUG' },
+        ...{ MIDJOURNEY_BRIDGE: 'tnl', MIDJOURNEY_API_KEY: KEY, MIDJOURNEY_BASE_URL: `${server.url}/bridge/v2` },
+        RUNPOD_POD_ID: id,
+        RUNPOD_AI_API_KEY: KEY,
+        RUNPOD_WEBHOOK_GET_JOB: `${at}/job-take/$ID?gpu=none`,
+        RUNPOD_WEBHOOK_POST_OUTPUT: `${at}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
+        RUNPOD_WEBHOOK_PING: `${at}/ping/$RUNPOD_POD_ID`,
+        RUNPOD_PING_INTERVAL: '500',
+        ...env,
+      },
+    });
+    const lines: Line[] = [];
+    const listeners: ((jobId: string, stage: Stage) => void)[] = [];
+    let errors = '';
+    let end: { code: number | null; signal: string | null } | undefined;
+    createInterface(child.stdout!).on('line', (text) => {
+      const line: Line = text.startsWith('{') ? JSON.parse(text) : { message: text };
+      lines.push(line);
+      if (line.message === 'stage started') for (const hear of listeners) hear(line.requestId!, line.stage!);
+      changed();
+    });
+    child.stderr!.setEncoding('utf8').on('data', (text) => {
+      errors += text;
+    });
+    child.on('close', (code, signal) => {
+      end = { code, signal };
+      changed();
+    });
+
+    const worker: WorkerProcess = {
+      id,
+      onStage: (listener) => void listeners.push(listener),
+      hasBegun: (job, stage) =>
+        lines.some((line) => line.message === 'stage started' && line.stage === stage && line.requestId === job.id),
+      isAlive: () => end === undefined,
+      kill: (signal) => void child.kill(signal),
+      tail: () => [...lines.slice(-20).map((line) => JSON.stringify(line)), errors.slice(-2000)].join('\n'),
+      async ended() {
+        const ended = await until(() => end, `the end of ${id}`);
+        await until(() => !inFlight.get(id), `the last request of ${id}`);
+        queue.lost(id);
+        changed();
+        return ended;
+      },
+      hasRemains() {
+        try {
+          return process.kill(-child.pid!, 0);
+        } catch {
+          return false; // no such group
+        }
+      },
+    };
+    workers.push(worker);
+    return worker;
+  }
+
+  return {
+    control,
+    queue,
+    bucket,
+    workers,
+    submit,
+    startWorker,
+    until,
+    statusOf,
+    changed,
+
+    /** Cancels a job at RunPod. */
+    cancel(job: Job) {
+      queue.cancel(queue.find(job.id)!);
+      changed();
+    },
+
+    /** Waits until RunPod can tell the worker at once what to stop. */
+    listens: (worker: WorkerProcess) =>
+      until(() => (stopPolls.get(worker.id)?.open ?? 0) > 0, `${worker.id} to ask what to stop`),
+
+    /** Waits until the worker has been told to stop the job, and has asked again: it knows. */
+    hasStopped: (worker: WorkerProcess, job: Job) =>
+      until(() => {
+        const polls = stopPolls.get(worker.id);
+        const told = polls?.told.get(job.id);
+        return told !== undefined && polls!.asked > told;
+      }, `${worker.id} to hear that it shall stop`),
+
+    /** Waits for the job's end and for RunPod's callback. */
+    ended: (job: Job) => until(() => isEnded(statusOf(job)) && job.ends[0], `the end of job ${job.id}`),
+
+    imagines: (job: Job) => payments.filter((taskId) => taskId === job.taskId).length,
+
+    /** The objects in the task's folder, the job's own below `job/`. */
+    async objects(job: Job): Promise<string[]> {
+      const names = await readdir(join(bucketFolder(dataDir), 'objects', taskFolder(job.taskId)), {
+        recursive: true,
+        withFileTypes: true,
+      }).catch(() => []); // nothing was written yet
+      const root = join(bucketFolder(dataDir), 'objects', taskFolder(job.taskId));
+      return names
+        .filter((entry) => entry.isFile())
+        .map((entry) =>
+          join(entry.parentPath, entry.name)
+            .slice(root.length + 1)
+            .replace(job.id, 'job'),
+        )
+        .sort();
+    },
+
+    /** What lies about that belongs to no living job: unfinished objects, temporary files. */
+    async litter(): Promise<string[]> {
+      const unfinished = await readdir(join(bucketFolder(dataDir), 'tmp'));
+      const scratch = (await readdir(temporary)).filter((name) => !name.startsWith('tsx-')); // the compiler's own
+      return [...unfinished, ...scratch];
+    },
+
+    /** How the queue shows the job now, to be compared with `atEnd`. */
+    seen,
+
+    async close() {
+      control.fault = () => undefined;
+      for (const worker of workers.filter(({ isAlive }) => isAlive())) {
+        worker.kill('SIGKILL');
+        await worker.ended();
+      }
+      await server.close();
+    },
+  };
+}
