@@ -102,7 +102,7 @@ export interface WorkerProcess {
   /** Its last words. */
   tail(): string;
   /** Waits for its end; RunPod learns of it when nothing that it has sent is on its way any more. */
-  ended(): Promise<{ code: number | null; signal: string | null }>;
+  ended(patience?: number): Promise<{ code: number | null; signal: string | null }>;
   /** Whether a process of its group still lives. */
   hasRemains(): boolean;
 }
@@ -218,8 +218,8 @@ export async function openScene(folder: string) {
   }
 
   /** Waits for something that isn't undefined or false; everything that happens makes it look again. */
-  async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
-    const late = AbortSignal.timeout(PATIENCE);
+  async function until<T>(look: () => T | undefined | false, what: string, patience = PATIENCE): Promise<T> {
+    const late = AbortSignal.timeout(patience);
     for (;;) {
       const found = look();
       if (found !== undefined && found !== false) return found as T;
@@ -290,8 +290,8 @@ export async function openScene(folder: string) {
       isAlive: () => end === undefined,
       kill: (signal) => void child.kill(signal),
       tail: () => [...lines.slice(-20).map((line) => JSON.stringify(line)), errors.slice(-2000)].join('\n'),
-      async ended() {
-        const ended = await until(() => end, `the end of ${id}`);
+      async ended(patience) {
+        const ended = await until(() => end, `the end of ${id}`, patience);
         await until(() => !inFlight.get(id), `the last request of ${id}`);
         queue.lost(id);
         changed();
@@ -313,6 +313,8 @@ export async function openScene(folder: string) {
     control,
     queue,
     bucket,
+    /** a PNG */
+    picture: dot,
     workers,
     submit,
     startWorker,
@@ -339,7 +341,13 @@ export async function openScene(folder: string) {
       }, `${worker.id} to hear that it shall stop`),
 
     /** Waits for the job's end and for RunPod's callback. */
-    ended: (job: Job) => until(() => isEnded(statusOf(job)) && job.ends[0], `the end of job ${job.id}`),
+    ended: (job: Job, patience?: number) =>
+      until(() => isEnded(statusOf(job)) && job.ends[0], `the end of job ${job.id}`, patience),
+
+    isHeldBy({ id }: Job, worker: WorkerProcess) {
+      const { status, workerId } = queue.find(id)!;
+      return status === 'IN_PROGRESS' && workerId === worker.id;
+    },
 
     imagines: (job: Job) => payments.filter((taskId) => taskId === job.taskId).length,
 
