@@ -344,9 +344,10 @@ export async function openScene(folder: string) {
     ended: (job: Job, patience?: number) =>
       until(() => isEnded(statusOf(job)) && job.ends[0], `the end of job ${job.id}`, patience),
 
+    /** Whether the worker has, or may have, the job in hand: of a cancelled one RunPod does not hear when it is let go. */
     isHeldBy({ id }: Job, worker: WorkerProcess) {
       const { status, workerId } = queue.find(id)!;
-      return status === 'IN_PROGRESS' && workerId === worker.id;
+      return (status === 'IN_PROGRESS' || status === 'CANCELLED') && workerId === worker.id;
     },
 
     imagines: (job: Job) => payments.filter((taskId) => taskId === job.taskId).length,
