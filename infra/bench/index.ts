@@ -2,6 +2,8 @@
 const BENCHMARKS: Record<string, () => Promise<unknown>> = {
   svd: () => import('./svd.ts'),
   memory: () => import('./memory.ts'),
+  worker: () => import('./worker.ts'),
+  idle: () => import('./idle.ts'),
 };
 
 const name = process.argv[2];

@@ -22,6 +22,7 @@ import { guidanceScales, guided } from '../../handler/svd/guider.ts';
 import { generator } from '../../handler/svd/random.ts';
 import { eulerEDM } from '../../handler/svd/sampler.ts';
 import { common } from './flags.ts';
+import { median } from './statistics.ts';
 
 const { values: flags } = parseArgs({
   args: process.argv.slice(3),
@@ -163,12 +164,6 @@ function openPeer(): ((what: string) => Promise<number>) | undefined {
     child.stdin.write(`${JSON.stringify({ run, H, W, T, steps, threads })}\n`);
     return JSON.parse(await next()).ms;
   };
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 function print() {
