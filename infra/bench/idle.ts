@@ -85,7 +85,7 @@ async function measure(concurrency: number): Promise<{ spans: Span[]; took: numb
   const over = new AbortController();
   const serving = serve(
     ({ id, input }, { progress, signal }) => runJob(input, worker, { jobId: id, progress, signal }),
-    { concurrency, env, signal: over.signal },
+    { concurrency, env, argv: [], log: () => {}, signal: over.signal }, // this command's line and output are its own
   );
   try {
     const limits = { maxFrames: 100, maxFps: 120 };
