@@ -22,6 +22,9 @@ const ATTENTION = 20 * SECOND;
 /** After a failed attempt to reach RunPod: 1 s, doubling to a minute. */
 const backoff = (failures: number) => Math.min(MINUTE, SECOND * 2 ** (failures - 1));
 const CLAIMS = 50;
+/** What RunPod takes for a job's ttl. One that runs out before the task's deadline is a lost job, and there is a next one. */
+const SHORTEST_TTL = 10 * SECOND;
+const LONGEST_TTL = 7 * 24 * 60 * MINUTE;
 
 /** What callers see change while a task goes on. */
 const SHOWN = ['status', 'stage', 'step', 'progress', 'still'] as const;
@@ -129,11 +132,11 @@ export function createLifecycle(options: LifecycleOptions) {
   async function submit(task: Task): Promise<Changes> {
     const earlier = task.jobs > 0 ? await storedResult(task) : undefined;
     if (earlier) return earlier;
-    const ttl = task.created_at + taskDeadline - now();
+    const ttl = Math.min(LONGEST_TTL, Math.max(SHORTEST_TTL, task.created_at + taskDeadline - now()));
     const job_id = await runpod.submit({
       input: jobInput(task),
       webhook: callbackUrl(task.callback_token),
-      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl: Math.max(10 * SECOND, ttl) },
+      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
     });
     log.info({ task: task.id, job: job_id }, 'job submitted');
     return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_at: now() + watchInterval };

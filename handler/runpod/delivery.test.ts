@@ -1,6 +1,7 @@
 import { expect, test, vi } from 'vitest';
 import type { JobTools } from './index.ts';
 import {
+  type Answer,
   farQueue,
   gate,
   hold,
@@ -154,8 +155,9 @@ test.each([400, 401, 404, 413])('an outcome refused with %i is not sent again', 
 });
 
 test('an outcome that nobody answers is sent again', async () => {
-  const real = AbortSignal.timeout.bind(AbortSignal);
-  vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => real(ms === 30 * SECOND ? 100 : ms));
+  const real = setTimeout;
+  vi.spyOn(globalThis, 'setTimeout').mockImplementation(((call: () => void, ms?: number, ...rest: []) =>
+    real(call, ms === 30 * SECOND ? 100 : ms, ...rest)) as typeof setTimeout);
   const far = await farQueue({ 'job-take': jobs('a', 'b'), 'job-done': inTurn(hold, json({})) });
   worker(() => 1, far.env);
   await far.until(1, 'job-done', 'b');
@@ -180,13 +182,14 @@ test('after five minutes an outcome is given up and the worker goes on', async (
 });
 
 test('pings name a job until its outcome has been accepted', async () => {
-  const far = await farQueue({ 'job-take': jobs('a'), 'job-done': inTurn(status(500), json({})) });
+  const accepted = gate();
+  const late: Answer = (response) => void accepted.opens.then(() => response.end('{}'));
+  const far = await farQueue({ 'job-take': jobs('a'), 'job-done': inTurn(status(500), late) });
   const { happened } = worker(() => 1, withPings(far.env));
-  await far.until(1, 'job-done');
-  const before = far.of('ping').length;
-  await far.until(before + 2, 'ping');
-  expect(far.of('job-done')).toHaveLength(1); // it is still to be sent again
+  await far.until(2, 'job-done'); // it has been refused once and is not accepted yet
+  await far.until(far.of('ping').length + 2, 'ping');
   expect(far.of('ping').at(-1)!.url.searchParams.get('job_id')).toBe('a');
+  accepted.open();
   await vi.waitFor(() => expect(happened('job ended')).toHaveLength(1), SOON);
   await far.until(far.of('ping').length + 2, 'ping');
   expect(far.of('ping').at(-1)!.url.search).toBe('');

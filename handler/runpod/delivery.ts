@@ -85,7 +85,7 @@ export function progressQueue(queue: Queue, jobId: string, log: Log) {
     },
     /** Drops what has not been sent and waits for what is on its way. */
     async close() {
-      closing.abort();
+      closing.abort('closed');
       await sending;
     },
   };

@@ -8,10 +8,9 @@
  * ended, when nothing is held. Jobs in hand may run on for the grace time, are then aborted, and soon after failed in any case.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { once } from 'node:events';
 import { inspect } from 'node:util';
 import { deliver, jittered, pause, progressQueue } from './delivery.ts';
-import { type Handle, type Outcome, produce, thrown, within } from './job.ts';
+import { type Handle, produce, thrown, within } from './job.ts';
 import { readFlags, runTestJob, serveApi } from './local.ts';
 import { consoleLog, type Log } from './log.ts';
 import { startPings } from './pings.ts';
@@ -220,9 +219,11 @@ async function run(
   let isStream = false;
   let body: string;
   try {
-    let outcome: Outcome;
-    const tools = { progress: updates.send, signal, sendChunk, aggregate: aggregateStream };
-    ({ outcome, isStream } = await Promise.race([produce(job, handle, tools), failed]));
+    const onStream = () => {
+      isStream = true;
+    };
+    const tools = { progress: updates.send, signal, onStream, sendChunk, aggregate: aggregateStream };
+    const outcome = await Promise.race([produce(job, handle, tools), failed]);
     body = within(job.id.startsWith('sync-') ? MOST.runsync : MOST.run, 'the output', { ...outcome, ...fresh });
   } catch (error) {
     log({ event: 'job threw', jobId: job.id, error });
@@ -307,7 +308,13 @@ function watchProcess(ending: AbortController, signal: AbortSignal | undefined, 
 
 /** Waits until one of them has ended, or less if the signal comes. */
 async function oneOf(running: Set<Promise<void>>, signal: AbortSignal) {
-  const listening = new AbortController(); // ended, so that no listener is left behind by each job
-  await Promise.race([...running, once(signal, 'abort', { signal: listening.signal }).catch(() => undefined)]);
-  listening.abort();
+  await new Promise<void>((resolve) => {
+    const done = () => {
+      signal.removeEventListener('abort', done); // so that no listener is left behind by each job
+      resolve();
+    };
+    signal.addEventListener('abort', done);
+    for (const job of running) job.then(done);
+    if (signal.aborted) done();
+  });
 }

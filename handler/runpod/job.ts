@@ -25,6 +25,8 @@ export interface Outcome {
 }
 
 export interface ProduceOptions extends JobTools {
+  /** called when the handler turns out to be a generator */
+  onStream?: () => void;
   /** takes one chunk; where it is absent the chunks are the output */
   sendChunk?: ((chunk: unknown) => Promise<void>) | undefined;
   /** chunks are gathered as the output, though they were sent */
@@ -38,19 +40,20 @@ export interface ProduceOptions extends JobTools {
 export async function produce(
   job: TakenJob,
   handle: Handle,
-  { progress, signal, sendChunk, aggregate }: ProduceOptions,
-): Promise<{ outcome: Outcome; isStream: boolean }> {
+  { progress, signal, onStream, sendChunk, aggregate }: ProduceOptions,
+): Promise<Outcome> {
   const value = await handle(job, { progress, signal });
-  if (!isAsyncIterable(value)) return { outcome: outcomeOf(value), isStream: false };
+  if (!isAsyncIterable(value)) return outcomeOf(value);
+  onStream?.();
   const gathered: unknown[] = [];
   for await (const chunk of value) {
     signal.throwIfAborted(); // which also ends the generator
     const error = isObject(chunk) && chunk.error;
-    if (error) return { outcome: { error: asText(error) }, isStream: true };
+    if (error) return { error: asText(error) };
     if (aggregate || !sendChunk) gathered.push(chunk);
     await sendChunk?.(chunk);
   }
-  return { outcome: { output: gathered }, isStream: true };
+  return { output: gathered };
 }
 
 function outcomeOf(value: unknown): Outcome {

@@ -97,7 +97,7 @@ export async function runTestJob(handle: Handle, text: string | undefined, { log
       sendChunk: async (chunk) => log({ event: 'chunk', jobId: job.id, chunk }),
       aggregate: true,
     });
-    return (await Promise.race([produced, failed])).outcome;
+    return Promise.race([produced, failed]);
   });
   console.log(JSON.stringify(outcome));
   if (outcome.error !== undefined) throw new Error(`the job failed: ${outcome.error}`);
@@ -175,7 +175,7 @@ export async function serveApi(
           sendChunk: async (chunk) => void job.stream.push({ output: chunk }),
           aggregate: true,
         });
-        return Promise.race([produced.then(({ outcome }) => outcome), failed]);
+        return Promise.race([produced, failed]);
       }).catch((error: unknown): Outcome => ({ error: thrown(error, 'local') }));
       if (job.status !== 'IN_PROGRESS') return; // cancelled
       delete job.output; // progress
