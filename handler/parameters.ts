@@ -3,6 +3,7 @@
  * callers' own (snake_case; H, W, T as in the papers).
  */
 import * as v from 'valibot';
+import { notAllowed } from './still/midjourney/prompt.ts';
 import type { Discretization, EDMDiscretization } from './svd/discretization.ts';
 import type { Guider } from './svd/guider.ts';
 import { type ModelName, presets } from './svd/presets.ts';
@@ -109,6 +110,10 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.trim(),
       v.nonEmpty(prompt),
       v.check((text) => [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0'), prompt),
+      v.check(
+        (text) => notAllowed(text) === undefined,
+        ({ input }) => notAllowed(String(input)) ?? prompt,
+      ),
       v.description('What the still shall show: a Midjourney prompt'),
     ),
     image_url: link('must be an http or https URL', 'Address of the picture to animate'),

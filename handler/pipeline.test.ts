@@ -26,7 +26,7 @@ beforeEach(async () => {
     modelName: 'camera',
     model: camera,
     bucket,
-    bridge: undefined,
+    bridges: [],
     allowPrivate: false,
     stillTimeout: 1000,
     framesDir: undefined,
@@ -63,7 +63,7 @@ test('a clip that never fits is refused before the bridge is asked', async () =>
   const check = () => {
     throw refusal;
   };
-  worker = { ...worker, bridge: untouchable, model: { ...camera, check } };
+  worker = { ...worker, bridges: [untouchable], model: { ...camera, check } };
   await expect(run({ prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({ data: refusal.data });
   expect(await files()).not.toContain('imagine.json');
 });

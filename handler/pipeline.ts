@@ -38,7 +38,8 @@ export interface Worker {
   modelName: ModelName;
   model: Model;
   bucket: Bucket;
-  bridge: Bridge | undefined;
+  /** asked in this order for the still of a prompt; may be none */
+  bridges: readonly Bridge[];
   allowPrivate: boolean;
   /** milliseconds */
   stillTimeout: number;
@@ -205,6 +206,7 @@ async function makeVideos(
     findStill(job, {
       ...worker,
       onProgress: (part) => progress({ stage: 'still', progress: part * stillShare }),
+      log,
       signal,
     }),
   );

@@ -1,14 +1,14 @@
 /** The worker's environment, read once, and what it makes of it. */
 import * as v from 'valibot';
 import { openBucket } from './bucket/open.ts';
-import { model, readEnvironment, shared, webAddress, whole } from './environment.ts';
+import { model, readEnvironment, shared, whole } from './environment.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { openSvd } from './models/svd.ts';
 import { findWeights, type WeightsName } from './models/weights.ts';
 import { chooseDevice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
-import { tnl } from './still/midjourney/tnl.ts';
+import { openBridges } from './still/midjourney/open.ts';
 import { presets } from './svd/presets.ts';
 
 type Log = (details: Record<string, unknown>, event: string) => void;
@@ -28,21 +28,20 @@ export async function openWorker(
       MODEL: v.optional(model, 'svd_xt'),
       MODEL_DIR: v.optional(v.string()),
       DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
-      MIDJOURNEY_BRIDGE: v.optional(v.picklist(['tnl'], 'must be tnl')),
+      MIDJOURNEY_BRIDGE: v.optional(v.string()),
       MIDJOURNEY_API_KEY: v.optional(v.string()),
-      MIDJOURNEY_BASE_URL: v.optional(webAddress),
+      MIDJOURNEY_BASE_URL: v.optional(v.string()),
       WORKER_CONCURRENCY: whole(1, 1, 100),
       FRAMES_DIR: v.optional(v.string()),
     },
     environment,
   );
-  if (env.MIDJOURNEY_BRIDGE && !env.MIDJOURNEY_API_KEY)
-    throw new Error('MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE');
+  const bridges = openBridges(env);
   const worker: Worker = {
     modelName: env.MODEL,
     model: env.MODEL === 'camera' ? camera : await loadSvd(env.MODEL, env.DEVICE, environment, log),
     bucket: (await openBucket(env, { publicUrl: '' })).bucket, // a worker makes no links
-    bridge: env.MIDJOURNEY_BRIDGE && tnl({ apiKey: env.MIDJOURNEY_API_KEY!, baseUrl: env.MIDJOURNEY_BASE_URL }),
+    bridges,
     allowPrivate: env.ALLOW_PRIVATE_URLS,
     stillTimeout: env.STILL_TIMEOUT * 1000,
     framesDir: env.FRAMES_DIR,

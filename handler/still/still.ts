@@ -1,5 +1,6 @@
 import type { Bucket } from '../bucket/bucket.ts';
 import { JobError, type JobInput, taskFolder } from '../job.ts';
+import type { Log } from '../log.ts';
 import { fetchPicture } from './fetch.ts';
 import type { Bridge } from './midjourney/bridge.ts';
 import { imagine, pictureKey } from './midjourney/imagine.ts';
@@ -7,13 +8,14 @@ import { toPng } from './picture.ts';
 
 export interface StillOptions {
   bucket: Bucket;
-  /** absent: prompts can't be done */
-  bridge: Bridge | undefined;
+  /** asked in this order; none: prompts can't be done */
+  bridges: readonly Bridge[];
   allowPrivate: boolean;
   /** how long a bridge may take, in milliseconds */
   stillTimeout: number;
   /** 0–1 */
   onProgress: (progress: number) => void;
+  log?: Pick<Log, 'info'> | undefined;
   signal: AbortSignal;
 }
 
@@ -34,26 +36,18 @@ export async function findStill(job: JobInput, options: StillOptions): Promise<B
 }
 
 async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> {
-  const { bucket, bridge, allowPrivate, stillTimeout, onProgress, signal } = options;
+  const { bucket, bridges, allowPrivate, stillTimeout, onProgress, log, signal } = options;
   if (job.prompt !== undefined) {
-    if (!bridge)
-      throw new JobError(
-        'no_bridge',
-        'this service has no Midjourney bridge: send a picture or image_url instead of a prompt',
-      );
     await imagine(job.prompt, {
-      bridge,
+      bridges,
       bucket,
       taskId: job.task_id,
       W: job.W,
       H: job.H,
       timeout: stillTimeout,
-      fetchPicture(url) {
-        if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without an address');
-        const trusted = allowPrivate || bridge.trusts(new URL(url));
-        return fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
-      },
+      fetchPicture: (url, bridge, signal) => fetchBridgePicture(url, bridge, allowPrivate, signal),
       onProgress,
+      log,
       signal,
     });
     return stored(bucket, pictureKey(job.task_id, job.image_index));
@@ -61,6 +55,26 @@ async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> 
   if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }));
   if (job.still_key !== undefined) return stored(bucket, job.still_key);
   return toPng(await stored(bucket, job.image_key!));
+}
+
+/** One of a bridge's pictures, if need be by way of the bridge itself. */
+async function fetchBridgePicture(
+  url: string,
+  bridge: Bridge,
+  allowPrivate: boolean,
+  signal: AbortSignal,
+): Promise<Uint8Array> {
+  if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without an address');
+  const trusted = allowPrivate || bridge.trusts(new URL(url));
+  try {
+    return await fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
+  } catch (error) {
+    const mayHelp = bridge.picture && error instanceof JobError && error.code === 'image_unavailable';
+    if (!mayHelp) throw error;
+    return bridge.picture!(url, signal).catch(() => {
+      throw error; // the first reason is the better one
+    });
+  }
 }
 
 async function stored(bucket: Bucket, key: string): Promise<Buffer> {

@@ -43,7 +43,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
       ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
     };
     const worker = {
-      ...({ modelName: 'camera', model: camera, bucket, bridge: undefined, allowPrivate: false } as const),
+      ...({ modelName: 'camera', model: camera, bucket, bridges: [], allowPrivate: false } as const),
       ...{ stillTimeout: 1000, framesDir: undefined },
     };
     const { signal } = new AbortController();

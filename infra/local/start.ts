@@ -11,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
-import { bridgeServer } from './bridge.ts';
+import { tnlServer } from './bridges/tnl.ts';
 import { queueServer } from './queue-server.ts';
 
 const SECOND = 1000;
@@ -96,7 +96,7 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
 /** The queue and the bridge, on a free port that only this machine reaches. */
 async function farEnds(key: string): Promise<{ url: string; workerLost(id: string): void; close(): void }> {
   const { app: queueApp, queue } = queueServer({ apiKey: key, log: (text) => console.error(`queue: ${text}`) });
-  const { app: bridge } = bridgeServer({ apiKey: key });
+  const { app: bridge } = tnlServer({ apiKey: key });
   const app = new Hono().route('/bridge/v2', bridge).route('/bridge', bridge).route('/v2', queueApp);
   return new Promise((resolve) => {
     const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) => {

@@ -1,0 +1,88 @@
+import { expect, onTestFinished, test } from 'vitest';
+import { contract } from './contract.ts';
+import { mjProxy } from './mj-proxy.ts';
+import { startBridge } from './testing.ts';
+
+contract('mj-proxy', {
+  refusals: {
+    NO_ACCOUNT: 'upstream_error',
+    EMPTY: 'invalid_input',
+    SUBMIT_FAILED: 'upstream_error',
+    QUEUE_FULL: 'queue_full',
+    BANNED_PROMPT: 'banned_prompt',
+  },
+  failures: {
+    BANNED: 'banned_prompt',
+    INVALID_PARAMETER: 'invalid_input',
+    INVALID_LINK: 'image_unavailable',
+    MIDJOURNEY_QUEUE_FULL: 'queue_full',
+    NO_FAST_HOURS: 'no_credit',
+    MODERATION_OUTAGE: 'upstream_error',
+    INTERNAL_ERROR: 'upstream_error',
+    TIMED_OUT: 'upstream_timeout',
+  },
+  statuses: [
+    [400, {}, 'invalid_input', /./],
+    [401, {}, 'no_credit', /credit$/],
+    [403, {}, 'no_credit', /credit$/],
+    [404, {}, 'upstream_error', /failed$/],
+    [429, {}, 'rate_limited', /slow down$/],
+    [302, {}, 'upstream_error', /failed$/],
+  ],
+  progress: [0.4, 0.8],
+  unknown: [[], 'soon', { status: 'NEW' }, { status: 'SUCCESS', imageUrl: 5 }],
+  empty: { id: '1', status: 'SUCCESS', progress: '100%', imageUrl: null },
+  onlyGrid: ({ imageUrls: _, ...rest }: { imageUrls: unknown }) => rest,
+  keepsRef: true,
+  finds: true,
+  cancels: true,
+});
+
+const signal = new AbortController().signal;
+
+async function start(...options: Parameters<typeof startBridge>) {
+  const started = await startBridge(...options);
+  onTestFinished(started.close);
+  return started;
+}
+
+test('queued counts as taken; a code that is not documented as refused', async () => {
+  const { bridge } = await start('mj-proxy', { duration: 60_000 });
+  const ids = [await bridge.imagine('one', 'a'), await bridge.imagine('two', 'b')]; // the second waits: code 22
+  expect(new Set(ids).size).toBe(2);
+  expect(await bridge.find!('b', signal)).toBe(ids[1]);
+  expect(await bridge.find!('c', signal)).toBeUndefined();
+  const { bridge: odd } = await start('mj-proxy', {
+    intervene: (_, __, c) => c.json({ code: 77, description: 'new' }),
+  });
+  await expect(odd.imagine('one', 'a')).rejects.toMatchObject({ code: 'upstream_error' });
+});
+
+test('the banned word is told', async () => {
+  const { bridge } = await start('mj-proxy');
+  await expect(bridge.imagine('x BANNED_PROMPT', 'a')).rejects.toThrow('Midjourney refuses the prompt: “nude”');
+});
+
+test('the original: only a grid, no cancel, and an empty answer for a task that it has forgotten', async () => {
+  const { bridge } = await start('mj-proxy', { fork: false });
+  const id = await bridge.imagine('one', 'a');
+  expect(await bridge.look(id, signal)).toMatchObject({
+    is: 'done',
+    pictures: [],
+    grid: expect.stringContaining('grid'),
+  });
+  await expect(bridge.cancel!(id)).rejects.toThrow();
+  await expect(bridge.look('unknown', signal)).rejects.toMatchObject({ code: 'lost' });
+});
+
+test('without a secret it sends none', async () => {
+  let headers: Headers | undefined;
+  const { baseUrl } = await start('mj-proxy', {
+    intervene: (_, __, c) => {
+      headers = c.req.raw.headers;
+      return undefined;
+    },
+  });
+  await expect(mjProxy({ baseUrl }).imagine('one', 'a')).rejects.toMatchObject({ code: 'no_credit' });
+  expect(headers!.has('mj-api-secret')).toBe(false);
+});

@@ -1,0 +1,91 @@
+/**
+ * midjourney-proxy's protocol on this machine: POST /mj/submit/imagine, GET /mj/task/:id/fetch, GET /mj/task/list; as the fork also POST
+ * /mj/task/:id/cancel and a picture each. Words in the prompt make it fail: those of `REFUSALS` when it is asked, those of `FAILURES`
+ * later, in Midjourney's words.
+ */
+import { type Context, Hono } from 'hono';
+import { type BridgeServer, type BridgeServerOptions, type Imagine, imagineLedger, wordIn } from './imagines.ts';
+
+const REFUSALS = {
+  NO_ACCOUNT: { code: 3, description: '无可用的账号实例' },
+  EMPTY: { code: 4, description: 'prompt不能为空' },
+  SUBMIT_FAILED: { code: 9, description: '提交失败，系统异常' },
+  QUEUE_FULL: { code: 23, description: '队列已满，请稍后尝试', result: '14001929738841620' },
+  BANNED_PROMPT: { code: 24, description: '可能包含敏感词', properties: { promptEn: 'a prompt', bannedWord: 'nude' } },
+};
+
+const FAILURES: Record<string, string> = {
+  BANNED: '[Banned prompt detected] The word "x" is banned',
+  INVALID_PARAMETER: '[Invalid parameter] Invalid value',
+  INVALID_LINK: '[Invalid link] Could not validate this link.',
+  MIDJOURNEY_QUEUE_FULL: '[Queue full] You have reached the maximum allowed number of concurrent jobs',
+  NO_FAST_HOURS: '[Credits exhausted] You have no more fast time',
+  MODERATION_OUTAGE: '[Moderation outage] Try later',
+  INTERNAL_ERROR: '[Internal Server Error] null',
+  TIMED_OUT: '任务超时',
+};
+
+export interface MjProxyServerOptions extends BridgeServerOptions {
+  /** the fork also cancels, and shows a picture each beside the grid */
+  fork?: boolean;
+}
+
+export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions): BridgeServer {
+  const { imagines, pictures, paid, take, progress, pictureLink } = imagineLedger(options, Object.keys(FAILURES));
+  const app = new Hono();
+  app.route('/', pictures);
+
+  app.use(async (c, next) => (c.req.header('mj-api-secret') === options.apiKey ? next() : c.body(null, 401)));
+
+  app.post('/mj/submit/imagine', async (c) => {
+    const { prompt, state } = await c.req.json();
+    const word = wordIn(prompt, Object.keys(REFUSALS)) as keyof typeof REFUSALS | undefined;
+    if (word) return c.json({ result: null, properties: {}, ...REFUSALS[word] });
+    const waiting = [...imagines.values()].filter((imagine) => progress(imagine) < 100).length;
+    const result = take(prompt, state).id;
+    if (waiting === 0) return c.json({ code: 1, description: '提交成功', result, properties: {} });
+    return c.json({
+      code: 22,
+      description: `排队中，前面还有${waiting}个任务`,
+      result,
+      properties: { numberOfQueues: waiting },
+    });
+  });
+
+  function shown(c: Context, imagine: Imagine) {
+    const { id, prompt, ref, created, failure, canceled } = imagine;
+    const percent = progress(imagine);
+    const common = {
+      id,
+      action: 'IMAGINE',
+      prompt,
+      state: ref ?? null,
+      submitTime: created,
+      imageUrl: null,
+      failReason: null,
+    };
+    if (failure) return { ...common, status: 'FAILURE', progress: '', failReason: FAILURES[failure] };
+    if (canceled) return { ...common, status: 'FAILURE', progress: '', failReason: '取消任务' };
+    if (percent === 0) return { ...common, status: 'SUBMITTED', progress: '0%' };
+    if (percent < 100) return { ...common, status: 'IN_PROGRESS', progress: `${percent}%` };
+    const imageUrls = [1, 2, 3, 4].map((index) => ({ url: pictureLink(c, '/', imagine, index), thumbnail: null }));
+    const imageUrl = pictureLink(c, '/', imagine, 'grid');
+    return { ...common, status: 'SUCCESS', progress: '100%', imageUrl, ...(fork && { imageUrls }) };
+  }
+
+  app.get('/mj/task/:id/fetch', (c) => {
+    const imagine = imagines.get(c.req.param('id'));
+    return imagine ? c.json(shown(c, imagine)) : c.body(null, fork ? 204 : 200);
+  });
+
+  app.get('/mj/task/list', (c) => c.json([...imagines.values()].reverse().map((imagine) => shown(c, imagine))));
+
+  if (fork)
+    app.post('/mj/task/:id/cancel', (c) => {
+      const imagine = imagines.get(c.req.param('id'));
+      if (imagine) imagine.canceled = true;
+      return c.body(null, 200);
+    });
+
+  return { app, imagines, paid };
+}
