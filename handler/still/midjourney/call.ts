@@ -122,7 +122,7 @@ const shown = (answer: unknown) => String(JSON.stringify(answer)).slice(0, 500);
 
 /** A stand-in on this machine has no rate limit. */
 export const pollEvery = (ms: number, baseUrl: string) =>
-  /^(127\.|localhost$|\[::1\])/.test(new URL(baseUrl).hostname) ? Math.min(200, ms) : ms;
+  /^(127(\.\d+){3}|localhost|\[::1\])$/.test(new URL(baseUrl).hostname) ? Math.min(200, ms) : ms;
 
 /** 0–1, of a bridge's percentage, whether it is a number, '37' or '37%'. */
 export const share = (percentage: unknown) =>

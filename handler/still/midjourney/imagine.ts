@@ -173,8 +173,8 @@ async function settle(record: Record, options: ImagineOptions): Promise<Record> 
   const { bridges, signal, now = Date.now } = options;
   signal.throwIfAborted();
   const latest = await readRecord(options);
-  const isNews = latest && (latest.id !== undefined || latest.refused.length > record.refused.length);
-  if (isNews) return latest;
+  const further = latest ? latest.refused.length - record.refused.length : -1; // a claim may be ahead of the record
+  if (latest && (further > 0 || (further === 0 && latest.id !== undefined))) return latest;
   if (now() - record.asked_at >= ASKING) return lookUp(record, options);
   await delay(bridges.find(({ name }) => name === record.bridge)?.pollInterval ?? SECOND, undefined, { signal });
   return record;
@@ -201,17 +201,23 @@ async function lookUp(intent: Record, options: ImagineOptions, why?: unknown): P
 
 const lost = (message: string, cause?: unknown) => new JobError('lost', message, { cause });
 
-/** Notes that a bridge will not do it. @throws the error, if no bridge is left */
+/**
+ * A bridge will not do it. Noted by the one who asked, or as the end; of an imagine that was taken, all who wait for it see the failure,
+ * and whoever claims the next asking notes it.
+ * @throws the error, if no bridge is left
+ */
 async function refuse(record: Record, error: JobError, options: ImagineOptions): Promise<Record> {
   const { ref, refused, bridge, id } = record;
   const refusal = { bridge: bridge!, code: error.code, message: error.message, ...(id !== undefined && { id }) };
-  const next = await save({ ref, refused: [...refused, refusal], asked_at: 0 }, options);
+  const next: Record = { ref, refused: [...refused, refusal], asked_at: 0 };
   try {
     nextBridge(next, options.bridges);
   } catch {
+    await save(next, options);
     throw error; // the same reason, with its cause
   }
-  options.log?.info({ bridge, code: error.code, error: error.cause ?? error }, 'bridge refused, the next is asked');
+  if (id === undefined) await save(next, options);
+  options.log?.info({ bridge, code: error.code, error: error.cause }, 'bridge refused, the next is asked');
   return next;
 }
 

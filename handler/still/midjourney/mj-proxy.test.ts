@@ -8,7 +8,7 @@ contract('mj-proxy', {
     NO_ACCOUNT: 'upstream_error',
     EMPTY: 'invalid_input',
     SUBMIT_FAILED: 'upstream_error',
-    QUEUE_FULL: 'queue_full',
+    PROXY_QUEUE_FULL: 'queue_full',
     BANNED_PROMPT: 'banned_prompt',
   },
   failures: {

@@ -103,13 +103,15 @@ export async function startBridge(
           : path.startsWith(look) && method === 'GET' && !path.endsWith('/list')
             ? 'look'
             : 'other';
+    let answered = false;
     const answer = async () => {
+      answered = true;
       await next();
       return c.res;
     };
     calls[call]++;
     const instead = await intervene?.(call, calls[call], c, answer);
-    if (!instead) return next();
+    if (!instead) return answered ? undefined : next();
     c.res = undefined; // or headers of both would be sent
     c.res = instead;
     return undefined;

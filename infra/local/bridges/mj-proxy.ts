@@ -10,7 +10,7 @@ const REFUSALS = {
   NO_ACCOUNT: { code: 3, description: '无可用的账号实例' },
   EMPTY: { code: 4, description: 'prompt不能为空' },
   SUBMIT_FAILED: { code: 9, description: '提交失败，系统异常' },
-  QUEUE_FULL: { code: 23, description: '队列已满，请稍后尝试', result: '14001929738841620' },
+  PROXY_QUEUE_FULL: { code: 23, description: '队列已满，请稍后尝试', result: '14001929738841620' },
   BANNED_PROMPT: { code: 24, description: '可能包含敏感词', properties: { promptEn: 'a prompt', bannedWord: 'nude' } },
 };
 

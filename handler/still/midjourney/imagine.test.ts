@@ -1,0 +1,241 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type Bucket, getJson, StorageError } from '../../bucket/bucket.ts';
+import { JobError } from '../../job.ts';
+import type { BridgeName } from './bridge.ts';
+import { type ImagineOptions, imagine, pictureKey } from './imagine.ts';
+import { COLOURS, colourOf, imagineOptions, memoryBucket, type Started, startBridge, TASK } from './testing.ts';
+
+const INTENT = `tasks/${TASK}/imagine.json`;
+let bucket: Bucket;
+const started: Started[] = [];
+beforeEach(() => {
+  bucket = memoryBucket();
+});
+afterEach(async () => {
+  for (const { close } of started.splice(0)) await close();
+});
+
+type Options = Parameters<typeof startBridge>[1];
+
+/** Bridges in the order of a list. */
+async function start(bridges: Partial<Record<BridgeName, Options>>, more: Partial<ImagineOptions> = {}) {
+  const all: Started[] = [];
+  for (const [name, options] of Object.entries(bridges)) all.push(await startBridge(name as BridgeName, options));
+  started.push(...all);
+  const options = imagineOptions(
+    bucket,
+    all.map(({ bridge }) => bridge),
+    more,
+  );
+  return {
+    all,
+    options,
+    paid: () => all.map(({ paid }) => paid()),
+    asked: () => all.map(({ calls }) => calls.imagine),
+  };
+}
+const record = () => getJson(bucket, INTENT);
+const codeOf = (work: Promise<unknown>) => work.then(String, (error) => error.code ?? error.name);
+
+async function expectFour() {
+  const files = await Promise.all([1, 2, 3, 4].map((index) => bucket.get(pictureKey(TASK, index))));
+  expect(await Promise.all(files.map((png) => colourOf(png!)))).toEqual(COLOURS);
+}
+
+/** Words for which only the first bridge says no; the second's stand-in does not know them. */
+test.each<[word: string, code: string, first: BridgeName, second: BridgeName, isTaken: boolean]>([
+  ['PROXY_QUEUE_FULL', 'queue_full', 'mj-proxy', 'tnl', false],
+  ['NO_CREDIT', 'no_credit', 'legnext', 'tnl', false],
+  ['SLOW_DOWN', 'rate_limited', 'legnext', 'imaginepro', false],
+  ['NO_ACCOUNT', 'upstream_error', 'mj-proxy', 'legnext', false],
+  ['QUEUE_FULL', 'queue_full', 'tnl', 'mj-proxy', true],
+  ['NO_FAST_HOURS', 'no_credit', 'tnl', 'legnext', true],
+  ['MODERATION_OUTAGE', 'upstream_error', 'tnl', 'imaginepro', true],
+  ['MIDJOURNEY_QUEUE_FULL', 'queue_full', 'mj-proxy', 'tnl', true],
+])('%s (%s) at %s: %s is asked', async (word, code, first, second, isTaken) => {
+  const log: unknown[] = [];
+  const info = (details: unknown) => void log.push(details);
+  const { options, all, asked } = await start({ [first]: {}, [second]: {} }, { log: { info } });
+  await imagine(`a lighthouse ${word}`, options);
+  await expectFour();
+  expect(all[0]!.paid() + all[1]!.paid()).toBe(1);
+  expect(asked().at(-1)).toBe(1);
+  const [taken] = all[1]!.imagines.values();
+  const refusal = { bridge: first, code, ...(isTaken && { id: expect.any(String) }) };
+  expect(await record()).toMatchObject({ ref: TASK, refused: [refusal], bridge: second, id: taken!.id });
+  expect(log).toEqual([{ bridge: first, code, error: expect.any(Error) }]);
+});
+
+test.each([
+  ['BANNED_PROMPT', 'banned_prompt'],
+  ['INVALID_PARAMETER', 'invalid_input'],
+  ['INVALID_LINK', 'image_unavailable'],
+])('%s: %s, and no other bridge is asked, by no second job either', async (word, code) => {
+  const { options, asked } = await start({ tnl: {}, imaginepro: {} });
+  expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
+  expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
+  expect(asked()).toEqual([1, 0]);
+});
+
+test('all refuse: the last one’s reason, each asked once, also by a second job', async () => {
+  const { options, asked, paid } = await start({ tnl: {}, legnext: {}, imaginepro: {} });
+  const prompt = 'a lighthouse NO_FAST_HOURS QUEUE_FULL';
+  expect(await codeOf(imagine(prompt, options))).toBe('queue_full'); // imaginepro says that first
+  expect(await codeOf(imagine(prompt, options))).toBe('queue_full');
+  expect(asked()).toEqual([1, 1, 1]);
+  expect(paid()).toEqual([0, 0, 0]);
+  const { refused } = (await record()) as { refused: { bridge: string; code: string }[] };
+  expect(refused.map(({ bridge, code }) => `${bridge} ${code}`)).toEqual([
+    'tnl queue_full',
+    'legnext queue_full',
+    'imaginepro queue_full',
+  ]);
+});
+
+test('a second job goes on with those that were not asked yet', async () => {
+  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const refusal = { bridge: 'tnl', code: 'queue_full', message: 'full' };
+  await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused: [refusal] }));
+  await imagine('a lighthouse', options);
+  expect(asked()).toEqual([0, 1]);
+});
+
+test('a bridge that took it is waited for, wherever it stands in the list by now', async () => {
+  const { options, all, asked } = await start({ tnl: {}, legnext: {} });
+  const id = await all[1]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
+  await bucket.put(INTENT, JSON.stringify({ ref: TASK, bridge: 'legnext', id }));
+  await imagine('a lighthouse', options);
+  await expectFour();
+  expect(asked()).toEqual([0, 1]);
+});
+
+/** The first has taken it, or may have; what it does afterwards is no reason to pay the second. */
+const mayStillDeliver: Record<string, [Options, code: string]> = {
+  'gives no answer': [{ intervene: (call, _, c) => (call === 'imagine' ? c.text('', 502) : undefined) }, 'lost'],
+  'is not understood': [
+    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: [] }) : undefined) },
+    'upstream_error',
+  ],
+  'refuses to be looked at': [
+    { intervene: (call, _, c) => (call === 'look' ? c.json({}, 402) : undefined) },
+    'no_credit',
+  ],
+  'has forgotten it': [
+    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: 'incomplete' }) : undefined) },
+    'lost',
+  ],
+  'takes too long': [{ duration: Number.POSITIVE_INFINITY }, 'upstream_timeout'],
+  'is done without pictures': [
+    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: 100 }) : undefined) },
+    'upstream_error',
+  ],
+  'shows no pictures': [
+    { intervene: (call, _, c) => (call === 'picture' ? c.text('', 403) : undefined) },
+    'image_unavailable',
+  ],
+};
+for (const [what, [options, code]] of Object.entries(mayStillDeliver)) {
+  test(`the first ${what}: ${code}, and the second is not asked, by no second job either`, async () => {
+    const { options: all, asked } = await start({ tnl: options, legnext: {} }, { timeout: 500 });
+    // TheNextLeg hands out pictures itself where their address does not: not here.
+    const [{ picture: _, ...first }, second] = all.bridges as [(typeof all.bridges)[0], (typeof all.bridges)[0]];
+    const bridges = [first, second];
+    expect(await codeOf(imagine('a lighthouse', { ...all, bridges }))).toBe(code);
+    expect(await codeOf(imagine('a lighthouse', { ...all, bridges, now: () => Date.now() + 600_000 }))).toBe(code);
+    expect(asked()).toEqual([1, 0]);
+  });
+}
+
+test('what timed out at the bridge may have been drawn: the second is not asked', async () => {
+  const { options, asked } = await start({ imaginepro: {}, tnl: {} });
+  expect(await codeOf(imagine('a lighthouse TIMED_OUT', options))).toBe('upstream_timeout');
+  expect(asked()).toEqual([1, 0]);
+});
+
+test('many workers at once, the first bridge refusing after it has taken it: one payment', async () => {
+  const { options, paid, asked } = await start({ tnl: {}, imaginepro: {} });
+  const work = Array.from({ length: 6 }, () => imagine('a lighthouse INTERNAL_ERROR', options));
+  // imaginepro fails it with the same word: both bridges are asked, once each.
+  await Promise.allSettled(work);
+  expect(asked()).toEqual([1, 1]);
+  expect(paid()).toEqual([0, 0]);
+  await bucket.delete(`tasks/${TASK}`);
+  const again = await start({ tnl: {}, legnext: {} });
+  const results = await Promise.all(
+    Array.from({ length: 6 }, () => codeOf(imagine('a lighthouse NO_FAST_HOURS', again.options))),
+  );
+  expect(results).toEqual(Array(6).fill('undefined'));
+  expect(again.asked()).toEqual([1, 1]);
+  expect(again.paid()).toEqual([0, 1]);
+});
+
+test('a worker that finds another one asking waits for its id; it gives up when nobody can be asking any more', async () => {
+  const { options, all, asked } = await start({ tnl: {} });
+  const id = await all[0]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
+  const intent = { ref: TASK, bridge: 'tnl', asked_at: 1_000_000 };
+  await bucket.put(INTENT, JSON.stringify(intent));
+  let looks = 0;
+  /** The record is looked at a few times, then the other worker has its id. */
+  const get: Bucket['get'] = async (key) => {
+    if (key === INTENT && ++looks === 4) await bucket.put(INTENT, JSON.stringify({ ...intent, id }));
+    return bucket.get(key);
+  };
+  await imagine('a lighthouse', { ...options, bucket: { ...bucket, get }, now: () => 1_001_000 });
+  await expectFour();
+  expect(asked()).toEqual([1]);
+
+  await bucket.delete(`tasks/${TASK}`);
+  await bucket.put(INTENT, JSON.stringify(intent));
+  let clock = 1_000_000;
+  const now = () => (clock += 50_000);
+  expect(await codeOf(imagine('a lighthouse', { ...options, now }))).toBe('lost');
+  expect(clock).toBeGreaterThan(1_100_000);
+});
+
+test('a claim of a worker that died before it noted it: lost, not asked again', async () => {
+  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const refused = [{ bridge: 'tnl', code: 'queue_full', message: 'full' }];
+  await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused }));
+  const claim = { ref: TASK, refused, bridge: 'legnext', asked_at: 5 };
+  await bucket.put(`tasks/${TASK}/imagine-ask-2.json`, JSON.stringify(claim));
+  expect(await codeOf(imagine('a lighthouse', options))).toBe('lost');
+  expect(asked()).toEqual([0, 0]);
+});
+
+test('an abort while the bridge is asked lets the answer come, and keeps it', async () => {
+  const controller = new AbortController();
+  const { options, all } = await start(
+    {
+      tnl: {
+        intervene: async (call, _, __, answer) => {
+          if (call !== 'imagine') return undefined;
+          const response = await answer();
+          controller.abort(new Error('the worker had to stop'));
+          await delay(20); // the abort comes before the answer
+          return response;
+        },
+      },
+    },
+    { signal: controller.signal },
+  );
+  await expect(imagine('a lighthouse', options)).rejects.not.toBeInstanceOf(JobError);
+  expect(await record()).toMatchObject({ id: [...all[0]!.imagines.keys()][0] });
+});
+
+test('the store fails when the id is to be noted: its own error, and no second payment', async () => {
+  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const failure = new StorageError('no store', 'ECONNREFUSED', 3);
+  const put: Bucket['put'] = async (key, body) => {
+    if (String(body).includes('"id"')) throw failure;
+    await bucket.put(key, body);
+  };
+  await expect(imagine('a lighthouse', { ...options, bucket: { ...bucket, put } })).rejects.toBe(failure);
+  expect(await codeOf(imagine('a lighthouse', { ...options, now: () => Date.now() + 600_000 }))).toBe('lost');
+  expect(asked()).toEqual([1, 0]);
+});
+
+test('no bridge at all: no_bridge, and nothing is written', async () => {
+  expect(await codeOf(imagine('a lighthouse', imagineOptions(bucket, [])))).toBe('no_bridge');
+  expect(await record()).toBeUndefined();
+});
