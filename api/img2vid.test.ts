@@ -144,6 +144,8 @@ describe('a wrong value is refused with what is allowed', () => {
   const integer = (min: number, max: number) => new RegExp(`whole number from ${min} to ${max}`);
   test.each<[string, unknown[], RegExp]>([
     ['prompt', ['', '   ', 'x'.repeat(4001), 5, null, ['x'], 'a\0b', '\ud800'], /text of 1 to 4000 characters/],
+    ['prompt', ['a cat --repeat 4', 'a cat —r 4', 'a cat --turbo', 'a cat --video'], /^must be without --\w+ .*--ar/],
+    ['prompt', ['a {red, green} cat'], /^must be without \{permutations/],
     ['H', [63, 100, 2049, 2112, 0, -64, 64.5, '512', null, true], /multiple of 64 from 64 to 2048/],
     ['W', [1000, 1e9, {}, []], /multiple of 64 from 64 to 2048/],
     ['T', [0, 101, 1.5, '14', -1], integer(1, 100)],
@@ -204,6 +206,20 @@ describe('a wrong value is refused with what is allowed', () => {
       expect(problem).toMatchObject({ type: 'about:blank', status: 422, code: 'invalid_input' });
       expect(problem.errors, JSON.stringify(value)).toEqual([{ field, message: expect.stringMatching(allowed) }]);
     }
+  });
+
+  test('a prompt’s costly flags in a form too, beside what else is wrong', async () => {
+    for (const body of [
+      new URLSearchParams({ prompt: 'a cat --fast', T: '0' }),
+      form({ prompt: 'a cat --fast', T: '0' }),
+    ]) {
+      const response = await post(body);
+      expect(response.status).toBe(422);
+      const { errors } = (await response.json()) as { errors: { field: string; message: string }[] };
+      expect(errors.map(({ field }) => field).sort()).toEqual(['T', 'prompt']);
+      expect(errors.find(({ field }) => field === 'prompt')!.message).toContain('--fast');
+    }
+    expect((await service.post({ prompt: 'fast cars --ar 3:2 --v 7' })).status).toBe(202);
   });
 
   test('s_noise above 1 for an ancestral sampler', async () => {

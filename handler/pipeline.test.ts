@@ -410,6 +410,8 @@ describe('a job that is not one', () => {
     ['an unknown field', { webhook_url: 'https://example.com' }],
     ['a sampler without its numbers', { sampler: 'LinearMultistepSampler' }],
     ['no number', { steps: 'many' }],
+    ['a prompt that would cost more', { image_key: undefined, prompt: 'a cat --repeat 4' }],
+    ['a prompt that is several', { image_key: undefined, prompt: 'a {red, green} cat' }],
   ])('%s: invalid_input, and nothing is written', async (_, change) => {
     const before = await files();
     const error = await run(change).catch((caught) => caught);

@@ -2,7 +2,8 @@
  * Where pictures and videos lie. Keys are paths with `/`:
  *
  *   tasks/<task id>/upload                 the picture that came with a request
- *                   imagine.json           what the Midjourney bridge was asked: intent first, then the bridge's id
+ *                   imagine.json           which Midjourney bridges were asked: intent first, then the bridge's id
+ *                   imagine-ask-2.json …   who may ask the second one, and so on
  *                   imagine-1..4.png       its four pictures
  *                   still.png              the still, unfitted
  *                   <job id>/video-1.mp4 … grid.mp4

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
+import type { JobInput } from '../../job.ts';
+import { findStill } from '../still.ts';
 import { contract } from './contract.ts';
-import { startBridge } from './testing.ts';
+import { COLOURS, colourOf, memoryBucket, startBridge, TASK } from './testing.ts';
 
 contract('tnl', {
   refusals: {},
@@ -56,5 +58,19 @@ test('it may refuse with status 200', async () => {
     intervene: (call, _, c) => (call === 'imagine' ? c.json({ success: false, msg: 'no' }) : undefined),
   });
   await expect(bridge.imagine('a lighthouse', 'ref')).rejects.toMatchObject({ code: 'upstream_error' });
+  await close();
+});
+
+test('pictures whose address refuses them come by way of the bridge', async () => {
+  const { bridge, close, paths, paid } = await startBridge('tnl', {
+    intervene: (call, _, c) => (call === 'picture' ? c.text('not for you', 403) : undefined),
+  });
+  const still = await findStill({ task_id: TASK, prompt: 'x', W: 128, H: 64, image_index: 3 } as JobInput, {
+    ...{ bucket: memoryBucket(), bridges: [bridge], allowPrivate: false, stillTimeout: 15_000 },
+    ...{ onProgress: () => {}, signal },
+  });
+  expect(await colourOf(still)).toBe(COLOURS[2]);
+  expect(paths.filter((path) => path === 'POST /v2/getImage')).toHaveLength(4);
+  expect(paid()).toBe(1);
   await close();
 });
