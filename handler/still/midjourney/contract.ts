@@ -364,6 +364,31 @@ export function contract(name: BridgeName, documented: Documented) {
       for (const png of await saved()) expect(await sharp(png).metadata()).toMatchObject({ width: 64, height: 32 });
     });
 
+    if (documented.onlyGrid) {
+      test('pictures that can’t be had, where the grid can: its quarters', async () => {
+        const { options, calls } = await start({
+          intervene: only('picture', (_, __, c) => (c.req.path.includes('grid') ? undefined : c.text('no', 403))),
+        });
+        await imagine('a lighthouse', options);
+        await expectFour();
+        expect(calls.look).toBe(1);
+      });
+    }
+
+    test('a redirect is not followed: it would carry the key and the prompt elsewhere', async () => {
+      const elsewhere = await start();
+      for (const status of [302, 307, 308] as const) {
+        await bucket.delete(`tasks/${TASK}`);
+        const { options } = await start({
+          intervene: only('imagine', (_, __, c) =>
+            c.redirect(new URL(c.req.path, elsewhere.baseUrl).href, status as 302),
+          ),
+        });
+        await expectFailure('a lighthouse', options, 'upstream_error');
+      }
+      expect(elsewhere.paths).toEqual([]);
+    });
+
     test('pictures on the bridge’s own host may be fetched from a private address, others not', async () => {
       const { bridge, baseUrl } = await start();
       expect(bridge.trusts(new URL('/picture.png', baseUrl))).toBe(true);

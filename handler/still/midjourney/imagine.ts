@@ -287,10 +287,12 @@ async function download(
   { fetchPicture, signal }: ImagineOptions,
 ): Promise<Buffer[]> {
   const load = async (url: string) => {
-    const bytes = await fetchPicture(url, bridge, signal);
-    return toPng(bytes).catch((cause) => {
-      throw new JobError('image_unavailable', 'the bridge’s picture is broken', { cause });
-    });
+    try {
+      return await toPng(await fetchPicture(url, bridge, signal));
+    } catch (error) {
+      if (!(error instanceof JobError) || error.code !== 'image_rejected') throw error;
+      throw new JobError('image_unavailable', 'the bridge’s picture can’t be used', { cause: error }); // no fault of the caller's
+    }
   };
   try {
     if (pictures.length === 4) return await Promise.all(pictures.map(load));

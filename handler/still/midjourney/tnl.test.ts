@@ -2,7 +2,8 @@ import { expect, test } from 'vitest';
 import type { JobInput } from '../../job.ts';
 import { findStill } from '../still.ts';
 import { contract } from './contract.ts';
-import { COLOURS, colourOf, memoryBucket, startBridge, TASK } from './testing.ts';
+import { imagine } from './imagine.ts';
+import { COLOURS, colourOf, imagineOptions, memoryBucket, startBridge, TASK } from './testing.ts';
 
 contract('tnl', {
   refusals: {},
@@ -50,6 +51,20 @@ test('a result or failure that stands flat in the message counts too', async () 
   expect(await bridge.look('1', signal)).toMatchObject({ is: 'failed', error: { code: 'queue_full' } });
   answer = { progress: 100, imageUrl: 'http://127.0.0.1/grid.png', content: 'a lighthouse' };
   expect(await bridge.look('1', signal)).toEqual({ is: 'done', pictures: [], grid: 'http://127.0.0.1/grid.png' });
+  await close();
+});
+
+test('a picture at an address that is not public, and not the bridge’s: image_unavailable', async () => {
+  const { bridge, close } = await startBridge('tnl', {
+    intervene: (call, _, c) =>
+      call === 'look' ? c.json({ progress: 100, imageUrl: 'http://127.0.0.1:1/grid.png' }) : undefined,
+  });
+  const { picture: _, ...without } = bridge;
+  const error = await imagine('x', imagineOptions(memoryBucket(), [without])).catch((error) => error);
+  expect(error).toMatchObject({
+    code: 'image_unavailable',
+    cause: { message: expect.stringMatching('not a public address') },
+  });
   await close();
 });
 
