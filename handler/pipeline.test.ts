@@ -155,7 +155,7 @@ describe('several jobs in hand', () => {
 
   test('one waits for the bridge while another samples', async () => {
     const bridge: Bridge = {
-      name: 'a bridge',
+      name: 'tnl',
       pollInterval: 1,
       trusts: () => true,
       async imagine() {
@@ -167,7 +167,7 @@ describe('several jobs in hand', () => {
         throw new JobError('banned_prompt', 'no');
       },
     };
-    worker = { ...worker, bridge, model: watched(() => seen('the bridge was asked')) };
+    worker = { ...worker, bridges: [bridge], model: watched(() => seen('the bridge was asked')) };
     const first = begin(1);
     await expect(begin(2, never, { prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({
       code: 'banned_prompt',

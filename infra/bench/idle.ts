@@ -17,7 +17,7 @@ import { runJob, type Worker } from '../../handler/pipeline.ts';
 import { readRequest } from '../../handler/request.ts';
 import { serve } from '../../handler/runpod/index.ts';
 import { tnl } from '../../handler/still/midjourney/tnl.ts';
-import { bridgeServer } from '../local/bridge.ts';
+import { tnlServer } from '../local/bridges/tnl.ts';
 import { openQueue, runAll } from './queue.ts';
 
 const { values: flags } = parseArgs({
@@ -69,7 +69,7 @@ process.exit(0);
 
 async function measure(concurrency: number): Promise<{ spans: Span[]; took: number }> {
   const apiKey = 'a key';
-  const bridge = bridgeServer({ apiKey, duration: still });
+  const bridge = tnlServer({ apiKey, duration: still });
   const { queue, url, env, close } = await openQueue(new Hono().route('/bridge/v2', bridge.app));
   const folder = await mkdtemp(join(tmpdir(), 'bench-'));
   const spans: Span[] = [];
@@ -77,7 +77,7 @@ async function measure(concurrency: number): Promise<{ spans: Span[]; took: numb
     modelName: 'camera',
     model: steady(spans),
     bucket: await diskBucket(folder, { publicUrl: '' }),
-    bridge: tnl({ apiKey, baseUrl: `${url}/bridge/v2` }),
+    bridges: [tnl({ apiKey, baseUrl: `${url}/bridge/v2` })],
     allowPrivate: false,
     stillTimeout: still + 60_000,
     framesDir: undefined,

@@ -14,10 +14,11 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
 import { listen } from '../../api/testing.ts';
+import { getJson } from '../../handler/bucket/bucket.ts';
 import { diskBucket } from '../../handler/bucket/disk.ts';
 import { bucketFolder } from '../../handler/environment.ts';
 import { type Stage, taskFolder } from '../../handler/job.ts';
-import { bridgeServer } from '../local/bridge.ts';
+import { tnlServer } from '../local/bridges/tnl.ts';
 import { queueServer } from '../local/queue-server.ts';
 
 const SECOND = 1000;
@@ -129,7 +130,7 @@ export async function openScene(folder: string) {
     .png()
     .toBuffer();
   const { app: queueApp, queue } = queueServer({ apiKey: KEY, hold: 10 * SECOND });
-  const { app: bridgeApp } = bridgeServer({ apiKey: KEY, duration: 0, draw: async () => dot });
+  const { app: bridgeApp } = tnlServer({ apiKey: KEY, duration: 0, draw: async () => dot });
   const bucket = await diskBucket(bucketFolder(dataDir), { publicUrl: '' });
 
   const app = new Hono();
@@ -209,6 +210,15 @@ export async function openScene(folder: string) {
       what
     ];
     return operation && { operation, worker, id, body };
+  }
+
+  /** As if the two minutes had passed in which the next worker waits for what a dead one has asked a bridge. */
+  async function ageAskings(workerId: string) {
+    for (const job of jobs.values()) {
+      const key = `${taskFolder(job.taskId)}/imagine.json`;
+      const record = queue.find(job.id)?.workerId === workerId && (await getJson(bucket, key));
+      if (record) await bucket.put(key, JSON.stringify({ ...record, asked_at: 0 }));
+    }
   }
 
   const isEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
@@ -293,6 +303,7 @@ export async function openScene(folder: string) {
       async ended(patience) {
         const ended = await until(() => end, `the end of ${id}`, patience);
         await until(() => !inFlight.get(id), `the last request of ${id}`);
+        if (ended.signal === 'SIGKILL') await ageAskings(id);
         queue.lost(id);
         changed();
         return ended;
