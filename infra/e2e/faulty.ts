@@ -77,11 +77,10 @@ interface Outcome {
 export interface Job {
   id: string;
   taskId: string;
-  input: Record<string, unknown>;
   outcomes: Outcome[];
   /** bodies of all outcomes that were posted, by worker; also of those that did not get through */
   posted: Map<string, string[]>;
-  /** RunPod's callbacks: one an end */
+  /** RunPod's callbacks: one an end, but none of a job that was cancelled */
   ends: string[];
   /** how the queue showed it when it had ended */
   atEnd?: string;
@@ -99,6 +98,8 @@ export interface WorkerProcess {
   onStage(listener: (jobId: string, stage: Stage) => void): void;
   hasBegun(job: Job, stage: Stage): boolean;
   isAlive(): boolean;
+  /** The code with which it has ended, if that is none of those that are wanted. */
+  failure(): number | undefined;
   kill(signal: 'SIGTERM' | 'SIGKILL'): void;
   /** Its last words. */
   tail(): string;
@@ -233,6 +234,8 @@ export async function openScene(folder: string) {
     for (;;) {
       const found = look();
       if (found !== undefined && found !== false) return found as T;
+      const failed = workers.find(({ failure }) => failure() !== undefined);
+      if (failed) throw new Error(`${failed.id} ended with ${failed.failure()}\n${failed.tail()}`);
       await once(bus, 'change', { signal: late }).catch(() => {
         const said = workers.map(({ id, tail }) => `${id}:\n${tail()}`).join('\n');
         throw new Error(`waited in vain for ${what}\n${said}`);
@@ -249,8 +252,13 @@ export async function openScene(folder: string) {
       ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
       ...change,
     };
+    return submitAny(input, taskId);
+  }
+
+  /** Also what our API would never send. */
+  function submitAny(input: unknown, taskId = ''): Job {
     const { id } = queue.submit({ input: structuredClone(input), webhook: `${server.url}/ended` });
-    const job: Job = { id, taskId, input, outcomes: [], posted: new Map(), ends: [] };
+    const job: Job = { id, taskId, outcomes: [], posted: new Map(), ends: [] };
     jobs.set(id, job);
     return job;
   }
@@ -298,6 +306,7 @@ export async function openScene(folder: string) {
       hasBegun: (job, stage) =>
         lines.some((line) => line.message === 'stage started' && line.stage === stage && line.requestId === job.id),
       isAlive: () => end === undefined,
+      failure: () => end?.code || undefined,
       kill: (signal) => void child.kill(signal),
       tail: () => [...lines.slice(-20).map((line) => JSON.stringify(line)), errors.slice(-2000)].join('\n'),
       async ended(patience) {
@@ -328,6 +337,7 @@ export async function openScene(folder: string) {
     picture: dot,
     workers,
     submit,
+    submitAny,
     startWorker,
     until,
     statusOf,
@@ -336,6 +346,7 @@ export async function openScene(folder: string) {
     /** Cancels a job at RunPod. */
     cancel(job: Job) {
       queue.cancel(queue.find(job.id)!);
+      job.atEnd ??= seen(job);
       changed();
     },
 
@@ -351,9 +362,13 @@ export async function openScene(folder: string) {
         return told !== undefined && polls!.asked > told;
       }, `${worker.id} to hear that it shall stop`),
 
-    /** Waits for the job's end and for RunPod's callback. */
+    /** Waits for the job's end, and for RunPod's callback. */
     ended: (job: Job, patience?: number) =>
-      until(() => isEnded(statusOf(job)) && job.ends[0], `the end of job ${job.id}`, patience),
+      until(
+        () => isEnded(statusOf(job)) && (statusOf(job) === 'CANCELLED' || job.ends.length > 0) && statusOf(job),
+        `the end of job ${job.id}`,
+        patience,
+      ),
 
     /** Whether the worker has, or may have, the job in hand: of a cancelled one RunPod does not hear when it is let go. */
     isHeldBy({ id }: Job, worker: WorkerProcess) {
