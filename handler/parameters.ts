@@ -73,8 +73,16 @@ function link(allowed: string, about: string) {
     v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
     v.url(allowed),
     v.regex(/^https?:\/\//i, allowed),
+    v.check(hasNoCredentials, `${allowed} without user name and password`),
     v.description(about),
   );
+}
+
+/** They would have to be kept, shown and handed on. */
+function hasNoCredentials(text: string): boolean {
+  if (!URL.canParse(text)) return true; // said already
+  const { username, password } = new URL(text);
+  return username === '' && password === '';
 }
 
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;

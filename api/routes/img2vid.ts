@@ -2,7 +2,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { Hono } from 'hono';
 import { v7 as uuidv7 } from 'uuid';
 import { JobError, taskFolder } from '../../handler/job.ts';
-import { isPublicHost } from '../../handler/net/guard.ts';
+import { ALLOWED_HOSTS, isPublicHost } from '../../handler/net/guard.ts';
 import type { Input, Request } from '../../handler/parameters.ts';
 import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
@@ -88,7 +88,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
     if (config.allowPrivateUrls) return;
     const errors = Object.entries({ image_url, webhook_url })
       .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
-      .map(([field]) => ({ field, message: 'must lead to a public address' }));
+      .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS}` }));
     if (webhook_url?.toLowerCase().startsWith('http:'))
       errors.push({ field: 'webhook_url', message: 'must be an https URL' });
     if (errors.length > 0) invalid(errors);

@@ -5,6 +5,7 @@ import { checkHost, guardedAgent, RefusedAddress } from '../net/guard.ts';
 import { MAX_PICTURE_BYTES, tooLarge } from './picture.ts';
 
 const MAX_REDIRECTS = 5;
+const REDIRECTS = [301, 302, 303, 307, 308];
 const TIMEOUT = 60_000; // for the whole picture, redirects and all
 
 const guarded = guardedAgent(false);
@@ -32,6 +33,8 @@ export async function fetchPicture(
     for (let redirects = 0; redirects <= MAX_REDIRECTS; redirects++) {
       if (!/^https?:$/.test(target.protocol))
         throw new JobError('image_rejected', `${name} leads to another protocol than http(s)`);
+      if (target.username || target.password)
+        throw new JobError('image_rejected', `${name} leads to an address with a user name or password`);
       if (!allowPrivate) checkHost(target);
       const { statusCode, headers, body } = await request(target, {
         dispatcher: allowPrivate ? unguarded : guarded,
@@ -41,7 +44,7 @@ export async function fetchPicture(
       if (statusCode === 200) return await readAtMost(body, MAX_PICTURE_BYTES);
       body.on('error', () => {}).destroy(); // unread: what it held does not matter
       const location = headers.location;
-      if (statusCode < 300 || statusCode >= 400 || typeof location !== 'string') {
+      if (!REDIRECTS.includes(statusCode) || typeof location !== 'string') {
         throw new JobError('image_unavailable', `${name} answered with status ${statusCode}`);
       }
       target = new URL(location, target);

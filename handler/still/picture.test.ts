@@ -1,9 +1,16 @@
-import { hkdfSync } from 'node:crypto';
-import { crc32, deflateSync } from 'node:zlib';
+import { spawn } from 'node:child_process';
+import { deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { JobError } from '../job.ts';
-import { checkPicture, MAX_PICTURE_BYTES, toPng } from './picture.ts';
+import { decode } from './decode.mjs';
+import { craftPng, pngChunk, scansJpeg } from './hostile.ts';
+import { checkPicture, MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, toPng } from './picture.ts';
+
+vi.mock('node:child_process', { spy: true });
+
+/** What the decoder's process does, done in this one: to start one takes a moment. */
+const convert = (bytes: Uint8Array) => decode(bytes, { png: true, maxPixels: MAX_PICTURE_PIXELS, maxSide: 65_535 });
 
 const W = 64;
 const H = 48;
@@ -50,8 +57,7 @@ const types: Record<string, () => Promise<Buffer>> = {
 for (const [type, make] of Object.entries(types)) {
   test(`${type} is a picture`, async () => {
     const bytes = await make();
-    await checkPicture(bytes);
-    const png = await toPng(bytes);
+    const [png] = await Promise.all([toPng(bytes), checkPicture(bytes)]);
     expect(await sharp(png).metadata()).toMatchObject({ format: 'png', width: W, height: H });
     const tolerance = type === 'gif' ? 24 : 8; // a GIF has 256 colours
     for (const [x, y] of [
@@ -63,16 +69,11 @@ for (const [type, make] of Object.entries(types)) {
       expectColour(await pixel(png, x, y), gradient(x, y), tolerance);
     }
   });
-
-  test(`${type}: half of it is refused`, async () => {
-    const bytes = await make();
-    await expectRejected(bytes.subarray(0, bytes.length / 2));
-  });
 }
 
 /** Both front doors refuse it. */
 async function expectRejected(bytes: Uint8Array, message = /^not a whole picture/) {
-  for (const work of [checkPicture, toPng]) {
+  const refusals = [checkPicture, toPng].map(async (work) => {
     const error = await work(bytes).then(
       () => undefined,
       (error) => error,
@@ -80,71 +81,24 @@ async function expectRejected(bytes: Uint8Array, message = /^not a whole picture
     expect(error, work.name).toBeInstanceOf(JobError);
     expect(error.code).toBe('image_rejected');
     expect(error.message).toMatch(message);
-  }
-}
-
-const noise = (bytes: number) => Buffer.from(hkdfSync('sha256', 'noise', '', '', bytes)); // the same each time
-
-const strangers: Record<string, Uint8Array> = {
-  nothing: Buffer.alloc(0),
-  'one byte': Buffer.from([0xff]),
-  text: Buffer.from('I am photo.jpg, honestly.\n'.repeat(100)),
-  html: Buffer.from('<!doctype html><title>404</title><p>Not found'),
-  svg: Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><rect width="8" height="8"/></svg>'),
-  'svg that names a file': Buffer.from(
-    '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href="file:///etc/hostname" width="8" height="8"/></svg>',
-  ),
-  pdf: Buffer.from('%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n'),
-  ppm: Buffer.from('P3 2 2 255 1 2 3 4 5 6 7 8 9 10 11 12\n'),
-  csv: Buffer.from('1,2,3\n4,5,6\n'),
-  'random bytes': noise(5000),
-  'random bytes after a PNG signature': Buffer.concat([
-    Buffer.from([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10]),
-    noise(5000),
-  ]),
-  'random bytes after a JPEG marker': Buffer.concat([Buffer.from([0xff, 0xd8, 0xff, 0xe0]), noise(5000)]),
-};
-
-for (const [what, bytes] of Object.entries(strangers)) {
-  test(`${what}: no picture`, () => expectRejected(bytes));
-}
-
-test('a PNG with one wrong byte among its pixels is refused', async () => {
-  const bytes = await paint(gradient).png().toBuffer();
-  const at = bytes.indexOf('IDAT') + 20;
-  bytes[at] = bytes[at]! ^ 1;
-  await expectRejected(bytes);
-});
-
-test('a PNG whose header fails its checksum is refused', async () => {
-  const bytes = await paint(gradient).png().toBuffer();
-  bytes[19] = W - 1; // the width
-  await expectRejected(bytes);
-});
-
-/** A grey 1-bit PNG. */
-function craftPng(width: number, height: number, compressed: Buffer): Buffer {
-  const chunk = (type: string, data: Buffer) => {
-    const body = Buffer.concat([Buffer.from(type), data]);
-    const frame = Buffer.alloc(8);
-    frame.writeUInt32BE(data.length, 0);
-    frame.writeUInt32BE(crc32(body), 4);
-    return Buffer.concat([frame.subarray(0, 4), body, frame.subarray(4)]);
-  };
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header[8] = 1;
-  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10]);
-  return Buffer.concat([signature, chunk('IHDR', header), chunk('IDAT', compressed), chunk('IEND', Buffer.alloc(0))]);
+  });
+  await Promise.all(refusals);
 }
 
 test('100 megapixels are refused by their header: what follows is not looked at', async () => {
+  const oneBit = { depth: 1, colour: 0 };
   const noPixels = deflateSync(Buffer.alloc(10));
-  await expectRejected(craftPng(10_000, 10_000, noPixels), /megapixels/);
-  await expectRejected(craftPng(100, 100, noPixels), /^not a whole picture/); // the same, small: found when its pixels are read
+  await expectRejected(craftPng(10_000, 10_000, { ...oneBit, data: noPixels }), /megapixels/);
+  await expectRejected(craftPng(100, 100, { ...oneBit, data: noPixels }), /^not a whole picture/); // the same, small: found when its pixels are read
   const whole = deflateSync(Buffer.alloc(10_000 * (10_000 / 8 + 1)));
-  await expectRejected(craftPng(10_000, 10_000, whole), /megapixels/);
+  await expectRejected(craftPng(10_000, 10_000, { ...oneBit, data: whole }), /megapixels/);
+});
+
+test('a side of 65,535 pixels is taken, one more is not', async () => {
+  const column = (height: number) => craftPng(1, height, { colour: 0, data: deflateSync(Buffer.alloc(2 * height)) });
+  await checkPicture(column(65_535));
+  expect(await sharp(await toPng(column(65_535))).metadata()).toMatchObject({ width: 1, height: 65_535 });
+  await expectRejected(column(65_536), /65535 pixels a side/);
 });
 
 test('20 MB are a picture, one byte more is not', async () => {
@@ -179,7 +133,7 @@ for (const [orientation, quarters] of Object.entries(seen)) {
       .withMetadata({ orientation: Number(orientation) })
       .jpeg({ quality: 95, chromaSubsampling: '4:4:4' })
       .toBuffer();
-    const png = await toPng(jpeg);
+    const png = await convert(jpeg);
     const { info } = await pixels(png);
     const [width, height] = Number(orientation) >= 5 ? [H, W] : [W, H];
     expect(info).toMatchObject({ width, height });
@@ -197,7 +151,7 @@ test('alpha comes out over white', async () => {
   const bytes = await sharp(rgba, { raw: { width: 3, height: 1, channels: 4 } })
     .png()
     .toBuffer();
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   for (const [x, alpha] of alphas.entries()) {
     const over = RED.map((value) => 255 + (alpha / 255) * (value - 255)) as unknown as Colour;
     expectColour(await pixel(png, x, 0), over, 1);
@@ -213,7 +167,7 @@ test('16 bits become 8', async () => {
     .png()
     .toBuffer();
   expect(await sharp(bytes).metadata()).toMatchObject({ depth: 'ushort' });
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   expect(await sharp(png).metadata()).toMatchObject(eightBitRgb);
   expectColour(await pixel(png, 5, 5), [255, 128, 0], 1);
 });
@@ -225,7 +179,7 @@ test('grey becomes rgb', async () => {
       .png()
       .toBuffer();
     expect((await sharp(bytes).metadata()).channels, depth).toBe(1);
-    const png = await toPng(bytes);
+    const png = await convert(bytes);
     expect(await sharp(png).metadata(), depth).toMatchObject(eightBitRgb);
     expectColour(await pixel(png, 5, 5), [200, 200, 200], 1);
   }
@@ -237,7 +191,7 @@ test('grey with alpha becomes rgb over white', async () => {
     .png()
     .toBuffer();
   expect((await sharp(bytes).metadata()).channels).toBe(2);
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   expectColour(await pixel(png, 0, 0), [255, 255, 255], 0);
   expectColour(await pixel(png, 1, 0), [100, 100, 100], 1);
 });
@@ -248,7 +202,7 @@ test('CMYK becomes rgb', async () => {
     .jpeg({ quality: 100 })
     .toBuffer();
   expect(await sharp(bytes).metadata()).toMatchObject({ space: 'cmyk', channels: 4 });
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   expect(await sharp(png).metadata()).toMatchObject(eightBitRgb);
   expectColour(await pixel(png, 5, 5), [40, 120, 60], 24); // printing inks lack some colours
 });
@@ -257,7 +211,7 @@ test('a palette becomes rgb', async () => {
   const bytes = await paint(() => RED)
     .png({ palette: true })
     .toBuffer();
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   expect(await sharp(png).metadata()).toMatchObject(eightBitRgb);
   expectColour(await pixel(png, 5, 5), RED, 1);
 });
@@ -268,7 +222,187 @@ test('a wider colour space is brought to sRGB, not just relabelled', async () =>
     .png()
     .toBuffer();
   expect(await pixel(bytes, 5, 5)).not.toEqual(RED); // stored as P3's numbers
-  expectColour(await pixel(await toPng(bytes), 5, 5), RED, 4);
+  expectColour(await pixel(await convert(bytes), 5, 5), RED, 4);
+});
+
+const s15Fixed16 = (...values: number[]) => {
+  const bytes = Buffer.alloc(4 * values.length);
+  for (const [i, value] of values.entries()) bytes.writeInt32BE(Math.round(value * 65_536), 4 * i);
+  return bytes;
+};
+const D50 = [0.9642, 1, 0.8249];
+
+/** An ICC profile (version 2, for displays) of these tags. */
+function iccProfile(space: 'RGB ' | 'GRAY', tags: Record<string, Buffer>): Buffer {
+  const named = { desc: Buffer.concat([Buffer.from('desc\0\0\0\0\0\0\0\x02x\0'), Buffer.alloc(78)]), ...tags };
+  const entries = Object.entries(named);
+  const start = 128 + 4 + 12 * entries.length;
+  const table = Buffer.alloc(4 + 12 * entries.length);
+  table.writeUInt32BE(entries.length);
+  let offset = start;
+  for (const [i, [name, { length }]] of entries.entries()) {
+    table.write(name, 4 + 12 * i);
+    table.writeUInt32BE(offset, 8 + 12 * i);
+    table.writeUInt32BE(length, 12 + 12 * i);
+    offset += length;
+  }
+  const header = Buffer.alloc(128);
+  header.writeUInt32BE(offset, 0);
+  header.writeUInt32BE(0x02400000, 8);
+  header.write(`mntr${space}XYZ `, 12);
+  header.write('acsp', 36);
+  s15Fixed16(...D50).copy(header, 68);
+  return Buffer.concat([header, table, ...entries.map(([, data]) => data)]);
+}
+const xyz = (...values: number[]) => Buffer.concat([Buffer.from('XYZ \0\0\0\0'), s15Fixed16(...values)]);
+const curve = (gamma: number) => {
+  const bytes = Buffer.alloc(16);
+  bytes.write('curv');
+  bytes.writeUInt32BE(1, 8);
+  bytes.writeUInt16BE(Math.round(gamma * 256), 12);
+  return bytes;
+};
+
+/** Adobe RGB (1998): its primaries, brought to D50. Its gamma is 2 + 51/256. */
+const adobeRgb = iccProfile('RGB ', {
+  ...{ wtpt: xyz(...D50), rXYZ: xyz(0.60974, 0.31111, 0.01947), gXYZ: xyz(0.20528, 0.62567, 0.06087) },
+  ...{ bXYZ: xyz(0.14919, 0.06322, 0.74457), rTRC: curve(2.19921875), gTRC: curve(2.19921875) },
+  bTRC: curve(2.19921875),
+});
+const linearGrey = iccProfile('GRAY', { wtpt: xyz(...D50), kTRC: curve(1) });
+
+/** A PNG of one pixel whose samples are these, in 8 bits or the same in 16, with that profile. */
+function tagged(samples: number[], depth: 8 | 16, profile: Buffer): Buffer {
+  const colour = { 1: 0, 2: 4, 3: 2, 4: 6 }[samples.length]!;
+  const row = depth === 8 ? samples : samples.flatMap((sample) => [sample, sample]);
+  const extra = [pngChunk('iCCP', Buffer.concat([Buffer.from('x\0\0'), deflateSync(profile)]))];
+  return craftPng(1, 1, { depth, colour, extra, data: deflateSync(Buffer.from([0, ...row])) });
+}
+
+for (const depth of [8, 16] as const) {
+  test(`Adobe RGB of ${depth} bits comes out as sRGB`, async () => {
+    // Worked out from both spaces' definitions: to linear light, through XYZ, clipped, to sRGB's curve.
+    for (const [adobe, srgb] of [
+      [
+        [200, 100, 50],
+        [227, 100, 42],
+      ],
+      [
+        [100, 200, 100],
+        [0, 201, 92],
+      ],
+      [
+        [30, 60, 220],
+        [0, 57, 225],
+      ],
+      [
+        [120, 120, 120],
+        [121, 121, 121],
+      ],
+    ] as const) {
+      expectColour(await pixel(await convert(tagged([...adobe], depth, adobeRgb)), 0, 0), srgb, 1);
+      expectColour(await pixel(await convert(tagged([...adobe, 255], depth, adobeRgb)), 0, 0), srgb, 1);
+    }
+  });
+
+  test(`linear grey of ${depth} bits comes out with sRGB's curve`, async () => {
+    expectColour(await pixel(await convert(tagged([60], depth, linearGrey)), 0, 0), [133, 133, 133], 1);
+  });
+}
+
+test('CMYK with a profile comes out as its profile says', async () => {
+  const bytes = await paint(() => [40, 120, 60])
+    .withIccProfile('cmyk')
+    .toColourspace('cmyk')
+    .jpeg({ quality: 100 })
+    .toBuffer();
+  expect((await sharp(bytes).metadata()).icc?.length).toBeGreaterThan(100_000);
+  expectColour(await pixel(await convert(bytes), 5, 5), [26, 108, 47], 1); // what Pillow's ImageCms makes of this file
+});
+
+test('a broken colour profile does no harm', async () => {
+  const broken = Buffer.from(adobeRgb).fill(0xff, 100, 300);
+  expectColour(await pixel(await convert(tagged([200, 100, 50], 8, broken)), 0, 0), [200, 100, 50], 0);
+});
+
+test('of a TIFF the first page counts, also if others are larger', async () => {
+  const data = Buffer.concat([RED, GREEN].map((colour) => Buffer.alloc(8 * 8 * 3, Buffer.from(colour))));
+  const bytes = await sharp(data, { raw: { width: 8, height: 16, channels: 3, pageHeight: 8 } })
+    .tiff({ compression: 'none' })
+    .toBuffer();
+  expect((await sharp(bytes).metadata()).pages).toBe(2);
+  const png = await convert(bytes);
+  expect(await sharp(png).metadata()).toMatchObject({ width: 8, height: 8 });
+  expectColour(await pixel(png, 4, 4), RED, 0);
+});
+
+test('a WebP turned by EXIF comes out upright', async () => {
+  const bytes = await paint(gradient).withMetadata({ orientation: 6 }).webp({ lossless: true }).toBuffer();
+  const png = await convert(bytes);
+  expect(await sharp(png).metadata()).toMatchObject({ width: H, height: W });
+  expectColour(await pixel(png, H - 1, 0), gradient(0, 0), 1);
+});
+
+/** The decoder that was started last. */
+const decoder = () => vi.mocked(spawn).mock.results.at(-1)!.value as ReturnType<typeof spawn>;
+const bomb = () => scansJpeg(8000, 8000, 20_000); // minutes of work in 2.5 MB
+
+test('a picture that would take minutes is refused after half a minute, and its decoder is gone', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    vi.mocked(spawn).mockClear();
+    const refused = expect(toPng(bomb())).rejects.toMatchObject({
+      code: 'image_rejected',
+      message: 'the picture takes too long to decode',
+    });
+    await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+    vi.advanceTimersByTime(30_000);
+    await refused;
+    expect(() => process.kill(decoder().pid!, 0)).toThrow(/ESRCH/);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test('an abort ends the decoder, and rejects with its reason', async () => {
+  vi.mocked(spawn).mockClear();
+  const controller = new AbortController();
+  const reason = new Error('the task was canceled');
+  const aborted = expect(toPng(bomb(), controller.signal)).rejects.toBe(reason);
+  await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+  controller.abort(reason);
+  await aborted;
+  expect(() => process.kill(decoder().pid!, 0)).toThrow(/ESRCH/);
+  await expect(toPng(bomb(), AbortSignal.abort(reason))).rejects.toBe(reason);
+  expect(spawn).toHaveBeenCalledOnce();
+});
+
+test.each(['SIGSEGV', 'SIGABRT', 'SIGBUS'] as const)(
+  'a decoder that dies of %s is the picture’s fault',
+  async (signal) => {
+    vi.mocked(spawn).mockClear();
+    const refused = expect(toPng(bomb())).rejects.toMatchObject({
+      code: 'image_rejected',
+      cause: { message: `decoder: ${signal}` },
+    });
+    await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+    decoder().kill(signal);
+    await refused;
+  },
+);
+
+test('one that somebody kills is not', async () => {
+  vi.mocked(spawn).mockClear();
+  const failed = expect(checkPicture(bomb())).rejects.not.toBeInstanceOf(JobError);
+  await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+  decoder().kill('SIGTERM');
+  await failed;
+});
+
+test('the decoder knows nothing of this process’s environment', async () => {
+  vi.mocked(spawn).mockClear();
+  await checkPicture(await paint(gradient).png().toBuffer());
+  expect(Object.keys(vi.mocked(spawn).mock.calls[0]![2]!.env!)).toEqual(['TMPDIR']);
 });
 
 test('of an animation the first picture counts', async () => {
@@ -277,8 +411,7 @@ test('of an animation the first picture counts', async () => {
     .gif({ delay: [100, 100] })
     .toBuffer();
   expect((await sharp(bytes).metadata()).pages).toBe(2);
-  await checkPicture(bytes);
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   expect(await sharp(png).metadata()).toMatchObject({ width: 8, height: 8 });
   expectColour(await pixel(png, 4, 4), RED, 2);
 });
@@ -292,7 +425,7 @@ test('nothing but pixels survives: no camera, place, date or colour profile', as
     .toBuffer();
   const before = await sharp(bytes).metadata();
   expect(before.exif && before.icc && before.xmp).toBeTruthy();
-  const png = await toPng(bytes);
+  const png = await convert(bytes);
   const after = await sharp(png).metadata();
   for (const kind of ['exif', 'icc', 'xmp', 'iptc', 'orientation', 'comments'] as const) {
     expect(after[kind], kind).toBeUndefined();

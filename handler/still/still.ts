@@ -52,9 +52,9 @@ async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> 
     });
     return stored(bucket, pictureKey(job.task_id, job.image_index));
   }
-  if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }));
+  if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }), signal);
   if (job.still_key !== undefined) return stored(bucket, job.still_key);
-  return toPng(await stored(bucket, job.image_key!));
+  return toPng(await stored(bucket, job.image_key!), signal);
 }
 
 /** One of a bridge's pictures, if need be by way of the bridge itself. */
