@@ -120,3 +120,41 @@ test('a picture of the frame’s own size passes unchanged', async () => {
     expect(Buffer.compare(Buffer.from(still.data), before), fit).toBe(0);
   }
 });
+
+test.each([
+  [1, 4000],
+  [4000, 1],
+  [1, 65_535],
+  [65_535, 1],
+  [3, 65_535],
+])('a thread of %i×%i fits every frame, and shows its middle', async (width, height) => {
+  const length = Math.max(width, height);
+  const png = await paint(width, height, (x, y) => stripes(Math.max(x, y), length));
+  for (const [W, H] of [
+    [2048, 64],
+    [64, 2048],
+  ] as const) {
+    for (const fit of ['cover', 'contain', 'stretch'] as const) {
+      const still = await fitStill(png, { W, H, fit }, 1.5);
+      expect([still.width, still.height, still.data.length], fit).toEqual([W, H, 3 * W * H]);
+      expectColour(still, W / 2, H / 2, GREEN);
+    }
+    const stretched = await fitStill(png, { W, H, fit: 'stretch' }, 1);
+    expectColour(stretched, 0, 0, RED);
+    expectColour(stretched, W - 1, H - 1, BLUE);
+  }
+});
+
+test('the bars are blurred alike in a flat and in a tall frame', async () => {
+  const board = await paint(256, 256, (x, y) => (((x >> 2) + (y >> 2)) % 2 ? [255, 255, 255] : [0, 0, 0]));
+  const flat = await fitStill(board, { W: 1024, H: 128, fit: 'contain' }, 1);
+  const tall = await fitStill(board, { W: 128, H: 1024, fit: 'contain' }, 1);
+  for (let along = 0; along < 1024; along++) {
+    if (along > 430 && along < 594) continue; // the picture
+    for (const across of [10, 64, 117]) {
+      const [a, b] = [at(flat, along, across), at(tall, across, along)];
+      expect(Math.abs(a[0]! - b[0]!), `${along}, ${across}`).toBeLessThanOrEqual(2);
+      expect(Math.abs(a[0]! - 128), `${along}, ${across}`).toBeLessThan(90); // 0 and 255 in the picture
+    }
+  }
+});
