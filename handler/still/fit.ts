@@ -38,7 +38,7 @@ export async function fitStill(
   let picture =
     fit === 'stretch' ? original.clone().resize(width, height, { fit: 'fill', kernel }) : cover(width, height);
   if (fit === 'contain') {
-    // Blurred at an eighth of the size, where it takes a fiftieth of the time.
+    // Blurred at an eighth of the size: at 3072×3072 this took five times as long as all else.
     const [w, h] = [Math.ceil(width / 8), Math.ceil(height / 8)];
     const small = await cover(w, h)
       .blur({ sigma: Math.max(1, Math.max(w, h) / 32), precision: 'float' }) // whole numbers would darken it
