@@ -69,7 +69,8 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
                     image: {
                       type: 'string',
                       contentMediaType: 'image/*',
-                      description: 'The picture to animate, at most 20 MB and 64 megapixels',
+                      description:
+                        'The picture to animate: jpeg, png, webp, avif, gif or tiff (the first picture of several), at most 20 MB, 64 megapixels and 65,535 pixels a side',
                     },
                   },
                 },

@@ -124,7 +124,10 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       ),
       v.description('What the still shall show: a Midjourney prompt'),
     ),
-    image_url: link('must be an http or https URL', 'Address of the picture to animate'),
+    image_url: link(
+      'must be an http or https URL',
+      'Address of the picture to animate: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side',
+    ),
     H: size(own.H, 'Height of the frames in pixels'),
     W: size(own.W, 'Width of the frames in pixels'),
     T: integer(1, maxFrames, 'Number of frames'),

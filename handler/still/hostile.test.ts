@@ -40,7 +40,7 @@ async function refusal(image_url: string, allowPrivate: boolean) {
     ...{ decoding_t: 1, motion_bucket_id: 127, num_cols: 1, image_index: 1, fit: 'cover' },
     ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
   };
-  const worker = { modelName: 'camera', model: camera, bucket, bridge: undefined, allowPrivate } as const;
+  const worker = { modelName: 'camera', model: camera, bucket, bridges: [], allowPrivate } as const;
   const { signal } = new AbortController();
   const error = await runJob(
     job,
