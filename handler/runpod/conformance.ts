@@ -93,7 +93,7 @@ export async function farEnd({ hold = SECOND, silentAfter = 60 * SECOND, pingInt
       happened();
     });
     happened();
-    const fault = far.fault(one);
+    const fault = await far.fault(one);
     if (fault === 'reset') {
       c.env.incoming.socket.destroy();
       return c.body(null);
@@ -128,8 +128,8 @@ export async function farEnd({ hold = SECOND, silentAfter = 60 * SECOND, pingInt
       RUNPOD_POD_HOSTNAME: 'pod1-host',
       GATE: `${base}/gate`, // for the handlers of testdata
     },
-    /** asked for each request */
-    fault: (_: Asked): Fault | undefined => undefined,
+    /** asked for each request; a promise holds it up */
+    fault: (_: Asked): Fault | undefined | Promise<undefined> => undefined,
     /** @returns the job's id */
     submit: (input: unknown): string => queue.submit({ input }).id,
     status: (id: string) => queue.find(id)?.status,

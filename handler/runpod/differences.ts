@@ -115,9 +115,9 @@ export const differences = {
   ),
   version: difference('`runpod_version`', 'in each ping', 'not sent', 'this is not that package'),
   requestId: difference(
-    'X-Request-ID of a job-take',
-    'the id of the job that was posted last',
-    'none',
+    'X-Request-ID of a job-take, and of a post sent again',
+    'the id of whichever job was posted last',
+    'none; the job’s own',
     'it is left over there',
   ),
   podInTake: difference(
