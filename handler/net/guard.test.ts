@@ -116,6 +116,11 @@ describe('guardedAgent', () => {
     expect(requests).toBe(0);
   });
 
+  test.each(['127.0.0.1', '[::1]', '[::ffff:127.0.0.1]'])('refuses %s, for which nobody is asked', async (host) => {
+    await expect(get(host, false)).rejects.toBeInstanceOf(RefusedAddress);
+    expect(requests).toBe(0);
+  });
+
   test('lets it pass where private addresses are allowed', async () => {
     expect(await get('localhost', true)).toBe('inside');
   });

@@ -82,6 +82,7 @@ test('and as the picture of an image_url: image_rejected, and no file, socket or
     const { bytes } = pictures[Number(request.url!.slice(1))]!;
     response.writeHead(200, { 'content-type': 'image/png', 'content-length': bytes.length }).end(bytes);
   });
+  server.keepAliveTimeout = 0; // it never hangs up: the other side must
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
