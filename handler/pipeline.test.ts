@@ -143,7 +143,8 @@ describe('several jobs in hand', () => {
   });
 
   test('one clip at a time, each whole, in the order of asking', async () => {
-    worker = { ...worker, model: watched() };
+    const allAsk = () => Promise.all([1, 2, 3].map((n) => seen(`${n} waiting begins`)));
+    worker = { ...worker, model: watched(allAsk) }; // the first clip lasts until the others have come
     await Promise.all([1, 2, 3].map((n) => begin(n, never, { num_cols: 2 })));
     const clips = events.filter((event) => /opened|decoded/.test(event));
     expect(clips).toHaveLength(12);

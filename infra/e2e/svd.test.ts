@@ -64,7 +64,7 @@ test('the log says what was chosen and what the seconds of the start were spent 
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));
-  const said = (msg: string) => lines.filter((line) => line.msg === msg);
+  const said = (event: string) => lines.filter(({ message }) => message === event);
   expect(said('device chosen')).toEqual([
     expect.objectContaining({
       device: 'cpu',
@@ -75,7 +75,7 @@ test('the log says what was chosen and what the seconds of the start were spent 
   ]);
   const networks = said('session opened').map(({ network }) => network);
   expect(networks.slice(0, 4)).toEqual(['clip', 'encoder', 'unet', 'decoder']); // before any job
-  const order = lines.map(({ msg }) => msg);
+  const order = lines.map(({ message }) => message);
   expect(order.indexOf('serving')).toBeGreaterThan(order.indexOf('model ready'));
   expect(order.indexOf('model ready')).toBeGreaterThan(order.indexOf('session opened'));
 });
