@@ -11,7 +11,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { inspect } from 'node:util';
 import { deliver, jittered, pause, progressQueue } from './delivery.ts';
 import { type Handle, produce, thrown, within } from './job.ts';
-import { readFlags, runTestJob, serveApi } from './local.ts';
+import { readFlags, readTestJob, runTestJob, serveApi } from './local.ts';
 import { consoleLog, type Log } from './log.ts';
 import { startPings } from './pings.ts';
 import { openQueue, type Queue, type QueueEnvironment, type TakenJob } from './queue.ts';
@@ -83,9 +83,10 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
   const { inJob, uncaught, unwatch } = watchProcess(ending, options.signal, log);
   try {
     if (isLocal) {
+      const job = flags.serveApi ? undefined : await readTestJob(flags.testInput); // before the checks: they may load a model
       for (const check of Object.values(fitness)) await check();
       const local = { ...options, log, inJob, signal: ending.signal };
-      await (flags.serveApi ? serveApi(handle, flags, local) : runTestJob(handle, flags.testInput, local));
+      await (job ? runTestJob(handle, job, local) : serveApi(handle, flags, local));
     } else {
       const queue = openQueue(queueEnvironment(env));
       await checkFitness(fitness, queue, log);

@@ -77,7 +77,11 @@ test('without a queue test_input.json is the job; without that file the way is t
   const folder = await mkdtemp(join(tmpdir(), 'test-input-'));
   afterwards(() => rm(folder, { recursive: true }));
   vi.spyOn(process, 'cwd').mockReturnValue(folder);
-  expect((await testRun(() => 1, [])).error).toMatch(/no test_input\.json.*--test_input.*--rp_serve_api/);
+  const check = vi.fn(async () => {});
+  expect((await testRun(() => 1, [], {}, { fitness: { check } })).error).toMatch(
+    /no test_input\.json.*--test_input.*--rp_serve_api/,
+  );
+  expect(check).not.toHaveBeenCalled(); // it may take minutes
   await writeFile(join(folder, 'test_input.json'), '{"input":{"from":"file"}}');
   expect((await testRun(({ input }) => input, [])).printed).toEqual([{ output: { from: 'file' } }]);
 });

@@ -82,12 +82,36 @@ interface LocalOptions extends Pick<ServeOptions, 'grace'> {
 }
 
 /**
- * Runs one job, and prints its outcome as the last line of standard output.
  * @param text JSON with `input`, and perhaps `id`; default: the file test_input.json
- * @throws Error: there is no such job, or it has failed
+ * @throws Error: there is no such job
  */
-export async function runTestJob(handle: Handle, text: string | undefined, { log, signal, inJob }: LocalOptions) {
-  const job = testJob(text === undefined ? await testFile() : text);
+export async function readTestJob(text: string | undefined): Promise<TakenJob> {
+  let job: unknown;
+  try {
+    job = JSON.parse(text ?? (await testFile()));
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause;
+    throw new Error('the test input is not JSON', { cause });
+  }
+  if (typeof job !== 'object' || job === null || !('input' in job) || job.input == null)
+    throw new Error('the test input must be {"input": …}');
+  return { ...job, input: job.input, id: 'id' in job && typeof job.id === 'string' ? job.id : 'local_test' };
+}
+
+async function testFile(): Promise<string> {
+  return readFile(join(process.cwd(), 'test_input.json'), 'utf8').catch((cause) => {
+    const message =
+      'RUNPOD_WEBHOOK_GET_JOB is not set (RunPod sets it for its workers) and there is no test_input.json: ' +
+      'to run one job here give --test_input \'{"input": …}\', to serve over HTTP --rp_serve_api';
+    throw new Error(message, { cause });
+  });
+}
+
+/**
+ * Runs one job, and prints its outcome as the last line of standard output.
+ * @throws Error: the job has failed
+ */
+export async function runTestJob(handle: Handle, job: TakenJob, { log, signal, inJob }: LocalOptions) {
   const outcome = await inJob(job.id, async ({ controller }, failed) => {
     const abort = () => controller.abort(new Error('the worker had to stop'));
     signal.addEventListener('abort', abort, { once: true });
@@ -101,27 +125,6 @@ export async function runTestJob(handle: Handle, text: string | undefined, { log
   });
   console.log(JSON.stringify(outcome));
   if (outcome.error !== undefined) throw new Error(`the job failed: ${outcome.error}`);
-}
-
-async function testFile(): Promise<string> {
-  return readFile(join(process.cwd(), 'test_input.json'), 'utf8').catch((cause) => {
-    const message =
-      'RUNPOD_WEBHOOK_GET_JOB is not set (RunPod sets it for its workers) and there is no test_input.json: ' +
-      'to run one job here give --test_input \'{"input": …}\', to serve over HTTP --rp_serve_api';
-    throw new Error(message, { cause });
-  });
-}
-
-function testJob(text: string): TakenJob {
-  let job: unknown;
-  try {
-    job = JSON.parse(text);
-  } catch (cause) {
-    throw new Error('the test input is not JSON', { cause });
-  }
-  if (typeof job !== 'object' || job === null || !('input' in job) || job.input == null)
-    throw new Error('the test input must be {"input": …}');
-  return { ...job, input: job.input, id: 'id' in job && typeof job.id === 'string' ? job.id : 'local_test' };
 }
 
 interface ApiJob {

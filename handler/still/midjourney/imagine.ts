@@ -288,7 +288,7 @@ async function download(
 ): Promise<Buffer[]> {
   const load = async (url: string) => {
     try {
-      return await toPng(await fetchPicture(url, bridge, signal));
+      return await toPng(await fetchPicture(url, bridge, signal), signal);
     } catch (error) {
       if (!(error instanceof JobError) || error.code !== 'image_rejected') throw error;
       throw new JobError('image_unavailable', 'the bridge’s picture can’t be used', { cause: error }); // no fault of the caller's
