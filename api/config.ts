@@ -38,7 +38,10 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       PUBLIC_URL: v.optional(webAddress),
       RUNPOD_POD_ID: v.optional(v.string()),
       DATABASE_URL: v.optional(
-        v.pipe(v.string(), v.startsWith('file:', 'must be a libSQL file, such as file:data/tasks.db')),
+        v.pipe(
+          v.string(),
+          v.regex(/^(file:|postgres(ql)?:\/\/)/, 'must be a libSQL file, such as file:data/tasks.db, or postgres://…'),
+        ),
       ),
       MODEL: v.optional(model, 'svd_xt'),
       RUNPOD_API_KEY: v.string(),

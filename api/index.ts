@@ -21,7 +21,7 @@ try {
   const webhooks = createWebhooks({
     store,
     bucket,
-    secret: await webhookSecret(config.dataDir),
+    secret: await webhookSecret(config.dataDir, store),
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
     log,
@@ -50,7 +50,7 @@ try {
     console.error(`api: ${taken ? `PORT ${config.port} is already in use` : error.message}`);
     process.exit(1);
   });
-  await lifecycle.start();
+  lifecycle.start();
   webhooks.wake();
 
   const stop = async () => {

@@ -69,7 +69,7 @@ export async function testService(env: Record<string, string> = {}) {
       faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
   });
   const log = pino({ level: 'silent' });
-  const store = await openStore(config.databaseUrl);
+  const store = await openStore(config.databaseUrl, { ahead: () => clock.ahead });
   const webhooks = createWebhooks({
     store,
     bucket,
@@ -92,7 +92,7 @@ export async function testService(env: Record<string, string> = {}) {
     now,
   });
   app = createApp({ config, store, bucket, disk, linkOrigin: api.url, lifecycle, log, now });
-  await lifecycle.start();
+  lifecycle.start();
 
   async function status(id: string): Promise<PresentedTask> {
     return (await (await fetch(`${api.url}/status?id=${id}`)).json()) as PresentedTask;

@@ -9,7 +9,7 @@ import { checkPicture } from '../../handler/still/picture.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import type { Services } from '../services.ts';
-import type { Task } from '../store/store.ts';
+import type { NewTask } from '../store/store.ts';
 import { present } from '../tasks/present.ts';
 
 /** POST /img2vid: a checked request becomes a stored task. */
@@ -27,7 +27,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
 
     const id = uuidv7();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
-    const task: Task = {
+    const task: NewTask = {
       id,
       status: 'queued',
       stage: null,
@@ -50,8 +50,6 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       submitted_at: null,
       jobs: 0,
       failures: 0,
-      due_at: now(),
-      webhook_due_at: null,
       webhook_attempts: 0,
       version: 1,
     };

@@ -34,6 +34,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
   /** The task at once and at each change, until it ends; coalesced for a slow reader. */
   async function events(task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
     let latest: Task | undefined = task;
+    let current = task;
     let wake = () => {};
     const forget = lifecycle.onChange(task.id, (changed) => {
       latest = changed;
@@ -45,7 +46,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
       latest = (await store.get(task.id)) ?? task;
       while (!stream.aborted) {
         if (latest) {
-          const current: Task = latest;
+          current = latest;
           latest = undefined;
           await stream.writeSSE({
             event: 'task',
@@ -55,7 +56,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
           if (!isOpen(current.status)) return;
           continue;
         }
-        lifecycle.watch(task);
+        lifecycle.watch(current);
         const timedOut = await new Promise<boolean>((resolve) => {
           const timer = setTimeout(resolve, KEEP_ALIVE, true);
           wake = () => {

@@ -1,4 +1,4 @@
-import type { Kysely, Migration } from 'kysely';
+import { type Kysely, type Migration, Migrator } from 'kysely';
 
 /** In the order of their names; one that has run is never changed. */
 export const migrations: Record<string, Migration> = {
@@ -11,7 +11,7 @@ export const migrations: Record<string, Migration> = {
         .addColumn('stage', 'text')
         .addColumn('step', 'integer')
         .addColumn('steps', 'integer')
-        .addColumn('progress', 'real', (column) => column.notNull())
+        .addColumn('progress', 'double precision', (column) => column.notNull())
         .addColumn('created_at', 'bigint', (column) => column.notNull())
         .addColumn('started_at', 'bigint')
         .addColumn('finished_at', 'bigint')
@@ -37,4 +37,24 @@ export const migrations: Record<string, Migration> = {
       await db.schema.createIndex('tasks_webhook').on('tasks').column('webhook_due_at').execute();
     },
   },
+  '002_leases': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .alterTable('tasks')
+        .addColumn('leased_until', 'bigint', (column) => column.notNull().defaultTo(0))
+        .execute();
+      await db.schema
+        .createTable('secrets')
+        .addColumn('name', 'text', (column) => column.primaryKey())
+        .addColumn('value', 'text', (column) => column.notNull())
+        .execute();
+    },
+  },
 };
+
+/** Runs what has not run yet, all or nothing; processes that start at once wait for one another. */
+export async function migrate<T>(db: Kysely<T>): Promise<void> {
+  const provider = { getMigrations: async () => migrations };
+  const { error } = await new Migrator({ db, provider }).migrateToLatest();
+  if (error) throw error;
+}

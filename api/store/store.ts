@@ -1,21 +1,22 @@
-/** Where tasks live: Kysely over a libSQL file. */
-import { mkdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { createClient } from '@libsql/client';
-import { LibsqlDialect } from '@libsql/kysely-libsql';
-import { Kysely, Migrator, sql } from 'kysely';
+/** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
+import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
+import { sql } from 'kysely';
 import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
 import type { Input } from '../../handler/parameters.ts';
 import type { FieldNote } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
-import { migrations } from './migrations.ts';
+import { openLibsql } from './libsql.ts';
+import { openPostgres } from './postgres.ts';
 
 export const OPEN = ['queued', 'running'] as const;
 export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
 export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
 export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
 
-/** A task as it is kept. Times are milliseconds since 1970. */
+/**
+ * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
+ * must agree (`due_at`, `leased_until`, `webhook_due_at`). Those are set as times from now.
+ */
 export interface Task {
   /** UUIDv7: ids sort by creation */
   id: string;
@@ -49,13 +50,15 @@ export interface Task {
   jobs: number;
   /** attempts to reach RunPod that failed in a row */
   failures: number;
-  /** when the task is to be looked at next; meaningless once it has ended */
+  /** when the task is to be looked at next, not before its lease is over; meaningless once it has ended */
   due_at: number;
+  /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
+  leased_until: number;
   /** when the end of the task is to be announced to its webhook_url; null: there is nothing to announce (any more) */
   webhook_due_at: number | null;
   /** deliveries tried */
   webhook_attempts: number;
-  /** counts changes: each update names the version that it changes */
+  /** counts changes and leases: each update names the version that it changes */
   version: number;
 }
 
@@ -63,162 +66,210 @@ const JSON_COLUMNS = ['input', 'warnings', 'output', 'error'] as const;
 type Row = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
 };
-interface Database {
+export interface Tables {
   tasks: Row;
+  secrets: { name: string; value: string };
 }
 
-export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at'>>;
+/** What differs between the databases. */
+export interface Dialect {
+  /** for reading */
+  db: Kysely<Tables>;
+  /** Executes one statement that writes. What it wrote is on the disk when it resolves. */
+  write<R>(query: Compilable<R>): Promise<R[]>;
+  /** The database's clock, so many milliseconds from now. */
+  fromNow(ms: number): Expression<number>;
+  /** Passes over rows that another process is just changing. */
+  skipLocked<R>(query: SelectQueryBuilder<Tables, 'tasks', R>): SelectQueryBuilder<Tables, 'tasks', R>;
+  /** whether other processes may use the same database */
+  isShared: boolean;
+  close(): Promise<void>;
+}
+
+type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
+/** A task as it begins: due at once, and nobody's. */
+export type NewTask = Omit<Task, Timed>;
+
+export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
+  /** milliseconds until the task's next turn; gives the lease back */
+  due_in?: number;
+  /** milliseconds until its announcement; null: there is nothing to announce */
+  webhook_due_in?: number | null;
+};
+
+export interface StoreOptions {
+  /** for tests: how far the store's clock runs ahead of the database's; milliseconds */
+  ahead?: (() => number) | undefined;
+}
+
 export type Store = Awaited<ReturnType<typeof openStore>>;
 
-/** @param url such as file:data/tasks.db; folder and tables are made if they are not there */
-export async function openStore(url: string) {
-  const path = url.replace(/^file:(\/\/)?/, '');
-  await mkdir(dirname(path), { recursive: true });
-  const lock = await lockFolder(dirname(path));
-  const client = createClient({ url, timeout: 5000 });
-  await client.execute('pragma journal_mode = wal'); // kept in the file; synchronous is FULL by default
-  const db = new Kysely<Database>({ dialect: new LibsqlDialect({ client }) });
-  const { error } = await new Migrator({ db, provider: { getMigrations: async () => migrations } }).migrateToLatest();
-  if (error) throw error;
-  const write = oneAtATime();
+/**
+ * @param url file:data/tasks.db (the folder is made, and this process alone uses it) or postgres://… (any number of processes)
+ * @throws Error in one line, without the password: another process has the folder; the server can't be reached or is too old
+ */
+export async function openStore(url: string, { ahead = () => 0 }: StoreOptions = {}) {
+  const dialect = await (url.startsWith('file:') ? openLibsql(url, ahead) : openPostgres(url, ahead));
+  const { db, write, fromNow, skipLocked } = dialect;
+  const now = () => fromNow(0);
+
+  function toColumns({ due_in, webhook_due_in, ...task }: Changes) {
+    return {
+      ...toRow(task),
+      ...(due_in !== undefined && { due_at: fromNow(due_in), leased_until: 0 }),
+      ...(webhook_due_in !== undefined && {
+        webhook_due_at: webhook_due_in === null ? null : fromNow(webhook_due_in),
+      }),
+    };
+  }
 
   return {
-    insert: (task: Task) => write(() => db.insertInto('tasks').values(toRow(task)).execute()).then(() => undefined),
+    /** Whether other processes may change tasks too. */
+    isShared: dialect.isShared,
 
-    get: (id: string) => first(db.selectFrom('tasks').selectAll().where('id', '=', id).execute()),
+    insert: (task: NewTask) =>
+      write(
+        db.insertInto('tasks').values({ ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null }),
+      ).then(() => undefined),
+
+    get: (id: string) => first(db.selectFrom('tasks').selectAll().where('id', '=', storable(id)).execute()),
+
+    getMany: async (ids: string[]): Promise<Task[]> =>
+      ids.length === 0 ? [] : (await db.selectFrom('tasks').selectAll().where('id', 'in', ids).execute()).map(fromRow),
 
     byCallbackToken: (token: string) =>
-      first(db.selectFrom('tasks').selectAll().where('callback_token', '=', token).execute()),
+      first(db.selectFrom('tasks').selectAll().where('callback_token', '=', storable(token)).execute()),
 
     /** Newest first, from below `before`. */
     async list({ before, limit }: { before?: string | undefined; limit: number }): Promise<Task[]> {
       let query = db.selectFrom('tasks').selectAll().orderBy('id', 'desc').limit(limit);
-      if (before !== undefined) query = query.where('id', '<', before);
+      if (before !== undefined) query = query.where('id', '<', storable(before));
       return (await query.execute()).map(fromRow);
     },
 
-    /** Changes the task if nobody else has since it was read. @returns the changed task, or undefined */
+    /** Changes the task if nobody else has changed or leased it since it was read. @returns the changed task, or undefined */
     update: (task: Task, changes: Changes) =>
       first(
-        write(() =>
+        write(
           db
             .updateTable('tasks')
-            .set({ ...toRow(changes), version: task.version + 1 })
+            .set({ ...toColumns(changes), version: task.version + 1 })
             .where('id', '=', task.id)
             .where('version', '=', task.version)
-            .returningAll()
-            .execute(),
+            .returningAll(),
         ),
       ),
 
-    /** Takes open tasks that are due, and puts their next turn off, so that whoever takes one and dies does not lose it. */
-    async claimDue(now: number, { lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
-      const due = db
-        .selectFrom('tasks')
-        .select('id')
-        .where('status', 'in', OPEN)
-        .where('due_at', '<=', now)
-        .orderBy('due_at')
-        .limit(limit);
-      const rows = await write(() =>
+    /** Leases open tasks that are due. A lease that nobody gives back runs out, so that whoever takes a task and dies does not lose it. */
+    async claimDue({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
+      const due = skipLocked(
         db
+          .selectFrom('tasks')
+          .select('id')
+          .where('status', 'in', OPEN)
+          .where('due_at', '<=', now())
+          .where('leased_until', '<=', now())
+          .orderBy('due_at')
+          .limit(limit),
+      );
+      const rows = await write(
+        db
+          .with('due', () => due)
           .updateTable('tasks')
-          .set({ due_at: now + lease })
-          .where('id', 'in', due)
-          .returningAll()
-          .execute(),
+          .set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }))
+          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
+          .returningAll(),
       );
       return rows.map(fromRow);
     },
 
-    /** When the next open task is due, or undefined if there is none. */
-    async nextDue(): Promise<number | undefined> {
-      const row = await db
-        .selectFrom('tasks')
-        .select((e) => e.fn.min('due_at').as('due'))
+    /** Leases those of the tasks that are open and nobody's; with `dueAfter`, only those whose turn is more milliseconds away. */
+    async claim(ids: string[], { lease, dueAfter }: { lease: number; dueAfter?: number }): Promise<Task[]> {
+      if (ids.length === 0) return [];
+      let query = db
+        .updateTable('tasks')
+        .set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }))
+        .where('id', 'in', ids)
         .where('status', 'in', OPEN)
-        .executeTakeFirst();
-      return row?.due ?? undefined;
+        .where('leased_until', '<=', now());
+      if (dueAfter !== undefined) query = query.where('due_at', '>', fromNow(dueAfter));
+      return (await write(query.returningAll())).map(fromRow);
     },
 
-    /** Ended tasks whose announcement is due, each put off like `claimDue`'s. */
-    async claimWebhooks(now: number, { lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
-      const due = db
-        .selectFrom('tasks')
-        .select('id')
-        .where('webhook_due_at', '<=', now)
-        .orderBy('webhook_due_at')
-        .limit(limit);
-      const rows = await write(() =>
+    /** Gives back a lease, if it is still the one that came with `task`: its turn is now. */
+    release: (task: Task) =>
+      write(
         db
           .updateTable('tasks')
-          .set({ webhook_due_at: now + lease })
-          .where('id', 'in', due)
-          .returningAll()
-          .execute(),
+          .set({ due_at: now(), leased_until: 0 })
+          .where('id', '=', task.id)
+          .where('leased_until', '=', task.leased_until),
+      ).then(() => undefined),
+
+    /** Milliseconds until the next open task is due, below 0 if one already is, or undefined if there is none. */
+    async dueIn(): Promise<number | undefined> {
+      const row = await db
+        .selectFrom('tasks')
+        .select((e) => e(e.fn.min('due_at'), '-', now()).as('wait'))
+        .where('status', 'in', OPEN)
+        .executeTakeFirst();
+      return row?.wait ?? undefined;
+    },
+
+    /** Takes ended tasks whose announcement is due, and puts the next attempt off, as a lease. */
+    async claimWebhooks({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
+      const due = skipLocked(
+        db.selectFrom('tasks').select('id').where('webhook_due_at', '<=', now()).orderBy('webhook_due_at').limit(limit),
+      );
+      const rows = await write(
+        db
+          .with('due', () => due)
+          .updateTable('tasks')
+          .set({ webhook_due_at: fromNow(lease) })
+          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
+          .returningAll(),
       );
       return rows.map(fromRow);
     },
 
-    async nextWebhook(): Promise<number | undefined> {
+    /** As `dueIn`, for announcements. */
+    async webhookDueIn(): Promise<number | undefined> {
       const row = await db
         .selectFrom('tasks')
-        .select((e) => e.fn.min('webhook_due_at').as('due'))
+        .select((e) => e(e.fn.min('webhook_due_at'), '-', now()).as('wait'))
         .executeTakeFirst();
-      return row?.due ?? undefined;
+      return row?.wait ?? undefined;
     },
 
-    setWebhook: (id: string, changes: Pick<Task, 'webhook_due_at' | 'webhook_attempts'>) =>
-      write(() => db.updateTable('tasks').set(changes).where('id', '=', id).execute()).then(() => undefined),
+    setWebhook: (id: string, changes: Required<Pick<Changes, 'webhook_due_in' | 'webhook_attempts'>>) =>
+      write(db.updateTable('tasks').set(toColumns(changes)).where('id', '=', id)).then(() => undefined),
 
-    /** For the start: whatever a process that died had taken is due at once. One process alone uses the file. */
-    releaseAll: (now: number) =>
-      write(async () => {
-        await db.updateTable('tasks').set({ due_at: now }).where('status', 'in', OPEN).execute();
-      }),
+    /** The secret of this name: that of whoever came first. */
+    async secret(name: string, value: string): Promise<string> {
+      await write(
+        db
+          .insertInto('secrets')
+          .values({ name, value })
+          .onConflict((conflict) => conflict.column('name').doNothing()),
+      );
+      return (await db.selectFrom('secrets').select('value').where('name', '=', name).executeTakeFirstOrThrow()).value;
+    },
 
     check: () => sql`select 1`.execute(db).then(() => undefined),
-    close: () =>
-      write(async () => {
-        client.close();
-        lock.close();
-      }),
+    close: dialect.close,
   };
 }
 
-/**
- * Keeps other processes out of the folder as long as this one lives: two would each look for the other's jobs at their own queue.
- * The operating system lets go of the lock when the process dies, however it dies.
- * @throws Error if another process has it
- */
-async function lockFolder(folder: string): Promise<{ close(): void }> {
-  const client = createClient({ url: `file:${join(folder, 'lock.db')}`, timeout: 0 });
-  try {
-    await client.transaction('write'); // never committed
-    return client;
-  } catch (cause) {
-    client.close();
-    throw new Error(`${folder} is in use by another process: give each its own DATA_DIR`, { cause });
-  }
-}
+/** Postgres keeps no NUL in a text, so nothing is stored under one; U+FFFF stands in no id either. */
+const storable = (text: string) => text.replaceAll('\0', '\uffff');
 
-/** SQLite has one writer: writes queue up here, not inside it. */
-function oneAtATime() {
-  let last: Promise<unknown> = Promise.resolve();
-  return <T>(work: () => Promise<T>): Promise<T> => {
-    const result = last.then(work);
-    last = result.catch(() => undefined); // the caller of `work` hears of its failure
-    return result;
-  };
-}
-
-function toRow<T extends Changes>(task: T): T extends Task ? Row : Partial<Row> {
+function toRow<T extends Partial<NewTask>>(task: T): T extends NewTask ? Omit<Row, Timed> : Partial<Omit<Row, Timed>> {
   const row: Record<string, unknown> = { ...task };
   for (const name of JSON_COLUMNS) {
     const value = row[name];
     if (value !== undefined && value !== null) row[name] = JSON.stringify(value);
   }
-  return row as T extends Task ? Row : Partial<Row>;
+  return row as ReturnType<typeof toRow<T>>;
 }
 
 function fromRow(row: Row): Task {

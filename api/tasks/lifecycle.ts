@@ -1,8 +1,15 @@
 /**
  * Brings every task to its end: submits those without a job, looks at those with one, each when it is due. What is due when lies in
  * the store, so a process that dies forgets nothing; RunPod's callbacks and callers who watch only make a look come sooner.
+ *
+ * Several processes may share a store. Whoever advances a task holds its lease, from before it asks RunPod until the answer is stored:
+ *
+ *   free ──claimed when due, or woken──▶ leased ──stored──▶ free, due again later
+ *     ▲                                    │
+ *     └──given back, or run out after LEASE┘  somebody else changed it; the process died
  */
 import { EventEmitter } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
@@ -13,8 +20,10 @@ import { afterLook, afterLoss, completed, expired, failed, LOST_AFTER } from './
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
 
-/** How long whoever has taken a task may need before another takes it. */
+/** How long whoever has taken a task may need before another takes it: more than a submission's time-out and the bucket's patience. */
 const LEASE = 60 * SECOND;
+/** The store is asked at least so often what is due: another process may have died over it. */
+const POLL = 5 * SECOND;
 /** A look at a job that nobody watches; a callback comes sooner. */
 const UNWATCHED = 10 * SECOND;
 /** How long somebody who asked for a task counts as watching it. */
@@ -41,12 +50,20 @@ export interface LifecycleOptions {
   stillTimeout: number;
   /** how long any job may run, instead of an estimate for a GPU; milliseconds */
   runningTime?: number;
-  /** milliseconds between looks at a task that somebody watches */
+  /** milliseconds between looks at a task that somebody watches, at RunPod and, for what other processes changed, in the store */
   watchInterval?: number;
   /** called when a webhook is due */
   onAnnouncement?: () => void;
   log: Logger;
   now?: () => number;
+}
+
+interface Flight {
+  /** whether it was woken meanwhile */
+  again: boolean;
+  /** the task under a lease that is ours, to begin with */
+  claimed: Task | undefined;
+  done: Promise<void>;
 }
 
 export type Lifecycle = ReturnType<typeof createLifecycle>;
@@ -66,30 +83,31 @@ export function createLifecycle(options: LifecycleOptions) {
     now = Date.now,
   } = options;
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
-  const flights = new Map<string, { again: boolean; done: Promise<void> }>(); // tasks being advanced by this process
-  const watched = new Map<string, number>(); // until when
+  const flights = new Map<string, Flight>(); // tasks being advanced by this process
+  const watched = new Map<string, { until: number; seen: Task }>(); // `seen`: as it was last told
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
 
-  /** Advances a task now, or once more if that is just happening. */
+  /** Advances a task now, or once more if that is just happening; not if another process does. */
   function wake(id: string, claimed?: Task): void {
     if (stopped) return;
     const flight = flights.get(id);
     if (flight) {
       flight.again = true;
+      flight.claimed ??= claimed;
       return;
     }
-    const started = { again: false, done: Promise.resolve() };
+    const started: Flight = { again: false, claimed, done: Promise.resolve() };
     flights.set(id, started);
     started.done = (async () => {
       try {
-        let task = claimed ?? (await store.get(id));
-        while (task && isOpen(task.status)) {
+        do {
           started.again = false;
-          await advance(task);
-          if (!started.again || stopped) break;
-          task = await store.get(id);
-        }
+          const { claimed } = started;
+          started.claimed = undefined; // before anything is awaited: another may come meanwhile
+          const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE });
+          if (task) await advance(task);
+        } while (started.again && !stopped);
       } catch (error) {
         log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
       } finally {
@@ -99,24 +117,47 @@ export function createLifecycle(options: LifecycleOptions) {
     })();
   }
 
-  /** One step: the changes are found, then stored, then told. */
+  /** One step of a task whose lease is ours: the changes are found, then stored, then told. */
   async function advance(task: Task): Promise<void> {
     const step = await next(task);
-    const watching = (watched.get(task.id) ?? 0) > now();
-    const due_at = now() + (step.failures ? backoff(step.failures) : watching ? watchInterval : UNWATCHED);
+    const watching = (watched.get(task.id)?.until ?? 0) > now();
+    const due_in = step.failures ? backoff(step.failures) : watching ? watchInterval : UNWATCHED;
     const ends = step.status !== undefined && !isOpen(step.status);
-    const webhook_due_at = ends && task.input.webhook_url !== undefined ? now() : null; // announced in the same write that ends it
-    const updated = await store.update(task, { failures: 0, due_at, webhook_due_at, ...step });
-    if (!updated) return; // somebody else changed it meanwhile; it stays due
-    if (SHOWN.some((name) => updated[name] !== task[name])) changes.emit(task.id, updated);
-    if (ends) {
-      watched.delete(task.id);
-      if (webhook_due_at !== null) onAnnouncement();
-      log.info(
-        { task: task.id, status: updated.status, code: updated.error?.code, ms: now() - task.created_at },
-        'task ended',
-      );
+    const announces = ends && task.input.webhook_url !== undefined; // in the same write that ends it
+    const updated = await save(task, { failures: 0, due_in, webhook_due_in: announces ? 0 : null, ...step });
+    if (!updated) return store.release(task); // somebody else changed it meanwhile: it is looked at anew
+    tell(updated, task);
+    if (!ends) return;
+    if (announces) onAnnouncement();
+    log.info(
+      { task: task.id, status: updated.status, code: updated.error?.code, ms: now() - task.created_at },
+      'task ended',
+    );
+  }
+
+  /** A store that is out of reach is asked again while the lease lasts: a job that it does not learn of would get a second beside it. */
+  async function save(task: Task, changes: Changes): Promise<Task | undefined> {
+    const until = now() + LEASE;
+    for (let wait = SECOND / 10; ; wait = Math.min(5 * SECOND, 2 * wait)) {
+      try {
+        return await store.update(task, changes);
+      } catch (error) {
+        if (stopped || now() > until) throw error;
+        log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
+        await delay(wait);
+      }
     }
+  }
+
+  /** Tells listeners of a change, once, whether this process made it or found it in the store. */
+  function tell(task: Task, before: Task): void {
+    const watcher = watched.get(task.id);
+    if (watcher) {
+      if (watcher.seen.version >= task.version) return;
+      watcher.seen = task;
+      if (!isOpen(task.status)) watched.delete(task.id);
+    }
+    if (SHOWN.some((name) => task[name] !== before[name])) changes.emit(task.id, task);
   }
 
   async function next(task: Task): Promise<Changes> {
@@ -139,7 +180,7 @@ export function createLifecycle(options: LifecycleOptions) {
       policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
     });
     log.info({ task: task.id, job: job_id }, 'job submitted');
-    return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_at: now() + watchInterval };
+    return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
   }
 
   async function look(task: Task, jobId: string): Promise<Changes> {
@@ -147,7 +188,7 @@ export function createLifecycle(options: LifecycleOptions) {
     if (job) return afterLook(task, job, now());
     if (now() - task.submitted_at! < LOST_AFTER) return {};
     log.warn({ task: task.id, job: jobId }, 'RunPod has forgotten the job');
-    return (await storedResult(task)) ?? { due_at: now(), ...afterLoss(task, now()) };
+    return (await storedResult(task)) ?? { due_in: 0, ...afterLoss(task, now()) };
   }
 
   /** What a job left in the bucket, for RunPod keeps results for half an hour only. */
@@ -161,22 +202,25 @@ export function createLifecycle(options: LifecycleOptions) {
 
   /** Takes what is due, then waits until the next task is. */
   async function turn(): Promise<void> {
-    const claimed = await store.claimDue(now(), { lease: LEASE, limit: CLAIMS });
+    const claimed = await store.claimDue({ lease: LEASE, limit: CLAIMS });
     for (const task of claimed) wake(task.id, task);
-    for (const [id, until] of watched) if (until <= now()) watched.delete(id);
     arm();
   }
 
   let arming: Promise<void> | undefined;
+  let armAgain = false;
   /** Sets the timer for whatever is due next. */
   function arm(): void {
+    armAgain = true;
     arming ??= (async () => {
-      const due = await store.nextDue();
+      let wait: number | undefined;
+      while (armAgain && !stopped) {
+        armAgain = false; // what changes from here on may be missing in the answer
+        wait = await store.dueIn();
+      }
       arming = undefined;
-      if (stopped) return;
       clearTimeout(timer);
-      if (due !== undefined)
-        timer = setTimeout(() => void turn().catch(retryLater), Math.max(10, Math.min(MINUTE, due - now())));
+      if (!stopped) timer = setTimeout(() => void turn().catch(retryLater), Math.max(10, Math.min(POLL, wait ?? POLL)));
     })().catch(retryLater);
   }
 
@@ -188,15 +232,42 @@ export function createLifecycle(options: LifecycleOptions) {
     timer = setTimeout(arm, SECOND);
   }
 
+  let ticking: Promise<void> | undefined;
+  let ticker: NodeJS.Timeout | undefined;
+  /** Where other processes change tasks too: looks in the store for what they did to those that are watched here, all in one query. */
+  async function tick(): Promise<void> {
+    for (const [id, { until }] of watched) if (until <= now()) watched.delete(id);
+    const ids = [...watched.keys()];
+    try {
+      for (const task of await store.getMany(ids)) tell(task, watched.get(task.id)?.seen ?? task);
+      // A process where nobody watches has put the next look far off.
+      for (const task of await store.claim(ids, { lease: LEASE, dueAfter: watchInterval })) wake(task.id, task);
+    } catch (error) {
+      log.error({ error }, 'the store could not be reached for tasks that are watched; it will be tried again');
+    }
+    ticker = undefined;
+    if (watched.size > 0) startTicking();
+  }
+
+  function startTicking(): void {
+    if (!store.isShared || stopped) return;
+    ticker ??= setTimeout(() => {
+      ticking = tick();
+    }, watchInterval);
+  }
+
   return {
     wake,
 
     /** Somebody wants to know: the task is looked at now, and more often for a while. */
     watch(task: Task): void {
       if (!isOpen(task.status)) return;
-      const already = (watched.get(task.id) ?? 0) > now();
-      watched.set(task.id, now() + ATTENTION);
-      if (!already) wake(task.id);
+      const watcher = watched.get(task.id);
+      const isNew = !watcher || watcher.until <= now();
+      watched.set(task.id, { until: now() + ATTENTION, seen: isNew ? task : watcher.seen });
+      if (!isNew) return;
+      wake(task.id);
+      startTicking();
     },
 
     /** Calls back at each change of a task, until the returned function is called. */
@@ -205,15 +276,14 @@ export function createLifecycle(options: LifecycleOptions) {
       return () => changes.off(id, listener);
     },
 
-    async start(): Promise<void> {
-      await store.releaseAll(now());
-      arm();
-    },
+    start: arm,
 
     /** Resolves when no step is under way. */
     async stop(): Promise<void> {
       stopped = true;
       clearTimeout(timer);
+      clearTimeout(ticker);
+      await ticking;
       await Promise.all([...flights.values()].map(({ done }) => done));
       await arming;
     },

@@ -3,6 +3,7 @@
  * lies in the store: a process that dies forgets no announcement.
  */
 import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Webhook } from 'standardwebhooks';
@@ -20,6 +21,8 @@ const HOUR = 60 * MINUTE;
 /** Waits before each attempt after the first; then it is given up. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
 const TIMEOUT = 20 * SECOND;
+/** The store is asked at least so often what is due: another replica may have died before it could announce a task's end. */
+const POLL = 5 * SECOND;
 const LEASE = MINUTE;
 const MAX_PROMPT = 500; // characters: a body stays under 20 kB
 
@@ -66,7 +69,7 @@ export function createWebhooks({
     try {
       while (again && !stopped) {
         again = false;
-        for (const task of await store.claimWebhooks(now(), { lease: LEASE, limit: 20 })) {
+        for (const task of await store.claimWebhooks({ lease: LEASE, limit: 20 })) {
           const flight: Promise<void> = deliver(task)
             .catch((error) =>
               log.error({ task: task.id, error }, 'webhook could not be handled; it will be tried again'),
@@ -75,11 +78,11 @@ export function createWebhooks({
           flights.add(flight);
         }
       }
-      const due = await store.nextWebhook();
-      if (due !== undefined && !stopped) timer = setTimeout(wake, Math.min(HOUR, Math.max(10, due - now())));
+      const wait = (await store.webhookDueIn()) ?? POLL;
+      if (!stopped) timer = setTimeout(wake, Math.max(10, Math.min(POLL, wait)));
     } catch (error) {
       log.error({ error }, 'the store could not be reached; webhooks will be tried again');
-      if (!stopped) timer = setTimeout(wake, 5 * SECOND);
+      if (!stopped) timer = setTimeout(wake, POLL);
     }
   }
 
@@ -88,10 +91,8 @@ export function createWebhooks({
     const { heard, final, retryAfter } = await send(task);
     const delay = DELAYS[attempt - 1];
     const next =
-      heard || final || delay === undefined
-        ? null
-        : now() + Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
-    await store.setWebhook(task.id, { webhook_attempts: attempt, webhook_due_at: next && Math.round(next) });
+      heard || final || delay === undefined ? null : Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
+    await store.setWebhook(task.id, { webhook_attempts: attempt, webhook_due_in: next });
     log[heard ? 'info' : 'warn'](
       { task: task.id, attempt, givenUp: !heard && next === null },
       heard ? 'webhook heard' : 'webhook not heard',
@@ -151,8 +152,15 @@ export function createWebhooks({
   };
 }
 
-/** The secret with which receivers check our announcements: made at the first start, kept in DATA_DIR/webhook-secret. */
-export async function webhookSecret(dataDir: string): Promise<string> {
-  const make = () => `whsec_${randomBytes(32).toString('base64')}\n`;
-  return (await secretFile(join(dataDir, 'webhook-secret'), make)).toString('utf8').trim();
+/** The secret with which receivers check our announcements: the first process made it; DATA_DIR/webhook-secret shows it to the operator. */
+export async function webhookSecret(dataDir: string, store: Store): Promise<string> {
+  const path = join(dataDir, 'webhook-secret');
+  const make = () => `whsec_${randomBytes(32).toString('base64')}`;
+  const own = (await secretFile(path, () => `${make()}\n`)).toString('utf8').trim();
+  const secret = await store.secret('webhook', own);
+  if (secret !== own) {
+    await rm(path); // another replica was first
+    await secretFile(path, () => `${secret}\n`);
+  }
+  return secret;
 }

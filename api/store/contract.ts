@@ -1,0 +1,245 @@
+/** What the store must do over either database, as tests: each dialect's own test file calls this. */
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { NewTask, Store, Task } from './store.ts';
+import { newTask } from './testing.ts';
+
+export interface Opened {
+  store: Store;
+  /** the same tasks, as another process has them; `store` again where one process alone may have them */
+  other: Store;
+  /** afterwards nothing of it is left */
+  close: () => Promise<void>;
+}
+
+const LEASE = 60_000;
+const MANY = { lease: LEASE, limit: 1000 };
+
+/**
+ * @param name of the dialect
+ * @param open makes an empty store whose clock runs ahead by what `ahead` says, in milliseconds
+ */
+export function contract(name: string, open: (ahead: () => number) => Promise<Opened>, after = async () => {}) {
+  describe(`${name}: what every store does`, () => {
+    let store: Store;
+    let other: Store;
+    let close: () => Promise<void>;
+    let ahead: number;
+    beforeEach(async () => {
+      ahead = 0;
+      ({ store, other, close } = await open(() => ahead));
+    });
+    afterEach(() => close());
+    afterAll(after);
+
+    async function insert(changes: Partial<NewTask> = {}): Promise<Task> {
+      const task = newTask(changes);
+      await store.insert(task);
+      return (await store.get(task.id))!;
+    }
+    const insertMany = async (count: number) => Promise.all(Array.from({ length: count }, () => insert()));
+    const ids = (tasks: { id: string }[]) => tasks.map(({ id }) => id).sort();
+
+    test('what is inserted is there, by id and by token, with numbers as numbers', async () => {
+      const task = newTask({
+        progress: 0.123456789,
+        created_at: 1_795_551_510_174,
+        submitted_at: 9_007_199_254_740_991,
+        warnings: [{ field: 'H', message: '"quoted"' }],
+        error: { code: 'lost', message: 'x', retryable: true },
+        still: 'tasks/ü/still.png',
+      });
+      await store.insert(task);
+      const got = (await other.get(task.id))!;
+      expect(got).toMatchObject(task);
+      expect(got).toMatchObject({ leased_until: 0, webhook_due_at: null });
+      expect(Math.abs(got.due_at - Date.now())).toBeLessThan(5000);
+      expect(await other.byCallbackToken(task.callback_token)).toEqual(got);
+      expect(await other.getMany([task.id, 'none'])).toEqual([got]);
+      expect(await other.getMany([])).toEqual([]);
+    });
+
+    test('what is not there is undefined, whatever it is called', async () => {
+      for (const id of ['none', '', '\0', 'a\0b', "'; drop table tasks; --", 'ü', '\ud800', 'x'.repeat(10_000)]) {
+        expect(await store.get(id)).toBeUndefined();
+        expect(await store.byCallbackToken(id)).toBeUndefined();
+        expect(Array.isArray(await store.list({ before: id, limit: 1 }))).toBe(true);
+      }
+    });
+
+    test('an id or token is taken once', async () => {
+      const task = await insert();
+      await expect(store.insert(newTask({ id: task.id }))).rejects.toThrow();
+      await expect(store.insert(newTask({ callback_token: task.callback_token }))).rejects.toThrow();
+      expect(await store.get(task.id)).toEqual(task);
+    });
+
+    test('of writes at once each has its own result or error', async () => {
+      const tasks = Array.from({ length: 40 }, () => newTask());
+      const results = await Promise.allSettled(
+        tasks.flatMap((task, i) => [store.insert(task), ...(i % 4 === 0 ? [store.insert(task)] : [])]),
+      );
+      expect(results.filter(({ status }) => status === 'rejected')).toHaveLength(10);
+      expect(ids(await other.list({ limit: 100 }))).toEqual(ids(tasks));
+      const changed = await Promise.all(
+        tasks.map(async ({ id }, i) => store.update((await store.get(id))!, { progress: i / 40 })),
+      );
+      expect(changed.map((task) => task!.progress)).toEqual(tasks.map((_, i) => i / 40));
+      expect(changed.map((task) => task!.id)).toEqual(tasks.map(({ id }) => id));
+    });
+
+    test('a change happens only to the version that was read', async () => {
+      const task = await insert();
+      const changed = await store.update(task, { status: 'running', progress: 0.5 });
+      expect(changed).toEqual({ ...task, status: 'running', progress: 0.5, version: 2 });
+      expect(await other.update(task, { progress: 1 })).toBeUndefined();
+      expect(await store.get(task.id)).toEqual(changed);
+      const many = await Promise.all(
+        Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.update(changed!, { step: i })),
+      );
+      expect(many.filter(Boolean)).toHaveLength(1);
+      expect((await store.get(task.id))!.version).toBe(3);
+    });
+
+    test('lists by key ranges, newest first, also while tasks are inserted', async () => {
+      const tasks = await insertMany(60);
+      const seen: Task[] = [];
+      for (let before: string | undefined; ; before = seen.at(-1)!.id) {
+        const [page] = await Promise.all([other.list({ before, limit: 7 }), insert()]);
+        seen.push(...page);
+        if (page.length < 7) break;
+      }
+      const listed = seen.map(({ id }) => id);
+      expect(listed).toEqual([...new Set(listed)].sort().reverse());
+      const old = new Set(tasks.map(({ id }) => id));
+      expect(listed.filter((id) => old.has(id))).toHaveLength(60);
+    });
+
+    test('of many claimers each due task goes to exactly one', async () => {
+      const tasks = await insertMany(100);
+      const claimers = Array.from({ length: 8 }, async (_, i) => {
+        const mine: Task[] = [];
+        for (;;) {
+          const claimed = await [store, other][i % 2]!.claimDue({ lease: LEASE, limit: 5 });
+          if (claimed.length === 0) return mine;
+          expect(claimed.length).toBeLessThanOrEqual(5);
+          mine.push(...claimed);
+        }
+      });
+      const claimed = (await Promise.all(claimers)).flat();
+      expect(ids(claimed)).toEqual(ids(tasks));
+      expect(claimed.every((task) => task.version === 2 && task.leased_until === task.due_at)).toBe(true);
+    });
+
+    test('of many who want one task one gets it', async () => {
+      const task = await insert();
+      const claims = await Promise.all([
+        ...Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.claim([task.id], { lease: LEASE })),
+        store.claimDue(MANY),
+        other.claimDue(MANY),
+      ]);
+      expect(claims.flat()).toHaveLength(1);
+    });
+
+    test('a lease keeps others out until it is given back by a change, or by release', async () => {
+      const { id } = await insert();
+      const [task] = await store.claim([id], { lease: LEASE });
+      ahead = LEASE - 5000;
+      expect([await other.claimDue(MANY), await other.claim([id], { lease: LEASE })]).toEqual([[], []]);
+      const changed = (await store.update(task!, { due_in: 5000 }))!;
+      expect(changed).toMatchObject({ leased_until: 0, version: 3 });
+      expect(await other.claimDue(MANY)).toEqual([]); // free, but not due
+      const [again] = await other.claim([id], { lease: LEASE });
+      expect(again).toMatchObject({ id, version: 4 });
+      await store.release(task!); // of a lease that was given back: nothing
+      expect(await store.claim([id], { lease: LEASE })).toEqual([]);
+      await other.release(again!);
+      expect(ids(await store.claimDue(MANY))).toEqual([id]);
+    });
+
+    test('a lease that nobody gives back runs out, and who had it can change nothing any more', async () => {
+      const { id } = await insert();
+      const [dead] = await store.claimDue(MANY);
+      ahead = LEASE + 5000;
+      const [task] = await other.claimDue(MANY);
+      expect(task).toMatchObject({ id, version: 3 });
+      expect(await store.update(dead!, { job_id: 'late', due_in: 0 })).toBeUndefined();
+      await store.release(dead!);
+      expect(await store.claimDue(MANY)).toEqual([]);
+      expect(await other.update(task!, { job_id: 'job', due_in: 0 })).toMatchObject({ job_id: 'job' });
+    });
+
+    test('a change by who has no lease leaves it, and makes itself known to who has', async () => {
+      const { id } = await insert();
+      const [task] = await store.claimDue(MANY);
+      expect(await other.update((await other.get(id))!, { progress: 0.5 })).toMatchObject({
+        leased_until: task!.leased_until,
+      });
+      expect(await other.claim([id], { lease: LEASE })).toEqual([]);
+      expect(await store.update(task!, { job_id: 'job', due_in: 0 })).toBeUndefined();
+      await store.release(task!);
+      expect(await other.claim([id], { lease: LEASE })).toMatchObject([{ id, progress: 0.5 }]);
+    });
+
+    test('claim with dueAfter takes only what is far off', async () => {
+      const [soon, late] = [await insert(), await insert()];
+      await store.update(soon, { due_in: 1000 });
+      await store.update(late, { due_in: 20_000 });
+      const both = [soon.id, late.id];
+      expect(ids(await store.claim(both, { lease: LEASE, dueAfter: 5000 }))).toEqual([late.id]);
+      expect(ids(await store.claim(both, { lease: LEASE }))).toEqual([soon.id]);
+      expect(await store.claim([], { lease: LEASE })).toEqual([]);
+    });
+
+    test('an ended task is nobody’s turn', async () => {
+      const task = await insert();
+      expect(await store.dueIn()).toBeLessThanOrEqual(0);
+      await store.update(task, { status: 'failed', due_in: 0 });
+      expect(await store.dueIn()).toBeUndefined();
+      expect([await store.claimDue(MANY), await store.claim([task.id], { lease: LEASE })]).toEqual([[], []]);
+    });
+
+    test('tells how long it is until the next is due', async () => {
+      expect(await store.dueIn()).toBeUndefined();
+      await store.update(await insert(), { due_in: 90_000 });
+      await store.update(await insert(), { due_in: 30_000 });
+      const wait = (await other.dueIn())!;
+      expect(wait).toBeLessThanOrEqual(30_000);
+      expect(wait).toBeGreaterThan(20_000);
+      ahead = 31_000;
+      expect(await other.dueIn()).toBeLessThan(0);
+      expect(await other.claimDue(MANY)).toHaveLength(1);
+    });
+
+    test('announcements are due, taken by one, and put off', async () => {
+      expect(await store.webhookDueIn()).toBeUndefined();
+      const tasks = await insertMany(20);
+      for (const task of tasks) await store.update(task, { status: 'failed', webhook_due_in: 0, due_in: 0 });
+      expect(await other.webhookDueIn()).toBeLessThanOrEqual(0);
+      const claims = await Promise.all(
+        Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.claimWebhooks({ lease: LEASE, limit: 4 })),
+      );
+      expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
+      claims.push(await store.claimWebhooks(MANY));
+      expect(ids(claims.flat())).toEqual(ids(tasks));
+      for (const { id } of tasks.slice(1)) await store.setWebhook(id, { webhook_attempts: 1, webhook_due_in: null });
+      await store.setWebhook(tasks[0]!.id, { webhook_attempts: 2, webhook_due_in: 5 * LEASE });
+      ahead = 2 * LEASE;
+      expect(await other.claimWebhooks(MANY)).toEqual([]);
+      ahead = 6 * LEASE;
+      expect(await other.claimWebhooks(MANY)).toMatchObject([{ id: tasks[0]!.id, webhook_attempts: 2 }]);
+    });
+
+    test('a secret is that of whoever came first', async () => {
+      const secrets = await Promise.all([store, other, store].map((one, i) => one.secret('webhook', `secret ${i}`)));
+      expect(new Set(secrets).size).toBe(1);
+      expect(await store.secret('another', 'x')).toBe('x');
+      expect(await other.secret('webhook', 'late')).toBe(secrets[0]);
+    });
+
+    test('check', async () => {
+      await store.check();
+      await store.close();
+      await expect(store.check()).rejects.toThrow();
+    });
+  });
+}

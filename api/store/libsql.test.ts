@@ -1,0 +1,63 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { contract } from './contract.ts';
+import { openStore } from './store.ts';
+import { newTask } from './testing.ts';
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'store-'));
+});
+afterEach(() => rm(folder, { recursive: true }));
+const url = () => `file:${folder}/tasks.db`;
+
+contract('libSQL', async (ahead) => {
+  const store = await openStore(url(), { ahead });
+  return { store, other: store, close: () => store.close().catch(() => undefined) };
+});
+
+test('one process alone uses the folder; the next finds its tasks, and the leases of the dead free', async () => {
+  const store = await openStore(url());
+  await expect(openStore(url())).rejects.toThrow(/in use by another process/);
+  const [leased, later] = [newTask(), newTask()];
+  for (const task of [leased, later]) await store.insert(task);
+  await store.claim([leased.id], { lease: 60_000 });
+  await store.update((await store.get(later.id))!, { due_in: 60_000 });
+  await store.close();
+  const next = await openStore(url());
+  expect((await next.claimDue({ lease: 1000, limit: 10 })).map(({ id }) => id)).toEqual([leased.id]);
+  await next.close();
+});
+
+test('what was acknowledged is there after kill -9 amid writes at once', async () => {
+  const writer = `
+    import { openStore } from './api/store/store.ts';
+    import { newTask } from './api/store/testing.ts';
+    const store = await openStore(process.argv[1]);
+    const insert = async () => {
+      const task = newTask();
+      await store.insert(task);
+      process.stdout.write(task.id + '\\n');
+      void insert();
+    };
+    for (let i = 0; i < 50; i++) void insert();`;
+  const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', writer, url()], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const exited = once(child, 'exit');
+  const acknowledged: string[] = [];
+  for await (const id of createInterface(child.stdout)) {
+    acknowledged.push(id);
+    if (acknowledged.length === 500) child.kill('SIGKILL'); // those in the pipe are read to its end
+  }
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  const store = await openStore(url());
+  const found = new Set((await store.list({ limit: 100_000 })).map(({ id }) => id));
+  expect(acknowledged.filter((id) => id.length === 36 && !found.has(id))).toEqual([]);
+  await store.close();
+});

@@ -1,0 +1,140 @@
+/** libSQL: one file, used by one process. The one importer of libsql. */
+import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { type Client, createClient, type InStatement } from '@libsql/client';
+import { LibsqlDialect } from '@libsql/kysely-libsql';
+import { type Compilable, Kysely, type Dialect as KyselyDialect, SqliteAdapter, sql } from 'kysely';
+import { migrate } from './migrations.ts';
+import type { Dialect, Tables } from './store.ts';
+
+/** Statements in one transaction: the process does nothing else meanwhile, some 10 ms. */
+const GROUP = 200;
+
+/**
+ * SQLite has one writer, and each commit waits for the disk. So writes queue up here, not inside it, and those that wait are committed
+ * together. Two connections, one for writing: whoever reads while a transaction is open sees what was before it.
+ * @throws Error if another process uses the folder
+ */
+export async function openLibsql(url: string, ahead: () => number): Promise<Dialect> {
+  const folder = dirname(url.replace(/^file:(\/\/)?/, ''));
+  await mkdir(folder, { recursive: true });
+  const lock = await lockFolder(folder);
+  const writer = await connect(url);
+  await migrate(new Kysely<Tables>({ dialect: transactional(new LibsqlDialect({ client: writer })) }));
+  await writer.execute('update tasks set due_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
+  const reader = await connect(url);
+  const queue = createQueue(writer);
+
+  return {
+    db: new Kysely<Tables>({ dialect: new LibsqlDialect({ client: reader }) }),
+    write<R>(query: Compilable<R>) {
+      const { sql, parameters } = query.compile();
+      return queue.add({ sql, args: parameters as never }) as Promise<R[]>;
+    },
+    fromNow: (ms) => sql<number>`${Math.round(Date.now() + ahead() + ms)}`, // the database is in this process
+    skipLocked: (query) => query,
+    isShared: false,
+    async close() {
+      await queue.idle();
+      for (const client of [reader, writer, lock]) client.close();
+    },
+  };
+}
+
+/** One connection; `timeout` for whoever looks into the file from outside. */
+async function connect(url: string): Promise<Client> {
+  const client = createClient({ url, timeout: 5000, concurrency: 1 });
+  await client.execute('pragma journal_mode = wal');
+  await client.execute('pragma synchronous = full');
+  return client;
+}
+
+interface Write {
+  statement: InStatement;
+  resolve(rows: unknown[]): void;
+  reject(error: unknown): void;
+}
+
+function createQueue(client: Client) {
+  let waiting: Write[] = [];
+  let draining: Promise<void> | undefined;
+
+  async function drain(): Promise<void> {
+    while (waiting.length > 0) {
+      // The requests that have come by now bring their writes first; a commit then holds up everything.
+      await new Promise((resolve) => setImmediate(resolve));
+      const group = waiting.slice(0, GROUP);
+      waiting = waiting.slice(GROUP);
+      await commit(group);
+    }
+    draining = undefined;
+  }
+
+  /** Each write has its own result or error, told after all are on the disk. Nothing but this client is awaited in between. */
+  async function commit(group: Write[]): Promise<void> {
+    const told: (() => void)[] = [];
+    try {
+      await client.execute('pragma synchronous = full'); // the client may have opened another connection after an error
+      const transaction = await client.transaction('write');
+      try {
+        for (const { statement, resolve, reject } of group) {
+          try {
+            const { rows } = await transaction.execute(statement);
+            told.push(() => resolve(rows));
+          } catch (error) {
+            if (transaction.closed) throw error; // such as a full disk: SQLite has taken all of it back
+            told.push(() => reject(error));
+          }
+        }
+        await transaction.commit();
+      } finally {
+        transaction.close();
+      }
+    } catch (error) {
+      for (const { reject } of group) reject(error);
+      return;
+    }
+    for (const tell of told) tell();
+  }
+
+  return {
+    add: (statement: InStatement) =>
+      new Promise<unknown[]>((resolve, reject) => {
+        waiting.push({ statement, resolve, reject });
+        draining ??= drain();
+      }),
+    idle: async () => draining,
+  };
+}
+
+/** SQLite's tables are made in transactions too; Kysely's adapter is careful because MySQL's are not. */
+function transactional(dialect: KyselyDialect): KyselyDialect {
+  const adapter = Object.defineProperty(new SqliteAdapter(), 'supportsTransactionalDdl', { value: true });
+  return {
+    createAdapter: () => adapter,
+    createDriver: () => dialect.createDriver(),
+    createIntrospector: (db) => dialect.createIntrospector(db),
+    createQueryCompiler: () => dialect.createQueryCompiler(),
+  };
+}
+
+/**
+ * Keeps other processes out of the folder as long as this one lives: two would each look for the other's jobs at their own queue.
+ * The operating system lets go of the lock when the process dies, however it dies.
+ * @throws Error if another process has it
+ */
+async function lockFolder(folder: string): Promise<{ close(): void }> {
+  const client = createClient({ url: `file:${join(folder, 'lock.db')}`, timeout: 0 });
+  try {
+    const transaction = await client.transaction('write'); // never committed
+    return {
+      close() {
+        transaction.close(); // closing the client alone lets go only when garbage is collected
+        client.close();
+      },
+    };
+  } catch (cause) {
+    client.close();
+    throw new Error(`${folder} is in use by another process: give each its own DATA_DIR`, { cause });
+  }
+}

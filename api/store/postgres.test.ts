@@ -1,0 +1,93 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/local/postgres.ts';
+import { contract } from './contract.ts';
+import { openStore } from './store.ts';
+import { newTask } from './testing.ts';
+
+describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
+  let postgres: LocalPostgres;
+  beforeAll(async () => {
+    postgres = await startPostgres();
+  });
+  afterAll(() => postgres?.stop());
+
+  contract('PostgreSQL', async (ahead) => {
+    const { url } = await postgres.database();
+    const [store, other] = await Promise.all([openStore(url, { ahead }), openStore(url, { ahead })]); // migrations by two at once
+    return {
+      store,
+      other,
+      close: async () => void (await Promise.allSettled([store.close(), other.close()])),
+    };
+  });
+
+  test('processes that start at once on an empty database make its tables once', async () => {
+    const { name, url } = await postgres.database();
+    const stores = await Promise.all(Array.from({ length: 6 }, () => openStore(url)));
+    expect(await postgres.query(name, 'select name from kysely_migration order by 1')).toBe('001_tasks\n002_leases');
+    await Promise.all(stores.map((store) => store.close()));
+  });
+
+  test('leases and due times go by the database’s clock', async () => {
+    const { name, url } = await postgres.database();
+    const store = await openStore(url);
+    const realNow = Date.now;
+    Date.now = () => realNow() + 3_600_000; // a process whose clock is an hour ahead
+    try {
+      const task = newTask();
+      await store.insert(task);
+      expect(await store.claimDue({ lease: 60_000, limit: 1 })).toHaveLength(1);
+      const left = 'leased_until - extract(epoch from now()) * 1000';
+      expect(await postgres.query(name, `select ${left} between 50000 and 60000 from tasks`)).toBe('t');
+      expect(await store.dueIn()).toBeLessThanOrEqual(60_000);
+    } finally {
+      Date.now = realNow;
+      await store.close();
+    }
+  });
+
+  test('a connection killed amid a statement is an error, one killed while idle is none; both are replaced', async () => {
+    const { name, url } = await postgres.database();
+    const store = await openStore(url);
+    const others = `from pg_stat_activity where datname = '${name}' and pid <> pg_backend_pid()`;
+    const kill = `select count(pg_terminate_backend(pid)) ${others}`;
+    const task = newTask();
+    await store.insert(task);
+
+    // A transaction elsewhere holds the row, so the change hangs until its connection is killed.
+    const blocker = postgres
+      .query(name, `begin; update tasks set step = 1; select pg_sleep(60); commit`)
+      .catch(() => 0);
+    const until = async (count: number, condition: string) => {
+      while ((await postgres.query(name, `select count(*) ${others} and ${condition}`)) !== String(count));
+    };
+    await until(1, `wait_event = 'PgSleep'`);
+    const change = store.update((await store.get(task.id))!, { step: 2 }).then(
+      () => 'changed',
+      (error: Error) => error.message,
+    );
+    await until(1, `wait_event_type = 'Lock'`);
+    await postgres.query(name, kill);
+    expect(await change).toMatch(/terminating connection/);
+    await blocker;
+    expect(await store.update((await store.get(task.id))!, { step: 3 })).toMatchObject({ step: 3, version: 2 });
+
+    await postgres.query(name, kill);
+    await until(0, 'true');
+    await new Promise((resolve) => setImmediate(resolve)); // what the server has said until then has been read
+    expect(await store.get(task.id)).toMatchObject({ step: 3 });
+    await store.close();
+  });
+
+  test('what keeps it from starting is said in one line, without the password', async () => {
+    const { name, url } = await postgres.database();
+    const gone = new URL(url);
+    gone.port = '1';
+    gone.password = 'secret';
+    await expect(openStore(gone.href)).rejects.toThrow(/^DATABASE_URL: PostgreSQL can't be used: connect ECONNREFUSED/);
+    await expect(openStore(gone.href)).rejects.not.toThrow(/secret/);
+    await expect(openStore(`${url}x`)).rejects.toThrow(`database "${name}x" does not exist`);
+    await postgres.query('postgres', `create database latin template template0 encoding 'LATIN1' locale 'C'`);
+    await expect(openStore(url.replace(name, 'latin'))).rejects.toThrow(/must be in UTF8, this one is in LATIN1/);
+  });
+});

@@ -1,0 +1,55 @@
+/** Postgres: any number of processes share one database. The one importer of pg. */
+import { type Compilable, Kysely, PostgresDialect, sql } from 'kysely';
+import pg from 'pg';
+import { migrate } from './migrations.ts';
+import type { Dialect, Tables } from './store.ts';
+
+const SECOND = 1000;
+const OLDEST = 15;
+const BIGINT = 20; // pg_type's number for it
+
+/** @throws Error in one line: the server can't be reached, refuses, is too old, or the database is not in UTF8 */
+export async function openPostgres(url: string, ahead: () => number): Promise<Dialect> {
+  const pool = new pg.Pool({
+    connectionString: url,
+    connectionTimeoutMillis: 10 * SECOND,
+    query_timeout: 30 * SECOND,
+    keepAlive: true,
+    application_name: 'img2vid',
+    // Our bigints are milliseconds and counts, far below 2^53; pg would give texts.
+    types: { getTypeParser: (oid, format) => (oid === BIGINT ? Number : pg.types.getTypeParser(oid, format)) as never },
+  });
+  pool.on('error', () => undefined); // an idle connection was closed: the pool has dropped it and will open another
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  try {
+    await checkServer(pool);
+    await migrate(db);
+  } catch (error) {
+    await db.destroy();
+    throw error;
+  }
+  return {
+    db,
+    write: <R>(query: Compilable<R>) => db.executeQuery(query.compile()).then(({ rows }) => rows),
+    // now() and not clock_timestamp(): only what stands still during a statement can be looked up in an index.
+    fromNow: (ms) => sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(ahead() + ms)}::bigint)`,
+    skipLocked: (query) => query.forUpdate().skipLocked(),
+    isShared: true,
+    close: () => db.destroy(),
+  };
+}
+
+async function checkServer(pool: pg.Pool): Promise<void> {
+  let server: { version: string; encoding: string };
+  try {
+    const settings = `current_setting('server_version') as version, current_setting('server_encoding') as encoding`;
+    server = (await pool.query(`select ${settings}`)).rows[0];
+  } catch (cause) {
+    const error = cause instanceof AggregateError ? cause.errors[0] : cause; // a name with several addresses
+    throw new Error(`DATABASE_URL: PostgreSQL can't be used: ${error.message}`, { cause });
+  }
+  if (Number.parseInt(server.version, 10) < OLDEST)
+    throw new Error(`DATABASE_URL: PostgreSQL ${OLDEST} or newer is needed, this server is ${server.version}`);
+  if (server.encoding !== 'UTF8')
+    throw new Error(`DATABASE_URL: the database must be in UTF8, this one is in ${server.encoding}`);
+}
