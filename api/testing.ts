@@ -45,9 +45,12 @@ export async function testService(env: Record<string, string> = {}) {
   const now = () => Date.now() + clock.ahead;
   const queue = queueServer({ apiKey: KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
   const runpod = await listen({
-    fetch: (request) => (faults.runpod?.(request) as Response | undefined) ?? queue.app.fetch(request),
+    fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
   });
-  const faults: { runpod?: (request: Request) => Response | undefined; bucket?: Error } = {};
+  const faults: {
+    runpod?: (request: Request) => Response | undefined | Promise<Response | undefined>;
+    bucket?: Error;
+  } = {};
   const config = readConfig({
     MODEL: 'camera',
     RUNPOD_API_KEY: KEY,

@@ -37,6 +37,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
     let current = task;
     let wake = () => {};
     const forget = lifecycle.onChange(task.id, (changed) => {
+      if (changed.version <= current.version) return; // it was read from the store already
       latest = changed;
       wake();
     });

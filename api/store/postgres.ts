@@ -19,7 +19,9 @@ export async function openPostgres(url: string, ahead: () => number): Promise<Di
     // Our bigints are milliseconds and counts, far below 2^53; pg would give texts.
     types: { getTypeParser: (oid, format) => (oid === BIGINT ? Number : pg.types.getTypeParser(oid, format)) as never },
   });
-  pool.on('error', () => undefined); // an idle connection was closed: the pool has dropped it and will open another
+  // A connection that breaks: the pool drops it and will open another, and a statement that it was at rejects by itself.
+  pool.on('error', () => undefined);
+  pool.on('connect', (client) => client.on('error', () => undefined));
   const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
   try {
     await checkServer(pool);

@@ -91,7 +91,7 @@ type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
 export type NewTask = Omit<Task, Timed>;
 
 export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
-  /** milliseconds until the task's next turn; gives the lease back */
+  /** milliseconds until the task's next turn; gives the lease back, so only who has it may set this */
   due_in?: number;
   /** milliseconds until its announcement; null: there is nothing to announce */
   webhook_due_in?: number | null;

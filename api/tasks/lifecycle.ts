@@ -135,12 +135,22 @@ export function createLifecycle(options: LifecycleOptions) {
     );
   }
 
-  /** A store that is out of reach is asked again while the lease lasts: a job that it does not learn of would get a second beside it. */
+  /**
+   * A job that the store does not learn of would get a second beside it. So a store that is out of reach is asked again while the lease
+   * lasts, and a submission is stored also when somebody without the lease has changed the task meanwhile.
+   */
   async function save(task: Task, changes: Changes): Promise<Task | undefined> {
     const until = now() + LEASE;
-    for (let wait = SECOND / 10; ; wait = Math.min(5 * SECOND, 2 * wait)) {
+    for (let wait = SECOND / 10, current = task; ; wait = Math.min(5 * SECOND, 2 * wait)) {
       try {
-        return await store.update(task, changes);
+        const updated = await store.update(current, changes);
+        if (updated || !changes.job_id) return updated;
+        const read = await store.get(task.id);
+        if (!read || !isOpen(read.status) || read.leased_until !== task.leased_until) {
+          log.warn({ task: task.id, job: changes.job_id }, 'a job was submitted that the task does not want any more');
+          return undefined;
+        }
+        current = read;
       } catch (error) {
         if (stopped || now() > until) throw error;
         log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
