@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/local/postgres.ts';
 import { contract } from './contract.ts';
@@ -77,6 +79,29 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     await new Promise((resolve) => setImmediate(resolve)); // what the server has said until then has been read
     expect(await store.get(task.id)).toMatchObject({ step: 3 });
     await store.close();
+  });
+
+  test('a server that falls silent is an error after a while, and asked anew over another connection', async () => {
+    const { url } = await postgres.database();
+    const sockets: Socket[] = [];
+    const line = createServer((socket) => {
+      const onward = connect(postgres.port, '127.0.0.1');
+      sockets.push(socket, onward);
+      for (const end of [socket, onward]) end.on('error', () => undefined);
+      socket.pipe(onward).pipe(socket);
+    }).listen(0, '127.0.0.1');
+    await once(line, 'listening');
+    const by = new URL(url);
+    by.port = String((line.address() as AddressInfo).port);
+    const store = await openStore(by.href, { patience: 1000 });
+    const task = newTask();
+    await store.insert(task);
+    for (const socket of sockets) socket.unpipe().pause(); // those to come are not
+    await expect(store.get(task.id)).rejects.toThrow(/timeout/);
+    expect(await store.get(task.id)).toMatchObject({ id: task.id });
+    await store.close();
+    for (const socket of sockets) socket.destroy();
+    line.close();
   });
 
   test('what keeps it from starting is said in one line, without the password', async () => {

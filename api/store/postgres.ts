@@ -1,5 +1,5 @@
 /** Postgres: any number of processes share one database. The one importer of pg. */
-import { type Compilable, Kysely, PostgresDialect, sql } from 'kysely';
+import { type Compilable, Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
 import pg from 'pg';
 import { migrate } from './migrations.ts';
 import type { Dialect, Tables } from './store.ts';
@@ -9,11 +9,11 @@ const OLDEST = 15;
 const BIGINT = 20; // pg_type's number for it
 
 /** @throws Error in one line: the server can't be reached, refuses, is too old, or the database is not in UTF8 */
-export async function openPostgres(url: string, ahead: () => number): Promise<Dialect> {
+export async function openPostgres(url: string, ahead: () => number, patience: number): Promise<Dialect> {
   const pool = new pg.Pool({
     connectionString: url,
     connectionTimeoutMillis: 10 * SECOND,
-    query_timeout: 30 * SECOND,
+    query_timeout: patience,
     keepAlive: true,
     application_name: 'img2vid',
     // Our bigints are milliseconds and counts, far below 2^53; pg would give texts.
@@ -22,7 +22,7 @@ export async function openPostgres(url: string, ahead: () => number): Promise<Di
   // A connection that breaks: the pool drops it and will open another, and a statement that it was at rejects by itself.
   pool.on('error', () => undefined);
   pool.on('connect', (client) => client.on('error', () => undefined));
-  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool: discarding(pool) }) });
   try {
     await checkServer(pool);
     await migrate(db);
@@ -38,6 +38,23 @@ export async function openPostgres(url: string, ahead: () => number): Promise<Di
     skipLocked: (query) => query.forUpdate().skipLocked(),
     isShared: true,
     close: () => db.destroy(),
+  };
+}
+
+/** After an error that is no word of the server's, such as a time-out, the connection is closed: its answer may come to the next who asks. */
+function discarding(pool: pg.Pool): PostgresPool {
+  return {
+    async connect() {
+      const client = await pool.connect();
+      let isBroken = false;
+      const query = (text: string, values: unknown[]) =>
+        client.query(text, values).catch((error: unknown) => {
+          isBroken ||= !(error instanceof pg.DatabaseError);
+          throw error;
+        });
+      return { query: query as unknown as PostgresPoolClient['query'], release: () => client.release(isBroken) };
+    },
+    end: () => pool.end(),
   };
 }
 

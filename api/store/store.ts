@@ -100,6 +100,8 @@ export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed
 export interface StoreOptions {
   /** for tests: how far the store's clock runs ahead of the database's; milliseconds */
   ahead?: (() => number) | undefined;
+  /** how long Postgres may take for one statement; milliseconds */
+  patience?: number;
 }
 
 export type Store = Awaited<ReturnType<typeof openStore>>;
@@ -108,8 +110,8 @@ export type Store = Awaited<ReturnType<typeof openStore>>;
  * @param url file:data/tasks.db (the folder is made, and this process alone uses it) or postgres://… (any number of processes)
  * @throws Error in one line, without the password: another process has the folder; the server can't be reached or is too old
  */
-export async function openStore(url: string, { ahead = () => 0 }: StoreOptions = {}) {
-  const dialect = await (url.startsWith('file:') ? openLibsql(url, ahead) : openPostgres(url, ahead));
+export async function openStore(url: string, { ahead = () => 0, patience = 30_000 }: StoreOptions = {}) {
+  const dialect = await (url.startsWith('file:') ? openLibsql(url, ahead) : openPostgres(url, ahead, patience));
   const { db, write, fromNow, skipLocked } = dialect;
   const now = () => fromNow(0);
 
