@@ -52,7 +52,6 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     const { name, url } = await postgres.database();
     const store = await openStore(url);
     const others = `from pg_stat_activity where datname = '${name}' and pid <> pg_backend_pid()`;
-    const kill = `select count(pg_terminate_backend(pid)) ${others}`;
     const task = newTask();
     await store.insert(task);
 
@@ -63,25 +62,28 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     const until = async (count: number, condition: string) => {
       while ((await postgres.query(name, `select count(*) ${others} and ${condition}`)) !== String(count));
     };
+    const killAll = async () => {
+      await postgres.query(name, `select count(pg_terminate_backend(pid)) ${others}`);
+      await until(0, 'true');
+      await new Promise((resolve) => setImmediate(resolve)); // what the server has said until then has been read
+    };
     await until(1, `wait_event = 'PgSleep'`);
     const change = store.update((await store.get(task.id))!, { step: 2 }).then(
       () => 'changed',
       (error: Error) => error.message,
     );
     await until(1, `wait_event_type = 'Lock'`);
-    await postgres.query(name, kill);
+    await killAll();
     expect(await change).toMatch(/terminating connection/);
     await blocker;
     expect(await store.update((await store.get(task.id))!, { step: 3 })).toMatchObject({ step: 3, version: 2 });
 
-    await postgres.query(name, kill);
-    await until(0, 'true');
-    await new Promise((resolve) => setImmediate(resolve)); // what the server has said until then has been read
+    await killAll();
     expect(await store.get(task.id)).toMatchObject({ step: 3 });
     await store.close();
   });
 
-  test('a server that falls silent is an error after a while, and asked anew over another connection', async () => {
+  test('a line that breaks amid a statement, or falls silent, is an error; then another connection is used', async () => {
     const { url } = await postgres.database();
     const sockets: Socket[] = [];
     const line = createServer((socket) => {
@@ -96,11 +98,17 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     const store = await openStore(by.href, { patience: 1000 });
     const task = newTask();
     await store.insert(task);
-    for (const socket of sockets) socket.unpipe().pause(); // those to come are not
+    const silence = () => sockets.splice(0).map((socket) => socket.unpipe().pause()); // those to come are not silent
+    const silent = silence();
+    const asked = expect(store.get(task.id)).rejects.toThrow(/ECONNRESET|terminated/);
+    for (const socket of silent) socket.resetAndDestroy();
+    await asked;
+    expect(await store.get(task.id)).toMatchObject({ id: task.id });
+    silent.push(...silence());
     await expect(store.get(task.id)).rejects.toThrow(/timeout/);
     expect(await store.get(task.id)).toMatchObject({ id: task.id });
     await store.close();
-    for (const socket of sockets) socket.destroy();
+    for (const socket of [...silent, ...sockets]) socket.destroy();
     line.close();
   });
 

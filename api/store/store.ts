@@ -164,6 +164,7 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
 
     /** Leases open tasks that are due. A lease that nobody gives back runs out, so that whoever takes a task and dies does not lose it. */
     async claimDue({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
+      const until = fromNow(lease);
       const due = skipLocked(
         db
           .selectFrom('tasks')
@@ -178,7 +179,7 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
         db
           .with('due', () => due)
           .updateTable('tasks')
-          .set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }))
+          .set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }))
           .where('id', 'in', (e) => e.selectFrom('due').select('id'))
           .returningAll(),
       );
@@ -188,9 +189,10 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
     /** Leases those of the tasks that are open and nobody's; with `dueAfter`, only those whose turn is more milliseconds away. */
     async claim(ids: string[], { lease, dueAfter }: { lease: number; dueAfter?: number }): Promise<Task[]> {
       if (ids.length === 0) return [];
+      const until = fromNow(lease);
       let query = db
         .updateTable('tasks')
-        .set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }))
+        .set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }))
         .where('id', 'in', ids)
         .where('status', 'in', OPEN)
         .where('leased_until', '<=', now());

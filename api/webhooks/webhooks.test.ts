@@ -1,7 +1,10 @@
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Hono } from 'hono';
 import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { listen, type TestService, testService, WEBHOOK_SECRET } from '../testing.ts';
+import { webhookSecret } from './webhooks.ts';
 
 interface Delivery {
   headers: Record<string, string>;
@@ -99,4 +102,17 @@ test('Retry-After is kept to, and a redirect is not followed', async () => {
 test('a task without webhook_url is announced to nobody', async () => {
   const id = await endedTask({ webhook_url: undefined });
   expect(await service.store.get(id)).toMatchObject({ webhook_due_at: null, webhook_attempts: 0 });
+});
+
+test('processes that share tasks sign with one secret, and each folder shows it', async () => {
+  const folders = ['a', 'b'].map((name) => join(service.folder, name));
+  const secrets = [];
+  for (const folder of [...folders, ...folders]) secrets.push(await webhookSecret(folder, service.store));
+  expect(secrets[0]).toMatch(/^whsec_.{44}$/);
+  expect(new Set(secrets).size).toBe(1);
+  for (const folder of folders) {
+    const path = join(folder, 'webhook-secret');
+    expect((await readFile(path, 'utf8')).trim()).toBe(secrets[0]);
+    expect((await stat(path)).mode & 0o777).toBe(0o600);
+  }
 });

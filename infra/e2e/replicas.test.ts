@@ -193,6 +193,8 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
     const job = await service.take(id);
     await service.status(id); // watches
+    const { version } = await submitted(other, id);
+    while ((await other.get(id))!.version < version + 6); // looks because somebody watches, and nothing else still to come
     for (let put: Task | undefined; !put; ) {
       const task = await submitted(other, id);
       if (task.leased_until === 0) put = await other.update(task, { due_in: 3_600_000 });
