@@ -29,6 +29,9 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
     const task: NewTask = {
       id,
+      owner: 'local',
+      idempotency_key: null,
+      idempotency_hash: null,
       status: 'queued',
       stage: null,
       step: null,
@@ -51,6 +54,9 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       jobs: 0,
       failures: 0,
       webhook_attempts: 0,
+      cancel_requested_at: null,
+      strays: [],
+      expired_at: null,
       version: 1,
     };
     try {

@@ -1,4 +1,10 @@
-import { type Kysely, type Migration, Migrator } from 'kysely';
+import { type ColumnBuilderCallback, type Kysely, type Migration, Migrator, sql } from 'kysely';
+
+/** Open, and without a job: to be submitted. As SQL, for an index over such rows serves only a query that says the very same. */
+export const WAITING = sql<boolean>`(job_id is null and finished_at is null)`;
+export const NOT_WAITING = sql<boolean>`(job_id is not null or finished_at is not null)`;
+/** Open, with a job at RunPod. */
+export const OUT = sql<boolean>`(job_id is not null and finished_at is null)`;
 
 /** In the order of their names; one that has run is never changed. */
 export const migrations: Record<string, Migration> = {
@@ -48,6 +54,33 @@ export const migrations: Record<string, Migration> = {
         .addColumn('name', 'text', (column) => column.primaryKey())
         .addColumn('value', 'text', (column) => column.notNull())
         .execute();
+    },
+  },
+  '003_lifecycle': {
+    async up(db: Kysely<unknown>) {
+      const columns: [string, 'text' | 'bigint', ColumnBuilderCallback?][] = [
+        ['owner', 'text', (column) => column.notNull().defaultTo('local')],
+        ['idempotency_key', 'text'],
+        ['idempotency_hash', 'text'],
+        ['cancel_requested_at', 'bigint'],
+        ['strays', 'text', (column) => column.notNull().defaultTo('[]')],
+        ['expired_at', 'bigint'],
+      ];
+      for (const [name, type, build] of columns)
+        await db.schema.alterTable('tasks').addColumn(name, type, build).execute();
+      await db.schema.createIndex('tasks_owner').on('tasks').columns(['owner', 'id']).execute();
+      await db.schema
+        .createIndex('tasks_idempotency')
+        .on('tasks')
+        .columns(['owner', 'idempotency_key'])
+        .unique()
+        .where(sql.ref('idempotency_key'), 'is not', null)
+        .execute();
+      await db.schema.dropIndex('tasks_due').execute();
+      await db.schema.createIndex('tasks_due').on('tasks').column('due_at').where(NOT_WAITING).execute();
+      await db.schema.createIndex('tasks_waiting').on('tasks').columns(['owner', 'due_at']).where(WAITING).execute();
+      await db.schema.createIndex('tasks_waiting_since').on('tasks').column('created_at').where(WAITING).execute();
+      await db.schema.createIndex('tasks_out').on('tasks').column('job_id').where(OUT).execute();
     },
   },
 };

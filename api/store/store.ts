@@ -20,6 +20,12 @@ export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includ
 export interface Task {
   /** UUIDv7: ids sort by creation */
   id: string;
+  /** id of the key that created it; 'local' where there are no keys */
+  owner: string;
+  /** the caller's word for this request, if it gave one; unique to the owner, and freed a day later */
+  idempotency_key: string | null;
+  /** of what was asked for with it */
+  idempotency_hash: string | null;
   status: TaskStatus;
   stage: Stage | null;
   /** of the stage: the sampling step or the frame that is done, and how many there are */
@@ -58,11 +64,17 @@ export interface Task {
   webhook_due_at: number | null;
   /** deliveries tried */
   webhook_attempts: number;
+  /** when a caller asked to cancel it while it ran; RunPod's word is awaited */
+  cancel_requested_at: number | null;
+  /** RunPod's ids of jobs that nobody wants any more and that are still to be cancelled there */
+  strays: string[];
+  /** when its files and prompt were deleted, or began to be */
+  expired_at: number | null;
   /** counts changes and leases: each update names the version that it changes */
   version: number;
 }
 
-const JSON_COLUMNS = ['input', 'warnings', 'output', 'error'] as const;
+const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays'] as const;
 type Row = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
 };

@@ -30,6 +30,12 @@ export function newTask(changes: Partial<NewTask> = {}): NewTask {
     jobs: 0,
     failures: 0,
     webhook_attempts: 0,
+    owner: 'local',
+    idempotency_key: null,
+    idempotency_hash: null,
+    cancel_requested_at: null,
+    strays: [],
+    expired_at: null,
     version: 1,
     ...changes,
   };
