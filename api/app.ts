@@ -7,6 +7,8 @@ import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
 import { MAX_BODY_BYTES } from './read-body.ts';
 import { callback } from './routes/callback.ts';
+import { cancel } from './routes/cancel.ts';
+import { remove } from './routes/delete.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
 import { page } from './routes/page.ts';
@@ -17,6 +19,8 @@ import type { Services } from './services.ts';
 const METHODS = {
   '/img2vid': 'POST',
   '/status': 'GET, HEAD',
+  '/cancel': 'POST',
+  '/delete': 'POST',
   '/files/*': 'GET, HEAD',
   '/runpod/callback/:token': 'POST',
   '/': 'GET, HEAD',
@@ -38,6 +42,8 @@ export function createApp(services: Services) {
   );
   app.route('/', img2vid(services));
   app.route('/', status(services));
+  app.route('/', cancel(services));
+  app.route('/', remove(services));
   if (services.disk) app.route('/', files(services.disk));
   app.route('/', callback(services));
   app.route('/', page(services.linkOrigin));

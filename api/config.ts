@@ -23,6 +23,8 @@ export interface Config {
   stillTimeout: number;
   /** how long after its creation a task may still end; milliseconds */
   taskDeadline: number;
+  /** how long after a task's end its files and prompt are kept; milliseconds */
+  retain: number;
   runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
 }
 
@@ -52,6 +54,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       RUNPOD_BASE_URL: v.optional(webAddress),
       LINK_SECONDS: whole(DAY, 1, 7 * DAY),
       TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
+      RETAIN_DAYS: whole(30, 1, 36_500),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
     },
@@ -77,6 +80,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     linkSeconds: env.LINK_SECONDS,
     stillTimeout: env.STILL_TIMEOUT * 1000,
     taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
+    retain: env.RETAIN_DAYS * DAY * 1000,
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };
 }

@@ -34,6 +34,7 @@ try {
     callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     stillTimeout: config.stillTimeout,
+    retain: config.retain,
     ...(queueIsHere && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
     onAnnouncement: webhooks.wake,
@@ -50,7 +51,7 @@ try {
     console.error(`api: ${taken ? `PORT ${config.port} is already in use` : error.message}`);
     process.exit(1);
   });
-  lifecycle.start();
+  await lifecycle.start();
   webhooks.wake();
 
   const stop = async () => {

@@ -9,13 +9,24 @@ const TIMEOUT = 30 * SECOND;
 
 const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
 
+const canceled = v.object({ status: v.string() });
+
 const seen = v.object({
   status: v.picklist(['IN_QUEUE', 'IN_PROGRESS', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT']),
   output: v.optional(v.unknown()),
   error: v.optional(v.unknown()),
+  input: v.optional(v.fallback(v.looseObject({ task_id: v.optional(v.unknown()) }), {})),
 });
-/** A job as RunPod shows it; `output` is its progress while it runs. */
+/** A job as RunPod shows it; `output` is its progress while it runs. `input` is not in RunPod's documents, its callbacks have it. */
 export type SeenJob = v.InferOutput<typeof seen>;
+
+export const isGoingOn = ({ status }: SeenJob) =>
+  status === 'IN_QUEUE' || status === 'IN_PROGRESS' || status === 'RUNNING';
+
+/** Nobody knows whether RunPod has taken a submission: it was sent, and no answer came that can be read. */
+export class Unanswered extends Error {
+  override readonly name = 'Unanswered';
+}
 
 export interface Submission {
   input: JobInput;
@@ -26,10 +37,12 @@ export interface Submission {
 }
 
 export interface RunPod {
-  /** @returns the job's id. @throws Error: RunPod can't be reached or refuses; there may be a job all the same */
+  /** @returns the job's id. @throws Error: RunPod can't be reached or refuses; Unanswered: there may be a job all the same */
   submit(submission: Submission): Promise<string>;
   /** @returns undefined if RunPod knows no such job (any more). @throws Error: RunPod can't be reached or refuses */
   look(jobId: string): Promise<SeenJob | undefined>;
+  /** Also of a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
+  cancel(jobId: string): Promise<void>;
 }
 
 export function openRunPod({
@@ -46,8 +59,13 @@ export function openRunPod({
   if (!endpoint) throw new Error('RUNPOD_ENDPOINT_ID is empty');
   return {
     async submit(submission) {
-      // The SDK lets other answers than 200 through without an error: the schema finds them.
-      return v.parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
+      try {
+        // The SDK lets other answers than 200 through without an error: the schema finds them.
+        return v.parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
+      } catch (error) {
+        if ((statusOf(error) ?? GATEWAY_TIMEOUT) !== GATEWAY_TIMEOUT || NOT_SENT.has(causeOf(error))) throw error;
+        throw new Unanswered('RunPod did not say whether it has taken the job', { cause: error });
+      }
     },
     async look(jobId) {
       try {
@@ -57,7 +75,25 @@ export function openRunPod({
         throw error;
       }
     },
+    async cancel(jobId) {
+      try {
+        v.parse(canceled, await endpoint.cancel(jobId, TIMEOUT));
+      } catch (error) {
+        if (statusOf(error) !== 404) throw error;
+      }
+    },
   };
 }
+
+const GATEWAY_TIMEOUT = 504;
+/** Codes of undici and Node for what happens before a request is on its way. */
+const NOT_SENT = new Set<unknown>([
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'UND_ERR_CONNECT_TIMEOUT',
+]);
+const causeOf = (error: unknown) => (error as { cause?: { code?: unknown } }).cause?.code;
 
 const statusOf = (error: unknown) => (error as { response?: { status?: number } }).response?.status;

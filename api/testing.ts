@@ -89,13 +89,14 @@ export async function testService(env: Record<string, string> = {}) {
     callbackUrl: (token) => `${api.url}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     stillTimeout: config.stillTimeout,
+    retain: config.retain,
     watchInterval: 10,
     onAnnouncement: webhooks.wake,
     log,
     now,
   });
   app = createApp({ config, store, bucket, disk, linkOrigin: api.url, lifecycle, log, now });
-  lifecycle.start();
+  await lifecycle.start();
 
   async function status(id: string): Promise<PresentedTask> {
     return (await (await fetch(`${api.url}/status?id=${id}`)).json()) as PresentedTask;

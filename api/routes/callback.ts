@@ -1,12 +1,15 @@
 import { Hono } from 'hono';
+import * as v from 'valibot';
 import { Problem } from '../problem.ts';
 import type { Services } from '../services.ts';
 
 const SECOND = 1000;
+/** What is used of RunPod's message: which job it is about. */
+const message = v.object({ id: v.pipe(v.string(), v.regex(/^[\w-]{1,100}$/)) });
 
 /**
  * POST /runpod/callback/TOKEN: RunPod says that a job has ended. It signs nothing, so its word is not believed: it only makes us look,
- * at most once a second a task.
+ * at most once a second a task. A job that the task does not know is looked up at RunPod.
  */
 export function callback({ store, lifecycle, now }: Services) {
   const recent = new Map<string, number>(); // task id → when a callback last made us look
@@ -14,10 +17,11 @@ export function callback({ store, lifecycle, now }: Services) {
   return new Hono().post('/runpod/callback/:token', async (c) => {
     const task = await store.byCallbackToken(c.req.param('token'));
     if (!task) throw new Problem(404, 'not_found', 'there is no such task');
+    const body = v.safeParse(message, await c.req.json().catch(() => undefined)); // anything else still makes us look
     for (const [id, at] of recent) if (now() - at > SECOND) recent.delete(id);
     if (!recent.has(task.id)) {
       recent.set(task.id, now());
-      lifecycle.wake(task.id);
+      lifecycle.callback(task, body.success ? body.output.id : undefined);
     }
     return c.body(null, 200);
   });

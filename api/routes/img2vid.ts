@@ -69,7 +69,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
         cause,
       });
     }
-    lifecycle.wake(id);
+    lifecycle.dispatch();
     return c.json(await present(task, { bucket, linkSeconds: config.linkSeconds, now }), 202, {
       location: `/status?id=${id}`,
     });

@@ -119,7 +119,7 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       const claimers = Array.from({ length: 8 }, async (_, i) => {
         const mine: Task[] = [];
         for (;;) {
-          const claimed = await [store, other][i % 2]!.claimDue({ lease: LEASE, limit: 5 });
+          const claimed = await [store, other][i % 2]!.claimWaiting({ lease: LEASE, limit: 5 });
           if (claimed.length === 0) return mine;
           expect(claimed.length).toBeLessThanOrEqual(5);
           mine.push(...claimed);
@@ -133,15 +133,22 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
     test('of many who want one task one gets it', async () => {
       const task = await insert();
       const claims = await Promise.all([
-        ...Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.claim([task.id], { lease: LEASE })),
-        store.claimDue(MANY),
-        other.claimDue(MANY),
+        ...Array.from({ length: 8 }, (_, i) =>
+          [store, other][i % 2]!.claim([task.id], { lease: LEASE, waiting: true }),
+        ),
+        store.claimWaiting(MANY),
+        other.claimWaiting(MANY),
       ]);
       expect(claims.flat()).toHaveLength(1);
     });
 
+    /** With a job, so that it does not wait for one. */
+    async function insertOut(changes: Partial<NewTask> = {}): Promise<Task> {
+      return insert({ job_id: 'job', ...changes });
+    }
+
     test('a lease keeps others out until it is given back by a change, or by release', async () => {
-      const { id } = await insert();
+      const { id } = await insertOut();
       const [task] = await store.claim([id], { lease: LEASE });
       ahead = LEASE - 5000;
       expect([await other.claimDue(MANY), await other.claim([id], { lease: LEASE })]).toEqual([[], []]);
@@ -158,30 +165,66 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
 
     test('a lease that nobody gives back runs out, and who had it can change nothing any more', async () => {
       const { id } = await insert();
-      const [dead] = await store.claimDue(MANY);
+      const [dead] = await store.claimWaiting(MANY);
       ahead = LEASE + 5000;
-      const [task] = await other.claimDue(MANY);
+      const [task] = await other.claimWaiting(MANY);
       expect(task).toMatchObject({ id, version: 3 });
       expect(await store.update(dead!, { job_id: 'late', due_in: 0 })).toBeUndefined();
       await store.release(dead!);
-      expect(await store.claimDue(MANY)).toEqual([]);
+      expect(await store.claimWaiting(MANY)).toEqual([]);
       expect(await other.update(task!, { job_id: 'job', due_in: 0 })).toMatchObject({ job_id: 'job' });
     });
 
     test('a change by who has no lease leaves it, and makes itself known to who has', async () => {
-      const { id } = await insert();
+      const { id } = await insertOut();
       const [task] = await store.claimDue(MANY);
-      expect(await other.update((await other.get(id))!, { progress: 0.5 })).toMatchObject({
-        leased_until: task!.leased_until,
-      });
-      expect(await other.claim([id], { lease: LEASE })).toEqual([]);
-      expect(await store.update(task!, { job_id: 'job', due_in: 0 })).toBeUndefined();
+      const changed = await other.update((await other.get(id))!, { progress: 0.5, hurry: true });
+      expect(changed).toMatchObject({ leased_until: task!.leased_until });
+      expect(changed!.due_at).toBeLessThan(task!.due_at);
+      expect(await other.claimDue(MANY)).toEqual([]);
+      expect(await store.update(task!, { stage: 'still', due_in: 0 })).toBeUndefined();
       await store.release(task!);
       expect(await other.claim([id], { lease: LEASE })).toMatchObject([{ id, progress: 0.5 }]);
     });
 
+    test('who waits for a job is taken by claimWaiting, and by claim only if that is asked for; all others by claimDue', async () => {
+      const [waiting, out, ended] = [
+        await insert(),
+        await insertOut(),
+        await insert({ status: 'canceled', finished_at: 1 }),
+      ];
+      const all = [waiting.id, out.id, ended.id];
+      const taken = async (claimed: Promise<Task[]>) => {
+        const tasks = await claimed;
+        for (const task of tasks) await store.release(task);
+        return ids(tasks);
+      };
+      expect(await taken(store.claimDue(MANY))).toEqual([out.id, ended.id]);
+      expect(await taken(store.claimWaiting(MANY))).toEqual([waiting.id]);
+      expect(await taken(store.claim(all, { lease: LEASE }))).toEqual([out.id, ended.id]);
+      expect(await taken(store.claim(all, { lease: LEASE, waiting: true }))).toEqual(all);
+    });
+
+    test('claimWaiting takes the first of each owner before the second of any', async () => {
+      const of = (owner: string, count: number) => Array.from({ length: count }, () => insert({ owner }));
+      await Promise.all(of('greedy', 30));
+      await Promise.all([...of('b', 2), ...of('c', 1)]);
+      const owners = (tasks: Task[]) => tasks.map(({ owner }) => owner).sort();
+      const claim = { lease: LEASE, limit: 5 };
+      expect(owners(await store.claimWaiting(claim))).toEqual(['b', 'b', 'c', 'greedy', 'greedy']);
+      expect(owners(await other.claimWaiting(claim))).toEqual(Array(5).fill('greedy'));
+    });
+
+    test('claimOverdue takes who waits too long, due or not', async () => {
+      const [old] = [await insert({ created_at: 1000 }), await insert({ created_at: 3000 })];
+      await store.update(old, { due_in: 90_000 });
+      await insertOut({ created_at: 1000 });
+      expect(ids(await other.claimOverdue(MANY, 2000))).toEqual([old.id]);
+      expect(await store.claimOverdue(MANY, 2000)).toEqual([]);
+    });
+
     test('claim with dueAfter takes only what is far off', async () => {
-      const [soon, late] = [await insert(), await insert()];
+      const [soon, late] = [await insertOut(), await insertOut()];
       await store.update(soon, { due_in: 1000 });
       await store.update(late, { due_in: 20_000 });
       const both = [soon.id, late.id];
@@ -190,24 +233,39 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(await store.claim([], { lease: LEASE })).toEqual([]);
     });
 
-    test('an ended task is nobody’s turn', async () => {
-      const task = await insert();
-      expect(await store.dueIn()).toBeLessThanOrEqual(0);
-      await store.update(task, { status: 'failed', due_in: 0 });
-      expect(await store.dueIn()).toBeUndefined();
-      expect([await store.claimDue(MANY), await store.claim([task.id], { lease: LEASE })]).toEqual([[], []]);
-    });
-
-    test('tells how long it is until the next is due', async () => {
-      expect(await store.dueIn()).toBeUndefined();
+    test('tells how long it is until the next is due, and how many jobs are out', async () => {
+      expect(await store.agenda()).toEqual({ waiting: undefined, due: undefined, out: 0 });
       await store.update(await insert(), { due_in: 90_000 });
       await store.update(await insert(), { due_in: 30_000 });
-      const wait = (await other.dueIn())!;
-      expect(wait).toBeLessThanOrEqual(30_000);
-      expect(wait).toBeGreaterThan(20_000);
-      ahead = 31_000;
-      expect(await other.dueIn()).toBeLessThan(0);
-      expect(await other.claimDue(MANY)).toHaveLength(1);
+      const out = [await insertOut(), await insertOut()];
+      await store.update(out[0]!, { due_in: 50_000 });
+      await store.update(out[1]!, { due_in: 60_000 });
+      const ended = (await store.update(await insert(), { status: 'failed', finished_at: 1, due_in: 40_000 }))!;
+      const near = (wait: number | undefined, expected: number) =>
+        expect(Math.abs(wait! - expected)).toBeLessThan(9000);
+      const first = await other.agenda();
+      near(first.waiting, 30_000);
+      near(first.due, 40_000);
+      expect(first.out).toBe(2);
+      await store.update(ended, { due_in: null }); // nothing is left to do
+      near((await other.agenda()).due, 50_000);
+      ahead = 59_000;
+      expect(await other.agenda()).toMatchObject({ waiting: expect.toSatisfy((wait: number) => wait < 0) });
+      expect(ids(await other.claimDue(MANY))).toEqual([out[0]!.id]);
+    });
+
+    test('whose files are kept too long by now is due at once', async () => {
+      const DAY = 86_400_000;
+      const ended = (finished_at: number, more = {}) => insert({ status: 'failed', finished_at, ...more });
+      const tasks = [
+        await ended(DAY),
+        await ended(3 * DAY),
+        await ended(DAY, { expired_at: 2 * DAY }),
+        await insertOut(),
+      ];
+      for (const task of tasks) await store.update(task, { due_in: 30 * DAY });
+      await store.hurryRetention(2 * DAY, 4 * DAY);
+      expect(ids(await store.claimDue(MANY))).toEqual([tasks[0]!.id]);
     });
 
     test('announcements are due, taken by one, and put off', async () => {

@@ -30,7 +30,7 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
   await store.update((await store.get(later.id))!, { due_in: 60_000 });
   await store.close();
   const next = await openStore(url());
-  expect((await next.claimDue({ lease: 1000, limit: 10 })).map(({ id }) => id)).toEqual([leased.id]);
+  expect((await next.claimWaiting({ lease: 1000, limit: 10 })).map(({ id }) => id)).toEqual([leased.id]);
   await next.close();
 });
 

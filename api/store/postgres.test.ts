@@ -41,10 +41,10 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     try {
       const task = newTask();
       await store.insert(task);
-      expect(await store.claimDue({ lease: 60_000, limit: 1 })).toHaveLength(1);
+      expect(await store.claimWaiting({ lease: 60_000, limit: 1 })).toHaveLength(1);
       const left = 'leased_until - extract(epoch from now()) * 1000';
       expect(await postgres.query(name, `select ${left} between 50000 and 60000 from tasks`)).toBe('t');
-      expect(await store.dueIn()).toBeLessThanOrEqual(60_000);
+      expect((await store.agenda()).waiting).toBeLessThanOrEqual(60_000);
     } finally {
       Date.now = realNow;
       await store.close();

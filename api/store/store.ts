@@ -1,11 +1,12 @@
 /** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
-import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
+import type { Compilable, Expression, Kysely, SelectQueryBuilder, UpdateQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
 import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
 import type { Input } from '../../handler/parameters.ts';
 import type { FieldNote } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
 import { openLibsql } from './libsql.ts';
+import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
 
 export const OPEN = ['queued', 'running'] as const;
@@ -56,7 +57,7 @@ export interface Task {
   jobs: number;
   /** attempts to reach RunPod that failed in a row */
   failures: number;
-  /** when the task is to be looked at next, not before its lease is over; meaningless once it has ended */
+  /** when the task is to be looked at next, not before its lease is over; NEVER: nothing is left to do */
   due_at: number;
   /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
   leased_until: number;
@@ -98,13 +99,18 @@ export interface Dialect {
   close(): Promise<void>;
 }
 
+/** Milliseconds since 1970, far away. */
+const NEVER = Number.MAX_SAFE_INTEGER;
+
 type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
 /** A task as it begins: due at once, and nobody's. */
 export type NewTask = Omit<Task, Timed>;
 
 export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
-  /** milliseconds until the task's next turn; gives the lease back, so only who has it may set this */
-  due_in?: number;
+  /** milliseconds until the task's next turn, null: there is none; gives the lease back, so only who has it may set this */
+  due_in?: number | null;
+  /** its next turn is now, or as soon as who has the lease gives it back; for anybody */
+  hurry?: true;
   /** milliseconds until its announcement; null: there is nothing to announce */
   webhook_due_in?: number | null;
 };
@@ -114,6 +120,12 @@ export interface StoreOptions {
   ahead?: (() => number) | undefined;
   /** how long Postgres may take for one statement; milliseconds */
   patience?: number;
+}
+
+interface Claim {
+  /** milliseconds */
+  lease: number;
+  limit: number;
 }
 
 export type Store = Awaited<ReturnType<typeof openStore>>;
@@ -127,14 +139,33 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
   const { db, write, fromNow, skipLocked } = dialect;
   const now = () => fromNow(0);
 
-  function toColumns({ due_in, webhook_due_in, ...task }: Changes) {
+  function toColumns({ due_in, hurry, webhook_due_in, ...task }: Changes) {
     return {
       ...toRow(task),
-      ...(due_in !== undefined && { due_at: fromNow(due_in), leased_until: 0 }),
+      ...(hurry && { due_at: now() }),
+      ...(due_in !== undefined && { due_at: due_in === null ? NEVER : fromNow(due_in), leased_until: 0 }),
       ...(webhook_due_in !== undefined && {
         webhook_due_at: webhook_due_in === null ? null : fromNow(webhook_due_in),
       }),
     };
+  }
+
+  const free = () => db.selectFrom('tasks').where('leased_until', '<=', now());
+  const leased = (query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) =>
+    query.set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }));
+
+  async function lend(
+    tasks: SelectQueryBuilder<Tables, 'tasks', unknown>,
+    lease: number,
+    limit: number,
+  ): Promise<Task[]> {
+    const due = skipLocked(tasks.select('id').orderBy('due_at').limit(limit));
+    const rows = await write(
+      leased(db.with('due', () => due).updateTable('tasks') as never, lease)
+        .where('id', 'in', sql<string>`(select id from due)`)
+        .returningAll(),
+    );
+    return rows.map(fromRow);
   }
 
   return {
@@ -174,40 +205,44 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
         ),
       ),
 
-    /** Leases open tasks that are due. A lease that nobody gives back runs out, so that whoever takes a task and dies does not lose it. */
-    async claimDue({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
-      const until = fromNow(lease);
-      const due = skipLocked(
-        db
-          .selectFrom('tasks')
-          .select('id')
-          .where('status', 'in', OPEN)
-          .where('due_at', '<=', now())
-          .where('leased_until', '<=', now())
-          .orderBy('due_at')
-          .limit(limit),
-      );
-      const rows = await write(
-        db
-          .with('due', () => due)
-          .updateTable('tasks')
-          .set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }))
-          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
-          .returningAll(),
-      );
-      return rows.map(fromRow);
+    /**
+     * Leases tasks that are due and not waiting for a job. A lease that nobody gives back runs out, so that whoever takes a task and dies
+     * does not lose it.
+     */
+    claimDue: ({ lease, limit }: Claim) => lend(free().where(NOT_WAITING).where('due_at', '<=', now()), lease, limit),
+
+    /** Leases tasks that wait for a job and are due: of each owner the first, then of each the second, and so on. */
+    claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
+      const ranked = free()
+        .where(WAITING)
+        .where('due_at', '<=', now())
+        .select((e) => [
+          'id',
+          'due_at',
+          e.fn
+            .agg<number>('row_number')
+            .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
+            .as('rank'),
+        ]);
+      const fairest = db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('due_at').limit(limit);
+      return lend(free().where(WAITING).where('id', 'in', fairest), lease, limit);
     },
 
-    /** Leases those of the tasks that are open and nobody's; with `dueAfter`, only those whose turn is more milliseconds away. */
-    async claim(ids: string[], { lease, dueAfter }: { lease: number; dueAfter?: number }): Promise<Task[]> {
+    /** Leases tasks that wait for a job since before `created`, milliseconds since 1970, whether they are due or not. */
+    claimOverdue: ({ lease, limit }: Claim, created: number) =>
+      lend(free().where(WAITING).where('created_at', '<', created), lease, limit),
+
+    /**
+     * Leases those of the tasks that are nobody's; with `dueAfter`, only those whose turn is more milliseconds away; those that wait for a
+     * job only if asked for.
+     */
+    async claim(
+      ids: string[],
+      { lease, dueAfter, waiting = false }: { lease: number; dueAfter?: number; waiting?: boolean },
+    ): Promise<Task[]> {
       if (ids.length === 0) return [];
-      const until = fromNow(lease);
-      let query = db
-        .updateTable('tasks')
-        .set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }))
-        .where('id', 'in', ids)
-        .where('status', 'in', OPEN)
-        .where('leased_until', '<=', now());
+      let query = leased(db.updateTable('tasks'), lease).where('id', 'in', ids).where('leased_until', '<=', now());
+      if (!waiting) query = query.where(NOT_WAITING);
       if (dueAfter !== undefined) query = query.where('due_at', '>', fromNow(dueAfter));
       return (await write(query.returningAll())).map(fromRow);
     },
@@ -222,15 +257,40 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
           .where('leased_until', '=', task.leased_until),
       ).then(() => undefined),
 
-    /** Milliseconds until the next open task is due, below 0 if one already is, or undefined if there is none. */
-    async dueIn(): Promise<number | undefined> {
+    /**
+     * What there is to do: milliseconds until the next task is due, of those that wait for a job and of all others (below 0 if one already
+     * is, undefined if there is none), and how many jobs are out.
+     */
+    async agenda(): Promise<{ waiting: number | undefined; due: number | undefined; out: number }> {
+      const soonest = (of: typeof WAITING) =>
+        db
+          .selectFrom('tasks')
+          .select((e) => e(e.fn.min('due_at'), '-', now()).as('wait'))
+          .where(of)
+          .where('due_at', '<', NEVER);
       const row = await db
-        .selectFrom('tasks')
-        .select((e) => e(e.fn.min('due_at'), '-', now()).as('wait'))
-        .where('status', 'in', OPEN)
-        .executeTakeFirst();
-      return row?.wait ?? undefined;
+        .selectNoFrom((e) => [
+          soonest(WAITING).as('waiting'),
+          soonest(NOT_WAITING).as('due'),
+          e
+            .selectFrom('tasks')
+            .select((e) => e.fn.countAll<number>().as('count'))
+            .where(OUT)
+            .as('out'),
+        ])
+        .executeTakeFirstOrThrow();
+      return { waiting: row.waiting ?? undefined, due: row.due ?? undefined, out: row.out ?? 0 };
     },
+
+    /** Ended tasks whose files are kept longer than `retain`, milliseconds from their end, are due at once. */
+    hurryRetention: (retain: number, now: number) =>
+      write(
+        db
+          .updateTable('tasks')
+          .set({ due_at: 0 })
+          .where('finished_at', '<', now - retain)
+          .where('expired_at', 'is', null),
+      ).then(() => undefined),
 
     /** Takes ended tasks whose announcement is due, and puts the next attempt off, as a lease. */
     async claimWebhooks({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {

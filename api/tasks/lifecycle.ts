@@ -1,6 +1,7 @@
 /**
- * Brings every task to its end: submits those without a job, looks at those with one, each when it is due. What is due when lies in
- * the store, so a process that dies forgets nothing; RunPod's callbacks and callers who watch only make a look come sooner.
+ * Brings every task to its end, and its files to theirs: submits tasks without a job, looks at those with one, cancels jobs that nobody
+ * wants, deletes what is kept long enough, each when it is due. What is due when lies in the store, so a process that dies forgets
+ * nothing; RunPod's callbacks and callers who watch only make a look come sooner. What a look changes is said in `transition.ts`.
  *
  * Several processes may share a store. Whoever advances a task holds its lease, from before it asks RunPod until the answer is stored:
  *
@@ -13,9 +14,20 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
-import type { RunPod } from '../runpod.ts';
+import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
 import { type Changes, isOpen, type Store, type Task } from '../store/store.ts';
-import { afterLook, afterLoss, completed, expired, failed, LOST_AFTER } from './transition.ts';
+import {
+  afterCancel,
+  afterFinding,
+  afterLook,
+  afterLoss,
+  canceled,
+  completed,
+  failed,
+  LOST_AFTER,
+  tooLate,
+  withoutContent,
+} from './transition.ts';
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
@@ -30,13 +42,19 @@ const UNWATCHED = 10 * SECOND;
 const ATTENTION = 20 * SECOND;
 /** After a failed attempt to reach RunPod: 1 s, doubling to a minute. */
 const backoff = (failures: number) => Math.min(MINUTE, SECOND * 2 ** (failures - 1));
+/** Tasks taken at a time. */
 const CLAIMS = 50;
+/**
+ * Jobs at RunPod at a time, waiting and running. RunPod takes jobs in the order in which they come, so what is held back here is what can
+ * still be shared out fairly among keys; it is enough for RunPod to see how many workers are wanted.
+ */
+const MAX_OUT = 100;
 /** What RunPod takes for a job's ttl. One that runs out before the task's deadline is a lost job, and there is a next one. */
 const SHORTEST_TTL = 10 * SECOND;
 const LONGEST_TTL = 7 * 24 * 60 * MINUTE;
 
 /** What callers see change while a task goes on. */
-const SHOWN = ['status', 'stage', 'step', 'progress', 'still'] as const;
+const SHOWN = ['status', 'stage', 'step', 'progress', 'still', 'expired_at'] as const;
 
 export interface LifecycleOptions {
   store: Store;
@@ -48,6 +66,8 @@ export interface LifecycleOptions {
   taskDeadline: number;
   /** how long a bridge may take; milliseconds */
   stillTimeout: number;
+  /** how long after a task's end its files and prompt are kept; milliseconds */
+  retain: number;
   /** how long any job may run, instead of an estimate for a GPU; milliseconds */
   runningTime?: number;
   /** milliseconds between looks at a task that somebody watches, at RunPod and, for what other processes changed, in the store */
@@ -63,6 +83,8 @@ interface Flight {
   again: boolean;
   /** the task under a lease that is ours, to begin with */
   claimed: Task | undefined;
+  /** jobs of which callbacks told, and the task did not know */
+  found: string[];
   done: Promise<void>;
 }
 
@@ -76,6 +98,7 @@ export function createLifecycle(options: LifecycleOptions) {
     callbackUrl,
     taskDeadline,
     stillTimeout,
+    retain,
     runningTime,
     watchInterval = SECOND,
     onAnnouncement = () => {},
@@ -88,68 +111,110 @@ export function createLifecycle(options: LifecycleOptions) {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
 
-  /** Advances a task now, or once more if that is just happening; not if another process does. */
-  function wake(id: string, claimed?: Task): void {
+  // Of submissions, by this process.
+  let submitting = 0;
+  let refused = 0; // in a row
+  let pausedUntil = 0; // a RunPod that does not take one task is not asked to take the next at once
+  let room = 0; // tasks that may be submitted now
+
+  /** Advances a task now, or once more if that is just happening; not if another process does, and not one that waits for a job. */
+  function wake(id: string, { claimed, found }: { claimed?: Task; found?: string } = {}): void {
     if (stopped) return;
-    const flight = flights.get(id);
-    if (flight) {
-      flight.again = true;
-      flight.claimed ??= claimed;
-      return;
-    }
-    const started: Flight = { again: false, claimed, done: Promise.resolve() };
-    flights.set(id, started);
-    started.done = (async () => {
-      try {
-        do {
-          started.again = false;
-          const { claimed } = started;
-          started.claimed = undefined; // before anything is awaited: another may come meanwhile
-          const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE });
-          if (task) await advance(task);
-        } while (started.again && !stopped);
-      } catch (error) {
-        log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
-      } finally {
-        flights.delete(id);
-        arm();
-      }
-    })();
+    const known = flights.get(id);
+    const flight: Flight = known ?? { again: true, claimed: undefined, found: [], done: Promise.resolve() };
+    flight.again = true;
+    flight.claimed ??= claimed;
+    if (found !== undefined && !flight.found.includes(found)) flight.found.push(found);
+    if (known) return;
+    flights.set(id, flight);
+    flight.done = fly(id, flight);
   }
 
-  /** One step of a task whose lease is ours: the changes are found, then stored, then told. */
-  async function advance(task: Task): Promise<void> {
-    const step = await next(task);
-    const watching = (watched.get(task.id)?.until ?? 0) > now();
-    const due_in = step.failures ? backoff(step.failures) : watching ? watchInterval : UNWATCHED;
-    const ends = step.status !== undefined && !isOpen(step.status);
-    const announces = ends && task.input.webhook_url !== undefined; // in the same write that ends it
-    const updated = await save(task, { failures: 0, due_in, webhook_due_in: announces ? 0 : null, ...step });
-    if (!updated) return store.release(task); // somebody else changed it meanwhile: it is looked at anew
-    tell(updated, task);
-    if (!ends) return;
-    if (announces) onAnnouncement();
-    log.info(
-      { task: task.id, status: updated.status, code: updated.error?.code, ms: now() - task.created_at },
-      'task ended',
+  async function fly(id: string, flight: Flight): Promise<void> {
+    try {
+      while (flight.again && !stopped) {
+        const { claimed } = flight;
+        const found = flight.found.shift();
+        flight.again = flight.found.length > 0; // before anything is awaited: more may come
+        flight.claimed = undefined;
+        const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE, waiting: found !== undefined });
+        if (!task || (await advance(task, found))) continue;
+        await store.release(task); // somebody else has changed it meanwhile: it is looked at anew
+        if (found !== undefined) wake(id, { found });
+      }
+    } catch (error) {
+      log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
+    } finally {
+      flights.delete(id);
+      arm();
+    }
+  }
+
+  /** One step of a task whose lease is ours: the changes are found, then stored, then told. @returns whether they could be stored */
+  async function advance(read: Task, found: string | undefined): Promise<boolean> {
+    const strays = await cancelStrays(read);
+    const task = { ...read, strays };
+    const failures = strays.length > 0 ? read.failures + 1 : 0; // unless the step itself failed
+    const step = { strays, failures, ...(await next(task, found)) };
+    const ends = isOpen(task.status) && step.status !== undefined && !isOpen(step.status);
+    const due_in = step.failures ? backoff(step.failures) : ends ? (step.strays.length > 0 ? 0 : retain) : lookIn(task);
+    const updated = await save(read, { due_in, ...step, ...(ends && announcement(task)) });
+    if (updated) told(updated, read);
+    return updated !== undefined;
+  }
+
+  /** Milliseconds until the next look at a task that goes on. */
+  const lookIn = ({ id }: Task) => ((watched.get(id)?.until ?? 0) > now() ? watchInterval : UNWATCHED);
+
+  /** In the same write that ends a task. */
+  const announcement = (task: Task): Changes => ({ webhook_due_in: task.input.webhook_url === undefined ? null : 0 });
+
+  /** After a change is stored. */
+  function told(task: Task, before: Task): void {
+    tell(task, before);
+    if (isOpen(task.status) || !isOpen(before.status)) return;
+    if (task.webhook_due_at !== null) onAnnouncement();
+    log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
+  }
+
+  /** @returns those of the task's unwanted jobs that RunPod could not be told about */
+  async function cancelStrays({ id, strays }: Task): Promise<string[]> {
+    const left = await Promise.all(
+      strays.map(async (job) => {
+        try {
+          await runpod.cancel(job);
+          log.info({ task: id, job }, 'job cancelled');
+          return [];
+        } catch (error) {
+          log.warn({ task: id, job, error }, 'job could not be cancelled; it will be tried again');
+          return [job];
+        }
+      }),
     );
+    return left.flat();
   }
 
   /**
    * A job that the store does not learn of would get a second beside it. So a store that is out of reach is asked again while the lease
-   * lasts, and a submission is stored also when somebody without the lease has changed the task meanwhile.
+   * lasts, and a job is stored also when somebody has changed the task meanwhile: if that was its end, or if the lease has run out, as
+   * one that nobody wants.
    */
   async function save(task: Task, changes: Changes): Promise<Task | undefined> {
+    const { job_id } = changes;
     const until = now() + LEASE;
     for (let wait = SECOND / 10, current = task; ; wait = Math.min(5 * SECOND, 2 * wait)) {
       try {
-        const updated = await store.update(current, changes);
-        if (updated || !changes.job_id) return updated;
-        const read = await store.get(task.id);
-        if (!read || !isOpen(read.status) || read.leased_until !== task.leased_until) {
-          log.warn({ task: task.id, job: changes.job_id }, 'a job was submitted that the task does not want any more');
+        const isOurs = isOpen(current.status) && current.leased_until === task.leased_until;
+        if (!job_id || isOurs) {
+          const strays = [...new Set([...current.strays, ...(changes.strays ?? [])])];
+          const updated = await store.update(current, { ...changes, ...(current !== task && { strays }) });
+          if (updated) return updated;
+        } else if (await store.update(current, { strays: [...current.strays, job_id], hurry: true })) {
+          log.warn({ task: task.id, job: job_id }, 'the task does not want its new job any more');
           return undefined;
         }
+        const read = job_id ? await store.get(task.id) : undefined;
+        if (!read) return undefined;
         current = read;
       } catch (error) {
         if (stopped || now() > until) throw error;
@@ -170,31 +235,74 @@ export function createLifecycle(options: LifecycleOptions) {
     if (SHOWN.some((name) => task[name] !== before[name])) changes.emit(task.id, task);
   }
 
-  async function next(task: Task): Promise<Changes> {
-    if (now() > task.created_at + taskDeadline) return expired(now());
+  async function next(task: Task, found: string | undefined): Promise<Changes> {
     try {
-      return task.job_id === null ? await submit(task) : await look(task, task.job_id);
+      const changes = found === undefined ? undefined : await find(task, found);
+      if (changes) return { due_in: 0, ...changes };
+      if (!isOpen(task.status)) return await afterEnd(task);
+      if (now() > task.created_at + taskDeadline) return tooLate(task, now());
+      if (task.job_id !== null) return await look(task, task.job_id);
+      return task.cancel_requested_at === null ? await submit(task) : canceled(now());
     } catch (error) {
-      log.warn({ task: task.id, error }, 'RunPod could not be reached');
+      log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
       return { failures: task.failures + 1 };
     }
   }
 
+  /** What is left to do for an ended task; at last there is nothing. */
+  async function afterEnd(task: Task): Promise<Changes> {
+    if (task.strays.length > 0) return {};
+    if (task.expired_at === null) {
+      const left = task.finished_at! + retain - now();
+      return left > 0 ? { due_in: left } : { due_in: 0, ...withoutContent(task, now()) };
+    }
+    await bucket.delete(taskFolder(task.id));
+    // RunPod lets no job live longer than until the deadline: after that nobody can leave anything there any more.
+    const late = task.created_at + taskDeadline + MINUTE - now();
+    return { due_in: late > 0 ? late : null };
+  }
+
+  /** Asks RunPod for a job of which the task does not know. */
+  async function find(task: Task, jobId: string): Promise<Changes | undefined> {
+    if (task.job_id === jobId || task.strays.includes(jobId)) return undefined;
+    const job = await runpod.look(jobId);
+    const changes = job && afterFinding(task, jobId, job, now());
+    if (!changes || Object.keys(changes).length === 0) return undefined;
+    log.warn({ task: task.id, job: jobId, status: job.status }, 'a job was found that the task did not know');
+    return changes;
+  }
+
   async function submit(task: Task): Promise<Changes> {
-    const earlier = task.jobs > 0 ? await storedResult(task) : undefined;
+    const earlier = task.jobs + task.failures > 0 ? await storedResult(task) : undefined;
     if (earlier) return earlier;
     const ttl = Math.min(LONGEST_TTL, Math.max(SHORTEST_TTL, task.created_at + taskDeadline - now()));
-    const job_id = await runpod.submit({
-      input: jobInput(task),
-      webhook: callbackUrl(task.callback_token),
-      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
-    });
-    log.info({ task: task.id, job: job_id }, 'job submitted');
-    return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
+    submitting++;
+    try {
+      const job_id = await runpod.submit({
+        input: jobInput(task),
+        webhook: callbackUrl(task.callback_token),
+        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
+      });
+      refused = 0;
+      log.info({ task: task.id, job: job_id }, 'job submitted');
+      return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
+    } catch (error) {
+      if (now() >= pausedUntil) pausedUntil = now() + backoff(++refused); // of many at once the first counts
+      if (!(error instanceof Unanswered)) throw error;
+      // There may be a job: it has a minute to make itself known by a callback, or to leave its result in the bucket.
+      log.warn({ task: task.id, error }, 'RunPod gave no answer to a submission');
+      return { failures: task.failures + 1, due_in: LOST_AFTER };
+    } finally {
+      submitting--;
+    }
   }
 
   async function look(task: Task, jobId: string): Promise<Changes> {
-    const job = await runpod.look(jobId);
+    let job = await runpod.look(jobId);
+    if (job && isGoingOn(job) && task.cancel_requested_at !== null) {
+      await runpod.cancel(jobId);
+      job = await runpod.look(jobId); // it may have ended otherwise
+    }
     if (job) return afterLook(task, job, now());
     if (now() - task.submitted_at! < LOST_AFTER) return {};
     log.warn({ task: task.id, job: jobId }, 'RunPod has forgotten the job');
@@ -210,10 +318,17 @@ export function createLifecycle(options: LifecycleOptions) {
     return result.error ? failed(result.error, now()) : completed(task, result.output, now());
   }
 
+  let overdueAt = 0; // when tasks that wait beyond their deadline are looked for next
   /** Takes what is due, then waits until the next task is. */
   async function turn(): Promise<void> {
-    const claimed = await store.claimDue({ lease: LEASE, limit: CLAIMS });
-    for (const task of claimed) wake(task.id, task);
+    const claim = { lease: LEASE, limit: CLAIMS };
+    const claimed = await store.claimDue(claim);
+    if (room > 0) claimed.push(...(await store.claimWaiting({ lease: LEASE, limit: Math.min(room, CLAIMS) })));
+    if (now() >= overdueAt) {
+      overdueAt = now() + POLL;
+      claimed.push(...(await store.claimOverdue(claim, now() - taskDeadline)));
+    }
+    for (const task of claimed) wake(task.id, { claimed: task });
     arm();
   }
 
@@ -223,14 +338,17 @@ export function createLifecycle(options: LifecycleOptions) {
   function arm(): void {
     armAgain = true;
     arming ??= (async () => {
-      let wait: number | undefined;
+      let wait = POLL;
       while (armAgain && !stopped) {
         armAgain = false; // what changes from here on may be missing in the answer
-        wait = await store.dueIn();
+        const { due = POLL, waiting = POLL, out } = await store.agenda();
+        const pause = pausedUntil - now();
+        room = pause > 0 ? 0 : refused > 0 ? 1 - submitting : MAX_OUT - out - submitting;
+        wait = Math.min(due, pause > 0 ? pause : room > 0 ? waiting : POLL, POLL);
       }
       arming = undefined;
       clearTimeout(timer);
-      if (!stopped) timer = setTimeout(() => void turn().catch(retryLater), Math.max(10, Math.min(POLL, wait ?? POLL)));
+      if (!stopped) timer = setTimeout(() => void turn().catch(retryLater), Math.max(10, wait));
     })().catch(retryLater);
   }
 
@@ -251,7 +369,8 @@ export function createLifecycle(options: LifecycleOptions) {
     try {
       for (const task of await store.getMany(ids)) tell(task, watched.get(task.id)?.seen ?? task);
       // A process where nobody watches has put the next look far off.
-      for (const task of await store.claim(ids, { lease: LEASE, dueAfter: watchInterval })) wake(task.id, task);
+      for (const task of await store.claim(ids, { lease: LEASE, dueAfter: watchInterval }))
+        wake(task.id, { claimed: task });
     } catch (error) {
       log.error({ error }, 'the store could not be reached for tasks that are watched; it will be tried again');
     }
@@ -266,8 +385,45 @@ export function createLifecycle(options: LifecycleOptions) {
     }, watchInterval);
   }
 
+  /** Changes a task on behalf of its owner, whoever else changes it. @returns the task as it then is */
+  async function change(task: Task, changesOf: (task: Task) => Changes | undefined): Promise<Task> {
+    for (let current: Task | undefined = task; current; current = await store.get(task.id)) {
+      const changes = changesOf(current);
+      if (!changes) return current;
+      const updated = await store.update(current, { ...changes, hurry: true });
+      if (!updated) continue;
+      told(updated, current);
+      wake(task.id);
+      return updated;
+    }
+    throw new Error(`task ${task.id} has vanished`);
+  }
+
   return {
-    wake,
+    /** There is a new task. */
+    dispatch: arm,
+
+    /** RunPod says that something has happened to a job of the task. */
+    callback(task: Task, jobId: string | undefined): void {
+      wake(task.id, jobId === undefined || jobId === task.job_id ? {} : { found: jobId });
+    },
+
+    /** Ends the task, or sees to it that it ends soon; an ended one stays as it is. @returns the task as it then is */
+    cancel: (task: Task): Promise<Task> =>
+      change(task, (task) => {
+        if (!isOpen(task.status) || task.cancel_requested_at !== null) return undefined;
+        const changes = afterCancel(task, now());
+        return { ...changes, ...(changes.status && announcement(task)) };
+      }),
+
+    /** Deletes the files and the prompt of an ended task. @throws Error the bucket is away: callers see them no more; they will be deleted */
+    async expire(task: Task): Promise<Task> {
+      const expired = await change(task, (task) =>
+        task.expired_at === null ? withoutContent(task, now()) : undefined,
+      );
+      await bucket.delete(taskFolder(task.id));
+      return expired;
+    },
 
     /** Somebody wants to know: the task is looked at now, and more often for a while. */
     watch(task: Task): void {
@@ -286,7 +442,10 @@ export function createLifecycle(options: LifecycleOptions) {
       return () => changes.off(id, listener);
     },
 
-    start: arm,
+    async start(): Promise<void> {
+      await store.hurryRetention(retain, now());
+      arm();
+    },
 
     /** Resolves when no step is under way. */
     async stop(): Promise<void> {

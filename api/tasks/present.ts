@@ -1,7 +1,7 @@
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import type { NewTask, Task } from '../store/store.ts';
 
-/** A task as callers see it, its links signed anew. */
+/** A task as callers see it, its links signed anew; without any once its files are deleted. */
 export async function present(
   task: Task | NewTask,
   { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
@@ -11,7 +11,8 @@ export async function present(
   async function file<F extends { key: string }>({ key, ...rest }: F) {
     return { link: await link(key), ...rest };
   }
-  const { output } = task;
+  const output = task.expired_at === null ? task.output : null;
+  const still = task.expired_at === null ? task.still : null;
   return {
     id: task.id,
     status: task.status,
@@ -24,11 +25,12 @@ export async function present(
     ...(task.finished_at !== null && { finished_at: time(task.finished_at) }),
     model: task.model,
     input: task.input,
-    warnings: [...task.warnings, ...(output?.warnings ?? [])],
-    ...(task.still !== null && { still: { link: await link(task.still) } }),
+    warnings: [...task.warnings, ...(task.output?.warnings ?? [])],
+    ...(still !== null && { still: { link: await link(still) } }),
     ...(output && { videos: await Promise.all(output.videos.map(file)) }),
     ...(output?.grid && { grid: await file(output.grid) }),
-    ...(task.still !== null && { links_expire_at: time(expires * 1000) }),
+    ...(still !== null && { links_expire_at: time(expires * 1000) }),
+    ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
   };
 }

@@ -1,8 +1,8 @@
 /**
  * A task's states and transitions.
  *
- *   queued ───────────▶ running ───────▶ succeeded | failed | canceled
- *     │  stored, or waits    │   ▲ a job in progress        the job has ended
+ *   queued ───────────▶ running ───────▶ succeeded | failed | canceled ────────▶ the same, expired
+ *     │  stored, or waits    │   ▲ a job in progress        the job has ended        its files and prompt are deleted
  *     │  in RunPod's queue   └───┘
  *     └───────────────────────────────▶ the same three, if the job was never seen in progress
  *
@@ -17,12 +17,20 @@
  *   unknown to RunPod     believed 60 s after submission: the bucket's result.json decides; without one the task loses its job and is
  *                         submitted again, three times in all, then failed with `lost`
  *
- * Beyond its deadline an open task is failed with `expired`. An ended task never changes again.
+ * A caller's cancel ends a queued task at once, and one between two jobs. Of a running one it is written down, and RunPod is asked to cancel the job; then as above:
+ * whichever RunPod shows first, result or cancellation, wins. A task that is to be canceled gets no other job.
+ *
+ * A callback may name a job that the task does not know: a process died after it had submitted it, or RunPod showed a job as unknown and
+ * has it after all. RunPod is asked for that job (`afterFinding`): a result ends the task; a job that still goes on becomes the task's,
+ * if that has none. Every job that a task has and does not need any more is a stray, to be cancelled at RunPod, also after the end.
+ *
+ * Beyond its deadline an open task is failed with `expired`. An ended task never changes again, but that it loses its files and prompt:
+ * after RETAIN_DAYS, or when its owner wants that.
  */
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../handler/job.ts';
-import type { SeenJob } from '../runpod.ts';
-import type { Changes, Task } from '../store/store.ts';
+import { isGoingOn, type SeenJob } from '../runpod.ts';
+import { type Changes, isOpen, type Task } from '../store/store.ts';
 
 const SECOND = 1000;
 
@@ -45,7 +53,7 @@ export function afterLook(task: Task, job: SeenJob, now: number): Changes {
     case 'FAILED':
       return failed(workersError(job.error), now);
     case 'CANCELLED':
-      return { ...NO_STAGE, status: 'canceled', finished_at: now };
+      return canceled(now);
     case 'TIMED_OUT':
       return failed(new JobError('timeout', 'the job took longer than it may').data, now);
   }
@@ -55,11 +63,46 @@ export function failed(error: Task['error'], now: number): Changes {
   return { ...NO_STAGE, status: 'failed', error, finished_at: now };
 }
 
-export const expired = (now: number) =>
-  failed(new JobError('expired', 'the task did not end before its deadline').data, now);
+/** An end without the job's word: the job, if there is one, is not wanted any more. */
+const withoutJob = (task: Task): Changes =>
+  task.job_id === null ? {} : { strays: [...new Set([...task.strays, task.job_id])] };
+
+export const canceled = (now: number): Changes => ({ ...NO_STAGE, status: 'canceled', finished_at: now });
+
+export const tooLate = (task: Task, now: number): Changes => ({
+  ...failed(new JobError('expired', 'the task did not end before its deadline').data, now),
+  ...withoutJob(task),
+});
+
+/** What a caller's cancel does to an open task. */
+export function afterCancel(task: Task, now: number): Changes {
+  if (task.status === 'queued' || task.job_id === null) return { ...canceled(now), ...withoutJob(task) };
+  return { cancel_requested_at: task.cancel_requested_at ?? now };
+}
+
+/** What remains of a task when its files are to be deleted. */
+export function withoutContent(task: Task, now: number): Changes {
+  const { prompt: _, image_url: __, ...input } = task.input;
+  return { expired_at: now, input: input as Task['input'] };
+}
+
+/** What it means for a task that RunPod has this job too, of which it did not know. */
+export function afterFinding(task: Task, jobId: string, job: SeenJob, now: number): Changes {
+  const isNamed = job.input === undefined || job.input.task_id === task.id; // where RunPod shows no input, the callback's token must do
+  if (!isNamed) return {};
+  if (isOpen(task.status)) {
+    if (job.status === 'COMPLETED') {
+      const end = completed(task, job.output, now);
+      return end.status === 'succeeded' ? { ...end, ...withoutJob(task) } : {};
+    }
+    if (task.job_id === null) return { job_id: jobId, submitted_at: now, jobs: task.jobs + 1, due_in: 0 };
+  }
+  return isGoingOn(job) ? { strays: [...task.strays, jobId] } : {};
+}
 
 /** After RunPod has forgotten a job and the bucket holds no result of it. */
 export function afterLoss(task: Task, now: number): Changes {
+  if (task.cancel_requested_at !== null) return canceled(now);
   if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null };
   return failed(new JobError('lost', `${MAX_JOBS} jobs were lost`).data, now);
 }

@@ -2,6 +2,7 @@
  * RunPod's public v2 API and its workers' side, over the queue of `queue.ts`: what `runpod-sdk` and a worker speak to.
  * The public side wants `Authorization: Bearer <key>`, the workers' side the bare key.
  */
+import { setMaxListeners } from 'node:events';
 import { type Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import * as v from 'valibot';
@@ -57,6 +58,7 @@ export function queueServer({
 }: QueueServerOptions) {
   const queue: Queue = createQueue({ ...options, clock, onEnd: (job) => void callBack(job) });
   const closing = new AbortController();
+  setMaxListeners(0, closing.signal); // one a callback that is under way
   const app = new Hono();
 
   app.use('/:endpoint/:operation{.+}', async (c, next) => {
