@@ -1,0 +1,336 @@
+/** What callers end: cancel and delete, and what time deletes. And jobs that a task does not know, or want. */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { StorageError } from '../../handler/bucket/bucket.ts';
+import { bucketFolder } from '../../handler/environment.ts';
+import { type TestService, testService } from '../testing.ts';
+
+let service: TestService;
+beforeEach(async () => {
+  service = await testService({ TASK_DEADLINE_SECONDS: '7200', RETAIN_DAYS: '2' });
+});
+afterEach(() => service.close());
+
+const SECOND = 1000;
+const DAY = 86_400 * SECOND;
+const create = async (body: object = { prompt: 'a secret wish' }) =>
+  (await (await service.post(body)).json()).id as string;
+const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
+const call = (path: string) => fetch(`${service.url}${path}`, { method: 'POST' });
+const jobStatus = (jobId: string) => service.queue.find(jobId)?.status;
+
+/** Waits until it is so. */
+async function when(isSo: () => unknown) {
+  while (!(await isSo())) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+/** A task whose job is in progress, and known to be. */
+async function running() {
+  const id = await create();
+  const job = await service.take(id);
+  service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4 } });
+  await service.until(id, ({ progress }) => progress === 0.4);
+  return { id, job };
+}
+
+async function succeeded() {
+  const id = await create();
+  const job = await service.take(id);
+  service.report(job.id, { output: await service.finish(id, job.id) });
+  return service.until(id, ended);
+}
+
+/** The objects in the task's folder. */
+const files = (id: string) =>
+  readdir(join(bucketFolder(service.folder), 'objects', 'tasks', id), { recursive: true }).catch(() => []);
+
+describe('POST /cancel', () => {
+  test('a queued task is canceled at once, and its job at RunPod', async () => {
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.job_id);
+    const { job_id } = (await service.store.get(id))!;
+    const response = await call(`/cancel?id=${id}`);
+    expect(response.status).toBe(202);
+    expect(await response.json()).toMatchObject({ id, status: 'canceled', finished_at: expect.any(String) });
+    await when(() => jobStatus(job_id!) === 'CANCELLED');
+    await when(async () => (await service.store.get(id))!.strays.length === 0);
+    expect((await call(`/cancel?id=${id}`)).status).toBe(202); // whose first answer was lost
+  });
+
+  test('one that RunPod has not taken yet is never submitted', async () => {
+    service.faults.runpod = () => new Response('down', { status: 503 });
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.failures > 0);
+    expect((await (await call(`/cancel?id=${id}`)).json()).status).toBe('canceled');
+    delete service.faults.runpod;
+    service.clock.ahead += 60 * SECOND;
+    const next = await create();
+    await service.take(next);
+    expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 1 });
+  });
+
+  test('one that is just being submitted: the job is cancelled as soon as RunPod has it', async () => {
+    let cancelled: string | undefined;
+    const id = await new Promise<string>((resolve) => {
+      service.faults.runpod = async (request) => {
+        if (request.url.includes('/cancel/')) cancelled = request.url.split('/').at(-1);
+        if (!request.url.endsWith('/run')) return undefined;
+        const { input } = (await request.clone().json()) as { input: { task_id: string } };
+        expect((await (await call(`/cancel?id=${input.task_id}`)).json()).status).toBe('canceled');
+        resolve(input.task_id);
+        return undefined; // now the queue makes the job
+      };
+      void create();
+    });
+    await when(() => cancelled && jobStatus(cancelled) === 'CANCELLED');
+    await when(async () => (await service.store.get(id))!.strays.length === 0);
+    expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 0 });
+    expect(await service.status(id)).toMatchObject({ status: 'canceled' });
+  });
+
+  test('of a running one RunPod is asked, and its confirmation ends it', async () => {
+    const { id, job } = await running();
+    const response = await call(`/cancel?id=${id}`);
+    expect([response.status, (await response.json()).status]).toEqual([202, 'running']);
+    expect((await call(`/cancel?id=${id}`)).status).toBe(202);
+    const task = await service.until(id, ended);
+    expect(task).toMatchObject({ status: 'canceled', progress: 0.4 });
+    expect(task).not.toHaveProperty('stage');
+    expect(jobStatus(job.id)).toBe('CANCELLED');
+  });
+
+  test('a result that comes before RunPod has confirmed wins', async () => {
+    const { id, job } = await running();
+    const output = await service.finish(id, job.id);
+    service.faults.runpod = (request) => {
+      if (!request.url.includes('/cancel/')) return undefined;
+      service.report(job.id, { output }); // just now
+      return undefined;
+    };
+    await call(`/cancel?id=${id}`);
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
+  });
+
+  test('with RunPod away it is asked again and again', async () => {
+    const { id, job } = await running();
+    let asked = 0;
+    service.faults.runpod = () => {
+      asked++;
+      return new Response('down', { status: 503 });
+    };
+    expect((await call(`/cancel?id=${id}`)).status).toBe(202);
+    await when(() => asked > 1);
+    delete service.faults.runpod;
+    service.clock.ahead += 60 * SECOND;
+    expect((await service.until(id, ended)).status).toBe('canceled');
+    expect(jobStatus(job.id)).toBe('CANCELLED');
+  });
+
+  test('of a job that RunPod has lost there is no second', async () => {
+    const { id } = await running();
+    service.faults.runpod = () => new Response('{}', { status: 404 });
+    await call(`/cancel?id=${id}`);
+    service.clock.ahead += 61 * SECOND;
+    expect((await service.until(id, ended)).status).toBe('canceled');
+  });
+
+  test('a task that has succeeded or failed: 409; unknown: 404; no id: 422; a GET: 405', async () => {
+    const { id } = await succeeded();
+    const response = await call(`/cancel?id=${id}`);
+    expect([response.status, (await response.json()).code]).toEqual([409, 'ended']);
+    expect((await call('/cancel?id=01a206ec-8c81-72d2-88c2-373f04644e4a')).status).toBe(404);
+    for (const query of ['', '?id=', '?ID=5', `?id=${id}&x=1`])
+      expect((await call(`/cancel${query}`)).status).toBe(422);
+    expect((await fetch(`${service.url}/cancel?id=${id}`)).status).toBe(405);
+  });
+
+  test('who watches sees the cancellation', async () => {
+    const { id } = await running();
+    const stream = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
+    await call(`/cancel?id=${id}`);
+    expect(await stream.text()).toContain('"status":"canceled"');
+  });
+});
+
+describe('POST /delete, and retention', () => {
+  test('files, links and prompt are gone, the task stays; repeatable', async () => {
+    const task = await succeeded();
+    expect(await files(task.id)).not.toEqual([]);
+    const response = await call(`/delete?id=${task.id}`);
+    expect(response.status).toBe(200);
+    const left = await response.json();
+    expect(left).toMatchObject({ id: task.id, status: 'succeeded', expired_at: expect.any(String) });
+    for (const name of ['still', 'videos', 'grid', 'links_expire_at']) expect(left).not.toHaveProperty(name);
+    expect(JSON.stringify(await service.store.get(task.id))).not.toContain('secret');
+    expect(await files(task.id)).toEqual([]);
+    expect((await fetch(task.videos![0]!.link)).status).toBe(404);
+    expect(await service.status(task.id)).toEqual(left);
+    expect((await call(`/delete?id=${task.id}`)).status).toBe(200);
+    expect((await service.post({ still_of: task.id })).status).toBe(422);
+  });
+
+  test('what a job leaves after that is gone once no job can live any more', async () => {
+    const { id } = await running();
+    await call(`/cancel?id=${id}`);
+    await service.until(id, ended);
+    await call(`/delete?id=${id}`);
+    await service.finish(id, 'late');
+    service.clock.ahead += 7200 * SECOND;
+    service.lifecycle.dispatch();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(await files(id)).not.toEqual([]); // the job's ttl has a minute's grace
+    service.clock.ahead += 120 * SECOND;
+    service.lifecycle.dispatch();
+    await when(async () => (await files(id)).length === 0);
+    await when(async () => (await service.store.agenda()).due === undefined);
+  });
+
+  test('an open task: 409 that says what to do', async () => {
+    const id = await create();
+    const response = await call(`/delete?id=${id}`);
+    expect([response.status, (await response.json()).detail]).toEqual([
+      409,
+      expect.stringContaining('cancel it first'),
+    ]);
+    expect((await service.status(id)).input.prompt).toBe('a secret wish');
+  });
+
+  test('with the bucket away: 503, nobody sees the files any more, and they go later', async () => {
+    const { id } = await succeeded();
+    service.faults.bucket = new StorageError('away', 'ECONNREFUSED', 1);
+    expect((await call(`/delete?id=${id}`)).status).toBe(503);
+    expect(await service.status(id)).not.toHaveProperty('videos');
+    delete service.faults.bucket;
+    service.clock.ahead += 60 * SECOND;
+    service.lifecycle.dispatch();
+    await when(async () => (await files(id)).length === 0);
+  });
+
+  test('after RETAIN_DAYS all of it happens by itself', async () => {
+    const { id } = await succeeded();
+    service.clock.ahead = 2 * DAY - 60 * SECOND;
+    service.lifecycle.dispatch();
+    expect(await service.status(id)).toHaveProperty('videos');
+    service.clock.ahead = 2 * DAY + 60 * SECOND;
+    service.lifecycle.dispatch();
+    await when(async () => (await files(id)).length === 0);
+    const left = await service.status(id);
+    expect(left.expired_at).toBeDefined();
+    expect(left.input).not.toHaveProperty('prompt');
+    await when(async () => (await service.store.agenda()).due === undefined);
+  });
+});
+
+describe('a job that the task does not know', () => {
+  /** Tells the API of a job, as RunPod does. */
+  async function announce(id: string, job: string) {
+    const { callback_token } = (await service.store.get(id))!;
+    service.clock.ahead += 2 * SECOND; // one callback a second is heard
+    const body = JSON.stringify({ id: job, status: 'COMPLETED', output: { surprise: true } });
+    expect((await fetch(`${service.url}/runpod/callback/${callback_token}`, { method: 'POST', body })).status).toBe(
+      200,
+    );
+  }
+  const submit = (id: string) => service.queue.submit({ input: { task_id: id } });
+  /** A RunPod that shows the input of its jobs. */
+  function showInput() {
+    service.faults.runpod = async (request) => {
+      const job = service.queue.find(request.url.split('/').at(-1)!);
+      return request.method === 'GET' && job ? Response.json({ ...job, id: job.id }) : undefined;
+    };
+  }
+
+  test('its result, which comes first, is the task’s, and the other job is cancelled', async () => {
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.job_id);
+    const { job_id } = (await service.store.get(id))!;
+    const unknown = submit(id);
+    service.queue.take('worker-1', 2);
+    service.report(unknown.id, { output: await service.finish(id, unknown.id) });
+    await announce(id, unknown.id);
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
+    await when(() => jobStatus(job_id!) === 'CANCELLED');
+    await when(async () => (await service.store.get(id))!.strays.length === 0);
+  });
+
+  test('a submission whose answer was lost is found by its callback, and not made again', async () => {
+    let lost: string | undefined;
+    service.faults.runpod = async (request) => {
+      if (!request.url.endsWith('/run') || lost) return undefined;
+      const { input } = (await request.json()) as { input: { task_id: string } };
+      lost = submit(input.task_id).id;
+      return new Response('no JSON');
+    };
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.failures > 0);
+    service.clock.ahead += 30 * SECOND; // no second submission within a minute
+    await service.status(id);
+    expect(service.queue.health().jobs.inQueue).toBe(1);
+    service.queue.take('worker-1', 1);
+    service.report(lost!, { output: await service.finish(id, lost!) });
+    await announce(id, lost!);
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+    expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, completed: 1 });
+  });
+
+  test('one that still goes on is cancelled if the task has another, or has ended', async () => {
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.job_id);
+    const second = submit(id);
+    await announce(id, second.id);
+    await when(() => jobStatus(second.id) === 'CANCELLED');
+    expect((await service.store.get(id))!.job_id).not.toBe(second.id);
+
+    await call(`/cancel?id=${id}`);
+    const third = submit(id);
+    await announce(id, third.id);
+    await when(() => jobStatus(third.id) === 'CANCELLED');
+  });
+
+  test('one of a task that lost its own becomes the task’s', async () => {
+    service.faults.runpod = (request) =>
+      request.url.endsWith('/run') ? new Response('down', { status: 503 }) : undefined;
+    const id = await create();
+    await when(async () => (await service.store.get(id))!.failures > 0);
+    const job = submit(id);
+    await announce(id, job.id);
+    await when(async () => (await service.store.get(id))!.job_id === job.id);
+    delete service.faults.runpod;
+    service.queue.take('worker-1', 1);
+    service.report(job.id, { output: await service.finish(id, job.id) });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+  });
+
+  test('one that is another task’s, or nobody’s, changes nothing', async () => {
+    showInput();
+    const [id, other] = [await create(), await create()];
+    const jobs = [submit(other), service.queue.submit({ input: 'text' })];
+    service.queue.take('worker-1', 10);
+    for (const job of jobs) {
+      service.report(job.id, { output: await service.finish(id, job.id) });
+      await announce(id, job.id);
+    }
+    await announce(id, 'no-such-job');
+    await announce(id, '../health');
+    const own = await service.take(id);
+    service.report(own.id, { error: JSON.stringify({ code: 'no_credit', message: 'x', retryable: false }) });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'no_credit' } });
+  });
+});
+
+test('at most 100 jobs are out; what waits beyond its deadline expires all the same', async () => {
+  const ids = await Promise.all(Array.from({ length: 103 }, () => create()));
+  await when(() => service.queue.health().jobs.inQueue === 100);
+  const waiting = async () =>
+    (await Promise.all(ids.map((id) => service.store.get(id)))).filter((task) => !task!.job_id);
+  await when(async () => (await waiting()).length === 3);
+  const heldBack = (await waiting()).map((task) => task!.id);
+  const out = ids.find((id) => !heldBack.includes(id))!;
+  await call(`/cancel?id=${out}`);
+  await when(async () => (await waiting()).length === 2);
+  service.clock.ahead += 7201 * SECOND;
+  service.lifecycle.dispatch();
+  for (const id of ids.filter((id) => id !== out)) expect((await service.until(id, ended)).error!.code).toBe('expired');
+  await when(() => service.queue.health().jobs.inQueue === 0);
+});
