@@ -38,6 +38,18 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     content: { 'application/problem+json': { schema: ref('Problem') } },
   });
   const task = { description: 'The task', content: json(ref('Task')) };
+  const ofTask = {
+    name: 'id',
+    in: 'query',
+    required: true,
+    description: 'The task',
+    schema: { type: 'string', minLength: 1 },
+  };
+  const unlessThere = {
+    403: problem('Not from this machine, or from another web page'),
+    404: problem('There is no such task'),
+    422: problem('No id, or a query that is unknown'),
+  };
 
   return {
     openapi: '3.1.0',
@@ -120,6 +132,30 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
         },
       },
+      '/cancel': {
+        post: {
+          operationId: 'cancel',
+          summary: 'Cancel a task',
+          description:
+            'A queued task is canceled at once. Of a running one RunPod is asked; whichever comes first, its result or the cancellation, wins. Repeatable.',
+          parameters: [ofTask],
+          responses: { 202: task, 409: problem('The task has succeeded or failed'), ...unlessThere },
+        },
+      },
+      '/delete': {
+        post: {
+          operationId: 'delete',
+          summary: 'Delete the files and the prompt of an ended task',
+          description: 'What is left shows `expired_at` instead of links. Repeatable.',
+          parameters: [ofTask],
+          responses: {
+            200: task,
+            409: problem('The task has not ended'),
+            ...unlessThere,
+            503: problem('The bucket is away; the files are no longer shown, and will be deleted'),
+          },
+        },
+      },
       '/files/{key}': {
         get: {
           operationId: 'file',
@@ -176,6 +212,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             videos: list(object({ ...file, seed: whole })),
             grid: object(file),
             links_expire_at: time,
+            expired_at: { ...time, description: 'When its files and prompt were deleted' },
             error: jsonSchema(jobErrorSchema),
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
