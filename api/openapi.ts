@@ -20,6 +20,10 @@ const object = (properties: Record<string, object>, required = Object.keys(prope
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
 const json = (schema: object) => ({ 'application/json': { schema } });
 
+/** One of these a request needs. */
+const SOURCES = ['prompt', 'image_url', 'still_of'];
+const anyOf = (names: string[]) => names.map((name) => ({ required: [name] }));
+
 export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'model' | 'limits' | 'publicUrl'>) {
   const parameters = requestProperties({ model, limits });
   const note = object({ field: text, message: text });
@@ -76,6 +80,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
               'multipart/form-data': {
                 schema: {
                   type: 'object',
+                  anyOf: anyOf([...SOURCES, 'image']),
                   properties: {
                     ...parameters,
                     image: {
@@ -90,7 +95,16 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
           },
           responses: {
-            202: { ...task, headers: { Location: { description: 'Where its status is', schema: text } } },
+            202: {
+              ...task,
+              headers: { Location: { description: 'Where its status is', schema: text } },
+              links: Object.fromEntries(
+                ['status', 'cancel', 'delete'].map((operationId) => [
+                  operationId,
+                  { operationId, parameters: { id: '$response.body#/id' } },
+                ]),
+              ),
+            },
             400: problem('The body can’t be read'),
             403: problem('Not from this machine, or from another web page'),
             413: problem('The body or the picture is too large'),
@@ -192,7 +206,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     },
     components: {
       schemas: {
-        Request: { type: 'object', additionalProperties: false, properties: parameters },
+        Request: { type: 'object', additionalProperties: false, properties: parameters, anyOf: anyOf(SOURCES) },
         Task: object(
           {
             id: { type: 'string', format: 'uuid' },
