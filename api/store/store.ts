@@ -122,6 +122,9 @@ export interface StoreOptions {
   patience?: number;
 }
 
+/** Among how many owners a claim is shared out at most; SQLite puts some hundreds of selects together. */
+const OWNERS = 100;
+
 interface Claim {
   /** milliseconds */
   lease: number;
@@ -151,21 +154,31 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
   }
 
   const free = () => db.selectFrom('tasks').where('leased_until', '<=', now());
-  const leased = (query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) =>
-    query.set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }));
+  function leased(query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) {
+    const until = fromNow(lease);
+    return query.set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }));
+  }
 
-  async function lend(
-    tasks: SelectQueryBuilder<Tables, 'tasks', unknown>,
-    lease: number,
-    limit: number,
-  ): Promise<Task[]> {
-    const due = skipLocked(tasks.select('id').orderBy('due_at').limit(limit));
+  async function lend(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, lease: number): Promise<Task[]> {
     const rows = await write(
-      leased(db.with('due', () => due).updateTable('tasks') as never, lease)
+      leased(db.with('due', () => skipLocked(tasks)).updateTable('tasks') as never, lease)
         .where('id', 'in', sql<string>`(select id from due)`)
         .returningAll(),
     );
     return rows.map(fromRow);
+  }
+
+  /** Whose tasks wait for a job; of very many, some. From one owner to the next in the index, without reading what lies between. */
+  async function waitingOwners(): Promise<string[]> {
+    const { rows } = await sql<{ owner: string }>`
+      with recursive owners(owner) as (
+        select min(owner) from tasks where ${WAITING}
+        union all
+        select (select min(owner) from tasks where ${WAITING} and owner > owners.owner) from owners where owner is not null
+      )
+      select owner from owners where owner is not null`.execute(db);
+    const first = Math.max(0, Math.floor(Math.random() * (rows.length - OWNERS + 1)));
+    return rows.slice(first, first + OWNERS).map(({ owner }) => owner);
   }
 
   return {
@@ -209,23 +222,29 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
      * Leases tasks that are due and not waiting for a job. A lease that nobody gives back runs out, so that whoever takes a task and dies
      * does not lose it.
      */
-    claimDue: ({ lease, limit }: Claim) => lend(free().where(NOT_WAITING).where('due_at', '<=', now()), lease, limit),
+    claimDue: ({ lease, limit }: Claim) =>
+      lend(free().select('id').where(NOT_WAITING).where('due_at', '<=', now()).orderBy('due_at').limit(limit), lease),
 
     /** Leases tasks that wait for a job and are due: of each owner the first, then of each the second, and so on. */
-    claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
-      const ranked = free()
-        .where(WAITING)
-        .where('due_at', '<=', now())
-        .select((e) => [
-          'id',
-          'due_at',
-          e.fn
-            .agg<number>('row_number')
-            .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
-            .as('rank'),
-        ]);
+    async claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
+      const owners = await waitingOwners();
+      if (owners.length === 0) return [];
+      const lines = owners.map((owner) => {
+        const due = free().where(WAITING).where('owner', '=', owner).where('due_at', '<=', now());
+        return db
+          .selectFrom(due.select(['id', 'owner', 'due_at']).orderBy('due_at').limit(limit).as('line'))
+          .selectAll();
+      });
+      const ranked = db.selectFrom(lines.reduce((all, line) => all.unionAll(line)).as('lines')).select((e) => [
+        'id',
+        'due_at',
+        e.fn
+          .agg<number>('row_number')
+          .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
+          .as('rank'),
+      ]);
       const fairest = db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('due_at').limit(limit);
-      return lend(free().where(WAITING).where('id', 'in', fairest), lease, limit);
+      return lend(free().select('id').where(WAITING).where('id', 'in', fairest), lease);
     },
 
     /**
