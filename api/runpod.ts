@@ -6,6 +6,8 @@ import type { JobInput } from '../handler/job.ts';
 const SECOND = 1000;
 /** The SDK's own 3 s are short: a submission that timed out may still have made a job. */
 const TIMEOUT = 30 * SECOND;
+/** Whoever asks how RunPod does waits less. */
+const HEALTH_TIMEOUT = 5 * SECOND;
 
 const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
 
@@ -16,6 +18,8 @@ const seen = v.object({
 });
 /** A job as RunPod shows it; `output` is its progress while it runs. */
 export type SeenJob = v.InferOutput<typeof seen>;
+
+const health = v.object({ jobs: v.object({}), workers: v.object({}) });
 
 export interface Submission {
   input: JobInput;
@@ -30,6 +34,8 @@ export interface RunPod {
   submit(submission: Submission): Promise<string>;
   /** @returns undefined if RunPod knows no such job (any more). @throws Error: RunPod can't be reached or refuses */
   look(jobId: string): Promise<SeenJob | undefined>;
+  /** @throws Error: RunPod can't be reached, or does not take the key or the endpoint */
+  health(): Promise<void>;
 }
 
 export function openRunPod({
@@ -56,6 +62,9 @@ export function openRunPod({
         if (statusOf(error) === 404) return undefined;
         throw error;
       }
+    },
+    async health() {
+      v.parse(health, await endpoint.health(HEALTH_TIMEOUT));
     },
   };
 }
