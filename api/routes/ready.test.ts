@@ -27,6 +27,8 @@ const failing = (reason: string) => ({ status: 'failing', reason });
 
 test('all is well', async () => {
   expect(await ask()).toEqual({ code: 200, status: 'ready', parts: { store: ok, bucket: ok, runpod: ok } });
+  const { paths } = await (await fetch(`${service.url}/openapi.json`)).json();
+  expect(Object.keys(paths['/readyz'].get.responses)).toEqual(['200', '403', '503']);
 });
 
 test('without the store or the bucket it is not ready, and says nothing of their inside', async () => {
