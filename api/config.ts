@@ -17,6 +17,8 @@ export interface Config {
   model: ModelName;
   limits: Limits;
   allowPrivateUrls: boolean;
+  /** of other web pages that may use the API, such as https://app.example.com */
+  corsOrigins: string[];
   /** how long a link is good for; seconds */
   linkSeconds: number;
   /** how long a bridge may take; milliseconds */
@@ -29,6 +31,14 @@ export interface Config {
 }
 
 const DAY = 24 * 3600; // seconds
+
+const origins = v.pipe(
+  v.optional(v.string(), ''),
+  v.transform((text) => text.split(',').map((part) => part.trim())),
+  v.transform((parts) => parts.filter((part) => part !== '')),
+  v.check((list) => !list.includes('*'), 'must not be *: without API keys any web page could then use the service'),
+  v.check((list) => list.every(isOrigin), 'must be origins, such as https://app.example.com, separated by commas'),
+);
 
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
@@ -57,6 +67,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       RETAIN_DAYS: whole(30, 1, 3650),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
+      CORS_ORIGINS: origins,
     },
     environment,
   );
@@ -77,6 +88,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
+    corsOrigins: env.CORS_ORIGINS,
     linkSeconds: env.LINK_SECONDS,
     stillTimeout: env.STILL_TIMEOUT * 1000,
     taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
@@ -84,5 +96,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };
 }
+
+const isOrigin = (text: string) => /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
 
 export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);

@@ -41,6 +41,17 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     description,
     content: { 'application/problem+json': { schema: ref('Problem') } },
   });
+  const part = object(
+    {
+      status: { type: 'string', enum: ['ok', 'failing'] },
+      reason: {
+        type: 'string',
+        enum: ['timeout', 'unreachable', 'error'],
+        description: 'error: it answers, but not as it should; the log says more',
+      },
+    },
+    ['status'],
+  );
   const task = { description: 'The task', content: json(ref('Task')) };
   const ofTask = {
     name: 'id',
@@ -61,7 +72,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       title: 'Text to Video API',
       version: '0.1.0',
       description:
-        'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4.',
+        'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4. Every answer has an X-Request-Id: the caller’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
     },
     servers: [{ url: publicUrl }],
@@ -196,6 +207,19 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           responses: { 200: { description: 'It does', content: json(object({ status: text })) } },
         },
       },
+      '/readyz': {
+        get: {
+          operationId: 'ready',
+          summary: 'Whether requests can be taken, and how each part does',
+          description:
+            'At most one look a second. It is ready without RunPod: tasks are kept, and sent when it is back.',
+          responses: {
+            200: { description: 'They can', content: json(ref('Readiness')) },
+            403: problem('Not from this machine'),
+            503: { description: 'They can’t, or the process stops', content: json(ref('Readiness')) },
+          },
+        },
+      },
       '/openapi.json': {
         get: {
           operationId: 'openapi',
@@ -230,6 +254,13 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             error: jsonSchema(jobErrorSchema),
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
+        ),
+        Readiness: object(
+          {
+            status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
+            parts: object({ store: part, bucket: part, runpod: part }),
+          },
+          ['status'],
         ),
         Problem: object({ type: text, title: text, status: whole, detail: text, code: text, errors: list(note) }, [
           'type',

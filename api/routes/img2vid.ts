@@ -69,6 +69,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
         cause,
       });
     }
+    c.get('log').info({ task: id }, 'task created');
     lifecycle.dispatch();
     return c.json(await present(task, { bucket, linkSeconds: config.linkSeconds, now }), 202, {
       location: `/status?id=${id}`,

@@ -1,5 +1,6 @@
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
+import { breakOff } from '../break-off.ts';
 import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
 import type { Services } from '../services.ts';
@@ -11,27 +12,33 @@ const SECOND = 1000;
 const KEEP_ALIVE = 15 * SECOND;
 
 /** GET /status: one task, its changes as they come, or all tasks. */
-export function status({ config, store, bucket, lifecycle, now }: Services) {
+export function status({ config, store, bucket, lifecycle, stopping, now }: Services) {
   const shown = (task: Task) => present(task, { bucket, linkSeconds: config.linkSeconds, now });
 
   return new Hono().get('/status', async (c) => {
     const { id, ...unknown } = c.req.query();
     const strays = Object.keys(unknown);
     if (strays.length > 0) invalid(strays.map((field) => ({ field, message: 'unknown; did you mean id?' })));
-    if (id === undefined) return c.body(listOfAll(), 200, { 'content-type': 'application/json' });
+    if (id === undefined) return c.body(breakOff(c, listOfAll()), 200, { 'content-type': 'application/json' });
     if (id === '') invalid([{ field: 'id', message: 'must be the id of a task' }]);
 
     const task = await store.get(id);
     if (!task) throw new Problem(404, 'not_found', 'there is no such task');
-    if (!(c.req.header('accept') ?? '').includes('text/event-stream')) {
+    const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
+    if (!wantsEvents) {
       lifecycle.watch(task);
       return c.json(await shown(task));
     }
     if (!isOpen(task.status) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
-    return streamSSE(c, (stream) => events(task, stream));
+    const broken = (error: unknown) => c.get('log').error({ error }, 'the events broke off'); // the caller will reconnect
+    return streamSSE(c, (stream) => {
+      c.header('cache-control', 'no-store'); // instead of streamSSE's own: there are links in events
+      c.header('x-accel-buffering', 'no'); // nginx would keep them back
+      return events(task, stream).catch(broken);
+    });
   });
 
-  /** The task at once and at each change, until it ends; coalesced for a slow reader. */
+  /** The task at once and at each change, until it ends or the process stops; coalesced for a slow reader. */
   async function events(task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
     let latest: Task | undefined = task;
     let current = task;
@@ -41,11 +48,13 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
       latest = changed;
       wake();
     });
-    stream.onAbort(() => wake());
+    const stop = () => wake();
+    stream.onAbort(stop);
+    stopping.addEventListener('abort', stop);
     try {
       // A change between the reading of the task and the listening would go unseen: read it again.
       latest = (await store.get(task.id)) ?? task;
-      while (!stream.aborted) {
+      while (!stream.aborted && !stopping.aborted) {
         if (latest) {
           current = latest;
           latest = undefined;
@@ -69,6 +78,7 @@ export function status({ config, store, bucket, lifecycle, now }: Services) {
       }
     } finally {
       forget();
+      stopping.removeEventListener('abort', stop);
     }
   }
 
