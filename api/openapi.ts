@@ -4,7 +4,8 @@ import type * as v from 'valibot';
 import { jobErrorSchema, STAGES } from '../handler/job.ts';
 import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from '../handler/parameters.ts';
 import type { Config } from './config.ts';
-import { ENDED, OPEN } from './store/store.ts';
+import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
+import { TASK_ID } from './tasks/id.ts';
 
 const text = { type: 'string' };
 const number = { type: 'number' };
@@ -18,6 +19,13 @@ const object = (properties: Record<string, object>, required = Object.keys(prope
   properties,
 });
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
+const query = (name: string, schema: object, description: string) => ({
+  name,
+  in: 'query',
+  required: false,
+  description,
+  schema,
+});
 const json = (schema: object) => ({ 'application/json': { schema } });
 
 export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'model' | 'limits' | 'publicUrl'>) {
@@ -97,17 +105,30 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           description:
             'With `Accept: text/event-stream` and an id: an event `task` with the whole task at each change, until it ends.',
           parameters: [
-            {
-              name: 'id',
-              in: 'query',
-              required: false,
-              description: 'The task; without it, all tasks, newest first',
-              schema: { type: 'string', minLength: 1 },
-            },
+            query('id', { type: 'string', minLength: 1 }, 'The task; without it, the list of all tasks, newest first'),
+            query(
+              'limit',
+              { type: 'integer', minimum: 1, maximum: LARGEST_PAGE },
+              `Of the list one page of so many tasks, ${PAGE} if only a cursor is given; the header Link has the next one's address`,
+            ),
+            query(
+              'cursor',
+              { type: 'string', pattern: TASK_ID.source },
+              'Of the list what follows a page: taken from its Link',
+            ),
+            query('status', { type: 'string', enum: STATUSES }, 'Of the list the tasks with this status'),
+            query('since', time, 'Of the list what was created at this time or later'),
+            query('until', time, 'Of the list what was created before this time'),
           ],
           responses: {
             200: {
               description: 'The task, or the list',
+              headers: {
+                Link: {
+                  description: 'Of a page, if there is more: the address of the next, with rel="next"',
+                  schema: text,
+                },
+              },
               content: {
                 ...json({ oneOf: [ref('Task'), list(ref('Task'))] }),
                 'text/event-stream': { schema: text },
@@ -116,7 +137,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             204: { description: 'Events only: the task had ended before, nothing more will come' },
             403: problem('Not from this machine'),
             404: problem('There is no such task'),
-            422: problem('An empty id, or a query that is unknown'),
+            422: problem('Every unknown, repeated or wrong value of the query, with what is allowed'),
           },
         },
       },
@@ -160,7 +181,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
         Task: object(
           {
             id: { type: 'string', format: 'uuid' },
-            status: { type: 'string', enum: [...OPEN, ...ENDED] },
+            status: { type: 'string', enum: STATUSES },
             stage: { type: 'string', enum: [...STAGES], description: 'What is being done, while running' },
             step: { type: 'integer', description: 'Of the stage: the sampling step, or the frame, that is done' },
             steps: { type: 'integer', description: 'How many of them there are' },

@@ -1,35 +1,39 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { Hono } from 'hono';
-import { v7 as uuidv7 } from 'uuid';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import { ALLOWED_HOSTS, isPublicHost } from '../../handler/net/guard.ts';
 import type { Input, Request } from '../../handler/parameters.ts';
 import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
+import { ownerOf } from '../owner.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import type { Services } from '../services.ts';
 import type { NewTask } from '../store/store.ts';
+import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
 /** POST /img2vid: a checked request becomes a stored task. */
 export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
+  const nextId = taskIds(now);
+
   return new Hono().post('/img2vid', async (c) => {
+    const owner = ownerOf(c);
     const query = Object.keys(c.req.query());
     if (query.length > 0)
       invalid(query.map((field) => ({ field, message: 'unknown in the query: parameters belong in the body' })));
     const { values, image } = await readBody(c);
     const { input, warnings, request } = check(values, image !== undefined);
     const source_key =
-      input.still_of === undefined ? null : await earlierPicture(input.still_of, input.image_index, request);
+      input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
     const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
     if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
 
-    const id = uuidv7();
+    const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
     const task: NewTask = {
       id,
-      owner: 'local',
+      owner,
       idempotency_key: null,
       idempotency_hash: null,
       status: 'queued',
@@ -37,7 +41,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       step: null,
       steps: null,
       progress: 0,
-      created_at: now(),
+      created_at,
       started_at: null,
       finished_at: null,
       model: config.model,
@@ -99,9 +103,9 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
   }
 
   /** The picture of an earlier task that is to be animated again; one answer for every reason why not. */
-  async function earlierPicture(id: string, index: number, request: Request): Promise<string> {
+  async function earlierPicture(owner: string, id: string, index: number, request: Request): Promise<string> {
     const folder = taskFolder(id);
-    if (await store.get(id)) {
+    if (await store.getOwn(owner, id)) {
       const oneOfFour = `${folder}/imagine-${index}.png`;
       if (await bucket.has(oneOfFour)) return oneOfFour;
       const only = `${folder}/still.png`; // of a task that began with a picture

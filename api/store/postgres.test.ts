@@ -27,7 +27,9 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   test('processes that start at once on an empty database make its tables once', async () => {
     const { name, url } = await postgres.database();
     const stores = await Promise.all(Array.from({ length: 6 }, () => openStore(url)));
-    expect(await postgres.query(name, 'select name from kysely_migration order by 1')).toBe(Object.keys(migrations).join('\n'));
+    expect(await postgres.query(name, 'select name from kysely_migration order by 1')).toBe(
+      Object.keys(migrations).join('\n'),
+    );
     await Promise.all(stores.map((store) => store.close()));
   });
 
