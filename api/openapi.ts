@@ -4,6 +4,7 @@ import type * as v from 'valibot';
 import { jobErrorSchema, STAGES } from '../handler/job.ts';
 import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from '../handler/parameters.ts';
 import type { Config } from './config.ts';
+import { KEY } from './idempotency.ts';
 import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
 import { TASK_ID } from './tasks/id.ts';
 
@@ -19,13 +20,15 @@ const object = (properties: Record<string, object>, required = Object.keys(prope
   properties,
 });
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
-const query = (name: string, schema: object, description: string) => ({
+const parameter = (place: 'query' | 'header') => (name: string, schema: object, description: string) => ({
   name,
-  in: 'query',
+  in: place,
   required: false,
   description,
   schema,
 });
+const query = parameter('query');
+const header = parameter('header');
 const json = (schema: object) => ({ 'application/json': { schema } });
 
 export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'model' | 'limits' | 'publicUrl'>) {
@@ -45,6 +48,13 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     description,
     content: { 'application/problem+json': { schema: ref('Problem') } },
   });
+  const taskHeaders = {
+    Location: { description: 'Where its status is', schema: text },
+    'Idempotency-Replayed': {
+      description: 'Only if an earlier request with this Idempotency-Key has made the task',
+      schema: { const: 'true' },
+    },
+  };
   const task = { description: 'The task', content: json(ref('Task')) };
 
   return {
@@ -64,6 +74,13 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           summary: 'Create a task',
           description:
             'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
+          parameters: [
+            header(
+              'Idempotency-Key',
+              { type: 'string', minLength: 1, maxLength: 255, pattern: KEY.source },
+              'A word of your own for this request: sent again with it within a day, the same request gives the same task',
+            ),
+          ],
           requestBody: {
             required: true,
             content: {
@@ -86,9 +103,10 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
           },
           responses: {
-            202: { ...task, headers: { Location: { description: 'Where its status is', schema: text } } },
+            202: { ...task, headers: taskHeaders },
             400: problem('The body can’t be read'),
             403: problem('Not from this machine, or from another web page'),
+            409: problem('The Idempotency-Key stands for another request'),
             413: problem('The body or the picture is too large'),
             415: problem('Another content type'),
             422: problem(

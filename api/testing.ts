@@ -115,6 +115,7 @@ export async function testService(env: Record<string, string> = {}) {
     folder,
     clock,
     bucket,
+    disk,
     store,
     lifecycle,
     webhooks,

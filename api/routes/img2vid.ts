@@ -1,20 +1,21 @@
 import { randomBytes, randomInt } from 'node:crypto';
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import { ALLOWED_HOSTS, isPublicHost } from '../../handler/net/guard.ts';
 import type { Input, Request } from '../../handler/parameters.ts';
 import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
+import { checkSame, type Idempotency, readIdempotency } from '../idempotency.ts';
 import { ownerOf } from '../owner.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import type { Services } from '../services.ts';
-import type { NewTask } from '../store/store.ts';
+import type { NewTask, Task } from '../store/store.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
 /** POST /img2vid: a checked request becomes a stored task. */
-export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
+export function img2vid({ config, store, bucket, lifecycle, log, now }: Services) {
   const nextId = taskIds(now);
 
   return new Hono().post('/img2vid', async (c) => {
@@ -24,6 +25,10 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       invalid(query.map((field) => ({ field, message: 'unknown in the query: parameters belong in the body' })));
     const { values, image } = await readBody(c);
     const { input, warnings, request } = check(values, image !== undefined);
+    const once = readIdempotency(c, request, image);
+    const { idempotency_key: key } = once;
+    const earlier = key === null ? undefined : await store.byIdempotencyKey(owner, key, now());
+    if (earlier) return replay(c, earlier, once);
     const source_key =
       input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
     const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
@@ -34,8 +39,7 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
     const task: NewTask = {
       id,
       owner,
-      idempotency_key: null,
-      idempotency_hash: null,
+      ...once,
       status: 'queued',
       stage: null,
       step: null,
@@ -63,21 +67,51 @@ export function img2vid({ config, store, bucket, lifecycle, now }: Services) {
       expired_at: null,
       version: 1,
     };
+    const sooner = await keep(task, image); // the same request, at the same time
+    if (sooner) return replay(c, sooner, once);
+    lifecycle.wake(id);
+    return answer(c, task);
+  });
+
+  async function answer(c: Context, task: Task | NewTask, headers: Record<string, string> = {}) {
+    const shown = await present(task, { bucket, linkSeconds: config.linkSeconds, now });
+    return c.json(shown, 202, { location: `/status?id=${task.id}`, ...headers });
+  }
+
+  function replay(c: Context, earlier: Task, once: Idempotency) {
+    checkSame(earlier, once);
+    return answer(c, earlier, { 'idempotency-replayed': 'true' });
+  }
+
+  /**
+   * Stores the task and its picture.
+   * @returns the task that has its idempotency key, where another was sooner
+   * @throws Problem 503, and nothing is left of it
+   */
+  async function keep(task: NewTask, image: Uint8Array | undefined): Promise<Task | undefined> {
     try {
-      if (image_key) await bucket.put(image_key, image!);
-      await store.insert(task);
+      if (task.image_key) await bucket.put(task.image_key, image!);
+      const sooner = await store.insert(task);
+      if (sooner) await forgetPicture(task);
+      return sooner;
     } catch (cause) {
-      if (image_key) await bucket.delete(taskFolder(id)).catch(() => undefined); // it may be the bucket that can't be reached
+      // It may be the store's word that was lost, and the task is there. Where it can't be asked, the picture stays in case it is.
+      const found = await store.getOwn(task.owner, task.id).catch(() => 'unknown');
+      if (found === undefined) await forgetPicture(task);
+      else if (found !== 'unknown') return undefined;
       throw new Problem(503, 'unavailable', 'the task could not be stored; try again', {
         headers: { 'retry-after': '5' },
         cause,
       });
     }
-    lifecycle.wake(id);
-    return c.json(await present(task, { bucket, linkSeconds: config.linkSeconds, now }), 202, {
-      location: `/status?id=${id}`,
-    });
-  });
+  }
+
+  async function forgetPicture({ id, image_key }: NewTask): Promise<void> {
+    if (!image_key) return;
+    await bucket
+      .delete(taskFolder(id))
+      .catch((error) => log.warn({ task: id, error }, 'a picture that nobody needs stays'));
+  }
 
   function check(values: Record<string, unknown>, hasImage: boolean) {
     try {

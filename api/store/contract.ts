@@ -73,6 +73,41 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(await store.get(task.id)).toEqual(task);
     });
 
+    test('of one owner’s tasks with the same idempotency key the first is stored, for a day', async () => {
+      const DAY = 86_400_000;
+      const at = Date.now();
+      const keyed = (changes: Partial<NewTask> = {}) =>
+        newTask({ owner: 'a', idempotency_key: 'key', idempotency_hash: 'x', created_at: at, ...changes });
+      const tasks = Array.from({ length: 12 }, () => keyed());
+      const results = await Promise.all(tasks.map((task, i) => [store, other][i % 2]!.insert(task)));
+      const [first, ...more] = tasks.filter((_, i) => results[i] === undefined);
+      expect(more).toEqual([]);
+      const stored = (await store.get(first!.id))!;
+      expect(results.filter((earlier) => earlier !== undefined)).toEqual(Array(11).fill(stored));
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY - 1)).toEqual(stored);
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toBeUndefined();
+      expect(await other.byIdempotencyKey('b', 'key', at)).toBeUndefined();
+      expect(await other.byIdempotencyKey('a', 'KEY', at)).toBeUndefined();
+
+      for (const others of [
+        { owner: 'b' },
+        { idempotency_key: 'KEY' },
+        { idempotency_key: null },
+        { idempotency_key: null },
+      ])
+        expect(await store.insert(keyed(others))).toBeUndefined();
+      expect(await other.insert(keyed({ created_at: at + DAY - 1 }))).toEqual(stored);
+      await expect(store.insert(keyed({ id: stored.id, idempotency_key: 'new' }))).rejects.toThrow();
+
+      const late = Array.from({ length: 12 }, () => keyed({ created_at: at + DAY }));
+      const again = await Promise.all(late.map((task, i) => [store, other][i % 2]!.insert(task)));
+      const [next, ...rest] = late.filter((_, i) => again[i] === undefined);
+      expect(rest).toEqual([]);
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toMatchObject({ id: next!.id });
+      expect(again.filter((earlier) => earlier !== undefined && earlier.id !== next!.id)).toEqual([]);
+      expect(await store.get(stored.id)).toEqual({ ...stored, idempotency_key: null, idempotency_hash: null });
+    });
+
     test('of writes at once each has its own result or error', async () => {
       const tasks = Array.from({ length: 40 }, () => newTask());
       const results = await Promise.allSettled(

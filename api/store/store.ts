@@ -8,6 +8,9 @@ import type { ModelName } from '../../handler/svd/presets.ts';
 import { openLibsql } from './libsql.ts';
 import { openPostgres } from './postgres.ts';
 
+/** How long after its task's creation an idempotency key stands for it; milliseconds. */
+export const KEY_LIFE = 24 * 3600 * 1000;
+
 export const OPEN = ['queued', 'running'] as const;
 export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
 export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
@@ -167,14 +170,52 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
     };
   }
 
+  /** The task that the owner's key stands for at a time, in milliseconds since 1970. */
+  const byIdempotencyKey = (owner: string, key: string, at: number) =>
+    first(
+      db
+        .selectFrom('tasks')
+        .selectAll()
+        .where('owner', '=', owner)
+        .where('idempotency_key', '=', key)
+        .where('created_at', '>', at - KEY_LIFE)
+        .execute(),
+    );
+
   return {
     /** Whether other processes may change tasks too. */
     isShared: dialect.isShared,
 
-    insert: (task: NewTask) =>
-      write(
-        db.insertInto('tasks').values({ ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null }),
-      ).then(() => undefined),
+    /** Stores the task, unless its idempotency key stands for an earlier one: then that is returned. */
+    async insert(task: NewTask): Promise<Task | undefined> {
+      const row = { ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null };
+      const { owner, idempotency_key: key, created_at } = task;
+      for (;;) {
+        const stored = await write(
+          db
+            .insertInto('tasks')
+            .values(row)
+            .onConflict((conflict) =>
+              conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
+            )
+            .returning('id'),
+        );
+        if (stored.length > 0) return undefined;
+        const earlier = await byIdempotencyKey(owner, key!, created_at);
+        if (earlier) return earlier;
+        // It has outlived its time: one of those who want it frees it, and the first to insert then has it.
+        await write(
+          db
+            .updateTable('tasks')
+            .set({ idempotency_key: null, idempotency_hash: null })
+            .where('owner', '=', owner)
+            .where('idempotency_key', '=', key)
+            .where('created_at', '<=', created_at - KEY_LIFE),
+        );
+      }
+    },
+
+    byIdempotencyKey,
 
     /** Whoever's it is: not for callers. */
     get: (id: string) => first(db.selectFrom('tasks').selectAll().where('id', '=', storable(id)).execute()),
