@@ -5,6 +5,7 @@ import { jobErrorSchema, STAGES } from '../handler/job.ts';
 import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from '../handler/parameters.ts';
 import type { Config } from './config.ts';
 import { KEY } from './idempotency.ts';
+import { LONGEST_WAIT } from './prefer.ts';
 import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
 import { TASK_ID } from './tasks/id.ts';
 
@@ -54,6 +55,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       description: 'Only if an earlier request with this Idempotency-Key has made the task',
       schema: { const: 'true' },
     },
+    'Preference-Applied': { description: 'Only after Prefer: wait=N, with the N that counted', schema: text },
   };
   const task = { description: 'The task', content: json(ref('Task')) };
 
@@ -80,6 +82,11 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
               { type: 'string', minLength: 1, maxLength: 255, pattern: KEY.source },
               'A word of your own for this request: sent again with it within a day, the same request gives the same task',
             ),
+            header(
+              'Prefer',
+              text,
+              `wait=N: the answer may take up to N seconds, at most ${LONGEST_WAIT}, if the task may have ended by then (RFC 7240)`,
+            ),
           ],
           requestBody: {
             required: true,
@@ -103,6 +110,11 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
           },
           responses: {
+            200: {
+              ...task,
+              description: 'The task has ended within the time that Prefer gave it',
+              headers: taskHeaders,
+            },
             202: { ...task, headers: taskHeaders },
             400: problem('The body can’t be read'),
             403: problem('Not from this machine, or from another web page'),

@@ -276,6 +276,33 @@ describe('server-sent events', () => {
     expect(missed.map(({ task }) => task.status)).toEqual(['succeeded']); // who missed the end still gets it
   });
 
+  test('a comment now and then while nothing changes, and the task still counts as watched', async () => {
+    const id = await create();
+    const { setTimeout: real } = globalThis;
+    const timer = vi.spyOn(globalThis, 'setTimeout');
+    timer.mockImplementation(((call: () => void, ms: number, ...more: []) =>
+      real(call, ms === 15_000 ? 1 : ms, ...more)) as typeof setTimeout);
+    const watch = vi.spyOn(service.lifecycle, 'watch');
+    const gone = new AbortController();
+    let text = '';
+    const stream = await fetch(`${service.url}/status?id=${id}`, {
+      headers: { accept: 'text/event-stream' },
+      signal: gone.signal,
+    });
+    try {
+      for await (const part of stream.body!.pipeThrough(new TextDecoderStream())) {
+        text += part;
+        if (text.endsWith(': still here\n\n: still here\n\n')) break;
+      }
+      expect(watch.mock.calls.filter(([task]) => task.id === id).length).toBeGreaterThan(1);
+    } finally {
+      gone.abort();
+      timer.mockRestore();
+      watch.mockRestore();
+    }
+    expect(parse(text)).toHaveLength(1);
+  });
+
   test('of an unknown task: 404', async () => {
     expect((await events('nothing')).status).toBe(404);
   });

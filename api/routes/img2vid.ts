@@ -7,15 +7,20 @@ import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
 import { checkSame, type Idempotency, readIdempotency } from '../idempotency.ts';
 import { ownerOf } from '../owner.ts';
+import { waitOf } from '../prefer.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import type { Services } from '../services.ts';
-import type { NewTask, Task } from '../store/store.ts';
+import { isOpen, type NewTask, type Task } from '../store/store.ts';
+import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
+const SECOND = 1000;
+
 /** POST /img2vid: a checked request becomes a stored task. */
-export function img2vid({ config, store, bucket, lifecycle, log, now }: Services) {
+export function img2vid(services: Services) {
+  const { config, store, bucket, lifecycle, log, now } = services;
   const nextId = taskIds(now);
 
   return new Hono().post('/img2vid', async (c) => {
@@ -67,20 +72,44 @@ export function img2vid({ config, store, bucket, lifecycle, log, now }: Services
       expired_at: null,
       version: 1,
     };
-    const sooner = await keep(task, image); // the same request, at the same time
-    if (sooner) return replay(c, sooner, once);
+    const sooner = await keep(task, image);
+    if (sooner) return replay(c, sooner, once); // the same request came at the same time
     lifecycle.wake(id);
     return answer(c, task);
   });
 
-  async function answer(c: Context, task: Task | NewTask, headers: Record<string, string> = {}) {
-    const shown = await present(task, { bucket, linkSeconds: config.linkSeconds, now });
-    return c.json(shown, 202, { location: `/status?id=${task.id}`, ...headers });
-  }
-
   function replay(c: Context, earlier: Task, once: Idempotency) {
     checkSame(earlier, once);
-    return answer(c, earlier, { 'idempotency-replayed': 'true' });
+    c.header('idempotency-replayed', 'true');
+    return answer(c, earlier);
+  }
+
+  /** At once, or when the task has ended, if that is within the time that the caller would wait. */
+  async function answer(c: Context, task: Task | NewTask) {
+    const seconds = waitOf(c.req.header('prefer'));
+    if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
+    const latest = seconds === undefined ? task : await ended(task, seconds, c.req.raw.signal);
+    const shown = await present(latest, { bucket, linkSeconds: config.linkSeconds, now });
+    const status = seconds === undefined || isOpen(latest.status) ? 202 : 200;
+    return c.json(shown, status, { location: `/status?id=${task.id}` });
+  }
+
+  /** The task when it has ended, or as it is when the time is over or the caller has gone. */
+  async function ended(task: Task | NewTask, seconds: number, gone: AbortSignal): Promise<Task | NewTask> {
+    const over = new AbortController();
+    const timer = setTimeout(() => over.abort(), seconds * SECOND);
+    const read = () => store.getOwn(task.owner, task.id);
+    let latest = task;
+    try {
+      const followed = follow((await read())!, services, [over.signal, gone]);
+      for await (const changed of followed) latest = changed ?? latest;
+      if (isOpen(latest.status)) latest = (await read()) ?? latest; // what another process did a moment ago is told a moment later
+    } catch (error) {
+      log.warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
+    } finally {
+      clearTimeout(timer);
+    }
+    return latest;
   }
 
   /**

@@ -7,11 +7,9 @@ import { invalid } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
 import { isOpen, type Task } from '../store/store.ts';
+import { follow } from '../tasks/follow.ts';
 import { present } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';
-
-const SECOND = 1000;
-const KEEP_ALIVE = 15 * SECOND;
 
 const QUERY = { id: v.optional(v.pipe(v.string(), v.nonEmpty('must be the id of a task'))), ...LIST_QUERY };
 
@@ -38,44 +36,16 @@ export function status(services: Services) {
     return streamSSE(c, (stream) => events(task, stream));
   });
 
-  /** The task at once and at each change, until it ends; coalesced for a slow reader. */
+  /** The task at once and at each change, until it ends. */
   async function events(task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
-    let latest: Task | undefined = task;
-    let current = task;
-    let wake = () => {};
-    const forget = lifecycle.onChange(task.id, (changed) => {
-      if (changed.version <= current.version) return; // it was read from the store already
-      latest = changed;
-      wake();
-    });
-    stream.onAbort(() => wake());
-    try {
-      // A change between the reading of the task and the listening would go unseen: read it again.
-      latest = (await store.getOwn(task.owner, task.id)) ?? task;
-      while (!stream.aborted) {
-        if (latest) {
-          current = latest;
-          latest = undefined;
-          await stream.writeSSE({
-            event: 'task',
-            id: String(current.version),
-            data: JSON.stringify(await shown(current)),
-          });
-          if (!isOpen(current.status)) return;
-          continue;
-        }
-        lifecycle.watch(current);
-        const timedOut = await new Promise<boolean>((resolve) => {
-          const timer = setTimeout(resolve, KEEP_ALIVE, true);
-          wake = () => {
-            clearTimeout(timer);
-            resolve(false);
-          };
-        });
-        if (timedOut) await stream.write(': still here\n\n');
+    const gone = new AbortController();
+    stream.onAbort(() => gone.abort());
+    for await (const changed of follow(task, services, [gone.signal])) {
+      if (!changed) await stream.write(': still here\n\n');
+      else {
+        const data = JSON.stringify(await shown(changed));
+        await stream.writeSSE({ event: 'task', id: String(changed.version), data });
       }
-    } finally {
-      forget();
     }
   }
 }
