@@ -10,6 +10,8 @@ export const KEY = /^[!-~]{1,255}$/;
 
 export type Idempotency = Pick<Task, 'idempotency_key' | 'idempotency_hash'>;
 
+export const NO_KEY: Idempotency = { idempotency_key: null, idempotency_hash: null };
+
 /**
  * The caller's key, if it gave one, and a hash of what is asked for: the parameters as they were understood, in any order and form,
  * before defaults and a random seed, and the picture that came with them.
@@ -17,7 +19,7 @@ export type Idempotency = Pick<Task, 'idempotency_key' | 'idempotency_hash'>;
  */
 export function readIdempotency(c: Context, request: Request, image: Uint8Array | undefined): Idempotency {
   const key = c.req.header('idempotency-key');
-  if (key === undefined) return { idempotency_key: null, idempotency_hash: null };
+  if (key === undefined) return NO_KEY;
   if (!KEY.test(key)) {
     const message = 'must be 1 to 255 visible ASCII characters, without spaces';
     invalid([{ field: 'Idempotency-Key', message }]);

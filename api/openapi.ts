@@ -6,6 +6,7 @@ import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from 
 import type { Config } from './config.ts';
 import { KEY } from './idempotency.ts';
 import { LONGEST_WAIT } from './prefer.ts';
+import { DRY_RUN } from './routes/img2vid.ts';
 import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
 import { TASK_ID } from './tasks/id.ts';
 
@@ -45,6 +46,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     bytes: whole,
     sha256: text,
   };
+  const input = { type: 'object', description: 'Every parameter, with the values that are used' };
   const problem = (description: string) => ({
     description,
     content: { 'application/problem+json': { schema: ref('Problem') } },
@@ -77,6 +79,11 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           description:
             'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
           parameters: [
+            query(
+              'dry_run',
+              { type: 'string', enum: DRY_RUN },
+              '1 or true: everything is checked as for a real post, and nothing is stored; the answer tells what the task would be',
+            ),
             header(
               'Idempotency-Key',
               { type: 'string', minLength: 1, maxLength: 255, pattern: KEY.source },
@@ -221,7 +228,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             started_at: time,
             finished_at: time,
             model: text,
-            input: { type: 'object', description: 'Every parameter, with the values that are used' },
+            input,
             warnings: list(note),
             still: object({ link: uri }),
             videos: list(object({ ...file, seed: whole })),
@@ -231,6 +238,15 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
         ),
+        DryRun: object({
+          input,
+          warnings: list(note),
+          cost_estimate: object({
+            amount: { type: 'integer', minimum: 0, description: 'In millionths of the currency' },
+            currency: { type: 'string', pattern: '^[A-Z]{3}$' },
+            gpu_seconds: { type: 'number', minimum: 0 },
+          }),
+        }),
         Problem: object({ type: text, title: text, status: whole, detail: text, code: text, errors: list(note) }, [
           'type',
           'title',

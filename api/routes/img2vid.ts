@@ -1,36 +1,47 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { type Context, Hono } from 'hono';
+import * as v from 'valibot';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import { ALLOWED_HOSTS, isPublicHost } from '../../handler/net/guard.ts';
 import type { Input, Request } from '../../handler/parameters.ts';
 import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
-import { checkSame, type Idempotency, readIdempotency } from '../idempotency.ts';
+import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../idempotency.ts';
 import { ownerOf } from '../owner.ts';
 import { waitOf } from '../prefer.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
+import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
 import { isOpen, type NewTask, type Task } from '../store/store.ts';
+import { costEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
 const SECOND = 1000;
 
-/** POST /img2vid: a checked request becomes a stored task. */
+const TRUE = ['1', 'true'];
+export const DRY_RUN = [...TRUE, '0', 'false'];
+const QUERY = {
+  /** whether a request is checked, and no more */
+  dry_run: v.pipe(
+    v.optional(v.picklist(DRY_RUN, `must be one of ${DRY_RUN.join(', ')}`), '0'),
+    v.transform((text) => TRUE.includes(text)),
+  ),
+};
+
+/** POST /img2vid: a checked request becomes a stored task, or with ?dry_run=1 an account of what it would be. */
 export function img2vid(services: Services) {
   const { config, store, bucket, lifecycle, log, now } = services;
   const nextId = taskIds(now);
 
   return new Hono().post('/img2vid', async (c) => {
     const owner = ownerOf(c);
-    const query = Object.keys(c.req.query());
-    if (query.length > 0)
-      invalid(query.map((field) => ({ field, message: 'unknown in the query: parameters belong in the body' })));
+    const { dry_run: isTrial } = readQuery(c, QUERY, 'unknown in the query: parameters belong in the body');
     const { values, image } = await readBody(c);
     const { input, warnings, request } = check(values, image !== undefined);
-    const once = readIdempotency(c, request, image);
+    const once = isTrial ? NO_KEY : readIdempotency(c, request, image);
     const { idempotency_key: key } = once;
     const earlier = key === null ? undefined : await store.byIdempotencyKey(owner, key, now());
     if (earlier) return replay(c, earlier, once);
@@ -38,6 +49,7 @@ export function img2vid(services: Services) {
       input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
     const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
     if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
+    if (isTrial) return c.json({ input, warnings, cost_estimate: costEstimate(input, config.prices) });
 
     const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;

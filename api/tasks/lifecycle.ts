@@ -15,6 +15,7 @@ import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
 import type { RunPod } from '../runpod.ts';
 import { type Changes, isOpen, type Store, type Task } from '../store/store.ts';
+import { gpuTime } from './estimate.ts';
 import { afterLook, afterLoss, completed, expired, failed, LOST_AFTER } from './transition.ts';
 
 const SECOND = 1000;
@@ -187,7 +188,7 @@ export function createLifecycle(options: LifecycleOptions) {
     const job_id = await runpod.submit({
       input: jobInput(task),
       webhook: callbackUrl(task.callback_token),
-      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
+      policy: { executionTimeout: runningTime ?? stillTimeout + 3 * gpuTime(task.input), ttl },
     });
     log.info({ task: task.id, job: job_id }, 'job submitted');
     return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
@@ -310,10 +311,4 @@ function jobInput(task: Task): JobInput {
     ...(task.image_key !== null && { image_key: task.image_key }),
     ...(task.source_key !== null && { still_key: task.source_key }),
   };
-}
-
-/** Roughly how long a slow GPU samples and decodes; milliseconds. */
-function estimate({ input }: Task): number {
-  const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
-  return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * SECOND);
 }
