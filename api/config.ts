@@ -5,6 +5,7 @@ import type { BucketEnvironment } from '../handler/bucket/open.ts';
 import { model, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
+import { type Prices, parsePrice } from './money.ts';
 
 export interface Config {
   port: number;
@@ -27,6 +28,7 @@ export interface Config {
   taskDeadline: number;
   /** how long after a task's end its files and prompt are kept; milliseconds */
   retain: number;
+  prices: Prices;
   runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
 }
 
@@ -39,6 +41,16 @@ const origins = v.pipe(
   v.check((list) => !list.includes('*'), 'must not be *: without API keys any web page could then use the service'),
   v.check((list) => list.every(isOrigin), 'must be origins, such as https://app.example.com, separated by commas'),
 );
+/** A variable that is a price, in units of CURRENCY; 0 when it is absent. */
+const price = (max: number) =>
+  v.pipe(
+    v.optional(v.string(), '0'),
+    v.transform(parsePrice),
+    v.custom<bigint>(
+      (parsed) => typeof parsed === 'bigint' && parsed <= parsePrice(String(max))!,
+      `must be a decimal number from 0 to ${max}, such as 0.00034, with at most 12 decimals`,
+    ),
+  );
 
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
@@ -65,6 +77,10 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       LINK_SECONDS: whole(DAY, 1, 7 * DAY),
       TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
       RETAIN_DAYS: whole(30, 1, 3650),
+      // At most so much that every amount is a safe integer of micro-units.
+      PRICE_PER_GPU_SECOND: price(100),
+      PRICE_PER_STILL: price(100_000),
+      CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
       CORS_ORIGINS: origins,
@@ -93,6 +109,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     stillTimeout: env.STILL_TIMEOUT * 1000,
     taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
     retain: env.RETAIN_DAYS * DAY * 1000,
+    prices: { currency: env.CURRENCY, perGpuSecond: env.PRICE_PER_GPU_SECOND, perStill: env.PRICE_PER_STILL },
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };
 }

@@ -59,7 +59,7 @@ test('the log tells of a task which request made it, and of each request its rou
 });
 
 test('an error is found in the log by the id in its answer', async () => {
-  vi.spyOn(service.store, 'get').mockRejectedValueOnce(new Error('inside'));
+  vi.spyOn(service.store, 'getOwn').mockRejectedValueOnce(new Error('inside'));
   const response = await fetch(`${service.url}/status?id=x`);
   expect(response.status).toBe(500);
   expect(await response.text()).not.toContain('inside');

@@ -125,6 +125,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     stopListening: api.close,
     clock,
     bucket,
+    disk,
     store,
     lifecycle,
     webhooks,

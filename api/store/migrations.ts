@@ -83,6 +83,11 @@ export const migrations: Record<string, Migration> = {
       await db.schema.createIndex('tasks_out').on('tasks').column('job_id').where(OUT).execute();
     },
   },
+  '004_list': {
+    async up(db: Kysely<unknown>) {
+      await db.schema.createIndex('tasks_status').on('tasks').columns(['owner', 'status', 'id']).execute();
+    },
+  },
 };
 
 /** Runs what has not run yet, all or nothing; processes that start at once wait for one another. */
