@@ -54,7 +54,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       RUNPOD_BASE_URL: v.optional(webAddress),
       LINK_SECONDS: whole(DAY, 1, 7 * DAY),
       TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
-      RETAIN_DAYS: whole(30, 1, 36_500),
+      RETAIN_DAYS: whole(30, 1, 3650),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
     },

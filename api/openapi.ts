@@ -20,6 +20,10 @@ const object = (properties: Record<string, object>, required = Object.keys(prope
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
 const json = (schema: object) => ({ 'application/json': { schema } });
 
+/** One of these a request needs. */
+const SOURCES = ['prompt', 'image_url', 'still_of'];
+const anyOf = (names: string[]) => names.map((name) => ({ required: [name] }));
+
 export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'model' | 'limits' | 'publicUrl'>) {
   const parameters = requestProperties({ model, limits });
   const note = object({ field: text, message: text });
@@ -38,6 +42,18 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     content: { 'application/problem+json': { schema: ref('Problem') } },
   });
   const task = { description: 'The task', content: json(ref('Task')) };
+  const ofTask = {
+    name: 'id',
+    in: 'query',
+    required: true,
+    description: 'The task',
+    schema: { type: 'string', minLength: 1 },
+  };
+  const unlessThere = {
+    403: problem('Not from this machine, or from another web page'),
+    404: problem('There is no such task'),
+    422: problem('No id, or a query that is unknown'),
+  };
 
   return {
     openapi: '3.1.0',
@@ -64,6 +80,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
               'multipart/form-data': {
                 schema: {
                   type: 'object',
+                  anyOf: anyOf([...SOURCES, 'image']),
                   properties: {
                     ...parameters,
                     image: {
@@ -78,7 +95,16 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
           },
           responses: {
-            202: { ...task, headers: { Location: { description: 'Where its status is', schema: text } } },
+            202: {
+              ...task,
+              headers: { Location: { description: 'Where its status is', schema: text } },
+              links: Object.fromEntries(
+                ['status', 'cancel', 'delete'].map((operationId) => [
+                  operationId,
+                  { operationId, parameters: { id: '$response.body#/id' } },
+                ]),
+              ),
+            },
             400: problem('The body can’t be read'),
             403: problem('Not from this machine, or from another web page'),
             413: problem('The body or the picture is too large'),
@@ -120,6 +146,30 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
         },
       },
+      '/cancel': {
+        post: {
+          operationId: 'cancel',
+          summary: 'Cancel a task',
+          description:
+            'A queued task is canceled at once. Of a running one RunPod is asked; whichever comes first, its result or the cancellation, wins. Repeatable.',
+          parameters: [ofTask],
+          responses: { 202: task, 409: problem('The task has succeeded or failed'), ...unlessThere },
+        },
+      },
+      '/delete': {
+        post: {
+          operationId: 'delete',
+          summary: 'Delete the files and the prompt of an ended task',
+          description: 'What is left shows `expired_at` instead of links. Repeatable.',
+          parameters: [ofTask],
+          responses: {
+            200: task,
+            409: problem('The task has not ended'),
+            ...unlessThere,
+            503: problem('The bucket is away; the files are no longer shown, and will be deleted'),
+          },
+        },
+      },
       '/files/{key}': {
         get: {
           operationId: 'file',
@@ -156,7 +206,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     },
     components: {
       schemas: {
-        Request: { type: 'object', additionalProperties: false, properties: parameters },
+        Request: { type: 'object', additionalProperties: false, properties: parameters, anyOf: anyOf(SOURCES) },
         Task: object(
           {
             id: { type: 'string', format: 'uuid' },
@@ -176,6 +226,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             videos: list(object({ ...file, seed: whole })),
             grid: object(file),
             links_expire_at: time,
+            expired_at: { ...time, description: 'When its files and prompt were deleted' },
             error: jsonSchema(jobErrorSchema),
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],

@@ -215,14 +215,6 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(owners(await other.claimWaiting(claim))).toEqual(Array(5).fill('greedy'));
     });
 
-    test('claimOverdue takes who waits too long, due or not', async () => {
-      const [old] = [await insert({ created_at: 1000 }), await insert({ created_at: 3000 })];
-      await store.update(old, { due_in: 90_000 });
-      await insertOut({ created_at: 1000 });
-      expect(ids(await other.claimOverdue(MANY, 2000))).toEqual([old.id]);
-      expect(await store.claimOverdue(MANY, 2000)).toEqual([]);
-    });
-
     test('claim with dueAfter takes only what is far off', async () => {
       const [soon, late] = [await insertOut(), await insertOut()];
       await store.update(soon, { due_in: 1000 });

@@ -79,7 +79,6 @@ export const migrations: Record<string, Migration> = {
       await db.schema.dropIndex('tasks_due').execute();
       await db.schema.createIndex('tasks_due').on('tasks').column('due_at').where(NOT_WAITING).execute();
       await db.schema.createIndex('tasks_waiting').on('tasks').columns(['due_at', 'owner']).where(WAITING).execute();
-      await db.schema.createIndex('tasks_waiting_since').on('tasks').column('created_at').where(WAITING).execute();
       await db.schema.createIndex('tasks_out').on('tasks').column('job_id').where(OUT).execute();
     },
   },

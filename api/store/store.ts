@@ -228,10 +228,6 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
       return lend(free().where(WAITING).where('id', 'in', fairest), lease, limit);
     },
 
-    /** Leases tasks that wait for a job since before `created`, milliseconds since 1970, whether they are due or not. */
-    claimOverdue: ({ lease, limit }: Claim, created: number) =>
-      lend(free().where(WAITING).where('created_at', '<', created), lease, limit),
-
     /**
      * Leases those of the tasks that are nobody's; with `dueAfter`, only those whose turn is more milliseconds away; those that wait for a
      * job only if asked for.

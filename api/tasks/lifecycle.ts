@@ -21,7 +21,6 @@ import {
   afterFinding,
   afterLook,
   afterLoss,
-  canceled,
   completed,
   failed,
   LOST_AFTER,
@@ -242,7 +241,7 @@ export function createLifecycle(options: LifecycleOptions) {
       if (!isOpen(task.status)) return await afterEnd(task);
       if (now() > task.created_at + taskDeadline) return tooLate(task, now());
       if (task.job_id !== null) return await look(task, task.job_id);
-      return task.cancel_requested_at === null ? await submit(task) : canceled(now());
+      return await submit(task);
     } catch (error) {
       log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
       return { failures: task.failures + 1 };
@@ -318,16 +317,10 @@ export function createLifecycle(options: LifecycleOptions) {
     return result.error ? failed(result.error, now()) : completed(task, result.output, now());
   }
 
-  let overdueAt = 0; // when tasks that wait beyond their deadline are looked for next
   /** Takes what is due, then waits until the next task is. */
   async function turn(): Promise<void> {
-    const claim = { lease: LEASE, limit: CLAIMS };
-    const claimed = await store.claimDue(claim);
+    const claimed = await store.claimDue({ lease: LEASE, limit: CLAIMS });
     if (room > 0) claimed.push(...(await store.claimWaiting({ lease: LEASE, limit: Math.min(room, CLAIMS) })));
-    if (now() >= overdueAt) {
-      overdueAt = now() + POLL;
-      claimed.push(...(await store.claimOverdue(claim, now() - taskDeadline)));
-    }
     for (const task of claimed) wake(task.id, { claimed: task });
     arm();
   }
@@ -405,7 +398,7 @@ export function createLifecycle(options: LifecycleOptions) {
 
     /** RunPod says that something has happened to a job of the task. */
     callback(task: Task, jobId: string | undefined): void {
-      wake(task.id, jobId === undefined || jobId === task.job_id ? {} : { found: jobId });
+      wake(task.id, jobId === undefined ? {} : { found: jobId });
     },
 
     /** Ends the task, or sees to it that it ends soon; an ended one stays as it is. @returns the task as it then is */

@@ -2,6 +2,7 @@
 const BENCHMARKS: Record<string, () => Promise<unknown>> = {
   svd: () => import('./svd.ts'),
   memory: () => import('./memory.ts'),
+  api: () => import('./api.ts'),
   worker: () => import('./worker.ts'),
   idle: () => import('./idle.ts'),
 };

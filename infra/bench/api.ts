@@ -1,0 +1,220 @@
+/**
+ * `npm run bench -- api`: the API and a bare Hono server with the same store, by turns, each a process of its own with its own copy of
+ * one database of 100,000 tasks. This process asks, and plays RunPod, whose queue nobody works at.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Pool } from 'undici';
+import { openStore } from '../../api/store/store.ts';
+import { newTask } from '../../api/store/testing.ts';
+import { freePort } from '../local/free-port.ts';
+import { hasPostgres, startPostgres } from '../local/postgres.ts';
+import { openQueue } from './queue.ts';
+import { median } from './statistics.ts';
+
+const { values: flags } = parseArgs({
+  args: process.argv.slice(3),
+  options: {
+    rounds: { type: 'string', default: '5' },
+    /** seconds for each rate */
+    seconds: { type: 'string', default: '4' },
+    /** connections, each with one request at a time */
+    connections: { type: 'string', default: '32' },
+    tasks: { type: 'string', default: '100000' },
+    /** libsql or postgres */
+    store: { type: 'string', default: 'libsql' },
+  },
+});
+const [rounds, seconds, connections, tasks] = [flags.rounds, flags.seconds, flags.connections, flags.tasks].map(
+  Number,
+) as [number, number, number, number];
+if (!['libsql', 'postgres'].includes(flags.store)) throw new Error('--store must be libsql or postgres');
+if (flags.store === 'postgres' && !hasPostgres) throw new Error('--store postgres: PostgreSQL is not installed here');
+
+const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+const SERVERS = { ours: file('../../api/index.ts'), bare: file('api_bare.ts') };
+type Name = keyof typeof SERVERS;
+
+/** What one life of a server shows. */
+interface Life {
+  /** a second */
+  posts: number;
+  gets: number;
+  /** milliseconds until the list's first byte */
+  firstByte: number;
+  listRate: number; // MB a second
+  listSize: number; // MB
+  /** MB; above idle is the most during the list */
+  idle: number;
+  aboveIdle: number;
+}
+
+const { queue: _queue, url: queueUrl, env: queueEnv, close: closeQueue } = await openQueue();
+const scratch = await mkdtemp(join(tmpdir(), 'bench-api-'));
+const postgres = flags.store === 'postgres' ? await startPostgres() : undefined;
+const template = await fill();
+
+const lives: Record<Name, Life[]> = { ours: [], bare: [] };
+for (let round = 0; round < rounds; round++)
+  for (const name of round % 2 ? (['bare', 'ours'] as const) : (['ours', 'bare'] as const))
+    lives[name].push(await live(name));
+print();
+closeQueue();
+await postgres?.stop();
+await rm(scratch, { recursive: true });
+process.exit(0);
+
+/** A database of ended tasks, to be copied for each life. */
+async function fill(): Promise<{ ids: string[]; copy(): Promise<{ folder: string; url: string }> }> {
+  const made = await postgres?.database();
+  const folder = join(scratch, 'template');
+  const store = await openStore(made?.url ?? `file:${folder}/tasks.db`);
+  const ids: string[] = [];
+  for (let done = 0; done < tasks; done += 1000) {
+    const some = Array.from({ length: Math.min(1000, tasks - done) }, () => ended());
+    await Promise.all(some.map((task) => store.insert(task)));
+    ids.push(...some.map(({ id }) => id));
+  }
+  await store.close();
+  let copies = 0;
+  return {
+    ids,
+    async copy() {
+      const copy = join(scratch, `copy-${++copies}`);
+      if (!made) {
+        await cp(folder, copy, { recursive: true });
+        return { folder: copy, url: `file:${copy}/tasks.db` };
+      }
+      const { url, name } = await postgres!.database();
+      await postgres!.query('postgres', `drop database ${name}`);
+      await postgres!.query('postgres', `create database ${name} template ${made.name}`);
+      return { folder: copy, url };
+    },
+  };
+}
+
+function ended() {
+  const task = newTask({ status: 'succeeded', progress: 1, started_at: Date.now(), finished_at: Date.now() });
+  const folder = `tasks/${task.id}`;
+  const video = { seed: 23, width: 512, height: 288, frames: 14, fps: 6, seconds: 14 / 6, bytes: 212_345 };
+  const videos = [{ key: `${folder}/job/video-1.mp4`, ...video, sha256: 'f'.repeat(64) }];
+  const still = `${folder}/still.png`;
+  const output = { videos, still, seed: 23, model: 'camera' as const, warnings: [], timings_ms: { sampling: 1234 } };
+  return { ...task, input: { prompt: 'a lighthouse at dawn', seed: 23, H: 288, W: 512 } as never, output, still };
+}
+
+async function live(name: Name): Promise<Life> {
+  const { folder, url } = await template.copy();
+  const port = await freePort();
+  const child = spawn(process.execPath, ['--import', 'tsx', SERVERS[name]], {
+    env: {
+      PATH: process.env.PATH,
+      PORT: String(port),
+      DATA_DIR: folder,
+      DATABASE_URL: url,
+      MODEL: 'camera',
+      RUNPOD_API_KEY: queueEnv.RUNPOD_AI_API_KEY,
+      RUNPOD_ENDPOINT_ID: 'bench',
+      RUNPOD_BASE_URL: `${queueUrl}/v2`,
+      RUNPOD_LOG_LEVEL: 'ERROR',
+    },
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+  const exited = once(child, 'exit');
+  const [event] = await Promise.race([once(child, 'message'), exited]);
+  if (event?.event !== 'listening') throw new Error(`${name} did not start`);
+  const pool = new Pool(`http://127.0.0.1:${port}`, { connections, pipelining: 1 });
+
+  const pick = () => template.ids[Math.floor(Math.random() * template.ids.length)]!;
+  await rate(1, () => get(pool, pick())); // warm
+  await delay(1000);
+  const idle = await memory(child, 'VmRSS');
+  await writeFile(`/proc/${child.pid}/clear_refs`, '5'); // the peak is counted anew
+  const listed = await list(pool);
+  const aboveIdle = (await memory(child, 'VmHWM')) - idle;
+
+  await rate(1, () => post(pool));
+  const posts = await rate(seconds, () => post(pool));
+  const gets = await rate(seconds, () => get(pool, pick()));
+  await pool.destroy();
+  child.kill('SIGKILL');
+  await exited;
+  await rm(folder, { recursive: true, force: true });
+  return { posts, gets, ...listed, idle, aboveIdle };
+}
+
+/** How often a second it is done, on all connections. */
+async function rate(seconds: number, once: () => Promise<void>): Promise<number> {
+  const start = performance.now();
+  const until = start + 1000 * seconds;
+  let count = 0;
+  const one = async () => {
+    for (; performance.now() < until; count++) await once();
+  };
+  await Promise.all(Array.from({ length: connections }, one));
+  return (1000 * count) / (performance.now() - start);
+}
+
+async function post(pool: Pool) {
+  const { statusCode, body } = await pool.request({
+    method: 'POST',
+    path: '/img2vid',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt: 'a lighthouse at dawn', seed: 23, motion_bucket_id: 90 }),
+  });
+  await body.dump();
+  if (statusCode !== 202) throw new Error(`a POST was answered with ${statusCode}`);
+}
+
+async function get(pool: Pool, id: string) {
+  const { statusCode, body } = await pool.request({ method: 'GET', path: `/status?id=${id}` });
+  await body.dump();
+  if (statusCode !== 200) throw new Error(`a GET was answered with ${statusCode}`);
+}
+
+async function list(pool: Pool) {
+  const start = performance.now();
+  const { body } = await pool.request({ method: 'GET', path: '/status' });
+  let [firstByte, size, count] = [0, 0, 0];
+  for await (const chunk of body as AsyncIterable<Buffer>) {
+    firstByte ||= performance.now() - start;
+    size += chunk.length / 1e6;
+    for (let at = chunk.indexOf('"created_at"'); at >= 0; at = chunk.indexOf('"created_at"', at + 1)) count++;
+  }
+  if (Math.abs(count - tasks) > tasks / 100) throw new Error(`the list has ${count} tasks`); // one on two chunks is not counted
+  return { firstByte, listRate: size / ((performance.now() - start) / 1000), listSize: size };
+}
+
+/** In MB, from /proc. */
+async function memory({ pid }: ChildProcess, what: 'VmRSS' | 'VmHWM'): Promise<number> {
+  const text = await readFile(`/proc/${pid}/status`, 'utf8');
+  return (Number(new RegExp(`^${what}:\\s+(\\d+) kB`, 'm').exec(text)![1]) * 1024) / 1e6;
+}
+
+function print() {
+  const rows: [keyof Life, string, number][] = [
+    ['posts', 'accepted POSTs a second', 0],
+    ['gets', 'GET by id a second', 0],
+    ['firstByte', 'list: first byte, ms', 1],
+    ['listRate', 'list: MB a second', 1],
+    ['listSize', 'list: MB', 1],
+    ['idle', 'memory when idle, MB', 0],
+    ['aboveIdle', 'memory above idle during the list, MB', 0],
+  ];
+  const cpu = cpus();
+  console.log(`Medians of ${rounds}; ${flags.store}, ${tasks} tasks, ${connections} connections, ${seconds} s a rate.`);
+  console.log(`${cpu[0]?.model}, ${cpu.length} cores, node ${process.version}\n`);
+  console.log('| | ours | bare | ours / bare |\n|---|---|---|---|');
+  for (const [what, label, digits] of rows) {
+    const [own, other] = (['ours', 'bare'] as const).map((name) => median(lives[name].map((life) => life[what])));
+    console.log(
+      `| ${label} | ${own!.toFixed(digits)} | ${other!.toFixed(digits)} | ${(own! / other!).toPrecision(3)} |`,
+    );
+  }
+}
