@@ -1,8 +1,10 @@
 /**
  * Loaded before a program with `--import …/fast-clock.mjs?rate=15&since=<milliseconds since 1970>`: from then on its clock runs so many
- * times as fast, and waits of 1 to 5 seconds are as much shorter. Shorter ones stay, or it would only be busier; so do longer ones, which
- * guard against what hangs and must fit a machine that is no faster.
+ * times as fast, and its waits of a second and more are as much shorter. Those below stay, or it would only be busier. So do two
+ * that guard against what hangs, for the machine is no faster: time-outs of connections to Postgres and of requests to RunPod.
  */
+const GUARDS = [10_000, 30_000];
+
 const { searchParams } = new URL(import.meta.url);
 const [rate, since] = [Number(searchParams.get('rate')), Number(searchParams.get('since'))];
 
@@ -16,5 +18,5 @@ globalThis.Date = class extends RealDate {
 };
 
 const shortened = (callback, ms, ...args) =>
-  realSetTimeout(callback, ms >= 1000 && ms <= 5000 ? ms / rate : ms, ...args);
+  realSetTimeout(callback, ms >= 1000 && !GUARDS.includes(ms) ? ms / rate : ms, ...args);
 globalThis.setTimeout = Object.defineProperties(shortened, Object.getOwnPropertyDescriptors(realSetTimeout));
