@@ -303,6 +303,18 @@ describe('a second job of the same task', () => {
     expect(await run({}, 'job-1', controller.signal)).toEqual(a); // finished already
   });
 
+  test('that breaks off after the first has ended answers the same', async () => {
+    const putFile: Bucket['putFile'] = async (key, path) => {
+      if (key.includes('job-2')) return bucket.putFile(key, path);
+      await run({}, 'job-2');
+      throw new Error('its folder was deleted under its hands');
+    };
+    worker = { ...worker, bucket: { ...bucket, putFile } };
+    const late = await run({}, 'job-1');
+    expect(late).toEqual(await run({}, 'job-2'));
+    expect(late.videos[0]!.key).toContain('job-2');
+  });
+
   test('gets an error again that will not go away; one that may go away is tried again', async () => {
     await bucket.put(`tasks/${TASK}/upload`, 'no picture');
     const error = await run().catch((caught) => caught);
@@ -365,6 +377,19 @@ describe('workers that were killed', () => {
     const [video] = (await run({}, 'job-2')).videos;
     expect(await files()).toEqual(ofResult);
     expect(await bucket.get(video!.key)).toHaveLength(video!.bytes);
+  });
+
+  test('a moment ago, at another job: the task’s result leaves nothing of it', async () => {
+    await death(1, 'job-1', 0);
+    await run({}, 'job-2');
+    expect(await files()).toEqual(ofResult);
+  });
+
+  test('at a job that was not the first to end: whoever gets it next clears up', async () => {
+    const first = await run({}, 'job-2');
+    await bucket.put(`tasks/${TASK}/job-1/video-1.mp4`, 'half the work'); // its place went with the result
+    expect(await run({}, 'job-1')).toEqual(first);
+    expect(await files()).toEqual(ofResult);
   });
 
   test('between the result and the clearing up: the next job does that', async () => {

@@ -83,7 +83,8 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
   const { task_id } = job;
   const earlier = await readResult(bucket, task_id);
   if (earlier) {
-    await clearUp(bucket, task_id).catch(leave); // whoever made it may have been killed before it could
+    // Whoever made it, and whoever was at this job before, may have been killed before it could.
+    await clearUp(bucket, task_id, [context.jobId]).catch(leave);
     return outputOf(earlier);
   }
 
@@ -103,7 +104,10 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
       hasResult = true;
       return await finish(bucket, task_id, folder, { error: error.data }); // so that a second job does not try again
     }
-    throw error;
+    // Another job may have been quicker: then its result counts, and this one's files may have been deleted under its hands.
+    const other = await readResult(bucket, task_id).catch(leave);
+    if (!other) throw error;
+    return outputOf(other);
   } finally {
     await rm(scratch, { recursive: true, force: true });
     await end().catch(leave);
@@ -154,9 +158,10 @@ async function discard(bucket: Bucket, taskId: string, folder: string): Promise<
   if (!isWinner) await bucket.delete(folder);
 }
 
-/** A task with a result needs no memory of its attempts, nor what workers left that died over other jobs of it. */
-async function clearUp(bucket: Bucket, taskId: string): Promise<void> {
-  for (const job of await forgetAttempts(bucket, taskId)) await discard(bucket, taskId, `${taskFolder(taskId)}/${job}`);
+/** A task with a result needs no memory of its attempts, nor anything of other jobs: whoever is still at one will answer the same. */
+async function clearUp(bucket: Bucket, taskId: string, jobs: string[] = []): Promise<void> {
+  for (const job of new Set([...jobs, ...(await forgetAttempts(bucket, taskId))]))
+    await discard(bucket, taskId, `${taskFolder(taskId)}/${job}`);
 }
 
 async function makeVideos(

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { STAGES, type Stage, taskFolder } from '../../handler/job.ts';
+import { numbers } from '../soak/numbers.ts';
 import {
   after,
   answer,
@@ -250,17 +251,6 @@ test('whatever RunPod answers, or does not, every job ends once', async () => {
   expect(stopped.posted.size).toBe(0);
   await expectNoLitter();
 });
-
-/** Mulberry32: numbers in [0, 1). */
-function numbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const SEED = Number(process.env.STORM_SEED ?? 23);
 const JOBS = Number(process.env.STORM_JOBS ?? 40);

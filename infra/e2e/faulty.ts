@@ -1,6 +1,6 @@
 /**
- * For tests: what a worker meets (RunPod's queue, a Midjourney bridge) on loopback, with faults in front of it, and worker processes
- * that can be killed. Nothing waits for a time to pass: whatever happens wakes whoever waits for a condition.
+ * For tests: what a worker and the API meet (RunPod's queue, a Midjourney bridge) on loopback, with faults in front of it, and processes
+ * of both that can be killed. Nothing waits for a time to pass: whatever happens wakes whoever waits for a condition.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -19,19 +19,41 @@ import { diskBucket } from '../../handler/bucket/disk.ts';
 import { bucketFolder } from '../../handler/environment.ts';
 import { type Stage, taskFolder } from '../../handler/job.ts';
 import { tnlServer } from '../local/bridges/tnl.ts';
+import type { Clock } from '../local/clock.ts';
+import { freePort } from '../local/free-port.ts';
 import { queueServer } from '../local/queue-server.ts';
 
 const SECOND = 1000;
 const KEY = 'test-key';
+/** the workers'; the API names itself instead, so that it is known who asks */
+const ENDPOINT = 'ep';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** For what must happen, however busy the machine. */
 const PATIENCE = 25 * SECOND;
 
+/** What is asked for under which name. */
+const OPERATIONS = {
+  // workers of RunPod
+  'job-take': 'take',
+  'job-take-batch': 'take',
+  'job-stop': 'stop',
+  ping: 'ping',
+  // the API of RunPod
+  run: 'submit',
+  status: 'status',
+  cancel: 'cancel',
+  // workers of the bridge
+  imagine: 'imagine',
+  message: 'look',
+  pictures: 'picture',
+} as const;
+
 /** One request on its way. */
 export interface Asked {
-  operation: 'take' | 'outcome' | 'progress' | 'stop' | 'ping' | 'imagine' | 'look' | 'picture';
-  worker: string;
-  /** RunPod's id of the job, for outcome and progress; the bridge's, for look and picture */
+  operation: (typeof OPERATIONS)[keyof typeof OPERATIONS] | 'outcome' | 'progress' | 'callback';
+  /** the worker that asks, or the API; of a callback the API that is asked */
+  by: string;
+  /** RunPod's id of the job, but for take and submit; the bridge's, for look and picture */
   id: string;
   body: Record<string, unknown>;
 }
@@ -92,27 +114,45 @@ interface Line {
   requestId?: string;
 }
 
-export interface WorkerProcess {
+export interface Process {
   readonly id: string;
-  /** Told of each stage at once when it begins. */
-  onStage(listener: (jobId: string, stage: Stage) => void): void;
-  hasBegun(job: Job, stage: Stage): boolean;
+  /** Whether it has come so far that it can be asked to end. */
+  isReady(): boolean;
   isAlive(): boolean;
   /** The code with which it has ended, if that is none of those that are wanted. */
   failure(): number | undefined;
   kill(signal: 'SIGTERM' | 'SIGKILL'): void;
   /** Its last words. */
   tail(): string;
-  /** Waits for its end; RunPod learns of it when nothing that it has sent is on its way any more. */
+  /** Waits for its end. Of a worker's RunPod learns when nothing that it has sent is on its way any more. */
   ended(patience?: number): Promise<{ code: number | null; signal: string | null }>;
   /** Whether a process of its group still lives. */
   hasRemains(): boolean;
 }
 
+export interface WorkerProcess extends Process {
+  /** Told of each stage at once when it begins. */
+  onStage(listener: (jobId: string, stage: Stage) => void): void;
+  hasBegun(job: Job, stage: Stage): boolean;
+}
+
+export interface ApiProcess extends Process {
+  url: string;
+}
+
+export interface SceneOptions {
+  /** of the queue; the real one unless given */
+  clock?: Clock;
+  /** how long a worker's poll is held, by that clock; milliseconds */
+  hold?: number;
+  /** how long a worker may be silent, by that clock; milliseconds */
+  silentAfter?: number;
+}
+
 export type Scene = Awaited<ReturnType<typeof openScene>>;
 
-/** @param folder an empty one, for the bucket and for the workers' temporary files */
-export async function openScene(folder: string) {
+/** @param folder an empty one, for what the processes keep, and for their temporary files */
+export async function openScene(folder: string, { hold = 10 * SECOND, ...options }: SceneOptions = {}) {
   const dataDir = join(folder, 'data');
   const temporary = join(folder, 'tmp');
   await mkdir(temporary);
@@ -120,6 +160,10 @@ export async function openScene(folder: string) {
   const changed = () => bus.emit('change');
   const jobs = new Map<string, Job>();
   const workers: WorkerProcess[] = [];
+  const processes: Process[] = []; // all of them
+  const ends: Promise<unknown>[] = []; // theirs
+  const apis = new Map<string, string>(); // where they listen, by the name that stays when one is started again
+  const given = new Map<string, Set<string>>(); // jobs that a worker has been given
   const payments: string[] = []; // the tasks that the bridge was asked for
   const inFlight = new Map<string, number>(); // requests, by worker
   const stopPolls = new Map<string, { asked: number; told: Map<string, number>; open: number }>();
@@ -130,7 +174,7 @@ export async function openScene(folder: string) {
   })
     .png()
     .toBuffer();
-  const { app: queueApp, queue } = queueServer({ apiKey: KEY, hold: 10 * SECOND });
+  const { app: queueApp, queue, close: closeQueue } = queueServer({ apiKey: KEY, hold, ...options });
   const { app: bridgeApp } = tnlServer({ apiKey: KEY, duration: 0, draw: async () => dot });
   const bucket = await diskBucket(bucketFolder(dataDir), { publicUrl: '' });
 
@@ -138,7 +182,7 @@ export async function openScene(folder: string) {
   app.use(async (c, next) => {
     const asked = await readAsked(c);
     if (!asked) return next();
-    inFlight.set(asked.worker, (inFlight.get(asked.worker) ?? 0) + 1);
+    inFlight.set(asked.by, (inFlight.get(asked.by) ?? 0) + 1);
     let passed = false;
     const pass = async () => {
       passed = true;
@@ -150,7 +194,7 @@ export async function openScene(folder: string) {
       if (instead) return instead;
       if (!passed) await pass();
     } finally {
-      inFlight.set(asked.worker, inFlight.get(asked.worker)! - 1);
+      inFlight.set(asked.by, inFlight.get(asked.by)! - 1);
       changed();
     }
   });
@@ -162,62 +206,85 @@ export async function openScene(folder: string) {
     changed();
     return c.body(null, 200);
   });
+  app.all('/:api{api-\\d+}/*', async (c) => {
+    const { pathname, search } = new URL(c.req.url);
+    const { method } = c.req;
+    const headers = { 'content-type': c.req.header('content-type') ?? '' };
+    const body = method === 'POST' ? await c.req.text() : null;
+    const path = pathname.slice(pathname.indexOf('/', 1)) + search;
+    const answer = await fetch(apis.get(c.req.param('api')) + path, { method, headers, body }).catch(() => undefined);
+    return answer ? new Response(answer.body, { status: answer.status }) : hangUp(c);
+  });
   app.route('/v2', queueApp).route('/bridge/v2', bridgeApp);
   const server = await listen(app);
 
   /** Passes a request on and notes what it did. */
-  async function observe({ operation, worker, id, body }: Asked, c: Context, next: () => Promise<void>) {
+  async function observe({ operation, by, id, body }: Asked, c: Context, next: () => Promise<void>) {
     const before = queue.find(id);
-    const wasOwn = before?.status === 'IN_PROGRESS' && before.workerId === worker;
+    const wasOwn = before?.status === 'IN_PROGRESS' && before.workerId === by;
     if (operation === 'imagine') payments.push(String(body.ref));
     if (operation === 'stop') {
-      const polls = stopPolls.get(worker) ?? { asked: 0, told: new Map(), open: 0 };
-      stopPolls.set(worker, polls);
+      const polls = stopPolls.get(by) ?? { asked: 0, told: new Map(), open: 0 };
+      stopPolls.set(by, polls);
       polls.asked++;
       polls.open++;
       changed();
     }
     await next();
-    if (operation === 'stop') stopPolls.get(worker)!.open--;
+    if (operation === 'stop') stopPolls.get(by)!.open--;
     if (operation === 'outcome') {
       const accepted = wasOwn && isEnded(queue.find(id)!.status);
-      jobs.get(id)?.outcomes.push({ worker, body: JSON.stringify(body), accepted });
+      jobs.get(id)?.outcomes.push({ worker: by, body: JSON.stringify(body), accepted });
     }
     if (operation === 'stop' && c.res.status === 200) {
       const { jobsToStop } = await c.res.clone().json();
-      const polls = stopPolls.get(worker)!;
+      const polls = stopPolls.get(by)!;
       for (const stopped of jobsToStop) polls.told.set(stopped, polls.asked);
+    }
+    if (c.res.status !== 200) return;
+    if (operation === 'submit') {
+      const { id } = await c.res.clone().json();
+      const taskId = String((body.input as { task_id?: unknown }).task_id);
+      jobs.set(id, { id, taskId, outcomes: [], posted: new Map(), ends: [] });
+    }
+    if (operation === 'take') {
+      const taken: { id: string }[] = [await c.res.clone().json()].flat();
+      for (const { id } of taken) noteGiven(by, id);
     }
   }
 
+  function noteGiven(worker: string, jobId: string) {
+    given.set(worker, (given.get(worker) ?? new Set()).add(jobId));
+  }
+
   async function readAsked(c: Context): Promise<Asked | undefined> {
-    const [, side, ...path] = c.req.path.split('/');
+    const [, side = '', ...path] = c.req.path.split('/');
     const body = c.req.method === 'POST' ? await c.req.json().catch(() => ({})) : {};
-    if (side === 'bridge') {
-      const operation = ({ imagine: 'imagine', message: 'look', pictures: 'picture' } as const)[path[1] ?? ''];
-      return operation && { operation, worker: '', id: path[2] ?? '', body };
+    if (apis.has(side)) {
+      if (path[1] !== 'callback') return undefined;
+      return { operation: 'callback', by: side, id: String(body.id), body };
     }
-    if (side !== 'v2') return undefined;
-    const [, what = '', worker = '', id = ''] = path;
+    const [endpoint = '', what = '', first = '', second = ''] = path;
     if (what === 'job-done') {
       const operation = body.status === 'IN_PROGRESS' ? 'progress' : 'outcome';
       if (operation === 'outcome') {
-        const posted = jobs.get(id)?.posted;
-        posted?.set(worker, [...(posted.get(worker) ?? []), await c.req.text()]);
+        const posted = jobs.get(second)?.posted;
+        posted?.set(first, [...(posted.get(first) ?? []), await c.req.text()]);
       }
-      return { operation, worker, id, body };
+      return { operation, by: first, id: second, body };
     }
-    const operation = ({ 'job-take': 'take', 'job-take-batch': 'take', 'job-stop': 'stop', ping: 'ping' } as const)[
-      what
-    ];
-    return operation && { operation, worker, id, body };
+    const operation = OPERATIONS[what as keyof typeof OPERATIONS];
+    if (!operation) return undefined;
+    if (side === 'bridge') return { operation, by: '', id: first, body };
+    if (endpoint !== ENDPOINT) return { operation, by: endpoint, id: first, body };
+    return { operation, by: first, id: second, body };
   }
 
   /** As if the two minutes had passed in which the next worker waits for what a dead one has asked a bridge. */
   async function ageAskings(workerId: string) {
     for (const job of jobs.values()) {
       const key = `${taskFolder(job.taskId)}/imagine.json`;
-      const record = queue.find(job.id)?.workerId === workerId && (await getJson(bucket, key));
+      const record = given.get(workerId)?.has(job.id) && (await getJson(bucket, key));
       if (record) await bucket.put(key, JSON.stringify({ ...record, asked_at: 0 }));
     }
   }
@@ -234,14 +301,20 @@ export async function openScene(folder: string) {
     for (;;) {
       const found = look();
       if (found !== undefined && found !== false) return found as T;
-      const failed = workers.find(({ failure }) => failure() !== undefined);
+      const failed = processes.find(({ failure }) => failure() !== undefined);
       if (failed) throw new Error(`${failed.id} ended with ${failed.failure()}\n${failed.tail()}`);
       await once(bus, 'change', { signal: late }).catch(() => {
-        const said = workers.map(({ id, tail }) => `${id}:\n${tail()}`).join('\n');
-        throw new Error(`waited in vain for ${what}\n${said}`);
+        throw new Error(`waited in vain for ${what}\n${lastWords()}`);
       });
     }
   }
+
+  /** Of every process that lives, and of the last that have ended. */
+  const lastWords = () =>
+    processes
+      .filter(({ isAlive }, i) => isAlive() || i >= processes.length - 4)
+      .map(({ id, tail }) => `${id}:\n${tail()}`)
+      .join('\n');
 
   const statusOf = ({ id }: Job) => queue.find(id)!.status;
 
@@ -263,15 +336,75 @@ export async function openScene(folder: string) {
     return job;
   }
 
+  interface ProcessOptions {
+    entry: string;
+    env: Record<string, string | undefined>;
+    /** modules that are loaded before */
+    preload?: string[];
+    /** what it says when it is ready */
+    ready: string;
+    onLine?: (line: Line) => void;
+  }
+
+  /** A process of ours, in a group of its own by which every process can be found that it may have started. */
+  function startProcess(id: string, { entry, env, preload = [], ready, onLine }: ProcessOptions) {
+    const imports = ['tsx', ...preload].flatMap((module) => ['--import', module]);
+    const child: ChildProcess = spawn(process.execPath, [...imports, entry], {
+      cwd: ROOT,
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'], // by the channel it learns that this process has gone
+      env: { PATH: process.env.PATH, TMPDIR: temporary, DATA_DIR: dataDir, MODEL: 'camera', ...env },
+    });
+    const lines: string[] = [];
+    let isReady = false;
+    let errors = '';
+    let end: { code: number | null; signal: string | null } | undefined;
+    createInterface(child.stdout!).on('line', (text) => {
+      const line: Line = text.startsWith('{') ? JSON.parse(text) : { message: text };
+      lines.push(text);
+      if (lines.length > 50) lines.shift();
+      isReady ||= line.message === ready;
+      onLine?.(line);
+      changed();
+    });
+    child.stderr!.setEncoding('utf8').on('data', (text) => {
+      errors = (errors + text).slice(-2000);
+    });
+    child.on('close', (code, signal) => {
+      end = { code, signal };
+      changed();
+    });
+    ends.push(once(child, 'close'));
+    const started: Process = {
+      id,
+      isReady: () => isReady,
+      isAlive: () => end === undefined,
+      failure: () => end?.code || undefined,
+      kill: (signal) => void child.kill(signal),
+      tail: () => [...lines.slice(-20), errors].join('\n'),
+      ended: (patience) => until(() => end, `the end of ${id}`, patience),
+      hasRemains() {
+        try {
+          return process.kill(-child.pid!, 0);
+        } catch {
+          return false; // no such group
+        }
+      },
+    };
+    processes.push(started);
+    return started;
+  }
+
   function startWorker(env: Record<string, string> = {}): WorkerProcess {
     const id = `worker-${workers.length + 1}`;
-    const at = `${server.url}/v2/ep`;
-    const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', 'handler/index.ts'], {
-      cwd: ROOT,
-      detached: true, // a group of its own, by which every process can be found that it may have started
-      stdio: ['ignore', 'pipe', 'pipe'],
+    const at = `${server.url}/v2/${ENDPOINT}`;
+    const begun = new Set<string>();
+    const listeners: ((jobId: string, stage: Stage) => void)[] = [];
+    const started = startProcess(id, {
+      entry: 'handler/index.ts',
+      ready: 'serving',
       env: {
-        ...{ PATH: process.env.PATH, TMPDIR: temporary, DATA_DIR: dataDir, MODEL: 'camera', RUNPOD_LOG_LEVEL: 'DEBUG' },
+        RUNPOD_LOG_LEVEL: 'DEBUG',
         ...{ MIDJOURNEY_BRIDGE: 'tnl', MIDJOURNEY_API_KEY: KEY, MIDJOURNEY_BASE_URL: `${server.url}/bridge/v2` },
         RUNPOD_POD_ID: id,
         RUNPOD_AI_API_KEY: KEY,
@@ -281,52 +414,51 @@ export async function openScene(folder: string) {
         RUNPOD_PING_INTERVAL: '500',
         ...env,
       },
+      onLine({ message, stage, requestId }) {
+        if (message !== 'stage started') return;
+        begun.add(`${requestId} ${stage}`);
+        for (const hear of listeners) hear(requestId!, stage!);
+      },
     });
-    const lines: Line[] = [];
-    const listeners: ((jobId: string, stage: Stage) => void)[] = [];
-    let errors = '';
-    let end: { code: number | null; signal: string | null } | undefined;
-    createInterface(child.stdout!).on('line', (text) => {
-      const line: Line = text.startsWith('{') ? JSON.parse(text) : { message: text };
-      lines.push(line);
-      if (line.message === 'stage started') for (const hear of listeners) hear(line.requestId!, line.stage!);
-      changed();
-    });
-    child.stderr!.setEncoding('utf8').on('data', (text) => {
-      errors += text;
-    });
-    child.on('close', (code, signal) => {
-      end = { code, signal };
-      changed();
-    });
-
     const worker: WorkerProcess = {
-      id,
+      ...started,
       onStage: (listener) => void listeners.push(listener),
-      hasBegun: (job, stage) =>
-        lines.some((line) => line.message === 'stage started' && line.stage === stage && line.requestId === job.id),
-      isAlive: () => end === undefined,
-      failure: () => end?.code || undefined,
-      kill: (signal) => void child.kill(signal),
-      tail: () => [...lines.slice(-20).map((line) => JSON.stringify(line)), errors.slice(-2000)].join('\n'),
+      hasBegun: (job, stage) => begun.has(`${job.id} ${stage}`),
       async ended(patience) {
-        const ended = await until(() => end, `the end of ${id}`, patience);
+        const ended = await started.ended(patience);
         await until(() => !inFlight.get(id), `the last request of ${id}`);
         if (ended.signal === 'SIGKILL') await ageAskings(id);
         queue.lost(id);
         changed();
         return ended;
       },
-      hasRemains() {
-        try {
-          return process.kill(-child.pid!, 0);
-        } catch {
-          return false; // no such group
-        }
-      },
     };
     workers.push(worker);
     return worker;
+  }
+
+  /**
+   * An API process. Callers reach it at its `url`; RunPod and whoever has a link by way of this scene, also while it is away.
+   * @param name stays when it is started again, and so does its port
+   */
+  async function startApi(name: string, env: Record<string, string> = {}, preload: string[] = []): Promise<ApiProcess> {
+    const url = apis.get(name) ?? `http://127.0.0.1:${await freePort()}`;
+    apis.set(name, url);
+    const started = startProcess(name, {
+      entry: 'api/index.ts',
+      ready: 'listening',
+      preload,
+      env: {
+        PORT: new URL(url).port,
+        PUBLIC_URL: `${server.url}/${name}`,
+        RUNPOD_API_KEY: KEY,
+        RUNPOD_ENDPOINT_ID: name,
+        RUNPOD_BASE_URL: `${server.url}/v2`,
+        ALLOW_PRIVATE_URLS: '1',
+        ...env,
+      },
+    });
+    return { ...started, url };
   }
 
   return {
@@ -335,7 +467,12 @@ export async function openScene(folder: string) {
     bucket,
     /** a PNG */
     picture: dot,
+    dataDir,
+    jobs,
     workers,
+    processes,
+    lastWords,
+    startApi,
     submit,
     submitAny,
     startWorker,
@@ -376,6 +513,15 @@ export async function openScene(folder: string) {
       return (status === 'IN_PROGRESS' || status === 'CANCELLED') && workerId === worker.id;
     },
 
+    /** RunPod gives a job to one more worker. */
+    giveTwice(worker: string, jobId: string): Response {
+      noteGiven(worker, jobId);
+      const { id, input, webhook } = queue.find(jobId)!;
+      return Response.json({ id, input, webhook });
+    },
+
+    wasGiven: (worker: string, jobId: string) => given.get(worker)?.has(jobId) ?? false,
+
     imagines: (job: Job) => payments.filter((taskId) => taskId === job.taskId).length,
 
     /** The objects in the task's folder, the job's own below `job/`. */
@@ -407,10 +553,10 @@ export async function openScene(folder: string) {
 
     async close() {
       control.fault = () => undefined;
-      for (const worker of workers.filter(({ isAlive }) => isAlive())) {
-        worker.kill('SIGKILL');
-        await worker.ended();
-      }
+      for (const { kill } of processes) kill('SIGKILL');
+      await Promise.all(ends);
+      for (const { id } of workers) queue.lost(id);
+      closeQueue();
       await server.close();
     },
   };

@@ -1,6 +1,7 @@
-/** `npm run soak -- NAME [--minutes N] [--seed N]`: runs one long trial; it fails if anything is found. */
+/** `npm run soak -- NAME [flags]`: runs one long trial; it fails if anything is found. */
 const SOAKS: Record<string, () => Promise<{ soak(args: string[]): Promise<boolean> }>> = {
   pictures: () => import('./pictures.ts'),
+  chaos: () => import('./chaos.ts'),
 };
 
 const [name, ...args] = process.argv.slice(2);

@@ -19,6 +19,7 @@ import { fetchPicture } from '../../handler/still/fetch.ts';
 import { fitStill } from '../../handler/still/fit.ts';
 import { sample, validPictures } from '../../handler/still/hostile.ts';
 import { toPng } from '../../handler/still/picture.ts';
+import { numbers } from './numbers.ts';
 
 const MINUTE = 60_000;
 const MB = 1e6;
@@ -51,17 +52,6 @@ export interface FuzzReport {
   slowest: number;
   /** bytes that the decoder and this process hold, after each picture */
   memory: { decoder: number; self: number }[];
-}
-
-/** Numbers in [0, 1) that depend on the seed alone (mulberry32). */
-function numbers(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** What is changed: every type, and what pictures carry besides pixels. */
