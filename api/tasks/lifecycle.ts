@@ -230,12 +230,13 @@ export function createLifecycle(options: LifecycleOptions) {
   /** Tells listeners of a change, once, whether this process made it or found it in the store. */
   function tell(task: Task, before: Task): void {
     const watcher = watched.get(task.id);
+    const shown = watcher?.seen ?? before; // another process may have changed it since, and what was read then is news here
     if (watcher) {
       if (watcher.seen.version >= task.version) return;
       watcher.seen = task;
       if (!isOpen(task.status)) watched.delete(task.id);
     }
-    if (SHOWN.some((name) => task[name] !== before[name])) changes.emit(task.id, task);
+    if (SHOWN.some((name) => task[name] !== shown[name])) changes.emit(task.id, task);
   }
 
   async function next(task: Task, found: string | undefined): Promise<Changes> {
