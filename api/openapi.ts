@@ -146,8 +146,8 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
           responses: {
             200: {
-              ...task,
-              description: 'The task has ended within the time that Prefer gave it',
+              description: 'The task, ended within the time that Prefer gave it; or of a dry run what it would be',
+              content: json({ anyOf: [ref('Task'), ref('DryRun')] }),
               headers: taskHeaders,
             },
             202: {

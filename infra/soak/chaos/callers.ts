@@ -28,6 +28,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
   const picture = await readFile(new URL('../../../assets/coffee.png', import.meta.url));
   const webhooks = { heard: 0, refused: 0 };
   const waiting = new Set<string>();
+  let broken = 0;
 
   const refuses = stream('webhooks');
   const receiver = await listen(
@@ -78,7 +79,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
       if (kind === 'picture') body.append('image', new Blob([new Uint8Array(picture)]), 'image.png');
-      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body });
+      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller ${n}` }, body });
       setTimeout(() => storm.strike('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
@@ -86,6 +87,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
         return answer.task.id;
       }
       if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.task)}`);
+      broken++;
     }
   }
 
@@ -176,6 +178,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     /** tasks of which their callers have not yet heard all that they wait for */
     waiting,
     /** posts that broke off */
+    broken: () => broken,
 
     /** So many callers, ten at once. @param due whether it is time for the n-th */
     async all(count: number, due: (n: number) => boolean): Promise<void> {
