@@ -1,4 +1,5 @@
 /** The routes, and what stands around them. It does not listen: index.ts does, and tests call `app.request`. */
+import { setMaxListeners } from 'node:events';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../handler/bucket/bucket.ts';
@@ -6,13 +7,16 @@ import { loopbackOnly } from './loopback.ts';
 import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
 import { MAX_BODY_BYTES } from './read-body.ts';
+import { requestId } from './request-id.ts';
 import { callback } from './routes/callback.ts';
 import { cancel } from './routes/cancel.ts';
 import { remove } from './routes/delete.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
 import { page } from './routes/page.ts';
+import { ready } from './routes/ready.ts';
 import { status } from './routes/status.ts';
+import { otherPages, securityHeaders } from './security.ts';
 import type { Services } from './services.ts';
 
 /** Every path and what may be asked of it. */
@@ -25,13 +29,18 @@ const METHODS = {
   '/runpod/callback/:token': 'POST',
   '/': 'GET, HEAD',
   '/healthz': 'GET, HEAD',
+  '/readyz': 'GET, HEAD',
   '/openapi.json': 'GET, HEAD',
 };
 
 export function createApp(services: Services) {
-  const { config, log } = services;
+  const { config, stopping } = services;
+  setMaxListeners(0, stopping); // one a caller who waits
   const app = new Hono();
-  app.use(loopbackOnly);
+  app.use(requestId(services));
+  app.use(securityHeaders(config.publicUrl));
+  app.use(loopbackOnly(config.corsOrigins));
+  if (config.corsOrigins.length > 0) app.use(otherPages(config.corsOrigins));
   app.use(
     bodyLimit({
       maxSize: MAX_BODY_BYTES,
@@ -48,6 +57,7 @@ export function createApp(services: Services) {
   app.route('/', callback(services));
   app.route('/', page(services.linkOrigin));
   app.get('/healthz', (c) => c.json({ status: 'ok' }));
+  app.route('/', ready(services));
   const document = openApiDocument(config);
   app.get('/openapi.json', (c) => c.json(document));
 
@@ -61,6 +71,7 @@ export function createApp(services: Services) {
     renderProblem(c, new Problem(404, 'not_found', 'there is nothing here; /openapi.json tells what is')),
   );
   app.onError((error, c) => {
+    const log = c.get('log');
     if (error instanceof Problem) {
       if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.detail);
       return renderProblem(c, error);

@@ -11,3 +11,19 @@ test('DATABASE_URL is a libSQL file or a PostgreSQL database', () => {
   for (const url of ['mysql://h/d', 'libsql://h', 'a.db', 'postgres:h'])
     expect(() => read(url)).toThrow(/^DATABASE_URL must be a libSQL file.* or postgres:/);
 });
+
+test('prices are decimal numbers, and CURRENCY three capital letters', () => {
+  const prices = (env: Record<string, string>) =>
+    readConfig({ RUNPOD_API_KEY: 'x', RUNPOD_ENDPOINT_ID: 'x', ...env }).prices;
+  expect(prices({})).toEqual({ currency: 'USD', perGpuSecond: 0n, perStill: 0n });
+  const given = { PRICE_PER_GPU_SECOND: '0.00034', PRICE_PER_STILL: '100000', CURRENCY: 'EUR' };
+  const [perGpuSecond, perStill] = [340_000_000n, 100_000n * 10n ** 12n];
+  expect(prices(given)).toEqual({ currency: 'EUR', perGpuSecond, perStill });
+  for (const wrong of ['-1', '1e-3', '0,5', 'free', '100.000000000001'])
+    expect(() => prices({ PRICE_PER_GPU_SECOND: wrong })).toThrow(
+      /^PRICE_PER_GPU_SECOND must be a decimal number from 0 to 100,/,
+    );
+  expect(() => prices({ PRICE_PER_STILL: '100001', CURRENCY: 'usd' })).toThrow(
+    /PRICE_PER_STILL must be .* 0 to 100000,.*; CURRENCY must be three capital letters/,
+  );
+});

@@ -5,6 +5,7 @@ import type { BucketEnvironment } from '../handler/bucket/open.ts';
 import { model, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
+import { type Prices, parsePrice } from './money.ts';
 
 export interface Config {
   port: number;
@@ -17,6 +18,8 @@ export interface Config {
   model: ModelName;
   limits: Limits;
   allowPrivateUrls: boolean;
+  /** of other web pages that may use the API, such as https://app.example.com */
+  corsOrigins: string[];
   /** how long a link is good for; seconds */
   linkSeconds: number;
   /** how long a bridge may take; milliseconds */
@@ -25,10 +28,29 @@ export interface Config {
   taskDeadline: number;
   /** how long after a task's end its files and prompt are kept; milliseconds */
   retain: number;
+  prices: Prices;
   runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
 }
 
 const DAY = 24 * 3600; // seconds
+
+const origins = v.pipe(
+  v.optional(v.string(), ''),
+  v.transform((text) => text.split(',').map((part) => part.trim())),
+  v.transform((parts) => parts.filter((part) => part !== '')),
+  v.check((list) => !list.includes('*'), 'must not be *: without API keys any web page could then use the service'),
+  v.check((list) => list.every(isOrigin), 'must be origins, such as https://app.example.com, separated by commas'),
+);
+/** A variable that is a price, in units of CURRENCY; 0 when it is absent. */
+const price = (max: number) =>
+  v.pipe(
+    v.optional(v.string(), '0'),
+    v.transform(parsePrice),
+    v.custom<bigint>(
+      (parsed) => typeof parsed === 'bigint' && parsed <= parsePrice(String(max))!,
+      `must be a decimal number from 0 to ${max}, such as 0.00034, with at most 12 decimals`,
+    ),
+  );
 
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
@@ -55,8 +77,13 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       LINK_SECONDS: whole(DAY, 1, 7 * DAY),
       TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
       RETAIN_DAYS: whole(30, 1, 3650),
+      // At most so much that every amount is a safe integer of micro-units.
+      PRICE_PER_GPU_SECOND: price(100),
+      PRICE_PER_STILL: price(100_000),
+      CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
+      CORS_ORIGINS: origins,
     },
     environment,
   );
@@ -77,12 +104,16 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
+    corsOrigins: env.CORS_ORIGINS,
     linkSeconds: env.LINK_SECONDS,
     stillTimeout: env.STILL_TIMEOUT * 1000,
     taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
     retain: env.RETAIN_DAYS * DAY * 1000,
+    prices: { currency: env.CURRENCY, perGpuSecond: env.PRICE_PER_GPU_SECOND, perStill: env.PRICE_PER_STILL },
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };
 }
+
+const isOrigin = (text: string) => /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
 
 export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);

@@ -1,13 +1,18 @@
 /** Starts the API: reads the environment once, opens the store, listens, and stops in order at SIGTERM. */
-import { serve } from '@hono/node-server';
+import { setTimeout as delay } from 'node:timers/promises';
 import { openBucket } from '../handler/bucket/open.ts';
 import { createLog } from '../handler/log.ts';
 import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
+import { listen } from './listen.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { createWebhooks, webhookSecret } from './webhooks/webhooks.ts';
+
+const SECOND = 1000;
+/** What hangs at a stop is cut off after this. */
+const PATIENCE = 10 * SECOND;
 
 try {
   const log = createLog(process.env);
@@ -26,11 +31,12 @@ try {
     allowPrivate: config.allowPrivateUrls,
     log,
   });
+  const runpod = openRunPod(config.runpod);
   const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
   const lifecycle = createLifecycle({
     store,
     bucket,
-    runpod: openRunPod(config.runpod),
+    runpod,
     callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     stillTimeout: config.stillTimeout,
@@ -40,29 +46,49 @@ try {
     onAnnouncement: webhooks.wake,
     log,
   });
-  const app = createApp({ config, store, bucket, disk, linkOrigin, lifecycle, log, now: Date.now });
-
-  const server = serve({ fetch: app.fetch, hostname: config.host, port: config.port }, () => {
-    log.info({ url: config.publicUrl }, 'listening');
-    process.send?.({ event: 'listening' });
+  const stopping = new AbortController();
+  const app = createApp({
+    config,
+    store,
+    bucket,
+    disk,
+    linkOrigin,
+    lifecycle,
+    runpod,
+    log,
+    stopping: stopping.signal,
+    now: Date.now,
   });
-  server.on('error', (error: NodeJS.ErrnoException) => {
-    const taken = error.code === 'EADDRINUSE';
-    console.error(`api: ${taken ? `PORT ${config.port} is already in use` : error.message}`);
-    process.exit(1);
-  });
+  const listener = await listen(app, { hostname: config.host, port: config.port });
+  log.info({ url: config.publicUrl }, 'listening');
+  process.send?.({ event: 'listening' });
   await lifecycle.start();
   webhooks.wake();
 
+  /** What is not done in time is safe in the store: the next process, or another, goes on with it. */
   const stop = async () => {
-    server.close();
-    await lifecycle.stop();
-    await webhooks.stop();
-    await store.close();
-    process.exit(0);
+    log.info('stopping');
+    stopping.abort();
+    const done = Promise.allSettled([listener.close(PATIENCE), lifecycle.stop(), webhooks.stop()]);
+    await Promise.race([done, delay(PATIENCE)]);
+    await Promise.race([store.close(), delay(2 * SECOND).then(() => Promise.reject(new Error('it does not end')))]);
   };
-  for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => void stop());
-  if (process.channel) process.once('disconnect', () => void stop()); // started by a local supervisor that is gone
+  let since: number | undefined; // when it was first told to stop
+  const told = () => {
+    if (since === undefined) {
+      since = performance.now();
+      stop().then(
+        () => process.exit(0),
+        (error) => {
+          log.error({ error }, 'the store could not be closed');
+          process.exit(1);
+        },
+      );
+    } else if (performance.now() - since > SECOND) process.exit(1);
+    // else it is the same Ctrl-C: the terminal, npm and a supervisor each pass it on
+  };
+  for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, told);
+  if (process.channel) process.once('disconnect', () => since ?? told()); // started by a local supervisor that is gone
 } catch (error) {
   console.error(`api: ${error instanceof Error ? error.message : error}`);
   process.exit(1);

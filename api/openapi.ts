@@ -4,7 +4,11 @@ import type * as v from 'valibot';
 import { jobErrorSchema, STAGES } from '../handler/job.ts';
 import { BELONGS_TO, defaults, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from '../handler/parameters.ts';
 import type { Config } from './config.ts';
-import { ENDED, OPEN } from './store/store.ts';
+import { KEY } from './idempotency.ts';
+import { LONGEST_WAIT } from './prefer.ts';
+import { DRY_RUN } from './routes/img2vid.ts';
+import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
+import { TASK_ID } from './tasks/id.ts';
 
 const text = { type: 'string' };
 const number = { type: 'number' };
@@ -18,6 +22,15 @@ const object = (properties: Record<string, object>, required = Object.keys(prope
   properties,
 });
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
+const parameter = (place: 'query' | 'header') => (name: string, schema: object, description: string) => ({
+  name,
+  in: place,
+  required: false,
+  description,
+  schema,
+});
+const query = parameter('query');
+const header = parameter('header');
 const json = (schema: object) => ({ 'application/json': { schema } });
 
 /** One of these a request needs. */
@@ -37,10 +50,30 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     bytes: whole,
     sha256: text,
   };
+  const input = { type: 'object', description: 'Every parameter, with the values that are used' };
   const problem = (description: string) => ({
     description,
     content: { 'application/problem+json': { schema: ref('Problem') } },
   });
+  const part = object(
+    {
+      status: { type: 'string', enum: ['ok', 'failing'] },
+      reason: {
+        type: 'string',
+        enum: ['timeout', 'unreachable', 'error'],
+        description: 'error: it answers, but not as it should; the log says more',
+      },
+    },
+    ['status'],
+  );
+  const taskHeaders = {
+    Location: { description: 'Where its status is', schema: text },
+    'Idempotency-Replayed': {
+      description: 'Only if an earlier request with this Idempotency-Key has made the task',
+      schema: { const: 'true' },
+    },
+    'Preference-Applied': { description: 'Only after Prefer: wait=N, with the N that counted', schema: text },
+  };
   const task = { description: 'The task', content: json(ref('Task')) };
   const ofTask = {
     name: 'id',
@@ -61,7 +94,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       title: 'Text to Video API',
       version: '0.1.0',
       description:
-        'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4.',
+        'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4. Every answer has an X-Request-Id: the caller’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
     },
     servers: [{ url: publicUrl }],
@@ -72,6 +105,23 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           summary: 'Create a task',
           description:
             'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
+          parameters: [
+            query(
+              'dry_run',
+              { type: 'string', enum: DRY_RUN },
+              '1 or true: everything is checked as for a real post, and nothing is stored; the answer tells what the task would be',
+            ),
+            header(
+              'Idempotency-Key',
+              { type: 'string', minLength: 1, maxLength: 255, pattern: KEY.source },
+              'A word of your own for this request: sent again with it within a day, the same request gives the same task',
+            ),
+            header(
+              'Prefer',
+              text,
+              `wait=N: the answer may take up to N seconds, at most ${LONGEST_WAIT}, if the task may have ended by then (RFC 7240)`,
+            ),
+          ],
           requestBody: {
             required: true,
             content: {
@@ -95,9 +145,14 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
           },
           responses: {
+            200: {
+              ...task,
+              description: 'The task has ended within the time that Prefer gave it',
+              headers: taskHeaders,
+            },
             202: {
               ...task,
-              headers: { Location: { description: 'Where its status is', schema: text } },
+              headers: taskHeaders,
               links: Object.fromEntries(
                 ['status', 'cancel', 'delete'].map((operationId) => [
                   operationId,
@@ -107,6 +162,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             },
             400: problem('The body can’t be read'),
             403: problem('Not from this machine, or from another web page'),
+            409: problem('The Idempotency-Key stands for another request'),
             413: problem('The body or the picture is too large'),
             415: problem('Another content type'),
             422: problem(
@@ -123,17 +179,30 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           description:
             'With `Accept: text/event-stream` and an id: an event `task` with the whole task at each change, until it ends.',
           parameters: [
-            {
-              name: 'id',
-              in: 'query',
-              required: false,
-              description: 'The task; without it, all tasks, newest first',
-              schema: { type: 'string', minLength: 1 },
-            },
+            query('id', { type: 'string', minLength: 1 }, 'The task; without it, the list of all tasks, newest first'),
+            query(
+              'limit',
+              { type: 'integer', minimum: 1, maximum: LARGEST_PAGE },
+              `Of the list one page of so many tasks, ${PAGE} if only a cursor is given; the header Link has the next one's address`,
+            ),
+            query(
+              'cursor',
+              { type: 'string', pattern: TASK_ID.source },
+              'Of the list what follows a page: taken from its Link',
+            ),
+            query('status', { type: 'string', enum: STATUSES }, 'Of the list the tasks with this status'),
+            query('since', time, 'Of the list what was created at this time or later'),
+            query('until', time, 'Of the list what was created before this time'),
           ],
           responses: {
             200: {
               description: 'The task, or the list',
+              headers: {
+                Link: {
+                  description: 'Of a page, if there is more: the address of the next, with rel="next"',
+                  schema: text,
+                },
+              },
               content: {
                 ...json({ oneOf: [ref('Task'), list(ref('Task'))] }),
                 'text/event-stream': { schema: text },
@@ -142,7 +211,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             204: { description: 'Events only: the task had ended before, nothing more will come' },
             403: problem('Not from this machine'),
             404: problem('There is no such task'),
-            422: problem('An empty id, or a query that is unknown'),
+            422: problem('Every unknown, repeated or wrong value of the query, with what is allowed'),
           },
         },
       },
@@ -196,6 +265,19 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           responses: { 200: { description: 'It does', content: json(object({ status: text })) } },
         },
       },
+      '/readyz': {
+        get: {
+          operationId: 'ready',
+          summary: 'Whether requests can be taken, and how each part does',
+          description:
+            'At most one look a second. It is ready without RunPod: tasks are kept, and sent when it is back.',
+          responses: {
+            200: { description: 'They can', content: json(ref('Readiness')) },
+            403: problem('Not from this machine'),
+            503: { description: 'They can’t, or the process stops', content: json(ref('Readiness')) },
+          },
+        },
+      },
       '/openapi.json': {
         get: {
           operationId: 'openapi',
@@ -210,7 +292,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
         Task: object(
           {
             id: { type: 'string', format: 'uuid' },
-            status: { type: 'string', enum: [...OPEN, ...ENDED] },
+            status: { type: 'string', enum: STATUSES },
             stage: { type: 'string', enum: [...STAGES], description: 'What is being done, while running' },
             step: { type: 'integer', description: 'Of the stage: the sampling step, or the frame, that is done' },
             steps: { type: 'integer', description: 'How many of them there are' },
@@ -220,7 +302,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             started_at: time,
             finished_at: time,
             model: text,
-            input: { type: 'object', description: 'Every parameter, with the values that are used' },
+            input,
             warnings: list(note),
             still: object({ link: uri }),
             videos: list(object({ ...file, seed: whole })),
@@ -231,6 +313,22 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
         ),
+        Readiness: object(
+          {
+            status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
+            parts: object({ store: part, bucket: part, runpod: part }),
+          },
+          ['status'],
+        ),
+        DryRun: object({
+          input,
+          warnings: list(note),
+          cost_estimate: object({
+            amount: { type: 'integer', minimum: 0, description: 'In millionths of the currency' },
+            currency: { type: 'string', pattern: '^[A-Z]{3}$' },
+            gpu_seconds: { type: 'number', minimum: 0 },
+          }),
+        }),
         Problem: object({ type: text, title: text, status: whole, detail: text, code: text, errors: list(note) }, [
           'type',
           'title',

@@ -6,6 +6,8 @@ import type { JobInput } from '../handler/job.ts';
 const SECOND = 1000;
 /** The SDK's own 3 s are short: a submission that timed out may still have made a job. */
 const TIMEOUT = 30 * SECOND;
+/** Whoever asks how RunPod does waits less. */
+const HEALTH_TIMEOUT = 5 * SECOND;
 
 const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
 
@@ -28,6 +30,8 @@ export class Unanswered extends Error {
   override readonly name = 'Unanswered';
 }
 
+const health = v.object({ jobs: v.object({}), workers: v.object({}) });
+
 export interface Submission {
   input: JobInput;
   /** where RunPod announces the end */
@@ -43,6 +47,8 @@ export interface RunPod {
   look(jobId: string): Promise<SeenJob | undefined>;
   /** Also of a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
   cancel(jobId: string): Promise<void>;
+  /** @throws Error: RunPod can't be reached, or does not take the key or the endpoint */
+  health(): Promise<void>;
 }
 
 export function openRunPod({
@@ -81,6 +87,9 @@ export function openRunPod({
       } catch (error) {
         if (statusOf(error) !== 404) throw error;
       }
+    },
+    async health() {
+      v.parse(health, await endpoint.health(HEALTH_TIMEOUT));
     },
   };
 }

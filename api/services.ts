@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Bucket } from '../handler/bucket/bucket.ts';
 import type { DiskBucket } from '../handler/bucket/disk.ts';
 import type { Config } from './config.ts';
+import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
 
@@ -15,7 +16,10 @@ export interface Services {
   /** what links begin with, such as https://bucket.example.com */
   linkOrigin: string;
   lifecycle: Lifecycle;
+  runpod: RunPod;
   log: Logger;
+  /** aborted when the process stops: whoever waits for news is answered now */
+  stopping: AbortSignal;
   /** milliseconds since 1970 */
   now: () => number;
 }

@@ -1,4 +1,7 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { NewTask } from './store/store.ts';
+import { newTask } from './store/testing.ts';
+import { taskIds } from './tasks/id.ts';
 import { type TestService, testService } from './testing.ts';
 
 let service: TestService;
@@ -61,15 +64,184 @@ describe('GET /status?id=', () => {
 });
 
 describe('GET /status', () => {
-  test('lists all tasks, newest first, over many pages of the store', async () => {
-    const own = await testService();
-    expect(await (await fetch(`${own.url}/status`)).json()).toEqual([]);
-    const ids: string[] = [];
-    for (let i = 0; i < 205; i++) ids.push((await (await own.post({ prompt: `${i}` })).json()).id);
-    const listed = await (await fetch(`${own.url}/status`)).json();
-    expect(listed.map(({ id }: { id: string }) => id)).toEqual(ids.reverse());
-    expect(listed[0].input.prompt).toBe('204');
-    await own.close();
+  let own: TestService;
+  beforeAll(async () => {
+    own = await testService({ PUBLIC_URL: 'https://video.example.com' });
+  });
+  afterAll(() => own.close());
+  const get = (query = '') => fetch(`${own.url}/status${query}`);
+  const idsOf = async (response: Response) => ((await response.json()) as { id: string }[]).map(({ id }) => id);
+  /** Straight into the store, with these times of creation; their ids in the list's order. */
+  async function insert(times: number[], changes: Partial<NewTask> = {}) {
+    const tasks = times.map((time) => newTask({ ...taskIds(() => time)(), ...changes }));
+    await Promise.all(tasks.map((task) => own.store.insert(task)));
+    return tasks
+      .map(({ id }) => id)
+      .sort()
+      .reverse();
+  }
+
+  test('lists all tasks, newest first, whether they fill pages of the store or not', async () => {
+    expect(await (await get()).text()).toBe('[]');
+    let ids: string[] = [];
+    for (const count of [1, 98, 1, 100, 5]) {
+      const times = Array.from({ length: count }, (_, i) => Date.now() - 1_000_000 + ids.length + i);
+      ids = [...(await insert(times)), ...ids];
+      expect(await idsOf(await get())).toEqual(ids);
+    }
+    const posted = await (await own.post({ prompt: 'the last' })).json();
+    expect(posted.created_at).toBe(new Date(Number.parseInt(posted.id.replace('-', ''), 16)).toISOString());
+    const [first] = await (await get()).json();
+    expect(first).toEqual(posted);
+  });
+
+  test('a page at a time, the address of the next in Link until there is none', async () => {
+    const all = await idsOf(await get());
+    for (const size of [100, all.length - 1, all.length, 1000]) {
+      const seen: string[] = [];
+      let query: string | undefined = `?limit=${size}`;
+      for (let page = 0; query !== undefined; page++) {
+        if (page === 1) await insert([Date.now()]); // what comes meanwhile changes nothing
+        const response: Response = await get(query);
+        const ids = await idsOf(response);
+        expect(ids).toHaveLength(Math.min(size, all.length - seen.length));
+        seen.push(...ids);
+        const link = response.headers.get('link');
+        query = link?.match(
+          /^<https:\/\/video\.example\.com\/status(\?limit=\d+&cursor=[\da-f-]{36})>; rel="next"$/,
+        )?.[1];
+        expect(query === undefined).toBe(link === null);
+      }
+      expect(seen).toEqual(all);
+      all.unshift(...(await idsOf(await get())).filter((id) => !all.includes(id)));
+    }
+    const byCursor = await get(`?cursor=${all[3]}`); // 100 unless said otherwise
+    expect(byCursor.headers.get('link')).toContain(`/status?cursor=${all[103]}>`);
+    expect(await idsOf(byCursor)).toEqual(all.slice(4, 104));
+    expect(await idsOf(await get('?limit=100'))).toEqual(all.slice(0, 100));
+    expect((await get()).headers.get('link')).toBeNull();
+  });
+
+  test('filters by status and by time, from since on and until before until, in any zone, and keeps them in Link', async () => {
+    const at = Date.parse('2001-02-03T04:05:06.789Z');
+    const ids = (await insert([at - 1, at, at + 1, at + 2], { status: 'failed' })).reverse();
+    const [canceled] = await insert([at + 1], { status: 'canceled' });
+    const failed = async (query: string) =>
+      (await idsOf(await get(`?status=failed&${query}`))).map((id) => ids.indexOf(id)).reverse();
+    for (const time of [
+      '2001-02-03T04:05:06.789Z',
+      '2001-02-03T06:05:06.789%2B02:00',
+      '2001-02-03T06:05:06.789+0200',
+      '2001-02-02t20:05:06.7890-08:00',
+    ]) {
+      expect(await failed(`since=${time}`), time).toEqual([1, 2, 3]);
+      expect(await failed(`until=${time}`), time).toEqual([0]);
+    }
+    expect(await failed('since=2001-02-03T04:05:06.7890001Z')).toEqual([2, 3]);
+    expect(await failed('until=2001-02-03T04:05:06.7890001Z')).toEqual([0, 1]);
+    expect(await failed('since=2001-02-03T04:05:06.789Z&until=2001-02-03T04:05:06.791Z')).toEqual([1, 2]);
+    expect(await failed('since=2001-02-03T04:05:07Z')).toEqual([]);
+    expect(await failed('since=2001-02-03T04:05Z&until=0001-01-01T00:00:00Z')).toEqual([]);
+    expect(await failed('since=0001-01-01T00:00:00Z')).toEqual([0, 1, 2, 3]);
+    expect(await idsOf(await get('?until=2001-12-31T00:00:00Z&status=canceled'))).toEqual([canceled]);
+
+    const page = await get('?status=failed&until=2001-02-03T07:05:06.791%2B03:00&limit=2');
+    expect((await idsOf(page.clone())).map((id) => ids.indexOf(id))).toEqual([2, 1]);
+    const next = page.headers.get('link')!.match(/<https:\/\/video\.example\.com\/status(.*)>; rel="next"/)![1]!;
+    const last = await get(next);
+    expect((await idsOf(last)).map((id) => ids.indexOf(id))).toEqual([0]);
+    expect(last.headers.get('link')).toBeNull();
+  });
+
+  test.each([
+    ['limit=0', 'limit', /^must be a whole number from 1 to 1000$/],
+    ['limit=1001', 'limit', /1 to 1000/],
+    ['limit=', 'limit', /1 to 1000/],
+    ['limit=1e2', 'limit', /1 to 1000/],
+    ['limit=-5', 'limit', /1 to 1000/],
+    ['cursor=x', 'cursor', /cursor of a link/],
+    ['cursor=01A206EC-8C81-72D2-88C2-373F04644E4A', 'cursor', /cursor of a link/],
+    ['cursor=01a206ec-8c81-42d2-88c2-373f04644e4a', 'cursor', /cursor of a link/],
+    ['status=done', 'status', /^must be one of queued, running, succeeded, failed, canceled$/],
+    ['since=yesterday', 'since', /ISO 8601 time with its zone/],
+    ['since=2026-01-01', 'since', /zone/],
+    ['since=2026-01-01T00:00:00', 'since', /zone/],
+    ['since=2026-02-30T00:00:00Z', 'since', /zone/],
+    ['since=2026-13-01T00:00:00Z', 'since', /zone/],
+    ['until=2026-01-01T25:00:00Z', 'until', /zone/],
+    ['until=2026-01-01T00:00:00%2B99:00', 'until', /zone/],
+    ['until=1767225600', 'until', /zone/],
+    ['until=', 'until', /zone/],
+    ['statuss=failed', 'statuss', /^unknown; did you mean status\?$/],
+    ['LIMIT=5', 'LIMIT', /^unknown; did you mean limit\?$/],
+    ['__proto__=5', '__proto__', /^unknown/],
+    ['colour=red', 'colour', /^unknown$/],
+    ['limit=5&limit=6', 'limit', /^given more than once$/],
+    ['id=01a206ec-8c81-72d2-88c2-373f04644e4a&status=failed', 'status', /^only for the list/],
+  ])('?%s is refused', async (query, field, message) => {
+    const response = await get(`?${query}`);
+    expect(response.status).toBe(422);
+    expect((await response.json()).errors).toEqual([{ field, message: expect.stringMatching(message) }]);
+  });
+
+  test('every wrong value at once', async () => {
+    const { errors } = await (await get('?limit=0&since=x&status=y&unti=z')).json();
+    expect(errors.map(({ field }: { field: string }) => field).sort()).toEqual(['limit', 'since', 'status', 'unti']);
+  });
+
+  test('nothing of another caller’s: not by id, as events, in a list, by a cursor, or to be animated again', async () => {
+    const [theirs] = await insert([Date.now()], { owner: 'another', status: 'succeeded' });
+    await own.bucket.put(`tasks/${theirs}/imagine-1.png`, 'x');
+    const [mine] = await insert([Date.now() + 1]);
+    expect((await get(`?id=${theirs}`)).status).toBe(404);
+    expect((await fetch(`${own.url}/status?id=${theirs}`, { headers: { accept: 'text/event-stream' } })).status).toBe(
+      404,
+    );
+    expect((await own.post({ still_of: theirs })).status).toBe(422);
+    const all = await idsOf(await get());
+    expect(all).not.toContain(theirs);
+    expect(await idsOf(await get(`?cursor=${theirs}&limit=1`))).toEqual([all[all.indexOf(mine!) + 1]]);
+    expect(await idsOf(await get('?limit=1000'))).toEqual(all);
+  });
+
+  test('others get their turn between two pages of a long list', async () => {
+    let turn = 0; // of the event loop
+    let counter = setImmediate(function count() {
+      turn++;
+      counter = setImmediate(count);
+    });
+    const turns: number[] = [];
+    const { list } = own.store;
+    const spy = vi.spyOn(own.store, 'list').mockImplementation((selection) => {
+      turns.push(turn);
+      return list(selection);
+    });
+    try {
+      await (await get()).text();
+    } finally {
+      clearImmediate(counter);
+      spy.mockRestore();
+    }
+    expect(turns.length).toBeGreaterThan(2);
+    expect(new Set(turns).size).toBe(turns.length);
+  });
+
+  test('a store that fails amid a list cuts the connection; one that fails at once is an error', async () => {
+    const { list } = own.store;
+    let works = 1;
+    const spy = vi.spyOn(own.store, 'list').mockImplementation(async (selection) => {
+      if (works-- > 0) return list(selection);
+      throw new Error('the disk is gone');
+    });
+    try {
+      const response = await get();
+      expect(response.status).toBe(200);
+      await expect(response.text()).rejects.toThrow(/terminated/);
+      const refused = await get();
+      expect([refused.status, (await refused.json()).code]).toEqual([500, 'internal']);
+    } finally {
+      spy.mockRestore();
+    }
   });
 });
 
@@ -102,6 +274,33 @@ describe('server-sent events', () => {
     expect((await events(id, { 'last-event-id': seen.at(-1)!.id })).status).toBe(204);
     const missed = parse(await (await events(id, { 'last-event-id': seen[0]!.id })).text());
     expect(missed.map(({ task }) => task.status)).toEqual(['succeeded']); // who missed the end still gets it
+  });
+
+  test('a comment now and then while nothing changes, and the task still counts as watched', async () => {
+    const id = await create();
+    const { setTimeout: real } = globalThis;
+    const timer = vi.spyOn(globalThis, 'setTimeout');
+    timer.mockImplementation(((call: () => void, ms: number, ...more: []) =>
+      real(call, ms === 15_000 ? 1 : ms, ...more)) as typeof setTimeout);
+    const watch = vi.spyOn(service.lifecycle, 'watch');
+    const gone = new AbortController();
+    let text = '';
+    const stream = await fetch(`${service.url}/status?id=${id}`, {
+      headers: { accept: 'text/event-stream' },
+      signal: gone.signal,
+    });
+    try {
+      for await (const part of stream.body!.pipeThrough(new TextDecoderStream())) {
+        text += part;
+        if (text.endsWith(': still here\n\n: still here\n\n')) break;
+      }
+      expect(watch.mock.calls.filter(([task]) => task.id === id).length).toBeGreaterThan(1);
+    } finally {
+      gone.abort();
+      timer.mockRestore();
+      watch.mockRestore();
+    }
+    expect(parse(text)).toHaveLength(1);
   });
 
   test('of an unknown task: 404', async () => {

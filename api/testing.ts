@@ -2,7 +2,6 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type ServerType, serve } from '@hono/node-server';
 import type { Hono } from 'hono';
 import { pino } from 'pino';
 import type { Bucket } from '../handler/bucket/bucket.ts';
@@ -12,6 +11,7 @@ import { taskFolder } from '../handler/job.ts';
 import { queueServer } from '../infra/local/queue-server.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
+import { type ListenOptions, listen as listenAt } from './listen.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
@@ -22,24 +22,14 @@ export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
 const KEY = 'test-key';
 
 /** Listens on a free port of 127.0.0.1. */
-export function listen(app: Pick<Hono, 'fetch'>): Promise<{ url: string; close(): Promise<void> }> {
-  return new Promise((resolve) => {
-    const server: ServerType = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) =>
-      resolve({
-        url: `http://127.0.0.1:${port}`,
-        close: () =>
-          new Promise<void>((closed) => {
-            server.close(() => closed());
-            if ('closeAllConnections' in server) server.closeAllConnections();
-          }),
-      }),
-    );
-  });
+export async function listen(app: Pick<Hono, 'fetch'>, limits: ListenOptions['limits'] = {}) {
+  const { port, close } = await listenAt(app, { hostname: '127.0.0.1', port: 0, limits });
+  return { url: `http://127.0.0.1:${port}`, port, close: (patience = 0) => close(patience) };
 }
 
 export type TestService = Awaited<ReturnType<typeof testService>>;
 
-export async function testService(env: Record<string, string> = {}) {
+export async function testService(env: Record<string, string> = {}, limits: ListenOptions['limits'] = {}) {
   const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
   const clock = { ahead: 0 }; // milliseconds that the service's clock runs ahead
   const now = () => Date.now() + clock.ahead;
@@ -64,14 +54,15 @@ export async function testService(env: Record<string, string> = {}) {
 
   // The address is known only once it listens, so the app comes a moment later.
   let app: Pick<Hono, 'fetch'> | undefined;
-  const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) });
+  const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) }, limits);
   const disk = await diskBucket(bucketFolder(folder), { publicUrl: api.url, now });
   /** Fails where it would have to be reached: links are made without. */
   const bucket: Bucket = new Proxy(disk, {
     get: (target, name: keyof Bucket) =>
       faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
   });
-  const log = pino({ level: 'silent' });
+  const logged: Record<string, unknown>[] = []; // every line of the log
+  const log = pino({ level: 'debug', base: null }, { write: (line) => logged.push(JSON.parse(line)) });
   const store = await openStore(config.databaseUrl, { ahead: () => clock.ahead });
   const webhooks = createWebhooks({
     store,
@@ -82,10 +73,11 @@ export async function testService(env: Record<string, string> = {}) {
     log,
     now,
   });
+  const client = openRunPod({ ...config.runpod, baseUrl: runpod.url });
   const lifecycle = createLifecycle({
     store,
     bucket,
-    runpod: openRunPod({ ...config.runpod, baseUrl: runpod.url }),
+    runpod: client,
     callbackUrl: (token) => `${api.url}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     stillTimeout: config.stillTimeout,
@@ -95,7 +87,19 @@ export async function testService(env: Record<string, string> = {}) {
     log,
     now,
   });
-  app = createApp({ config, store, bucket, disk, linkOrigin: api.url, lifecycle, log, now });
+  const stopping = new AbortController();
+  app = createApp({
+    config,
+    store,
+    bucket,
+    disk,
+    linkOrigin: api.url,
+    lifecycle,
+    runpod: client,
+    log,
+    stopping: stopping.signal,
+    now,
+  });
   await lifecycle.start();
 
   async function status(id: string): Promise<PresentedTask> {
@@ -113,9 +117,15 @@ export async function testService(env: Record<string, string> = {}) {
 
   return {
     url: api.url,
+    port: api.port,
     folder,
+    logged,
+    stopping,
+    /** see listen.ts */
+    stopListening: api.close,
     clock,
     bucket,
+    disk,
     store,
     lifecycle,
     webhooks,

@@ -21,7 +21,7 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
     messageKey: 'message',
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label.toUpperCase() }) },
-    serializers: { error: stdSerializers.err },
+    serializers: { error: saidBy },
   };
   if (!process.stdout.isTTY) return pino(options);
   return pino(
@@ -34,6 +34,13 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
       sync: true,
     }),
   );
+}
+
+/** What an error says, not what it carries: with RunPod's client that is the whole request, the key in its headers. */
+function saidBy(error: unknown) {
+  if (!(error instanceof Error)) return error;
+  const { type, message, stack, code } = stdSerializers.err(error);
+  return { type, message, stack, code };
 }
 
 function logLevel(text: string) {

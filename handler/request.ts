@@ -90,12 +90,13 @@ function check(values: Record<string, unknown>, { limits, model }: RequestContex
 
 const isAncestral = (sampler: string | undefined) => (ANCESTRAL as readonly (string | undefined)[]).includes(sampler);
 
-function unknownName(field: string, names: string[]): string {
+/** What is said of a name that is none of `names`: the nearest of them, if one is near. */
+export function unknownName(field: string, names: string[], otherwise = 'unknown'): string {
   const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
   const near = sameLetters ?? closest(field.slice(0, 64), names);
   const far = distance(field.slice(0, 64), near);
   const similar = sameLetters !== undefined || (far <= Math.max(1, near.length / 3) && far < near.length);
-  return similar ? `unknown; did you mean ${near}?` : 'unknown';
+  return similar ? `unknown; did you mean ${near}?` : otherwise;
 }
 
 /**

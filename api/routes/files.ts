@@ -4,7 +4,12 @@ import { Hono } from 'hono';
 import parseRange from 'range-parser';
 import { contentType } from '../../handler/bucket/bucket.ts';
 import type { DiskBucket } from '../../handler/bucket/disk.ts';
+import { breakOff } from '../break-off.ts';
 import { Problem } from '../problem.ts';
+
+/** The file itself as a page: browsers show it in one that they make, by its own policy. */
+const POLICY =
+  "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
 /** GET and HEAD /files/KEY?expires=&signature=: the disk bucket's pictures and videos, for whoever has a link. */
 export function files(bucket: DiskBucket) {
@@ -25,6 +30,8 @@ export function files(bucket: DiskBucket) {
       'cache-control': 'private, max-age=3600',
       etag,
       'x-content-type-options': 'nosniff',
+      'content-security-policy': POLICY,
+      'cross-origin-resource-policy': 'cross-origin', // other sites may show it
     };
     if (c.req.header('if-none-match') === etag) return c.body(null, 304, headers);
 
@@ -48,6 +55,6 @@ export function files(bucket: DiskBucket) {
     headers['content-length'] = String(part.end - part.start + 1);
     if (c.req.method === 'HEAD') return c.body(null, status, headers);
     const stream = Readable.toWeb(createReadStream(file.path, part)) as ReadableStream<Uint8Array>;
-    return c.body(stream, status, headers);
+    return c.body(breakOff(c, stream), status, headers);
   });
 }

@@ -1,6 +1,6 @@
 /** What the store must do over either database, as tests: each dialect's own test file calls this. */
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { NewTask, Store, Task } from './store.ts';
+import type { ListedTask, NewTask, Store, Task } from './store.ts';
 import { newTask } from './testing.ts';
 
 export interface Opened {
@@ -62,7 +62,7 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       for (const id of ['none', '', '\0', 'a\0b', "'; drop table tasks; --", 'ü', '\ud800', 'x'.repeat(10_000)]) {
         expect(await store.get(id)).toBeUndefined();
         expect(await store.byCallbackToken(id)).toBeUndefined();
-        expect(Array.isArray(await store.list({ before: id, limit: 1 }))).toBe(true);
+        expect(Array.isArray(await store.list({ owner: 'local', before: id, limit: 1 }))).toBe(true);
       }
     });
 
@@ -73,13 +73,48 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(await store.get(task.id)).toEqual(task);
     });
 
+    test('of one owner’s tasks with the same idempotency key the first is stored, for a day', async () => {
+      const DAY = 86_400_000;
+      const at = Date.now();
+      const keyed = (changes: Partial<NewTask> = {}) =>
+        newTask({ owner: 'a', idempotency_key: 'key', idempotency_hash: 'x', created_at: at, ...changes });
+      const tasks = Array.from({ length: 12 }, () => keyed());
+      const results = await Promise.all(tasks.map((task, i) => [store, other][i % 2]!.insert(task)));
+      const [first, ...more] = tasks.filter((_, i) => results[i] === undefined);
+      expect(more).toEqual([]);
+      const stored = (await store.get(first!.id))!;
+      expect(results.filter((earlier) => earlier !== undefined)).toEqual(Array(11).fill(stored));
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY - 1)).toEqual(stored);
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toBeUndefined();
+      expect(await other.byIdempotencyKey('b', 'key', at)).toBeUndefined();
+      expect(await other.byIdempotencyKey('a', 'KEY', at)).toBeUndefined();
+
+      for (const others of [
+        { owner: 'b' },
+        { idempotency_key: 'KEY' },
+        { idempotency_key: null },
+        { idempotency_key: null },
+      ])
+        expect(await store.insert(keyed(others))).toBeUndefined();
+      expect(await other.insert(keyed({ created_at: at + DAY - 1 }))).toEqual(stored);
+      await expect(store.insert(keyed({ id: stored.id, idempotency_key: 'new' }))).rejects.toThrow();
+
+      const late = Array.from({ length: 12 }, () => keyed({ created_at: at + DAY }));
+      const again = await Promise.all(late.map((task, i) => [store, other][i % 2]!.insert(task)));
+      const [next, ...rest] = late.filter((_, i) => again[i] === undefined);
+      expect(rest).toEqual([]);
+      expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toMatchObject({ id: next!.id });
+      expect(again.filter((earlier) => earlier !== undefined && earlier.id !== next!.id)).toEqual([]);
+      expect(await store.get(stored.id)).toEqual({ ...stored, idempotency_key: null, idempotency_hash: null });
+    });
+
     test('of writes at once each has its own result or error', async () => {
       const tasks = Array.from({ length: 40 }, () => newTask());
       const results = await Promise.allSettled(
         tasks.flatMap((task, i) => [store.insert(task), ...(i % 4 === 0 ? [store.insert(task)] : [])]),
       );
       expect(results.filter(({ status }) => status === 'rejected')).toHaveLength(10);
-      expect(ids(await other.list({ limit: 100 }))).toEqual(ids(tasks));
+      expect(ids(await other.list({ owner: 'local', limit: 100 }))).toEqual(ids(tasks));
       const changed = await Promise.all(
         tasks.map(async ({ id }, i) => store.update((await store.get(id))!, { progress: i / 40 })),
       );
@@ -102,9 +137,9 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
 
     test('lists by key ranges, newest first, also while tasks are inserted', async () => {
       const tasks = await insertMany(60);
-      const seen: Task[] = [];
+      const seen: ListedTask[] = [];
       for (let before: string | undefined; ; before = seen.at(-1)!.id) {
-        const [page] = await Promise.all([other.list({ before, limit: 7 }), insert()]);
+        const [page] = await Promise.all([other.list({ owner: 'local', before, limit: 7 }), insert()]);
         seen.push(...page);
         if (page.length < 7) break;
       }
@@ -112,6 +147,43 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(listed).toEqual([...new Set(listed)].sort().reverse());
       const old = new Set(tasks.map(({ id }) => id));
       expect(listed.filter((id) => old.has(id))).toHaveLength(60);
+    });
+
+    test('an owner’s tasks are found and listed for the owner alone', async () => {
+      const mine = [await insert({ owner: 'a' }), await insert({ owner: 'a' })];
+      const theirs = await insert({ owner: 'b' });
+      const last = await insert({ owner: 'a' });
+      expect(await other.getOwn('a', mine[0]!.id)).toEqual(mine[0]);
+      expect(await other.getOwn('b', theirs.id)).toEqual(theirs);
+      for (const [owner, id] of [
+        ['a', theirs.id],
+        ['b', last.id],
+        ['', last.id],
+        ['a', '\0'],
+      ] as const)
+        expect(await other.getOwn(owner, id)).toBeUndefined();
+      const list = async (owner: string, more = {}) =>
+        (await other.list({ owner, limit: 10, ...more })).map(({ id }) => id);
+      expect(await list('a')).toEqual([last, ...mine.reverse()].map(({ id }) => id));
+      expect(await list('a', { before: theirs.id })).toEqual(mine.map(({ id }) => id)); // another’s id opens nothing
+      expect(await list('b', { before: last.id })).toEqual([theirs.id]);
+      expect(await list('b', { from: last.id })).toEqual([]);
+      expect(await list('c')).toEqual([]);
+    });
+
+    test('lists a range of ids, and one status', async () => {
+      const tasks = await insertMany(9);
+      const ids = tasks.map(({ id }) => id).sort();
+      for (const id of ids.slice(3, 6)) await store.update((await store.get(id))!, { status: 'failed', due_in: 0 });
+      const list = async (more: object) =>
+        (await other.list({ owner: 'local', limit: 10, ...more })).map(({ id }) => ids.indexOf(id));
+      expect(await list({ from: ids[2], before: ids[5] })).toEqual([4, 3, 2]);
+      expect(await list({ from: ids[5], before: ids[5] })).toEqual([]);
+      expect(await list({ status: 'failed' })).toEqual([5, 4, 3]);
+      expect(await list({ status: 'failed', from: ids[4] })).toEqual([5, 4]);
+      expect(await list({ status: 'failed', before: ids[5], limit: 1 })).toEqual([4]);
+      expect(await list({ status: 'queued', before: ids[4] })).toEqual([2, 1, 0]);
+      expect(await list({ status: 'canceled' })).toEqual([]);
     });
 
     test('of many claimers each due task goes to exactly one', async () => {

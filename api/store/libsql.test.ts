@@ -57,7 +57,7 @@ test('what was acknowledged is there after kill -9 amid writes at once', async (
   }
   expect(await exited).toEqual([null, 'SIGKILL']);
   const store = await openStore(url());
-  const found = new Set((await store.list({ limit: 100_000 })).map(({ id }) => id));
+  const found = new Set((await store.list({ owner: 'local', limit: 100_000 })).map(({ id }) => id));
   expect(acknowledged.filter((id) => id.length === 36 && !found.has(id))).toEqual([]);
   await store.close();
 });

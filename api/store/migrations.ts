@@ -78,8 +78,14 @@ export const migrations: Record<string, Migration> = {
         .execute();
       await db.schema.dropIndex('tasks_due').execute();
       await db.schema.createIndex('tasks_due').on('tasks').column('due_at').where(NOT_WAITING).execute();
-      await db.schema.createIndex('tasks_waiting').on('tasks').columns(['due_at', 'owner']).where(WAITING).execute();
+      await db.schema.createIndex('tasks_waiting').on('tasks').column('due_at').where(WAITING).execute();
+      await db.schema.createIndex('tasks_line').on('tasks').columns(['owner', 'due_at']).where(WAITING).execute();
       await db.schema.createIndex('tasks_out').on('tasks').column('job_id').where(OUT).execute();
+    },
+  },
+  '004_list': {
+    async up(db: Kysely<unknown>) {
+      await db.schema.createIndex('tasks_status').on('tasks').columns(['owner', 'status', 'id']).execute();
     },
   },
 };

@@ -9,6 +9,9 @@ import { openLibsql } from './libsql.ts';
 import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
 
+/** How long after its task's creation an idempotency key stands for it; milliseconds. */
+export const KEY_LIFE = 24 * 3600 * 1000;
+
 export const OPEN = ['queued', 'running'] as const;
 export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
 export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
@@ -75,6 +78,37 @@ export interface Task {
   version: number;
 }
 
+/** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */
+const LISTED = [
+  'id',
+  'status',
+  'stage',
+  'step',
+  'steps',
+  'progress',
+  'created_at',
+  'started_at',
+  'finished_at',
+  'model',
+  'input',
+  'warnings',
+  'still',
+  'output',
+  'error',
+  'expired_at',
+] as const;
+export type ListedTask = Pick<Task, (typeof LISTED)[number]>;
+
+/** Some of an owner's tasks. */
+export interface Selection {
+  owner: string;
+  status?: TaskStatus | undefined;
+  /** ids from this one on, itself included */
+  from?: string | undefined;
+  /** ids below this one */
+  before?: string | undefined;
+}
+
 const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays'] as const;
 type Row = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
@@ -122,6 +156,9 @@ export interface StoreOptions {
   patience?: number;
 }
 
+/** Among how many owners a claim is shared out at most; SQLite puts some hundreds of selects together. */
+const OWNERS = 100;
+
 interface Claim {
   /** milliseconds */
   lease: number;
@@ -151,33 +188,85 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
   }
 
   const free = () => db.selectFrom('tasks').where('leased_until', '<=', now());
-  const leased = (query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) =>
-    query.set((e) => ({ due_at: fromNow(lease), leased_until: fromNow(lease), version: e('version', '+', 1) }));
+  function leased(query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) {
+    const until = fromNow(lease);
+    return query.set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }));
+  }
 
-  async function lend(
-    tasks: SelectQueryBuilder<Tables, 'tasks', unknown>,
-    lease: number,
-    limit: number,
-  ): Promise<Task[]> {
-    const due = skipLocked(tasks.select('id').orderBy('due_at').limit(limit));
+  async function lend(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, lease: number): Promise<Task[]> {
     const rows = await write(
-      leased(db.with('due', () => due).updateTable('tasks') as never, lease)
+      leased(db.with('due', () => skipLocked(tasks)).updateTable('tasks') as never, lease)
         .where('id', 'in', sql<string>`(select id from due)`)
         .returningAll(),
     );
     return rows.map(fromRow);
   }
 
+  /** Whose tasks wait for a job; of very many, some. From one owner to the next in the index, without reading what lies between. */
+  async function waitingOwners(): Promise<string[]> {
+    const { rows } = await sql<{ owner: string }>`
+      with recursive owners(owner) as (
+        select min(owner) from tasks where ${WAITING}
+        union all
+        select (select min(owner) from tasks where ${WAITING} and owner > owners.owner) from owners where owner is not null
+      )
+      select owner from owners where owner is not null`.execute(db);
+    const first = Math.max(0, Math.floor(Math.random() * (rows.length - OWNERS + 1)));
+    return rows.slice(first, first + OWNERS).map(({ owner }) => owner);
+  }
+  /** The task that the owner's key stands for at a time, in milliseconds since 1970. */
+  const byIdempotencyKey = (owner: string, key: string, at: number) =>
+    first(
+      db
+        .selectFrom('tasks')
+        .selectAll()
+        .where('owner', '=', owner)
+        .where('idempotency_key', '=', key)
+        .where('created_at', '>', at - KEY_LIFE)
+        .execute(),
+    );
+
   return {
     /** Whether other processes may change tasks too. */
     isShared: dialect.isShared,
 
-    insert: (task: NewTask) =>
-      write(
-        db.insertInto('tasks').values({ ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null }),
-      ).then(() => undefined),
+    /** Stores the task, unless its idempotency key stands for an earlier one: then that is returned. */
+    async insert(task: NewTask): Promise<Task | undefined> {
+      const row = { ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null };
+      const { owner, idempotency_key: key, created_at } = task;
+      for (;;) {
+        const stored = await write(
+          db
+            .insertInto('tasks')
+            .values(row)
+            .onConflict((conflict) =>
+              conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
+            )
+            .returning('id'),
+        );
+        if (stored.length > 0) return undefined;
+        const earlier = await byIdempotencyKey(owner, key!, created_at);
+        if (earlier) return earlier;
+        // It has outlived its time: one of those who want it frees it, and the first to insert then has it.
+        await write(
+          db
+            .updateTable('tasks')
+            .set({ idempotency_key: null, idempotency_hash: null })
+            .where('owner', '=', owner)
+            .where('idempotency_key', '=', key)
+            .where('created_at', '<=', created_at - KEY_LIFE),
+        );
+      }
+    },
 
+    byIdempotencyKey,
+
+    /** Whoever's it is: not for callers. */
     get: (id: string) => first(db.selectFrom('tasks').selectAll().where('id', '=', storable(id)).execute()),
+
+    /** A task of this owner. */
+    getOwn: (owner: string, id: string) =>
+      first(db.selectFrom('tasks').selectAll().where('owner', '=', owner).where('id', '=', storable(id)).execute()),
 
     getMany: async (ids: string[]): Promise<Task[]> =>
       ids.length === 0 ? [] : (await db.selectFrom('tasks').selectAll().where('id', 'in', ids).execute()).map(fromRow),
@@ -185,9 +274,11 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
     byCallbackToken: (token: string) =>
       first(db.selectFrom('tasks').selectAll().where('callback_token', '=', storable(token)).execute()),
 
-    /** Newest first, from below `before`. */
-    async list({ before, limit }: { before?: string | undefined; limit: number }): Promise<Task[]> {
-      let query = db.selectFrom('tasks').selectAll().orderBy('id', 'desc').limit(limit);
+    /** Newest first. */
+    async list({ owner, status, from, before, limit }: Selection & { limit: number }): Promise<ListedTask[]> {
+      let query = db.selectFrom('tasks').select(LISTED).where('owner', '=', owner).orderBy('id', 'desc').limit(limit);
+      if (status !== undefined) query = query.where('status', '=', status);
+      if (from !== undefined) query = query.where('id', '>=', storable(from));
       if (before !== undefined) query = query.where('id', '<', storable(before));
       return (await query.execute()).map(fromRow);
     },
@@ -209,23 +300,29 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
      * Leases tasks that are due and not waiting for a job. A lease that nobody gives back runs out, so that whoever takes a task and dies
      * does not lose it.
      */
-    claimDue: ({ lease, limit }: Claim) => lend(free().where(NOT_WAITING).where('due_at', '<=', now()), lease, limit),
+    claimDue: ({ lease, limit }: Claim) =>
+      lend(free().select('id').where(NOT_WAITING).where('due_at', '<=', now()).orderBy('due_at').limit(limit), lease),
 
     /** Leases tasks that wait for a job and are due: of each owner the first, then of each the second, and so on. */
-    claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
-      const ranked = free()
-        .where(WAITING)
-        .where('due_at', '<=', now())
-        .select((e) => [
-          'id',
-          'due_at',
-          e.fn
-            .agg<number>('row_number')
-            .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
-            .as('rank'),
-        ]);
+    async claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
+      const owners = await waitingOwners();
+      if (owners.length === 0) return [];
+      const lines = owners.map((owner) => {
+        const due = free().where(WAITING).where('owner', '=', owner).where('due_at', '<=', now());
+        return db
+          .selectFrom(due.select(['id', 'owner', 'due_at']).orderBy('due_at').limit(limit).as('line'))
+          .selectAll();
+      });
+      const ranked = db.selectFrom(lines.reduce((all, line) => all.unionAll(line)).as('lines')).select((e) => [
+        'id',
+        'due_at',
+        e.fn
+          .agg<number>('row_number')
+          .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
+          .as('rank'),
+      ]);
       const fairest = db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('due_at').limit(limit);
-      return lend(free().where(WAITING).where('id', 'in', fairest), lease, limit);
+      return lend(free().select('id').where(WAITING).where('id', 'in', fairest), lease);
     },
 
     /**
@@ -344,10 +441,11 @@ function toRow<T extends Partial<NewTask>>(task: T): T extends NewTask ? Omit<Ro
   return row as ReturnType<typeof toRow<T>>;
 }
 
-function fromRow(row: Row): Task {
-  const task: Record<string, unknown> = { ...row };
-  for (const name of JSON_COLUMNS) if (row[name] !== null) task[name] = JSON.parse(row[name]);
-  return task as unknown as Task;
+function fromRow<R extends Partial<Row>>(row: R): Pick<Task, keyof R & keyof Task> {
+  const task: Record<string, unknown> = {};
+  for (const name in row) task[name] = row[name]; // libSQL's rows are such that a spread takes eight times as long
+  for (const name of JSON_COLUMNS) if (typeof row[name] === 'string') task[name] = JSON.parse(row[name]);
+  return task as Pick<Task, keyof R & keyof Task>;
 }
 
 const first = async (rows: Promise<Row[]>): Promise<Task | undefined> => {

@@ -1,11 +1,11 @@
 /** For tests: tasks. */
-import { randomUUID } from 'node:crypto';
+import { taskIds } from '../tasks/id.ts';
 import type { NewTask } from './store.ts';
 
-let serial = 0;
-/** Ids sort by their making, as UUIDv7s do. */
+const nextId = taskIds(Date.now);
+
 export function newTask(changes: Partial<NewTask> = {}): NewTask {
-  const id = `${String(++serial).padStart(8, '0')}${randomUUID().slice(8)}`;
+  const { id, created_at } = nextId();
   return {
     id,
     status: 'queued',
@@ -13,7 +13,7 @@ export function newTask(changes: Partial<NewTask> = {}): NewTask {
     step: null,
     steps: null,
     progress: 0,
-    created_at: Date.now(),
+    created_at,
     started_at: null,
     finished_at: null,
     model: 'camera',

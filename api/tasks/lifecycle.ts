@@ -16,6 +16,7 @@ import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
 import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
 import { type Changes, isOpen, type Store, type Task } from '../store/store.ts';
+import { gpuTime } from './estimate.ts';
 import {
   afterCancel,
   afterFinding,
@@ -130,6 +131,7 @@ export function createLifecycle(options: LifecycleOptions) {
   }
 
   async function fly(id: string, flight: Flight): Promise<void> {
+    const patience = now() + LEASE;
     try {
       while (flight.again && !stopped) {
         const { claimed } = flight;
@@ -137,9 +139,11 @@ export function createLifecycle(options: LifecycleOptions) {
         flight.again = flight.found.length > 0; // before anything is awaited: more may come
         flight.claimed = undefined;
         const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE, waiting: found !== undefined });
-        if (!task || (await advance(task, found))) continue;
-        await store.release(task); // somebody else has changed it meanwhile: it is looked at anew
-        if (found !== undefined) wake(id, { found });
+        if (task && (await advance(task, found))) continue;
+        if (task) await store.release(task); // somebody else has changed it meanwhile: it is looked at anew
+        if (found === undefined || now() > patience) continue;
+        if (!task) await delay(SECOND / 5); // somebody else has it
+        wake(id, { found });
       }
     } catch (error) {
       log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
@@ -280,7 +284,7 @@ export function createLifecycle(options: LifecycleOptions) {
       const job_id = await runpod.submit({
         input: jobInput(task),
         webhook: callbackUrl(task.callback_token),
-        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimate(task), ttl },
+        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * gpuTime(task.input), ttl },
       });
       refused = 0;
       log.info({ task: task.id, job: job_id }, 'job submitted');
@@ -462,10 +466,4 @@ function jobInput(task: Task): JobInput {
     ...(task.image_key !== null && { image_key: task.image_key }),
     ...(task.source_key !== null && { still_key: task.source_key }),
   };
-}
-
-/** Roughly how long a slow GPU samples and decodes; milliseconds. */
-function estimate({ input }: Task): number {
-  const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
-  return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * SECOND);
 }

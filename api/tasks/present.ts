@@ -1,9 +1,9 @@
 import type { Bucket } from '../../handler/bucket/bucket.ts';
-import type { NewTask, Task } from '../store/store.ts';
+import type { ListedTask } from '../store/store.ts';
 
 /** A task as callers see it, its links signed anew; without any once its files are deleted. */
 export async function present(
-  task: Task | NewTask,
+  task: ListedTask,
   { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
 ) {
   const expires = Math.floor(now() / 1000) + linkSeconds;
@@ -40,7 +40,7 @@ export type PresentedTask = Awaited<ReturnType<typeof present>>;
 const time = (ms: number) => new Date(ms).toISOString();
 
 /** Seconds left, if the rest goes on as fast as what is done. */
-function etaOf({ progress, started_at }: NewTask, now: number): { eta_seconds: number } | undefined {
+function etaOf({ progress, started_at }: ListedTask, now: number): { eta_seconds: number } | undefined {
   if (started_at === null || progress < 0.02) return undefined;
   return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
 }

@@ -24,7 +24,7 @@ app.get('/status', async (c) => {
   let before: string | undefined;
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
-      const tasks = await store.list({ before, limit: PAGE });
+      const tasks = await store.list({ owner: 'local', before, limit: PAGE });
       const opening = before === undefined ? '[' : ',';
       before = tasks.at(-1)?.id;
       const text = tasks.map((task) => JSON.stringify(task)).join(',');

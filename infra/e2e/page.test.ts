@@ -2,8 +2,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Hono } from 'hono';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { listen } from '../../api/testing.ts';
 import { freePort, type LocalService, startLocal } from '../local/start.ts';
 import { hasBrowser, launchBrowser, playing } from './browser.ts';
 
@@ -53,6 +55,18 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     if (process.env.SCREENSHOTS)
       await page.screenshot({ path: join(process.env.SCREENSHOTS, 'page.png'), fullPage: true });
     expect(faults).toEqual([]);
+  });
+
+  test('a link opens by itself, and in the pages of others', async () => {
+    await makeClip();
+    const { src } = await playing(page);
+    const shown = () => page.waitForFunction(() => document.querySelector('video')?.videoWidth === 512);
+    await page.goto(src);
+    await shown();
+    const other = await listen(new Hono().get('/', (c) => c.html(`<video src="${src}"></video>`)));
+    await page.goto(other.url.replace('127.0.0.1', 'localhost'));
+    await shown();
+    await other.close();
   });
 
   test('a wrong value is told beside the form; what was made is there after a reload', async () => {

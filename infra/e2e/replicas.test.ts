@@ -153,6 +153,21 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await rm(folder, { recursive: true });
   }, 60_000);
 
+  test('a request that two get at once, and again, makes one task', async () => {
+    const { name, url } = await postgres.database();
+    const services = [await testService({ DATABASE_URL: url }), await testService({ DATABASE_URL: url })];
+    const headers = { 'content-type': 'application/json', 'idempotency-key': 'once' };
+    const post = (i: number) => services[i % 2]!.post({ prompt: 'x' }, { headers });
+    const answers = await Promise.all(Array.from({ length: 10 }, (_, i) => post(i)));
+    answers.push(await post(0), await post(1));
+    expect(answers.map(({ status }) => status)).toEqual(Array(12).fill(202));
+    expect(answers.filter((answer) => answer.headers.get('idempotency-replayed') === 'true')).toHaveLength(11);
+    const tasks = (await Promise.all(answers.map((answer) => answer.json()))) as PresentedTask[];
+    expect(await postgres.query(name, 'select id from tasks')).toBe(tasks[0]!.id);
+    expect(new Set(tasks.map(({ id, input }) => `${id} ${input.seed}`)).size).toBe(1);
+    for (const service of services) await service.close();
+  });
+
   test('who watches here hears what another process does, once', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });

@@ -1,0 +1,128 @@
+/** The API as a process: told to stop it ends in good order what is under way, and its log keeps its keys. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { type ClientRequest, type IncomingMessage, request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { openStore } from '../../api/store/store.ts';
+import { listen } from '../../api/testing.ts';
+import { freePort } from '../local/free-port.ts';
+import { queueServer } from '../local/queue-server.ts';
+
+const KEY = 'a-key-that-is-in-no-log';
+let folder: string;
+let closeQueue: () => void;
+let api: { port: number; child: ChildProcess; exited: Promise<unknown[]>; logged: string[]; stopping: Promise<void> };
+let isRunPodBroken: boolean;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'stop-'));
+  const queue = queueServer({ apiKey: KEY, hold: 100 });
+  isRunPodBroken = false;
+  const far = await listen({
+    fetch: (request) => (isRunPodBroken ? new Response('broken', { status: 500 }) : queue.app.fetch(request)),
+  });
+  closeQueue = () => {
+    queue.close();
+    void far.close();
+  };
+  const port = await freePort();
+  const child = spawn(process.execPath, ['--import', 'tsx', 'api/index.ts'], {
+    env: {
+      PATH: process.env.PATH,
+      PORT: String(port),
+      DATA_DIR: folder,
+      MODEL: 'camera',
+      RUNPOD_API_KEY: KEY,
+      RUNPOD_ENDPOINT_ID: 'ep',
+      RUNPOD_BASE_URL: far.url,
+    },
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+  });
+  const exited = once(child, 'exit');
+  const logged: string[] = [];
+  const stopping = new Promise<void>((resolve) => {
+    createInterface({ input: child.stdout! }).on('line', (line) => {
+      logged.push(line);
+      if (JSON.parse(line).message === 'stopping') resolve();
+    });
+  });
+  expect((await Promise.race([once(child, 'message'), exited]))[0]).toEqual({ event: 'listening' });
+  api = { port, child, exited, logged, stopping };
+});
+afterEach(async () => {
+  api.child.kill('SIGKILL');
+  await api.exited;
+  closeQueue();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const BODY = JSON.stringify({ prompt: 'a lighthouse' });
+/** A POST of which only the beginning is sent, so that it is under way until `end` sends the rest. */
+async function halfPost(): Promise<{ posting: ClientRequest; end(): Promise<IncomingMessage> }> {
+  const headers = { 'content-type': 'application/json', 'content-length': BODY.length, expect: '100-continue' };
+  const posting = request({ port: api.port, method: 'POST', path: '/img2vid', headers });
+  posting.on('error', () => undefined); // where the process is to die
+  posting.flushHeaders();
+  await once(posting, 'continue'); // the API has it
+  posting.write(BODY.slice(0, 5));
+  return {
+    posting,
+    async end() {
+      posting.end(BODY.slice(5));
+      return (await once(posting, 'response'))[0] as IncomingMessage;
+    },
+  };
+}
+
+test('SIGTERM: a POST under way is answered and stored, streams of events end, and it is over soon', async () => {
+  const url = `http://127.0.0.1:${api.port}`;
+  const first = await fetch(`${url}/img2vid`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: BODY,
+  });
+  const { id } = (await first.json()) as { id: string };
+  const events = await fetch(`${url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
+  const { end } = await halfPost();
+  isRunPodBroken = true;
+  expect((await (await fetch(`${url}/readyz`)).json()).parts.runpod).toEqual({ status: 'failing', reason: 'error' });
+
+  const began = performance.now();
+  api.child.kill('SIGTERM');
+  api.child.kill('SIGINT'); // no second one: a Ctrl-C comes from the terminal, npm and the supervisor at once
+  await api.stopping;
+  expect(await events.text()).toContain(`"id":"${id}"`); // resolves: the stream has ended, not broken
+  await expect(fetch(`${url}/healthz`)).rejects.toThrow();
+  expect(api.child.exitCode).toBe(null); // the POST is waited for
+  const answer = await end();
+  expect([answer.statusCode, answer.headers.connection]).toEqual([202, 'close']);
+  const posted = JSON.parse(await text(answer)) as { id: string };
+  expect(await api.exited).toEqual([0, null]);
+  expect(api.logged.join()).toContain('Request failed with status code 500');
+  expect(api.logged.join()).not.toContain(KEY);
+  expect(performance.now() - began).toBeLessThan(8000);
+
+  const store = await openStore(`file:${join(folder, 'tasks.db')}`); // it is free again
+  expect((await store.get(posted.id))!.input.prompt).toBe('a lighthouse');
+  await store.close();
+});
+
+test('a second signal ends it at once', async () => {
+  await halfPost();
+  api.child.kill('SIGTERM');
+  await api.stopping;
+  const insisting = (async () => {
+    while (api.child.exitCode === null) {
+      await delay(100);
+      api.child.kill('SIGTERM');
+    }
+  })();
+  expect(await api.exited).toEqual([1, null]);
+  await insisting;
+});
