@@ -67,7 +67,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     }
   }
 
-  /** @returns the id, when it has heard that the task is accepted */
+  /** Repeats a post that broke off, with the same key. @returns the id, when it has heard that the task is accepted */
   async function post({ kind, columns, hook }: Plan, n: number, choose: Choose): Promise<string> {
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
@@ -80,7 +80,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
       if (kind === 'picture') body.append('image', new Blob([new Uint8Array(picture)]), 'image.png');
-      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller ${n}` }, body });
+      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body });
       setTimeout(() => storm.strike('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
