@@ -41,8 +41,10 @@ export interface ChaosOptions {
 }
 
 export interface ChaosReport {
-  /** accepted, and stored though the caller never heard of it */
-  tasks: { accepted: number; unheard: number };
+  /** accepted */
+  tasks: number;
+  /** posts that broke off, and were repeated */
+  repeated: number;
   /** how they ended */
   ends: Counts;
   kills: Counts;
@@ -117,7 +119,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
     await Promise.race([failure, all()]);
     await Promise.all(lanes);
   }
-  const report = { ends: {}, jobs: {}, left: {}, tasks: { accepted: 0, unheard: 0 } };
+  const report = { tasks: 0, repeated: 0, ends: {}, jobs: {}, left: {} };
   async function all() {
     const accepted = () => plans.size;
     const { struck } = storm;
@@ -139,8 +141,9 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
       count(report.ends, howEnded(task));
       count(report.jobs, ledger.ofTask(task.id).length);
     }
-    report.tasks = { accepted: accepted(), unheard: shown.size - accepted() };
-    if (report.tasks.unheard > 0) find(`${report.tasks.unheard} tasks too many`);
+    report.tasks = accepted();
+    report.repeated = callers.broken();
+    if (shown.size > accepted()) find(`${shown.size} tasks, and ${accepted()} were posted`);
     isOver = true;
     for (const process of everybody()) process.kill('SIGTERM');
     for (const process of everybody()) await process.ended();

@@ -35,7 +35,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     new Hono().post('/', async (c) => {
       const { type, data } = (await c.req.json()) as { type: string; data: PresentedTask };
       const isFirst = ledger.announced(data, type, c.req.header('webhook-id') ?? 'none');
-      see(data, 'a webhook');
+      see(data, 'a webhook', performance.now());
       const isDying = storm.strike('announcing', apis().find(storm.isUp));
       const isHeard = !isDying && !(isFirst && refuses() < 0.3);
       webhooks[isHeard ? 'heard' : 'refused']++;
@@ -58,15 +58,16 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
 
   /** An answer about a task, or undefined where the connection broke. */
   async function ask(api: ApiProcess, path: string, init?: RequestInit) {
+    const asked = performance.now();
     try {
       const response = await fetch(api.url + path, init);
-      return { status: response.status, task: (await response.json()) as PresentedTask };
+      return { status: response.status, task: (await response.json()) as PresentedTask, asked };
     } catch {
       return undefined; // it died
     }
   }
 
-  /** @returns the id, when it has heard that the task is accepted */
+  /** Repeats a post that broke off, with the same key. @returns the id, when it has heard that the task is accepted */
   async function post({ kind, columns, hook }: Plan, n: number, choose: Choose): Promise<string> {
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
@@ -79,11 +80,11 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
       if (kind === 'picture') body.append('image', new Blob([new Uint8Array(picture)]), 'image.png');
-      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller ${n}` }, body });
+      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body });
       setTimeout(() => storm.strike('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
-        see(answer.task, 'who posted it');
+        see(answer.task, 'who posted it', answer.asked);
         return answer.task.id;
       }
       if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.task)}`);
@@ -95,7 +96,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     cancelled.add(id);
     for (;;) {
       const answer = await ask(await anApi(choose), `/cancel?id=${id}`, { method: 'POST' });
-      if (answer?.status === 202) return see(answer.task, 'who cancelled it');
+      if (answer?.status === 202) return see(answer.task, 'who cancelled it', answer.asked);
       if (answer?.status === 409) return; // it has ended otherwise
       if (answer) throw new Error(`a cancel was answered ${answer.status}`);
     }
@@ -104,8 +105,8 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
   /** @returns a listener to every state that a caller is shown in turn */
   function follower(id: string, plan: Plan, choose: Choose, by: string) {
     let progress = 0;
-    return async (task: PresentedTask) => {
-      see(task, by);
+    return async (task: PresentedTask, asked: number) => {
+      see(task, by, asked);
       if (task.progress < progress) find(`${id}: progress fell from ${progress} to ${task.progress}`);
       progress = task.progress;
       if (plan.cancels === 'while it runs' && task.status === 'running' && !cancelled.has(id)) await cancel(id, choose);
@@ -117,7 +118,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     while (!ledger.hasEnded(id)) {
       await delay(50 + 100 * random()); // as callers do
       const answer = await ask(await anApi(choose), `/status?id=${id}`);
-      if (answer?.status === 200) await follow(answer.task);
+      if (answer?.status === 200) await follow(answer.task, answer.asked);
       else if (answer) find(`${id}: its status was answered ${answer.status}`);
     }
   }
@@ -126,6 +127,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     const follow = follower(id, plan, choose, 'who watches');
     for (let last = ''; ; ) {
       const api = await anApi(choose);
+      const asked = performance.now();
       const headers = { accept: 'text/event-stream', ...(last && { 'last-event-id': last }) };
       const response = await fetch(`${api.url}/status?id=${id}`, { headers }).catch(() => undefined);
       let text = '';
@@ -141,7 +143,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
           if (data === undefined) continue; // a sign of life
           last = id;
           const task = JSON.parse(data) as PresentedTask;
-          await follow(task);
+          await follow(task, asked);
           if (isEnded(task)) return;
         }
       }

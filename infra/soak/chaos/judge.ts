@@ -65,11 +65,12 @@ export function createJudge(scene: Scene, ledger: Ledger) {
     /** Asks every API process for every task. @returns them all */
     async tasks(apis: ApiProcess[]): Promise<Map<string, PresentedTask>> {
       const all = new Map<string, PresentedTask>();
+      const asked = performance.now();
       for (const { id: name, url } of apis) {
         const list = (await (await fetch(`${url}/status`)).json()) as PresentedTask[];
         const each = [...plans.keys()].map(async (id) => (await fetch(`${url}/status?id=${id}`)).json());
         for (const task of [...list, ...((await Promise.all(each)) as PresentedTask[])]) {
-          see(task, name);
+          see(task, name, asked);
           if (!isEnded(task)) find(`${task.id} is ${task.status} for ever`);
         }
         for (const task of list) all.set(task.id, task);

@@ -49,7 +49,7 @@ export type Ledger = ReturnType<typeof createLedger>;
 
 /** @param onChange called when somebody has seen something */
 export function createLedger(onChange: () => void) {
-  const results = new Map<string, { is: string; by: string }>();
+  const results = new Map<string, { is: string; by: string; at: number }>();
   const submissions = new Map<string, Submission>();
   const deliveries = new Map<string, { ids: Set<string>; types: Set<string>; heard: number }>();
   const found: string[] = [];
@@ -75,12 +75,16 @@ export function createLedger(onChange: () => void) {
     hasEnded: (id: string) => results.has(id),
     ended: () => results.size,
 
-    /** Somebody was shown the task. */
-    see(task: PresentedTask, by: string): void {
+    /**
+     * Somebody was shown the task.
+     * @param asked when, by performance.now(): an answer that was on its way already may be older than an end that is known
+     */
+    see(task: PresentedTask, by: string, asked: number): void {
       const known = results.get(task.id);
       const is = resultOf(task);
-      if (known && known.is !== is) find(`${task.id}: ${known.by} saw ${known.is}; ${by} ${is}`);
-      if (!known && isEnded(task)) results.set(task.id, { is, by });
+      const mayBeOlder = !isEnded(task) && known && asked < known.at;
+      if (known && known.is !== is && !mayBeOlder) find(`${task.id}: ${known.by} saw ${known.is}; ${by} ${is}`);
+      if (!known && isEnded(task)) results.set(task.id, { is, by, at: performance.now() });
       onChange();
     },
 

@@ -137,7 +137,8 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       };
     if (operation === 'status' || operation === 'cancel') {
       if (forgotten.has(id)) return answer(404);
-      if (operation === 'status' && random() < 0.03 && forget(id)) return answer(404);
+      if (operation === 'status' && looksLeft.get(id) === 0 && forget(id)) return answer(404);
+      looksLeft.set(id, (looksLeft.get(id) ?? Infinity) - 1);
     }
     if (operation === 'take' && random() < 0.05) {
       const other = [...submissions.keys()].find(
@@ -153,6 +154,7 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
     return of[name];
   }
 
+  const looksLeft = new Map<string, number>(); // of jobs that will be forgotten, how often RunPod knows them
   const forgotten = new Set<string>();
   /** RunPod forgets a job: no worker gets it, or who has it shall stop; or that one goes on. Never all jobs of a task. */
   function forget(job: string): boolean {
@@ -187,6 +189,7 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
         const api = running.api().find(({ id }) => id === by)!;
         made = { task, job, api, at: now(), answered: false, looked: false, unknown: false };
         ledger.submitted(made, killed);
+        if (random() < 0.15) looksLeft.set(job, Math.floor(6 * random()));
       };
       const instead = await fault?.(passed, c);
       if (!instead && !made) await passed();
