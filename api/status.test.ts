@@ -303,6 +303,12 @@ describe('server-sent events', () => {
     expect(parse(text)).toHaveLength(1);
   });
 
+  test('a HEAD opens no stream, for nobody would end it', async () => {
+    const head = { method: 'HEAD', headers: { accept: 'text/event-stream' } };
+    const response = await fetch(`${service.url}/status?id=${await create()}`, head);
+    expect([response.status, response.headers.get('content-type')]).toEqual([200, 'application/json']);
+  });
+
   test('of an unknown task: 404', async () => {
     expect((await events('nothing')).status).toBe(404);
   });
