@@ -118,9 +118,10 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
           responses: {
             200: {
-              ...task,
-              description: 'The task has ended within the time that Prefer gave it',
+              description:
+                'The task, if it has ended within the time that Prefer gave it; with dry_run what it would be',
               headers: taskHeaders,
+              content: json({ oneOf: [ref('Task'), ref('DryRun')] }),
             },
             202: { ...task, headers: taskHeaders },
             400: problem('The body can’t be read'),
