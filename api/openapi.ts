@@ -146,9 +146,10 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
           responses: {
             200: {
-              description: 'The task, ended within the time that Prefer gave it; or of a dry run what it would be',
-              content: json({ anyOf: [ref('Task'), ref('DryRun')] }),
+              description:
+                'The task, if it has ended within the time that Prefer gave it; with dry_run what it would be',
               headers: taskHeaders,
+              content: json({ oneOf: [ref('Task'), ref('DryRun')] }),
             },
             202: {
               ...task,
