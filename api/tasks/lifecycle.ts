@@ -398,8 +398,10 @@ export function createLifecycle(options: LifecycleOptions) {
   }
 
   return {
-    /** There is a new task. */
-    dispatch: arm,
+    /** There is a new task. Where RunPod has enough to do, the end of a job gives it its turn. */
+    dispatch(): void {
+      if (room > 0 || arming) arm();
+    },
 
     /** RunPod says that something has happened to a job of the task. */
     callback(task: Task, jobId: string | undefined): void {
