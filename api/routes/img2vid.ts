@@ -13,7 +13,7 @@ import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
-import { isOpen, type NewTask, type Task } from '../store/store.ts';
+import { FRESH, isOpen, type NewTask, type Task } from '../store/store.ts';
 import { costEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
@@ -54,35 +54,17 @@ export function img2vid(services: Services) {
     const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
     const task: NewTask = {
+      ...FRESH,
       id,
       owner,
       ...once,
-      status: 'queued',
-      stage: null,
-      step: null,
-      steps: null,
-      progress: 0,
       created_at,
-      started_at: null,
-      finished_at: null,
       model: config.model,
       input,
       warnings,
       image_key,
       source_key,
-      still: null,
-      output: null,
-      error: null,
       callback_token: randomBytes(24).toString('base64url'),
-      job_id: null,
-      submitted_at: null,
-      jobs: 0,
-      failures: 0,
-      webhook_attempts: 0,
-      cancel_requested_at: null,
-      strays: [],
-      expired_at: null,
-      version: 1,
     };
     const sooner = await keep(task, image);
     if (sooner) return replay(c, sooner, once); // the same request came at the same time

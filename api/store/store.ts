@@ -140,6 +140,29 @@ type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
 /** A task as it begins: due at once, and nobody's. */
 export type NewTask = Omit<Task, Timed>;
 
+/** What every task begins with. */
+export const FRESH = {
+  status: 'queued',
+  stage: null,
+  step: null,
+  steps: null,
+  progress: 0,
+  started_at: null,
+  finished_at: null,
+  still: null,
+  output: null,
+  error: null,
+  job_id: null,
+  submitted_at: null,
+  jobs: 0,
+  failures: 0,
+  webhook_attempts: 0,
+  cancel_requested_at: null,
+  strays: [],
+  expired_at: null,
+  version: 1,
+} satisfies Partial<NewTask>;
+
 export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
   /** milliseconds until the task's next turn, null: there is none; gives the lease back, so only who has it may set this */
   due_in?: number | null;
