@@ -329,8 +329,8 @@ export async function openScene(folder: string, { hold = 10 * SECOND, ...options
   }
 
   /** Also what our API would never send. */
-  function submitAny(input: unknown, taskId = ''): Job {
-    const { id } = queue.submit({ input: structuredClone(input), webhook: `${server.url}/ended` });
+  function submitAny(input: unknown, taskId = '', webhook = `${server.url}/ended`): Job {
+    const { id } = queue.submit({ input: structuredClone(input), webhook });
     const job: Job = { id, taskId, outcomes: [], posted: new Map(), ends: [] };
     jobs.set(id, job);
     return job;

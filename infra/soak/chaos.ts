@@ -128,7 +128,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
       callers.all(tasks, (n) => struck() >= Math.floor((kills * (n - 10)) / tasks)),
       storm.blows((n) => {
         onProgress?.(`${struck()} kills, ${accepted()} tasks accepted, ${ledger.ended()} ended`);
-        return accepted() >= (tasks * n) / kills;
+        return accepted() > (tasks * n) / kills;
       }),
     ]);
     const isIdle = ({ inQueue, inProgress }: { inQueue: number; inProgress: number }) => inQueue + inProgress === 0;

@@ -103,6 +103,15 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
     await again;
     return undefined;
   };
+  /** One submission becomes two jobs, as where something on the way repeats it. */
+  const double: Fault = async (pass, c) => {
+    await pass();
+    const { input, webhook } = (await c.req.json()) as { input: { task_id: string }; webhook: string };
+    const { id: job } = scene.submitAny(input, input.task_id, webhook);
+    const api = running.api().find(({ id }) => c.req.path.includes(`/${id}/`))!;
+    submissions.set(job, { task: input.task_id, job, api, at: now(), answered: false, looked: false, unknown: false });
+    return undefined;
+  };
   const [busy, broken, down] = [answer(429), answer(500), answer(503)];
   const FAULTS: Partial<Record<Asked['operation'], { share: number; of: Record<string, Fault> }>> = {
     submit: {
@@ -139,6 +148,10 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       if (forgotten.has(id)) return answer(404);
       if (operation === 'status' && looksLeft.get(id) === 0 && forget(id)) return answer(404);
       looksLeft.set(id, (looksLeft.get(id) ?? Infinity) - 1);
+    }
+    if (operation === 'submit' && random() < 0.15) {
+      count(counts.faults, 'made into two jobs');
+      return double;
     }
     if (operation === 'take' && random() < 0.05) {
       const other = [...submissions.keys()].find(
