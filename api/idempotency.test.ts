@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { StorageError } from '../handler/bucket/bucket.ts';
+import { requestHash } from './idempotency.ts';
 import { newTask } from './store/testing.ts';
 import { type TestService, testService } from './testing.ts';
 
@@ -64,6 +65,10 @@ test('the same parameters, in whatever form, give the same task, as it is now', 
   const { status, replayed, answer } = await json({ prompt: 'a lighthouse', T: 5, cond_aug: 0.5 });
   expect([status, replayed, answer.status]).toEqual([202, 'true', 'succeeded']);
   expect(answer.finished_at).toBe(ended.finished_at);
+});
+
+test('the order of the parameters does not count', () => {
+  expect(requestHash({ T: 5, prompt: 'x' }, undefined)).toBe(requestHash({ prompt: 'x', T: 5 }, undefined));
 });
 
 test('other parameters, or another picture, are a conflict', async () => {

@@ -24,10 +24,16 @@ export function readIdempotency(c: Context, request: Request, image: Uint8Array 
     const message = 'must be 1 to 255 visible ASCII characters, without spaces';
     invalid([{ field: 'Idempotency-Key', message }]);
   }
+  return { idempotency_key: key, idempotency_hash: requestHash(request, image) };
+}
+
+/** The same for the same parameters in any order, also where a later version of this program orders them otherwise. */
+export function requestHash(request: Request, image: Uint8Array | undefined): string {
   const sorted = Object.entries(request).sort(([a], [b]) => (a < b ? -1 : 1)); // the values are text and numbers
   const picture = image && createHash('sha256').update(image).digest('hex');
-  const hash = createHash('sha256').update(JSON.stringify([sorted, picture]));
-  return { idempotency_key: key, idempotency_hash: hash.digest('hex') };
+  return createHash('sha256')
+    .update(JSON.stringify([sorted, picture]))
+    .digest('hex');
 }
 
 /** @throws Problem 409 if the key's task came from another request */

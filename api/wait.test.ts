@@ -118,7 +118,7 @@ test('an end between the reading of the task and the listening is not missed', a
       ended = await update((await getOwn(owner, id))!, { status: 'failed', error, due_in: 0 });
     return task;
   });
-  const { status, task } = await send('wait=10');
+  const { status, task } = await send('wait=60');
   expect([status, task.status]).toEqual([200, 'failed']);
 });
 
@@ -135,7 +135,7 @@ test('nor is one that is told while an older state is being read', async () => {
     await told;
     return older;
   });
-  const { status, task } = await send('wait=10');
+  const { status, task } = await send('wait=60');
   expect([status, task.status]).toEqual([200, 'succeeded']);
 });
 

@@ -2,7 +2,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
-import { HeadObjectCommand, ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
+import { GetObjectCommand, HeadObjectCommand, ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
+import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import {
   errorBody,
@@ -428,5 +429,36 @@ describe('links, which ask nobody', () => {
 
   test('carry a session’s token', async () => {
     expect((await linkOf({ sessionToken: 'token' })).searchParams.get('X-Amz-Security-Token')).toBe('token');
+  });
+
+  test.each([
+    ['films', undefined],
+    ['films.of.2026', undefined],
+    ['films', 'https://store.example:8443/s3/v1'],
+    ['films', 'http://127.0.0.1:9000'],
+  ])('are, for bucket %s at %s, what the SDK would sign', async (bucket, endpoint) => {
+    for (const keys of [KEYS, { accessKeyId: 'ID/+=', secretAccessKey: 's/+=ö', sessionToken: 'a/b+c==' }]) {
+      const options = { bucket, endpoint, region: 'eu-central-1', ...keys };
+      let now = NOW;
+      const ours = s3Bucket(options, { now: () => now });
+      const client = s3Client(options);
+      for (const [key, later, seconds] of [
+        ['tasks/a/still.png', 0, 3600],
+        ['tasks/a/job-1.b/video-1.mp4', 86_399_000, 60],
+        ['tasks/a/upload', 86_400_000, 604_800], // the next day's key
+        ['tasks/a/still.png', 0, 1],
+      ] as const) {
+        now = NOW + later;
+        const name = key.split('/').at(-1);
+        const command = new GetObjectCommand({
+          Bucket: bucket,
+          Key: key,
+          ResponseContentType: { png: 'image/png', mp4: 'video/mp4' }[name!.slice(-3)] ?? 'application/octet-stream',
+          ResponseContentDisposition: `${name === 'upload' ? 'attachment' : 'inline'}; filename="${name}"`,
+        });
+        const theirs = await getSignedUrl(client, command, { expiresIn: seconds, signingDate: new Date(now) });
+        expect(await ours.link(key, now / 1000 + seconds)).toBe(theirs);
+      }
+    }
   });
 });
