@@ -83,13 +83,13 @@ describe('a reader who takes nothing', () => {
     socket.setEncoding('latin1').on('data', (data) => {
       all += data;
       taken += data.length;
-      if (taken < 300_000) return;
+      if (taken < 200_000) return;
       taken = 0;
       socket.pause();
-      setTimeout(() => socket.resume(), 25);
+      setTimeout(() => socket.resume(), 30);
     });
     await closed;
-    expect(performance.now() - began).toBeGreaterThan(2 * 500);
+    expect(performance.now() - began).toBeGreaterThan(500); // longer than anybody may take nothing
     expect(all.match(/"created_at"/g)!.length).toBeGreaterThan(TASKS - 50); // some have a chunk's border in the word
     expect(all.endsWith(']\r\n0\r\n\r\n')).toBe(true);
   });

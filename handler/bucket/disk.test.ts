@@ -39,6 +39,22 @@ test('leaves nothing in tmp/, whether writing works or not', async () => {
   expect((await readdir(join(folder, 'objects'))).sort()).toEqual(['a', 'b', 'c']);
 });
 
+test('objects that are written while their folder is deleted hinder neither', async () => {
+  const bucket = await diskBucket(folder, { publicUrl });
+  const write = async (n: number) => {
+    for (let i = 0; i < 30; i++) await bucket.put(`job/${n}-${i}`, 'x');
+  };
+  let isOver = false;
+  const deleting = (async () => {
+    while (!isOver) await bucket.delete('job');
+  })();
+  await Promise.all([0, 1, 2, 3].map(write));
+  isOver = true;
+  await deleting;
+  await bucket.delete('job');
+  expect(await bucket.has('job/0-0')).toBe(false);
+});
+
 test('nothing lies outside of the folder’s own parts', async () => {
   const bucket = await diskBucket(join(folder, 'bucket'), { publicUrl });
   await bucket.put('link-secret', 'an object of this name is none of ours');

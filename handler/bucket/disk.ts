@@ -6,6 +6,9 @@ import { ownName, removeLeftovers } from '../leftovers.ts';
 import { secretFile } from '../secret-file.ts';
 import { type Bucket, isKey } from './bucket.ts';
 
+/** How often a write and the deletion of its folder may get in each other's way. */
+const RACES = 10;
+
 export interface DiskBucket extends Bucket {
   /** The object's file and its size in bytes, or undefined if there is none. */
   file(key: string): Promise<{ path: string; size: number; modified: Date } | undefined>;
@@ -45,8 +48,14 @@ export async function diskBucket(
     try {
       await fill(from);
       await flush(from);
-      await mkdir(dirname(to), { recursive: true });
-      await moveIn(from, to);
+      for (let tries = RACES; ; tries--) {
+        try {
+          await mkdir(dirname(to), { recursive: true });
+          return await moveIn(from, to);
+        } catch (error) {
+          if (tries === 0 || !isCode(error, 'ENOENT')) throw error; // the folder was deleted just now
+        }
+      }
     } finally {
       await rm(from, { force: true });
     }
@@ -66,7 +75,7 @@ export async function diskBucket(
     },
     get: async (key) => readFile(place(key)).catch(ifMissing),
     has: async (key) => (await stat(place(key)).catch(ifMissing))?.isFile() ?? false,
-    delete: async (key) => rm(place(key), { recursive: true, force: true }),
+    delete: async (key) => rm(place(key), { recursive: true, force: true, maxRetries: RACES, retryDelay: 10 }), // if objects come meanwhile
     async link(key, expires) {
       place(key);
       return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;

@@ -201,6 +201,30 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await service.close();
   });
 
+  test('who watches here hears also of an end that comes just before this process takes the task', async () => {
+    const { url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const other = await openStore(url);
+    const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
+    await service.take(id);
+    await submitted(other, id);
+    const { claim } = service.store;
+    let isEnded = false;
+    service.store.claim = async (...given) => {
+      for (let free: Task | undefined; !isEnded; ) {
+        free = (await other.get(id))!;
+        if (free.leased_until > 0) break;
+        isEnded =
+          (await other.update(free, { status: 'canceled', finished_at: Date.now(), due_in: 3_600_000 })) !== undefined;
+      }
+      return claim(...given);
+    };
+    const stream = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
+    expect((await stream.text()).match(/"status":"\w+"/g)!.at(-1)).toBe('"status":"canceled"');
+    await other.close();
+    await service.close();
+  });
+
   test('a look that another process has put far off comes soon where somebody watches', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
