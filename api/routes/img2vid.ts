@@ -23,17 +23,17 @@ const SECOND = 1000;
 
 const TRUE = ['1', 'true'];
 export const DRY_RUN = [...TRUE, '0', 'false'];
-const QUERY = {
+const QUERY = v.object({
   /** whether a request is checked, and no more */
   dry_run: v.pipe(
     v.optional(v.picklist(DRY_RUN, `must be one of ${DRY_RUN.join(', ')}`), '0'),
     v.transform((text) => TRUE.includes(text)),
   ),
-};
+});
 
 /** POST /img2vid: a checked request becomes a stored task, or with ?dry_run=1 an account of what it would be. */
 export function img2vid(services: Services) {
-  const { config, store, bucket, lifecycle, log, stopping, now } = services;
+  const { config, store, bucket, lifecycle, stopping, now } = services;
   const nextId = taskIds(now);
 
   return new Hono().post('/img2vid', async (c) => {
@@ -66,7 +66,7 @@ export function img2vid(services: Services) {
       source_key,
       callback_token: randomBytes(24).toString('base64url'),
     };
-    const sooner = await keep(task, image);
+    const sooner = await keep(c, task, image);
     if (sooner) return replay(c, sooner, once); // the same request came at the same time
     c.get('log').info({ task: id }, 'task created');
     lifecycle.dispatch();
@@ -83,24 +83,24 @@ export function img2vid(services: Services) {
   async function answer(c: Context, task: Task | NewTask) {
     const seconds = waitOf(c.req.header('prefer'));
     if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
-    const latest = seconds === undefined ? task : await ended(task, seconds, c.req.raw.signal);
+    const latest = seconds === undefined ? task : await ended(c, task, seconds);
     const shown = await present(latest, { bucket, linkSeconds: config.linkSeconds, now });
     const status = seconds === undefined || isOpen(latest.status) ? 202 : 200;
     return c.json(shown, status, { location: `/status?id=${task.id}` });
   }
 
   /** The task when it has ended, or as it is when the time is over or the caller has gone. */
-  async function ended(task: Task | NewTask, seconds: number, gone: AbortSignal): Promise<Task | NewTask> {
+  async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<Task | NewTask> {
     const over = new AbortController();
     const timer = setTimeout(() => over.abort(), seconds * SECOND);
     const read = () => store.getOwn(task.owner, task.id);
     let latest = task;
     try {
-      const followed = follow((await read())!, services, [over.signal, gone, stopping]);
+      const followed = follow((await read())!, services, [over.signal, c.req.raw.signal, stopping]);
       for await (const changed of followed) latest = changed ?? latest;
       if (isOpen(latest.status)) latest = (await read()) ?? latest; // what another process did a moment ago is told a moment later
     } catch (error) {
-      log.warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
+      c.get('log').warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
     } finally {
       clearTimeout(timer);
     }
@@ -112,16 +112,16 @@ export function img2vid(services: Services) {
    * @returns the task that has its idempotency key, where another was sooner
    * @throws Problem 503, and nothing is left of it
    */
-  async function keep(task: NewTask, image: Uint8Array | undefined): Promise<Task | undefined> {
+  async function keep(c: Context, task: NewTask, image: Uint8Array | undefined): Promise<Task | undefined> {
     try {
       if (task.image_key) await bucket.put(task.image_key, image!);
       const sooner = await store.insert(task);
-      if (sooner) await forgetPicture(task);
+      if (sooner) await forgetPicture(c, task);
       return sooner;
     } catch (cause) {
       // It may be the store's word that was lost, and the task is there. Where it can't be asked, the picture stays in case it is.
       const found = await store.getOwn(task.owner, task.id).catch(() => 'unknown');
-      if (found === undefined) await forgetPicture(task);
+      if (found === undefined) await forgetPicture(c, task);
       else if (found !== 'unknown') return undefined;
       throw new Problem(503, 'unavailable', 'the task could not be stored; try again', {
         headers: { 'retry-after': '5' },
@@ -130,11 +130,11 @@ export function img2vid(services: Services) {
     }
   }
 
-  async function forgetPicture({ id, image_key }: NewTask): Promise<void> {
+  async function forgetPicture(c: Context, { id, image_key }: NewTask): Promise<void> {
     if (!image_key) return;
     await bucket
       .delete(taskFolder(id))
-      .catch((error) => log.warn({ task: id, error }, 'a picture that nobody needs stays'));
+      .catch((error) => c.get('log').warn({ task: id, error }, 'a picture that nobody needs stays'));
   }
 
   function check(values: Record<string, unknown>, hasImage: boolean) {

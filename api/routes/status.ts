@@ -11,7 +11,10 @@ import { follow } from '../tasks/follow.ts';
 import { present } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';
 
-const QUERY = { id: v.optional(v.pipe(v.string(), v.nonEmpty('must be the id of a task'))), ...LIST_QUERY };
+const QUERY = v.object({
+  id: v.optional(v.pipe(v.string(), v.nonEmpty('must be the id of a task'))),
+  ...LIST_QUERY,
+});
 
 /** GET /status: one task, its changes as they come, or the list. */
 export function status(services: Services) {

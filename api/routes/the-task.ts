@@ -7,7 +7,7 @@ import type { Services } from '../services.ts';
 import type { Task } from '../store/store.ts';
 
 const anId = 'must be the id of a task';
-const QUERY = { id: v.pipe(v.string(anId), v.nonEmpty(anId)) };
+const QUERY = v.object({ id: v.pipe(v.string(anId), v.nonEmpty(anId)) });
 
 /** The caller's own task that ?id= names. @throws Problem 404 there is none; 422 no id, or anything beside it */
 export async function theTask(c: Context, { store }: Pick<Services, 'store'>): Promise<Task> {

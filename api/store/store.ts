@@ -1,5 +1,5 @@
 /** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
-import type { Compilable, Expression, Kysely, SelectQueryBuilder, UpdateQueryBuilder } from 'kysely';
+import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
 import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
 import type { Input } from '../../handler/parameters.ts';
@@ -211,15 +211,22 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
   }
 
   const free = () => db.selectFrom('tasks').where('leased_until', '<=', now());
-  function leased(query: UpdateQueryBuilder<Tables, 'tasks', 'tasks', unknown>, lease: number) {
+  function leased(lease: number) {
     const until = fromNow(lease);
-    return query.set((e) => ({ due_at: until, leased_until: until, version: e('version', '+', 1) }));
+    return { due_at: until, leased_until: until, version: sql<number>`version + 1` };
   }
 
-  async function lend(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, lease: number): Promise<Task[]> {
+  /** Changes tasks that no other process is just changing. */
+  async function take(
+    tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>,
+    changes: { [K in keyof Row]?: Expression<Row[K]> },
+  ): Promise<Task[]> {
     const rows = await write(
-      leased(db.with('due', () => skipLocked(tasks)).updateTable('tasks') as never, lease)
-        .where('id', 'in', sql<string>`(select id from due)`)
+      db
+        .with('due', () => skipLocked(tasks))
+        .updateTable('tasks')
+        .set(changes)
+        .where('id', 'in', (e) => e.selectFrom('due').select('id'))
         .returningAll(),
     );
     return rows.map(fromRow);
@@ -237,6 +244,7 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
     const first = Math.max(0, Math.floor(Math.random() * (rows.length - OWNERS + 1)));
     return rows.slice(first, first + OWNERS).map(({ owner }) => owner);
   }
+
   /** The task that the owner's key stands for at a time, in milliseconds since 1970. */
   const byIdempotencyKey = (owner: string, key: string, at: number) =>
     first(
@@ -324,7 +332,10 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
      * does not lose it.
      */
     claimDue: ({ lease, limit }: Claim) =>
-      lend(free().select('id').where(NOT_WAITING).where('due_at', '<=', now()).orderBy('due_at').limit(limit), lease),
+      take(
+        free().select('id').where(NOT_WAITING).where('due_at', '<=', now()).orderBy('due_at').limit(limit),
+        leased(lease),
+      ),
 
     /** Leases tasks that wait for a job and are due: of each owner the first, then of each the second, and so on. */
     async claimWaiting({ lease, limit }: Claim): Promise<Task[]> {
@@ -345,7 +356,7 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
           .as('rank'),
       ]);
       const fairest = db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('due_at').limit(limit);
-      return lend(free().select('id').where(WAITING).where('id', 'in', fairest), lease);
+      return take(free().select('id').where(WAITING).where('id', 'in', fairest), leased(lease));
     },
 
     /**
@@ -357,7 +368,7 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
       { lease, dueAfter, waiting = false }: { lease: number; dueAfter?: number; waiting?: boolean },
     ): Promise<Task[]> {
       if (ids.length === 0) return [];
-      let query = leased(db.updateTable('tasks'), lease).where('id', 'in', ids).where('leased_until', '<=', now());
+      let query = db.updateTable('tasks').set(leased(lease)).where('id', 'in', ids).where('leased_until', '<=', now());
       if (!waiting) query = query.where(NOT_WAITING);
       if (dueAfter !== undefined) query = query.where('due_at', '>', fromNow(dueAfter));
       return (await write(query.returningAll())).map(fromRow);
@@ -409,22 +420,13 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
       ).then(() => undefined),
 
     /** Takes ended tasks whose announcement is due, and puts the next attempt off, as a lease. */
-    async claimWebhooks({ lease, limit }: { lease: number; limit: number }): Promise<Task[]> {
-      const due = skipLocked(
+    claimWebhooks: ({ lease, limit }: Claim) =>
+      take(
         db.selectFrom('tasks').select('id').where('webhook_due_at', '<=', now()).orderBy('webhook_due_at').limit(limit),
-      );
-      const rows = await write(
-        db
-          .with('due', () => due)
-          .updateTable('tasks')
-          .set({ webhook_due_at: fromNow(lease) })
-          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
-          .returningAll(),
-      );
-      return rows.map(fromRow);
-    },
+        { webhook_due_at: fromNow(lease) },
+      ),
 
-    /** As `dueIn`, for announcements. */
+    /** Milliseconds until the next announcement is due, below 0 if one already is, undefined if there is none. */
     async webhookDueIn(): Promise<number | undefined> {
       const row = await db
         .selectFrom('tasks')

@@ -5,12 +5,12 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { freePort } from '../../infra/local/free-port.ts';
 import {
   type Asked,
   endWorkers,
   type Fault,
   farEnd,
-  freePort,
   KEY,
   type Side,
   skipped,

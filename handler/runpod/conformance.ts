@@ -1,15 +1,15 @@
 /** For the conformance tests: RunPod's far end, which writes down what it is asked, and real worker processes before it. */
 import { spawn } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
-import { accessSync, constants } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type HttpBindings, serve } from '@hono/node-server';
 import { Hono } from 'hono';
+import { isProgram } from '../../infra/local/programs.ts';
 import { queueServer } from '../../infra/local/queue-server.ts';
 
 const SECOND = 1000;
@@ -188,15 +188,6 @@ export const python: string | undefined = [process.env.RUNPOD_PYTHON].find((path
 export const skipped = python ? '' : ' (no RUNPOD_PYTHON: skipped)';
 if (!python) console.warn('no RUNPOD_PYTHON: what wants RunPod’s own Python package is skipped');
 
-function isProgram(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const tsx = new URL('../../node_modules/tsx/dist/loader.mjs', import.meta.url).href;
 const COMMANDS = {
@@ -292,13 +283,4 @@ export async function startWorker({ side, env = {}, argv = [], options = {}, fil
       }
     },
   };
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }

@@ -2,18 +2,16 @@
  * `npm run bench -- api`: the API and a bare Hono server with the same store, by turns, each a process of its own with its own copy of
  * one database of 100,000 tasks. This process asks, and plays RunPod, whose queue nobody works at.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Pool } from 'undici';
 import { openStore } from '../../api/store/store.ts';
 import { newTask } from '../../api/store/testing.ts';
-import { freePort } from '../local/free-port.ts';
+import { startApi } from '../local/api-process.ts';
 import { hasPostgres, startPostgres } from '../local/postgres.ts';
 import { openQueue } from './queue.ts';
 import { median } from './statistics.ts';
@@ -37,8 +35,7 @@ const [rounds, seconds, connections, tasks] = [flags.rounds, flags.seconds, flag
 if (!['libsql', 'postgres'].includes(flags.store)) throw new Error('--store must be libsql or postgres');
 if (flags.store === 'postgres' && !hasPostgres) throw new Error('--store postgres: PostgreSQL is not installed here');
 
-const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-const SERVERS = { ours: file('../../api/index.ts'), bare: file('api_bare.ts') };
+const SERVERS = { ours: 'api/index.ts', bare: 'infra/bench/api_bare.ts' };
 type Name = keyof typeof SERVERS;
 
 /** What one life of a server shows. */
@@ -55,7 +52,7 @@ interface Life {
   aboveIdle: number;
 }
 
-const { queue: _queue, url: queueUrl, env: queueEnv, close: closeQueue } = await openQueue();
+const { url: queueUrl, env: queueEnv, close: closeQueue } = await openQueue();
 const scratch = await mkdtemp(join(tmpdir(), 'bench-api-'));
 const postgres = flags.store === 'postgres' ? await startPostgres() : undefined;
 const template = await fill();
@@ -113,25 +110,14 @@ function ended() {
 
 async function live(name: Name): Promise<Life> {
   const { folder, url } = await template.copy();
-  const port = await freePort();
-  const child = spawn(process.execPath, ['--import', 'tsx', SERVERS[name]], {
-    env: {
-      PATH: process.env.PATH,
-      PORT: String(port),
-      DATA_DIR: folder,
-      DATABASE_URL: url,
-      MODEL: 'camera',
-      RUNPOD_API_KEY: queueEnv.RUNPOD_AI_API_KEY,
-      RUNPOD_ENDPOINT_ID: 'bench',
-      RUNPOD_BASE_URL: `${queueUrl}/v2`,
-      RUNPOD_LOG_LEVEL: 'ERROR',
-    },
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  const started = await startApi({
+    entry: SERVERS[name],
+    dataDir: folder,
+    runpod: { url: `${queueUrl}/v2`, apiKey: queueEnv.RUNPOD_AI_API_KEY },
+    env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR' },
   });
-  const exited = once(child, 'exit');
-  const [event] = await Promise.race([once(child, 'message'), exited]);
-  if (event?.event !== 'listening') throw new Error(`${name} did not start`);
-  const pool = new Pool(`http://127.0.0.1:${port}`, { connections, pipelining: 1 });
+  const { child, exited } = started;
+  const pool = new Pool(started.url, { connections, pipelining: 1 });
 
   const pick = () => template.ids[Math.floor(Math.random() * template.ids.length)]!;
   await rate(1, () => get(pool, pick())); // warm

@@ -37,7 +37,7 @@ test.skipIf(!python)(
     const { jobs } = service.queue.health();
     await service.close();
     await rm(cwd, { recursive: true });
-    expect(output.slice(-20_000) + (code === 0 ? '' : ' FAILED'), output.slice(-20_000)).not.toMatch(/FAILED$/);
+    expect(code, output.slice(-20_000)).toBe(0);
     expect(jobs.completed).toBeGreaterThan(0); // it has seen tasks that end
   },
   300_000,

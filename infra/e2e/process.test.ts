@@ -1,5 +1,3 @@
-/** The API as a process: told to stop it ends in good order what is under way, and its log keeps its keys. */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { type ClientRequest, type IncomingMessage, request } from 'node:http';
@@ -11,13 +9,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openStore } from '../../api/store/store.ts';
 import { listen } from '../../api/testing.ts';
-import { freePort } from '../local/free-port.ts';
+import { type ApiProcess, startApi } from '../local/api-process.ts';
 import { queueServer } from '../local/queue-server.ts';
 
 const KEY = 'a-key-that-is-in-no-log';
 let folder: string;
 let closeQueue: () => void;
-let api: { port: number; child: ChildProcess; exited: Promise<unknown[]>; logged: string[]; stopping: Promise<void> };
+let api: ApiProcess & { logged: string[]; stopping: Promise<void> };
 let isRunPodBroken: boolean;
 
 beforeEach(async () => {
@@ -31,29 +29,15 @@ beforeEach(async () => {
     queue.close();
     void far.close();
   };
-  const port = await freePort();
-  const child = spawn(process.execPath, ['--import', 'tsx', 'api/index.ts'], {
-    env: {
-      PATH: process.env.PATH,
-      PORT: String(port),
-      DATA_DIR: folder,
-      MODEL: 'camera',
-      RUNPOD_API_KEY: KEY,
-      RUNPOD_ENDPOINT_ID: 'ep',
-      RUNPOD_BASE_URL: far.url,
-    },
-    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
-  });
-  const exited = once(child, 'exit');
+  const started = await startApi({ dataDir: folder, runpod: { url: far.url, apiKey: KEY }, stdout: 'pipe' });
   const logged: string[] = [];
   const stopping = new Promise<void>((resolve) => {
-    createInterface({ input: child.stdout! }).on('line', (line) => {
+    createInterface({ input: started.child.stdout! }).on('line', (line) => {
       logged.push(line);
       if (JSON.parse(line).message === 'stopping') resolve();
     });
   });
-  expect((await Promise.race([once(child, 'message'), exited]))[0]).toEqual({ event: 'listening' });
-  api = { port, child, exited, logged, stopping };
+  api = { ...started, logged, stopping };
 });
 afterEach(async () => {
   api.child.kill('SIGKILL');

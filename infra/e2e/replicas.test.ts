@@ -1,5 +1,3 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +6,7 @@ import { openStore, type Store, type Task } from '../../api/store/store.ts';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen, testService } from '../../api/testing.ts';
 import { taskFolder } from '../../handler/job.ts';
-import { freePort } from '../local/free-port.ts';
+import { type ApiProcess, startApi } from '../local/api-process.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../local/postgres.ts';
 import { queueServer } from '../local/queue-server.ts';
 
@@ -31,10 +29,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     const submissions: { task: string; by: Replica }[] = [];
     let onSubmission: ((by: Replica) => void) | undefined;
 
-    interface Replica {
-      url: string;
-      child: ChildProcess;
-      exited: Promise<unknown[]>;
+    interface Replica extends ApiProcess {
       stop(): Promise<void>;
     }
     /** An API process that reaches the queue over a line of its own, so that it is known who asks. */
@@ -49,24 +44,12 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
           return answer;
         },
       });
-      const port = await freePort();
-      const child = spawn(process.execPath, ['--import', 'tsx', 'api/index.ts'], {
-        env: {
-          PATH: process.env.PATH,
-          PORT: String(port),
-          DATA_DIR: folder,
-          DATABASE_URL: url,
-          MODEL: 'camera',
-          RUNPOD_API_KEY: KEY,
-          RUNPOD_ENDPOINT_ID: 'ep',
-          RUNPOD_BASE_URL: line.url,
-          RUNPOD_LOG_LEVEL: 'ERROR',
-        },
-        stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      const started = await startApi({
+        dataDir: folder,
+        runpod: { url: line.url, apiKey: KEY },
+        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR' },
       });
-      const exited = once(child, 'exit');
-      const replica = { url: `http://127.0.0.1:${port}`, child, exited, stop: () => exited.then(() => line.close()) };
-      expect((await Promise.race([once(child, 'message'), exited]))[0]).toEqual({ event: 'listening' });
+      const replica = { ...started, stop: () => started.exited.then(() => line.close()) };
       return replica;
     }
 

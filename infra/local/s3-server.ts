@@ -5,7 +5,6 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { accessSync, constants } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { createServer as createHttpServer, type IncomingMessage, request, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -15,6 +14,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CreateBucketCommand } from '@aws-sdk/client-s3';
 import { type S3Options, s3Client } from '../../handler/bucket/s3.ts';
 import { freePort } from './free-port.ts';
+import { isProgram } from './programs.ts';
 
 const NAME = 'versitygw';
 const PATIENCE = 20_000; // milliseconds, for it to start
@@ -75,15 +75,6 @@ export async function startS3() {
       await rm(folder, { recursive: true });
     },
   };
-}
-
-function isProgram(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** What a store says of an error. */
