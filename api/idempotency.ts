@@ -4,7 +4,7 @@ import type { Context } from 'hono';
 import type { Request } from '../handler/parameters.ts';
 import { Problem } from './problem.ts';
 import { invalid } from './read-body.ts';
-import type { Task } from './store/store.ts';
+import type { Task } from './store/task.ts';
 
 export const KEY = /^[!-~]{1,255}$/;
 

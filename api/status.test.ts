@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import type { NewTask } from './store/store.ts';
+import type { NewTask } from './store/task.ts';
 import { newTask } from './store/testing.ts';
 import { taskIds } from './tasks/id.ts';
 import { type TestService, testService } from './testing.ts';

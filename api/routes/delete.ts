@@ -1,7 +1,7 @@
 import { Hono } from 'hono';
 import { Problem } from '../problem.ts';
 import type { Services } from '../services.ts';
-import { isOpen } from '../store/store.ts';
+import { isOpen } from '../store/task.ts';
 import { present } from '../tasks/present.ts';
 import { theTask } from './the-task.ts';
 

@@ -13,7 +13,7 @@ import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
-import { FRESH, isOpen, type NewTask, type Task } from '../store/store.ts';
+import { FRESH, isOpen, type NewTask, type Task } from '../store/task.ts';
 import { costEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';

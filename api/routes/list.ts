@@ -4,7 +4,8 @@ import type { Context } from 'hono';
 import * as v from 'valibot';
 import { breakOff } from '../break-off.ts';
 import type { Services } from '../services.ts';
-import { ENDED, type ListedTask, OPEN, type Selection } from '../store/store.ts';
+import type { Selection } from '../store/store.ts';
+import { ENDED, type ListedTask, OPEN } from '../store/task.ts';
 import { firstIdAt, isTaskId } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 

@@ -6,7 +6,7 @@ import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
-import { isOpen, type Task } from '../store/store.ts';
+import { isOpen, type Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
 import { present } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';

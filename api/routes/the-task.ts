@@ -4,7 +4,7 @@ import { ownerOf } from '../owner.ts';
 import { Problem } from '../problem.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
-import type { Task } from '../store/store.ts';
+import type { Task } from '../store/task.ts';
 
 const anId = 'must be the id of a task';
 const QUERY = v.object({ id: v.pipe(v.string(anId), v.nonEmpty(anId)) });

@@ -1,6 +1,7 @@
 /** What the store must do over either database, as tests: each dialect's own test file calls this. */
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { ListedTask, NewTask, Store, Task } from './store.ts';
+import type { Store } from './store.ts';
+import type { ListedTask, NewTask, Task } from './task.ts';
 import { newTask } from './testing.ts';
 
 export interface Opened {

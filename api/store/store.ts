@@ -1,103 +1,14 @@
 /** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
 import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
-import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
-import type { Input } from '../../handler/parameters.ts';
-import type { FieldNote } from '../../handler/request.ts';
-import type { ModelName } from '../../handler/svd/presets.ts';
 import { openLibsql } from './libsql.ts';
 import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
 
+import { type Changes, LISTED, type ListedTask, type NewTask, type Task, type TaskStatus, type Timed } from './task.ts';
+
 /** How long after its task's creation an idempotency key stands for it; milliseconds. */
 export const KEY_LIFE = 24 * 3600 * 1000;
-
-export const OPEN = ['queued', 'running'] as const;
-export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
-export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
-export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
-
-/**
- * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
- * must agree (`due_at`, `leased_until`, `webhook_due_at`). Those are set as times from now.
- */
-export interface Task {
-  /** UUIDv7: ids sort by creation */
-  id: string;
-  /** id of the key that created it; 'local' where there are no keys */
-  owner: string;
-  /** the caller's word for this request, if it gave one; unique to the owner, and freed a day later */
-  idempotency_key: string | null;
-  /** of what was asked for with it */
-  idempotency_hash: string | null;
-  status: TaskStatus;
-  stage: Stage | null;
-  /** of the stage: the sampling step or the frame that is done, and how many there are */
-  step: number | null;
-  steps: number | null;
-  /** 0–1, never falls */
-  progress: number;
-  created_at: number;
-  started_at: number | null;
-  finished_at: number | null;
-  model: ModelName;
-  input: Input;
-  warnings: FieldNote[];
-  /** bucket key of the picture that came with the request */
-  image_key: string | null;
-  /** bucket key of an earlier task's picture */
-  source_key: string | null;
-  /** bucket key of the still, once there is one */
-  still: string | null;
-  output: JobOutput | null;
-  error: JobErrorData | null;
-  /** in the address that RunPod calls back */
-  callback_token: string;
-  /** RunPod's id of the job that is out for this task */
-  job_id: string | null;
-  submitted_at: number | null;
-  /** jobs submitted so far */
-  jobs: number;
-  /** attempts to reach RunPod that failed in a row */
-  failures: number;
-  /** when the task is to be looked at next, not before its lease is over; NEVER: nothing is left to do */
-  due_at: number;
-  /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
-  leased_until: number;
-  /** when the end of the task is to be announced to its webhook_url; null: there is nothing to announce (any more) */
-  webhook_due_at: number | null;
-  /** deliveries tried */
-  webhook_attempts: number;
-  /** when a caller asked to cancel it while it ran; RunPod's word is awaited */
-  cancel_requested_at: number | null;
-  /** RunPod's ids of jobs that nobody wants any more and that are still to be cancelled there */
-  strays: string[];
-  /** when its files and prompt were deleted, or began to be */
-  expired_at: number | null;
-  /** counts changes and leases: each update names the version that it changes */
-  version: number;
-}
-
-/** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */
-const LISTED = [
-  'id',
-  'status',
-  'stage',
-  'step',
-  'steps',
-  'progress',
-  'created_at',
-  'started_at',
-  'finished_at',
-  'model',
-  'input',
-  'warnings',
-  'still',
-  'output',
-  'error',
-  'expired_at',
-] as const;
-export type ListedTask = Pick<Task, (typeof LISTED)[number]>;
 
 /** Some of an owner's tasks. */
 export interface Selection {
@@ -135,42 +46,6 @@ export interface Dialect {
 
 /** Milliseconds since 1970, far away. */
 const NEVER = Number.MAX_SAFE_INTEGER;
-
-type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
-/** A task as it begins: due at once, and nobody's. */
-export type NewTask = Omit<Task, Timed>;
-
-/** What every task begins with. */
-export const FRESH = {
-  status: 'queued',
-  stage: null,
-  step: null,
-  steps: null,
-  progress: 0,
-  started_at: null,
-  finished_at: null,
-  still: null,
-  output: null,
-  error: null,
-  job_id: null,
-  submitted_at: null,
-  jobs: 0,
-  failures: 0,
-  webhook_attempts: 0,
-  cancel_requested_at: null,
-  strays: [],
-  expired_at: null,
-  version: 1,
-} satisfies Partial<NewTask>;
-
-export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
-  /** milliseconds until the task's next turn, null: there is none; gives the lease back, so only who has it may set this */
-  due_in?: number | null;
-  /** its next turn is now, or as soon as who has the lease gives it back; for anybody */
-  hurry?: true;
-  /** milliseconds until its announcement; null: there is nothing to announce */
-  webhook_due_in?: number | null;
-};
 
 export interface StoreOptions {
   /** for tests: how far the store's clock runs ahead of the database's; milliseconds */

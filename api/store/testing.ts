@@ -1,6 +1,6 @@
 /** For tests: tasks. */
 import { taskIds } from '../tasks/id.ts';
-import { FRESH, type NewTask } from './store.ts';
+import { FRESH, type NewTask } from './task.ts';
 
 const nextId = taskIds(Date.now);
 

@@ -1,5 +1,5 @@
 import type { Services } from '../services.ts';
-import { isOpen, type Task } from '../store/store.ts';
+import { isOpen, type Task } from '../store/task.ts';
 
 /** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
 const SILENCE = 15 * 1000; // milliseconds

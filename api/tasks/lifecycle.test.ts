@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { openStore } from '../store/store.ts';
 import { type TestService, testService } from '../testing.ts';
 
@@ -74,6 +74,25 @@ describe('RunPod out of reach', () => {
     service.report(job.id, { output: await service.finish(id, job.id) });
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
     expect(jobs()).toBe(1);
+  });
+
+  test('it is asked with one task at a time, also while the bucket is asked first', async () => {
+    service.faults.runpod = () => new Response('down', { status: 503 });
+    const ids = await Promise.all(Array.from({ length: 4 }, () => create()));
+    const failures = async () => (await service.store.getMany(ids)).map((task) => task.failures);
+    while ((await failures()).includes(0)) {
+      service.clock.ahead += MINUTE;
+      for (const id of ids) await service.status(id);
+    }
+    const asking: ((found: undefined) => void)[] = []; // for results that jobs without an answer may have left
+    const get = vi.spyOn(service.bucket, 'get');
+    get.mockImplementation(() => new Promise((answer) => asking.push(answer)));
+    service.clock.ahead += 2 * MINUTE;
+    while (asking.length === 0) for (const id of ids) await service.status(id);
+    for (let i = 0; i < 40; i++) await service.status(ids[i % 4]!); // time enough for further turns
+    get.mockRestore();
+    for (const answer of asking) answer(undefined);
+    expect(asking).toHaveLength(1);
   });
 
   test('answers that are no answers change nothing', async () => {

@@ -1,7 +1,8 @@
 /**
  * Brings every task to its end, and its files to theirs: submits tasks without a job, looks at those with one, cancels jobs that nobody
  * wants, deletes what is kept long enough, each when it is due. What is due when lies in the store, so a process that dies forgets
- * nothing; RunPod's callbacks and callers who watch only make a look come sooner. What a look changes is said in `transition.ts`.
+ * nothing; RunPod's callbacks and callers who watch only make a look come sooner. What there is to do for a task is said in
+ * `step.ts`, what comes of it in `transition.ts`.
  *
  * Several processes may share a store. Whoever advances a task holds its lease, from before it asks RunPod until the answer is stored:
  *
@@ -11,26 +12,13 @@
  */
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Logger } from 'pino';
-import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
-import { type JobInput, taskFolder } from '../../handler/job.ts';
-import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
-import { type Changes, isOpen, type Store, type Task } from '../store/store.ts';
-import { gpuTime } from './estimate.ts';
-import {
-  afterCancel,
-  afterFinding,
-  afterLook,
-  afterLoss,
-  completed,
-  failed,
-  LOST_AFTER,
-  tooLate,
-  withoutContent,
-} from './transition.ts';
+import { taskFolder } from '../../handler/job.ts';
+import type { Store } from '../store/store.ts';
+import { type Changes, isOpen, type Task } from '../store/task.ts';
+import { backoff, createSteps, type StepOptions } from './step.ts';
+import { afterCancel, withoutContent } from './transition.ts';
 
 const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 
 /** How long whoever has taken a task may need before another takes it: more than a submission's time-out and the bucket's patience. */
 const LEASE = 60 * SECOND;
@@ -40,42 +28,16 @@ const POLL = 5 * SECOND;
 const UNWATCHED = 10 * SECOND;
 /** How long somebody who asked for a task counts as watching it. */
 const ATTENTION = 20 * SECOND;
-/** After a failed attempt to reach RunPod: 1 s, doubling to a minute. */
-const backoff = (failures: number) => Math.min(MINUTE, SECOND * 2 ** (failures - 1));
 /** Tasks taken at a time. */
 const CLAIMS = 50;
-/**
- * Jobs at RunPod at a time, waiting and running. RunPod takes jobs in the order in which they come, so what is held back here is what can
- * still be shared out fairly among keys; it is enough for RunPod to see how many workers are wanted.
- */
-const MAX_OUT = 100;
-/** What RunPod takes for a job's ttl. One that runs out before the task's deadline is a lost job, and there is a next one. */
-const SHORTEST_TTL = 10 * SECOND;
-const LONGEST_TTL = 7 * 24 * 60 * MINUTE;
 
 /** What callers see change while a task goes on. */
 const SHOWN = ['status', 'stage', 'step', 'progress', 'still', 'expired_at'] as const;
 
-export interface LifecycleOptions {
+export interface LifecycleOptions extends StepOptions {
   store: Store;
-  bucket: Bucket;
-  runpod: RunPod;
-  /** address that RunPod calls back for a task */
-  callbackUrl: (token: string) => string;
-  /** milliseconds */
-  taskDeadline: number;
-  /** how long a bridge may take; milliseconds */
-  stillTimeout: number;
-  /** how long after a task's end its files and prompt are kept; milliseconds */
-  retain: number;
-  /** how long any job may run, instead of an estimate for a GPU; milliseconds */
-  runningTime?: number;
-  /** milliseconds between looks at a task that somebody watches, at RunPod and, for what other processes changed, in the store */
-  watchInterval?: number;
   /** called when a webhook is due */
   onAnnouncement?: () => void;
-  log: Logger;
-  now?: () => number;
 }
 
 interface Flight {
@@ -91,30 +53,13 @@ interface Flight {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const {
-    store,
-    bucket,
-    runpod,
-    callbackUrl,
-    taskDeadline,
-    stillTimeout,
-    retain,
-    runningTime,
-    watchInterval = SECOND,
-    onAnnouncement = () => {},
-    log,
-    now = Date.now,
-  } = options;
+  const { store, bucket, retain, watchInterval = SECOND, onAnnouncement = () => {}, log, now = Date.now } = options;
+  const steps = createSteps(options);
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, Flight>(); // tasks being advanced by this process
   const watched = new Map<string, { until: number; seen: Task }>(); // `seen`: as it was last told
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
-
-  // Of submissions, by this process.
-  let submitting = 0;
-  let refused = 0; // in a row
-  let pausedUntil = 0; // a RunPod that does not take one task is not asked to take the next at once
   let room = 0; // tasks that may be submitted now
 
   /** Advances a task now, or once more if that is just happening; not if another process does, and not one that waits for a job. */
@@ -155,13 +100,10 @@ export function createLifecycle(options: LifecycleOptions) {
 
   /** One step of a task whose lease is ours: the changes are found, then stored, then told. @returns whether they could be stored */
   async function advance(read: Task, found: string | undefined): Promise<boolean> {
-    const strays = await cancelStrays(read);
-    const task = { ...read, strays };
-    const failures = strays.length > 0 ? read.failures + 1 : 0; // unless the step itself failed
-    const step = { strays, failures, ...(await next(task, found)) };
-    const ends = isOpen(task.status) && step.status !== undefined && !isOpen(step.status);
-    const due_in = step.failures ? backoff(step.failures) : ends ? (step.strays.length > 0 ? 0 : retain) : lookIn(task);
-    const updated = await save(read, { due_in, ...step, ...(ends && announcement(task)) });
+    const step = await steps.step(read, found);
+    const ends = isOpen(read.status) && step.status !== undefined && !isOpen(step.status);
+    const due_in = step.failures ? backoff(step.failures) : ends ? (step.strays.length > 0 ? 0 : retain) : lookIn(read);
+    const updated = await save(read, { due_in, ...step, ...(ends && announcement(read)) });
     if (updated) told(updated, read);
     return updated !== undefined;
   }
@@ -178,23 +120,6 @@ export function createLifecycle(options: LifecycleOptions) {
     if (isOpen(task.status) || !isOpen(before.status)) return;
     if (task.webhook_due_at !== null) onAnnouncement();
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
-  }
-
-  /** @returns those of the task's unwanted jobs that RunPod could not be told about */
-  async function cancelStrays({ id, strays }: Task): Promise<string[]> {
-    const left = await Promise.all(
-      strays.map(async (job) => {
-        try {
-          await runpod.cancel(job);
-          log.info({ task: id, job }, 'job cancelled');
-          return [];
-        } catch (error) {
-          log.warn({ task: id, job, error }, 'job could not be cancelled; it will be tried again');
-          return [job];
-        }
-      }),
-    );
-    return left.flat();
   }
 
   /**
@@ -239,89 +164,6 @@ export function createLifecycle(options: LifecycleOptions) {
     if (SHOWN.some((name) => task[name] !== shown[name])) changes.emit(task.id, task);
   }
 
-  async function next(task: Task, found: string | undefined): Promise<Changes> {
-    try {
-      const changes = found === undefined ? undefined : await find(task, found);
-      if (changes) return { due_in: 0, ...changes };
-      if (!isOpen(task.status)) return await afterEnd(task);
-      if (now() > task.created_at + taskDeadline) return tooLate(task, now());
-      if (task.job_id !== null) return await look(task, task.job_id);
-      return await submit(task);
-    } catch (error) {
-      log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
-      return { failures: task.failures + 1 };
-    }
-  }
-
-  /** What is left to do for an ended task; at last there is nothing. */
-  async function afterEnd(task: Task): Promise<Changes> {
-    if (task.strays.length > 0) return {};
-    if (task.expired_at === null) {
-      const left = task.finished_at! + retain - now();
-      return left > 0 ? { due_in: left } : { due_in: 0, ...withoutContent(task, now()) };
-    }
-    await bucket.delete(taskFolder(task.id));
-    // RunPod lets no job live longer than until the deadline: after that nobody can leave anything there any more.
-    const late = task.created_at + taskDeadline + MINUTE - now();
-    return { due_in: late > 0 ? late : null };
-  }
-
-  /** Asks RunPod for a job of which the task does not know. */
-  async function find(task: Task, jobId: string): Promise<Changes | undefined> {
-    if (task.job_id === jobId || task.strays.includes(jobId)) return undefined;
-    const job = await runpod.look(jobId);
-    const changes = job && afterFinding(task, jobId, job, now());
-    if (!changes || Object.keys(changes).length === 0) return undefined;
-    log.warn({ task: task.id, job: jobId, status: job.status }, 'a job was found that the task did not know');
-    return changes;
-  }
-
-  async function submit(task: Task): Promise<Changes> {
-    const earlier = task.jobs + task.failures > 0 ? await storedResult(task) : undefined;
-    if (earlier) return earlier;
-    const ttl = Math.min(LONGEST_TTL, Math.max(SHORTEST_TTL, task.created_at + taskDeadline - now()));
-    submitting++;
-    try {
-      const job_id = await runpod.submit({
-        input: jobInput(task),
-        webhook: callbackUrl(task.callback_token),
-        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * gpuTime(task.input), ttl },
-      });
-      refused = 0;
-      log.info({ task: task.id, job: job_id }, 'job submitted');
-      return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
-    } catch (error) {
-      if (now() >= pausedUntil) pausedUntil = now() + backoff(++refused); // of many at once the first counts
-      if (!(error instanceof Unanswered)) throw error;
-      // There may be a job: it has a minute to make itself known by a callback, or to leave its result in the bucket.
-      log.warn({ task: task.id, error }, 'RunPod gave no answer to a submission');
-      return { failures: task.failures + 1, due_in: LOST_AFTER };
-    } finally {
-      submitting--;
-    }
-  }
-
-  async function look(task: Task, jobId: string): Promise<Changes> {
-    let job = await runpod.look(jobId);
-    if (job && isGoingOn(job) && task.cancel_requested_at !== null) {
-      await runpod.cancel(jobId);
-      job = await runpod.look(jobId); // it may have ended otherwise
-    }
-    if (job) return afterLook(task, job, now());
-    if (now() - task.submitted_at! < LOST_AFTER) return {};
-    log.warn({ task: task.id, job: jobId }, 'RunPod has forgotten the job');
-    return (await storedResult(task)) ?? { due_in: 0, ...afterLoss(task, now()) };
-  }
-
-  /** What a job left in the bucket, for RunPod keeps results for half an hour only. */
-  async function storedResult(task: Task): Promise<Changes | undefined> {
-    const result = (await getJson(bucket, `${taskFolder(task.id)}/result.json`)) as
-      | { output?: unknown; error?: Task['error'] }
-      | undefined;
-    if (!result) return undefined;
-    return result.error ? failed(result.error, now()) : completed(task, result.output, now());
-  }
-
   /** Takes what is due, then waits until the next task is. */
   async function turn(): Promise<void> {
     const claimed = await store.claimDue({ lease: LEASE, limit: CLAIMS });
@@ -340,9 +182,9 @@ export function createLifecycle(options: LifecycleOptions) {
       while (armAgain && !stopped) {
         armAgain = false; // what changes from here on may be missing in the answer
         const { due = POLL, waiting = POLL, out } = await store.agenda();
-        const pause = pausedUntil - now();
-        room = pause > 0 ? 0 : refused > 0 ? 1 - submitting : MAX_OUT - out - submitting;
-        wait = Math.min(due, pause > 0 ? pause : room > 0 ? waiting : POLL, POLL);
+        const allowed = steps.room(out);
+        room = allowed.room;
+        wait = Math.min(due, room > 0 ? waiting : allowed.pause || POLL, POLL);
       }
       arming = undefined;
       clearTimeout(timer);
@@ -456,17 +298,5 @@ export function createLifecycle(options: LifecycleOptions) {
       await Promise.all([...flights.values()].map(({ done }) => done));
       await arming;
     },
-  };
-}
-
-/** What the job carries: the task's input, without what is the API's own. */
-function jobInput(task: Task): JobInput {
-  const { still_of: _, webhook_url: __, ...input } = task.input;
-  return {
-    ...input,
-    task_id: task.id,
-    model: task.model,
-    ...(task.image_key !== null && { image_key: task.image_key }),
-    ...(task.source_key !== null && { still_key: task.source_key }),
   };
 }

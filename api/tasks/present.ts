@@ -1,5 +1,5 @@
 import type { Bucket } from '../../handler/bucket/bucket.ts';
-import type { ListedTask } from '../store/store.ts';
+import type { ListedTask } from '../store/task.ts';
 
 /** A task as callers see it, its links signed anew; without any once its files are deleted. */
 export async function present(

@@ -30,7 +30,7 @@
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../handler/job.ts';
 import { isGoingOn, type SeenJob } from '../runpod.ts';
-import { type Changes, isOpen, type Task } from '../store/store.ts';
+import { type Changes, isOpen, type Task } from '../store/task.ts';
 
 const SECOND = 1000;
 

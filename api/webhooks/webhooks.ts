@@ -11,7 +11,8 @@ import { request } from 'undici';
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import { checkHost, guardedAgent } from '../../handler/net/guard.ts';
 import { secretFile } from '../../handler/secret-file.ts';
-import type { Store, Task } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import type { Task } from '../store/task.ts';
 import { present } from '../tasks/present.ts';
 
 const SECOND = 1000;
