@@ -3,7 +3,7 @@ import { setMaxListeners } from 'node:events';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../handler/bucket/bucket.ts';
-import { loopbackOnly } from './loopback.ts';
+import { createAccess } from './keys/access.ts';
 import { openApiDocument } from './openapi.ts';
 import { Problem, renderProblem } from './problem.ts';
 import { MAX_BODY_BYTES } from './read-body.ts';
@@ -16,21 +16,28 @@ import { img2vid } from './routes/img2vid.ts';
 import { page } from './routes/page.ts';
 import { ready } from './routes/ready.ts';
 import { status } from './routes/status.ts';
+import { usage } from './routes/usage.ts';
+import { webhooks } from './routes/webhooks.ts';
 import { otherPages, securityHeaders } from './security.ts';
 import type { Services } from './services.ts';
+import type { Scope } from './store/key.ts';
 
-/** Every path and what may be asked of it. */
-const METHODS = {
-  '/img2vid': 'POST',
-  '/status': 'GET, HEAD',
-  '/cancel': 'POST',
-  '/delete': 'POST',
-  '/files/*': 'GET, HEAD',
-  '/runpod/callback/:token': 'POST',
-  '/': 'GET, HEAD',
-  '/healthz': 'GET, HEAD',
-  '/readyz': 'GET, HEAD',
-  '/openapi.json': 'GET, HEAD',
+/** Every path, what may be asked of it, and what an API key must be good for; without a scope it is open to all. */
+const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
+  '/img2vid': { allow: 'POST', scope: 'submit' },
+  '/status': { allow: 'GET, HEAD', scope: 'read' },
+  '/cancel': { allow: 'POST', scope: 'submit' },
+  '/delete': { allow: 'POST', scope: 'submit' },
+  '/usage': { allow: 'GET, HEAD', scope: 'read' },
+  '/webhooks/deliveries': { allow: 'GET, HEAD', scope: 'read' },
+  '/webhooks/replay': { allow: 'POST', scope: 'submit' },
+  '/webhooks/test': { allow: 'POST', scope: 'submit' },
+  '/files/*': { allow: 'GET, HEAD' }, // a link is signed
+  '/runpod/callback/:token': { allow: 'POST' }, // so is this, in effect
+  '/': { allow: 'GET, HEAD' },
+  '/healthz': { allow: 'GET, HEAD' },
+  '/readyz': { allow: 'GET, HEAD' },
+  '/openapi.json': { allow: 'GET, HEAD' },
 };
 
 function tooLarge(): never {
@@ -45,17 +52,25 @@ export function createApp(services: Services) {
   const app = new Hono();
   app.use(requestId(services));
   app.use(securityHeaders(config.publicUrl));
-  app.use(loopbackOnly(config.corsOrigins));
-  if (config.corsOrigins.length > 0) app.use(otherPages(config.corsOrigins));
+  const access = createAccess(services);
+  app.use(access.guard);
+  if (config.corsOrigins.length > 0) {
+    const pages = otherPages(config.corsOrigins);
+    const isForAll = config.corsOrigins.includes('*');
+    app.use(async (c, next) => (isForAll && !(await access.needsKey()) ? next() : pages(c, next)));
+  }
   app.use((c, next) => {
     if (c.req.header('transfer-encoding') !== undefined) return limitPieces(c, next);
     if (Number(c.req.header('content-length') ?? 0) > MAX_BODY_BYTES) tooLarge(); // Node takes no more than was announced
     return next();
   });
+  for (const [path, { scope }] of Object.entries(PATHS)) if (scope) app.use(path, access.needs(scope));
   app.route('/', img2vid(services));
   app.route('/', status(services));
   app.route('/', cancel(services));
   app.route('/', remove(services));
+  app.route('/', usage(services));
+  app.route('/', webhooks(services));
   if (services.disk) app.route('/', files(services.disk));
   app.route('/', callback(services));
   app.route('/', page(services.linkOrigin));
@@ -64,7 +79,7 @@ export function createApp(services: Services) {
   const document = openApiDocument(config);
   app.get('/openapi.json', (c) => c.json(document));
 
-  for (const [path, allow] of Object.entries(METHODS)) {
+  for (const [path, { allow }] of Object.entries(PATHS)) {
     if (path === '/files/*' && !services.disk) continue;
     app.all(path, () => {
       throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { BucketEnvironment } from '../handler/bucket/open.ts';
-import { model, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
+import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
 import { type Prices, parsePrice } from './money.ts';
@@ -17,8 +17,18 @@ export interface Config {
   databaseUrl: string;
   model: ModelName;
   limits: Limits;
+  /** of every API key that has none of its own; undefined: the usual ones */
+  keyLimits: {
+    /** tasks open at a time */
+    maxOpen: number | undefined;
+    /** a minute */
+    submissions: number | undefined;
+    requests: number | undefined;
+  };
+  /** how many proxies of ours every request comes through, each of which adds to X-Forwarded-For */
+  trustProxy: number;
   allowPrivateUrls: boolean;
-  /** of other web pages that may use the API, such as https://app.example.com */
+  /** of other web pages that may use the API, such as https://app.example.com; `*`, which counts only with API keys: any */
   corsOrigins: string[];
   /** how long a link is good for; seconds */
   linkSeconds: number;
@@ -38,8 +48,10 @@ const origins = v.pipe(
   v.optional(v.string(), ''),
   v.transform((text) => text.split(',').map((part) => part.trim())),
   v.transform((parts) => parts.filter((part) => part !== '')),
-  v.check((list) => !list.includes('*'), 'must not be *: without API keys any web page could then use the service'),
-  v.check((list) => list.every(isOrigin), 'must be origins, such as https://app.example.com, separated by commas'),
+  v.check(
+    (list) => (list.length === 1 && list[0] === '*') || list.every(isOrigin),
+    'must be * alone, or origins, such as https://app.example.com, separated by commas',
+  ),
 );
 /** A variable that is a price, in units of CURRENCY; 0 when it is absent. */
 const price = (max: number) =>
@@ -52,6 +64,19 @@ const price = (max: number) =>
     ),
   );
 
+const databaseAddress = v.optional(
+  v.pipe(
+    v.string(),
+    v.regex(/^(file:|postgres(ql)?:\/\/)/, 'must be a libSQL file, such as file:data/tasks.db, or postgres://…'),
+  ),
+);
+const databaseIn = (env: { DATA_DIR: string; DATABASE_URL?: string | undefined }) =>
+  env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`;
+
+/** Where tasks and keys live, for the operator's tools. @throws Error that names the variable and what is allowed */
+export const databaseUrl = (environment: NodeJS.ProcessEnv): string =>
+  databaseIn(readEnvironment({ DATA_DIR: shared.DATA_DIR, DATABASE_URL: databaseAddress }, environment));
+
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
   const env = readEnvironment(
@@ -61,12 +86,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       HOST: v.optional(v.string(), '127.0.0.1'),
       PUBLIC_URL: v.optional(webAddress),
       RUNPOD_POD_ID: v.optional(v.string()),
-      DATABASE_URL: v.optional(
-        v.pipe(
-          v.string(),
-          v.regex(/^(file:|postgres(ql)?:\/\/)/, 'must be a libSQL file, such as file:data/tasks.db, or postgres://…'),
-        ),
-      ),
+      DATABASE_URL: databaseAddress,
       MODEL: v.optional(model, 'svd_xt'),
       RUNPOD_API_KEY: v.string(),
       RUNPOD_ENDPOINT_ID: v.pipe(
@@ -84,14 +104,13 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
       CORS_ORIGINS: origins,
+      MAX_OPEN_TASKS: optionalWhole(1, 1_000_000),
+      SUBMISSIONS_PER_MINUTE: optionalWhole(1, 60_000),
+      REQUESTS_PER_MINUTE: optionalWhole(1, 60_000),
+      TRUST_PROXY: whole(0, 0, 10),
     },
     environment,
   );
-  if (!isLoopback(env.HOST)) {
-    throw new Error(
-      `HOST ${env.HOST}: without API keys the API listens on this machine only (127.0.0.1, ::1 or localhost)`,
-    );
-  }
   const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-5000.proxy.runpod.net`;
   const ownAddress = `http://${env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST}:${env.PORT}`;
   return {
@@ -100,9 +119,15 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress,
     dataDir: env.DATA_DIR,
     bucket: env,
-    databaseUrl: env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`,
+    databaseUrl: databaseIn(env),
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
+    keyLimits: {
+      maxOpen: env.MAX_OPEN_TASKS,
+      submissions: env.SUBMISSIONS_PER_MINUTE,
+      requests: env.REQUESTS_PER_MINUTE,
+    },
+    trustProxy: env.TRUST_PROXY,
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
     corsOrigins: env.CORS_ORIGINS,
     linkSeconds: env.LINK_SECONDS,

@@ -4,11 +4,13 @@ import { openBucket } from '../handler/bucket/open.ts';
 import { createLog } from '../handler/log.ts';
 import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
+import { makeFirstKey, showWebhookSecret } from './keys/local.ts';
 import { listen } from './listen.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
+import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
-import { createWebhooks, webhookSecret } from './webhooks/webhooks.ts';
+import { createWebhooks } from './webhooks/webhooks.ts';
 
 const SECOND = 1000;
 /** What hangs at a stop is cut off after this. */
@@ -18,6 +20,8 @@ try {
   const log = createLog(process.env);
   const config = readConfig(process.env);
   const store = await openStore(config.databaseUrl);
+  if (isLoopback(config.host)) await showWebhookSecret(config.dataDir, store);
+  else tellFirstKey(await makeFirstKey(store, Date.now()));
   const { bucket, disk } = await openBucket(config.bucket, {
     publicUrl: config.publicUrl,
     patience: 8000, // milliseconds: callers wait
@@ -26,7 +30,6 @@ try {
   const webhooks = createWebhooks({
     store,
     bucket,
-    secret: await webhookSecret(config.dataDir, store),
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
     log,
@@ -54,6 +57,8 @@ try {
     disk,
     linkOrigin,
     lifecycle,
+    webhooks,
+    estimate: createEstimator({ store, model: config.model, prices: config.prices, now: Date.now }),
     runpod,
     log,
     stopping: stopping.signal,
@@ -92,4 +97,12 @@ try {
 } catch (error) {
   console.error(`api: ${error instanceof Error ? error.message : error}`);
   process.exit(1);
+}
+
+/** Past the log, which may be kept and sent elsewhere. */
+function tellFirstKey(text: string | undefined): void {
+  if (text === undefined) return;
+  process.stdout.write(
+    `\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${text}\n\n`,
+  );
 }

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { newTask } from './store/testing.ts';
+import { insertTask, newTask } from './store/testing.ts';
 import { listen, type TestService, testService } from './testing.ts';
 
 /** Callers that fetch() would not be: they stop reading, lie, or say nothing. */
@@ -40,8 +40,12 @@ describe('a reader who takes nothing', () => {
   beforeAll(async () => {
     service = await testService({}, { stallTimeout: 500 });
     id = (await (await service.post({ prompt: 'x' })).json()).id;
-    const ended = { status: 'canceled', input: { prompt: 'x'.repeat(5000) } as never } as const;
-    await Promise.all(Array.from({ length: TASKS }, () => service.store.insert(newTask(ended))));
+    const ended = {
+      status: 'canceled',
+      finished_at: Date.now(),
+      input: { prompt: 'x'.repeat(5000) } as never,
+    } as const;
+    await Promise.all(Array.from({ length: TASKS }, () => insertTask(service.store, newTask(ended))));
     await service.bucket.put('tasks/x/big.png', Buffer.alloc(24e6));
     file = (await service.bucket.link('tasks/x/big.png', Date.now() / 1000 + 3600)).slice(service.url.length);
   });

@@ -3,7 +3,7 @@ import { isLoopback } from './config.ts';
 import { Problem } from './problem.ts';
 
 /**
- * Without API keys whoever reaches the API may use it, so only programs on this machine may, and no web page but our own: a name that
+ * As long as there are no API keys, whoever reaches the API may use it, so only programs on this machine may, and no web page but our own: a name that
  * was made to resolve to 127.0.0.1 shows in Host, a foreign page in Origin or Sec-Fetch-Site. The pages of `allowed` origins may, too.
  */
 export const loopbackOnly =

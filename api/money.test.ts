@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { cost, parsePrice } from './money.ts';
+import { costOf, costOfTime, parsePrice } from './money.ts';
 
 test.each([
   ['0', 0n],
@@ -34,18 +34,19 @@ test.each([
   expect(parsePrice(text)).toBeUndefined();
 });
 
-test('what something costs is exact, and rounded up to a micro-unit only at the end', () => {
-  const of = (perGpuSecond: string, perStill: string, gpuTime: number, stills: number) =>
-    cost(
-      { currency: 'USD', perGpuSecond: parsePrice(perGpuSecond)!, perStill: parsePrice(perStill)! },
-      { gpuTime, stills },
-    );
-  expect(of('0', '0', 1_000_000, 1)).toBe(0);
-  expect(of('0.00034', '0', 10_000, 0)).toBe(3400);
-  expect(of('0.00034', '0.05', 10_000, 1)).toBe(53_400);
-  expect(of('0.1', '0.2', 3000, 1)).toBe(500_000); // 0.1 + 0.2, three times over
-  expect(of('0.0000001', '0', 1, 0)).toBe(1); // a ten-thousandth of one
-  expect(of('0.0000005', '0.0000005', 1000, 1)).toBe(1);
-  expect(of('0.0000005', '0.0000005', 1001, 1)).toBe(2);
-  expect(of('100', '0', 11_450_000_000, 0)).toBe(1_145_000_000_000_000); // the dearest clip there is
+test('what time costs is exact, and rounded up to a micro-unit', () => {
+  const of = (perSecond: string, time: number) => costOfTime(parsePrice(perSecond)!, time);
+  expect(of('0', 1_000_000)).toBe(0);
+  expect(of('0.00034', 10_000)).toBe(3400);
+  expect(of('0.1', 3000)).toBe(300_000);
+  expect(of('0.0000001', 1)).toBe(1); // a ten-thousandth of one
+  expect(of('0.0000005', 2000)).toBe(1);
+  expect(of('0.0000005', 2001)).toBe(2);
+  expect(of('100', 11_450_000_000)).toBe(1_145_000_000_000_000); // the dearest clip there is
+  expect(costOfTime(340_000_000, 10_000)).toBe(3400); // a price as it is kept
+});
+
+test('so is a price', () => {
+  expect([costOf(0n), costOf(1n), costOf(1_000_000n), costOf(1_000_001n)]).toEqual([0, 1, 1, 2]);
+  expect(costOf(parsePrice('0.05')!)).toBe(50_000);
 });

@@ -20,14 +20,17 @@ export function parsePrice(text: string): bigint | undefined {
 }
 
 /**
- * What so much costs, in micro-units, rounded up.
- * @param gpuTime whole milliseconds
+ * What so much time costs, in micro-units, rounded up.
+ * @param perSecond pico-units
+ * @param time whole milliseconds
  */
-export function cost(
-  { perGpuSecond, perStill }: Prices,
-  { gpuTime, stills }: { gpuTime: number; stills: number },
-): number {
-  const milliPico = perGpuSecond * BigInt(gpuTime) + perStill * BigInt(stills) * 1000n;
-  const one = 1000n * 1_000_000n; // a micro-unit
-  return Number((milliPico + one - 1n) / one);
-}
+export const costOfTime = (perSecond: bigint | number, time: number): number =>
+  upToMicro(BigInt(perSecond) * BigInt(time), 1000n);
+
+/** A price in micro-units, rounded up. */
+export const costOf = (price: bigint): number => upToMicro(price, 1n);
+
+const upToMicro = (pico: bigint, divisor: bigint): number => {
+  const one = 1_000_000n * divisor;
+  return Number((pico + one - 1n) / one);
+};

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { newTask } from './store/testing.ts';
+import { insertTask, newTask } from './store/testing.ts';
 import { type TestService, testService } from './testing.ts';
 
 let service: TestService;
@@ -70,7 +70,7 @@ test('an error is found in the log by the id in its answer', async () => {
 });
 
 test('an answer that fails halfway breaks off and says nothing of the reason; the log does', async () => {
-  await Promise.all(Array.from({ length: 101 }, () => service.store.insert(newTask({ status: 'canceled' }))));
+  await Promise.all(Array.from({ length: 101 }, () => insertTask(service.store, newTask({ status: 'canceled' }))));
   const { list } = service.store;
   vi.spyOn(service.store, 'list').mockImplementationOnce(list).mockRejectedValueOnce(new Error('inside'));
   const response = await fetch(`${service.url}/status`, { headers: { 'x-request-id': 'half' } });

@@ -147,8 +147,9 @@ describe('CORS_ORIGINS', () => {
       'null',
       'https://A.example',
       'ftp://a.example',
+      'https://a.example,*',
     ])
-      expect(() => read(wrong), wrong).toThrow(/^CORS_ORIGINS must be origins, such as https:/);
-    expect(() => read('https://a.example,*')).toThrow(/^CORS_ORIGINS must not be \*: without API keys/);
+      expect(() => read(wrong), wrong).toThrow(/^CORS_ORIGINS must be \* alone, or origins, such as https:/);
+    expect(read('*')).toEqual(['*']);
   });
 });

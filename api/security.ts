@@ -21,10 +21,10 @@ export function securityHeaders(publicUrl: string): MiddlewareHandler {
   };
 }
 
-/** Lets the pages of these origins use the API. No cookies: there are none. */
+/** Lets the pages of these origins use the API, `*` those of any. No cookies: there are none. */
 export const otherPages = (origins: string[]): MiddlewareHandler =>
   cors({
-    origin: origins,
+    origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'HEAD', 'POST'],
     allowHeaders: ['Authorization', 'Content-Type', 'Idempotency-Key', 'Prefer', 'Last-Event-ID', 'X-Request-Id'],
     exposeHeaders: [
@@ -36,6 +36,7 @@ export const otherPages = (origins: string[]): MiddlewareHandler =>
       'Retry-After',
       'RateLimit',
       'RateLimit-Policy',
+      'WWW-Authenticate',
     ],
     maxAge: 600, // seconds
   });

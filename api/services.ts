@@ -4,7 +4,9 @@ import type { DiskBucket } from '../handler/bucket/disk.ts';
 import type { Config } from './config.ts';
 import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
+import type { createEstimator } from './tasks/estimate.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
+import type { Webhooks } from './webhooks/webhooks.ts';
 
 /** What routes are made of. */
 export interface Services {
@@ -16,6 +18,8 @@ export interface Services {
   /** what links begin with, such as https://bucket.example.com */
   linkOrigin: string;
   lifecycle: Lifecycle;
+  webhooks: Webhooks;
+  estimate: ReturnType<typeof createEstimator>;
   runpod: RunPod;
   log: Logger;
   /** aborted when the process stops: whoever waits for news is answered now */

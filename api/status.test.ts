@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { NewTask } from './store/task.ts';
-import { newTask } from './store/testing.ts';
+import { insertTask, newTask } from './store/testing.ts';
 import { taskIds } from './tasks/id.ts';
 import { type TestService, testService } from './testing.ts';
 
@@ -74,7 +74,7 @@ describe('GET /status', () => {
   /** Straight into the store, with these times of creation; their ids in the list's order. */
   async function insert(times: number[], changes: Partial<NewTask> = {}) {
     const tasks = times.map((time) => newTask({ ...taskIds(() => time)(), ...changes }));
-    await Promise.all(tasks.map((task) => own.store.insert(task)));
+    await Promise.all(tasks.map((task) => insertTask(own.store, task)));
     return tasks
       .map(({ id }) => id)
       .sort()

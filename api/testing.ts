@@ -11,15 +11,26 @@ import { taskFolder } from '../handler/job.ts';
 import { queueServer } from '../infra/local/queue-server.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
+import { newText } from './keys/key.ts';
 import { type ListenOptions, listen as listenAt } from './listen.ts';
 import { openRunPod } from './runpod.ts';
-import { openStore } from './store/store.ts';
+import { LOCAL } from './store/key.ts';
+import { openStore, type Store } from './store/store.ts';
+import { newKey } from './store/testing.ts';
+import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import type { PresentedTask } from './tasks/present.ts';
 import { createWebhooks } from './webhooks/webhooks.ts';
 
 export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
 const KEY = 'test-key';
+
+/** Makes an API key with these properties. @returns its id, and the headers that go with its requests */
+export async function makeKey(store: Store, changes: Partial<Parameters<Store['addKey']>[0]> = {}) {
+  const { id, text, hash } = newText();
+  await store.addKey(newKey({ name: 'somebody', ...changes, id, hash }));
+  return { id, text, headers: { authorization: `Bearer ${text}` } };
+}
 
 /** Listens on a free port of 127.0.0.1. */
 export async function listen(app: Pick<Hono, 'fetch'>, limits: ListenOptions['limits'] = {}) {
@@ -64,10 +75,10 @@ export async function testService(env: Record<string, string> = {}, limits: List
   const logged: Record<string, unknown>[] = []; // every line of the log
   const log = pino({ level: 'debug', base: null }, { write: (line) => logged.push(JSON.parse(line)) });
   const store = await openStore(config.databaseUrl, { ahead: () => clock.ahead });
+  await store.changeKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
   const webhooks = createWebhooks({
     store,
     bucket,
-    secret: WEBHOOK_SECRET,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
     log,
@@ -95,6 +106,8 @@ export async function testService(env: Record<string, string> = {}, limits: List
     disk,
     linkOrigin: api.url,
     lifecycle,
+    webhooks,
+    estimate: createEstimator({ store, model: config.model, prices: config.prices, now }),
     runpod: client,
     log,
     stopping: stopping.signal,
@@ -115,8 +128,11 @@ export async function testService(env: Record<string, string> = {}, limits: List
     }
   }
 
+  const key = (changes: Parameters<typeof makeKey>[1] = {}) => makeKey(store, changes);
+
   return {
     url: api.url,
+    key,
     port: api.port,
     folder,
     logged,

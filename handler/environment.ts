@@ -9,16 +9,15 @@ export const flag = v.pipe(
   v.transform((text) => text === '1'),
 );
 
-/** A variable that is a whole number. */
-export const whole = (fallback: number, min: number, max: number) => {
+const number = (min: number, max: number) => {
   const allowed = `must be a whole number from ${min} to ${max}`;
-  return v.pipe(
-    v.optional(v.pipe(v.string(), v.digits(allowed)), String(fallback)),
-    v.transform(Number),
-    v.minValue(min, allowed),
-    v.maxValue(max, allowed),
-  );
+  return v.pipe(v.string(), v.digits(allowed), v.transform(Number), v.minValue(min, allowed), v.maxValue(max, allowed));
 };
+
+/** A variable that is a whole number. */
+export const whole = (fallback: number, min: number, max: number) => v.optional(number(min, max), String(fallback));
+/** The same where its absence says something. */
+export const optionalWhole = (min: number, max: number) => v.optional(number(min, max));
 
 export const webAddress = v.pipe(
   v.string(),

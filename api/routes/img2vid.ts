@@ -2,24 +2,30 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../handler/job.ts';
-import { ALLOWED_HOSTS, isPublicHost } from '../../handler/net/guard.ts';
-import type { Input, Request } from '../../handler/parameters.ts';
+import type { Request } from '../../handler/parameters.ts';
 import { InvalidRequest, readRequest } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
+import { wrongAddresses } from '../addresses.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../idempotency.ts';
-import { ownerOf } from '../owner.ts';
+import { limitsOf } from '../keys/access.ts';
+import { pace, rateHeaders, wait } from '../keys/rate.ts';
 import { waitOf } from '../prefer.ts';
 import { Problem } from '../problem.ts';
 import { invalid, readBody } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
+import { type Key, monthOf, type Order } from '../store/key.ts';
+import type { Inserted } from '../store/store.ts';
 import { FRESH, isOpen, type NewTask, type Task } from '../store/task.ts';
-import { costEstimate } from '../tasks/estimate.ts';
+import { type Estimate, mostOf } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
 const SECOND = 1000;
+
+const GONE =
+  'this receiver has answered 410 and hears nothing more, until a delivery to it is replayed or a test is sent';
 
 const TRUE = ['1', 'true'];
 export const DRY_RUN = [...TRUE, '0', 'false'];
@@ -33,11 +39,11 @@ const QUERY = v.object({
 
 /** POST /img2vid: a checked request becomes a stored task, or with ?dry_run=1 an account of what it would be. */
 export function img2vid(services: Services) {
-  const { config, store, bucket, lifecycle, stopping, now } = services;
+  const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
   const nextId = taskIds(now);
 
   return new Hono().post('/img2vid', async (c) => {
-    const owner = ownerOf(c);
+    const owner = c.get('key').id;
     const { dry_run: isTrial } = readQuery(c, QUERY, 'unknown in the query: parameters belong in the body');
     const { values, image } = await readBody(c);
     const { input, warnings, request } = check(values, image !== undefined);
@@ -49,7 +55,10 @@ export function img2vid(services: Services) {
       input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
     const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
     if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
-    if (isTrial) return c.json({ input, warnings, cost_estimate: costEstimate(input, config.prices) });
+    if (input.webhook_url !== undefined && (await store.isGone(owner, input.webhook_url)))
+      warnings.push({ field: 'webhook_url', message: GONE });
+    const estimated = await estimate(input);
+    if (isTrial) return c.json({ input, warnings, cost_estimate: shownEstimate(estimated) });
 
     const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
@@ -64,9 +73,10 @@ export function img2vid(services: Services) {
       warnings,
       image_key,
       source_key,
+      quote: estimated.quote,
       callback_token: randomBytes(24).toString('base64url'),
     };
-    const sooner = await keep(c, task, image);
+    const sooner = await keep(c, task, image, estimated);
     if (sooner) return replay(c, sooner, once); // the same request came at the same time
     c.get('log').info({ task: id }, 'task created');
     lifecycle.dispatch();
@@ -110,14 +120,27 @@ export function img2vid(services: Services) {
   /**
    * Stores the task and its picture.
    * @returns the task that has its idempotency key, where another was sooner
-   * @throws Problem 503, and nothing is left of it
+   * @throws Problem 402 or 429 the key's account or limits refuse it, 503; and nothing is left of it
    */
-  async function keep(c: Context, task: NewTask, image: Uint8Array | undefined): Promise<Task | undefined> {
+  async function keep(
+    c: Context,
+    task: NewTask,
+    image: Uint8Array | undefined,
+    { quote, expectedGpuTime }: Estimate,
+  ): Promise<Task | undefined> {
+    const { maxOpen, submissions } = limitsOf(c.get('key'), config);
+    const at = now();
+    const order = {
+      amount: mostOf(quote),
+      now: at,
+      maxOpen: Math.min(maxOpen, Number.MAX_SAFE_INTEGER),
+      submissions: pace(submissions),
+      expectedGpuTime,
+    };
+    let inserted: Inserted;
     try {
       if (task.image_key) await bucket.put(task.image_key, image!);
-      const sooner = await store.insert(task);
-      if (sooner) await forgetPicture(c, task);
-      return sooner;
+      inserted = await store.insert(task, order);
     } catch (cause) {
       // It may be the store's word that was lost, and the task is there. Where it can't be asked, the picture stays in case it is.
       const found = await store.getOwn(task.owner, task.id).catch(() => 'unknown');
@@ -128,6 +151,21 @@ export function img2vid(services: Services) {
         cause,
       });
     }
+    if (inserted.earlier || inserted.refused) await forgetPicture(c, task);
+    if (inserted.earlier) return inserted.earlier;
+    const { key, refused } = inserted;
+    for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
+      c.header(name, value);
+    if (refused === 'rate')
+      throw tooMany('too_many_submissions', `this API key may make ${submissions.perMinute} tasks a minute`, {
+        'retry-after': String(wait(key.submissions_at, at, submissions)),
+      });
+    if (refused === 'open')
+      throw tooMany('too_many_open', `this API key may have ${maxOpen} tasks open; wait for one to end`, {
+        'retry-after': '10',
+      });
+    if (refused === 'budget') throw new Problem(402, 'budget_spent', spent(key, order, quote.currency));
+    return undefined;
   }
 
   async function forgetPicture(c: Context, { id, image_key }: NewTask): Promise<void> {
@@ -141,23 +179,13 @@ export function img2vid(services: Services) {
     try {
       const context = { limits: config.limits, model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) };
       const checked = readRequest(values, context);
-      checkAddresses(checked.input);
+      const errors = wrongAddresses(checked.input, config);
+      if (errors.length > 0) invalid(errors);
       return checked;
     } catch (error) {
       if (error instanceof InvalidRequest) invalid(error.errors);
       throw error;
     }
-  }
-
-  /** What can be said of addresses now; where names lead is checked when they are used. */
-  function checkAddresses({ image_url, webhook_url }: Input) {
-    if (config.allowPrivateUrls) return;
-    const errors = Object.entries({ image_url, webhook_url })
-      .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
-      .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS}` }));
-    if (webhook_url?.toLowerCase().startsWith('http:'))
-      errors.push({ field: 'webhook_url', message: 'must be an https URL' });
-    if (errors.length > 0) invalid(errors);
   }
 
   /** The picture of an earlier task that is to be animated again; one answer for every reason why not. */
@@ -172,6 +200,22 @@ export function img2vid(services: Services) {
     return invalid([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
   }
 }
+
+const tooMany = (code: string, detail: string, headers: Record<string, string>) =>
+  new Problem(429, code, detail, { headers });
+
+function spent(key: Key, { amount, now }: Order, currency: string): string {
+  const units = (micro: number) => `${micro / 1e6} ${currency}`;
+  const left = Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
+  return `this task may cost ${units(amount)}, and of this month’s budget of ${units(key.budget!)} ${units(left)} are left`;
+}
+
+/** As callers see it: the amount in micro-units. */
+const shownEstimate = ({ gpuTime, quote }: Estimate) => ({
+  amount: mostOf(quote),
+  currency: quote.currency,
+  gpu_seconds: gpuTime / SECOND,
+});
 
 async function checkImage(image: Uint8Array) {
   try {

@@ -3,6 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { breakOff } from '../break-off.ts';
+import type { Config } from '../config.ts';
 import type { Services } from '../services.ts';
 import type { Selection } from '../store/store.ts';
 import { ENDED, type ListedTask, OPEN } from '../store/task.ts';
@@ -48,9 +49,7 @@ export function listOf({ config, store, bucket, now }: Services) {
     const tasks = await store.list({ ...selection, limit: limit + 1 });
     const page = tasks.slice(0, limit);
     if (tasks.length > limit) {
-      const { searchParams } = new URL(c.req.url); // the filters stay
-      searchParams.set('cursor', page.at(-1)!.id);
-      c.header('link', `<${config.publicUrl}/status?${searchParams}>; rel="next"`);
+      c.header('link', nextLink(c, config, page.at(-1)!.id));
     }
     return c.body(`[${await texts(page)}]`, 200, { 'content-type': 'application/json' });
   }
@@ -93,6 +92,13 @@ export function listOf({ config, store, bucket, now }: Services) {
     if (limit === undefined && cursor === undefined) return whole(c, selection);
     return onePage(c, selection, limit ?? PAGE);
   };
+}
+
+/** Where the page after this one is, as the header `Link` says it. */
+export function nextLink(c: Context, { publicUrl }: Pick<Config, 'publicUrl'>, last: string): string {
+  const { searchParams } = new URL(c.req.url); // the filters stay
+  searchParams.set('cursor', last);
+  return `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`;
 }
 
 /** Milliseconds since 1970, a part of one counting as a whole; NaN if it is no time. */

@@ -1,7 +1,6 @@
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
-import { ownerOf } from '../owner.ts';
 import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
@@ -23,7 +22,7 @@ export function status(services: Services) {
   const shown = (task: Task) => present(task, { bucket, linkSeconds: config.linkSeconds, now });
 
   return new Hono().get('/status', async (c) => {
-    const owner = ownerOf(c);
+    const owner = c.get('key').id;
     const { id, ...query } = readQuery(c, QUERY);
     if (id === undefined) return list(c, owner, query);
     const strays = Object.keys(query);

@@ -1,6 +1,5 @@
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { ownerOf } from '../owner.ts';
 import { Problem } from '../problem.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
@@ -11,7 +10,7 @@ const QUERY = v.object({ id: v.pipe(v.string(anId), v.nonEmpty(anId)) });
 
 /** The caller's own task that ?id= names. @throws Problem 404 there is none; 422 no id, or anything beside it */
 export async function theTask(c: Context, { store }: Pick<Services, 'store'>): Promise<Task> {
-  const task = await store.getOwn(ownerOf(c), readQuery(c, QUERY).id);
+  const task = await store.getOwn(c.get('key').id, readQuery(c, QUERY).id);
   if (!task) throw new Problem(404, 'not_found', 'there is no such task');
   return task;
 }

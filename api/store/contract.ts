@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Store } from './store.ts';
 import type { ListedTask, NewTask, Task } from './task.ts';
-import { newTask } from './testing.ts';
+import { insertTask, newKey, newTask } from './testing.ts';
 
 export interface Opened {
   store: Store;
@@ -34,7 +34,7 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
 
     async function insert(changes: Partial<NewTask> = {}): Promise<Task> {
       const task = newTask(changes);
-      await store.insert(task);
+      await insertTask(store, task);
       return (await store.get(task.id))!;
     }
     const insertMany = async (count: number) => Promise.all(Array.from({ length: count }, () => insert()));
@@ -49,10 +49,10 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
         error: { code: 'lost', message: 'x', retryable: true },
         still: 'tasks/ü/still.png',
       });
-      await store.insert(task);
+      await insertTask(store, task);
       const got = (await other.get(task.id))!;
       expect(got).toMatchObject(task);
-      expect(got).toMatchObject({ leased_until: 0, webhook_due_at: null });
+      expect(got).toMatchObject({ leased_until: 0, cost: null });
       expect(Math.abs(got.due_at - Date.now())).toBeLessThan(5000);
       expect(await other.byCallbackToken(task.callback_token)).toEqual(got);
       expect(await other.getMany([task.id, 'none'])).toEqual([got]);
@@ -69,8 +69,8 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
 
     test('an id or token is taken once', async () => {
       const task = await insert();
-      await expect(store.insert(newTask({ id: task.id }))).rejects.toThrow();
-      await expect(store.insert(newTask({ callback_token: task.callback_token }))).rejects.toThrow();
+      await expect(insertTask(store, newTask({ id: task.id }))).rejects.toThrow();
+      await expect(insertTask(store, newTask({ callback_token: task.callback_token }))).rejects.toThrow();
       expect(await store.get(task.id)).toEqual(task);
     });
 
@@ -80,11 +80,11 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       const keyed = (changes: Partial<NewTask> = {}) =>
         newTask({ owner: 'a', idempotency_key: 'key', idempotency_hash: 'x', created_at: at, ...changes });
       const tasks = Array.from({ length: 12 }, () => keyed());
-      const results = await Promise.all(tasks.map((task, i) => [store, other][i % 2]!.insert(task)));
-      const [first, ...more] = tasks.filter((_, i) => results[i] === undefined);
+      const results = await Promise.all(tasks.map((task, i) => insertTask([store, other][i % 2]!, task)));
+      const [first, ...more] = tasks.filter((_, i) => results[i]!.earlier === undefined);
       expect(more).toEqual([]);
       const stored = (await store.get(first!.id))!;
-      expect(results.filter((earlier) => earlier !== undefined)).toEqual(Array(11).fill(stored));
+      expect(results.map(({ earlier }) => earlier).filter(Boolean)).toEqual(Array(11).fill(stored));
       expect(await other.byIdempotencyKey('a', 'key', at + DAY - 1)).toEqual(stored);
       expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toBeUndefined();
       expect(await other.byIdempotencyKey('b', 'key', at)).toBeUndefined();
@@ -96,23 +96,23 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
         { idempotency_key: null },
         { idempotency_key: null },
       ])
-        expect(await store.insert(keyed(others))).toBeUndefined();
-      expect(await other.insert(keyed({ created_at: at + DAY - 1 }))).toEqual(stored);
-      await expect(store.insert(keyed({ id: stored.id, idempotency_key: 'new' }))).rejects.toThrow();
+        expect((await insertTask(store, keyed(others))).earlier).toBeUndefined();
+      expect(await insertTask(other, keyed({ created_at: at + DAY - 1 }))).toEqual({ earlier: stored });
+      await expect(insertTask(store, keyed({ id: stored.id, idempotency_key: 'new' }))).rejects.toThrow();
 
       const late = Array.from({ length: 12 }, () => keyed({ created_at: at + DAY }));
-      const again = await Promise.all(late.map((task, i) => [store, other][i % 2]!.insert(task)));
-      const [next, ...rest] = late.filter((_, i) => again[i] === undefined);
+      const again = await Promise.all(late.map((task, i) => insertTask([store, other][i % 2]!, task)));
+      const [next, ...rest] = late.filter((_, i) => again[i]!.earlier === undefined);
       expect(rest).toEqual([]);
       expect(await other.byIdempotencyKey('a', 'key', at + DAY)).toMatchObject({ id: next!.id });
-      expect(again.filter((earlier) => earlier !== undefined && earlier.id !== next!.id)).toEqual([]);
+      expect(again.filter(({ earlier }) => earlier && earlier.id !== next!.id)).toEqual([]);
       expect(await store.get(stored.id)).toEqual({ ...stored, idempotency_key: null, idempotency_hash: null });
     });
 
     test('of writes at once each has its own result or error', async () => {
       const tasks = Array.from({ length: 40 }, () => newTask());
       const results = await Promise.allSettled(
-        tasks.flatMap((task, i) => [store.insert(task), ...(i % 4 === 0 ? [store.insert(task)] : [])]),
+        tasks.flatMap((task, i) => [insertTask(store, task), ...(i % 4 === 0 ? [insertTask(store, task)] : [])]),
       );
       expect(results.filter(({ status }) => status === 'rejected')).toHaveLength(10);
       expect(ids(await other.list({ owner: 'local', limit: 100 }))).toEqual(ids(tasks));
@@ -333,30 +333,216 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(ids(await store.claimDue(MANY))).toEqual([tasks[0]!.id]);
     });
 
-    test('announcements are due, taken by one, and put off', async () => {
-      expect(await store.webhookDueIn()).toBeUndefined();
-      const tasks = await insertMany(20);
-      for (const task of tasks) await store.update(task, { status: 'failed', webhook_due_in: 0, due_in: 0 });
-      expect(await other.webhookDueIn()).toBeLessThanOrEqual(0);
-      const claims = await Promise.all(
-        Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.claimWebhooks({ lease: LEASE, limit: 4 })),
-      );
-      expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
-      claims.push(await store.claimWebhooks(MANY));
-      expect(ids(claims.flat())).toEqual(ids(tasks));
-      for (const { id } of tasks.slice(1)) await store.setWebhook(id, { webhook_attempts: 1, webhook_due_in: null });
-      await store.setWebhook(tasks[0]!.id, { webhook_attempts: 2, webhook_due_in: 5 * LEASE });
-      ahead = 2 * LEASE;
-      expect(await other.claimWebhooks(MANY)).toEqual([]);
-      ahead = 6 * LEASE;
-      expect(await other.claimWebhooks(MANY)).toMatchObject([{ id: tasks[0]!.id, webhook_attempts: 2 }]);
+    describe('keys and money', () => {
+      const NOV = Date.parse('2026-11-30T23:59:59Z');
+      const DEC = Date.parse('2026-12-01T00:00:00Z');
+      const end = { status: 'succeeded', due_in: 0 } as const;
+      const cost = (amount: number, gpu_seconds = 0) => ({ amount, currency: 'USD', gpu_seconds, stills: 1 });
+      const output = {} as never;
+      /** Stores a task that is reserved an amount for. */
+      const order = async (amount: number, now = NOV, at = store) => {
+        const task = newTask({ owner: 'k' });
+        const { refused } = await insertTask(at, task, { amount, now });
+        return { refused, task: (await store.get(task.id))! };
+      };
+      const account = async () => {
+        const { month, spent, reserved, open } = (await other.key('k'))!;
+        return { month, spent, reserved, open };
+      };
+
+      test('a key is added once, found, changed; the one of this machine is always there', async () => {
+        expect(await store.hasKeys()).toBe(false);
+        expect(await store.key('local')).toMatchObject({
+          hash: null,
+          budget: null,
+          scopes: ['submit', 'read', 'admin'],
+        });
+        const key = newKey({ id: 'k', hash: 'x', budget: 9_007_199_254_740_991 });
+        const added = await Promise.all([store, other, store].map((one, i) => one.addKey({ ...key, name: String(i) })));
+        expect(added.filter(Boolean)).toHaveLength(1);
+        expect(await store.hasKeys()).toBe(true);
+        const fresh = { ...key, name: String(added.indexOf(true)), month: '', spent: 0, reserved: 0, open: 0 };
+        expect(await other.key('k')).toEqual({ ...fresh, submissions_at: 0 });
+        expect(await store.changeKey('k', { scopes: ['admin'], revoked_at: 5 })).toMatchObject({ revoked_at: 5 });
+        expect(await other.key('k')).toMatchObject({ scopes: ['admin'], name: fresh.name });
+        expect(await store.changeKey('none', { revoked_at: 5 })).toBeUndefined();
+        expect(await store.key('none')).toBeUndefined();
+        expect((await other.keys()).map(({ id }) => id).sort()).toEqual(['k', 'local']);
+      });
+
+      test('of many at once as many are taken as the budget holds, and of the others nothing is left', async () => {
+        await store.addKey(newKey({ id: 'k', budget: 1000 }));
+        const orders = await Promise.all(Array.from({ length: 50 }, (_, i) => order(100, NOV, [store, other][i % 2])));
+        expect(orders.filter(({ refused }) => refused === undefined)).toHaveLength(10);
+        expect(orders.filter(({ refused }) => refused === 'budget')).toHaveLength(40);
+        expect(orders.filter(({ task }) => task !== undefined)).toHaveLength(10);
+        expect(await account()).toEqual({ month: '2026-11', spent: 0, reserved: 1000, open: 10 });
+        expect((await order(1)).refused).toBe('budget');
+        expect((await order(0)).refused).toBeUndefined();
+      });
+
+      test('an end settles a task once: what was reserved is free again, and what it cost is spent', async () => {
+        await store.addKey(newKey({ id: 'k', budget: 1000 }));
+        const [a, b] = [await order(600), await order(400)];
+        expect((await order(1)).refused).toBe('budget');
+        const ended = { ...end, output, cost: cost(250, 2.5), finished_at: NOV };
+        const ends = await Promise.all([store, other, store].map((one) => one.update(a.task, ended)));
+        expect(ends.filter(Boolean)).toHaveLength(1);
+        expect(ends.find(Boolean)!.cost).toEqual(cost(250, 2.5));
+        expect(await account()).toEqual({ month: '2026-11', spent: 250, reserved: 400, open: 1 });
+        await store.update((await store.get(a.task.id))!, { expired_at: 1 }); // no further end
+        await store.update(b.task, { status: 'canceled', finished_at: NOV, due_in: 0 }); // free
+        expect(await account()).toEqual({ month: '2026-11', spent: 250, reserved: 0, open: 0 });
+        expect([(await order(750)).refused, (await order(1)).refused]).toEqual([undefined, 'budget']);
+        expect(await store.usage('k', '2026-11-01', '2026-11-30')).toEqual([
+          { day: '2026-11-30', status: 'canceled', tasks: 1, amount: 0, gpu_time: 0, stills: 0 },
+          { day: '2026-11-30', status: 'succeeded', tasks: 1, amount: 250, gpu_time: 2500, stills: 1 },
+        ]);
+        expect(await store.usage('another', '2026-11-01', '2026-11-30')).toEqual([]);
+        expect(await store.usage('k', '2026-12-01', '2026-12-31')).toEqual([]);
+      });
+
+      test('a month begins with nothing spent; what is reserved stays so, and counts where it ends', async () => {
+        await store.addKey(newKey({ id: 'k', budget: 1000 }));
+        const [a, b] = [await order(500), await order(500)];
+        await store.update(a.task, { ...end, cost: cost(500), finished_at: NOV });
+        expect((await order(1)).refused).toBe('budget');
+        expect((await order(501, DEC)).refused).toBe('budget');
+        expect((await order(500, DEC)).refused).toBeUndefined();
+        expect(await account()).toEqual({ month: '2026-12', spent: 0, reserved: 1000, open: 2 });
+        await store.update(b.task, { ...end, cost: cost(300), finished_at: NOV }); // by a clock that is behind
+        expect(await account()).toEqual({ month: '2026-12', spent: 300, reserved: 500, open: 1 });
+        expect((await order(200, NOV)).refused).toBeUndefined();
+        expect((await order(1, NOV)).refused).toBe('budget');
+      });
+
+      test('open tasks and submissions have their limits, and what is refused counts for nothing', async () => {
+        await store.addKey(newKey({ id: 'k' }));
+        const submissions = { interval: 6000, window: 60_000 };
+        const submit = async (now: number, maxOpen = 100) =>
+          (await insertTask(store, newTask({ owner: 'k' }), { now, maxOpen, submissions })).refused;
+        const many = async (now: number) => Promise.all(Array.from({ length: 30 }, () => submit(now)));
+        expect((await many(NOV)).filter((refused) => refused === undefined)).toHaveLength(10);
+        expect(await submit(NOV + 5999)).toBe('rate');
+        expect(await submit(NOV + 6000)).toBeUndefined();
+        expect(await submit(NOV + 6000)).toBe('rate');
+        expect(await submit(NOV + 12_000, 11)).toBe('open');
+        expect(await submit(NOV + 12_000, 12)).toBeUndefined(); // the refused one had taken nothing
+        expect((await many(NOV + 200_000)).filter((refused) => refused === undefined)).toHaveLength(10);
+      });
+
+      test('a repeat is found, not refused, also when there is no budget left for it', async () => {
+        await store.addKey(newKey({ id: 'k', budget: 100 }));
+        const keyed = () => newTask({ owner: 'k', idempotency_key: 'once', idempotency_hash: 'x' });
+        const each = Array.from({ length: 12 }, (_, i) => insertTask([store, other][i % 2]!, keyed(), { amount: 100 }));
+        const results = await Promise.all(each);
+        expect(results.filter(({ earlier }) => earlier)).toHaveLength(11);
+        expect(results.filter(({ refused }) => refused)).toHaveLength(0);
+        expect(await account()).toMatchObject({ reserved: 100, open: 1 });
+      });
+
+      test('the latest results tell how long a GPU took', async () => {
+        for (const [i, gpu] of [1, 2, 3].entries()) {
+          const { task } = await order(0);
+          await store.update(task, { ...end, output, cost: cost(0, gpu), finished_at: NOV + i });
+        }
+        const { task } = await order(0);
+        await store.update(task, { status: 'failed', cost: cost(0, 0), finished_at: NOV + 9, due_in: 0 });
+        expect(await other.gpuTimes('camera', 2)).toEqual([
+          { took: 3000, expected: 1000 },
+          { took: 2000, expected: 1000 },
+        ]);
+        expect(await other.gpuTimes('svd', 2)).toEqual([]);
+      });
     });
 
-    test('a secret is that of whoever came first', async () => {
-      const secrets = await Promise.all([store, other, store].map((one, i) => one.secret('webhook', `secret ${i}`)));
-      expect(new Set(secrets).size).toBe(1);
-      expect(await store.secret('another', 'x')).toBe('x');
-      expect(await other.secret('webhook', 'late')).toBe(secrets[0]);
+    describe('the outbox', () => {
+      const URL = 'https://example.com/hook';
+      /** A task that has ended, and its delivery. */
+      async function announced(url = URL) {
+        const task = await insert({ input: { webhook_url: url } as never });
+        expect(await store.update(task, { status: 'failed', finished_at: 7, due_in: 0 })).toBeDefined();
+        expect(await store.update(task, { status: 'canceled', finished_at: 8, due_in: 0 })).toBeUndefined();
+        const [delivery, ...more] = await other.deliveries({ owner: 'local', task: task.id, limit: 9 });
+        expect(more).toEqual([]);
+        return delivery!;
+      }
+      const attempt = { attempted_at: 1, status_code: 500, error: null, delivered_at: null };
+      const claim = (at = store, except: string[] = []) => at.claimDeliveries({ ...MANY, except });
+
+      test('an end puts one announcement into it, which is due, taken by one, and put off', async () => {
+        expect(await store.deliveryDueIn([])).toBeUndefined();
+        const made = [];
+        for (let i = 0; i < 20; i++) made.push(await announced());
+        const { task_id, due_at, id } = made[0]!;
+        const status = { status: 'pending', attempts: 0, attempted_at: null, status_code: null, error: null };
+        const facts = { owner: 'local', type: 'task.failed', url: URL, created_at: 7, delivered_at: null };
+        expect(made[0]).toEqual({ ...facts, ...status, id, task_id, due_at });
+        expect(await other.deliveryDueIn([])).toBeLessThanOrEqual(0);
+        expect(await other.deliveryDueIn(['local'])).toBeUndefined();
+        expect(await claim(store, ['local', 'a'])).toEqual([]);
+        const claims = await Promise.all(
+          Array.from({ length: 8 }, (_, i) =>
+            [store, other][i % 2]!.claimDeliveries({ lease: LEASE, limit: 4, except: ['a'] }),
+          ),
+        );
+        expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
+        claims.push(await claim());
+        expect(ids(claims.flat())).toEqual(ids(made));
+        for (const one of made.slice(1))
+          await store.setAttempt(one, { ...attempt, status: 'delivered', attempts: 1, due_in: null });
+        await store.setAttempt(made[0]!, { ...attempt, status: 'pending', attempts: 1, due_in: 5 * LEASE });
+        await store.setAttempt(made[0]!, { ...attempt, status: 'failed', attempts: 1, due_in: null }); // somebody was sooner
+        ahead = 2 * LEASE;
+        expect(await claim(other)).toEqual([]);
+        ahead = 6 * LEASE;
+        expect(await claim(other)).toMatchObject([{ id, attempts: 1, status_code: 500 }]);
+      });
+
+      test('a task without webhook_url is announced to nobody', async () => {
+        const task = await insert({ input: {} as never });
+        await store.update(task, { status: 'failed', finished_at: 7, due_in: 0 });
+        expect(await store.deliveries({ owner: 'local', limit: 9 })).toEqual([]);
+      });
+
+      test('they are listed by owner, status and task, newest first', async () => {
+        const made = [await announced(), await announced(), await announced()].reverse();
+        await store.setAttempt(made[1]!, { ...attempt, status: 'failed', attempts: 1, due_in: null });
+        const list = async (by: object) => ids(await other.deliveries({ owner: 'local', limit: 9, ...by }));
+        expect((await other.deliveries({ owner: 'local', limit: 2 })).map(({ id }) => id)).toEqual([
+          made[0]!.id,
+          made[1]!.id,
+        ]);
+        expect(await list({ before: made[0]!.id })).toEqual(ids(made.slice(1)));
+        expect(await list({ status: 'failed' })).toEqual([made[1]!.id]);
+        expect(await list({ task: made[2]!.task_id })).toEqual([made[2]!.id]);
+        expect(await list({ owner: 'another' })).toEqual([]);
+        expect(await other.delivery('local', made[1]!.id)).toMatchObject({ status: 'failed' });
+        expect(await other.delivery('another', made[1]!.id)).toBeUndefined();
+      });
+
+      test('a receiver that is gone hears nothing more until it is wanted again', async () => {
+        const [a, b, elsewhere] = [await announced(), await announced(), await announced(`${URL}2`)];
+        await Promise.all([store.disable('local', URL), other.disable('local', URL)]);
+        const late = await announced();
+        for (const { id } of [a, b, late])
+          expect(await other.delivery('local', id)).toMatchObject({ status: 'disabled', due_at: null });
+        expect(ids(await claim())).toEqual([elsewhere.id]);
+        expect([await other.isGone('local', URL), await other.isGone('another', URL)]).toEqual([true, false]);
+        await store.enable('local', URL);
+        expect(await other.isGone('local', URL)).toBe(false);
+        expect(await store.replay(late)).toMatchObject({ id: late.id, status: 'pending', attempts: 0 });
+        expect(ids(await claim(other))).toEqual([late.id]);
+      });
+
+      test('what is due at an overloaded receiver waits, and nothing comes sooner by that', async () => {
+        const [a, b, elsewhere] = [await announced(), await announced(), await announced(`${URL}2`)];
+        await store.setAttempt(b, { ...attempt, status: 'pending', attempts: 1, due_in: 9 * LEASE });
+        await store.putOff('local', URL, 2 * LEASE);
+        expect(ids(await claim())).toEqual([elsewhere.id]);
+        ahead = 3 * LEASE;
+        expect(ids(await claim())).toEqual(ids([a, elsewhere]));
+      });
     });
 
     test('check', async () => {

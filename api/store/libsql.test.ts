@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { contract } from './contract.ts';
 import { openStore } from './store.ts';
-import { newTask } from './testing.ts';
+import { insertTask, newTask } from './testing.ts';
 
 let folder: string;
 beforeEach(async () => {
@@ -25,7 +25,7 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
   const store = await openStore(url());
   await expect(openStore(url())).rejects.toThrow(/in use by another process/);
   const [leased, later] = [newTask(), newTask()];
-  for (const task of [leased, later]) await store.insert(task);
+  for (const task of [leased, later]) await insertTask(store, task);
   await store.claim([leased.id], { lease: 60_000 });
   await store.update((await store.get(later.id))!, { due_in: 60_000 });
   await store.close();
@@ -37,11 +37,11 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
 test('what was acknowledged is there after kill -9 amid writes at once', async () => {
   const writer = `
     import { openStore } from './api/store/store.ts';
-    import { newTask } from './api/store/testing.ts';
+    import { insertTask, newTask } from './api/store/testing.ts';
     const store = await openStore(process.argv[1]);
     const insert = async () => {
       const task = newTask();
-      await store.insert(task);
+      await insertTask(store, task);
       process.stdout.write(task.id + '\\n');
       void insert();
     };

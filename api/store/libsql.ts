@@ -1,11 +1,11 @@
 /** libSQL: one file, used by one process. The one importer of libsql. */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { type Client, createClient, type InStatement } from '@libsql/client';
+import { type Client, createClient } from '@libsql/client';
 import { LibsqlDialect } from '@libsql/kysely-libsql';
-import { type Compilable, Kysely, type Dialect as KyselyDialect, SqliteAdapter, sql } from 'kysely';
+import { type Compilable, CompiledQuery, Kysely, type Dialect as KyselyDialect, SqliteAdapter, sql } from 'kysely';
 import { migrate } from './migrations.ts';
-import type { Dialect, Tables } from './store.ts';
+import type { Dialect, Tables, Write } from './store.ts';
 
 /** Statements in one transaction: the process does nothing else meanwhile, some 10 ms. */
 const GROUP = 200;
@@ -13,33 +13,45 @@ const GROUP = 200;
 /**
  * SQLite has one writer, and each commit waits for the disk. So writes queue up here, not inside it, and those that wait are committed
  * together. Two connections, one for writing: whoever reads while a transaction is open sees what was before it.
- * @throws Error if another process uses the folder
+ * @param isBeside whether another process may be using the file: then its work is left alone
+ * @throws Error if another process uses the folder, unless this one is beside it
  */
-export async function openLibsql(url: string, ahead: () => number): Promise<Dialect> {
+export async function openLibsql(url: string, ahead: () => number, isBeside: boolean): Promise<Dialect> {
   const folder = dirname(url.replace(/^file:(\/\/)?/, ''));
   await mkdir(folder, { recursive: true });
-  const lock = await lockFolder(folder);
+  const lock = isBeside ? undefined : await lockFolder(folder);
   const writer = await connect(url);
   await migrate(new Kysely<Tables>({ dialect: transactional(new LibsqlDialect({ client: writer })) }));
-  await writer.execute('update tasks set due_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
+  if (lock) await writer.execute('update tasks set due_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
   const reader = await connect(url);
   const queue = createQueue(writer);
 
   return {
     db: new Kysely<Tables>({ dialect: new LibsqlDialect({ client: reader }) }),
-    write<R>(query: Compilable<R>) {
-      const { sql, parameters } = query.compile();
-      return queue.add({ sql, args: parameters as never }) as Promise<R[]>;
-    },
+    write: (query) => queue.add((execute) => execute(query)),
+    writeAll: (work) =>
+      queue.add(async (execute) => {
+        await execute(statement('savepoint work'));
+        try {
+          return await work(execute);
+        } catch (error) {
+          await execute(statement('rollback to work'));
+          throw error;
+        } finally {
+          await execute(statement('release work'));
+        }
+      }),
     fromNow: (ms) => sql<number>`${Math.round(Date.now() + ahead() + ms)}`, // the database is in this process
     skipLocked: (query) => query,
     isShared: false,
     async close() {
       await queue.idle();
-      for (const client of [reader, writer, lock]) client.close();
+      for (const client of [reader, writer, lock]) client?.close();
     },
   };
 }
+
+const statement = <R>(text: string): Compilable<R> => ({ compile: () => CompiledQuery.raw(text) as CompiledQuery<R> });
 
 /** One connection; `timeout` for whoever looks into the file from outside. */
 async function connect(url: string): Promise<Client> {
@@ -49,14 +61,14 @@ async function connect(url: string): Promise<Client> {
   return client;
 }
 
-interface Write {
-  statement: InStatement;
-  resolve(rows: unknown[]): void;
+interface Queued {
+  work(execute: Write): Promise<unknown>;
+  resolve(result: unknown): void;
   reject(error: unknown): void;
 }
 
 function createQueue(client: Client) {
-  let waiting: Write[] = [];
+  let waiting: Queued[] = [];
   let draining: Promise<void> | undefined;
 
   async function drain(): Promise<void> {
@@ -71,16 +83,20 @@ function createQueue(client: Client) {
   }
 
   /** Each write has its own result or error, told after all are on the disk. Nothing but this client is awaited in between. */
-  async function commit(group: Write[]): Promise<void> {
+  async function commit(group: Queued[]): Promise<void> {
     const told: (() => void)[] = [];
     try {
       await client.execute('pragma synchronous = full'); // the client may have opened another connection after an error
       const transaction = await client.transaction('write');
+      const execute: Write = async <R>(query: Compilable<R>) => {
+        const { sql, parameters } = query.compile();
+        return (await transaction.execute({ sql, args: parameters as never })).rows as R[];
+      };
       try {
-        for (const { statement, resolve, reject } of group) {
+        for (const { work, resolve, reject } of group) {
           try {
-            const { rows } = await transaction.execute(statement);
-            told.push(() => resolve(rows));
+            const result = await work(execute);
+            told.push(() => resolve(result));
           } catch (error) {
             if (transaction.closed) throw error; // such as a full disk: SQLite has taken all of it back
             told.push(() => reject(error));
@@ -98,9 +114,9 @@ function createQueue(client: Client) {
   }
 
   return {
-    add: (statement: InStatement) =>
-      new Promise<unknown[]>((resolve, reject) => {
-        waiting.push({ statement, resolve, reject });
+    add: <R>(work: (execute: Write) => Promise<R>) =>
+      new Promise<R>((resolve, reject) => {
+        waiting.push({ work, resolve: resolve as Queued['resolve'], reject });
         draining ??= drain();
       }),
     idle: async () => draining,

@@ -5,7 +5,7 @@ import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../i
 import { contract } from './contract.ts';
 import { migrations } from './migrations.ts';
 import { openStore } from './store.ts';
-import { newTask } from './testing.ts';
+import { insertTask, newTask } from './testing.ts';
 
 describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   let postgres: LocalPostgres;
@@ -40,7 +40,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     Date.now = () => realNow() + 3_600_000; // a process whose clock is an hour ahead
     try {
       const task = newTask();
-      await store.insert(task);
+      await insertTask(store, task);
       expect(await store.claimWaiting({ lease: 60_000, limit: 1 })).toHaveLength(1);
       const left = 'leased_until - extract(epoch from now()) * 1000';
       expect(await postgres.query(name, `select ${left} between 50000 and 60000 from tasks`)).toBe('t');
@@ -56,7 +56,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     const store = await openStore(url);
     const others = `from pg_stat_activity where datname = '${name}' and pid <> pg_backend_pid()`;
     const task = newTask();
-    await store.insert(task);
+    await insertTask(store, task);
 
     // A transaction elsewhere holds the row, so the change hangs until its connection is killed.
     const blocker = postgres
@@ -100,7 +100,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     by.port = String((line.address() as AddressInfo).port);
     const store = await openStore(by.href, { patience: 1000 });
     const task = newTask();
-    await store.insert(task);
+    await insertTask(store, task);
     const silence = () => sockets.splice(0).map((socket) => socket.unpipe().pause()); // those to come are not silent
     const silent = silence();
     const asked = expect(store.get(task.id)).rejects.toThrow(/ECONNRESET|terminated/);

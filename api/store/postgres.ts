@@ -33,6 +33,10 @@ export async function openPostgres(url: string, ahead: () => number, patience: n
   return {
     db,
     write: <R>(query: Compilable<R>) => db.executeQuery(query.compile()).then(({ rows }) => rows),
+    writeAll: (work) =>
+      db
+        .transaction()
+        .execute((transaction) => work((query) => transaction.executeQuery(query.compile()).then(({ rows }) => rows))),
     // now() and not clock_timestamp(): only what stands still during a statement can be looked up in an index.
     fromNow: (ms) => sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(ahead() + ms)}::bigint)`,
     skipLocked: (query) => query.forUpdate().skipLocked(),

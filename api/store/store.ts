@@ -1,11 +1,24 @@
 /** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
 import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
+import { v7 } from 'uuid';
+import { deliveryQueries } from './deliveries.ts';
+import type { Delivery, NewDelivery } from './delivery.ts';
+import type { Key, Order } from './key.ts';
+import { keyQueries, type LedgerLine, Refused } from './keys.ts';
 import { openLibsql } from './libsql.ts';
 import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
-
-import { type Changes, LISTED, type ListedTask, type NewTask, type Task, type TaskStatus, type Timed } from './task.ts';
+import {
+  type Changes,
+  isEnd,
+  LISTED,
+  type ListedTask,
+  type NewTask,
+  type Task,
+  type TaskStatus,
+  type Timed,
+} from './task.ts';
 
 /** How long after its task's creation an idempotency key stands for it; milliseconds. */
 export const KEY_LIFE = 24 * 3600 * 1000;
@@ -20,25 +33,34 @@ export interface Selection {
   before?: string | undefined;
 }
 
-const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays'] as const;
+const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays', 'quote', 'cost'] as const;
 type Row = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
 };
 export interface Tables {
   tasks: Row;
-  secrets: { name: string; value: string };
+  keys: Omit<Key, 'scopes'> & { scopes: string };
+  ledger: LedgerLine;
+  deliveries: Delivery;
+  /** receivers that have answered 410 */
+  gone_webhooks: { owner: string; url: string };
 }
+
+/** Executes one statement. @returns its rows */
+export type Write = <R>(query: Compilable<R>) => Promise<R[]>;
 
 /** What differs between the databases. */
 export interface Dialect {
   /** for reading */
   db: Kysely<Tables>;
   /** Executes one statement that writes. What it wrote is on the disk when it resolves. */
-  write<R>(query: Compilable<R>): Promise<R[]>;
+  write: Write;
+  /** Several such, all or, if `work` rejects, none. It awaits nothing but them, for others wait meanwhile. */
+  writeAll<R>(work: (write: Write) => Promise<R>): Promise<R>;
   /** The database's clock, so many milliseconds from now. */
   fromNow(ms: number): Expression<number>;
   /** Passes over rows that another process is just changing. */
-  skipLocked<R>(query: SelectQueryBuilder<Tables, 'tasks', R>): SelectQueryBuilder<Tables, 'tasks', R>;
+  skipLocked<T extends keyof Tables, R>(query: SelectQueryBuilder<Tables, T, R>): SelectQueryBuilder<Tables, T, R>;
   /** whether other processes may use the same database */
   isShared: boolean;
   close(): Promise<void>;
@@ -52,12 +74,23 @@ export interface StoreOptions {
   ahead?: (() => number) | undefined;
   /** how long Postgres may take for one statement; milliseconds */
   patience?: number;
+  /** for the operator's tools: another process may be using the same file */
+  beside?: boolean;
 }
+
+/** Why a task was not stored, in the order in which it is looked at. */
+export type Refusal = 'rate' | 'open' | 'budget';
+
+/** What became of a new task: stored, with its key's account as it is now; or there is one with its idempotency key; or refused. */
+export type Inserted =
+  | { key: Key; earlier?: undefined; refused?: undefined }
+  | { earlier: Task; refused?: undefined }
+  | { refused: Refusal; key: Key; earlier?: undefined };
 
 /** Among how many owners a claim is shared out at most; SQLite puts some hundreds of selects together. */
 const OWNERS = 100;
 
-interface Claim {
+export interface Claim {
   /** milliseconds */
   lease: number;
   limit: number;
@@ -69,19 +102,22 @@ export type Store = Awaited<ReturnType<typeof openStore>>;
  * @param url file:data/tasks.db (the folder is made, and this process alone uses it) or postgres://… (any number of processes)
  * @throws Error in one line, without the password: another process has the folder; the server can't be reached or is too old
  */
-export async function openStore(url: string, { ahead = () => 0, patience = 30_000 }: StoreOptions = {}) {
-  const dialect = await (url.startsWith('file:') ? openLibsql(url, ahead) : openPostgres(url, ahead, patience));
-  const { db, write, fromNow, skipLocked } = dialect;
+export async function openStore(
+  url: string,
+  { ahead = () => 0, patience = 30_000, beside = false }: StoreOptions = {},
+) {
+  const isFile = url.startsWith('file:');
+  const dialect = await (isFile ? openLibsql(url, ahead, beside) : openPostgres(url, ahead, patience));
+  const { db, write, writeAll, fromNow, skipLocked } = dialect;
+  const keys = keyQueries(dialect);
+  const deliveries = deliveryQueries(dialect);
   const now = () => fromNow(0);
 
-  function toColumns({ due_in, hurry, webhook_due_in, ...task }: Changes) {
+  function toColumns({ due_in, hurry, ...task }: Changes) {
     return {
       ...toRow(task),
       ...(hurry && { due_at: now() }),
       ...(due_in !== undefined && { due_at: due_in === null ? NEVER : fromNow(due_in), leased_until: 0 }),
-      ...(webhook_due_in !== undefined && {
-        webhook_due_at: webhook_due_in === null ? null : fromNow(webhook_due_in),
-      }),
     };
   }
 
@@ -136,30 +172,44 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
     /** Whether other processes may change tasks too. */
     isShared: dialect.isShared,
 
-    /** Stores the task, unless its idempotency key stands for an earlier one: then that is returned. */
-    async insert(task: NewTask): Promise<Task | undefined> {
-      const row = { ...toRow(task), due_at: now(), leased_until: 0, webhook_due_at: null };
-      const { owner, idempotency_key: key, created_at } = task;
+    ...keys.own,
+    ...deliveries.own,
+
+    /**
+     * Stores the task, unless its idempotency key stands for an earlier one, or its key refuses the order. The task, its line in the
+     * ledger and the key's account are written together; the account last, for others of the same key wait from there on.
+     */
+    async insert(task: NewTask, order: Order): Promise<Inserted> {
+      const row = { ...toRow(task), due_at: now(), leased_until: 0 };
+      const { owner, idempotency_key: idempotencyKey, created_at } = task;
       for (;;) {
-        const stored = await write(
-          db
-            .insertInto('tasks')
-            .values(row)
-            .onConflict((conflict) =>
-              conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
-            )
-            .returning('id'),
-        );
-        if (stored.length > 0) return undefined;
-        const earlier = await byIdempotencyKey(owner, key!, created_at);
-        if (earlier) return earlier;
+        const inserted = await writeAll(async (write) => {
+          const stored = await write(
+            db
+              .insertInto('tasks')
+              .values(row)
+              .onConflict((conflict) =>
+                conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
+              )
+              .returning('id'),
+          );
+          if (stored.length === 0) return undefined;
+          await keys.writeLine(write, task, order);
+          return { key: await keys.reserve(write, owner, order) };
+        }).catch((error) => {
+          if (error instanceof Refused) return { refused: error.reason, key: error.key };
+          throw error;
+        });
+        if (inserted) return inserted;
+        const earlier = await byIdempotencyKey(owner, idempotencyKey!, created_at);
+        if (earlier) return { earlier };
         // It has outlived its time: one of those who want it frees it, and the first to insert then has it.
         await write(
           db
             .updateTable('tasks')
             .set({ idempotency_key: null, idempotency_hash: null })
             .where('owner', '=', owner)
-            .where('idempotency_key', '=', key)
+            .where('idempotency_key', '=', idempotencyKey)
             .where('created_at', '<=', created_at - KEY_LIFE),
         );
       }
@@ -189,18 +239,28 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
       return (await query.execute()).map(fromRow);
     },
 
-    /** Changes the task if nobody else has changed or leased it since it was read. @returns the changed task, or undefined */
-    update: (task: Task, changes: Changes) =>
-      first(
-        write(
-          db
-            .updateTable('tasks')
-            .set({ ...toColumns(changes), version: task.version + 1 })
-            .where('id', '=', task.id)
-            .where('version', '=', task.version)
-            .returningAll(),
-        ),
-      ),
+    /**
+     * Changes the task if nobody else has changed or leased it since it was read. With a change that ends it, its account is settled by
+     * its `cost`, and its announcement put into the outbox, all or nothing.
+     * @returns the changed task, or undefined
+     */
+    async update(task: Task, changes: Changes): Promise<Task | undefined> {
+      const change = db
+        .updateTable('tasks')
+        .set({ ...toColumns(changes), version: task.version + 1 })
+        .where('id', '=', task.id)
+        .where('version', '=', task.version)
+        .returningAll();
+      if (!isEnd(task, changes)) return first(write(change));
+      return writeAll(async (write) => {
+        const ended = await first(write(change));
+        if (!ended) return undefined;
+        const delivery = announcementOf(ended);
+        if (delivery) await deliveries.add(write, delivery);
+        await keys.settle(write, ended);
+        return ended;
+      });
+    },
 
     /**
      * Leases tasks that are due and not waiting for a job. A lease that nobody gives back runs out, so that whoever takes a task and dies
@@ -294,39 +354,15 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
           .where('expired_at', 'is', null),
       ).then(() => undefined),
 
-    /** Takes ended tasks whose announcement is due, and puts the next attempt off, as a lease. */
-    claimWebhooks: ({ lease, limit }: Claim) =>
-      take(
-        db.selectFrom('tasks').select('id').where('webhook_due_at', '<=', now()).orderBy('webhook_due_at').limit(limit),
-        { webhook_due_at: fromNow(lease) },
-      ),
-
-    /** Milliseconds until the next announcement is due, below 0 if one already is, undefined if there is none. */
-    async webhookDueIn(): Promise<number | undefined> {
-      const row = await db
-        .selectFrom('tasks')
-        .select((e) => e(e.fn.min('webhook_due_at'), '-', now()).as('wait'))
-        .executeTakeFirst();
-      return row?.wait ?? undefined;
-    },
-
-    setWebhook: (id: string, changes: Required<Pick<Changes, 'webhook_due_in' | 'webhook_attempts'>>) =>
-      write(db.updateTable('tasks').set(toColumns(changes)).where('id', '=', id)).then(() => undefined),
-
-    /** The secret of this name: that of whoever came first. */
-    async secret(name: string, value: string): Promise<string> {
-      await write(
-        db
-          .insertInto('secrets')
-          .values({ name, value })
-          .onConflict((conflict) => conflict.column('name').doNothing()),
-      );
-      return (await db.selectFrom('secrets').select('value').where('name', '=', name).executeTakeFirstOrThrow()).value;
-    },
-
     check: () => sql`select 1`.execute(db).then(() => undefined),
     close: dialect.close,
   };
+}
+
+/** What its webhook is told of a task that has just ended. */
+function announcementOf({ id, owner, status, input, finished_at }: Task): NewDelivery | undefined {
+  if (input.webhook_url === undefined) return undefined;
+  return { id: v7(), owner, task_id: id, type: `task.${status}`, url: input.webhook_url, created_at: finished_at! };
 }
 
 /** Postgres keeps no NUL in a text, so nothing is stored under one; U+FFFF stands in no id either. */

@@ -11,7 +11,7 @@ export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includ
 
 /**
  * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
- * must agree (`due_at`, `leased_until`, `webhook_due_at`). Those are set as times from now.
+ * must agree (`due_at`, `leased_until`). Those are set as times from now.
  */
 export interface Task {
   /** UUIDv7: ids sort by creation */
@@ -56,10 +56,10 @@ export interface Task {
   due_at: number;
   /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
   leased_until: number;
-  /** when the end of the task is to be announced to its webhook_url; null: there is nothing to announce (any more) */
-  webhook_due_at: number | null;
-  /** deliveries tried */
-  webhook_attempts: number;
+  /** what was agreed on its price; null where it is from a time without prices */
+  quote: Quote | null;
+  /** what it has cost, once it has ended */
+  cost: Cost | null;
   /** when a caller asked to cancel it while it ran; RunPod's word is awaited */
   cancel_requested_at: number | null;
   /** RunPod's ids of jobs that nobody wants any more and that are still to be cancelled there */
@@ -68,6 +68,28 @@ export interface Task {
   expired_at: number | null;
   /** counts changes and leases: each update names the version that it changes */
   version: number;
+}
+
+/** The prices of a task, fixed when it is accepted: later changes of the environment don't count for it. */
+export interface Quote {
+  currency: string;
+  /** the most that the GPU's time will cost; micro-units */
+  gpu: number;
+  /** pico-units */
+  per_gpu_second: number;
+  /** of the picture, if a bridge is to make one; micro-units */
+  still: number;
+}
+
+/** As callers see it. */
+export interface Cost {
+  /** micro-units */
+  amount: number;
+  currency: string;
+  /** of the stages that want a GPU, of the job whose result counts */
+  gpu_seconds: number;
+  /** pictures that a bridge made */
+  stills: number;
 }
 
 /** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */
@@ -87,11 +109,12 @@ export const LISTED = [
   'still',
   'output',
   'error',
+  'cost',
   'expired_at',
 ] as const;
 export type ListedTask = Pick<Task, (typeof LISTED)[number]>;
 
-export type Timed = 'due_at' | 'leased_until' | 'webhook_due_at';
+export type Timed = 'due_at' | 'leased_until';
 /** A task as it begins: due at once, and nobody's. */
 export type NewTask = Omit<Task, Timed>;
 
@@ -107,11 +130,11 @@ export const FRESH = {
   still: null,
   output: null,
   error: null,
+  cost: null,
   job_id: null,
   submitted_at: null,
   jobs: 0,
   failures: 0,
-  webhook_attempts: 0,
   cancel_requested_at: null,
   strays: [],
   expired_at: null,
@@ -123,6 +146,8 @@ export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed
   due_in?: number | null;
   /** its next turn is now, or as soon as who has the lease gives it back; for anybody */
   hurry?: true;
-  /** milliseconds until its announcement; null: there is nothing to announce */
-  webhook_due_in?: number | null;
 };
+
+/** Whether these changes end the task. */
+export const isEnd = (task: Task, { status }: Changes) =>
+  isOpen(task.status) && status !== undefined && !isOpen(status);

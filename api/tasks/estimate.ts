@@ -1,15 +1,72 @@
+/** What a task will take, and cost: from its parameters, and from what its model's latest tasks took. */
 import type { Input } from '../../handler/parameters.ts';
-import { cost, type Prices } from '../money.ts';
+import type { ModelName } from '../../handler/svd/presets.ts';
+import { costOf, costOfTime, type Prices } from '../money.ts';
+import type { Store } from '../store/store.ts';
+import type { Quote } from '../store/task.ts';
 
-/** Roughly how long a slow GPU samples and decodes; whole milliseconds. */
+const MINUTE = 60_000; // milliseconds
+/** Results that are looked at, and fewer than this many say nothing yet. */
+const LATEST = 100;
+const ENOUGH = 10;
+/** Of the latest so many took at most as long as is reckoned with, 0–1; and somewhat more is reserved than that. */
+const SHARE = 0.9;
+const MARGIN = 1.25;
+
+/** Roughly how long a slow GPU samples and decodes, by the parameters alone; whole milliseconds. */
 export function gpuTime(input: Input): number {
   const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
   return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * 1000);
 }
 
-/** What a task will roughly cost; `amount` in micro-units. */
-export function costEstimate(input: Input, prices: Prices): { amount: number; currency: string; gpu_seconds: number } {
-  const time = gpuTime(input);
-  const stills = input.prompt === undefined ? 0 : 1;
-  return { amount: cost(prices, { gpuTime: time, stills }), currency: prices.currency, gpu_seconds: time / 1000 };
+export interface Estimate {
+  /** milliseconds */
+  gpuTime: number;
+  /** the same by the parameters alone */
+  expectedGpuTime: number;
+  quote: Quote;
+}
+
+/** The most that a task with this quote costs; micro-units. */
+export const mostOf = ({ gpu, still }: Quote) => gpu + still;
+
+interface EstimatorOptions {
+  store: Pick<Store, 'gpuTimes'>;
+  model: ModelName;
+  prices: Prices;
+  now: () => number;
+}
+
+export function createEstimator({ store, model, prices, now }: EstimatorOptions) {
+  let factor: Promise<number> | undefined;
+  let until = 0;
+
+  /** How many times the expected time is reckoned with; as it was up to a minute ago. */
+  function history(): Promise<number> {
+    if (factor && now() < until) return factor;
+    until = now() + MINUTE;
+    factor = store.gpuTimes(model, LATEST).then(factorOf);
+    factor.catch(() => {
+      factor = undefined; // the store is away: the next one asks again
+    });
+    return factor;
+  }
+
+  return async (input: Input): Promise<Estimate> => {
+    const expectedGpuTime = gpuTime(input);
+    const time = Math.ceil(expectedGpuTime * (await history()));
+    const quote = {
+      currency: prices.currency,
+      gpu: costOfTime(prices.perGpuSecond, time),
+      per_gpu_second: Number(prices.perGpuSecond),
+      still: input.prompt === undefined ? 0 : costOf(prices.perStill),
+    };
+    return { gpuTime: time, expectedGpuTime, quote };
+  };
+}
+
+function factorOf(results: { took: number; expected: number }[]): number {
+  if (results.length < ENOUGH) return 1;
+  const ratios = results.map(({ took, expected }) => took / expected).sort((a, b) => a - b);
+  return MARGIN * ratios[Math.ceil(SHARE * ratios.length) - 1]!;
 }

@@ -14,7 +14,8 @@ import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { taskFolder } from '../../handler/job.ts';
 import type { Store } from '../store/store.ts';
-import { type Changes, isOpen, type Task } from '../store/task.ts';
+import { type Changes, isEnd, isOpen, type Task } from '../store/task.ts';
+import { charge } from './charge.ts';
 import { backoff, createSteps, type StepOptions } from './step.ts';
 import { afterCancel, withoutContent } from './transition.ts';
 
@@ -101,9 +102,9 @@ export function createLifecycle(options: LifecycleOptions) {
   /** One step of a task whose lease is ours: the changes are found, then stored, then told. @returns whether they could be stored */
   async function advance(read: Task, found: string | undefined): Promise<boolean> {
     const step = await steps.step(read, found);
-    const ends = isOpen(read.status) && step.status !== undefined && !isOpen(step.status);
+    const ends = isEnd(read, step);
     const due_in = step.failures ? backoff(step.failures) : ends ? (step.strays.length > 0 ? 0 : retain) : lookIn(read);
-    const updated = await save(read, { due_in, ...step, ...(ends && announcement(read)) });
+    const updated = await save(read, { due_in, ...step });
     if (updated) told(updated, read);
     return updated !== undefined;
   }
@@ -111,14 +112,11 @@ export function createLifecycle(options: LifecycleOptions) {
   /** Milliseconds until the next look at a task that goes on. */
   const lookIn = ({ id }: Task) => ((watched.get(id)?.until ?? 0) > now() ? watchInterval : UNWATCHED);
 
-  /** In the same write that ends a task. */
-  const announcement = (task: Task): Changes => ({ webhook_due_in: task.input.webhook_url === undefined ? null : 0 });
-
   /** After a change is stored. */
   function told(task: Task, before: Task): void {
     tell(task, before);
     if (isOpen(task.status) || !isOpen(before.status)) return;
-    if (task.webhook_due_at !== null) onAnnouncement();
+    if (task.input.webhook_url !== undefined) onAnnouncement();
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
   }
 
@@ -226,9 +224,12 @@ export function createLifecycle(options: LifecycleOptions) {
   }
 
   /** Changes a task on behalf of its owner, whoever else changes it. @returns the task as it then is */
-  async function change(task: Task, changesOf: (task: Task) => Changes | undefined): Promise<Task> {
+  async function change(
+    task: Task,
+    changesOf: (task: Task) => Changes | undefined | Promise<Changes | undefined>,
+  ): Promise<Task> {
     for (let current: Task | undefined = task; current; current = await store.get(task.id)) {
-      const changes = changesOf(current);
+      const changes = await changesOf(current);
       if (!changes) return current;
       const updated = await store.update(current, { ...changes, hurry: true });
       if (!updated) continue;
@@ -250,12 +251,16 @@ export function createLifecycle(options: LifecycleOptions) {
       wake(task.id, jobId === undefined ? {} : { found: jobId });
     },
 
-    /** Ends the task, or sees to it that it ends soon; an ended one stays as it is. @returns the task as it then is */
+    /**
+     * Ends the task, or sees to it that it ends soon; an ended one stays as it is.
+     * @returns the task as it then is
+     * @throws StorageError it was not canceled: what it has cost can't be known now
+     */
     cancel: (task: Task): Promise<Task> =>
-      change(task, (task) => {
+      change(task, async (task) => {
         if (!isOpen(task.status) || task.cancel_requested_at !== null) return undefined;
         const changes = afterCancel(task, now());
-        return { ...changes, ...(changes.status && announcement(task)) };
+        return changes.status ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
       }),
 
     /** Deletes the files and the prompt of an ended task. @throws Error the bucket is away: callers see them no more; they will be deleted */

@@ -32,6 +32,7 @@ export async function present(
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
+    ...(task.cost && { cost: task.cost }),
   };
 }
 

@@ -6,7 +6,8 @@ import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../handler/job.ts';
 import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
-import { type Changes, isOpen, type Task } from '../store/task.ts';
+import { type Changes, isEnd, isOpen, type Task } from '../store/task.ts';
+import { charge } from './charge.ts';
 import { gpuTime } from './estimate.ts';
 import {
   afterFinding,
@@ -96,16 +97,21 @@ export function createSteps({
 
   async function next(task: Task, found: string | undefined): Promise<Changes> {
     try {
-      const changes = found === undefined ? undefined : await find(task, found);
-      if (changes) return { due_in: 0, ...changes };
-      if (!isOpen(task.status)) return await afterEnd(task);
-      if (now() > task.created_at + taskDeadline) return tooLate(task, now());
-      if (task.job_id !== null) return await look(task, task.job_id);
-      return await submit(task);
+      const changes = await what(task, found);
+      return isEnd(task, changes) ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
     } catch (error) {
       log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
       return { failures: task.failures + 1 };
     }
+  }
+
+  async function what(task: Task, found: string | undefined): Promise<Changes> {
+    const changes = found === undefined ? undefined : await find(task, found);
+    if (changes) return { due_in: 0, ...changes };
+    if (!isOpen(task.status)) return afterEnd(task);
+    if (now() > task.created_at + taskDeadline) return tooLate(task, now());
+    if (task.job_id !== null) return look(task, task.job_id);
+    return submit(task);
   }
 
   /** What is left to do for an ended task; at last there is nothing. */

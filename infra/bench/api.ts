@@ -10,7 +10,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Pool } from 'undici';
 import { openStore } from '../../api/store/store.ts';
-import { newTask } from '../../api/store/testing.ts';
+import { insertTask, newTask } from '../../api/store/testing.ts';
 import { startApi } from '../local/api-process.ts';
 import { hasPostgres, startPostgres } from '../local/postgres.ts';
 import { openQueue } from './queue.ts';
@@ -75,7 +75,7 @@ async function fill(): Promise<{ ids: string[]; copy(): Promise<{ folder: string
   const ids: string[] = [];
   for (let done = 0; done < tasks; done += 1000) {
     const some = Array.from({ length: Math.min(1000, tasks - done) }, () => ended());
-    await Promise.all(some.map((task) => store.insert(task)));
+    await Promise.all(some.map((task) => insertTask(store, task)));
     const due = await store.claimDue({ lease: 60_000, limit: some.length });
     await Promise.all(due.map((task) => store.update(task, { due_in: null }))); // nothing is left to do for them
     ids.push(...some.map(({ id }) => id));

@@ -5,7 +5,7 @@
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
 import { openStore } from '../../api/store/store.ts';
-import { newTask } from '../../api/store/testing.ts';
+import { insertTask, newTask } from '../../api/store/testing.ts';
 
 const PAGE = 100;
 const store = await openStore(process.env.DATABASE_URL!);
@@ -13,7 +13,7 @@ const app = new Hono();
 
 app.post('/img2vid', async (c) => {
   const task = newTask({ id: crypto.randomUUID(), input: await c.req.json() });
-  await store.insert(task);
+  await insertTask(store, task);
   return c.json(task, 202);
 });
 

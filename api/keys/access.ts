@@ -1,0 +1,149 @@
+/** Who may do what: each request has an API key, or, as long as no key was ever made, comes from this machine. */
+import type { HttpBindings } from '@hono/node-server';
+import type { Context, MiddlewareHandler } from 'hono';
+import type { Config } from '../config.ts';
+import { isLoopback } from '../config.ts';
+import { loopbackOnly } from '../loopback.ts';
+import { Problem } from '../problem.ts';
+import type { Services } from '../services.ts';
+import { type Key, LOCAL, type Scope } from '../store/key.ts';
+import { idOf, opens } from './key.ts';
+import { rateHeaders, take, wait } from './rate.ts';
+
+const SECOND = 1000;
+/** How long a key that was read counts as known: a revocation is heeded after this. */
+const KEPT = SECOND;
+const MINUTE = 60 * SECOND;
+/** Keys that open nothing, from one address in a minute; then the store is not asked about its further ones. */
+const GUESSES = 60;
+/** Keys and addresses remembered; of more all are forgotten. */
+const REMEMBERED = 10_000;
+
+/** What a key without limits of its own may do. */
+const USUAL = { maxOpen: 100, submissions: 60, requests: 1200 };
+
+declare module 'hono' {
+  interface ContextVariableMap {
+    /** whose request it is */
+    key: Key;
+  }
+}
+
+/** How many tasks a key may have open, and how often it may submit and ask. The key of this machine may do all, unless said otherwise. */
+export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
+  const usual = (name: keyof typeof USUAL) => keyLimits[name] ?? (key.id === LOCAL ? Infinity : USUAL[name]);
+  return {
+    maxOpen: key.max_open ?? usual('maxOpen'),
+    submissions: { perMinute: key.submissions_per_minute ?? usual('submissions') },
+    requests: { perMinute: key.requests_per_minute ?? usual('requests') },
+  };
+}
+
+export type Access = ReturnType<typeof createAccess>;
+
+export function createAccess({ config, store, now }: Pick<Services, 'config' | 'store' | 'now'>) {
+  const known = new Map<string, { key: Key | undefined; until: number }>();
+  const asked = new Map<string, number>(); // by key: see rate.ts
+  const guesses = new Map<string, { count: number; until: number }>(); // by address
+  let areKeys = false; // once there are, there are for ever
+  let areKeysUntil = 0;
+
+  /** Whether requests need a key: where others than this machine may come, and where one was ever made. */
+  async function needsKey(): Promise<boolean> {
+    if (!isLoopback(config.host) || areKeys) return true;
+    if (now() >= areKeysUntil) {
+      areKeys = await store.hasKeys();
+      areKeysUntil = now() + KEPT;
+    }
+    return areKeys;
+  }
+
+  async function find(id: string): Promise<Key | undefined> {
+    const kept = known.get(id);
+    if (kept && now() < kept.until) return kept.key;
+    const key = await store.key(id);
+    if (known.size >= REMEMBERED) known.clear();
+    if (key) known.set(id, { key, until: now() + KEPT });
+    else known.delete(id);
+    return key;
+  }
+
+  async function keyOf(c: Context): Promise<Key> {
+    if (!(await needsKey())) return (await find(LOCAL))!;
+    const given = c.req.header('authorization');
+    if (given === undefined) throw unauthorized('send an API key: Authorization: Bearer i2v_…');
+    const [, text = ''] = /^Bearer +(\S+) *$/i.exec(given) ?? [];
+    const id = idOf(text);
+    const address = addressOf(c, config.trustProxy);
+    const isTooMany = failures(address) >= GUESSES;
+    const key = id === undefined || (isTooMany && !known.has(id)) ? undefined : await find(id);
+    if (key && opens(text, key, now())) return key;
+    if (!key) opens(text, undefined, now()); // takes as long as for a key that exists
+    if (isTooMany)
+      throw new Problem(429, 'too_many_guesses', 'too many API keys from here were wrong; try again in a minute', {
+        headers: { 'retry-after': '60' },
+      });
+    guesses.get(address)!.count++;
+    throw unauthorized('this API key is not valid', ', error="invalid_token"');
+  }
+
+  function failures(address: string): number {
+    const entry = guesses.get(address);
+    if (entry && now() < entry.until) return entry.count;
+    if (guesses.size >= REMEMBERED) guesses.clear();
+    guesses.set(address, { count: 0, until: now() + MINUTE });
+    return 0;
+  }
+
+  /** Counts a request. Each process counts for itself; what costs money is counted in the store. */
+  function count(key: Key): Record<string, string> {
+    const { requests } = limitsOf(key, config);
+    if (requests.perMinute === Infinity) return {};
+    const at = asked.get(key.id) ?? 0;
+    const next = take(at, now(), requests);
+    const headers = rateHeaders('requests', next ?? at, now(), requests);
+    if (next === undefined)
+      throw new Problem(429, 'too_many_requests', `this key has ${requests.perMinute} requests a minute`, {
+        headers: { ...headers, 'retry-after': String(wait(at, now(), requests)) },
+      });
+    if (asked.size >= REMEMBERED) asked.clear();
+    asked.set(key.id, next);
+    return headers;
+  }
+
+  const fromHere = loopbackOnly(config.corsOrigins);
+
+  return {
+    needsKey,
+
+    /** Without keys: only programs on this machine and our own page. */
+    guard: (async (c, next) => ((await needsKey()) ? next() : fromHere(c, next))) satisfies MiddlewareHandler,
+
+    /** Lets those pass whose key has this scope; an admin's has all. */
+    needs:
+      (scope: Scope): MiddlewareHandler =>
+      async (c, next) => {
+        const key = await keyOf(c);
+        if (!key.scopes.includes(scope) && !key.scopes.includes('admin'))
+          throw new Problem(403, 'insufficient_scope', `this API key has not the scope ${scope}`, {
+            headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
+          });
+        c.set('key', key);
+        const headers = count(key);
+        await next();
+        for (const [name, value] of Object.entries(headers))
+          if (!c.res.headers.has(name)) c.res.headers.set(name, value);
+      },
+  };
+}
+
+const unauthorized = (detail: string, error = '') =>
+  new Problem(401, 'unauthorized', detail, { headers: { 'www-authenticate': `Bearer realm="img2vid"${error}` } });
+
+/** The caller's address: of the connection, or what the last of so many proxies that are ours says. */
+function addressOf(c: Context, proxies: number): string {
+  const remote = (c.env as Partial<HttpBindings> | undefined)?.incoming?.socket.remoteAddress ?? '';
+  if (proxies === 0) return remote;
+  const hops = (c.req.header('x-forwarded-for') ?? '').split(',').map((hop) => hop.trim());
+  return hops.at(-proxies) || remote;
+}

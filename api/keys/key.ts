@@ -1,0 +1,34 @@
+/** What an API key looks like, and how one is made and recognised. */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { type Key, LOCAL } from '../store/key.ts';
+
+/** The id tells which key it is, the rest is the secret: 256 bits at random. */
+const TEXT = /^i2v_([\da-f]{16})_[\w-]{43}$/;
+
+/** Of several processes that start at once without any key, one makes this. */
+export const FIRST_KEY = '0'.repeat(16);
+
+/** @returns the key's text, which is shown once, and what is kept of it */
+export function newText(id = randomBytes(8).toString('hex')): { id: string; text: string; hash: string } {
+  const text = `i2v_${id}_${randomBytes(32).toString('base64url')}`;
+  return { id, text, hash: hashOf(text) };
+}
+
+/** The id that a text claims to have; undefined if it is no key's. */
+export const idOf = (text: string): string | undefined => TEXT.exec(text)?.[1];
+
+/** Whether it is this key's text, in a time that tells nothing of how much of it is right. */
+export function opens(text: string, key: Key | undefined, now: number): boolean {
+  const hash = hashOf(text);
+  const isCurrent = equal(hash, key?.hash);
+  const isOld = equal(hash, key?.old_hash) && now < (key?.old_until ?? 0);
+  return (isCurrent || isOld) && key?.id !== LOCAL && key?.revoked_at === null;
+}
+
+const hashOf = (text: string) => createHash('sha256').update(text).digest('hex');
+const NOBODY = '-'.repeat(64);
+const equal = (hash: string, known: string | null | undefined) =>
+  timingSafeEqual(Buffer.from(hash), Buffer.from(known ?? NOBODY));
+
+/** whsec_ and base64, as Standard Webhooks has them. */
+export const newWebhookSecret = () => `whsec_${randomBytes(32).toString('base64')}`;
