@@ -5,6 +5,7 @@ import { createLog } from '../handler/log.ts';
 import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
 import { listen } from './listen.ts';
+import { createMetrics, measured } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
@@ -17,7 +18,8 @@ const PATIENCE = 10 * SECOND;
 try {
   const log = createLog(process.env);
   const config = readConfig(process.env);
-  const store = await openStore(config.databaseUrl);
+  const metrics = createMetrics(log);
+  const store = measured(await openStore(config.databaseUrl), metrics.storeAsked);
   const { bucket, disk } = await openBucket(config.bucket, {
     publicUrl: config.publicUrl,
     patience: 8000, // milliseconds: callers wait
@@ -29,9 +31,10 @@ try {
     secret: await webhookSecret(config.dataDir, store),
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
+    onAttempt: metrics.webhookTried,
     log,
   });
-  const runpod = openRunPod(config.runpod);
+  const runpod = measured(openRunPod(config.runpod), metrics.runpodAsked);
   const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
   const lifecycle = createLifecycle({
     store,
@@ -44,6 +47,7 @@ try {
     ...(queueIsHere && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
     onAnnouncement: webhooks.wake,
+    onEnd: metrics.taskEnded,
     log,
   });
   const stopping = new AbortController();
@@ -56,6 +60,7 @@ try {
     lifecycle,
     runpod,
     log,
+    metrics,
     stopping: stopping.signal,
     now: Date.now,
   });

@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Bucket } from '../handler/bucket/bucket.ts';
 import type { DiskBucket } from '../handler/bucket/disk.ts';
 import type { Config } from './config.ts';
+import type { Metrics } from './metrics.ts';
 import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
@@ -18,6 +19,7 @@ export interface Services {
   lifecycle: Lifecycle;
   runpod: RunPod;
   log: Logger;
+  metrics: Metrics;
   /** aborted when the process stops: whoever waits for news is answered now */
   stopping: AbortSignal;
   /** milliseconds since 1970 */

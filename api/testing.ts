@@ -8,10 +8,12 @@ import type { Bucket } from '../handler/bucket/bucket.ts';
 import { diskBucket } from '../handler/bucket/disk.ts';
 import { bucketFolder } from '../handler/environment.ts';
 import { taskFolder } from '../handler/job.ts';
+import { serializers } from '../handler/log.ts';
 import { queueServer } from '../infra/local/queue-server.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
 import { type ListenOptions, listen as listenAt } from './listen.ts';
+import { createMetrics, measured } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
@@ -19,7 +21,7 @@ import type { PresentedTask } from './tasks/present.ts';
 import { createWebhooks } from './webhooks/webhooks.ts';
 
 export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
-const KEY = 'test-key';
+export const RUNPOD_KEY = 'rpa_test-key';
 
 /** Listens on a free port of 127.0.0.1. */
 export async function listen(app: Pick<Hono, 'fetch'>, limits: ListenOptions['limits'] = {}) {
@@ -33,7 +35,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
   const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
   const clock = { ahead: 0 }; // milliseconds that the service's clock runs ahead
   const now = () => Date.now() + clock.ahead;
-  const queue = queueServer({ apiKey: KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
+  const queue = queueServer({ apiKey: RUNPOD_KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
   const runpod = await listen({
     fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
   });
@@ -43,7 +45,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
   } = {};
   const config = readConfig({
     MODEL: 'camera',
-    RUNPOD_API_KEY: KEY,
+    RUNPOD_API_KEY: RUNPOD_KEY,
     RUNPOD_ENDPOINT_ID: 'ep',
     RUNPOD_BASE_URL: runpod.url,
     DATA_DIR: folder,
@@ -62,18 +64,20 @@ export async function testService(env: Record<string, string> = {}, limits: List
       faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
   });
   const logged: Record<string, unknown>[] = []; // every line of the log
-  const log = pino({ level: 'debug', base: null }, { write: (line) => logged.push(JSON.parse(line)) });
-  const store = await openStore(config.databaseUrl, { ahead: () => clock.ahead });
+  const log = pino({ level: 'debug', base: null, serializers }, { write: (line) => logged.push(JSON.parse(line)) });
+  const metrics = createMetrics(log);
+  const store = measured(await openStore(config.databaseUrl, { ahead: () => clock.ahead }), metrics.storeAsked);
   const webhooks = createWebhooks({
     store,
     bucket,
     secret: WEBHOOK_SECRET,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
+    onAttempt: metrics.webhookTried,
     log,
     now,
   });
-  const client = openRunPod({ ...config.runpod, baseUrl: runpod.url });
+  const client = measured(openRunPod({ ...config.runpod, baseUrl: runpod.url }), metrics.runpodAsked);
   const lifecycle = createLifecycle({
     store,
     bucket,
@@ -84,6 +88,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     retain: config.retain,
     watchInterval: 10,
     onAnnouncement: webhooks.wake,
+    onEnd: metrics.taskEnded,
     log,
     now,
   });
@@ -97,6 +102,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     lifecycle,
     runpod: client,
     log,
+    metrics,
     stopping: stopping.signal,
     now,
   });

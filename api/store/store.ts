@@ -2,7 +2,7 @@
 import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
 import { openLibsql } from './libsql.ts';
-import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
+import { NOT_ENDED, NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
 
 import { type Changes, LISTED, type ListedTask, type NewTask, type Task, type TaskStatus, type Timed } from './task.ts';
@@ -282,6 +282,21 @@ export async function openStore(url: string, { ahead = () => 0, patience = 30_00
         ])
         .executeTakeFirstOrThrow();
       return { waiting: row.waiting ?? undefined, due: row.due ?? undefined, out: row.out ?? 0 };
+    },
+
+    /** Whoever's they are: how many tasks are open, how many jobs are out, and when the oldest task without a job was created. */
+    async openTasks(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
+      const { oldest, ...counts } = await db
+        .selectFrom('tasks')
+        .select(({ fn }) => [
+          fn.countAll<number>().filterWhere('status', '=', 'queued').as('queued'),
+          fn.countAll<number>().filterWhere('status', '=', 'running').as('running'),
+          fn.count<number>('job_id').as('out'),
+          fn.min('created_at').filterWhere('job_id', 'is', null).as('oldest'),
+        ])
+        .where(NOT_ENDED)
+        .executeTakeFirstOrThrow();
+      return { ...counts, oldest: oldest ?? undefined };
     },
 
     /** Ended tasks whose files are kept longer than `retain`, milliseconds from their end, are due at once. */

@@ -38,6 +38,8 @@ export interface LifecycleOptions extends StepOptions {
   store: Store;
   /** called when a webhook is due */
   onAnnouncement?: () => void;
+  /** called with each task that this process has ended, after that is stored */
+  onEnd?: (task: Task) => void;
 }
 
 interface Flight {
@@ -53,7 +55,8 @@ interface Flight {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { store, bucket, retain, watchInterval = SECOND, onAnnouncement = () => {}, log, now = Date.now } = options;
+  const { store, bucket, retain, watchInterval = SECOND, log, now = Date.now } = options;
+  const { onAnnouncement = () => {}, onEnd = () => {} } = options;
   const steps = createSteps(options);
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, Flight>(); // tasks being advanced by this process
@@ -119,6 +122,7 @@ export function createLifecycle(options: LifecycleOptions) {
     tell(task, before);
     if (isOpen(task.status) || !isOpen(before.status)) return;
     if (task.webhook_due_at !== null) onAnnouncement();
+    onEnd(task);
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
   }
 

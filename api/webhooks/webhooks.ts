@@ -11,6 +11,7 @@ import { request } from 'undici';
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import { checkHost, guardedAgent } from '../../handler/net/guard.ts';
 import { secretFile } from '../../handler/secret-file.ts';
+import type { Attempt } from '../metrics.ts';
 import type { Store } from '../store/store.ts';
 import type { Task } from '../store/task.ts';
 import { present } from '../tasks/present.ts';
@@ -35,6 +36,8 @@ export interface WebhookOptions {
   linkSeconds: number;
   /** lifts the guard against addresses that are not public */
   allowPrivate: boolean;
+  /** called after each attempt; `ms`: since the task's end */
+  onAttempt?: (outcome: Attempt, ms: number) => void;
   log: Logger;
   now?: () => number;
 }
@@ -45,6 +48,7 @@ export function createWebhooks({
   secret,
   linkSeconds,
   allowPrivate,
+  onAttempt = () => {},
   log,
   now = Date.now,
 }: WebhookOptions) {
@@ -89,10 +93,12 @@ export function createWebhooks({
 
   async function deliver(task: Task): Promise<void> {
     const attempt = task.webhook_attempts + 1;
-    const { heard, final, retryAfter } = await send(task);
+    const { heard, final, unreachable, retryAfter } = await send(task);
     const delay = DELAYS[attempt - 1];
     const next =
       heard || final || delay === undefined ? null : Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
+    const outcome = heard ? 'heard' : next === null ? 'given_up' : unreachable ? 'unreachable' : 'refused';
+    onAttempt(outcome, now() - task.finished_at!);
     await store.setWebhook(task.id, { webhook_attempts: attempt, webhook_due_in: next });
     log[heard ? 'info' : 'warn'](
       { task: task.id, attempt, givenUp: !heard && next === null },
@@ -102,7 +108,9 @@ export function createWebhooks({
   }
 
   /** One attempt: body and links made anew, the same id. */
-  async function send(task: Task): Promise<{ heard: boolean; final?: boolean; retryAfter?: number }> {
+  async function send(
+    task: Task,
+  ): Promise<{ heard: boolean; final?: boolean; unreachable?: true; retryAfter?: number }> {
     const shown = await present(task, { bucket, linkSeconds, now });
     if (shown.input.prompt)
       shown.input = { ...shown.input, prompt: [...shown.input.prompt].slice(0, MAX_PROMPT).join('') };
@@ -138,7 +146,7 @@ export function createWebhooks({
       };
     } catch (error) {
       log.warn({ task: task.id, error }, 'webhook could not be sent');
-      return { heard: false };
+      return { heard: false, unreachable: true };
     }
   }
 
