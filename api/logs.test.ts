@@ -7,7 +7,7 @@ import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from './testing.ts';
 const SECOND = 1000;
 const soon = { timeout: 15 * SECOND, interval: 5 };
 const PROMPT = 'a lighthouse that nobody may know of';
-const AUTHORIZATION = 'Bearer i2v_of-a-caller';
+const KEY = 'i2v_of-a-caller';
 const QUERY = 'of-a-receiver';
 const PICTURE = {
   type: 'image/png',
@@ -19,15 +19,15 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   let answer = 500;
   const receiver = await listen(new Hono().post('/hook', (c) => c.body(null, answer as 200)));
   const webhook_url = `${receiver.url}/hook?token=${QUERY}`;
-  const headers = { authorization: AUTHORIZATION };
+  const headers = { authorization: `Bearer ${KEY}` };
   const post = { headers: { ...headers, 'content-type': 'application/json' } };
   const ask = async (path: string, init: RequestInit = {}) =>
     (await fetch(`${service.url}${path}`, { headers, ...init })).text();
-  const read = async (id: string) => service.store.get(id).then((task) => task!);
+  const read = async (id: string) => (await service.store.get(id))!;
   const told = (msg: string, since = 0) =>
     vi.waitFor(() => expect(service.logged.slice(since)).toContainEqual(expect.objectContaining({ msg })), soon);
   const create = async () => (await (await service.post({ prompt: PROMPT, webhook_url }, post)).json()).id as string;
-  const secrets = [RUNPOD_KEY, WEBHOOK_SECRET, AUTHORIZATION, PROMPT, QUERY];
+  const secrets = [RUNPOD_KEY, WEBHOOK_SECRET.replace('whsec_', ''), KEY, PROMPT, QUERY];
 
   // RunPod fails in every way, and repeats what it was told.
   const id = await create();
@@ -88,8 +88,11 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
 
   // The bucket and the store fail.
   const link = new URL(task.videos![0]!.link);
-  service.faults.bucket = new StorageError('the bucket is away', 'ECONNREFUSED', 1);
+  const away = new StorageError('the bucket is away', 'ECONNREFUSED', 1);
+  vi.spyOn(service.disk, 'file').mockRejectedValueOnce(away);
   await ask(link.pathname + link.search);
+  await told('the bucket could not be used');
+  service.faults.bucket = away;
   const form = new FormData();
   form.set('image', new Blob([Buffer.from(PICTURE.data, 'base64')], { type: PICTURE.type }), `${PROMPT}.png`);
   await ask('/img2vid', { method: 'POST', body: form });

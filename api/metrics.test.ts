@@ -209,7 +209,7 @@ test('tasks: how many are open, how long they have waited, how they end, and how
   });
 
   const output = await service.finish(ids[0], jobs[0].id);
-  const timings_ms = { sampling: 1500, decoding: -1, 'sampling"} 1\nx': 7, hacked: 7 };
+  const timings_ms = { sampling: 1500, waiting: 500, decoding: -1, 'sampling"} 1\nx': 7, hacked: 7 };
   service.report(jobs[0].id, { output: { ...output, timings_ms } });
   await service.until(ids[0], ended);
   service.report(jobs[1].id, { error: JSON.stringify({ code: 'banned_prompt', message: 'no', retryable: false }) });
@@ -235,8 +235,8 @@ test('tasks: how many are open, how long they have waited, how they end, and how
   expect([value('tasks'), value('jobs_out')]).toEqual([0, 0]);
   expect(value('task_seconds_count', { status: 'failed' })).toBe(2);
   expect(value('task_seconds_sum', { status: 'succeeded' })! - 50).toSatisfy((more: number) => more >= 0 && more < 20);
-  expect(of('stage_seconds_count').map(({ labels }) => labels)).toEqual([{ stage: 'sampling' }]);
-  expect(value('stage_seconds_sum')).toBe(1.5);
+  expect(of('stage_seconds_count').map(({ labels }) => labels)).toEqual([{ stage: 'sampling' }, { stage: 'waiting' }]);
+  expect(value('stage_seconds_sum', { stage: 'sampling' })).toBe(1.5);
   await service.close();
 });
 

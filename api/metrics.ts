@@ -6,7 +6,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { ERROR_CODES, STAGES } from '../handler/job.ts';
+import { ERROR_CODES, TIMED } from '../handler/job.ts';
 import { Unanswered } from './runpod.ts';
 import { ENDED, type Task } from './store/task.ts';
 
@@ -63,7 +63,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
   const taskSeconds = histogram('task_seconds', 'From a task’s creation to its end', ['status'], BUCKETS.task);
   const stageSeconds = histogram(
     'stage_seconds',
-    'Of tasks that succeeded, as the worker measured it',
+    'Of tasks that succeeded, as the worker measured it; waiting: for the GPU',
     ['stage'],
     BUCKETS.stage,
   );
@@ -120,7 +120,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
       const code = error ? (Object.hasOwn(ERROR_CODES, error.code) ? error.code : 'other') : '';
       ends.inc({ status, code });
       taskSeconds.observe({ status }, Math.max(0, finished_at! - created_at) / SECOND);
-      for (const stage of STAGES) {
+      for (const stage of TIMED) {
         const ms = output?.timings_ms[stage] ?? -1;
         if (ms >= 0) stageSeconds.observe({ stage }, ms / SECOND);
       }
