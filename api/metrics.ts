@@ -172,17 +172,18 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
   };
 }
 
+type Call = (...args: never[]) => Promise<unknown>;
+
 /**
  * The same object, each call of its functions timed.
- * @param object all its functions return promises
  * @param ended told after each call the function's name, milliseconds, and the error if it failed
  */
-export function measured<T extends object>(
+export function measured<T extends { [K in keyof T]: boolean | Call }>(
   object: T,
   ended: (operation: string, ms: number, error: unknown) => void,
 ): T {
-  const measure = (name: string, call: (...args: unknown[]) => Promise<unknown>) => {
-    return async (...args: unknown[]) => {
+  const measure = (name: string, call: Call) => {
+    return async (...args: never[]) => {
       const began = performance.now();
       let failure: unknown;
       try {
@@ -196,6 +197,9 @@ export function measured<T extends object>(
     };
   };
   return Object.fromEntries(
-    Object.entries(object).map(([name, value]) => [name, typeof value === 'function' ? measure(name, value) : value]),
+    Object.entries<boolean | Call>(object).map(([name, value]) => [
+      name,
+      typeof value === 'function' ? measure(name, value) : value,
+    ]),
   ) as T;
 }
