@@ -13,6 +13,7 @@ import { cancel } from './routes/cancel.ts';
 import { remove } from './routes/delete.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
+import { metrics } from './routes/metrics.ts';
 import { page } from './routes/page.ts';
 import { ready } from './routes/ready.ts';
 import { status } from './routes/status.ts';
@@ -37,6 +38,7 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/': { allow: 'GET, HEAD' },
   '/healthz': { allow: 'GET, HEAD' },
   '/readyz': { allow: 'GET, HEAD' },
+  '/metrics': { allow: 'GET, HEAD', scope: 'admin' },
   '/openapi.json': { allow: 'GET, HEAD' },
 };
 
@@ -76,6 +78,7 @@ export function createApp(services: Services) {
   app.route('/', page(services.linkOrigin));
   app.get('/healthz', (c) => c.json({ status: 'ok' }));
   app.route('/', ready(services));
+  app.route('/', metrics(services));
   const document = openApiDocument(config);
   app.get('/openapi.json', (c) => c.json(document));
 

@@ -6,6 +6,7 @@ import { createApp } from './app.ts';
 import { isLoopback, readConfig } from './config.ts';
 import { makeFirstKey, showWebhookSecret } from './keys/local.ts';
 import { listen } from './listen.ts';
+import { createMetrics, measured } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createEstimator } from './tasks/estimate.ts';
@@ -19,7 +20,8 @@ const PATIENCE = 10 * SECOND;
 try {
   const log = createLog(process.env);
   const config = readConfig(process.env);
-  const store = await openStore(config.databaseUrl);
+  const metrics = createMetrics(log);
+  const store = measured(await openStore(config.databaseUrl), metrics.storeAsked);
   if (isLoopback(config.host)) await showWebhookSecret(config.dataDir, store);
   else tellFirstKey(await makeFirstKey(store, Date.now()));
   const { bucket, disk } = await openBucket(config.bucket, {
@@ -32,9 +34,10 @@ try {
     bucket,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
+    onAttempt: metrics.webhookTried,
     log,
   });
-  const runpod = openRunPod(config.runpod);
+  const runpod = measured(openRunPod(config.runpod), metrics.runpodAsked);
   const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
   const lifecycle = createLifecycle({
     store,
@@ -47,6 +50,7 @@ try {
     ...(queueIsHere && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
     onAnnouncement: webhooks.wake,
+    onEnd: metrics.taskEnded,
     log,
   });
   const stopping = new AbortController();
@@ -61,6 +65,7 @@ try {
     estimate: createEstimator({ store, model: config.model, prices: config.prices, now: Date.now }),
     runpod,
     log,
+    metrics,
     stopping: stopping.signal,
     now: Date.now,
   });

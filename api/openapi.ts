@@ -279,6 +279,16 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
           },
         },
       },
+      '/metrics': {
+        get: {
+          operationId: 'metrics',
+          summary: 'What was counted and timed, in Prometheus’ text format',
+          responses: {
+            200: { description: 'Counters, gauges and histograms', content: { 'text/plain': { schema: text } } },
+            403: problem('Not from this machine'),
+          },
+        },
+      },
       '/openapi.json': {
         get: {
           operationId: 'openapi',

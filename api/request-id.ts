@@ -1,4 +1,4 @@
-/** Names each request, in its answer and in every line of the log about it, and says at its end what became of it. */
+/** Names each request, in its answer and in every line of the log about it, and says at its end what became of it, to the metrics too. */
 import { randomUUID } from 'node:crypto';
 import type { HttpBindings } from '@hono/node-server';
 import type { MiddlewareHandler } from 'hono';
@@ -16,7 +16,11 @@ declare module 'hono' {
 /** What a caller, or a proxy, may call a request. */
 const ID = /^[A-Za-z0-9._-]{1,64}$/;
 
-export function requestId({ log: parent, stopping }: Pick<Services, 'log' | 'stopping'>): MiddlewareHandler {
+export function requestId({
+  log: parent,
+  metrics,
+  stopping,
+}: Pick<Services, 'log' | 'metrics' | 'stopping'>): MiddlewareHandler {
   return async (c, next) => {
     const began = performance.now();
     const given = c.req.header('x-request-id') ?? '';
@@ -30,8 +34,10 @@ export function requestId({ log: parent, stopping }: Pick<Services, 'log' | 'sto
     const { status } = c.res;
     const answer = (c.env as HttpBindings | undefined)?.outgoing;
     const finished = () => {
-      const ms = Math.round(performance.now() - began);
-      const line = { method: c.req.method, route: routePath(c, -1), status, ms }; // the address may hold a token
+      const ms = performance.now() - began;
+      const ended = { method: c.req.method, route: routePath(c, -1), status, ms }; // the address may hold a token
+      metrics.requestEnded(ended);
+      const line = { ...ended, ms: Math.round(ms) };
       if (answer?.errored) log.error({ ...line, error: answer.errored }, 'the answer broke off');
       else if (answer && !answer.writableFinished) log.debug(line, 'the caller went away');
       else log.debug(line, 'request finished');

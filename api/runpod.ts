@@ -67,7 +67,7 @@ export function openRunPod({
     async submit(submission) {
       try {
         // The SDK lets other answers than 200 through without an error: the schema finds them.
-        return v.parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
+        return read(submitted, await endpoint.run(submission, TIMEOUT)).id;
       } catch (error) {
         if ((statusOf(error) ?? GATEWAY_TIMEOUT) !== GATEWAY_TIMEOUT || NOT_SENT.has(causeOf(error))) throw error;
         throw new Unanswered('RunPod did not say whether it has taken the job', { cause: error });
@@ -75,7 +75,7 @@ export function openRunPod({
     },
     async look(jobId) {
       try {
-        return v.parse(seen, await endpoint.status(jobId, TIMEOUT));
+        return read(seen, await endpoint.status(jobId, TIMEOUT));
       } catch (error) {
         if (statusOf(error) === 404) return undefined;
         throw error;
@@ -83,15 +83,22 @@ export function openRunPod({
     },
     async cancel(jobId) {
       try {
-        v.parse(canceled, await endpoint.cancel(jobId, TIMEOUT));
+        read(canceled, await endpoint.cancel(jobId, TIMEOUT));
       } catch (error) {
         if (statusOf(error) !== 404) throw error;
       }
     },
     async health() {
-      v.parse(health, await endpoint.health(HEALTH_TIMEOUT));
+      read(health, await endpoint.health(HEALTH_TIMEOUT));
     },
   };
+}
+
+/** @throws Error that does not repeat the answer, as valibot's own would: a job's input may be in it */
+function read<T extends v.GenericSchema>(schema: T, answer: unknown): v.InferOutput<T> {
+  const { success, output, issues } = v.safeParse(schema, answer);
+  if (success) return output;
+  throw new Error(`RunPod’s answer has not the form of one: ${v.getDotPath(issues[0]) ?? 'no object'}`);
 }
 
 const GATEWAY_TIMEOUT = 504;

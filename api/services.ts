@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Bucket } from '../handler/bucket/bucket.ts';
 import type { DiskBucket } from '../handler/bucket/disk.ts';
 import type { Config } from './config.ts';
+import type { Metrics } from './metrics.ts';
 import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
 import type { createEstimator } from './tasks/estimate.ts';
@@ -22,6 +23,7 @@ export interface Services {
   estimate: ReturnType<typeof createEstimator>;
   runpod: RunPod;
   log: Logger;
+  metrics: Metrics;
   /** aborted when the process stops: whoever waits for news is answered now */
   stopping: AbortSignal;
   /** milliseconds since 1970 */

@@ -8,11 +8,13 @@ import type { Bucket } from '../handler/bucket/bucket.ts';
 import { diskBucket } from '../handler/bucket/disk.ts';
 import { bucketFolder } from '../handler/environment.ts';
 import { taskFolder } from '../handler/job.ts';
+import { serializers } from '../handler/log.ts';
 import { queueServer } from '../infra/local/queue-server.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
 import { newText } from './keys/key.ts';
 import { type ListenOptions, listen as listenAt } from './listen.ts';
+import { createMetrics, measured } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { LOCAL } from './store/key.ts';
 import { openStore, type Store } from './store/store.ts';
@@ -23,7 +25,7 @@ import type { PresentedTask } from './tasks/present.ts';
 import { createWebhooks } from './webhooks/webhooks.ts';
 
 export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
-const KEY = 'test-key';
+export const RUNPOD_KEY = 'rpa_test-key';
 
 /** Makes an API key with these properties. @returns its id, and the headers that go with its requests */
 export async function makeKey(store: Store, changes: Partial<Parameters<Store['addKey']>[0]> = {}) {
@@ -44,7 +46,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
   const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
   const clock = { ahead: 0 }; // milliseconds that the service's clock runs ahead
   const now = () => Date.now() + clock.ahead;
-  const queue = queueServer({ apiKey: KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
+  const queue = queueServer({ apiKey: RUNPOD_KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
   const runpod = await listen({
     fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
   });
@@ -54,7 +56,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
   } = {};
   const config = readConfig({
     MODEL: 'camera',
-    RUNPOD_API_KEY: KEY,
+    RUNPOD_API_KEY: RUNPOD_KEY,
     RUNPOD_ENDPOINT_ID: 'ep',
     RUNPOD_BASE_URL: runpod.url,
     DATA_DIR: folder,
@@ -73,18 +75,20 @@ export async function testService(env: Record<string, string> = {}, limits: List
       faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
   });
   const logged: Record<string, unknown>[] = []; // every line of the log
-  const log = pino({ level: 'debug', base: null }, { write: (line) => logged.push(JSON.parse(line)) });
-  const store = await openStore(config.databaseUrl, { ahead: () => clock.ahead });
+  const log = pino({ level: 'debug', base: null, serializers }, { write: (line) => logged.push(JSON.parse(line)) });
+  const metrics = createMetrics(log);
+  const store = measured(await openStore(config.databaseUrl, { ahead: () => clock.ahead }), metrics.storeAsked);
   await store.changeKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
   const webhooks = createWebhooks({
     store,
     bucket,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
+    onAttempt: metrics.webhookTried,
     log,
     now,
   });
-  const client = openRunPod({ ...config.runpod, baseUrl: runpod.url });
+  const client = measured(openRunPod({ ...config.runpod, baseUrl: runpod.url }), metrics.runpodAsked);
   const lifecycle = createLifecycle({
     store,
     bucket,
@@ -95,6 +99,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     retain: config.retain,
     watchInterval: 10,
     onAnnouncement: webhooks.wake,
+    onEnd: metrics.taskEnded,
     log,
     now,
   });
@@ -110,6 +115,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     estimate: createEstimator({ store, model: config.model, prices: config.prices, now }),
     runpod: client,
     log,
+    metrics,
     stopping: stopping.signal,
     now,
   });

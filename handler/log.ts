@@ -21,7 +21,7 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
     messageKey: 'message',
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label.toUpperCase() }) },
-    serializers: { error: saidBy },
+    serializers,
   };
   if (!process.stdout.isTTY) return pino(options);
   return pino(
@@ -37,6 +37,8 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
 }
 
 /** What an error says, not what it carries: with RunPod's client that is the whole request, the key in its headers. */
+export const serializers = { error: saidBy };
+
 function saidBy(error: unknown) {
   if (!(error instanceof Error)) return error;
   const { type, message, stack, code } = stdSerializers.err(error);

@@ -16,6 +16,7 @@ import {
   outputSchema,
   type Progress,
   type Stage,
+  type TIMED,
   taskFolder,
 } from './job.ts';
 import { scratchFolder } from './leftovers.ts';
@@ -175,7 +176,7 @@ async function makeVideos(
   const { W, H, T, fps, num_cols } = job;
   const timings_ms: Record<string, number> = {};
   const warnings = new Map<string, JobOutput['warnings'][number]>(); // each once, whichever videos it is about
-  async function timed<R>(stage: Stage | 'waiting', work: () => Promise<R>): Promise<R> {
+  async function timed<R>(stage: (typeof TIMED)[number], work: () => Promise<R>): Promise<R> {
     signal.throwIfAborted();
     if (uploadFailure) throw uploadFailure;
     const start = performance.now();

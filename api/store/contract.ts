@@ -319,6 +319,25 @@ export function contract(name: string, open: (ahead: () => number) => Promise<Op
       expect(ids(await other.claimDue(MANY))).toEqual([out[0]!.id]);
     });
 
+    test('counts what is open, of all owners', async () => {
+      expect(await store.openTasks()).toEqual({ queued: 0, running: 0, out: 0, oldest: undefined });
+      const [first, second] = [
+        await insert({ created_at: 5000, owner: 'a' }),
+        await insert({ created_at: 7000, owner: 'b' }),
+      ];
+      const third = await insert({ status: 'running', created_at: 6000 }); // its job was lost
+      await insert({ created_at: 1000, job_id: 'out' });
+      await insert({ status: 'running', created_at: 2000, job_id: 'also out' });
+      await insert({ status: 'canceled', created_at: 3000, finished_at: 4000 });
+      await insert({ status: 'succeeded', created_at: 3000, finished_at: 4000, job_id: 'done' });
+      expect(await other.openTasks()).toEqual({ queued: 3, running: 2, out: 2, oldest: 5000 });
+      await store.update(first, { job_id: 'new' });
+      expect(await other.openTasks()).toEqual({ queued: 3, running: 2, out: 3, oldest: 6000 });
+      await store.update(second, { status: 'failed', finished_at: 8000 });
+      await store.update(third, { status: 'failed', finished_at: 8000 });
+      expect(await other.openTasks()).toEqual({ queued: 2, running: 1, out: 3, oldest: undefined });
+    });
+
     test('whose files are kept too long by now is due at once', async () => {
       const DAY = 86_400_000;
       const ended = (finished_at: number, more = {}) => insert({ status: 'failed', finished_at, ...more });

@@ -5,6 +5,8 @@ import { LOCAL, SCOPES } from './key.ts';
 /** Open, and without a job: to be submitted. As SQL, for an index over such rows serves only a query that says the very same. */
 export const WAITING = sql<boolean>`(job_id is null and finished_at is null)`;
 export const NOT_WAITING = sql<boolean>`(job_id is not null or finished_at is not null)`;
+/** Not ended: with a job or without. */
+export const NOT_ENDED = sql<boolean>`(finished_at is null)`;
 /** Open, with a job at RunPod. */
 export const OUT = sql<boolean>`(job_id is not null and finished_at is null)`;
 
@@ -202,6 +204,13 @@ export const migrations: Record<string, Migration> = {
       await db.schema.dropIndex('tasks_webhook').execute();
       for (const name of ['webhook_due_at', 'webhook_attempts'])
         await db.schema.alterTable('tasks').dropColumn(name).execute();
+    },
+  },
+  '006_open': {
+    async up(db: Kysely<unknown>) {
+      // All that the metrics count is in the index: no row is read.
+      const columns = ['status', 'job_id', 'created_at'];
+      await db.schema.createIndex('tasks_open').on('tasks').columns(columns).where(NOT_ENDED).execute();
     },
   },
 };

@@ -7,7 +7,7 @@ import type { Delivery, NewDelivery } from './delivery.ts';
 import type { Key, Order } from './key.ts';
 import { keyQueries, type LedgerLine, Refused } from './keys.ts';
 import { openLibsql } from './libsql.ts';
-import { NOT_WAITING, OUT, WAITING } from './migrations.ts';
+import { NOT_ENDED, NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
 import {
   type Changes,
@@ -342,6 +342,21 @@ export async function openStore(
         ])
         .executeTakeFirstOrThrow();
       return { waiting: row.waiting ?? undefined, due: row.due ?? undefined, out: row.out ?? 0 };
+    },
+
+    /** Whoever's they are: how many tasks are open, how many jobs are out, and when the oldest task without a job was created. */
+    async openTasks(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
+      const { oldest, ...counts } = await db
+        .selectFrom('tasks')
+        .select(({ fn }) => [
+          fn.countAll<number>().filterWhere('status', '=', 'queued').as('queued'),
+          fn.countAll<number>().filterWhere('status', '=', 'running').as('running'),
+          fn.count<number>('job_id').as('out'),
+          fn.min('created_at').filterWhere('job_id', 'is', null).as('oldest'),
+        ])
+        .where(NOT_ENDED)
+        .executeTakeFirstOrThrow();
+      return { ...counts, oldest: oldest ?? undefined };
     },
 
     /** Ended tasks whose files are kept longer than `retain`, milliseconds from their end, are due at once. */

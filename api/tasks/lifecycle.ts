@@ -39,6 +39,8 @@ export interface LifecycleOptions extends StepOptions {
   store: Store;
   /** called when a webhook is due */
   onAnnouncement?: () => void;
+  /** called with each task that this process has ended, after that is stored */
+  onEnd?: (task: Task) => void;
 }
 
 interface Flight {
@@ -54,7 +56,8 @@ interface Flight {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { store, bucket, retain, watchInterval = SECOND, onAnnouncement = () => {}, log, now = Date.now } = options;
+  const { store, bucket, retain, watchInterval = SECOND, log, now = Date.now } = options;
+  const { onAnnouncement = () => {}, onEnd = () => {} } = options;
   const steps = createSteps(options);
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, Flight>(); // tasks being advanced by this process
@@ -117,6 +120,7 @@ export function createLifecycle(options: LifecycleOptions) {
     tell(task, before);
     if (isOpen(task.status) || !isOpen(before.status)) return;
     if (task.input.webhook_url !== undefined) onAnnouncement();
+    onEnd(task);
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
   }
 

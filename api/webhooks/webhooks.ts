@@ -8,6 +8,7 @@ import { request } from 'undici';
 import { v7 } from 'uuid';
 import type { Bucket } from '../../handler/bucket/bucket.ts';
 import { checkHost, guardedAgent, RefusedAddress } from '../../handler/net/guard.ts';
+import type { Attempt } from '../metrics.ts';
 import type { Delivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
@@ -40,6 +41,8 @@ export interface WebhookOptions {
   linkSeconds: number;
   /** lifts the guard against addresses that are not public */
   allowPrivate: boolean;
+  /** called after each attempt; `ms`: since the task's end */
+  onAttempt?: (outcome: Attempt, ms: number) => void;
   log: Logger;
   now?: () => number;
 }
@@ -54,7 +57,15 @@ interface Outcome {
 
 export type Webhooks = ReturnType<typeof createWebhooks>;
 
-export function createWebhooks({ store, bucket, linkSeconds, allowPrivate, log, now = Date.now }: WebhookOptions) {
+export function createWebhooks({
+  store,
+  bucket,
+  linkSeconds,
+  allowPrivate,
+  onAttempt = () => {},
+  log,
+  now = Date.now,
+}: WebhookOptions) {
   const agent = guardedAgent(allowPrivate);
   const flights = new Map<Promise<void>, string>(); // and whose
   let timer: NodeJS.Timeout | undefined;
@@ -133,6 +144,10 @@ export function createWebhooks({ store, bucket, linkSeconds, allowPrivate, log, 
       delivered_at,
       due_in,
     });
+    onAttempt(
+      isHeard ? 'heard' : isOver ? 'given_up' : status_code === null ? 'unreachable' : 'refused',
+      now() - delivery.created_at,
+    );
     const line = { delivery: id, task: task_id, attempt: attempts, status, status_code, reason: error };
     log[isHeard ? 'info' : 'warn'](line, isHeard ? 'webhook heard' : 'webhook not heard');
     if (due_in !== null) wake();

@@ -200,6 +200,26 @@ test('twenty requests at once all succeed', async () => {
   expect(tasks.map(({ status }) => status)).toEqual(Array(20).fill('succeeded'));
 }, 60_000);
 
+test('the process tells Prometheus what was done', async () => {
+  const receiver = await listen(new Hono().post('/', (c) => c.text('heard')));
+  await make({ image: picture, ...TINY, webhook_url: receiver.url });
+  let counted: string[];
+  do {
+    const text = await (await fetch(`${service.url}/metrics`)).text();
+    counted = text.split('\n').filter((line) => line.startsWith('img2vid_') && !line.endsWith(' 0'));
+  } while (!counted.some((line) => line.startsWith('img2vid_webhook_lag_seconds_count')));
+  for (const name of [
+    'http_requests_total{method="POST",route="/img2vid",status="202"}',
+    'tasks_ended_total{status="succeeded",code=""}',
+    'stage_seconds_count{stage="waiting"}',
+    'webhook_attempts_total{outcome="heard"}',
+    'runpod_requests_total{operation="submit",outcome="ok"}',
+    'store_seconds_count{operation="insert"}',
+  ])
+    expect(counted.join('\n')).toContain(`img2vid_${name} `);
+  await receiver.close();
+});
+
 describe('kill -9', () => {
   test('of the API between the POST and the result: the task still succeeds', async () => {
     const { id } = await post({ image: picture });

@@ -1,0 +1,117 @@
+/** What the log must not tell: everything that gives access, and what callers wrote. */
+import { Hono } from 'hono';
+import { expect, test, vi } from 'vitest';
+import { StorageError } from '../handler/bucket/bucket.ts';
+import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from './testing.ts';
+
+const SECOND = 1000;
+const soon = { timeout: 15 * SECOND, interval: 5 };
+const PROMPT = 'a lighthouse that nobody may know of';
+const KEY = 'i2v_of-a-caller';
+const QUERY = 'of-a-receiver';
+const PICTURE = {
+  type: 'image/png',
+  data: 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==',
+};
+
+test('no line tells a token, a link’s signature, a secret, a key or a prompt, whatever fails', async () => {
+  const service = await testService({ ALLOW_PRIVATE_URLS: '1' });
+  let answer = 500;
+  const receiver = await listen(new Hono().post('/hook', (c) => c.body(null, answer as 200)));
+  const webhook_url = `${receiver.url}/hook?token=${QUERY}`;
+  const headers = { authorization: `Bearer ${KEY}` };
+  const post = { headers: { ...headers, 'content-type': 'application/json' } };
+  const ask = async (path: string, init: RequestInit = {}) =>
+    (await fetch(`${service.url}${path}`, { headers, ...init })).text();
+  const read = async (id: string) => (await service.store.get(id))!;
+  const told = (msg: string, since = 0) =>
+    vi.waitFor(() => expect(service.logged.slice(since)).toContainEqual(expect.objectContaining({ msg })), soon);
+  const create = async () => (await (await service.post({ prompt: PROMPT, webhook_url }, post)).json()).id as string;
+  const secrets = [RUNPOD_KEY, WEBHOOK_SECRET.replace('whsec_', ''), KEY, PROMPT, QUERY];
+
+  // RunPod fails in every way, and repeats what it was told.
+  const id = await create();
+  const job = await service.take(id);
+  const unwanted = await create();
+  await service.take(unwanted);
+  const { callback_token } = await read(id);
+  secrets.push(callback_token);
+  const echo = `${PROMPT} ${callback_token} ${RUNPOD_KEY}`;
+  for (const fault of [
+    () => Response.json({ error: echo }, { status: 401 }),
+    () => Response.json({ error: echo }, { status: 500 }),
+    () => Response.json({ status: echo, jobs: echo }),
+    () => Response.json(echo),
+    () => new Response(echo),
+  ]) {
+    service.faults.runpod = fault;
+    const before = service.logged.length;
+    service.clock.ahead += 61 * SECOND;
+    await ask('/readyz');
+    await ask(`/status?id=${id}`);
+    await told('a part is not ready', before);
+    await told('task could not be advanced; it will be tried again', before);
+  }
+  await create();
+  await told('RunPod gave no answer to a submission');
+  await ask(`/cancel?id=${unwanted}`, { method: 'POST' });
+  await told('job could not be cancelled; it will be tried again');
+  delete service.faults.runpod;
+
+  // A task ends, its links are read, and its webhook is refused, heard, and at last nowhere to be sent.
+  service.report(job.id, { output: await service.finish(id, job.id) });
+  await ask(`/runpod/callback/${callback_token}`, { method: 'POST', body: JSON.stringify({ id: job.id }) });
+  const task = await service.until(id, ({ status }) => status === 'succeeded');
+  await told('webhook not heard');
+  const list = await ask('/status?limit=1000');
+  const links = [task.still!.link, task.videos![0]!.link, ...(list.match(/http[^"]*signature=[^"]*/g) ?? [])];
+  expect(links.length).toBeGreaterThan(3);
+  for (const link of links) {
+    secrets.push(new URL(link).searchParams.get('signature')!);
+    await (await fetch(link, { headers })).bytes();
+    await fetch(`${link}x`);
+  }
+  const deliver = async (attempts: number) => {
+    await vi.waitFor(async () => {
+      const [delivery] = await service.store.deliveries({ owner: 'local', task: id, limit: 1 });
+      expect(delivery!.attempts).toBe(attempts);
+    }, soon);
+    service.clock.ahead += 40 * 60 * SECOND;
+    service.webhooks.wake();
+  };
+  answer = 302;
+  await deliver(1);
+  answer = 200;
+  await deliver(2);
+  await told('webhook heard');
+  await receiver.close();
+  const other = await create();
+  await ask(`/cancel?id=${other}`, { method: 'POST' });
+  await vi.waitFor(
+    () => expect(service.logged).toContainEqual(expect.objectContaining({ reason: 'ECONNREFUSED' })),
+    soon,
+  );
+
+  // The bucket and the store fail.
+  const link = new URL(task.videos![0]!.link);
+  const away = new StorageError('the bucket is away', 'ECONNREFUSED', 1);
+  vi.spyOn(service.disk, 'file').mockRejectedValueOnce(away);
+  await ask(link.pathname + link.search);
+  await told('the bucket could not be used');
+  service.faults.bucket = away;
+  const form = new FormData();
+  form.set('image', new Blob([Buffer.from(PICTURE.data, 'base64')], { type: PICTURE.type }), `${PROMPT}.png`);
+  await ask('/img2vid', { method: 'POST', body: form });
+  await told('the task could not be stored; try again');
+  delete service.faults.bucket;
+  await service.store.close();
+  for (const path of [`/status?id=${id}`, link.pathname + link.search, '/status']) await ask(path);
+  await ask(`/runpod/callback/${callback_token}`, { method: 'POST' });
+  await service.post({ prompt: PROMPT, webhook_url }, { headers: { ...post.headers, 'idempotency-key': QUERY } });
+  await told('request failed');
+  await service.close().catch(() => undefined);
+
+  const log = service.logged.map((line) => JSON.stringify(line));
+  expect(log.length).toBeGreaterThan(50);
+  for (const secret of secrets) expect(log.filter((line) => line.includes(secret))).toEqual([]);
+});
