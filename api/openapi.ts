@@ -8,6 +8,8 @@ import { KEY } from './idempotency.ts';
 import { LONGEST_WAIT } from './prefer.ts';
 import { DRY_RUN } from './routes/img2vid.ts';
 import { LARGEST_PAGE, PAGE, STATUSES } from './routes/list.ts';
+import { DELIVERY_STATUSES } from './store/delivery.ts';
+import { ENDED } from './store/task.ts';
 import { TASK_ID } from './tasks/id.ts';
 
 const text = { type: 'string' };
@@ -15,6 +17,13 @@ const number = { type: 'number' };
 const whole = { type: 'integer' };
 const time = { type: 'string', format: 'date-time' };
 const uri = { type: 'string', format: 'uri' };
+const micro = { type: 'integer', minimum: 0, description: 'In millionths of the currency' };
+const currency = { type: 'string', pattern: '^[A-Z]{3}$' };
+const orNull = ({ type, ...schema }: { type: string }, description: string) => ({
+  ...schema,
+  type: [type, 'null'],
+  description,
+});
 const list = (items: object) => ({ type: 'array', items });
 const object = (properties: Record<string, object>, required = Object.keys(properties)) => ({
   type: 'object',
@@ -75,6 +84,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     'Preference-Applied': { description: 'Only after Prefer: wait=N, with the N that counted', schema: text },
   };
   const task = { description: 'The task', content: json(ref('Task')) };
+  const delivery = { description: 'The delivery', content: json(ref('Delivery')) };
   const ofTask = {
     name: 'id',
     in: 'query',
@@ -82,8 +92,13 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
     description: 'The task',
     schema: { type: 'string', minLength: 1 },
   };
+  const keyed = {
+    401: problem('No API key, or one that is not valid'),
+    403: problem('The API key has not the scope; without keys: not from this machine, or from another web page'),
+    429: { ...problem('Too many requests with this API key'), headers: { 'Retry-After': { schema: text } } },
+  };
   const unlessThere = {
-    403: problem('Not from this machine, or from another web page'),
+    ...keyed,
     404: problem('There is no such task'),
     422: problem('No id, or a query that is unknown'),
   };
@@ -98,6 +113,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       license: { name: 'MIT', identifier: 'MIT' },
     },
     servers: [{ url: publicUrl }],
+    security: [{ key: [] }, {}],
     paths: {
       '/img2vid': {
         post: {
@@ -162,7 +178,8 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
               ),
             },
             400: problem('The body can’t be read'),
-            403: problem('Not from this machine, or from another web page'),
+            ...keyed,
+            402: problem('The API key’s budget does not hold what the task may cost'),
             409: problem('The Idempotency-Key stands for another request'),
             413: problem('The body or the picture is too large'),
             415: problem('Another content type'),
@@ -210,7 +227,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
               },
             },
             204: { description: 'Events only: the task had ended before, nothing more will come' },
-            403: problem('Not from this machine'),
+            ...keyed,
             404: problem('There is no such task'),
             422: problem('Every unknown, repeated or wrong value of the query, with what is allowed'),
           },
@@ -238,6 +255,65 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             ...unlessThere,
             503: problem('The bucket is away; the files are no longer shown, and will be deleted'),
           },
+        },
+      },
+      '/usage': {
+        get: {
+          operationId: 'usage',
+          summary: 'What the API key has spent, and may still spend',
+          description:
+            'By the day, UTC, on which tasks ended: this month’s, or those from `since` to `until`, both included. Amounts are in millionths of the currency.',
+          parameters: ['since', 'until'].map((name) => query(name, { type: 'string', format: 'date' }, 'A day')),
+          responses: {
+            200: { description: 'The account', content: json(ref('Usage')) },
+            ...keyed,
+            422: problem('A wrong day, or a query that is unknown'),
+          },
+        },
+      },
+      '/webhooks/deliveries': {
+        get: {
+          operationId: 'deliveries',
+          summary: 'What the API key’s webhooks were told, newest first',
+          parameters: [
+            query('id', { type: 'string', pattern: TASK_ID.source }, 'This one alone'),
+            query('task', { type: 'string', pattern: TASK_ID.source }, 'Those of this task'),
+            query('status', { type: 'string', enum: DELIVERY_STATUSES }, 'Those with this status'),
+            query(
+              'limit',
+              { type: 'integer', minimum: 1, maximum: LARGEST_PAGE },
+              `So many, ${PAGE} if it is not said`,
+            ),
+            query('cursor', { type: 'string', pattern: TASK_ID.source }, 'What follows a page: taken from its Link'),
+          ],
+          responses: {
+            200: {
+              description: 'The deliveries',
+              headers: { Link: { description: 'If there are more: the address of the next page', schema: text } },
+              content: json(list(ref('Delivery'))),
+            },
+            ...keyed,
+            404: problem('There is no delivery with this id'),
+            422: problem('Every unknown, repeated or wrong value of the query'),
+          },
+        },
+      },
+      '/webhooks/replay': {
+        post: {
+          operationId: 'replay',
+          summary: 'Send a delivery again, under the same id',
+          description: 'Also to a receiver that has answered 410: what is still to come is sent there again, too.',
+          parameters: [{ ...ofTask, description: 'The delivery' }],
+          responses: { 202: delivery, ...unlessThere, 404: problem('There is no such delivery') },
+        },
+      },
+      '/webhooks/test': {
+        post: {
+          operationId: 'test',
+          summary: 'Send an event webhook.test, once',
+          description: 'GET /webhooks/deliveries?id= tells how it went.',
+          parameters: [{ ...query('webhook_url', uri, 'Where to'), required: true }],
+          responses: { 202: delivery, ...keyed, 422: problem('No address, or one that is not allowed') },
         },
       },
       '/files/{key}': {
@@ -282,10 +358,10 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       '/metrics': {
         get: {
           operationId: 'metrics',
-          summary: 'What was counted and timed, in Prometheus’ text format',
+          summary: 'What was counted and timed, in Prometheus’ text format; for admins’ API keys',
           responses: {
             200: { description: 'Counters, gauges and histograms', content: { 'text/plain': { schema: text } } },
-            403: problem('Not from this machine'),
+            ...keyed,
           },
         },
       },
@@ -298,6 +374,9 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       },
     },
     components: {
+      securitySchemes: {
+        key: { type: 'http', scheme: 'bearer', description: 'An API key; none is needed before the first is made' },
+      },
       schemas: {
         Request: { type: 'object', additionalProperties: false, properties: parameters, anyOf: anyOf(SOURCES) },
         Task: object(
@@ -321,6 +400,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
             links_expire_at: time,
             expired_at: { ...time, description: 'When its files and prompt were deleted' },
             error: jsonSchema(jobErrorSchema),
+            cost: object({ amount: micro, currency, gpu_seconds: { type: 'number', minimum: 0 }, stills: whole }),
           },
           ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
         ),
@@ -334,12 +414,50 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
         DryRun: object({
           input,
           warnings: list(note),
-          cost_estimate: object({
-            amount: { type: 'integer', minimum: 0, description: 'In millionths of the currency' },
-            currency: { type: 'string', pattern: '^[A-Z]{3}$' },
-            gpu_seconds: { type: 'number', minimum: 0 },
-          }),
+          cost_estimate: object({ amount: micro, currency, gpu_seconds: { type: 'number', minimum: 0 } }),
         }),
+        Usage: object({
+          currency,
+          month: { type: 'string', description: 'The month that spent is of, UTC' },
+          budget: orNull(micro, 'The most for a month; null: any amount'),
+          spent: micro,
+          reserved: { ...micro, description: 'For open tasks' },
+          left: orNull(micro, 'Of the budget'),
+          open_tasks: whole,
+          limits: object(
+            Object.fromEntries(
+              ['open_tasks', 'submissions_per_minute', 'requests_per_minute'].map((name) => [
+                name,
+                orNull(whole, 'null: any number'),
+              ]),
+            ),
+          ),
+          days: list(
+            object({
+              day: { type: 'string', format: 'date' },
+              ...Object.fromEntries(['tasks', ...ENDED, 'stills'].map((name) => [name, whole])),
+              gpu_seconds: number,
+              amount: micro,
+            }),
+          ),
+        }),
+        Delivery: object(
+          {
+            id: text,
+            type: text,
+            task_id: text,
+            url: uri,
+            status: { type: 'string', enum: DELIVERY_STATUSES, description: 'disabled: its receiver has answered 410' },
+            created_at: time,
+            attempts: whole,
+            attempted_at: time,
+            next_attempt_at: time,
+            status_code: { ...whole, description: 'The receiver’s last answer' },
+            error: { ...text, description: 'Why there was none' },
+            delivered_at: time,
+          },
+          ['id', 'type', 'url', 'status', 'created_at', 'attempts'],
+        ),
         Problem: object({ type: text, title: text, status: whole, detail: text, code: text, errors: list(note) }, [
           'type',
           'title',
