@@ -1,8 +1,10 @@
 /** What strangers send to the front door: each is refused with its code, and nothing is left of it. */
+
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { refusedUrls } from '../handler/net/hostile.ts';
 import { hostilePictures } from '../handler/still/hostile.ts';
 import { type TestService, testService } from './testing.ts';
@@ -73,4 +75,115 @@ test('addresses that may not be reached: 422, and nothing is asked', async () =>
     expect(errors, url).toEqual([{ field: 'image_url', message }]);
   }
   expect(await tasks()).toBe(before);
+});
+
+describe('callbacks', () => {
+  const running = async () => {
+    const { id } = await (await service.post({ prompt: 'x' })).json();
+    const job = await service.take(id);
+    return { id, job, token: (await service.store.get(id))!.callback_token };
+  };
+  const callback = (token: string, body: string | object) =>
+    fetch(`${service.url}/runpod/callback/${token}`, {
+      method: 'POST',
+      body: typeof body === 'string' ? body : JSON.stringify(body),
+    });
+
+  test('forged: tokens are not guessed, and what a body says is not believed', async () => {
+    const { id, job, token } = await running();
+    for (const wrong of [
+      `${token}x`,
+      token.slice(1),
+      token.toUpperCase(),
+      id,
+      job.id,
+      '%00',
+      '..%2F..',
+      "' or 1=1 --",
+      'ü',
+    ])
+      expect((await callback(encodeURIComponent(wrong), { id: job.id, status: 'FAILED' })).status, wrong).toBe(404);
+    const forged = { status: 'COMPLETED', output: await service.finish(id, job.id), input: { task_id: id } };
+    for (const body of [
+      { id: job.id, ...forged },
+      { id: 'another', ...forged },
+      '{',
+      '[]',
+      'null',
+      '"x"',
+      { id: { $ne: 1 } },
+    ]) {
+      service.clock.ahead += 1001; // each is heard
+      expect((await callback(token, body)).status).toBe(200);
+    }
+    expect(await service.status(id)).toMatchObject({ status: 'running' });
+    service.report(job.id, { error: '{"code":"internal","message":"x","retryable":false}' });
+    await service.until(id, ({ status }) => status === 'failed');
+  });
+
+  test('replayed: a true one, again and again, changes nothing and asks RunPod at most once a second', async () => {
+    const { id, job, token } = await running();
+    service.report(job.id, { output: await service.finish(id, job.id) });
+    const task = await service.until(id, ({ status }) => status === 'succeeded');
+    let asked = 0;
+    service.faults.runpod = ({ url }) => {
+      if (url.includes(job.id)) asked++;
+      return undefined;
+    };
+    service.clock.ahead += 1001;
+    for (let i = 0; i < 20; i++) expect((await callback(token, { id: job.id, status: 'FAILED' })).status).toBe(200);
+    const { finished_at, cost, videos } = await service.status(id);
+    delete service.faults.runpod;
+    expect([finished_at, cost, videos![0]!.sha256]).toEqual([task.finished_at, task.cost, task.videos![0]!.sha256]);
+    expect(asked).toBeLessThanOrEqual(1);
+  });
+});
+
+test('headers: what is not allowed in them is refused, and nothing of a caller’s comes back in one', async () => {
+  const raw = (header: string) =>
+    new Promise<string>((resolve) => {
+      let text = '';
+      connect(service.port, '127.0.0.1', function (this: Socket) {
+        this.end(`GET /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${header}\r\n\r\n`);
+        this.on('data', (data) => {
+          text += data;
+        }).on('close', () => resolve(text));
+      });
+    });
+  for (const header of [
+    'x-request-id: a\r\nset-cookie: b\0',
+    'x-request-id: a\nset-cookie: b',
+    'prefer: wait=1\rset-cookie: b',
+    'a b: c',
+  ]) {
+    const answer = await raw(header);
+    expect(answer.toLowerCase(), JSON.stringify(header)).not.toContain('set-cookie');
+  }
+  expect(await raw('x-request-id: a b<script>')).toMatch(/x-request-id: [\da-f-]{36}\r\n/);
+  expect(await raw(`x-big: ${'x'.repeat(20_000)}`)).toMatch(/^HTTP\/1\.1 431 /);
+  const both = await raw('content-length: 3\r\ntransfer-encoding: chunked');
+  expect(both).toMatch(/^HTTP\/1\.1 400 /); // a proxy and we might disagree where the request ends
+});
+
+test.each([
+  "?id=' or '1'='1",
+  '?id=1;drop table tasks',
+  '?id=%00',
+  '?id=..%2F..%2Fetc%2Fpasswd',
+  '?id[]=x',
+  '?id=x&id=y',
+  '?__proto__=x',
+  '?constructor=x',
+  "?status=queued' --",
+  '?limit=1e3',
+  '?limit=-1',
+  '?limit=99999999999999999999',
+  "?cursor=01a206ec-8c81-72d2-88c2-373f04644e4a' or 1=1",
+  '?since=2026-01-01T00:00:00Z%0d%0aset-cookie:x',
+])('query %s: nothing is found, and nothing breaks', async (query) => {
+  const response = await fetch(`${service.url}/status${query}`);
+  expect([404, 422]).toContain(response.status);
+  expect(response.headers.has('set-cookie')).toBe(false);
+  expect((await response.json()).code).toMatch(/^(not_found|invalid_input)$/);
+  expect((await fetch(`${service.url}/status`)).status).toBe(200);
 });

@@ -1,19 +1,15 @@
 /** Servers and resolvers that mean harm. The far edge is made up: which addresses names have, and who answers at a public address. */
-import { type LookupAddress, lookup } from 'node:dns';
 import { once } from 'node:events';
 import net, { type AddressInfo, type Socket } from 'node:net';
 import tls from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { afterEach, expect, test, vi } from 'vitest';
 import { JobError } from '../job.ts';
+import { internet, PUBLIC, resolveName } from '../net/internet.ts';
 import { fetchPicture } from './fetch.ts';
 
 vi.mock('node:dns', { spy: true });
-type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
-const resolveName = vi.mocked(lookup as unknown as (name: string, options: unknown, callback: Callback) => void);
-
 const PICTURE = 'the bytes of a picture';
-const PUBLIC = '93.184.216.34';
 
 const servers: net.Server[] = [];
 const sockets = new Set<Socket>();
@@ -44,38 +40,6 @@ async function serve(answer: (socket: Socket, path: string) => void, server = ne
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   return { port: (server.address() as AddressInfo).port, asked };
-}
-
-/**
- * The internet: each name's addresses, one list a question (the last stays), and the local ports that stand for public addresses.
- * @returns where connections were made to
- */
-function internet(names: Record<string, string[][]>, ports: Record<string, number>): string[] {
-  const connected: string[] = [];
-  resolveName.mockImplementation((name, _options, callback) => {
-    const answers = names[name] ?? [];
-    const addresses = answers.length > 1 ? answers.shift()! : (answers[0] ?? []);
-    const found = addresses.map((address) => ({ address, family: net.isIP(address) }));
-    if (found.length > 0) callback(null, found);
-    else callback(Object.assign(new Error(`getaddrinfo ENOTFOUND ${name}`), { code: 'ENOTFOUND' }), []);
-  });
-  vi.spyOn(net, 'connect').mockImplementation(((options: net.TcpNetConnectOpts) => {
-    const socket = new net.Socket();
-    const reach = (address: string) => {
-      connected.push(address);
-      const port = ports[address];
-      if (port) socket.connect(port, '127.0.0.1');
-      else socket.destroy(new Error(`nobody is at ${address}`));
-    };
-    if (net.isIP(options.host!)) reach(options.host!);
-    else
-      options.lookup!(options.host!, { all: true }, (error, addresses) => {
-        if (error) socket.destroy(error);
-        else reach((addresses as LookupAddress[])[0]!.address);
-      });
-    return socket;
-  }) as typeof net.connect);
-  return connected;
 }
 
 const ok = (body = PICTURE) => `HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`;

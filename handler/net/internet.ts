@@ -1,0 +1,43 @@
+/** For tests that say `vi.mock('node:dns', { spy: true })`: which addresses names have, and who answers at a public address. */
+import { type LookupAddress, lookup } from 'node:dns';
+import net from 'node:net';
+import { vi } from 'vitest';
+
+type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
+/** What is asked of DNS. */
+export const resolveName = vi.mocked(lookup as unknown as (name: string, options: unknown, callback: Callback) => void);
+
+/** Anybody's. */
+export const PUBLIC = '93.184.216.34';
+
+/**
+ * The internet: each name's addresses, one list a question (the last stays), and the local ports that stand for public addresses.
+ * @returns where connections were made to
+ */
+export function internet(names: Record<string, string[][]>, ports: Record<string, number>): string[] {
+  const connected: string[] = [];
+  resolveName.mockImplementation((name, _options, callback) => {
+    const answers = names[name] ?? [];
+    const addresses = answers.length > 1 ? answers.shift()! : (answers[0] ?? []);
+    const found = addresses.map((address) => ({ address, family: net.isIP(address) }));
+    if (found.length > 0) callback(null, found);
+    else callback(Object.assign(new Error(`getaddrinfo ENOTFOUND ${name}`), { code: 'ENOTFOUND' }), []);
+  });
+  vi.spyOn(net, 'connect').mockImplementation(((options: net.TcpNetConnectOpts) => {
+    const socket = new net.Socket();
+    const reach = (address: string) => {
+      connected.push(address);
+      const port = ports[address];
+      if (port) socket.connect(port, '127.0.0.1');
+      else socket.destroy(new Error(`nobody is at ${address}`));
+    };
+    if (net.isIP(options.host!)) reach(options.host!);
+    else
+      options.lookup!(options.host!, { all: true }, (error, addresses) => {
+        if (error) socket.destroy(error);
+        else reach((addresses as LookupAddress[])[0]!.address);
+      });
+    return socket;
+  }) as typeof net.connect);
+  return connected;
+}
