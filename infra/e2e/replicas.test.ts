@@ -1,11 +1,11 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openStore, type Store } from '../../api/store/store.ts';
 import type { Task } from '../../api/store/task.ts';
 import type { PresentedTask } from '../../api/tasks/present.ts';
-import { listen, testService } from '../../api/testing.ts';
+import { listen, makeKey, testService } from '../../api/testing.ts';
 import { taskFolder } from '../../handler/job.ts';
 import { type ApiProcess, startApi } from '../local/api-process.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../local/postgres.ts';
@@ -150,6 +150,57 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     expect(await postgres.query(name, 'select id from tasks')).toBe(tasks[0]!.id);
     expect(new Set(tasks.map(({ id, input }) => `${id} ${input.seed}`)).size).toBe(1);
     for (const service of services) await service.close();
+  });
+
+  test('fifty posts at once to two processes, with a budget for ten: ten are accepted', async () => {
+    const { name, url } = await postgres.database();
+    const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
+    const { app, queue, close } = queueServer({ apiKey: KEY, hold: 100, silentAfter: Infinity });
+    const line = await listen(app);
+    const store = await openStore(url);
+    const { id, headers } = await makeKey(store, { budget: 100_000 });
+    const start = () =>
+      startApi({
+        dataDir: folder,
+        runpod: { url: line.url, apiKey: KEY },
+        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR', PRICE_PER_GPU_SECOND: '0.001' }, // 10,000 a small clip
+      });
+    const apis = await Promise.all([start(), start()]);
+    const post = async (i: number) => {
+      const response = await fetch(`${apis[i % 2]!.url}/img2vid`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...headers },
+        body: JSON.stringify({ prompt: `${i}`, H: 64, W: 64 }),
+      });
+      return response.status;
+    };
+    const codes = await Promise.all(Array.from({ length: 50 }, (_, i) => post(i)));
+    expect(codes.filter((code) => code === 202)).toHaveLength(10);
+    expect(codes.filter((code) => code === 402)).toHaveLength(40);
+    expect(await postgres.query(name, 'select count(*), sum(reserved) from ledger')).toBe('10|100000');
+    const ask = async (i: number, path: string) => (await fetch(apis[i]!.url + path, { headers })).json();
+    for (const i of [0, 1])
+      expect(await ask(i, '/usage')).toMatchObject({ reserved: 100_000, left: 0, open_tasks: 10 });
+    expect(await ask(1, '/status')).toHaveLength(10);
+
+    // They end, each at the process that looks first: what they cost is spent once, and the rest is free again.
+    for (let done = 0; done < 10; ) {
+      for (const job of queue.take('worker', 10)) {
+        const output = outputOf((job.input as { task_id: string }).task_id, job.id);
+        queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 4000 } } });
+        done++;
+      }
+      await queue.change(100);
+    }
+    const spent = { reserved: 0, spent: 40_000, open_tasks: 0, days: [{ succeeded: 10, amount: 40_000 }] };
+    await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent), { timeout: 15_000 });
+    expect((await store.key(id))!.spent).toBe(40_000);
+    for (const { child } of apis) child.kill('SIGTERM');
+    for (const { exited } of apis) expect(await exited).toEqual([0, null]);
+    await store.close();
+    await line.close();
+    await close();
+    await rm(folder, { recursive: true });
   });
 
   test('who watches here hears what another process does, once', async () => {
