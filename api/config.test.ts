@@ -12,6 +12,16 @@ test('DATABASE_URL is a libSQL file or a PostgreSQL database', () => {
     expect(() => read(url)).toThrow(/^DATABASE_URL must be a libSQL file.* or postgres:/);
 });
 
+test('links begin with PUBLIC_URL, or an address that this machine can open', () => {
+  const publicUrl = (env: Record<string, string>) =>
+    readConfig({ RUNPOD_API_KEY: 'x', RUNPOD_ENDPOINT_ID: 'x', ...env }).publicUrl;
+  expect(publicUrl({})).toBe('http://127.0.0.1:5000');
+  expect(publicUrl({ HOST: '0.0.0.0', PORT: '80' })).toBe('http://127.0.0.1:80');
+  expect(publicUrl({ HOST: '::' })).toBe('http://[::1]:5000');
+  expect(publicUrl({ HOST: 'fd00::7' })).toBe('http://[fd00::7]:5000');
+  expect(publicUrl({ HOST: '0.0.0.0', PUBLIC_URL: 'https://a.example' })).toBe('https://a.example');
+});
+
 test('prices are decimal numbers, and CURRENCY three capital letters', () => {
   const prices = (env: Record<string, string>) =>
     readConfig({ RUNPOD_API_KEY: 'x', RUNPOD_ENDPOINT_ID: 'x', ...env }).prices;

@@ -112,11 +112,10 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     environment,
   );
   const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-5000.proxy.runpod.net`;
-  const ownAddress = `http://${env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST}:${env.PORT}`;
   return {
     port: env.PORT,
     host: env.HOST,
-    publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress,
+    publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress(env.HOST, env.PORT),
     dataDir: env.DATA_DIR,
     bucket: env,
     databaseUrl: databaseIn(env),
@@ -140,5 +139,11 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
 }
 
 const isOrigin = (text: string) => /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
+
+/** Where this machine reaches what listens at a host: for one that means every address of the machine, at loopback's. */
+export function ownAddress(host: string, port: number): string {
+  const reached = { '0.0.0.0': '127.0.0.1', '::': '::1' }[host] ?? host;
+  return `http://${reached.includes(':') ? `[${reached}]` : reached}:${port}`;
+}
 
 export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);

@@ -76,7 +76,13 @@ const OPTIONS = {
   help: { type: 'boolean' },
 } as const;
 
-const readArgs = (args: string[]) => parseArgs({ args, options: OPTIONS, allowPositionals: true });
+function readArgs(args: string[]) {
+  try {
+    return parseArgs({ args, options: OPTIONS, allowPositionals: true });
+  } catch (error) {
+    throw new Error((error as Error).message.split(/[.\n]/)[0]); // what follows are hints on quoting
+  }
+}
 type Values = ReturnType<typeof readArgs>['values'];
 
 /** @throws Error that names the option and what is allowed */

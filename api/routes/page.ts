@@ -8,6 +8,7 @@ export function page(linkOrigin: string) {
   const files = {
     '/': { type: 'text/html', body: read('index.html') },
     '/page.js': { type: 'text/javascript', body: read('page.js') },
+    '/events.js': { type: 'text/javascript', body: read('events.js') },
     '/icon.svg': { type: 'image/svg+xml', body: read('icon.svg') },
     '/page.css': { type: 'text/css', body: read('page.css') },
   };

@@ -20,13 +20,13 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-const demo = (...args: string[]) =>
-  spawnSync(process.execPath, ['infra/local/demo.mjs', ...args], { cwd: ROOT, env, encoding: 'utf8' });
+const demo = (environment: NodeJS.ProcessEnv, ...args: string[]) =>
+  spawnSync(process.execPath, ['infra/local/demo.mjs', ...args], { cwd: ROOT, env: environment, encoding: 'utf8' });
 const TINY = ['--H', '64', '--W', '128', '--T', '3', '--steps', '2'];
 
 test('--once makes a clip from the bundled still, saves it and its frames, prints the link, and ends', async () => {
   const [out, frames] = [join(folder, 'clip.mp4'), join(folder, 'frames')];
-  const { status, stdout } = demo('--once', '--seed', '23', '--out', out, `--frames=${frames}`, ...TINY);
+  const { status, stdout } = demo(env, '--once', '--seed', '23', '--out', out, `--frames=${frames}`, ...TINY);
   expect(status, stdout).toBe(0);
   expect(stdout).toMatch(/http:\/\/127\.0\.0\.1:\d+\/files\/tasks\/.*video-1\.mp4\?expires=\d+&signature=\S+/);
   expect((await readdir(frames)).sort()).toEqual(['0001.png', '0002.png', '0003.png']);
@@ -44,7 +44,7 @@ test('--once makes a clip from the bundled still, saves it and its frames, print
 
 test('what is wrong ends it in one clear line, before anything is started', () => {
   const complaint = (...args: string[]) => {
-    const { status, stderr } = demo(...args);
+    const { status, stderr } = demo(env, ...args);
     expect(status).toBe(1);
     return stderr.trim();
   };
@@ -69,9 +69,26 @@ test('a port in use, a wrong variable and a picture that is none are clear too',
     env: { ...env, LINK_SECONDS: 'long' },
   });
   expect(await said(wrong)).toContain('LINK_SECONDS must be a whole number from 1 to 604800');
-  const text = demo('--once', '--image', 'package.json');
+  const text = demo(env, '--once', '--image', 'package.json');
   expect([text.status, text.stderr]).toEqual([1, expect.stringContaining('not a whole picture of type jpeg')]);
 }, 60_000);
+
+test('where requests need an API key it makes and shows the first one, wants one later, and tells how to make it', async () => {
+  const data = join(folder, 'wide');
+  const wide = { ...env, HOST: '0.0.0.0', DATA_DIR: data };
+  const run = (key: string) => demo({ ...wide, IMG2VID_API_KEY: key }, '--once', ...TINY);
+  const first = run('');
+  expect(first.status, first.stderr).toBe(0);
+  const [text] = first.stdout.match(/(?<=IMG2VID_API_KEY=)i2v_\S+/)!;
+  expect(first.stdout).toContain(`http://127.0.0.1:${env.PORT}/files/`);
+  expect(await readFile(join(data, 'api.log'), 'utf8')).not.toContain('i2v_');
+
+  const again = run('');
+  expect([again.status, again.stdout]).toEqual([1, expect.not.stringContaining('i2v_')]);
+  expect(again.stderr).toContain(`DATA_DIR=${data} npm run keys -- create --name demo\n`);
+  expect(run(text).status).toBe(0);
+  expect(run('a').stderr).toContain('IMG2VID_API_KEY is no API key');
+}, 90_000);
 
 test('Ctrl-C ends it with all its children', async () => {
   const child = spawn(process.execPath, ['infra/local/demo.mjs', ...TINY], { cwd: ROOT, env });

@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { idOf } from '../../api/keys/key.ts';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { fromText, InvalidRequest, readRequest } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
@@ -17,7 +18,9 @@ const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [
   --out FILE       saves the MP4 there as well
   --frames DIR     saves every frame as PNG there, as decoded, before encoding
   --once           ends when the clip is done, instead of staying up
-  --PARAMETER      any parameter of POST /img2vid: --seed 23 --T 25 --motion_bucket_id 200 …`;
+  --PARAMETER      any parameter of POST /img2vid: --seed 23 --T 25 --motion_bucket_id 200 …
+
+Where there are API keys (npm run keys), IMG2VID_API_KEY is the one that the demo uses.`;
 
 const BUNDLED = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
 
@@ -29,6 +32,8 @@ interface Arguments {
   once: boolean;
 }
 
+const { IMG2VID_API_KEY, ...env } = process.env;
+let apiKey = IMG2VID_API_KEY || undefined;
 let service: LocalService | undefined;
 let ending = false;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -43,11 +48,13 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
 try {
   const wanted = readArguments(process.argv.slice(2));
+  if (apiKey !== undefined && idOf(apiKey) === undefined)
+    throw new Error('IMG2VID_API_KEY is no API key: they begin with i2v_, and npm run keys makes them');
   const form = await requestForm(wanted);
   const framesRoot = wanted.frames && (await framesFolder(wanted.frames));
   try {
-    service = await startLocal({ env: process.env, quiet: true, framesDir: framesRoot });
-    const task = await makeClip(service.url, form);
+    service = await startLocal({ env, quiet: true, framesDir: framesRoot, onFirstKey });
+    const task = await makeClip(service, form);
     await deliver(task, wanted, service, framesRoot);
   } finally {
     if (framesRoot) await rm(framesRoot, { recursive: true, force: true });
@@ -57,8 +64,9 @@ try {
     process.exit(0);
   }
   console.log(`\nThe service stays up at ${service.url} (Ctrl-C ends it). Try:`);
+  const curl = apiKey === undefined ? 'curl' : 'curl -H "authorization: Bearer $IMG2VID_API_KEY"';
   console.log(
-    `  curl -F image=@${basename(wanted.image ?? 'photo.jpg')} ${service.url}/img2vid\n  curl ${service.url}/status`,
+    `  ${curl} -F image=@${basename(wanted.image ?? 'photo.jpg')} ${service.url}/img2vid\n  ${curl} ${service.url}/status`,
   );
 } catch (error) {
   if (!ending) {
@@ -66,6 +74,13 @@ try {
     console.error(`\n${error instanceof Error ? error.message : error}`);
     process.exit(1);
   }
+}
+
+function onFirstKey(text: string) {
+  console.log(
+    `There was no API key, so here is one, with all scopes. It is shown this once:\n\n  IMG2VID_API_KEY=${text}\n`,
+  );
+  apiKey = text; // another one would open nothing
 }
 
 function readArguments(args: string[]): Arguments {
@@ -125,9 +140,11 @@ async function framesFolder(dir: string): Promise<string> {
 }
 
 /** One request through the front door, watched until its end. */
-async function makeClip(url: string, form: FormData): Promise<PresentedTask> {
-  const response = await fetch(`${url}/img2vid`, { method: 'POST', body: form });
+async function makeClip({ url, dataDir }: LocalService, form: FormData): Promise<PresentedTask> {
+  const headers: Record<string, string> = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
+  const response = await fetch(`${url}/img2vid`, { method: 'POST', headers, body: form });
   const created = await response.json();
+  if (response.status === 401) throw new Error(howToGetAKey(dataDir));
   if (!response.ok) throw new Error((created as { detail: string }).detail);
   const bar = progressBar(process.stdout);
   let task = created as PresentedTask;
@@ -135,13 +152,22 @@ async function makeClip(url: string, form: FormData): Promise<PresentedTask> {
   while (task.status === 'queued' || task.status === 'running') {
     bar.show(task);
     await delay(100);
-    const answer = await fetch(`${url}/status?id=${task.id}`).catch(() => undefined); // the API may be starting again
+    const answer = await fetch(`${url}/status?id=${task.id}`, { headers }).catch(() => undefined); // the API may be starting again
     if (answer?.ok) task = (await answer.json()) as PresentedTask;
+    else if (answer && answer.status < 500 && answer.status !== 429)
+      throw new Error(((await answer.json()) as { detail: string }).detail); // such as of a key that may not read
   }
   bar.end(task);
   if (task.status !== 'succeeded')
     throw new Error(`${task.status}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
   return task;
+}
+
+function howToGetAKey(dataDir: string): string {
+  const folder = dataDir === 'data' ? '' : `DATA_DIR=${dataDir} `;
+  return `${apiKey === undefined ? 'there are API keys here, and the demo has none' : 'IMG2VID_API_KEY is not valid here'}; make one for it:
+  ${folder}npm run keys -- create --name demo
+  ${folder}IMG2VID_API_KEY=i2v_… npm run demo`;
 }
 
 async function deliver(

@@ -11,6 +11,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
+import { databaseUrl, isLoopback, ownAddress } from '../../api/config.ts';
+import { makeFirstKey } from '../../api/keys/local.ts';
+import { openStore } from '../../api/store/store.ts';
 import { tnlServer } from './bridges/tnl.ts';
 import { queueServer } from './queue-server.ts';
 
@@ -24,9 +27,12 @@ export interface LocalOptions {
   quiet?: boolean;
   /** see handler/environment.ts */
   framesDir?: string | undefined;
+  /** told an admin's API key, made where HOST is not loopback and there was none; without this the API tells it to its own stdout */
+  onFirstKey?: (text: string) => void;
 }
 
 export interface LocalService {
+  /** as this machine reaches it */
   url: string;
   dataDir: string;
   /** of the children that run now */
@@ -35,11 +41,15 @@ export interface LocalService {
 }
 
 /** @throws Error in one line: a wrong variable, a port in use */
-export async function startLocal({ env, quiet = false, framesDir }: LocalOptions): Promise<LocalService> {
+export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: LocalOptions): Promise<LocalService> {
   const host = env.HOST || '127.0.0.1';
   const port = env.PORT ? Number(env.PORT) : await freePort(5000, host);
   const dataDir = env.DATA_DIR || (port === 5000 ? 'data' : `data-${port}`);
   const key = randomBytes(16).toString('hex');
+  if (onFirstKey && !isLoopback(host)) {
+    const firstKey = await firstKeyIn({ ...env, DATA_DIR: dataDir });
+    if (firstKey !== undefined) onFirstKey(firstKey);
+  }
   const far = await farEnds(key);
 
   const common = { ...env, DATA_DIR: dataDir, MODEL: env.MODEL || 'camera' };
@@ -89,8 +99,16 @@ export async function startLocal({ env, quiet = false, framesDir }: LocalOptions
     await stop();
     throw error;
   }
-  const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
-  return { url, dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
+  return { url: ownAddress(host, port), dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
+}
+
+async function firstKeyIn(env: NodeJS.ProcessEnv): Promise<string | undefined> {
+  const store = await openStore(databaseUrl(env), { beside: true });
+  try {
+    return await makeFirstKey(store, Date.now());
+  } finally {
+    await store.close();
+  }
 }
 
 /** The queue and the bridge, on a free port that only this machine reaches. */
