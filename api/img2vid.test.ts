@@ -436,3 +436,12 @@ describe('without API keys', () => {
     expect(statusCode).toBe(403);
   });
 });
+
+test('where it is known that there is no bridge a prompt is refused at once, and nothing else', async () => {
+  const own = await testService({ NO_BRIDGE: '1' });
+  const refused = await own.post({ prompt: 'x' });
+  const { code, errors } = await refused.json();
+  expect([refused.status, code, errors[0].field]).toEqual([422, 'no_bridge', 'prompt']);
+  expect((await own.post({ image_url: 'https://example.com/x.png' })).status).toBe(202);
+  await own.close();
+});

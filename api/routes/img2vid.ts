@@ -181,6 +181,8 @@ export function img2vid(services: Services) {
       const checked = readRequest(values, context);
       const errors = wrongAddresses(checked.input, config);
       if (errors.length > 0) invalid(errors);
+      if (checked.input.prompt !== undefined && !config.takesPrompts)
+        invalid([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
       return checked;
     } catch (error) {
       if (error instanceof InvalidRequest) invalid(error.errors);

@@ -88,6 +88,8 @@ test('where requests need an API key it makes and shows the first one, wants one
   expect(again.stderr).toContain(`DATA_DIR=${data} npm run keys -- create --name demo\n`);
   expect(run(text).status).toBe(0);
   expect(run('a').stderr).toContain('IMG2VID_API_KEY is no API key');
+  const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // no placeholder for strangers
+  expect(prompted.stderr).toContain('prompt: there is no Midjourney bridge here');
 }, 90_000);
 
 test('Ctrl-C ends it with all its children', async () => {

@@ -52,6 +52,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
   }
   const far = await farEnds(key);
 
+  const isPlaceholder = !env.MIDJOURNEY_BRIDGE && isLoopback(host); // strangers get no pictures that only look like one
   const common = { ...env, DATA_DIR: dataDir, MODEL: env.MODEL || 'camera' };
   const queue = `${far.url}/v2/local`;
   const apiEnv = {
@@ -61,6 +62,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_API_KEY: key,
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
+    ...(!env.MIDJOURNEY_BRIDGE && !isPlaceholder && { NO_BRIDGE: '1' }),
   };
   const workerEnv = {
     ...common,
@@ -68,7 +70,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_WEBHOOK_GET_JOB: `${queue}/job-take/$ID?gpu=none`,
     RUNPOD_WEBHOOK_POST_OUTPUT: `${queue}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
     RUNPOD_WEBHOOK_PING: `${queue}/ping/$RUNPOD_POD_ID`,
-    ...(!env.MIDJOURNEY_BRIDGE && {
+    ...(isPlaceholder && {
       MIDJOURNEY_BRIDGE: 'tnl',
       MIDJOURNEY_API_KEY: key,
       MIDJOURNEY_BASE_URL: `${far.url}/bridge/v2`,
@@ -207,9 +209,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   } else {
     try {
       const service = await startLocal({ env: process.env });
-      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
       for (const signal of ['SIGINT', 'SIGTERM'])
         process.once(signal, () => void service.stop().then(() => process.exit(0)));
+      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
     } catch (error) {
       console.error((error as Error).message);
       process.exit(1);
