@@ -209,7 +209,7 @@ const tooMany = (code: string, detail: string, headers: Record<string, string>) 
 function spent(key: Key, { amount, now }: Order, currency: string): string {
   const units = (micro: number) => `${micro / 1e6} ${currency}`;
   const left = Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
-  return `this task may cost ${units(amount)}, and of this month’s budget of ${units(key.budget!)} ${units(left)} are left`;
+  return `this task may cost ${units(amount)}; ${units(left)} of this month’s budget of ${units(key.budget!)} are left`;
 }
 
 /** As callers see it: the amount in micro-units. */
