@@ -16,9 +16,9 @@ import type { Owner } from './owners.ts';
 const SECOND = 1000;
 
 /** Such that of two tasks hardly any cost the same: a millisecond costs seven micro-units, and a part of one. */
-export const PRICES = { PRICE_PER_GPU_SECOND: '0.0071234567', PRICE_PER_STILL: '0.011003' };
+export const PRICES = { PRICE_PER_GPU_SECOND: '0.0071234567', PRICE_PER_STILL: '0.030011' };
 const costOfGpu = (ms: number) => Math.ceil((ms * 71_234_567) / 10_000_000);
-const STILL = 11_003;
+const STILL = 30_011;
 
 /** The file system's clock may be behind by some milliseconds. */
 const COARSE = 20;

@@ -3,7 +3,7 @@ import { newWebhookSecret } from '../../../api/keys/key.ts';
 import { openStore } from '../../../api/store/store.ts';
 import { makeKey } from '../../../api/testing.ts';
 
-/** Micro-units of CURRENCY. While there is no history, 71,235 are reserved for a task, and 11,003 more if it has a prompt. */
+/** Micro-units of CURRENCY. While there is no history, 71,235 are reserved for a task, and 30,011 more if it has a prompt. */
 const BUDGETS = { unbounded: null, tight: 75_000, ample: 100_000_000 };
 
 export interface Owner {
