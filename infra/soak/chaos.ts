@@ -1,8 +1,9 @@
 /**
  * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments, and while RunPod refuses,
  * forgets, duplicates and delays (`chaos/storm.ts`). Callers post, repeat posts that broke off, poll, watch, cancel and take webhooks
- * (`chaos/callers.ts`). It fails if a task does not end, ends twice or as it should not, if a job is submitted twice without a reason
- * (`chaos/ledger.ts`), or if anything is left lying about (`chaos/judge.ts`).
+ * (`chaos/callers.ts`) with API keys, one of which is short of money (`chaos/owners.ts`). It fails if a task does not end, ends twice or
+ * as it should not, if a job is submitted twice without a reason (`chaos/ledger.ts`), if a webhook is not heard or heard under two ids, if
+ * an account is not to the micro-unit what its tasks cost (`chaos/money.ts`), or if anything is left lying about (`chaos/judge.ts`).
  *
  * The API's clock, the store's and the queue's run `rate` times as fast, so that a minute's waiting takes seconds: by
  * `chaos/fast-clock.mjs` in the API's processes, by a function `now` in Postgres. The workers' clock is the real one, for their work is.
@@ -19,6 +20,8 @@ import { hasPostgres, type LocalPostgres, startPostgres } from '../local/postgre
 import { createCallers } from './chaos/callers.ts';
 import { createJudge } from './chaos/judge.ts';
 import { type Counts, count, createLedger, howEnded } from './chaos/ledger.ts';
+import { type Account, createAuditor, PRICES } from './chaos/money.ts';
+import { makeOwners, NO_LIMITS } from './chaos/owners.ts';
 import { createStorm } from './chaos/storm.ts';
 import { numbers } from './numbers.ts';
 
@@ -55,6 +58,8 @@ export interface ChaosReport {
   further: Counts;
   callbacks: number;
   webhooks: { heard: number; refused: number };
+  /** by the key's name */
+  money: Record<string, Account>;
   /** what killed processes have left of which nobody could know */
   left: Counts;
   /** milliseconds */
@@ -83,13 +88,19 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
   const workers = new Map<string, WorkerProcess>(); // by lane
   const running = { api: () => [...apis.values()], worker: () => [...workers.values()] };
   const storm = createStorm({ scene, ledger, running, kills, stream, now });
-  const callers = await createCallers({ scene, ledger, storm, apis: running.api, cancels, stream });
-  const judge = createJudge(scene, ledger);
+  const databaseUrl = postgres ? await fastDatabase(postgres, rate, began) : `file:${join(scene.dataDir, 'tasks.db')}`;
+  const owners = await makeOwners(databaseUrl);
+  const callers = await createCallers({ scene, ledger, storm, owners, apis: running.api, cancels, stream });
+  const judge = createJudge(scene, ledger, owners);
+  const realTime = (ms: number) => began + (ms - began) / rate;
+  const auditor = createAuditor({ scene, ledger, owners, realTime });
 
   const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${rate}&since=${began}`];
   const env = {
     TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND),
-    ...(postgres && { DATABASE_URL: await fastDatabase(postgres, rate, began) }),
+    DATABASE_URL: databaseUrl,
+    ...PRICES,
+    ...NO_LIMITS,
   };
   async function startApi(name: string) {
     const api = await scene.startApi(name, env, preload);
@@ -119,7 +130,9 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
     await Promise.race([failure, all()]);
     await Promise.all(lanes);
   }
-  const report = { tasks: 0, repeated: 0, ends: {}, jobs: {}, left: {} };
+  const report: Pick<ChaosReport, 'tasks' | 'repeated' | 'ends' | 'jobs' | 'left' | 'money'> = {
+    ...{ tasks: 0, repeated: 0, ends: {}, jobs: {}, left: {}, money: {} },
+  };
   async function all() {
     const accepted = () => plans.size;
     const { struck } = storm;
@@ -144,10 +157,13 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
     report.tasks = accepted();
     report.repeated = callers.broken();
     if (shown.size > accepted()) find(`${shown.size} tasks, and ${accepted()} were posted`);
+    report.money = await auditor.accounts(running.api, shown);
+    for (const { name } of owners) report.money[name]!.refused = callers.refused[name] ?? 0;
     isOver = true;
     for (const process of everybody()) process.kill('SIGTERM');
     for (const process of everybody()) await process.ended();
     report.left = await judge.litter(shown, callers.broken());
+    await auditor.books(databaseUrl, shown);
   }
 
   const limit = 60 * SECOND + SECOND * tasks + 6 * SECOND * kills;
@@ -173,7 +189,14 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
       .map(({ api, ...job }) => ({ ...job, by: api.id, is: scene.queue.find(job.job)?.status }));
     const { hasEnded, cancelled, deliveries } = ledger;
     const heard = deliveries.get(id)?.heard ?? 0;
-    const facts = { ...plans.get(id), cancelled: cancelled.has(id), hasEnded: hasEnded(id), heard, jobs };
+    const facts = {
+      ...plans.get(id),
+      owner: plans.get(id)?.owner.name,
+      cancelled: cancelled.has(id),
+      hasEnded: hasEnded(id),
+      heard,
+      jobs,
+    };
     return `${id} is waited for: ${JSON.stringify(facts)}`;
   }
 

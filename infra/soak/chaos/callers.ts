@@ -2,10 +2,13 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
+import { Webhook } from 'standardwebhooks';
 import type { PresentedTask } from '../../../api/tasks/present.ts';
 import { listen } from '../../../api/testing.ts';
 import type { ApiProcess, Scene } from '../../e2e/faulty.ts';
-import { isEnded, type Ledger, type Plan } from './ledger.ts';
+import { type Counts, count, isEnded, type Ledger, type Plan } from './ledger.ts';
+import { type Usage, wrongOf } from './money.ts';
+import type { Owner } from './owners.ts';
 import { chooser, type Storm } from './storm.ts';
 
 const SECOND = 1000;
@@ -15,6 +18,8 @@ export interface CallersOptions {
   scene: Scene;
   ledger: Ledger;
   storm: Storm;
+  /** whose turn it is in turn; the first pays for what others can't */
+  owners: Owner[];
   apis: () => ApiProcess[];
   /** share that cancels, 0–1 */
   cancels: number;
@@ -23,20 +28,30 @@ export interface CallersOptions {
 
 type Choose = ReturnType<typeof chooser>;
 
-export async function createCallers({ scene, ledger, storm, apis, cancels, stream }: CallersOptions) {
+export async function createCallers({ scene, ledger, storm, owners, apis, cancels, stream }: CallersOptions) {
   const { plans, cancelled, see, find } = ledger;
   const picture = await readFile(new URL('../../../assets/coffee.png', import.meta.url));
   const webhooks = { heard: 0, refused: 0 };
   const waiting = new Set<string>();
+  const refused: Counts = {};
   let broken = 0;
 
   const refuses = stream('webhooks');
   const receiver = await listen(
-    new Hono().post('/', async (c) => {
-      const { type, data } = (await c.req.json()) as { type: string; data: PresentedTask };
-      const isFirst = ledger.announced(data, type, c.req.header('webhook-id') ?? 'none');
+    new Hono().post('/:owner', async (c) => {
+      const body = await c.req.text();
+      const { type, data } = JSON.parse(body) as { type: string; data: PresentedTask };
+      const { id, at, signature } = {
+        id: c.req.header('webhook-id') ?? 'none',
+        at: new Date(Number(c.req.header('webhook-timestamp')) * SECOND), // by the fast clock, so `verify` would refuse it
+        signature: c.req.header('webhook-signature'),
+      };
+      const { secret } = owners.find(({ name }) => name === c.req.param('owner'))!;
+      if (signature !== new Webhook(secret).sign(id, at, body)) find(`${data.id}: its webhook is signed ${signature}`);
+      const isFirst = ledger.announced(data, type, id);
       see(data, 'a webhook', performance.now());
-      const isDying = storm.strike('announcing', apis().find(storm.isUp));
+      const announcing = apis().find(({ id }) => body.includes(`/${id}/files/`)) ?? apis().find(storm.isUp);
+      const isDying = storm.strike('announcing', announcing);
       const isHeard = !isDying && !(isFirst && refuses() < 0.3);
       webhooks[isHeard ? 'heard' : 'refused']++;
       if (isHeard) ledger.deliveries.get(data.id)!.heard++;
@@ -56,47 +71,92 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       120 * SECOND,
     );
 
-  /** An answer about a task, or undefined where the connection broke. */
-  async function ask(api: ApiProcess, path: string, init?: RequestInit) {
+  /** An answer, about a task if nothing else is said, or undefined where the connection broke. */
+  async function ask<Body = PresentedTask>(
+    api: ApiProcess,
+    owner: Owner,
+    path: string,
+    { headers, ...init }: { method?: 'POST'; headers?: Record<string, string>; body?: FormData } = {},
+  ) {
     const asked = performance.now();
     try {
-      const response = await fetch(api.url + path, init);
-      return { status: response.status, task: (await response.json()) as PresentedTask, asked };
+      const response = await fetch(api.url + path, { ...init, headers: { ...owner.headers, ...headers } });
+      return { status: response.status, body: (await response.json()) as Body, asked };
     } catch {
       return undefined; // it died
     }
   }
 
-  /** Repeats a post that broke off, with the same key. @returns the id, when it has heard that the task is accepted */
-  async function post({ kind, columns, hook }: Plan, n: number, choose: Choose): Promise<string> {
+  /**
+   * Repeats a post that broke off, with the same idempotency key, and one that was refused, perhaps with another's API key.
+   * @returns the id, when it has heard that the task is accepted
+   */
+  async function post(plan: Plan, n: number, choose: Choose): Promise<string> {
+    const { kind, columns, hook } = plan;
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
       ...{ H: '64', W: '64', T: '2', steps: '1', seed: String(n), num_cols: String(columns) },
       ...(prompt && { prompt }),
-      ...(hook && { webhook_url: `${receiver.url}/` }),
     };
     for (;;) {
+      const { owner } = plan;
       const api = await anApi(choose);
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
+      if (hook) body.append('webhook_url', `${receiver.url}/${owner.name}`);
       if (kind === 'picture') body.append('image', new Blob([new Uint8Array(picture)]), 'image.png');
-      const asking = ask(api, '/img2vid', { method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body });
+      const asking = ask<PresentedTask & { detail?: string }>(api, owner, '/img2vid', {
+        method: 'POST',
+        headers: { 'idempotency-key': `caller-${n}` },
+        body,
+      });
       setTimeout(() => storm.strike('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
-        see(answer.task, 'who posted it', answer.asked);
-        return answer.task.id;
+        see(answer.body, 'who posted it', answer.asked);
+        return answer.body.id;
       }
-      if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.task)}`);
-      broken++;
+      if (answer?.status === 402 && owner.budget !== null) await refuse(plan, answer.body.detail!);
+      else if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.body)}`);
+      else broken++;
     }
   }
 
-  async function cancel(id: string, choose: Choose): Promise<void> {
+  /** Who has not money enough waits until a task of the same key has ended, if any is open; else somebody else pays. */
+  async function refuse(plan: Plan, detail: string): Promise<void> {
+    const { owner } = plan;
+    count(refused, owner.name);
+    const [cost, , left] = [...detail.matchAll(/([\d.]+) USD/g)].map(([, units]) => Number(units));
+    if (!(cost! > left!)) find(`${owner.name} was refused: ${detail}`);
+    const open = () => [...plans].filter(([id, plan]) => plan.owner === owner && !ledger.hasEnded(id)).length;
+    const before = open();
+    if (before === 0) plan.owner = owners[0]!;
+    else await scene.until(() => open() < before, `an end of a task of ${owner.name}`, HOUR);
+  }
+
+  async function lookAtUsage({ owner }: Plan, choose: Choose): Promise<void> {
+    const answer = await ask<Usage>(await anApi(choose), owner, '/usage');
+    const wrong = answer && (answer.status === 200 ? wrongOf(answer.body, owner) : `/usage: ${answer.status}`);
+    if (wrong) find(wrong);
+  }
+
+  /** Somebody else's task is as good as none. */
+  async function pry(id: string, plan: Plan, choose: Choose): Promise<void> {
+    const other = choose(owners.filter((owner) => owner !== plan.owner));
+    const answers = [
+      await ask(await anApi(choose), other, `/status?id=${id}`),
+      await ask(await anApi(choose), other, `/cancel?id=${id}`, { method: 'POST' }),
+    ];
+    for (const answer of answers)
+      if (answer && answer.status !== 404)
+        find(`${id}, a task of ${plan.owner.name}: ${other.name} was answered ${answer.status}`);
+  }
+
+  async function cancel(id: string, { owner }: Plan, choose: Choose): Promise<void> {
     cancelled.add(id);
     for (;;) {
-      const answer = await ask(await anApi(choose), `/cancel?id=${id}`, { method: 'POST' });
-      if (answer?.status === 202) return see(answer.task, 'who cancelled it', answer.asked);
+      const answer = await ask(await anApi(choose), owner, `/cancel?id=${id}`, { method: 'POST' });
+      if (answer?.status === 202) return see(answer.body, 'who cancelled it', answer.asked);
       if (answer?.status === 409) return; // it has ended otherwise
       if (answer) throw new Error(`a cancel was answered ${answer.status}`);
     }
@@ -109,7 +169,8 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       see(task, by, asked);
       if (task.progress < progress) find(`${id}: progress fell from ${progress} to ${task.progress}`);
       progress = task.progress;
-      if (plan.cancels === 'while it runs' && task.status === 'running' && !cancelled.has(id)) await cancel(id, choose);
+      if (plan.cancels === 'while it runs' && task.status === 'running' && !cancelled.has(id))
+        await cancel(id, plan, choose);
     };
   }
 
@@ -117,8 +178,9 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     const follow = follower(id, plan, choose, 'who polls');
     while (!ledger.hasEnded(id)) {
       await delay(50 + 100 * random()); // as callers do
-      const answer = await ask(await anApi(choose), `/status?id=${id}`);
-      if (answer?.status === 200) await follow(answer.task, answer.asked);
+      if (random() < 0.1) await lookAtUsage(plan, choose);
+      const answer = await ask(await anApi(choose), plan.owner, `/status?id=${id}`);
+      if (answer?.status === 200) await follow(answer.body, answer.asked);
       else if (answer) find(`${id}: its status was answered ${answer.status}`);
     }
   }
@@ -128,7 +190,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     for (let last = ''; ; ) {
       const api = await anApi(choose);
       const asked = performance.now();
-      const headers = { accept: 'text/event-stream', ...(last && { 'last-event-id': last }) };
+      const headers = { ...plan.owner.headers, accept: 'text/event-stream', ...(last && { 'last-event-id': last }) };
       const response = await fetch(`${api.url}/status?id=${id}`, { headers }).catch(() => undefined);
       let text = '';
       const parts = response?.body?.pipeThrough(new TextDecoderStream()).getReader();
@@ -155,6 +217,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     const choose = chooser(random);
     const hook = random() < 0.5;
     const plan: Plan = {
+      owner: owners[n % owners.length]!,
       kind: choose(['prompt', 'banned', 'picture', 'picture', 'picture', 'picture'] as const),
       columns: random() < 0.3 ? 2 : 1,
       hook,
@@ -164,7 +227,9 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     const id = await post(plan, n, choose);
     plans.set(id, plan);
     waiting.add(id);
-    if (plan.cancels === 'at once') await cancel(id, choose);
+    if (plan.cancels === 'at once') await cancel(id, plan, choose);
+    if (n % 4 === 0) await pry(id, plan, choose);
+    await lookAtUsage(plan, choose);
     if (plan.hears === 'by polling') await poll(id, plan, choose, random);
     if (plan.hears === 'by events') await watch(id, plan, choose);
     await scene.until(
@@ -173,6 +238,7 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
       HOUR,
     );
     waiting.delete(id);
+    await lookAtUsage(plan, choose);
   }
 
   return {
@@ -181,6 +247,8 @@ export async function createCallers({ scene, ledger, storm, apis, cancels, strea
     waiting,
     /** posts that broke off */
     broken: () => broken,
+    /** posts that were answered 402, by the key's name */
+    refused,
 
     /** So many callers, ten at once. @param due whether it is time for the n-th */
     async all(count: number, due: (n: number) => boolean): Promise<void> {

@@ -8,11 +8,12 @@ import { MAX_JOBS } from '../../../api/tasks/transition.ts';
 import { bucketFolder } from '../../../handler/environment.ts';
 import type { ApiProcess, Job, Process, Scene } from '../../e2e/faulty.ts';
 import { type Counts, count, filesOf, howEnded, isEnded, keyOf, type Ledger, type Plan } from './ledger.ts';
+import type { Owner } from './owners.ts';
 
 /** What a task may keep, whatever became of it. */
 const KEPT = /^(upload|still\.png|imagine\.json|imagine-[1-4]\.png)$/;
 
-export function createJudge(scene: Scene, ledger: Ledger) {
+export function createJudge(scene: Scene, ledger: Ledger, owners: Owner[]) {
   const { plans, cancelled, killed, deliveries, ofTask, see, find } = ledger;
 
   /** Workers that were killed and had been given a job of the task. */
@@ -62,18 +63,27 @@ export function createJudge(scene: Scene, ledger: Ledger) {
   }
 
   return {
-    /** Asks every API process for every task. @returns them all */
+    /** Asks every API process for every task, and for every key's list. @returns them all */
     async tasks(apis: ApiProcess[]): Promise<Map<string, PresentedTask>> {
       const all = new Map<string, PresentedTask>();
       const asked = performance.now();
       for (const { id: name, url } of apis) {
-        const list = (await (await fetch(`${url}/status`)).json()) as PresentedTask[];
-        const each = [...plans.keys()].map(async (id) => (await fetch(`${url}/status?id=${id}`)).json());
-        for (const task of [...list, ...((await Promise.all(each)) as PresentedTask[])]) {
+        const lists = owners.map(async (owner) => {
+          const list = (await (await fetch(`${url}/status`, { headers: owner.headers })).json()) as PresentedTask[];
+          for (const { id } of list)
+            if (plans.get(id)?.owner !== owner) find(`${id} is in the list of ${owner.name} at ${name}`);
+          return list;
+        });
+        const each = [...plans].map(
+          async ([id, { owner }]) =>
+            (await fetch(`${url}/status?id=${id}`, { headers: owner.headers })).json() as Promise<PresentedTask>,
+        );
+        const listed = (await Promise.all(lists)).flat();
+        for (const task of [...listed, ...(await Promise.all(each))]) {
           see(task, name, asked);
           if (!isEnded(task)) find(`${task.id} is ${task.status} for ever`);
         }
-        for (const task of list) all.set(task.id, task);
+        for (const task of listed) all.set(task.id, task);
       }
       for (const [id, plan] of plans) {
         const task = all.get(id);

@@ -2,11 +2,14 @@
 import type { PresentedTask } from '../../../api/tasks/present.ts';
 import { LOST_AFTER } from '../../../api/tasks/transition.ts';
 import type { Process } from '../../e2e/faulty.ts';
+import type { Owner } from './owners.ts';
 
 const SECOND = 1000;
 
 /** What a caller wants, and how it learns of the end. */
 export interface Plan {
+  /** who pays: where there was not money enough, somebody else than had posted it first */
+  owner: Owner;
   kind: 'prompt' | 'banned' | 'picture';
   /** videos */
   columns: number;
@@ -43,7 +46,12 @@ export const filesOf = ({ videos, grid }: PresentedTask) => [...(videos ?? []), 
 
 /** What must never change once a task has ended. */
 const resultOf = (task: PresentedTask) =>
-  [howEnded(task), task.finished_at, ...filesOf(task).map(({ link, sha256 }) => `${keyOf(link)} ${sha256}`)].join(' ');
+  [
+    howEnded(task),
+    task.finished_at,
+    JSON.stringify(task.cost),
+    ...filesOf(task).map(({ link, sha256 }) => `${keyOf(link)} ${sha256}`),
+  ].join(' ');
 
 export type Ledger = ReturnType<typeof createLedger>;
 

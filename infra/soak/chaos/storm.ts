@@ -19,7 +19,7 @@ const SECOND = 1000;
 const HOUR = 3600 * SECOND;
 
 /** When a process is killed. */
-const API_MOMENTS = ['submitting', 'looking', 'posting', 'announcing', 'called back', 'any'] as const;
+const API_MOMENTS = ['submitting', 'looking', 'settling', 'posting', 'announcing', 'called back', 'any'] as const;
 const WORKER_MOMENTS = ['reporting', 'reported', 'any', ...STAGES] as const;
 export type Moment = (typeof API_MOMENTS | typeof WORKER_MOMENTS)[number];
 
@@ -211,8 +211,9 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
     };
   }
 
-  /** Notes what the API is shown. */
-  function looking({ id }: Asked, fault: Fault | undefined): Fault {
+  const isOver = ({ status }: { status?: string }) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
+  /** Notes what the API is shown; of an end it may die, before or after it is stored. */
+  function looking({ id, by }: Asked, fault: Fault | undefined): Fault {
     return async (pass, c) => {
       let passed = false;
       const instead = await fault?.(async () => {
@@ -221,6 +222,15 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       }, c);
       if (!instead && !passed) await pass();
       const { status } = instead ?? c.res;
+      if (!instead && status === 200 && isOver(await c.res.clone().json()))
+        setTimeout(
+          () =>
+            strike(
+              'settling',
+              running.api().find((api) => api.id === by),
+            ),
+          40 * Math.random(),
+        );
       const submission = submissions.get(id);
       if (submission && status === 404) submission.unknown = true;
       if (submission && !instead && status === 200) Object.assign(submission, { looked: true, unknown: false });
