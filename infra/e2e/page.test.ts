@@ -243,7 +243,7 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
       await post();
       await shows(
         '#errors',
-        'this task may cost 0.05 USD, and of this month’s budget of 0.049999 USD 0.049999 USD are left',
+        'this task may cost 0.05 USD; 0.049999 USD of this month’s budget of 0.049999 USD are left',
       );
       await screenshot(page, 'budget');
 
