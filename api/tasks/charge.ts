@@ -34,6 +34,6 @@ const gpuTimeOf = ({ timings_ms }: JobOutput) =>
 async function hasPictures(task: Task, output: Changes['output'], bucket: Bucket): Promise<boolean> {
   if (task.input.prompt === undefined) return false;
   if (output) return true;
-  const hadJob = task.jobs + task.failures > 0; // a submission without an answer counts as a failure, and may have made one
-  return hadJob && bucket.has(`${taskFolder(task.id)}/imagine-${task.input.image_index}.png`);
+  const wasTaken = task.version > 1; // by a process that may have died over the submission, and then the task knows of no job
+  return wasTaken && bucket.has(`${taskFolder(task.id)}/imagine-${task.input.image_index}.png`);
 }

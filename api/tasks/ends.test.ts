@@ -70,6 +70,15 @@ describe('POST /cancel', () => {
     expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 1 });
   });
 
+  test('of one whose job nobody knows, for the process that submitted it has died, the pictures are counted', async () => {
+    await service.lifecycle.stop();
+    const [fresh, taken] = [await create(), await create()];
+    await service.store.claim([taken], { lease: 60 * SECOND, waiting: true }); // by who then dies
+    for (const id of [fresh, taken]) await service.bucket.put(`tasks/${id}/imagine-1.png`, 'not really a picture');
+    const stills = async (id: string) => (await (await call(`/cancel?id=${id}`)).json()).cost.stills;
+    expect([await stills(fresh), await stills(taken)]).toEqual([0, 1]);
+  });
+
   test('one that is just being submitted: the job is cancelled as soon as RunPod has it', async () => {
     let cancelled: string | undefined;
     const id = await new Promise<string>((resolve) => {
