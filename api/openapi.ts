@@ -95,6 +95,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
   const keyed = {
     401: problem('No API key, or one that is not valid'),
     403: problem('The API key has not the scope; without keys: not from this machine, or from another web page'),
+    503: problem('The store can’t be asked; try again'),
     429: { ...problem('Too many requests with this API key'), headers: { 'Retry-After': { schema: text } } },
   };
   const unlessThere = {

@@ -320,3 +320,13 @@ describe('limits', () => {
     });
   });
 });
+
+test('while the store is away nobody is let in, and everybody is asked to come again', async () => {
+  const own = await testService({ HOST: '0.0.0.0' });
+  const { headers } = await own.key();
+  await own.store.close();
+  for (const answer of [await call('/status', headers, {}, own), await post(headers, undefined, '', own)])
+    expect([answer.code, answer.body.code, answer.headers.get('retry-after')]).toEqual([503, 'unavailable', '5']);
+  expect((await call('/healthz', {}, {}, own)).code).toBe(200);
+  await own.close().catch(() => undefined);
+});

@@ -52,7 +52,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
   async function needsKey(): Promise<boolean> {
     if (!isLoopback(config.host) || areKeys) return true;
     if (now() >= areKeysUntil) {
-      areKeys = await store.hasKeys();
+      areKeys = await asking(store.hasKeys());
       areKeysUntil = now() + KEPT;
     }
     return areKeys;
@@ -61,7 +61,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
   async function find(id: string): Promise<Key | undefined> {
     const kept = known.get(id);
     if (kept && now() < kept.until) return kept.key;
-    const key = await store.key(id);
+    const key = await asking(store.key(id));
     if (known.size >= REMEMBERED) known.clear();
     if (key) known.set(id, { key, until: now() + KEPT });
     else known.delete(id);
@@ -135,6 +135,14 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
           if (!c.res.headers.has(name)) c.res.headers.set(name, value);
       },
   };
+}
+
+/** @throws Problem 503 where the store can't be asked: nobody can be let in */
+function asking<T>(question: Promise<T>): Promise<T> {
+  return question.catch((cause) => {
+    const headers = { 'retry-after': '5' };
+    throw new Problem(503, 'unavailable', 'API keys can’t be looked up now; try again', { headers, cause });
+  });
 }
 
 const unauthorized = (detail: string, error = '') =>

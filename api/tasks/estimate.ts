@@ -38,17 +38,15 @@ interface EstimatorOptions {
 }
 
 export function createEstimator({ store, model, prices, now }: EstimatorOptions) {
-  let factor: Promise<number> | undefined;
+  let factor: Promise<number> = Promise.resolve(1);
   let until = 0;
 
-  /** How many times the expected time is reckoned with; as it was up to a minute ago. */
+  /** How many times the expected time is reckoned with; as it was up to a minute ago, or longer while the store is away. */
   function history(): Promise<number> {
-    if (factor && now() < until) return factor;
+    if (now() < until) return factor;
     until = now() + MINUTE;
-    factor = store.gpuTimes(model, LATEST).then(factorOf);
-    factor.catch(() => {
-      factor = undefined; // the store is away: the next one asks again
-    });
+    const known = factor;
+    factor = store.gpuTimes(model, LATEST).then(factorOf, () => known);
     return factor;
   }
 
