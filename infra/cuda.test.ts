@@ -41,7 +41,7 @@ beforeEach(() => {
   for (const name of ['folder', 'bin', 'index']) mkdirSync(join(base, name));
   for (const name of NPMS_OWN) writeFileSync(join(base, 'folder', name), FINE);
   script(join(base, 'bin/python3'), FAKE_PYTHON);
-  script(join(base, 'bin/ldd'), FAKE_LDD);
+  script(join(base, 'bin/ldd'), FAKE_LDD, '/bin/sh');
   lines = [];
   place = {
     folder: join(base, 'folder'),
@@ -54,9 +54,9 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(base, { recursive: true, force: true }));
 
-/** A program that needs nothing but Node. */
-function script(path: string, source: string) {
-  writeFileSync(path, `#!${process.execPath}\n${source}`);
+/** A program that needs nothing but Node, or what is said to run it. */
+function script(path: string, source: string, interpreter = process.execPath) {
+  writeFileSync(path, `#!${interpreter}\n${source}`);
   chmodSync(path, 0o755);
 }
 
@@ -101,11 +101,10 @@ const FAKE_PATCHELF = `${CALLED}
 const doomed = called('patchelf');
 write(args.at(-1), fs.readFileSync(args.at(-1), 'utf8') + '\\tpatched with ' + args.slice(0, -1).join(' ') + '\\n');`;
 
-/** A fake library's text is what ldd says of it. */
+/** A fake library's text is what ldd says of it. By the shell's own means: it is called so often that Node's start would be felt. */
 const FAKE_LDD = `
-const text = require('node:fs').readFileSync(process.argv[2], 'utf8');
-if (!text.endsWith('\\n')) console.log('\\tnot a dynamic executable'), process.exit(1);
-process.stdout.write(text);`;
+while IFS= read -r line; do printf '%s\\n' "$line"; done < "$1"
+if [ -n "$line" ]; then printf '\\tnot a dynamic executable\\n'; exit 1; fi`;
 
 /** Puts a wheel into the index. */
 function wheel(file: string, files: Record<string, string>, libraries = Object.keys(files)): Wheel {

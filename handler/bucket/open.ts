@@ -3,7 +3,7 @@ import type * as v from 'valibot';
 import { bucketFolder, type shared } from '../environment.ts';
 import type { Bucket } from './bucket.ts';
 import { type DiskBucket, diskBucket } from './disk.ts';
-import { type S3Options, s3Bucket } from './s3.ts';
+import type { S3Options } from './s3.ts';
 
 type Shared = v.InferOutput<v.ObjectSchema<typeof shared, undefined>>;
 
@@ -22,7 +22,10 @@ export async function openBucket(
   { publicUrl, patience, now = Date.now }: { publicUrl: string; patience?: number; now?: () => number },
 ): Promise<{ bucket: Bucket; disk: DiskBucket | undefined }> {
   const s3 = s3Options(env);
-  if (s3) return { bucket: s3Bucket(s3, { patience, now }), disk: undefined };
+  if (s3) {
+    const { s3Bucket } = await import('./s3.ts'); // a tenth of a second, which a folder's users need not spend
+    return { bucket: s3Bucket(s3, { patience, now }), disk: undefined };
+  }
   const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, now });
   return { bucket: disk, disk };
 }

@@ -29,7 +29,7 @@ const MARK = 90;
 
 let model: SvdModel;
 beforeAll(() => {
-  model = openSvd(SMALL_SVD, { threads: 2 });
+  model = openSvd(SMALL_SVD, { threads: 1 });
 });
 afterAll(() => model.close());
 
@@ -99,7 +99,7 @@ describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => 
   test('also with weights in single precision', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'single-'));
     inSinglePrecision(folder);
-    const single = openSvd(folder, { threads: 2 });
+    const single = openSvd(folder, { threads: 1 });
     const { frames } = await clipOf(1, {}, { model: single });
     expect(psnr(frames, reference('pipeline 1/frames').data)).toBeGreaterThan(MARK);
     await single.close();
@@ -157,7 +157,7 @@ describe('a mistake falls clearly below the mark', () => {
     inSinglePrecision(folder, (tensor, values) => {
       if (tensor === 'visual_projection.weight') values.fill(0);
     });
-    const blind = openSvd(folder, { threads: 2 });
+    const blind = openSvd(folder, { threads: 1 });
     const { frames } = await clipOf(0, {}, { model: blind });
     expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
     await blind.close();

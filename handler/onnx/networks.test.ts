@@ -31,7 +31,7 @@ const cases = (network: string) => [
 ];
 
 async function run(graph: Graph, feeds: Record<string, Float32Array>, policy?: Policy) {
-  const session = await openSession(graph, { threads: 2, ...(policy && { policy }) });
+  const session = await openSession(graph, { threads: 1, ...(policy && { policy }) });
   const result = await session.run(feeds);
   await session.close();
   return result;

@@ -50,6 +50,9 @@ export function psnr(got: Float32Array, expected: Float32Array): number {
   return 20 * Math.log10((2 * largest) / Math.sqrt(squares / got.length));
 }
 
+/** What each of the 2¹⁶ numbers in half precision is. */
+const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => fromHalf(bits));
+
 /** Copies the small model to a folder in single precision; `change` may alter a tensor's values on the way. */
 export function inSinglePrecision(folder: string, change: (tensor: string, values: Float32Array) => void = () => {}) {
   cpSync(SMALL_SVD, folder, { recursive: true, filter: (file) => !file.endsWith('.safetensors') });
@@ -64,7 +67,8 @@ export function inSinglePrecision(folder: string, change: (tensor: string, value
       if (name === '__metadata__') continue;
       const [begin, end] = data_offsets;
       const stored = new Uint16Array(new Uint8Array(bytes.subarray(half.start + begin, half.start + end)).buffer);
-      const values = Float32Array.from(stored, fromHalf);
+      const values = new Float32Array(stored.length);
+      for (let i = 0; i < stored.length; i++) values[i] = HALVES[stored[i]!]!;
       change(name, values);
       single[name] = { dtype: 'F32', shape, data_offsets: [offset, offset + values.byteLength] };
       parts.push(new Uint8Array(values.buffer));
