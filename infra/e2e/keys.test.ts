@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen } from '../../api/testing.ts';
 import { taskFolder } from '../../handler/job.ts';
@@ -15,6 +15,8 @@ import { startApi } from '../local/api-process.ts';
 import { freePort } from '../local/free-port.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../local/postgres.ts';
 import { queueServer } from '../local/queue-server.ts';
+
+vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
 
 const RUNPOD_KEY = 'test-key';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));

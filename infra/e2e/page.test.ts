@@ -4,11 +4,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Hono } from 'hono';
 import type { Browser, Page, Request } from 'playwright-core';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { openStore } from '../../api/store/store.ts';
 import { listen, makeKey, type TestService, testService } from '../../api/testing.ts';
 import { freePort, type LocalService, startLocal } from '../local/start.ts';
 import { hasBrowser, launchBrowser, playing } from './browser.ts';
+
+vi.setConfig({ testTimeout: 60_000 });
 
 /** In the page: when it has asked for events. */
 interface Noted {
