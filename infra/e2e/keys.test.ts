@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen } from '../../api/testing.ts';
 import { taskFolder } from '../../handler/job.ts';
@@ -15,6 +15,8 @@ import { startApi } from '../local/api-process.ts';
 import { freePort } from '../local/free-port.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../local/postgres.ts';
 import { queueServer } from '../local/queue-server.ts';
+
+vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
 
 const RUNPOD_KEY = 'test-key';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -95,13 +97,13 @@ describe('the first key, where others than this machine may come', () => {
     expect((await again.ask('/status', key[0])).status).toBe(200);
     expect((await again.ask('/status', `${key[0]}x`)).status).toBe(401);
     expect((await again.ask('/status')).status).toBe(401);
-    expect(await again.stop()).not.toContain('i2v_');
+    expect(await again.stop()).not.toContain('API key');
   });
 
   test('is not made where only this machine may come', async () => {
     const api = await start();
     expect((await api.ask('/status')).status).toBe(200);
-    expect(await api.stop()).not.toContain('i2v_');
+    expect(await api.stop()).not.toContain('API key');
   });
 
   test('is seen in the terminal of `npm start`, with an address that can be opened', async () => {
@@ -130,16 +132,28 @@ describe.skipIf(!hasPostgres)(`the first key, of processes at one PostgreSQL${sk
   });
   afterAll(() => postgres?.stop());
 
-  test('is one, though several start at once, and for all of them', async () => {
-    const env = { ...WIDE, DATABASE_URL: (await postgres.database()).url };
-    const both = await Promise.all([start(env), start(env)]);
+  test('is one, though two are about to make it at once, and for all of them', async () => {
+    const { name, url } = await postgres.database();
+    const env = { ...WIDE, DATABASE_URL: url };
+    await (await start({ DATABASE_URL: url })).stop(); // makes the tables
+    const locks = (state: string) => `(select count(*) from pg_locks where relation = 'keys'::regclass and ${state})`;
+    const holding = postgres.query(
+      name,
+      `do $$ begin
+        lock table keys in exclusive mode;
+        while ${locks('not granted')} < 2 loop perform pg_sleep(0.01); end loop;
+      end $$`,
+    );
+    while ((await postgres.query(name, `select ${locks("granted and mode = 'ExclusiveLock'")}`)) !== '1');
+    const both = await Promise.all([start(env), start(env)]); // neither sees a key, and both wait to write one
+    await holding;
     const late = await start(env);
     const said = await Promise.all(both.map((api) => api.stop()));
     const found = said.join('').match(A_KEY) ?? [];
     expect(found).toHaveLength(1);
     expect((await late.ask('/status', found[0])).status).toBe(200);
     expect((await late.ask('/status')).status).toBe(401);
-    expect(await late.stop()).not.toContain('i2v_');
+    expect(await late.stop()).not.toContain('API key');
   });
 });
 
