@@ -157,8 +157,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
     report.tasks = accepted();
     report.repeated = callers.broken();
     if (shown.size > accepted()) find(`${shown.size} tasks, and ${accepted()} were posted`);
-    report.money = await auditor.accounts(running.api, shown);
-    for (const { name } of owners) report.money[name]!.refused = callers.refused[name] ?? 0;
+    report.money = await auditor.accounts(running.api(), shown, callers.refused);
     isOver = true;
     for (const process of everybody()) process.kill('SIGTERM');
     for (const process of everybody()) await process.ended();

@@ -10,7 +10,7 @@ import { openPostgres } from '../../../api/store/postgres.ts';
 import type { PresentedTask } from '../../../api/tasks/present.ts';
 import { bucketFolder } from '../../../handler/environment.ts';
 import type { ApiProcess, Scene } from '../../e2e/faulty.ts';
-import type { Ledger } from './ledger.ts';
+import type { Counts, Ledger } from './ledger.ts';
 import type { Owner } from './owners.ts';
 
 const SECOND = 1000;
@@ -23,7 +23,7 @@ const STILL = 30_011;
 /** The file system's clock may be behind by some milliseconds. */
 const COARSE = 20;
 /** For deliveries that are still to be tried again. */
-const PATIENCE = 120 * SECOND;
+const PATIENCE = 60 * SECOND;
 
 /** What GET /usage answers. */
 export interface Usage {
@@ -96,17 +96,15 @@ export function createAuditor({ scene, ledger, owners, realTime }: AuditorOption
   async function judgeCost(task: PresentedTask): Promise<void> {
     const { id, status, cost } = task;
     const [ms, stills] = await Promise.all([gpuTimeOf(task), stillsOf(task)]);
-    const most = costOfGpu(ms); // its reservation may be less: `judgeBooks` looks at that
+    const most = costOfGpu(ms); // what was reserved may be less: see `books`
     const ofGpu = cost ? cost.amount - cost.stills * STILL : -1;
     if (cost?.currency !== 'USD' || cost.gpu_seconds !== ms / 1000 || ofGpu < 0 || ofGpu > most)
       find(`${id}, ${status}: ${ms} ms cost at most ${most}, and not ${JSON.stringify(cost)}`);
     else if (!stills.includes(cost.stills)) find(`${id}, ${status}, paid for ${cost.stills} pictures, not ${stills}`);
   }
 
-  const own = (tasks: Iterable<PresentedTask>, { id }: Owner) =>
-    [...tasks].filter((task) => plans.get(task.id)?.owner.id === id);
-
-  async function judgeAccount({ url, id: name }: ApiProcess, owner: Owner, tasks: PresentedTask[]): Promise<Usage> {
+  /** @returns what the key has spent */
+  async function judgeAccount({ url, id: name }: ApiProcess, owner: Owner, tasks: PresentedTask[]): Promise<number> {
     const usage: Usage = await ask(`${url}/usage?since=2000-01-01`, owner);
     const { month, spent, reserved, open_tasks, days } = usage;
     const wrong = wrongOf(usage, owner);
@@ -130,16 +128,16 @@ export function createAuditor({ scene, ledger, owners, realTime }: AuditorOption
       .sort()
       .map((day) => JSON.stringify([day, facts(tasks.filter((task) => dayOf(task) === day))]));
     if (told.join() !== expected.join()) find(`${name} tells ${owner.name} of ${told}; its tasks say ${expected}`);
-    return usage;
+    return spent;
   }
 
   /** Waits until nothing is to be announced any more; then each task with a webhook has one delivery, the one that was heard. */
-  async function judgeDeliveries(anApi: () => ApiProcess, owner: Owner, tasks: PresentedTask[]): Promise<void> {
+  async function judgeDeliveries(api: ApiProcess, owner: Owner, tasks: PresentedTask[]): Promise<void> {
     const late = Date.now() + PATIENCE;
-    let all = await deliveriesOf(anApi(), owner);
+    let all = await deliveriesOf(api, owner);
     while (all.some(({ status }) => status === 'pending') && Date.now() < late) {
       await delay(100);
-      all = await deliveriesOf(anApi(), owner);
+      all = await deliveriesOf(api, owner);
     }
     for (const { id, status, type, task_id, status_code, error } of all) {
       if (status !== 'delivered') find(`delivery ${id} of ${task_id} is ${status}: ${status_code ?? error}`);
@@ -156,20 +154,17 @@ export function createAuditor({ scene, ledger, owners, realTime }: AuditorOption
   }
 
   return {
-    /**
-     * By the front door, once all tasks have ended.
-     * @returns what each key has spent, by its name
-     */
-    async accounts(apis: () => ApiProcess[], shown: Map<string, PresentedTask>): Promise<Record<string, Account>> {
+    /** By the front door, once all tasks have ended. @returns the accounts by their keys' names */
+    async accounts(apis: ApiProcess[], shown: Map<string, PresentedTask>, refused: Counts) {
       const accounts: Record<string, Account> = {};
       for (const task of shown.values()) await judgeCost(task);
       for (const owner of owners) {
-        const tasks = own(shown.values(), owner);
-        for (const api of apis()) {
-          const { spent } = await judgeAccount(api, owner, tasks);
-          accounts[owner.name] = { budget: owner.budget, spent, tasks: tasks.length, refused: 0 };
-        }
-        await judgeDeliveries(() => apis()[0]!, owner, tasks);
+        const { name, budget } = owner;
+        const tasks = [...shown.values()].filter(({ id }) => plans.get(id)?.owner === owner);
+        let spent = 0;
+        for (const api of apis) spent = await judgeAccount(api, owner, tasks);
+        await judgeDeliveries(apis[0]!, owner, tasks);
+        accounts[name] = { budget, spent, tasks: tasks.length, refused: refused[name] ?? 0 };
       }
       return accounts;
     },

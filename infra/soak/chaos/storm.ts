@@ -222,15 +222,9 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       }, c);
       if (!instead && !passed) await pass();
       const { status } = instead ?? c.res;
+      const api = running.api().find(({ id }) => id === by);
       if (!instead && status === 200 && isOver(await c.res.clone().json()))
-        setTimeout(
-          () =>
-            strike(
-              'settling',
-              running.api().find((api) => api.id === by),
-            ),
-          40 * Math.random(),
-        );
+        setTimeout(() => strike('settling', api), 40 * Math.random());
       const submission = submissions.get(id);
       if (submission && status === 404) submission.unknown = true;
       if (submission && !instead && status === 200) Object.assign(submission, { looked: true, unknown: false });
