@@ -90,10 +90,11 @@ export async function createCallers({ scene, ledger, storm, owners, apis, cancel
    * @returns the id, when it has heard that the task is accepted
    */
   async function post(plan: Plan, n: number, choose: Choose): Promise<string> {
-    const { kind, columns, hook } = plan;
+    const { kind, columns, hook, cancels } = plan;
+    const length = cancels === 'while it runs' ? { T: '60', steps: '20' } : { T: '2', steps: '1' }; // so that it does run
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
-      ...{ H: '64', W: '64', T: '2', steps: '1', seed: String(n), num_cols: String(columns) },
+      ...{ H: '64', W: '64', ...length, seed: String(n), num_cols: String(columns) },
       ...(prompt && { prompt }),
     };
     for (;;) {

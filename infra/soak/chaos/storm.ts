@@ -224,7 +224,7 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       const { status } = instead ?? c.res;
       const api = running.api().find(({ id }) => id === by);
       if (!instead && status === 200 && isOver(await c.res.clone().json()))
-        setTimeout(() => strike('settling', api), 40 * Math.random());
+        setTimeout(() => strike('settling', api), 60 * Math.random());
       const submission = submissions.get(id);
       if (submission && status === 404) submission.unknown = true;
       if (submission && !instead && status === 200) Object.assign(submission, { looked: true, unknown: false });
