@@ -212,6 +212,8 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
       await page.waitForSelector('#form', { state: 'visible' });
       const before = await page.locator('#tasks video').count();
       await page.setInputFiles('#image', picture);
+      await page.click('summary');
+      await page.fill('#setting-steps', '200'); // so long that it is seen
       await page.click('#form button');
       await page.waitForFunction(() => document.querySelector('#stage')!.textContent!.startsWith('sampling'));
       process.kill(service.pids().api, 'SIGKILL');
