@@ -207,9 +207,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   } else {
     try {
       const service = await startLocal({ env: process.env });
-      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
       for (const signal of ['SIGINT', 'SIGTERM'])
         process.once(signal, () => void service.stop().then(() => process.exit(0)));
+      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
     } catch (error) {
       console.error((error as Error).message);
       process.exit(1);
