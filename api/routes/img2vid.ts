@@ -162,11 +162,11 @@ export function img2vid(services: Services) {
     for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
       c.header(name, value);
     if (refused === 'rate')
-      throw tooMany('too_many_submissions', `this API key may make ${submissions.perMinute} tasks a minute`, {
+      throw tooMany('too_many_submissions', `tasks a minute with this API key: at most ${submissions.perMinute}`, {
         'retry-after': String(wait(key.submissions_at, at, submissions)),
       });
     if (refused === 'open')
-      throw tooMany('too_many_open', `this API key may have ${maxOpen} tasks open; wait for one to end`, {
+      throw tooMany('too_many_open', `open tasks with this API key: at most ${maxOpen}; wait for one to end`, {
         'retry-after': '10',
       });
     if (refused === 'budget') throw new Problem(402, 'budget_spent', spent(key, order, quote.currency));

@@ -138,7 +138,7 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
     beforeAll(async () => {
       folder = await mkdtemp(join(tmpdir(), 'page-'));
       const store = await openStore(`file:${join(folder, 'tasks.db')}`);
-      ({ text } = await makeKey(store, { budget: 5_000_000 }));
+      ({ text } = await makeKey(store, { budget: 20_000_000 }));
       await store.close();
       const port = await freePort(40_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
       service = await startLocal({
@@ -164,13 +164,13 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
       expect(await page.isVisible('#form')).toBe(false);
 
       await enter(` ${text} `);
-      await shows('#budget', '$0.00 of $5.00 used this month');
+      await shows('#budget', '$0.00 of $20.00 used this month');
       await page.setInputFiles('#image', picture);
       await page.click('#form button');
       expect(await playing(page)).toMatchObject({ width: 512, height: 288 });
       const [, cost] = /succeeded · \$(\d\.\d+)$/.exec((await page.textContent('#tasks .note'))!)!;
       expect(Number(cost)).toBeGreaterThan(0);
-      await shows('#budget', `$${cost} of $5.00 used this month`);
+      await shows('#budget', `$${cost} of $20.00 used this month`);
       await screenshot(page, 'keyed');
 
       requests.length = 0;
@@ -213,7 +213,7 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
       const before = await page.locator('#tasks video').count();
       await page.setInputFiles('#image', picture);
       await page.click('summary');
-      await page.fill('#setting-steps', '200'); // so long that it is seen
+      await page.fill('#setting-steps', '1000'); // so long that it is seen
       await page.click('#form button');
       await page.waitForFunction(() => document.querySelector('#stage')!.textContent!.startsWith('sampling'));
       process.kill(service.pids().api, 'SIGKILL');
@@ -262,7 +262,7 @@ describe.skipIf(!hasBrowser)('the page where there are API keys, in Chromium', (
       await page.waitForSelector('#now', { state: 'visible' });
       await post();
       await page.waitForFunction(() =>
-        /^this API key may make 1 tasks a minute \(again in \d\d s\)$/.test(
+        /^tasks a minute with this API key: at most 1 \(again in \d\d s\)$/.test(
           document.querySelector('#errors')!.textContent!,
         ),
       );
