@@ -49,7 +49,7 @@ export const chooser =
     choices[Math.floor(random() * choices.length)]!;
 
 export function createStorm({ scene, ledger, running, kills, stream, now }: StormOptions) {
-  const { killed, submissions } = ledger;
+  const { killed, submissions, plans } = ledger;
   const random = stream('faults');
   const choose = chooser(random);
   const counts = { kills: {} as Counts, faults: {} as Counts };
@@ -212,7 +212,7 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
   }
 
   const isOver = ({ status }: { status?: string }) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
-  /** Notes what the API is shown; of an end it may die, before or after it is stored. */
+  /** Notes what the API is shown; shown an end that is to be announced, it may die, before or after it has stored it. */
   function looking({ id, by }: Asked, fault: Fault | undefined): Fault {
     return async (pass, c) => {
       let passed = false;
@@ -222,10 +222,12 @@ export function createStorm({ scene, ledger, running, kills, stream, now }: Stor
       }, c);
       if (!instead && !passed) await pass();
       const { status } = instead ?? c.res;
-      const api = running.api().find(({ id }) => id === by);
-      if (!instead && status === 200 && isOver(await c.res.clone().json()))
-        setTimeout(() => strike('settling', api), 60 * Math.random());
       const submission = submissions.get(id);
+      const isAnnounced = submission && plans.get(submission.task)?.hook;
+      if (isAnnounced && !instead && status === 200 && isOver(await c.res.clone().json())) {
+        const api = running.api().find(({ id }) => id === by);
+        setTimeout(() => strike('settling', api), 60 * Math.random());
+      }
       if (submission && status === 404) submission.unknown = true;
       if (submission && !instead && status === 200) Object.assign(submission, { looked: true, unknown: false });
       return instead;
