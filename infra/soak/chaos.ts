@@ -203,7 +203,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
   const logs = found.length > 0 ? { logs: scene.lastWords() } : {};
   await scene.close();
   await callers.close();
-  await rm(folder, { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true, maxRetries: 5 }); // what a killed process began the kernel may still finish
   const { webhooks } = callers;
   return {
     ...report,
