@@ -65,9 +65,9 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     const until = async (count: number, condition: string) => {
       while ((await postgres.query(name, `select count(*) ${others} and ${condition}`)) !== String(count));
     };
-    const killAll = async () => {
-      await postgres.query(name, `select count(pg_terminate_backend(pid)) ${others}`);
-      await until(0, 'true');
+    const kill = async (condition: string) => {
+      await postgres.query(name, `select count(pg_terminate_backend(pid)) ${others} and ${condition}`);
+      await until(0, condition);
       await new Promise((resolve) => setImmediate(resolve)); // what the server has said until then has been read
     };
     await until(1, `wait_event = 'PgSleep'`);
@@ -76,12 +76,13 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
       (error: Error) => error.message,
     );
     await until(1, `wait_event_type = 'Lock'`);
-    await killAll();
+    await kill(`wait_event_type = 'Lock'`); // before who holds the row: else the change may still be made
+    await kill('true');
     expect(await change).toMatch(/terminating connection/);
     await blocker;
     expect(await store.update((await store.get(task.id))!, { step: 3 })).toMatchObject({ step: 3, version: 2 });
 
-    await killAll();
+    await kill('true');
     expect(await store.get(task.id)).toMatchObject({ step: 3 });
     await store.close();
   });
