@@ -125,7 +125,7 @@ export async function createCallers({ scene, ledger, storm, owners, apis, cancel
   async function refuse(plan: Plan, detail: string): Promise<void> {
     const { owner } = plan;
     count(refused, owner.name);
-    const [cost, , left] = [...detail.matchAll(/([\d.]+) USD/g)].map(([, units]) => Number(units));
+    const [cost, left] = [...detail.matchAll(/([\d.]+) USD/g)].map(([, units]) => Number(units));
     if (!(cost! > left!)) find(`${owner.name} was refused: ${detail}`);
     const open = () => [...plans].filter(([id, plan]) => plan.owner === owner && !ledger.hasEnded(id)).length;
     const before = open();
