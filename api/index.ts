@@ -62,7 +62,7 @@ try {
     linkOrigin,
     lifecycle,
     webhooks,
-    estimate: createEstimator({ store, model: config.model, prices: config.prices, now: Date.now }),
+    estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now: Date.now }),
     runpod,
     log,
     metrics,

@@ -112,7 +112,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     linkOrigin: api.url,
     lifecycle,
     webhooks,
-    estimate: createEstimator({ store, model: config.model, prices: config.prices, now }),
+    estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now }),
     runpod: client,
     log,
     metrics,

@@ -39,10 +39,8 @@ export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
   };
 }
 
-export type Access = ReturnType<typeof createAccess>;
-
 export function createAccess({ config, store, now }: Pick<Services, 'config' | 'store' | 'now'>) {
-  const known = new Map<string, { key: Key | undefined; until: number }>();
+  const known = new Map<string, { key: Key; until: number }>();
   const asked = new Map<string, number>(); // by key: see rate.ts
   const guesses = new Map<string, { count: number; until: number }>(); // by address
   let areKeys = false; // once there are, there are for ever

@@ -8,6 +8,19 @@ const TEXT = /^i2v_([\da-f]{16})_[\w-]{43}$/;
 /** Of several processes that start at once without any key, one makes this. */
 export const FIRST_KEY = '0'.repeat(16);
 
+/** What no key has from the beginning. */
+export const NEW_KEY = {
+  old_hash: null,
+  old_until: null,
+  budget: null,
+  max_open: null,
+  submissions_per_minute: null,
+  requests_per_minute: null,
+  old_webhook_secret: null,
+  old_webhook_until: null,
+  revoked_at: null,
+};
+
 /** @returns the key's text, which is shown once, and what is kept of it */
 export function newText(id = randomBytes(8).toString('hex')): { id: string; text: string; hash: string } {
   const text = `i2v_${id}_${randomBytes(32).toString('base64url')}`;

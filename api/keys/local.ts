@@ -3,7 +3,7 @@ import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LOCAL, SCOPES } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
-import { FIRST_KEY, newText, newWebhookSecret } from './key.ts';
+import { FIRST_KEY, NEW_KEY, newText, newWebhookSecret } from './key.ts';
 
 /** Makes the first key, an admin's, unless there is or was any. @returns its text, which is shown once and can't be read again */
 export async function makeFirstKey(store: Store, now: number): Promise<string | undefined> {
@@ -20,19 +20,6 @@ export async function makeFirstKey(store: Store, now: number): Promise<string | 
   });
   return isOurs ? text : undefined;
 }
-
-/** What no key has from the beginning. */
-export const NEW_KEY = {
-  old_hash: null,
-  old_until: null,
-  budget: null,
-  max_open: null,
-  submissions_per_minute: null,
-  requests_per_minute: null,
-  old_webhook_secret: null,
-  old_webhook_until: null,
-  revoked_at: null,
-};
 
 /** Shows who is on this machine the secret of its webhooks, in DATA_DIR/webhook-secret. */
 export async function showWebhookSecret(dataDir: string, store: Store): Promise<void> {

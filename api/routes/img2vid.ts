@@ -55,7 +55,7 @@ export function img2vid(services: Services) {
       input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
     const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
     if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
-    if (input.webhook_url !== undefined && (await isGone(owner, input.webhook_url)))
+    if (input.webhook_url !== undefined && (await isGone(c, owner, input.webhook_url)))
       warnings.push({ field: 'webhook_url', message: GONE });
     const estimated = await estimate(input);
     if (isTrial) return c.json({ input, warnings, cost_estimate: shownEstimate(estimated) });
@@ -84,8 +84,11 @@ export function img2vid(services: Services) {
   });
 
   /** For a warning only: where the store is away the post is answered all the same, if by then it is back. */
-  function isGone(owner: string, url: string): Promise<boolean> {
-    return store.isGone(owner, url).catch(() => false);
+  function isGone(c: Context, owner: string, url: string): Promise<boolean> {
+    return store.isGone(owner, url).catch((error) => {
+      c.get('log').warn({ error }, 'whether a receiver is gone could not be read');
+      return false;
+    });
   }
 
   function replay(c: Context, earlier: Task, once: Idempotency) {

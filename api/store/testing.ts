@@ -1,5 +1,5 @@
 /** For tests: tasks and keys. */
-import { NEW_KEY } from '../keys/local.ts';
+import { NEW_KEY } from '../keys/key.ts';
 import { taskIds } from '../tasks/id.ts';
 import { type Key, LOCAL, type Order } from './key.ts';
 import type { Inserted, Store } from './store.ts';

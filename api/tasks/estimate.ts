@@ -1,4 +1,5 @@
 /** What a task will take, and cost: from its parameters, and from what its model's latest tasks took. */
+import type { Logger } from 'pino';
 import type { Input } from '../../handler/parameters.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
 import { costOf, costOfTime, type Prices } from '../money.ts';
@@ -32,12 +33,13 @@ export const mostOf = ({ gpu, still }: Quote) => gpu + still;
 
 interface EstimatorOptions {
   store: Pick<Store, 'gpuTimes'>;
+  log: Logger;
   model: ModelName;
   prices: Prices;
   now: () => number;
 }
 
-export function createEstimator({ store, model, prices, now }: EstimatorOptions) {
+export function createEstimator({ store, log, model, prices, now }: EstimatorOptions) {
   let factor: Promise<number> = Promise.resolve(1);
   let until = 0;
 
@@ -46,7 +48,10 @@ export function createEstimator({ store, model, prices, now }: EstimatorOptions)
     if (now() < until) return factor;
     until = now() + MINUTE;
     const known = factor;
-    factor = store.gpuTimes(model, LATEST).then(factorOf, () => known);
+    factor = store.gpuTimes(model, LATEST).then(factorOf, (error) => {
+      log.warn({ error }, 'how long tasks took could not be read; what was known is used');
+      return known;
+    });
     return factor;
   }
 

@@ -97,7 +97,7 @@ export function createSteps({
 
   async function next(task: Task, found: string | undefined): Promise<Changes> {
     try {
-      const changes = await what(task, found);
+      const changes = await changesOf(task, found);
       return isEnd(task, changes) ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
     } catch (error) {
       log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
@@ -105,7 +105,7 @@ export function createSteps({
     }
   }
 
-  async function what(task: Task, found: string | undefined): Promise<Changes> {
+  async function changesOf(task: Task, found: string | undefined): Promise<Changes> {
     const changes = found === undefined ? undefined : await find(task, found);
     if (changes) return { due_in: 0, ...changes };
     if (!isOpen(task.status)) return afterEnd(task);

@@ -1,5 +1,6 @@
 import { Hono } from 'hono';
 import { Webhook } from 'standardwebhooks';
+import { v7 } from 'uuid';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { listen, type TestService, testService, WEBHOOK_SECRET } from '../testing.ts';
 
@@ -160,15 +161,36 @@ test.each([
   expect(deliveries).toHaveLength(1);
 });
 
-test('a receiver that is overloaded is left alone for a while', async () => {
-  answer = () => new Response('busy', { status: 502 });
-  const first = await endedTask();
-  await delivery(1);
-  await written(first, 1);
-  const [pending] = await service.store.deliveries({ owner: 'local', limit: 1 });
-  await service.store.putOff('local', pending!.url, 0);
-  expect(pending!.due_at! - Date.now()).toBeGreaterThan(3000);
-});
+test.each([429, 502, 504])(
+  'a receiver that is overloaded (%i) is left alone for a while, by what else is due there',
+  async (status) => {
+    let release = () => {};
+    const busy = await listen(
+      new Hono().post('/', async (c) => {
+        await new Promise<void>((resolve) => {
+          release = resolve;
+          heard();
+        });
+        return c.body(null, status as 429);
+      }),
+    );
+    const arrived = new Promise<void>((resolve) => {
+      heard = resolve;
+    });
+    const url = `${busy.url}/`;
+    const { id } = await (await service.post({ prompt: 'x', webhook_url: url })).json();
+    await send(`/cancel?id=${id}`);
+    await arrived;
+    const next = { id: v7(), owner: 'local', task_id: null, type: 'webhook.test', url, created_at: Date.now() };
+    await service.store.addDelivery(next); // due at once
+    release();
+    expect(await written(id, 1)).toMatchObject({ status: 'pending', status_code: status });
+    const { attempts, due_at } = (await service.store.delivery('local', next.id))!;
+    expect(attempts).toBe(0);
+    expect(due_at! - Date.now()).toBeGreaterThan(3000);
+    await busy.close();
+  },
+);
 
 test('an address that only turns out to be private is refused when it is sent, and said', async () => {
   const guarded = await testService();
