@@ -35,7 +35,13 @@ export async function persist<T>(
     waits,
     say,
     arrived = async () => 0,
-  }: { waits: number[]; say: (text: string) => void; arrived?: () => Promise<number> },
+    pause = delay,
+  }: {
+    waits: number[];
+    say: (text: string) => void;
+    arrived?: () => Promise<number>;
+    pause?: (milliseconds: number) => Promise<unknown>;
+  },
 ): Promise<T> {
   let most = await arrived();
   let failures = 0;
@@ -50,7 +56,7 @@ export async function persist<T>(
       const wait = waits[failures++];
       if (wait === undefined) throw error;
       say(`${error.message}; next try in ${wait / SECOND} s`);
-      await delay(wait);
+      await pause(wait);
     }
   }
 }
