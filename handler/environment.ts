@@ -62,7 +62,7 @@ export function readEnvironment<E extends v.ObjectEntries>(entries: E, environme
     const wrong = issues.map(
       (issue) => `${v.getDotPath(issue)} ${issue.type === 'object' ? 'is needed' : issue.message}`,
     );
-    throw new Error(wrong.join('; '));
+    throw new Error([...new Set(wrong)].join('; '));
   }
   return output;
 }
