@@ -117,6 +117,7 @@ describe('deploy', () => {
       ...{ scaling: { type: 'QUEUE_DELAY', queueDelay: 4 }, timeout: 1_800_000, flashboot: 'FLASHBOOT' },
       ...{ dataCenterIds: ['EU-RO-1'], networkVolumes: [volume.id] },
     });
+    expect(template.env).toEqual({});
     expect(rest.asked.find(({ path, method }) => path === '/v2/serverless' && method === 'POST')!.body).toMatchObject({
       templateId: template.id,
     });
@@ -221,6 +222,16 @@ describe('deploy', () => {
     expect(await run(['--dry-run'])).toMatchObject({ status: 0 });
   });
 
+  test('a change that RunPod does not take over is told', async () => {
+    await run();
+    Object.defineProperty(only(rest.endpoints), 'timeout', { get: () => 60_000, set() {}, enumerable: true });
+    const { status, out } = await run();
+    expect([status, out]).toEqual([
+      0,
+      expect.stringMatching(/timeout {2}60000 → 1800000\n {2}RunPod does not show what it was told: timeout\n/),
+    ]);
+  });
+
   test('the order of lists does not count', async () => {
     await run();
     (only(rest.endpoints).gpu as { pools: string[] }).pools.reverse();
@@ -234,6 +245,7 @@ describe('deploy', () => {
       delete json.workers.idleTimeout;
     });
     const { out } = await run(byCount);
+    expect(out).not.toContain('Idle workers are replaced'); // these settings reach those that run
     expect(out).toMatch(/scaling\.requestCount +none → 1\n {2}scaling\.queueDelay +4 → none$/m);
     expect(out).toMatch(/workers\.idleTimeout +30 → none$/m);
     expect(await run(['--dry-run', ...byCount])).toMatchObject({ status: 0 });
@@ -691,6 +703,8 @@ test('remarks on what may not be meant', async () => {
   expect(out).toMatch(/The image has no tag of its own.*\nWithout MIDJOURNEY_BRIDGE .*\nWith workers\.max 0 /);
   const started = await run(paused);
   expect(started.out).toMatch(/\n {4}MODEL=camera RUNPOD_ENDPOINT_ID=\w+ npm start\n/);
+  env.MODEL = 'camera';
+  expect((await run(paused)).out).toMatch(/\n {4}RUNPOD_ENDPOINT_ID=\w+ npm start\n/);
   expect(only(rest.endpoints).env).not.toHaveProperty('DEVICE');
   for (const IMAGE of ['img2vid', 'you/img2vid:latest']) {
     Object.assign(env, { IMAGE });

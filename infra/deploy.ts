@@ -15,11 +15,11 @@ import {
   type Endpoint,
   type Gpu,
   type Kind,
+  type Listed,
   openRest,
   type Rest,
   TEMPLATES,
   VOLUMES,
-  type Volume,
 } from './runpod-rest.ts';
 
 const HOUR = 3600; // seconds
@@ -145,7 +145,7 @@ async function deploy(context: Context): Promise<number> {
   const workerEnv = workerEnvironment(file, env);
 
   // All is read and checked before anything is made.
-  const gpus = await rest.gpus({ count: 1, minCudaVersion: file.gpu.minCudaVersion });
+  const gpus = await rest.gpus(file.gpu);
   checkGpus(file, gpus);
   const volume = await findVolume(context);
   const template = await rest.find(TEMPLATES, file.name);
@@ -155,14 +155,9 @@ async function deploy(context: Context): Promise<number> {
     );
   const endpoint = await findEndpoint(context);
 
-  let usedVolume = volume.found;
-  let isChanged = false;
-  if (volume.wanted) {
-    const { name, ...wanted } = volume.wanted;
-    const settled = await settle(context, VOLUMES, name, volume.found, wanted, { isIt: volume.isIt });
-    usedVolume = settled.now;
-    isChanged = settled.isChanged;
-  }
+  const settledVolume = volume.wanted
+    ? await settle(context, VOLUMES, volume.name, volume.found, volume.wanted, { isIt: volume.isIt })
+    : { now: volume.found, changed: [] };
 
   const container = { image, args: 'worker', disk: file.disk, ports: [], registry: file.registry ?? null };
   const settledTemplate = await settle(context, TEMPLATES, file.name, template, {
@@ -181,24 +176,25 @@ async function deploy(context: Context): Promise<number> {
     env: workerEnv,
     ...endpointValues(file),
     dataCenterIds: volume.dataCenter ? [volume.dataCenter] : file.dataCenterIds,
-    networkVolumes: file.networkVolume ? [usedVolume?.id ?? '(the new one)'] : [],
+    networkVolumes: file.networkVolume ? [settledVolume.now?.id ?? '(the new one)'] : [],
   };
   // A template counts when an endpoint is made, and never after: from then on the endpoint itself is changed.
   const creation = { type: 'QUEUE', templateId: settledTemplate.now?.id };
   const isIt = isEndpoint(file.name);
   const settled = await settle(context, ENDPOINTS, file.name, endpoint, wanted, { creation, isIt });
-  isChanged ||= settledTemplate.isChanged || settled.isChanged;
 
   say('');
   for (const line of prices(file, gpus, wanted.dataCenterIds)) say(line);
   for (const line of remarks(file, image, workerEnv)) say(line);
   if (flags['dry-run']) {
+    const isChanged = [settledVolume, settledTemplate, settled].some(({ changed }) => changed.length > 0);
     say(isChanged ? 'Nothing was changed: this was a dry run.' : 'There is nothing to change.');
     return isChanged ? 2 : 0;
   }
-  if (endpoint && settled.isChanged)
+  if (endpoint && settled.changed.some((field) => field in container || field === 'env'))
     say('Idle workers are replaced at once, others after their job; npm run deploy -- status shows how far that is.');
-  say(nextStep(file, settled.now!.id));
+  const model = (env.MODEL || 'svd_xt') === file.model ? '' : `MODEL=${file.model} `; // which the API is to have, too
+  say(nextStep(`${model}RUNPOD_ENDPOINT_ID=${settled.now!.id} npm start`, settled.now!.id));
   return 0;
 }
 
@@ -219,7 +215,7 @@ const endpointValues = ({ gpu, workers, scaling, timeout, flashboot }: EndpointF
 });
 
 /** RunPod once marked an endpoint with FlashBoot in its name. */
-const isEndpoint = (name: string) => (endpoint: Endpoint) => endpoint.name.replace(/ -fb$/, '') === name;
+const isEndpoint = (name: string) => (one: Listed) => one.name.replace(/ -fb$/, '') === name;
 
 /** @throws Error: it is not one of ours */
 async function findEndpoint({ file: { name }, rest }: Context): Promise<Endpoint | undefined> {
@@ -242,11 +238,11 @@ async function findVolume({ file: { networkVolume }, rest, say }: Context) {
     return { found, dataCenter: found.dataCenter };
   }
   const { name, size, dataCenter } = networkVolume;
-  const isIt = (one: Volume) => one.name === name && one.dataCenter === dataCenter; // names need not be unique
+  const isIt = (one: Listed) => one.name === name && one.dataCenter === dataCenter; // names need not be unique
   const found = await rest.find(VOLUMES, name, isIt);
   if (found && found.size > size)
     say(`network volume ${name}: stays at ${found.size} GB, for none can be made smaller; endpoint.json says ${size}`);
-  return { found, isIt, dataCenter, wanted: { name, size: Math.max(size, found?.size ?? 0), dataCenter } };
+  return { found, name, isIt, dataCenter, wanted: { size: Math.max(size, found?.size ?? 0), dataCenter } };
 }
 
 /** @throws Error that names the field and what is known */
@@ -268,6 +264,7 @@ type Values = Record<string, unknown>;
 /**
  * Makes what is not there, changes what differs, and says so; in a dry run only says so.
  * @param creation goes into the body of a creation only
+ * @returns what there is then, and the fields of it that are (or would be) new
  */
 async function settle<T extends { id: string; name: string }>(
   { rest, say, flags, done }: Context,
@@ -275,13 +272,13 @@ async function settle<T extends { id: string; name: string }>(
   name: string,
   found: T | undefined,
   wanted: Values,
-  { creation = {}, isIt }: { creation?: Values; isIt?: (one: T) => boolean } = {},
-): Promise<{ now: T | undefined; isChanged: boolean }> {
+  { creation = {}, isIt }: { creation?: Values; isIt?: (one: Listed) => boolean } = {},
+): Promise<{ now: T | undefined; changed: string[] }> {
   const differences = compare(found as Values | undefined, wanted);
   const title = `${kind.noun} ${name}`;
   if (found && differences.length === 0) {
     say(`${title}: as it should be`);
-    return { now: found, isChanged: false };
+    return { now: found, changed: [] };
   }
   let now = found;
   if (!flags['dry-run']) {
@@ -298,7 +295,7 @@ async function settle<T extends { id: string; name: string }>(
   const ignored = now === found ? [] : compare(now as Values, wanted);
   if (ignored.length > 0)
     say(`  RunPod does not show what it was told: ${ignored.map(({ field }) => field).join(', ')}`);
-  return { now, isChanged: true };
+  return { now, changed: differences.map(({ top }) => top) };
 }
 
 interface Difference {
@@ -371,9 +368,7 @@ function remarks({ workers }: EndpointFile, image: string, workerEnv: Variables)
   ].filter((line) => line !== false);
 }
 
-function nextStep({ model }: EndpointFile, id: string): string {
-  const start = `${model === 'svd_xt' ? '' : `MODEL=${model} `}RUNPOD_ENDPOINT_ID=${id} npm start`;
-  return `
+const nextStep = (start: string, id: string) => `
 The endpoint is ${id}. Start the API, with RUNPOD_API_KEY and the BUCKET_ variables set as they are here:
 
     ${start}
@@ -381,7 +376,6 @@ The endpoint is ${id}. Start the API, with RUNPOD_API_KEY and the BUCKET_ variab
 It then listens for this machine. For others put it behind https and say where that is:
 
     HOST=0.0.0.0 PUBLIC_URL=https://video.example.com ${start}`;
-}
 
 // status
 

@@ -115,6 +115,10 @@ interface Named {
   name: string;
 }
 
+const listed = v.looseObject({ id: v.string(), name: v.nullish(v.string(), '') });
+export type Listed = v.InferOutput<typeof listed>;
+const isNamed = (name: string) => (one: Listed) => one.name === name;
+
 export interface Kind<T> {
   noun: string;
   path: string;
@@ -195,12 +199,11 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
       });
       if (response.ok) {
         if (!schema) return undefined as T;
-        const { success, output, issues } = v.safeParse(schema, parsed(answer));
-        if (success) return output;
-        // Not repeated: a template's or an endpoint's environment is in it.
-        const where = v.getDotPath(issues[0]) ?? 'no object';
-        const strange = `RunPod’s answer, asked to ${task}, has not the form of one: ${where}`;
-        throw method === 'POST' ? new Unanswered(strange) : new Error(strange);
+        try {
+          return understood(schema, parsed(answer), `asked to ${task}`);
+        } catch (error) {
+          throw method === 'POST' ? new Unanswered((error as Error).message) : error;
+        }
       }
       const words = said(answer);
       if (response.status >= 500 || response.status === 408)
@@ -238,37 +241,27 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
     const words = [output.detail, ...output.errors].filter(Boolean).join('; ');
     return secrets.some((secret) => repeats(words, secret))
       ? '(its words are not shown, for they repeat a value that it was sent)'
-      : words.slice(0, 1000);
+      : words.slice(0, 1000).replace(/\p{Cc}+/gu, ' ');
   }
 
-  const list = async <T>({ noun, path, key, schema }: Kind<T>): Promise<T[]> => {
-    const answer = v.pipe(
-      v.object({ [key]: v.array(schema) }),
-      v.transform((object) => object[key] as T[]),
-    );
-    return call({ task: `list the ${noun}s`, url: `${baseUrl}${path}`, schema: answer });
-  };
-
   /** @returns undefined if there is none. @throws Error: there are several */
-  async function find<T extends Named>(
-    kind: Kind<T>,
-    name: string,
-    isIt: (one: T) => boolean = (one) => one.name === name,
-  ): Promise<T | undefined> {
-    const found = (await list(kind)).filter(isIt);
-    if (found.length > 1)
+  async function find<T extends Named>(kind: Kind<T>, name: string, isIt = isNamed(name)): Promise<T | undefined> {
+    const { noun, path, key, schema } = kind;
+    const answer = v.object({ [key]: v.array(listed) }); // what is not ours may have what form it will
+    const things = (await call({ task: `list the ${noun}s`, url: `${baseUrl}${path}`, schema: answer }))[key]!;
+    const [found, ...others] = things.filter(isIt);
+    if (others.length > 0)
       throw new Error(
-        `there are ${found.length} ${kind.noun}s ${name} (${found.map(({ id }) => id).join(', ')}), and which is meant can’t be told: rename or delete all but one in RunPod’s console`,
+        `there are ${others.length + 1} ${noun}s ${name} (${[found!, ...others].map(({ id }) => id).join(', ')}), and which is meant can’t be told: rename or delete all but one in RunPod’s console`,
       );
-    return found[0];
+    return found && understood(schema, found, `about the ${noun} ${name}`);
   }
 
   return {
-    list,
     find,
 
     /** One that is not there. Where no answer comes it is looked for, and only found, never made again. */
-    async create<T extends Named>(kind: Kind<T>, body: { name: string }, isIt?: (one: T) => boolean): Promise<T> {
+    async create<T extends Named>(kind: Kind<T>, body: { name: string }, isIt?: (one: Listed) => boolean): Promise<T> {
       const task = `create the ${kind.noun} ${body.name}`;
       let lost: Unanswered;
       try {
@@ -306,13 +299,8 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
       call({ task: `find the network volume ${id}`, url: `${baseUrl}${VOLUMES.path}/${id}`, schema: volume }),
 
     /** All GPU types, with where a worker may find one now. */
-    async gpus({ count, minCudaVersion }: { count: number; minCudaVersion: string }): Promise<Gpu[]> {
-      const query = new URLSearchParams({
-        include: 'AVAILABILITY',
-        product: 'SERVERLESS',
-        minCudaVersion,
-        count: String(count),
-      });
+    async gpus({ minCudaVersion }: { minCudaVersion: string }): Promise<Gpu[]> {
+      const query = new URLSearchParams({ include: 'AVAILABILITY', product: 'SERVERLESS', minCudaVersion });
       const schema = v.object({ gpus: v.array(gpu) });
       return (await call({ task: 'list the GPUs', url: `${baseUrl}/catalog/gpus?${query}`, schema })).gpus;
     },
@@ -327,6 +315,13 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
       return (await call({ task: 'count the jobs', url: `${jobsUrl}/${id}/health`, schema: health })).jobs;
     },
   };
+}
+
+/** @throws Error that does not repeat the answer: a template's or an endpoint's environment is in it */
+function understood<T>(schema: v.GenericSchema<unknown, T>, answer: unknown, about: string): T {
+  const { success, output, issues } = v.safeParse(schema, answer);
+  if (success) return output;
+  throw new Error(`RunPod’s answer, ${about}, has not the form of one: ${v.getDotPath(issues[0]) ?? 'no object'}`);
 }
 
 const problem = v.object({
@@ -350,6 +345,7 @@ const NOT_SENT = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREAC
 function reasonOf(error: unknown): string {
   const { code, name, cause } = error as { code?: unknown; name?: string; cause?: unknown };
   if (typeof code === 'string') return code;
+  if (name === 'TimeoutError') return `no answer in ${TIMEOUT / SECOND} s`;
   return cause ? reasonOf(cause) : (name ?? 'no reason given');
 }
 
