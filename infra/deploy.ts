@@ -383,15 +383,10 @@ async function status(context: Context): Promise<number> {
   const { file, env, rest, say } = context;
   const endpoint = await findEndpoint(context);
   if (!endpoint) throw new Error(`there is no endpoint ${file.name}; npm run deploy makes it`);
-  const [workers, releases, jobs] = [
-    await rest.workers(endpoint),
-    await rest.releases(endpoint),
-    await jobsOf(context, endpoint),
-  ];
+  const workers = await rest.workers(endpoint);
+  const { rollout, releases } = await rest.releases(endpoint);
+  const jobs = await jobsOf(context, endpoint);
   const { min, max, idleTimeout } = endpoint.workers;
-  const { rollout } = releases;
-  const latest = releases.releases[0];
-  const fieldsOf = (diff: { field: string }[]) => [...new Set(diff.map(({ field }) => field))].join(', ') || 'nothing';
 
   say(`endpoint  ${endpoint.name} (${endpoint.id}), since ${endpoint.createdAt}`);
   say(`image     ${endpoint.image}`);
@@ -413,7 +408,10 @@ async function status(context: Context): Promise<number> {
         .filter(Boolean)
         .join(', ')}`,
     );
-  if (latest) say(`release   ${latest.version ?? '?'} of ${latest.createdAt}, which changed ${fieldsOf(latest.diff)}`);
+  for (const { version, createdAt, diff } of releases.slice(0, 1)) {
+    const changed = [...new Set(diff.map(({ field }) => field))].join(', ');
+    say(`release   ${version ?? 'unnumbered'} of ${createdAt}${changed && `, which changed ${changed}`}`);
+  }
   say(
     `rollout   ${rollout.inProgress ? 'under way' : 'done'}: ${rollout.workersOnLatest} of ${rollout.workersTotal} workers have the latest release`,
   );
@@ -421,7 +419,7 @@ async function status(context: Context): Promise<number> {
   // What env holds is compared by deploy, which has the values.
   const image = env.IMAGE || file.image;
   const differences = compare(endpoint, { ...(image && { image }), disk: file.disk, ...endpointValues(file) });
-  for (const { field, from, to } of differences) say(`differs   ${field}: ${from}, and endpoint.json says ${to}`);
+  for (const { field, from, to } of differences) say(`differs   ${field} is ${from}, and wanted is ${to}`);
   if (max < file.workers.max && (max === 2 || max === 0))
     say(
       `note      RunPod lowers an endpoint's most workers to 2 after three days without a request, and to 0 after seven; npm run deploy raises them again`,
@@ -467,7 +465,7 @@ async function destroy(context: Context): Promise<number> {
   if (doomed.every(([, thing]) => !thing)) say(`there is no endpoint ${name}, and no template`);
   else {
     if (endpoint)
-      say(`endpoint ${name} (${endpoint.id}): ${inWords(await jobsOf(context, endpoint))}; they would be lost`);
+      say(`endpoint ${name} (${endpoint.id}): its jobs would be lost (${inWords(await jobsOf(context, endpoint))})`);
     if (flags.volume && volume)
       say(`network volume ${volume.name} (${volume.id}): its ${volume.size} GB would be lost`);
     if (!flags.yes && (await ask(`Type ${name} to delete it for good: `)).trim() !== name)
@@ -491,7 +489,7 @@ const jobsOf = ({ rest, say }: Context, endpoint: Endpoint): Promise<Jobs | unde
   rest.jobs(endpoint).catch((error) => void say((error as Error).message));
 
 const inWords = (jobs: Jobs | undefined) =>
-  jobs ? `${jobs.inQueue} jobs in the queue, ${jobs.inProgress} in progress` : 'nobody knows how many jobs';
+  jobs ? `${jobs.inQueue} in the queue, ${jobs.inProgress} in progress` : 'not counted';
 
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   const ask = async (question: string) => {
