@@ -759,6 +759,8 @@ describe('status', () => {
       'differs   workers.max is 2, and wanted is 3\ndiffers   timeout is 60000, and wanted is 1800000\n',
     );
     expect(out).toMatch(/^note .*2 after three days without a request, and to 0 after seven; npm run deploy raises/m);
+    Object.assign(endpoint, { workers: { min: 0, max: 0, idleTimeout: 30 } });
+    expect((await run(['status'])).out).toContain('three days');
     Object.assign(endpoint, { workers: { min: 0, max: 1, idleTimeout: 30 } });
     expect((await run(['status'])).out).not.toContain('three days'); // that was somebody else
   });
