@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, openSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { constants } from 'node:os';
 import { join, resolve as resolvePath } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -19,6 +20,10 @@ import { queueServer } from './queue-server.ts';
 
 const SECOND = 1000;
 const GRACE = 3 * SECOND; // for children to end by themselves
+/** Before a child that died is started again: the first pause, twice as long after each further death, and the longest. */
+const PAUSES = { first: SECOND / 4, longest: 30 * SECOND };
+/** Whoever lived so long did not die of its start. */
+const LONG = 60 * SECOND;
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 export interface LocalOptions {
@@ -34,6 +39,8 @@ export interface LocalOptions {
 export interface LocalService {
   /** as this machine reaches it */
   url: string;
+  /** as callers do */
+  publicUrl: string;
   dataDir: string;
   /** of the children that run now */
   pids(): { api: number; worker: number };
@@ -62,6 +69,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_API_KEY: key,
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
+    CALLBACK_URL: ownAddress(host, port), // what others reach it by may be a proxy that this machine does not
     ...(!env.MIDJOURNEY_BRIDGE && !isPlaceholder && { NO_BRIDGE: '1' }),
   };
   const workerEnv = {
@@ -96,12 +104,13 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     far.close();
   };
   try {
-    await Promise.all([api.ready, worker.ready]);
+    const [{ url: publicUrl }] = await Promise.all([api.ready, worker.ready]);
+    const pids = () => ({ api: api.pid(), worker: worker.pid() });
+    return { url: ownAddress(host, port), publicUrl: publicUrl!, dataDir, pids, stop };
   } catch (error) {
     await stop();
     throw error;
   }
-  return { url: ownAddress(host, port), dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
 }
 
 async function firstKeyIn(env: NodeJS.ProcessEnv): Promise<string | undefined> {
@@ -140,16 +149,18 @@ interface ChildOptions {
   quiet: boolean;
 }
 
-/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended. */
-function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
+/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended, at greater and greater pauses. */
+export function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
   let child: ChildProcess;
   let stopping = false;
   let wasReady = false;
   mkdirSync(dataDir, { recursive: true });
   const output = quiet ? openSync(join(dataDir, `${name}.log`), 'a') : 'inherit';
 
-  const ready = new Promise<void>((resolve, reject) => {
+  const ready = new Promise<{ url?: string }>((resolve, reject) => {
+    let pause = PAUSES.first;
     (function start() {
+      const since = performance.now();
       let complaint = '';
       child = spawn(process.execPath, ['--import', 'tsx', entry], {
         cwd: ROOT,
@@ -160,22 +171,24 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
         complaint = (complaint + text).slice(-2000);
         if (wasReady || !quiet) process.stderr.write(text);
       });
-      child.on('message', () => {
+      child.on('message', (word: { url?: string }) => {
         wasReady = true;
-        resolve();
+        resolve(word);
       });
       child.on('exit', async (code, signal) => {
         if (stopping) return;
         if (!wasReady) return reject(new Error(complaint.trim() || `${name}: ended with ${signal ?? code}`));
-        console.error(`${name}: ended with ${signal ?? code}; it is started again`);
-        await delay(SECOND / 4);
+        if (performance.now() - since > LONG) pause = PAUSES.first;
+        console.error(`${name}: ended with ${signal ?? code}; it is started again in ${pause / SECOND} s`);
+        await delay(pause);
+        pause = Math.min(PAUSES.longest, 2 * pause);
         if (!stopping) start();
       });
     })();
   });
 
   return {
-    /** resolves when the child works */
+    /** resolves when the child works, with its word, in which the API says where callers reach it */
     ready,
     pid: () => child.pid!,
     async stop() {
@@ -203,18 +216,26 @@ export async function freePort(from: number, host: string): Promise<number> {
   throw new Error(`no free port from ${from} to ${from + 99}: give one as PORT`);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+/** Runs the service until a signal ends it: all of it, or with RUNPOD_ENDPOINT_ID the API alone. */
+export async function main(): Promise<void> {
   if (process.env.RUNPOD_ENDPOINT_ID) {
     await import('../../api/index.ts');
-  } else {
-    try {
-      const service = await startLocal({ env: process.env });
-      for (const signal of ['SIGINT', 'SIGTERM'])
-        process.once(signal, () => void service.stop().then(() => process.exit(0)));
-      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
-    } catch (error) {
-      console.error((error as Error).message);
-      process.exit(1);
-    }
+    return;
+  }
+  let service: LocalService | undefined;
+  const told = async (signal: 'SIGINT' | 'SIGTERM') => {
+    if (!service) process.exit(128 + constants.signals[signal]); // the children notice
+    await service.stop();
+    process.exit(0);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, told);
+  try {
+    service = await startLocal({ env: process.env });
+    console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+  } catch (error) {
+    console.error((error as Error).message);
+    process.exit(1);
   }
 }
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
