@@ -9,8 +9,7 @@ import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as v from 'valibot';
-import { model, readEnvironment } from '../../handler/environment.ts';
+import { readConfig } from '../../api/config.ts';
 import { findWeights, type WeightsName } from '../../handler/models/weights.ts';
 import { main } from '../local/start.ts';
 
@@ -44,14 +43,14 @@ await main();
 
 async function prepareWorker(): Promise<void> {
   const hasGpu = existsSync(GPU);
-  const { MODEL } = readEnvironment({ MODEL: v.optional(model, hasGpu ? 'svd_xt' : 'camera') }, env);
-  env.MODEL = MODEL;
-  if (MODEL === 'camera') return;
+  env.MODEL ||= hasGpu ? 'svd_xt' : 'camera';
+  const { model } = readConfig({ ...env, RUNPOD_API_KEY: 'none', RUNPOD_ENDPOINT_ID: 'local' }); // wrong variables show before all the fetching
+  if (model === 'camera') return;
   if (hasGpu && env.DEVICE !== 'cpu') {
     env.DEVICE ||= 'cuda'; // a GPU that is paid for and can't be used ends the start, rather than being left idle
     await bringCuda();
   }
-  await bringWeights(MODEL);
+  await bringWeights(model);
 }
 
 async function bringCuda(): Promise<void> {
@@ -72,7 +71,9 @@ async function bringWeights(name: WeightsName): Promise<void> {
   }
 }
 
-const script = (path: string, ...args: string[]) => [process.execPath, '--import', 'tsx', path, ...args];
+function script(path: string, ...args: string[]): string[] {
+  return [process.execPath, '--import', 'tsx', path, ...args];
+}
 
 /** @throws Error: it failed, and has said why */
 async function need(command: string[]): Promise<void> {
