@@ -11,7 +11,6 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readConfig } from '../../api/config.ts';
 import { findWeights, type WeightsName } from '../../handler/models/weights.ts';
-import { main } from '../local/start.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const GPU = '/dev/nvidiactl'; // there is one in every container that has an NVIDIA GPU
@@ -27,8 +26,10 @@ for (const [name, value] of Object.entries({
   env[name] ||= value;
 
 let child: ChildProcess | undefined;
+// The first process of a container gets no signal that it does not listen to. The service, once it works, has listeners of its own.
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  process.once(signal, () => {
+  process.on(signal, () => {
+    if (process.listenerCount(signal) > 1) return;
     child?.kill(signal);
     process.exit(128 + constants.signals[signal]);
   });
@@ -38,8 +39,8 @@ try {
   console.error((error as Error).message);
   process.exit(1);
 }
-for (const signal of ['SIGINT', 'SIGTERM']) process.removeAllListeners(signal);
-await main();
+process.argv[1] = fileURLToPath(new URL('../local/start.ts', import.meta.url)); // as if it had been started itself
+await import('../local/start.ts');
 
 async function prepareWorker(): Promise<void> {
   const hasGpu = existsSync(GPU);

@@ -6,7 +6,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, openSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
-import { constants } from 'node:os';
 import { join, resolve as resolvePath } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -149,8 +148,8 @@ interface ChildOptions {
   quiet: boolean;
 }
 
-/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended, at greater and greater pauses. */
-export function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
+/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended, each after a longer pause. */
+function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
   let child: ChildProcess;
   let stopping = false;
   let wasReady = false;
@@ -216,26 +215,18 @@ export async function freePort(from: number, host: string): Promise<number> {
   throw new Error(`no free port from ${from} to ${from + 99}: give one as PORT`);
 }
 
-/** Runs the service until a signal ends it: all of it, or with RUNPOD_ENDPOINT_ID the API alone. */
-export async function main(): Promise<void> {
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.env.RUNPOD_ENDPOINT_ID) {
     await import('../../api/index.ts');
-    return;
-  }
-  let service: LocalService | undefined;
-  const told = async (signal: 'SIGINT' | 'SIGTERM') => {
-    if (!service) process.exit(128 + constants.signals[signal]); // the children notice
-    await service.stop();
-    process.exit(0);
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, told);
-  try {
-    service = await startLocal({ env: process.env });
-    console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
-  } catch (error) {
-    console.error((error as Error).message);
-    process.exit(1);
+  } else {
+    try {
+      const service = await startLocal({ env: process.env });
+      for (const signal of ['SIGINT', 'SIGTERM'])
+        process.once(signal, () => void service.stop().then(() => process.exit(0)));
+      console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+    } catch (error) {
+      console.error((error as Error).message);
+      process.exit(1);
+    }
   }
 }
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
