@@ -76,9 +76,9 @@ function script(path: string, ...args: string[]): string[] {
   return [process.execPath, '--import', 'tsx', path, ...args];
 }
 
-/** @throws Error: it failed, and has said why */
+/** Where it fails it has said why, and all ends. */
 async function need(command: string[]): Promise<void> {
-  if (!(await succeeds(command, 'inherit'))) throw new Error(`${command.join(' ')} failed`);
+  if (!(await succeeds(command, 'inherit'))) process.exit(1);
 }
 
 function succeeds([program, ...args]: string[], output: 'inherit' | 'ignore'): Promise<boolean> {
