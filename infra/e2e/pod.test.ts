@@ -246,9 +246,12 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       expect(await first.stop()).toBe(0);
       expect(hub.asked.length).toBeGreaterThan(0);
       await hub.close();
+      const taken = createServer().listen(port);
       const second = start(env);
-      await second.listens();
-      expect(await second.stop()).toBe(0);
+      expect(await second.exited).toBe(1);
+      expect(second.output()).toMatch(new RegExp(`^api: PORT ${port} is already in use\n`, 'm')); // and nothing about a hub
+      expect(second.output()).not.toMatch(/fetching|reached/);
+      taken.close();
     },
     5 * MINUTE,
   );
