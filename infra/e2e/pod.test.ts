@@ -21,6 +21,8 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PASTE = await readFile(join(ROOT, 'commands.txt'), 'utf8');
 /** What bash gets, in a pod as its process 1. */
 const SCRIPT = /^bash -c '([^']+)'\n$/.exec(PASTE)?.[1] ?? '';
+/** As a form with a field of one line leaves it. */
+const JOINED = SCRIPT.replaceAll('\n', '');
 const A_KEY = /i2v_[\w-]+/g;
 
 const works = (program: string, ...args: string[]) => spawnSync(program, args).status === 0;
@@ -28,7 +30,7 @@ const works = (program: string, ...args: string[]) => spawnSync(program, args).s
 describe('the paste', () => {
   test('is one command with nothing in it that ends its quotes, also where its lines are joined', () => {
     expect(SCRIPT).not.toBe('');
-    for (const script of [SCRIPT, SCRIPT.replaceAll('\n', '')])
+    for (const script of [SCRIPT, JOINED])
       expect(spawnSync('bash', ['-n', '-c', script], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
   });
 
@@ -94,7 +96,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   }
 
   type Pod = ReturnType<typeof start>;
-  function start(env: Record<string, string> = {}, script = SCRIPT) {
+  function start(env: Record<string, string> = {}, script = JOINED) {
     // The machine's cache of npm's saves the registry; only this process tree sees it there.
     const enter =
       'mount --bind "$1" "$2/root/.npm" && exec unshare --pid --fork --kill-child=KILL --root="$2" --mount-proc /bin/bash -c "$3"';
@@ -160,7 +162,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   test(
     'goes on where it was killed, amid fetching the code or the packages',
     async () => {
-      const first = start();
+      const first = start({}, SCRIPT);
       await first.said('fetching the code');
       first.kill();
       await first.exited;
@@ -211,7 +213,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
     'begins again from what was kept, without asking anybody, and has the tasks',
     async () => {
       await rename(join(root, 'srv/repo.git'), join(root, 'srv/away.git'));
-      const pod = start({ npm_config_registry: 'http://127.0.0.1:9' }, SCRIPT.replaceAll('\n', ''));
+      const pod = start({ npm_config_registry: 'http://127.0.0.1:9' }, SCRIPT);
       await pod.listens();
       expect(pod.output()).not.toMatch(/fetching|installing|i2v_/);
       expect(((await (await ask('/status', key)).json()) as PresentedTask[]).map(({ id }) => id)).toEqual(made);
