@@ -12,6 +12,8 @@ export interface Config {
   host: string;
   /** where callers reach the API, without a slash at the end */
   publicUrl: string;
+  /** where RunPod's callbacks reach it, likewise */
+  callbackUrl: string;
   dataDir: string;
   bucket: BucketEnvironment;
   databaseUrl: string;
@@ -87,6 +89,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       PORT: whole(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
       PUBLIC_URL: v.optional(webAddress),
+      CALLBACK_URL: v.optional(webAddress), // infra/local/start.ts says it
       RUNPOD_POD_ID: v.optional(v.string()),
       DATABASE_URL: databaseAddress,
       MODEL: v.optional(model, 'svd_xt'),
@@ -114,11 +117,13 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     },
     environment,
   );
-  const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-5000.proxy.runpod.net`;
+  const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-${env.PORT}.proxy.runpod.net`;
+  const publicUrl = env.PUBLIC_URL ?? podAddress ?? ownAddress(env.HOST, env.PORT);
   return {
     port: env.PORT,
     host: env.HOST,
-    publicUrl: env.PUBLIC_URL ?? podAddress ?? ownAddress(env.HOST, env.PORT),
+    publicUrl,
+    callbackUrl: env.CALLBACK_URL ?? publicUrl,
     dataDir: env.DATA_DIR,
     bucket: env,
     databaseUrl: databaseIn(env),

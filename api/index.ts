@@ -43,7 +43,7 @@ try {
     store,
     bucket,
     runpod,
-    callbackUrl: (token) => `${config.publicUrl}/runpod/callback/${token}`,
+    callbackUrl: (token) => `${config.callbackUrl}/runpod/callback/${token}`,
     taskDeadline: config.taskDeadline,
     stillTimeout: config.stillTimeout,
     retain: config.retain,
@@ -71,7 +71,7 @@ try {
   });
   const listener = await listen(app, { hostname: config.host, port: config.port });
   log.info({ url: config.publicUrl }, 'listening');
-  process.send?.({ event: 'listening' });
+  process.send?.({ event: 'listening', url: config.publicUrl });
   await lifecycle.start();
   webhooks.wake();
 

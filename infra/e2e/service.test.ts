@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Hono } from 'hono';
 import sharp from 'sharp';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen } from '../../api/testing.ts';
 import { fitStill } from '../../handler/still/fit.ts';
@@ -239,5 +239,22 @@ describe('kill -9', () => {
     const files = readdirSync(join(service.dataDir, 'bucket/objects/tasks', id), { recursive: true }).map(String);
     expect(files.filter((name) => name.endsWith('.mp4'))).toHaveLength(1);
     expect(await readdir(join(service.dataDir, 'bucket/tmp'))).toEqual([]);
+  }, 60_000);
+
+  test('of a worker that was started again a moment ago: the next one comes later', async () => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const pauses = () => said.mock.calls.map(([text]) => Number(/^worker: .* again in (\S+) s$/.exec(text)?.[1]));
+    let since = 0;
+    for (const deaths of [1, 2]) {
+      const { worker } = service.pids();
+      since = performance.now();
+      process.kill(worker, 'SIGKILL');
+      await vi.waitFor(() => expect(service.pids().worker).not.toBe(worker), 30_000);
+      expect(pauses()).toHaveLength(deaths);
+    }
+    const [first, second] = pauses();
+    expect(second).toBe(2 * first!);
+    expect(performance.now() - since).toBeGreaterThanOrEqual(1000 * second!);
+    said.mockRestore();
   }, 60_000);
 });

@@ -19,6 +19,10 @@ import { queueServer } from './queue-server.ts';
 
 const SECOND = 1000;
 const GRACE = 3 * SECOND; // for children to end by themselves
+/** Before a child that died is started again: the first pause, twice as long after each further death, and the longest. */
+const PAUSES = { first: SECOND / 4, longest: 30 * SECOND };
+/** Whoever lived so long did not die of its start. */
+const LONG = 60 * SECOND;
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 export interface LocalOptions {
@@ -34,6 +38,8 @@ export interface LocalOptions {
 export interface LocalService {
   /** as this machine reaches it */
   url: string;
+  /** as callers do */
+  publicUrl: string;
   dataDir: string;
   /** of the children that run now */
   pids(): { api: number; worker: number };
@@ -62,6 +68,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_API_KEY: key,
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
+    CALLBACK_URL: ownAddress(host, port), // what others reach it by may be a proxy that this machine does not
     ...(!env.MIDJOURNEY_BRIDGE && !isPlaceholder && { NO_BRIDGE: '1' }),
   };
   const workerEnv = {
@@ -96,12 +103,13 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     far.close();
   };
   try {
-    await Promise.all([api.ready, worker.ready]);
+    const [{ url: publicUrl }] = await Promise.all([api.ready, worker.ready]);
+    const pids = () => ({ api: api.pid(), worker: worker.pid() });
+    return { url: ownAddress(host, port), publicUrl: publicUrl!, dataDir, pids, stop };
   } catch (error) {
     await stop();
     throw error;
   }
-  return { url: ownAddress(host, port), dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
 }
 
 async function firstKeyIn(env: NodeJS.ProcessEnv): Promise<string | undefined> {
@@ -140,7 +148,7 @@ interface ChildOptions {
   quiet: boolean;
 }
 
-/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended. */
+/** Keeps a child running. `ready` rejects if it ends before it has said that it works; later deaths are mended, each after a longer pause. */
 function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
   let child: ChildProcess;
   let stopping = false;
@@ -148,8 +156,10 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
   mkdirSync(dataDir, { recursive: true });
   const output = quiet ? openSync(join(dataDir, `${name}.log`), 'a') : 'inherit';
 
-  const ready = new Promise<void>((resolve, reject) => {
+  const ready = new Promise<{ url?: string }>((resolve, reject) => {
+    let pause = PAUSES.first;
     (function start() {
+      const since = performance.now();
       let complaint = '';
       child = spawn(process.execPath, ['--import', 'tsx', entry], {
         cwd: ROOT,
@@ -160,22 +170,24 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
         complaint = (complaint + text).slice(-2000);
         if (wasReady || !quiet) process.stderr.write(text);
       });
-      child.on('message', () => {
+      child.on('message', (word: { url?: string }) => {
         wasReady = true;
-        resolve();
+        resolve(word);
       });
       child.on('exit', async (code, signal) => {
         if (stopping) return;
         if (!wasReady) return reject(new Error(complaint.trim() || `${name}: ended with ${signal ?? code}`));
-        console.error(`${name}: ended with ${signal ?? code}; it is started again`);
-        await delay(SECOND / 4);
+        if (performance.now() - since > LONG) pause = PAUSES.first;
+        console.error(`${name}: ended with ${signal ?? code}; it is started again in ${pause / SECOND} s`);
+        await delay(pause);
+        pause = Math.min(PAUSES.longest, 2 * pause);
         if (!stopping) start();
       });
     })();
   });
 
   return {
-    /** resolves when the child works */
+    /** resolves when the child works, with its word, in which the API says where callers reach it */
     ready,
     pid: () => child.pid!,
     async stop() {
@@ -211,7 +223,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       const service = await startLocal({ env: process.env });
       for (const signal of ['SIGINT', 'SIGTERM'])
         process.once(signal, () => void service.stop().then(() => process.exit(0)));
-      console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+      console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
     } catch (error) {
       console.error((error as Error).message);
       process.exit(1);
