@@ -4,7 +4,7 @@ import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../handler/bucket/bucket.ts';
 import { createAccess } from './keys/access.ts';
-import { openApiDocument } from './openapi.ts';
+import { openApiDocument } from './openapi/document.ts';
 import { Problem, renderProblem } from './problem.ts';
 import { MAX_BODY_BYTES } from './read-body.ts';
 import { requestId } from './request-id.ts';
