@@ -25,21 +25,23 @@ img2vid delete ID                 deletes the files and the prompt of an ended o
 img2vid usage                     what the API key has spent
 
   --image FILE|URL|-   the picture to animate; -: from standard input
-  --out FILE           saves the MP4 there, of several the grid; a folder: as ID.mp4 in it. With watch, too; download has ID.mp4 if it is not said
+  --out FILE           saves the MP4 there, of several the grid; in a folder as ID.mp4. With watch, too;
+                       download has ID.mp4 if it is not said
   --video N            of several videos the Nth one instead of the grid
   --force              overwrites a file
   --no-wait            ends when the task is accepted
-  --url URL, --key KEY the service and its API key; else IMG2VID_URL and IMG2VID_API_KEY, else http://127.0.0.1:5000 and none.
-                       A key on a command line can be seen by others on the machine
+  --url URL            the service; else IMG2VID_URL, else http://127.0.0.1:5000
+  --key KEY            its API key; else IMG2VID_API_KEY: others on this machine can't read it there
   --json               JSON and nothing else on standard output: the task, the list, the account
   --quiet              no progress and no notes; of a clip only its link or file
-  --status STATUS, --since TIME, --until TIME, --limit N
-                       of list: ${STATUSES.join(', ')}; times as 2026-01-31T18:00:00Z; at most N tasks, 20 if it is not said, 0: all.
-                       --since and --until also of usage: days, as 2026-01-31
+  --status STATUS      of list: ${STATUSES.join(', ')}
+  --since, --until     of list: times, such as 2026-01-31T18:00:00Z; of usage: days, such as 2026-01-31
+  --limit N            of list: at most so many, 20 if it is not said, 0: all
   --help
 
-Ends with 0 if all is well, 1 where the task failed or was canceled or the service refused something, 2 for a wrong command line or a
-wrong value, 3 where the service can't be reached, 4 where a file can't be read or saved, 130 after Ctrl-C, which ends only the watching.
+It ends with 0 if all is well, 1 where the task failed or was canceled or the service refused something,
+2 for a wrong command line or a wrong value, 3 where the service can't be reached, 4 where a file can't be
+read or saved, 130 after Ctrl-C, which ends only the watching.
 
 Parameters of a clip:
 `;

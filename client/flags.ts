@@ -58,13 +58,17 @@ export function checkNames(fields: Flags<string, string>['fields'], own: readonl
   if (complaints.length > 0) throw new WrongUsage(complaints.join('\n'));
 }
 
-/** A line or two for each parameter. */
+const WIDTH = 110; // characters
+
+/** A few lines for each parameter. */
 export function parameterHelp(): string {
-  const width = Math.max(...PARAMETERS.map((name) => name.length)) + 4;
+  const indent = Math.max(...PARAMETERS.map((name) => name.length)) + 6;
+  const lines = (text: string) => text.match(new RegExp(`\\S.{0,${WIDTH - indent - 1}}(?=\\s|$)`, 'g'))!;
   return parameterRows(USUAL)
     .map(({ name, range, standard, about }) => {
-      const rest = [range, standard && `default ${standard}`].filter(Boolean).join('; ');
-      return `  --${name.padEnd(width - 2)}${about}\n${' '.repeat(width + 2)}${rest}`;
+      const values = [range, standard && `default ${standard}`].filter(Boolean).join('; ');
+      const said = [...lines(about), ...lines(values)].join(`\n${' '.repeat(indent)}`);
+      return `  --${name}`.padEnd(indent) + said;
     })
     .join('\n');
 }

@@ -87,7 +87,7 @@ export function parameterRows(limits: About['limits'], models: About['model'][] 
 function rangeOf({ type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema): string {
   if (choices) return choices.join(', ');
   if (format === 'uuid') return 'a task’s id';
-  if (format) return 'an address';
+  if (format) return 'an http(s) address';
   if (type === 'string') return `${minLength}–${maxLength!.toLocaleString('en')} characters`;
   const { minimum, exclusiveMinimum, maximum, multipleOf, anyOf } = numbers;
   if (exclusiveMinimum !== undefined) return `> ${exclusiveMinimum}`;
