@@ -126,7 +126,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     ),
     image_url: link(
       'must be an http or https URL',
-      'Address of the picture to animate: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side',
+      'Address of the picture to animate, which anybody can reach: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side',
     ),
     H: size(own.H, 'Height of the frames in pixels; other sizes than the model’s own look worse'),
     W: size(own.W, 'Width of the frames in pixels; other sizes than the model’s own look worse'),
@@ -160,7 +160,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.description('Id of an own earlier task whose still is animated again, without paying for another'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
-    webhook_url: link('must be an https URL', 'Where the end of the task is announced, by a signed POST'),
+    webhook_url: link('must be an https URL', 'An https address where the end of the task is announced, by a signed POST'),
   };
 }
 
