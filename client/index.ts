@@ -38,7 +38,7 @@ export type Usage = ExtractSchema<ReturnType<typeof usage>>['/usage']['$get']['o
 export interface ClientOptions {
   /** such as https://video.example.com */
   url: string;
-  /** i2v_…; not needed as long as the service has no keys */
+  /** i2v_…; not needed, and may be empty, as long as the service has no keys */
   key?: string | undefined;
   fetch?: typeof fetch;
   /** how often a request that got no answer, or 429, 502, 503 or 504, is sent again; 4 if it is not said */
@@ -96,7 +96,7 @@ export function createClient({
   onBreak = () => {},
 }: ClientOptions) {
   const base = url.replace(/\/+$/, '');
-  const authorization: Record<string, string> = key === undefined ? {} : { authorization: `Bearer ${key}` };
+  const authorization: Record<string, string> = key ? { authorization: `Bearer ${key}` } : {};
 
   const ask = (path: string, { headers, ...options }: CallOptions & { headers?: Record<string, string> } = {}) =>
     call(send, base + path, { retries, ...options, headers: { ...authorization, ...headers } });

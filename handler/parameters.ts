@@ -131,9 +131,21 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     H: size(own.H, 'Height of the frames in pixels; other sizes than the model’s own look worse'),
     W: size(own.W, 'Width of the frames in pixels; other sizes than the model’s own look worse'),
     T: integer(1, maxFrames, 'Number of frames: with fps it makes the length of the clip'),
-    cond_aug: real(0, 1, 'Noise added to the still before it is encoded: more lets the clip depart further from it. Not used by the camera'),
-    seed: integer(0, 1e9, 'Seed of the random numbers: the same request with the same seed gives the same clip, byte for byte'),
-    decoding_t: integer(1, 1e9, 'Frames decoded at a time, at most T: fewer need less memory, and flicker a little more. Not used by the camera'),
+    cond_aug: real(
+      0,
+      1,
+      'Noise added to the still before it is encoded: more lets the clip depart further from it. Not used by the camera',
+    ),
+    seed: integer(
+      0,
+      1e9,
+      'Seed of the random numbers: the same request with the same seed gives the same clip, byte for byte',
+    ),
+    decoding_t: integer(
+      1,
+      1e9,
+      'Frames decoded at a time, at most T: fewer need less memory, and flicker a little more. Not used by the camera',
+    ),
     fps: integer(1, maxFps, 'Frames a second; the models were trained with 5 to 30'),
     motion_bucket_id: integer(0, 512, 'How much movement; the models were trained up to 255'),
     num_cols: integer(1, 10, 'Videos from one still, with seeds seed, seed + 1, …; more than one also gives a grid'),
@@ -160,7 +172,10 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.description('Id of an own earlier task whose still is animated again, without paying for another'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
-    webhook_url: link('must be an https URL', 'An https address where the end of the task is announced, by a signed POST'),
+    webhook_url: link(
+      'must be an https URL',
+      'An https address where the end of the task is announced, by a signed POST',
+    ),
   };
 }
 

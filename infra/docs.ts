@@ -36,11 +36,10 @@ const table = (head: string[], rows: string[][]) =>
 const TABLES: Record<string, () => string> = {
   parameters: () =>
     table(
-      ['name', 'range', 'default', ''],
+      ['name', 'range and default', 'what it is'],
       parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, standard, about }) => [
         name,
-        range,
-        standard,
+        standard ? `${range}; default ${standard}` : range,
         about,
       ]),
     ),

@@ -9,7 +9,7 @@ fetch('/openapi.json')
   .then((spec) =>
     globalThis.SwaggerUIBundle({
       spec: { ...spec, servers: [{ url: location.origin }] }, // this page may ask nobody else
-      dom_id: '#reference',
+      dom_id: '#api',
       deepLinking: true,
       defaultModelsExpandDepth: 0,
       validatorUrl: null,

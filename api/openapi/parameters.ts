@@ -64,7 +64,7 @@ export interface ParameterRow {
   name: string;
   /** what is allowed, such as 1–100 */
   range: string;
-  /** such as 6, or one for each model; empty where there is none */
+  /** its default, such as 6; empty where there is none */
   standard: string;
   about: string;
 }
@@ -98,10 +98,11 @@ function rangeOf({ type, format, enum: choices, minLength, maxLength, ...numbers
 
 const shortly = (number: number) => (number === 1e9 ? '1e9' : String(number));
 
-/** One for all models, or the models of each. */
+/** One for all models, or the models of each: 12 (camera), 25 (svd). */
 function standardOf(name: string, values: (number | string | undefined)[], models: string[]): string {
   if (name === 'seed') return 'random, and reported';
   const different = [...new Set(values)];
   if (different.length === 1) return String(different[0] ?? '');
-  return different.map((value) => `${models.filter((_, i) => values[i] === value).join(', ')}: ${value}`).join('; ');
+  const whose = (value: unknown) => models.filter((_, i) => values[i] === value).join(', ');
+  return different.map((value) => `${value} (${whose(value)})`).join(', ');
 }
