@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Where Vitest has not yet seen how long files take, it begins with the largest. These are small and take long: they come before. */
-const SLOW = /e2e\/(pod|chaos|openapi|demo|svd|s3)\.test\.ts$/;
+const SLOW = /e2e\/(pod|chaos|openapi|demo|docs|svd|s3)\.test\.ts$/;
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {
@@ -14,7 +14,7 @@ class SlowFirst extends BaseSequencer {
 
 export default defineConfig({
   test: {
-    include: ['handler/**/*.test.ts', 'api/**/*.test.ts', 'infra/**/*.test.ts'],
+    include: ['handler/**/*.test.ts', 'api/**/*.test.ts', 'infra/**/*.test.ts', 'client/**/*.test.ts'],
     maxWorkers: 2, // else one on a machine with two cores, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },
     // For what hangs. What only takes long on a machine that is busy with other things is no failure.

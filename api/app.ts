@@ -4,13 +4,14 @@ import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../handler/bucket/bucket.ts';
 import { createAccess } from './keys/access.ts';
-import { openApiDocument } from './openapi.ts';
+import { openApiDocument } from './openapi/document.ts';
 import { Problem, renderProblem } from './problem.ts';
 import { MAX_BODY_BYTES } from './read-body.ts';
 import { requestId } from './request-id.ts';
 import { callback } from './routes/callback.ts';
 import { cancel } from './routes/cancel.ts';
 import { remove } from './routes/delete.ts';
+import { docs } from './routes/docs.ts';
 import { files } from './routes/files.ts';
 import { img2vid } from './routes/img2vid.ts';
 import { metrics } from './routes/metrics.ts';
@@ -36,6 +37,8 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/files/*': { allow: 'GET, HEAD' }, // a link is signed
   '/runpod/callback/:token': { allow: 'POST' }, // so is this, in effect
   '/': { allow: 'GET, HEAD' },
+  '/docs': { allow: 'GET, HEAD' },
+  '/docs/*': { allow: 'GET, HEAD' },
   '/healthz': { allow: 'GET, HEAD' },
   '/readyz': { allow: 'GET, HEAD' },
   '/metrics': { allow: 'GET, HEAD', scope: 'admin' },
@@ -76,6 +79,7 @@ export function createApp(services: Services) {
   if (services.disk) app.route('/', files(services.disk));
   app.route('/', callback(services));
   app.route('/', page(services.linkOrigin));
+  app.route('/', docs(config));
   app.get('/healthz', (c) => c.json({ status: 'ok' }));
   app.route('/', ready(services));
   app.route('/', metrics(services));
@@ -88,9 +92,7 @@ export function createApp(services: Services) {
       throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
     });
   }
-  app.notFound((c) =>
-    renderProblem(c, new Problem(404, 'not_found', 'there is nothing here; /openapi.json tells what is')),
-  );
+  app.notFound((c) => renderProblem(c, new Problem(404, 'not_found', 'there is nothing here; /docs tells what is')));
   app.onError((error, c) => {
     const log = c.get('log');
     if (error instanceof Problem) {

@@ -101,7 +101,10 @@ async function readMultipart(c: Context): Promise<Body> {
 }
 
 /** @throws Problem 422 that names the fields */
-export function invalid(errors: FieldNote[], code = 'invalid_input'): never {
+export function invalid(
+  errors: FieldNote[],
+  code: 'invalid_input' | 'image_rejected' | 'no_bridge' = 'invalid_input',
+): never {
   const detail = errors.map(({ field, message }) => `${field}: ${message}`).join('; ');
   throw new Problem(422, code, detail.length > 1000 ? `${detail.slice(0, 1000)}…` : detail, { errors });
 }

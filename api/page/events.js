@@ -33,9 +33,23 @@ export async function followEvents(connect, { onData, onBreak, signal }) {
       least = 1000 * (error.again?.after ?? 0);
       onBreak(error);
     }
-    await new Promise((resolve) => setTimeout(resolve, Math.max(pause, least)));
+    await resting(Math.max(pause, least), signal);
     pause = Math.min(2 * pause, LONGEST);
   }
+}
+
+/** Ends early where the signal aborts. */
+function resting(ms, signal) {
+  return new Promise((resolve) => {
+    const over = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', over);
+      resolve();
+    };
+    const timer = setTimeout(over, ms);
+    signal.addEventListener('abort', over);
+    if (signal.aborted) over();
+  });
 }
 
 /** The events in a body of text/event-stream. What breaks off amid one is none. */

@@ -68,7 +68,7 @@ export function plots(): Record<string, string> {
 
 const [WIDTH, HEIGHT] = [640, 360];
 const AREA = { left: 56, right: 624, top: 44, bottom: 320 };
-const COLOURS = ['#0b63ce', '#c2410c', '#15803d'];
+const COLOURS = ['#2b7de9', '#d9622b', '#2a9453']; // to be seen on white and on black
 
 /** Lines over the index of their values; the first and the last tick are the ends of the vertical axis. */
 function plot({

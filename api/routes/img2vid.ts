@@ -211,7 +211,7 @@ export function img2vid(services: Services) {
   }
 }
 
-const tooMany = (code: string, detail: string, headers: Record<string, string>) =>
+const tooMany = (code: 'too_many_submissions' | 'too_many_open', detail: string, headers: Record<string, string>) =>
   new Problem(429, code, detail, { headers });
 
 function spent(key: Key, { amount, now }: Order, currency: string): string {
@@ -221,7 +221,7 @@ function spent(key: Key, { amount, now }: Order, currency: string): string {
 }
 
 /** As callers see it: the amount in micro-units. */
-const shownEstimate = ({ gpuTime, quote }: Estimate) => ({
+export const shownEstimate = ({ gpuTime, quote }: Estimate) => ({
   amount: mostOf(quote),
   currency: quote.currency,
   gpu_seconds: gpuTime / SECOND,
@@ -231,7 +231,7 @@ async function checkImage(image: Uint8Array) {
   try {
     await checkPicture(image);
   } catch (error) {
-    if (error instanceof JobError) invalid([{ field: 'image', message: error.message }], error.code);
+    if (error instanceof JobError) invalid([{ field: 'image', message: error.message }], 'image_rejected');
     throw error;
   }
 }

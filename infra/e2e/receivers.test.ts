@@ -166,19 +166,23 @@ for (const { language, program, args, skipped } of RECEIVERS) {
   });
 }
 
-test('the README shows what these receivers do', async () => {
+test('README and documentation show what these receivers do', async () => {
   const programs = await Promise.all(
     ['receiver.ts', 'receiver.py', 'receiver.go'].map((name) => readFile(here(name), 'utf8')),
   );
-  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
-  const section = readme.split('\n#### Checking a webhook\n')[1]!.split('\n#')[0]!;
-  const shown = section.split('\n').filter((line) => line.startsWith('    '));
+  const read = (name: string) => readFile(new URL(`../../${name}`, import.meta.url), 'utf8');
+  const section = (await read('README.md')).split('\n#### Checking a webhook\n')[1]!.split('\n#')[0]!;
+  const inReadme = section.split('\n').filter((line) => line.startsWith('    '));
+  const blocks = [...(await read('docs/webhooks.md')).matchAll(/^```(?:python|go) shown\n(.*?)^```$/gms)];
+  const inDocs = blocks.flatMap(([, code]) => code!.trimEnd().split('\n'));
   const done = new Set(
     programs
       .join('\n')
       .split('\n')
       .map((line) => line.trim()),
   );
-  expect(shown.length).toBeGreaterThan(15);
-  expect(shown.filter((line) => !done.has(line.trim()))).toEqual([]);
+  for (const shown of [inReadme, inDocs]) {
+    expect(shown.length).toBeGreaterThan(15);
+    expect(shown.filter((line) => !done.has(line.trim()))).toEqual([]);
+  }
 });

@@ -2,13 +2,13 @@
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { idOf } from '../../api/keys/key.ts';
-import type { PresentedTask } from '../../api/tasks/present.ts';
+import { parameterHelp, readFlags, WrongUsage } from '../../client/flags.ts';
+import { type ApiError, createClient, type Parameters, type Task } from '../../client/index.ts';
+import { progressBar } from '../../client/progress-bar.ts';
 import { fromText, InvalidRequest, readRequest } from '../../handler/request.ts';
 import type { ModelName } from '../../handler/svd/presets.ts';
-import { progressBar } from './progress-bar.ts';
 import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]
@@ -50,11 +50,11 @@ try {
   const wanted = readArguments(process.argv.slice(2));
   if (apiKey !== undefined && idOf(apiKey) === undefined)
     throw new Error('IMG2VID_API_KEY is no API key: they begin with i2v_, and npm run keys makes them');
-  const form = await requestForm(wanted);
+  const parameters = await readParameters(wanted);
   const framesRoot = wanted.frames && (await framesFolder(wanted.frames));
   try {
     service = await startLocal({ env, quiet: true, framesDir: framesRoot, onFirstKey });
-    const task = await makeClip(service, form);
+    const task = await makeClip(service, parameters);
     await deliver(task, wanted, service, framesRoot);
   } finally {
     if (framesRoot) await rm(framesRoot, { recursive: true, force: true });
@@ -72,6 +72,7 @@ try {
   if (!ending) {
     await service?.stop();
     console.error(`\n${error instanceof Error ? error.message : error}`);
+    if (error instanceof WrongUsage) console.error(`\n${USAGE}`);
     process.exit(1);
   }
 }
@@ -84,53 +85,38 @@ function onFirstKey(text: string) {
 }
 
 function readArguments(args: string[]): Arguments {
-  const wanted: Arguments = { fields: [], image: undefined, out: undefined, frames: undefined, once: false };
-  for (let i = 0; i < args.length; i++) {
-    const [, flag, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(args[i]!) ?? [];
-    if (!flag) throw new Error(`${args[i]}: flags begin with --\n\n${USAGE}`);
-    if (flag === 'help') {
-      console.log(USAGE);
-      process.exit(0);
-    }
-    if (flag === 'once') {
-      wanted.once = true;
-      continue;
-    }
-    const value = inline ?? args[++i];
-    if (value === undefined) throw new Error(`--${flag} needs a value\n\n${USAGE}`);
-    if (flag === 'image' || flag === 'out' || flag === 'frames') wanted[flag] = value;
-    else wanted.fields.push([flag.replaceAll('-', '_'), value]);
+  const { words, values, switches, fields } = readFlags(args, {
+    values: ['image', 'out', 'frames'],
+    switches: ['once', 'help'],
+  });
+  if (switches.has('help')) {
+    console.log(`${USAGE}\n\n${parameterHelp()}`);
+    process.exit(0);
   }
-  return wanted;
+  if (words.length > 0) throw new WrongUsage(`${words[0]}: flags begin with --`);
+  const { image, out, frames } = values;
+  return { fields, image, out, frames, once: switches.has('once') };
 }
 
 /** Checked before anything is started: wrong values and a missing file end here in one line. */
-async function requestForm({ fields, image }: Arguments): Promise<FormData> {
+async function readParameters({ fields, image }: Arguments): Promise<Parameters> {
   const limits = { maxFrames: Number(process.env.MAX_FRAMES) || 100, maxFps: Number(process.env.MAX_FPS) || 120 };
+  const values = fromText(fields);
   try {
-    readRequest(fromText(fields), {
-      limits,
-      model: (process.env.MODEL || 'camera') as ModelName,
-      hasImage: true,
-      seed: 0,
-    });
+    const model = (process.env.MODEL || 'camera') as ModelName;
+    readRequest(values, { limits, model, hasImage: true, seed: 0 });
   } catch (error) {
     if (error instanceof InvalidRequest)
       throw new Error(error.errors.map(({ field, message }) => `--${field}: ${message}`).join('\n'));
     throw error;
   }
-  const form = new FormData();
-  for (const [name, value] of fields) form.append(name, value);
-  if (image !== undefined && /^https?:\/\//i.test(image)) {
-    form.append('image_url', image);
-  } else if (image !== undefined || !fields.some(([name]) => ['prompt', 'image_url', 'still_of'].includes(name))) {
-    const path = image ?? BUNDLED;
-    const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-      throw new Error(`--image ${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`);
-    });
-    form.append('image', new Blob([new Uint8Array(bytes)]), basename(path));
-  }
-  return form;
+  if (image !== undefined && /^https?:\/\//i.test(image)) return { ...values, image_url: image };
+  if (image === undefined && ['prompt', 'image_url', 'still_of'].some((name) => name in values)) return values;
+  const path = image ?? BUNDLED;
+  const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    throw new Error(`--image ${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`);
+  });
+  return { ...values, image: new Uint8Array(bytes) };
 }
 
 /** Frames are gathered beside where they shall be, and moved when they are all there. */
@@ -140,23 +126,15 @@ async function framesFolder(dir: string): Promise<string> {
 }
 
 /** One request through the front door, watched until its end. */
-async function makeClip({ url, dataDir }: LocalService, form: FormData): Promise<PresentedTask> {
-  const headers: Record<string, string> = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
-  const response = await fetch(`${url}/img2vid`, { method: 'POST', headers, body: form });
-  const created = await response.json();
-  if (response.status === 401) throw new Error(howToGetAKey(dataDir));
-  if (!response.ok) throw new Error((created as { detail: string }).detail);
+async function makeClip({ url, dataDir }: LocalService, parameters: Parameters): Promise<Task> {
+  const client = createClient({ url, key: apiKey });
+  const created = await client.img2vid(parameters).catch((error: ApiError) => {
+    throw error.code === 'unauthorized' ? new Error(howToGetAKey(dataDir)) : error;
+  });
   const bar = progressBar(process.stdout);
-  let task = created as PresentedTask;
+  let task = created.answer;
   for (const { field, message } of task.warnings) console.log(`note: ${field}: ${message}`);
-  while (task.status === 'queued' || task.status === 'running') {
-    bar.show(task);
-    await delay(100);
-    const answer = await fetch(`${url}/status?id=${task.id}`, { headers }).catch(() => undefined); // the API may be starting again
-    if (answer?.ok) task = (await answer.json()) as PresentedTask;
-    else if (answer && answer.status < 500 && answer.status !== 429)
-      throw new Error(((await answer.json()) as { detail: string }).detail); // such as of a key that may not read
-  }
+  for await (task of created) bar.show(task);
   bar.end(task);
   if (task.status !== 'succeeded')
     throw new Error(`${task.status}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
@@ -171,7 +149,7 @@ function howToGetAKey(dataDir: string): string {
 }
 
 async function deliver(
-  task: PresentedTask,
+  task: Task,
   { out, frames }: Arguments,
   { dataDir }: LocalService,
   framesRoot: string | undefined,

@@ -1,4 +1,5 @@
 import { accessSync, constants } from 'node:fs';
+import { delimiter, join } from 'node:path';
 
 /** Whether this is a file that may be executed. */
 export function isProgram(path: string): boolean {
@@ -9,3 +10,7 @@ export function isProgram(path: string): boolean {
     return false;
   }
 }
+
+/** Whether there is a program of this name in PATH. */
+export const hasProgram = (name: string) =>
+  (process.env.PATH ?? '').split(delimiter).some((folder) => isProgram(join(folder, name)));

@@ -1,10 +1,10 @@
 import type { WriteStream } from 'node:tty';
-import type { PresentedTask } from '../../api/tasks/present.ts';
+import type { PresentedTask } from '../api/tasks/present.ts';
 
 const WIDTH = 28; // characters
 
 /** A task's progress in one line of a terminal; where the output is no terminal, a line for each stage. */
-export function progressBar(out: WriteStream) {
+export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
   const start = Date.now();
   let lastStage = '';
 

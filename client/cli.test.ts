@@ -1,0 +1,286 @@
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import sharp from 'sharp';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type TestService, testService } from '../api/testing.ts';
+import { EXIT, main } from './cli.ts';
+
+const TEXT = 'not really a video';
+const SHA256 = createHash('sha256').update(TEXT).digest('hex');
+let service: TestService;
+let folder: string;
+beforeAll(async () => {
+  service = await testService({ PRICE_PER_GPU_SECOND: '0.001', PRICE_PER_STILL: '0.05' });
+  folder = await mkdtemp(join(tmpdir(), 'cli-'));
+});
+afterAll(async () => {
+  await service.close();
+  await rm(folder, { recursive: true });
+});
+const at = (name: string) => join(folder, name);
+
+interface Options {
+  env?: Record<string, string>;
+  stdin?: NodeJS.ReadableStream;
+  isTTY?: boolean;
+  signal?: AbortSignal;
+  /** told all that was written to standard error so far */
+  onErr?: (text: string) => void;
+}
+
+async function img2vid(args: string[], options: Options = {}) {
+  const { env = { IMG2VID_URL: service.url }, stdin = Readable.from([]), isTTY = false, onErr = () => {} } = options;
+  let [out, err] = ['', ''];
+  const code = await main(args, {
+    env,
+    stdin,
+    out: { write: (text) => (out += text) },
+    err: {
+      isTTY,
+      write(text: string | Uint8Array) {
+        err += text;
+        onErr(err);
+        return true;
+      },
+    },
+    signal: options.signal ?? new AbortController().signal,
+  });
+  return { code, out, err };
+}
+
+/** A worker: the next job of the newest task succeeds, with as many videos. */
+async function work({ videos = 1, sha256 = SHA256 } = {}) {
+  const id = await newest();
+  const job = await service.take(id);
+  service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.5, step: 6, steps: 12 } });
+  await service.until(id, ({ progress }) => progress === 0.5);
+  const output = await service.finish(id, job.id);
+  const one = { ...output.videos[0]!, sha256 };
+  const { seed: _, ...grid } = one;
+  const all = { videos: Array(videos).fill(one), ...(videos > 1 && { grid }) };
+  service.report(job.id, { output: { ...output, ...all } });
+  return id;
+}
+async function newest(): Promise<string> {
+  for (;;) {
+    const [task] = await (await fetch(`${service.url}/status?limit=1&status=queued`)).json();
+    if (task) return task.id;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+async function create(body: object = { prompt: 'x' }): Promise<string> {
+  return (await (await service.post(body)).json()).id;
+}
+async function fail(message: string) {
+  const job = await service.take(await newest());
+  service.report(job.id, { error: JSON.stringify({ code: 'banned_prompt', message, retryable: false }) });
+}
+
+test('a prompt becomes a file; what is shown is for people, or JSON and nothing else', async () => {
+  const [{ code, out, err }, id] = await Promise.all([
+    img2vid(['--prompt', 'a lighthouse', '--T=3', '--motion-bucket-id', '300', '--out', at('clip.mp4')]),
+    work(),
+  ]);
+  expect(code).toBe(EXIT.ok);
+  expect(await readFile(at('clip.mp4'), 'utf8')).toBe(TEXT);
+  expect(out).toMatch(
+    new RegExp(`^${id} succeeded\nhttp://.*video-1.mp4\\?.*\n {2}512×288, 14 frames at 6 a second, 1 kB\n`),
+  );
+  expect(err).toBe(`motion_bucket_id: above 255 the model was not trained\nsaved ${at('clip.mp4')}\n`);
+  expect((await service.status(id)).input).toMatchObject({ prompt: 'a lighthouse', T: 3, motion_bucket_id: 300 });
+
+  const [asJson] = await Promise.all([img2vid(['--prompt', 'x', '--json', '--quiet', '--fps', '60']), work()]);
+  expect(JSON.parse(asJson.out)).toMatchObject({ status: 'succeeded', input: { fps: 60 } });
+  expect(asJson.err).toBe('');
+  const [quiet] = await Promise.all([img2vid(['--prompt', 'x', '--quiet']), work()]);
+  expect([quiet.out, quiet.err]).toEqual([expect.stringMatching(/^http:\S+\n$/), '']);
+});
+
+test('a terminal sees a bar with stage, step and time; its task may be told apart from notes', async () => {
+  const [{ err }] = await Promise.all([img2vid(['--prompt', 'x'], { isTTY: true }), work()]);
+  expect(err).toMatch(/█{14}░{14} {2}50 % {2}sampling 6\/12 {2}about \d+ s left/);
+  expect(err.split('\r\x1b[K').at(-1)).toMatch(/^succeeded after \d+\.\d s\n$/);
+});
+
+test('a picture from a file, from standard input and by its address', async () => {
+  const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
+    .png()
+    .toBuffer();
+  await writeFile(at('a.png'), png);
+  for (const [image, stdin] of [
+    [at('a.png'), Readable.from([])],
+    ['-', Readable.from([png.subarray(0, 50), png.subarray(50)])],
+  ] as const) {
+    const { code, out } = await img2vid(['--image', image, '--no-wait', '--json'], { stdin });
+    expect(code).toBe(EXIT.ok);
+    const { id } = JSON.parse(out);
+    const stored = await service.bucket.get(`tasks/${id}/upload`);
+    expect(Buffer.from(stored!).equals(png)).toBe(true);
+    await fetch(`${service.url}/cancel?id=${id}`, { method: 'POST' });
+  }
+  const { out } = await img2vid(['quote', '--image', 'https://example.com/a.png', '--json']);
+  expect(JSON.parse(out).input).toMatchObject({ image_url: 'https://example.com/a.png' });
+  const missing = await img2vid(['--image', at('none.png')]);
+  expect([missing.code, missing.err]).toEqual([EXIT.file, `--image ${at('none.png')}: there is no such file\n`]);
+  const broken = await img2vid(['--image', '-'], { stdin: Readable.from([Buffer.from('no picture')]) });
+  expect([broken.code, broken.err]).toEqual([EXIT.usage, expect.stringMatching(/^--image: not a whole picture/)]);
+});
+
+test('a quote tells the price and makes nothing', async () => {
+  const { code, out, err } = await img2vid(['quote', '--prompt', 'x', '--fps', '60']);
+  expect([code, out]).toEqual([EXIT.ok, 'at most 0.06092 USD, for 10.92 s of GPU\n']);
+  expect(err).toMatch(/^fps: outside 5 to 30/);
+});
+
+test('what is wrong with a command line is said before anything is asked, names with the nearest known', async () => {
+  const env = { IMG2VID_URL: 'http://127.0.0.1:9' };
+  const wrong = async (...args: string[]) => {
+    const { code, err } = await img2vid(args, { env });
+    expect(code, args.join(' ')).toBe(EXIT.usage);
+    return err.split('\n')[0];
+  };
+  expect(await wrong('--prompt', 'x', '--step', '5')).toBe('--step: unknown; did you mean --steps?');
+  expect(await wrong('--prompt', 'x', '--imge', 'a')).toBe('--imge: unknown; did you mean --image?');
+  expect(await wrong('--prompt')).toBe('--prompt needs a value');
+  expect(await wrong('--prompt', 'x', '--json=yes')).toBe('--json takes no value');
+  expect(await wrong('--prompt', 'x', '--seed', '1', '--seed', '2')).toBe('--seed: given more than once');
+  expect(await wrong('stats')).toMatch(/^stats: no command; there are quote, status, /);
+  expect(await wrong('watch')).toBe('watch needs the id of a task');
+  expect(await wrong('status', 'a', 'b')).toBe('b: a word too many');
+  expect(await wrong('list', '--seed', '5')).toBe('--seed: not for list');
+  expect(await wrong('list', '--force')).toBe('--force: not for list');
+  expect(await wrong('list', '--limit', 'x')).toMatch(/^--limit: must be/);
+  expect(await wrong('--prompt', 'x', '--out', 'a', '--no-wait')).toBe('--out: not with --no-wait');
+  expect(await wrong('download', 'a', '--video', '0')).toMatch(/^--video: must be/);
+  expect(await wrong('usage', '--url', 'ftp://x')).toBe('--url ftp://x: must be an http or https URL');
+});
+
+test('what the service refuses is said in flags; how it ends can be told by a script', async () => {
+  const refused = await img2vid(['--prompt', 'x', '--T', 'many', '--H', '100']);
+  expect([refused.code, refused.out]).toEqual([EXIT.usage, '']);
+  expect(refused.err).toContain(
+    '--H: must be a multiple of 64 from 64 to 2048; nearest: 64 and 128\n--T: must be a whole',
+  );
+  const none = await img2vid(['status', 'none']);
+  expect(none).toEqual({ code: EXIT.failed, out: '', err: 'there is no such task\n' });
+  const [failed] = await Promise.all([img2vid(['--prompt', 'x', '--quiet']), fail('not that')]);
+  expect([failed.code, failed.out]).toEqual([EXIT.failed, 'not that (banned_prompt)\n']);
+  const id = await create();
+  expect((await img2vid(['cancel', id])).out).toBe(`${id} canceled\n`);
+  expect((await img2vid(['watch', id])).code).toBe(EXIT.failed);
+});
+
+test('files: never half, never over another one unless that is wanted', async () => {
+  const id = await create();
+  await work({ videos: 2 });
+  await service.until(id, ({ status }) => status === 'succeeded');
+  await writeFile(at('mine.mp4'), 'mine');
+  const refused = await img2vid(['download', id, '--out', at('mine.mp4')]);
+  expect([refused.code, refused.err]).toEqual([EXIT.file, expect.stringContaining('--force overwrites it')]);
+  expect((await img2vid(['--prompt', 'x', '--out', at('mine.mp4')])).code).toBe(EXIT.file); // and nothing is made
+  expect(await (await fetch(`${service.url}/status?status=queued`)).json()).toEqual([]);
+  expect(await readFile(at('mine.mp4'), 'utf8')).toBe('mine');
+  expect((await img2vid(['download', id, '--out', at('mine.mp4'), '--force'])).out).toBe(`${at('mine.mp4')}\n`);
+  expect(await readFile(at('mine.mp4'), 'utf8')).toBe(TEXT);
+
+  const inFolder = await img2vid(['download', id, '--out', folder, '--video', '2', '--json']);
+  expect(JSON.parse(inFolder.out)).toMatchObject({ path: at(`${id}.mp4`), seed: 1 });
+  expect((await img2vid(['download', id, '--out', at('three.mp4'), '--video', '3'])).code).toBe(EXIT.usage);
+  expect((await img2vid(['download', id, '--out', at('no/such/folder.mp4')])).code).toBe(EXIT.file);
+
+  const other = await create();
+  await work({ sha256: 'another' });
+  const wrong = await img2vid(['watch', other, '--out', at('wrong.mp4')]);
+  expect([wrong.code, wrong.err]).toEqual([EXIT.file, expect.stringContaining('not what the worker made')]);
+  expect((await readdir(folder)).filter((name) => /wrong|part/.test(name))).toEqual([]);
+  expect((await img2vid(['delete', other])).out).toContain('its files were deleted');
+  expect((await img2vid(['download', other, '--out', at('gone.mp4')])).code).toBe(EXIT.failed);
+});
+
+test('the newest task, the list and the account', async () => {
+  const ids = [await create({ prompt: 'first' }), await create({ prompt: 'second,\nof two lines' })];
+  expect((await img2vid(['status'])).out).toBe(`${ids[1]} queued\n`);
+  const lines = (await img2vid(['list', '--limit', '2'])).out.trimEnd().split('\n');
+  expect(lines.map((text) => text.replace(/\d{4}-\S+Z/, 'T'))).toEqual([
+    `${ids[1]}  queued     T  second, of two lines`,
+    `${ids[0]}  queued     T  first`,
+  ]);
+  const all = JSON.parse((await img2vid(['list', '--limit', '0', '--json'])).out);
+  expect(all.length).toBeGreaterThan(2);
+  expect(JSON.parse((await img2vid(['list', '--json', '--status', 'queued'])).out).length).toBe(2);
+  expect(JSON.parse((await img2vid(['list', '--json', '--until', '2020-01-01T00:00:00Z'])).out)).toEqual([]);
+  expect((await img2vid(['list', '--status', 'done'])).err).toMatch(/^--status: must be one of queued/);
+  expect((await img2vid(['usage'])).out).toMatch(
+    /^\d{4}-\d\d: [\d.]+ USD spent, 0.12184 USD reserved for open tasks \(2\); no budget\n/,
+  );
+  expect(JSON.parse((await img2vid(['usage', '--json', '--since', '2026-01-01'])).out).reserved).toBe(121_840);
+  for (const id of ids) await img2vid(['cancel', id]);
+});
+
+test('Ctrl-C ends the watching only, and says how to go on', async () => {
+  const stop = new AbortController();
+  const { code, err } = await img2vid(['--prompt', 'left alone'], {
+    isTTY: true,
+    signal: stop.signal,
+    onErr: (text) => text.includes('queued') && stop.abort(),
+  });
+  expect(code).toBe(EXIT.interrupted);
+  const id = /img2vid watch (\S+)/.exec(err)![1]!;
+  expect(err).toContain(`img2vid cancel ${id}`);
+  const [watched] = await Promise.all([img2vid(['watch', id]), work()]);
+  expect([watched.code, watched.out]).toEqual([EXIT.ok, expect.stringContaining(`${id} succeeded`)]);
+});
+
+test('with keys it needs one; it is taken from the environment or the command line', async () => {
+  const own = await testService();
+  const { text } = await own.key();
+  const without = await img2vid(['list'], { env: { IMG2VID_URL: own.url } });
+  expect([without.code, without.err]).toEqual([EXIT.failed, expect.stringContaining('--key, or IMG2VID_API_KEY')]);
+  const env = { IMG2VID_URL: own.url, IMG2VID_API_KEY: text };
+  expect((await img2vid(['list', '--json'], { env })).code).toBe(EXIT.ok);
+  expect((await img2vid(['list', '--json', '--url', own.url, '--key', text], { env: {} })).code).toBe(EXIT.ok);
+  await own.close();
+});
+
+test('help tells of every parameter and exit status', async () => {
+  const { code, out } = await img2vid(['--help']);
+  expect(code).toBe(EXIT.ok);
+  const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
+  for (const name of Object.keys(components.schemas.Request.properties)) expect(out).toContain(`\n  --${name} `);
+  for (const status of Object.values(EXIT)) expect(out).toMatch(new RegExp(`\\b${status}\\b`));
+  expect(out.split('\n').filter((text) => text.length > 110)).toEqual([]);
+  expect((await img2vid([])).code).toBe(EXIT.usage);
+});
+
+test('the command that npm links runs from elsewhere, and ends with its status', async () => {
+  const link = at('img2vid');
+  await symlink(fileURLToPath(new URL('cli.mjs', import.meta.url)), link);
+  const child = spawn(link, ['--image', '-', '--T', '0'], {
+    cwd: folder,
+    env: { PATH: process.env.PATH, IMG2VID_URL: service.url },
+  });
+  const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
+    .png()
+    .toBuffer();
+  child.stdin.end(png);
+  let err = '';
+  child.stderr.on('data', (text) => (err += text));
+  const [code] = await once(child, 'close');
+  expect([code, err]).toEqual([EXIT.usage, '--T: must be a whole number from 1 to 100\n']);
+});
+
+test('a service that can’t be reached has an exit status of its own', async () => {
+  const gone = await testService();
+  await gone.close();
+  const { code, err } = await img2vid(['status'], { env: { IMG2VID_URL: gone.url } });
+  expect([code, err]).toEqual([
+    EXIT.unreachable,
+    expect.stringMatching(/can’t be reached: ECONNREFUSED; is it running/),
+  ]);
+});

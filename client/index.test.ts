@@ -1,0 +1,333 @@
+import { build } from 'esbuild';
+import { Webhook } from 'standardwebhooks';
+import { afterAll, afterEach, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
+import { type TestService, testService, WEBHOOK_SECRET } from '../api/testing.ts';
+import { ApiError, type Client, createClient, type Task, verifyWebhook, WebhookVerificationError } from './index.ts';
+
+let service: TestService;
+let client: Client;
+beforeAll(async () => {
+  service = await testService({ PRICE_PER_GPU_SECOND: '0.001' });
+  client = createClient({ url: `${service.url}/` });
+});
+afterAll(() => service.close());
+afterEach(() => vi.useRealTimers());
+
+async function finish(id: string) {
+  const job = await service.take(id);
+  service.report(job.id, { output: await service.finish(id, job.id) });
+}
+const json = (body: object, init: ResponseInit = {}) =>
+  new Response(JSON.stringify(body), { headers: { 'content-type': 'application/json' }, ...init });
+const problem = (status: number, code: string, headers: Record<string, string> = {}) =>
+  new Response(JSON.stringify({ status, code, detail: `no: ${code}` }), {
+    status,
+    headers: { 'content-type': 'application/problem+json', ...headers },
+  });
+/** @param answers one for each request; an error is thrown */
+function scripted(...answers: (Response | Error)[]) {
+  const send = vi.fn<typeof fetch>(async () => {
+    const answer = answers.shift()!;
+    if (answer instanceof Error) throw answer;
+    return answer;
+  });
+  return { send, client: createClient({ url: 'http://api.example', fetch: send }) };
+}
+
+test('a clip from the request to its bytes', async () => {
+  const task = await client.img2vid({ prompt: 'a lighthouse', seed: 23, T: 3, sampler: 'HeunEDMSampler' });
+  expect(task.answer).toMatchObject({ id: task.id, status: 'queued', input: { seed: 23, T: 3 } });
+  expect(task.isReplayed).toBe(false);
+  const seen: string[] = [];
+  for await (const { status } of task) {
+    seen.push(status);
+    if (seen.length === 1) void finish(task.id);
+  }
+  expect([seen[0], seen.at(-1)]).toEqual(['queued', 'succeeded']);
+
+  const ended = await task.done(); // once more, from the start
+  expect(ended.status).toBe('succeeded');
+  expectTypeOf(ended.videos?.[0]?.seed).toEqualTypeOf<number | undefined>();
+  expect(await (await client.download(ended.videos![0]!)).text()).toBe('not really a video');
+  expect((await client.status(task.id)).id).toBe(task.id);
+  expect(await client.follow(task.id).done()).toMatchObject({ id: task.id, status: 'succeeded' });
+
+  const deleted = await client.delete(task.id);
+  expect(deleted.expired_at).toEqual(expect.any(String));
+  const { currency, days } = await client.usage();
+  expect([currency, days[0]!.succeeded]).toEqual(['USD', 1]);
+  expectTypeOf(days[0]!.amount).toEqualTypeOf<number>();
+});
+
+test('what no parameter is, or is of another type, does not compile', () => {
+  // @ts-expect-error there is none of that name
+  void (() => client.img2vid({ promt: 'x' }));
+  // @ts-expect-error a number
+  void (() => client.img2vid({ prompt: 'x', T: '5' }));
+  // @ts-expect-error no sampler
+  void (() => client.img2vid({ prompt: 'x', sampler: 'Euler' }));
+});
+
+test('a picture is sent as a file, beside the other values as text; a dry run makes nothing', async () => {
+  const { default: sharp } = await import('sharp');
+  const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
+    .png()
+    .toBuffer();
+  for (const image of [new Uint8Array(png), new Blob([new Uint8Array(png)])]) {
+    const { input, cost_estimate } = await client.dryRun({ image, H: 64, W: 128, fit: 'contain', seed: undefined });
+    expect(input).toMatchObject({ H: 64, W: 128, fit: 'contain' });
+    expect(cost_estimate).toEqual({ amount: 10_000, currency: 'USD', gpu_seconds: 10 });
+  }
+  const broken = client.dryRun({ image: new Uint8Array([1, 2, 3]) });
+  await expect(broken).rejects.toMatchObject({ code: 'image_rejected', errors: [{ field: 'image' }] });
+});
+
+test('with wait the answer is the ended task; the same idempotency key is the same task', async () => {
+  const options = { idempotencyKey: 'mine', wait: 30 };
+  const asked = client.img2vid({ prompt: 'waited for' }, options);
+  const id = await vi.waitFor(async () => {
+    for await (const task of client.list({ pageSize: 1 })) {
+      expect(task.input.prompt).toBe('waited for');
+      return task.id;
+    }
+    throw new Error('none');
+  });
+  await finish(id);
+  expect((await asked).answer).toMatchObject({ id, status: 'succeeded' });
+  expect(await client.img2vid({ prompt: 'waited for' }, options)).toMatchObject({ id, isReplayed: true });
+  await expect(client.img2vid({ prompt: 'other' }, options)).rejects.toMatchObject({ code: 'idempotency_conflict' });
+});
+
+test('the list comes page by page, as far as it is wanted, and filtered', async () => {
+  const asked = vi.fn<typeof fetch>((...args) => fetch(...args));
+  const counting = createClient({ url: service.url, fetch: asked });
+  const made: string[] = [];
+  for (let i = 0; i < 5; i++) made.unshift((await client.img2vid({ prompt: `list ${i}` })).id);
+  await client.cancel(made[1]!);
+  const ids = async (tasks: AsyncIterable<Task>) => {
+    const found: string[] = [];
+    for await (const { id } of tasks) if (made.includes(id)) found.push(id);
+    return found;
+  };
+  const { created_at } = await client.status(made.at(-1)!);
+  expect(await ids(counting.list({ pageSize: 2, since: new Date(created_at) }))).toEqual(made);
+  expect(asked).toHaveBeenCalledTimes(3);
+  expect(await ids(client.list({ status: 'canceled' }))).toEqual([made[1]]);
+  expect(await ids(client.list({ until: created_at }))).toEqual([]);
+  for await (const _ of counting.list({ pageSize: 2 })) break;
+  expect(asked).toHaveBeenCalledTimes(4);
+});
+
+test('a lost answer, a crowded and a stopping service: the post is sent again, and is one task', async () => {
+  const answers = [problem(503, 'unavailable', { 'retry-after': '0' }), problem(429, 'too_many_requests')];
+  const bodies: unknown[] = [];
+  const flaky = createClient({
+    url: service.url,
+    async fetch(input, init) {
+      bodies.push([new Headers(init!.headers).get('idempotency-key'), init!.body]);
+      const answer = await fetch(input, init);
+      if (bodies.length === 1) {
+        await answer.arrayBuffer();
+        throw new TypeError('fetch failed', { cause: { code: 'ECONNRESET' } });
+      }
+      return answers.shift() ?? answer;
+    },
+  });
+  const count = async () => {
+    let tasks = 0;
+    for await (const _ of client.list()) tasks++;
+    return tasks;
+  };
+  const before = await count();
+  const task = await flaky.img2vid({ prompt: 'once' });
+  expect(bodies).toEqual(Array(4).fill(bodies[0]));
+  expect(task.isReplayed).toBe(true);
+  expect(await count()).toBe(before + 1);
+  const { id } = await flaky.img2vid({ prompt: 'once' }); // another call is another clip
+  expect(id).not.toBe(task.id);
+});
+
+test('pauses grow, are as long as Retry-After says, and end; what can’t be cured is not tried again', async () => {
+  for (const refusal of [
+    problem(422, 'invalid_input'),
+    problem(409, 'ended'),
+    problem(500, 'internal'),
+    problem(429, 'too_many_requests', { 'retry-after': '3600' }),
+  ]) {
+    const once = scripted(refusal);
+    await expect(once.client.cancel('a')).rejects.toMatchObject({ status: refusal.status });
+    expect(once.send).toHaveBeenCalledTimes(1);
+  }
+
+  vi.useFakeTimers();
+  const patient = scripted(problem(429, 'too_many_open', { 'retry-after': '10' }), json({ id: 'a' }));
+  const asked = patient.client.status('a');
+  await vi.advanceTimersByTimeAsync(9_999);
+  expect(patient.send).toHaveBeenCalledTimes(1);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(await asked).toEqual({ id: 'a' });
+
+  const date = scripted(
+    problem(503, 'unavailable', { 'retry-after': new Date(Date.now() + 7_000).toUTCString() }),
+    json({}),
+  );
+  const later = date.client.status('a');
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(date.send).toHaveBeenCalledTimes(1);
+  await vi.advanceTimersByTimeAsync(3_000);
+  expect(await later).toEqual({});
+
+  const down = scripted(...Array(5).fill(new TypeError('fetch failed', { cause: { code: 'ECONNREFUSED' } })));
+  const failing = expect(down.client.status('a')).rejects.toMatchObject({
+    code: 'unreachable',
+    status: 0,
+    message: 'http://api.example can’t be reached: ECONNREFUSED',
+  });
+  await vi.advanceTimersByTimeAsync(3_700); // of 0.5 + 1 + 2 + 4 s at least half
+  expect(down.send.mock.calls.length).toBeLessThan(5);
+  await vi.advanceTimersByTimeAsync(3_800);
+  await failing;
+  expect(down.send).toHaveBeenCalledTimes(5);
+});
+
+test('errors carry what the API says; an answer that is not the API’s is told from one that is', async () => {
+  const refused = await client.img2vid({ prompt: 'x', T: 0, H: 100 }).catch((error) => error);
+  expect(refused).toBeInstanceOf(ApiError);
+  expect(refused).toMatchObject({ name: 'ApiError', status: 422, code: 'invalid_input', retryAfter: undefined });
+  expect(refused.errors.map(({ field }: { field: string }) => field)).toEqual(['H', 'T']);
+  expect(refused.message).toContain('T: must be a whole number from 1 to 100');
+  const proxy = scripted(new Response('<html>no', { status: 403, headers: { 'content-type': 'text/html' } }));
+  await expect(proxy.client.status('a')).rejects.toMatchObject({ status: 403, code: 'unexpected' });
+});
+
+/** An event stream that says this and then fails, or stays silent. */
+const stream = (text: string, then: 'fails' | 'waits') =>
+  new Response(
+    new ReadableStream({
+      start: (controller) => controller.enqueue(new TextEncoder().encode(text)),
+      pull: (controller) => (then === 'fails' ? controller.error(new Error('reset')) : new Promise(() => {})),
+    }),
+  );
+const event = (id: number, task: object) => `event: task\ndata: ${JSON.stringify(task)}\nid: ${id}\n\n`;
+
+test('events that break off are taken up again after the last one, also when the network only falls silent', async () => {
+  vi.useFakeTimers();
+  const { client, send } = scripted(
+    stream(event(1, { status: 'queued' }), 'fails'),
+    new TypeError('fetch failed'),
+    stream(`${event(2, { status: 'running' })}: still here\n\n`, 'waits'),
+    stream(event(3, { status: 'succeeded' }), 'waits'),
+  );
+  const seen: string[] = [];
+  const following = (async () => {
+    for await (const { status } of client.follow('a')) seen.push(status);
+  })();
+  await vi.advanceTimersByTimeAsync(3_000); // 1 s, 2 s
+  expect(seen).toEqual(['queued', 'running']);
+  await vi.advanceTimersByTimeAsync(44_000);
+  expect(send).toHaveBeenCalledTimes(3);
+  await vi.advanceTimersByTimeAsync(2_000);
+  await following;
+  expect(seen).toEqual(['queued', 'running', 'succeeded']);
+  const last = send.mock.calls.map(([, init]) => new Headers(init!.headers).get('last-event-id'));
+  expect(last).toEqual([null, '1', '1', '2']);
+});
+
+test('events are given up where they are refused, and after long without any sign of life', async () => {
+  const refused = scripted(problem(404, 'not_found'));
+  await expect(refused.client.follow('a').done()).rejects.toMatchObject({ code: 'not_found' });
+
+  vi.useFakeTimers();
+  const send = vi.fn<typeof fetch>(async () => Promise.reject(new TypeError('fetch failed')));
+  const breaks = vi.fn();
+  const lost = createClient({ url: 'http://api.example', fetch: send, patience: 60_000, onBreak: breaks });
+  const giving = expect(lost.follow('a').done()).rejects.toMatchObject({ code: 'unreachable' });
+  await vi.advanceTimersByTimeAsync(120_000);
+  await giving;
+  expect(send.mock.calls.length).toBeGreaterThan(4);
+  expect(breaks).toHaveBeenCalledTimes(send.mock.calls.length - 1);
+});
+
+test('a signal ends the waiting with its reason, and leaving the loop ends the connection; the task goes on', async () => {
+  const signals: AbortSignal[] = [];
+  const watched = createClient({
+    url: service.url,
+    fetch: (input, init) => {
+      signals.push(init!.signal!);
+      return fetch(input, init);
+    },
+  });
+  const stop = new AbortController();
+  const task = await watched.img2vid({ prompt: 'left' }, { signal: stop.signal });
+  for await (const _ of task) break;
+  expect(signals.at(-1)!.aborted).toBe(true);
+  const waiting = task.done();
+  stop.abort(new Error('enough'));
+  await expect(waiting).rejects.toThrow('enough');
+  await expect(watched.status(task.id, { signal: stop.signal })).rejects.toThrow('enough');
+  expect((await client.status(task.id)).status).toBe('queued');
+});
+
+test('the key goes to the API, and to no link', async () => {
+  const own = await testService();
+  const { text } = await own.key();
+  await expect(createClient({ url: own.url }).status('a')).rejects.toMatchObject({ code: 'unauthorized' });
+  const sent: [string, string | null][] = [];
+  const keyed = createClient({
+    url: own.url,
+    key: text,
+    fetch: (input, init) => {
+      sent.push([String(input).replace(/\?.*/, ''), new Headers(init!.headers).get('authorization')]);
+      return fetch(input, init);
+    },
+  });
+  const task = await keyed.img2vid({ prompt: 'x' });
+  const job = await own.take(task.id);
+  own.report(job.id, { output: await own.finish(task.id, job.id) });
+  const { videos } = await task.done();
+  await (await keyed.download(videos![0]!)).arrayBuffer();
+  expect(sent.slice(0, 2).map(([, key]) => key)).toEqual([`Bearer ${text}`, `Bearer ${text}`]);
+  expect(sent.at(-1)).toEqual([expect.stringMatching(/\/files\/.*video-1\.mp4$/), null]);
+  await own.close();
+});
+
+test('a webhook is believed if it is signed, and typed by what it tells', async () => {
+  const body = JSON.stringify({ type: 'task.succeeded', timestamp: 'now', data: { id: 'a', prompt: 'á l’aube' } });
+  const at = new Date();
+  const headers = {
+    'Webhook-Id': 'b',
+    'webhook-timestamp': String(Math.floor(at.getTime() / 1000)),
+    'webhook-signature': new Webhook(WEBHOOK_SECRET).sign('b', at, body),
+  };
+  for (const given of [body, new TextEncoder().encode(body), Buffer.from(body)]) {
+    for (const named of [headers, new Headers(headers)]) {
+      const event = verifyWebhook(given, named, WEBHOOK_SECRET);
+      if (event.type === 'webhook.test') throw new Error('it is none');
+      expectTypeOf(event.data).toEqualTypeOf<Task>();
+      expect(event.data.id).toBe('a');
+    }
+  }
+  const other = `whsec_${Buffer.alloc(32, 1).toString('base64')}`;
+  for (const [given, named, secret] of [
+    [body.replace('a', 'b'), headers, WEBHOOK_SECRET],
+    [Buffer.concat([Buffer.from(body), Buffer.from(' ')]), headers, WEBHOOK_SECRET],
+    [body, headers, other],
+    [body, {}, WEBHOOK_SECRET],
+    [body, { ...headers, 'webhook-timestamp': '1' }, WEBHOOK_SECRET],
+  ] as const)
+    expect(() => verifyWebhook(given, named, secret)).toThrow(WebhookVerificationError);
+  expect(() => verifyWebhook(body, headers, '')).toThrow('empty');
+});
+
+test('it makes a bundle for browsers: nothing of Node’s is in it, and it is small', async () => {
+  const entryPoints = [new URL('index.ts', import.meta.url).pathname];
+  const { outputFiles } = await build({
+    entryPoints,
+    bundle: true,
+    platform: 'browser',
+    format: 'esm',
+    minify: true,
+    write: false,
+  });
+  expect(outputFiles[0]!.contents.length).toBeLessThan(30_000);
+});
