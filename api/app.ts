@@ -36,6 +36,7 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/files/*': { allow: 'GET, HEAD' }, // a link is signed
   '/runpod/callback/:token': { allow: 'POST' }, // so is this, in effect
   '/': { allow: 'GET, HEAD' },
+  '/page/*': { allow: 'GET, HEAD' },
   '/healthz': { allow: 'GET, HEAD' },
   '/readyz': { allow: 'GET, HEAD' },
   '/metrics': { allow: 'GET, HEAD', scope: 'admin' },

@@ -46,8 +46,10 @@ const json = (schema: object) => ({ 'application/json': { schema } });
 const SOURCES = ['prompt', 'image_url', 'still_of'];
 const anyOf = (names: string[]) => names.map((name) => ({ required: [name] }));
 
-export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'model' | 'limits' | 'publicUrl'>) {
-  const parameters = requestProperties({ model, limits });
+type Described = Pick<Config, 'model' | 'limits' | 'bridge' | 'publicUrl'>;
+
+export function openApiDocument({ publicUrl, ...config }: Described) {
+  const parameters = requestProperties(config);
   const note = object({ field: text, message: text });
   const file = {
     link: uri,
@@ -112,6 +114,7 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
       description:
         'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4. Every answer has an X-Request-Id: the caller’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
+      'x-model': config.model,
     },
     servers: [{ url: publicUrl }],
     security: [{ key: [] }, {}],
@@ -471,10 +474,10 @@ export function openApiDocument({ model, limits, publicUrl }: Pick<Config, 'mode
   };
 }
 
-/** Each parameter's schema, with the model's default. */
-function requestProperties({ model, limits }: Pick<Config, 'model' | 'limits'>): Record<string, object> {
+/** Each parameter's schema, with the model's default; of the prompt what becomes of it here, as far as that is known. */
+function requestProperties({ model, limits, bridge }: Omit<Described, 'publicUrl'>): Record<string, object> {
   const { properties = {} } = jsonSchema(requestSchema(limits, model)) as { properties?: Record<string, object> };
-  Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT });
+  Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT, ...(bridge && { 'x-bridge': bridge }) });
   const { H, W } = defaults(model);
   for (const [name, own] of [
     ['H', H],

@@ -62,7 +62,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_API_KEY: key,
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
-    ...(!env.MIDJOURNEY_BRIDGE && !isPlaceholder && { NO_BRIDGE: '1' }),
+    ...(!env.MIDJOURNEY_BRIDGE && { LOCAL_BRIDGE: isPlaceholder ? 'placeholder' : 'none' }),
   };
   const workerEnv = {
     ...common,
