@@ -110,32 +110,22 @@ export function createCard(first, { actions, fourOf }) {
 
   const nameOf = (i) => `clip-${task.id.slice(-6)}-${i === undefined ? 'grid' : `seed-${task.videos[i].seed}`}.mp4`;
 
-  /** A link that saves the file, signed anew where it has expired meanwhile. */
-  function download(fileOf, words, name, attributes = {}) {
-    const link = element('a', { href: fileOf().link, download: name, ...attributes }, icon('download'), words);
-    link.addEventListener('click', async (event) => {
-      const isOld = Date.parse(task.links_expire_at) < Date.now();
-      const isElsewhere = new URL(fileOf().link).origin !== location.origin; // there `download` counts for nothing
-      if (!isOld && !isElsewhere) {
-        link.href = fileOf().link;
-        return;
-      }
+  /** A link that saves the file under a name of its own, which no link by itself does, and signed anew where it has expired meanwhile. */
+  function download(fileOf, words, name) {
+    const anchor = element('a', { href: fileOf().link, download: name }, icon('download'), words);
+    anchor.addEventListener('click', async (event) => {
       event.preventDefault();
-      if (isOld) await actions.refresh(task);
-      const { link: address } = fileOf();
-      const blob = await fetch(address)
-        .then((answer) => answer.ok && answer.blob())
-        .catch(() => undefined);
-      const saved = element(
-        'a',
-        blob
-          ? { href: URL.createObjectURL(blob), download: name }
-          : { href: address, download: name, target: '_blank', rel: 'noopener' },
-      );
-      saved.click();
-      if (blob) setTimeout(() => URL.revokeObjectURL(saved.href), 60_000);
+      if (Date.parse(task.links_expire_at) < Date.now()) await actions.refresh(task);
+      const { link } = fileOf();
+      const file = await fetch(link)
+        .then((answer) => answer.blob())
+        .catch(() => undefined); // a bucket without CORS
+      if (!file) return open(link, '_blank', 'noopener');
+      const address = URL.createObjectURL(file);
+      element('a', { href: address, download: name }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
     });
-    return link;
+    return anchor;
   }
 
   /** Where a link has expired meanwhile, it is asked for again, and what was shown goes on where it was. */
@@ -165,7 +155,7 @@ export function createCard(first, { actions, fourOf }) {
         stop.disabled = isCanceling;
         if (isOpen()) showProgress();
       });
-      return [stop];
+      return [stop, reuse];
     }
     if (task.status !== 'succeeded') {
       const again = task.status === 'canceled' || task.error?.retryable;
@@ -211,7 +201,7 @@ function factsOf({ input, videos, cost, created_at }) {
   const { W, H, T, fps, seed, num_cols } = input;
   const [{ width = W, height = H } = {}] = videos ?? [];
   const seeds = num_cols > 1 ? `Seeds ${seed}–${seed + num_cols - 1}` : `Seed ${seed}`;
-  const texts = [`${width} × ${height}`, `${T} frames, ${length(T, fps)}`, seeds];
+  const texts = [`${width} × ${height}`, length(T, fps), seeds];
   if (cost?.amount > 0) texts.push(money(cost));
   const time = element('time', { datetime: created_at }, when(created_at));
   return [...texts.map((text) => element('span', {}, text)), time];

@@ -105,7 +105,6 @@ export function createForm(parameters, { onTask }) {
 
   async function submit(event) {
     event.preventDefault();
-    clearTimeout(pause);
     refuse('');
     const [wrong] = settings.check({ isAll: true });
     const first = checkSource({ isNeeded: true }) ?? (wrong && settings.input(wrong));
@@ -169,12 +168,11 @@ export function createForm(parameters, { onTask }) {
   }
 
   $('form').addEventListener('submit', submit);
-  $('form').addEventListener('input', ({ target }) => {
-    hints = hints.filter((name) => name !== target.name);
-    if (target.name !== 'source' && target.name !== 'size' && target.type !== 'file' && target.name) {
-      if (['prompt', 'image_url'].includes(target.name)) showAt(target.name, '', false);
-      changed();
-    }
+  $('form').addEventListener('input', ({ target: { name, type } }) => {
+    if (['source', 'size', ''].includes(name) || type === 'file') return; // what follows from these is told by itself
+    if (hints.includes(name) || !settings.has(name)) showAt(name, '', false);
+    hints = hints.filter((one) => one !== name);
+    changed();
   });
   $('form').addEventListener('keydown', (event) => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('form').requestSubmit();

@@ -10,7 +10,7 @@ const MAIN = { T: 50, fps: 30, motion_bucket_id: 255, num_cols: 4 };
 /** The rest, folded away. What the document has and this list has not comes last. */
 const GROUPS = [
   { title: 'Picture', names: ['fit', 'image_index', 'cond_aug'] },
-  { title: 'Sampling', names: ['steps', 'sampler', 's_churn', 's_tmin', 's_tmax', 's_noise', 'eta', 'order'] },
+  { title: 'Sampling', names: ['sampler', 'steps', 's_churn', 's_tmin', 's_tmax', 's_noise', 'eta', 'order'] },
   { title: 'Noise levels', names: ['discretization', 'sigma_min', 'sigma_max', 'rho'] },
   { title: 'Guidance', names: ['guider', 'min_guidance_scale', 'max_cfg_scale', 'cfg_scale'] },
   { title: 'Memory and notice', names: ['decoding_t', 'webhook_url'] },
@@ -95,7 +95,7 @@ export function createSettings(parameters, { isOfFour }) {
       node.append(slider);
       node.classList.add('slid');
     }
-    help.classList.toggle('unseen', sliderEnd !== undefined); // the slider shows it
+    help.classList.toggle('unseen', sliderEnd !== undefined || [...SIZE, 'seed'].includes(name)); // it is plain to see
     node.append(help, problem);
     fields.set(name, { schema, input, node, problem, slider });
     return node;

@@ -175,16 +175,30 @@ export function createTasks(parameters, { form, onEnd }) {
     return files.has(task.id) ? [['image', files.get(task.id)]] : undefined;
   }
 
+  /** @returns what was made, or undefined if it was refused because of this field */
+  async function sendUnless(field, entries) {
+    try {
+      return await form.send(entries);
+    } catch (error) {
+      if (error.errors?.some((one) => one.field === field)) return undefined;
+      throw error;
+    }
+  }
+
+  async function isConfirmed() {
+    $('confirm').returnValue = '';
+    $('confirm').showModal();
+    await new Promise((resolve) => $('confirm').addEventListener('close', resolve, { once: true }));
+    return $('confirm').returnValue === 'yes';
+  }
+
   const actions = {
     cancel: (task) =>
       trying(async () => changed(await askJson(`/cancel?id=${task.id}`, { method: 'POST' })), onCard(task)),
 
     /** Asks in the page before it is done. */
     async remove(task) {
-      $('confirm').returnValue = '';
-      $('confirm').showModal();
-      await new Promise((resolve) => $('confirm').addEventListener('close', resolve, { once: true }));
-      if ($('confirm').returnValue !== 'yes') return;
+      if (!(await isConfirmed())) return;
       const neighbour = cards.get(task.id).node.nextElementSibling ?? cards.get(task.id).node.previousElementSibling;
       const isDone = await trying(() => ask(`/delete?id=${task.id}`, { method: 'POST' }), onCard(task));
       if (!isDone) return;
@@ -205,9 +219,13 @@ export function createTasks(parameters, { form, onEnd }) {
 
     again: (task) =>
       trying(async () => {
+        const settings = Object.entries(settingsOf(task.input, parameters));
         const beginning = beginningOf(task);
         if (!beginning) return actions.reuse(task);
-        await made(await form.send([...beginning, ...Object.entries(settingsOf(task.input, parameters))]));
+        const isPaidAgain = beginning[0][0] === 'prompt' && !isGone(task); // unless its pictures were kept before it failed
+        const kept =
+          isPaidAgain && (await sendUnless('still_of', [['still_of', task.id], ...beginning.slice(1), ...settings]));
+        await made(kept || (await form.send([...beginning, ...settings])));
       }, onCard(task)),
 
     /** Puts its settings, and what it began with, into the form. */
@@ -241,7 +259,7 @@ export function createTasks(parameters, { form, onEnd }) {
     put([task]);
     say('The clip is on its way');
     const behavior = wantsStillness() ? 'auto' : 'smooth';
-    if (isBelow()) cards.get(task.id).node.scrollIntoView({ behavior });
+    if (isBelow()) $('clips').scrollIntoView({ behavior });
     else scrollTo({ top: 0, behavior });
   }
 
@@ -252,6 +270,8 @@ export function createTasks(parameters, { form, onEnd }) {
     show();
   }
 
+  $('keep').addEventListener('click', () => $('confirm').close());
+  $('delete').addEventListener('click', () => $('confirm').close('yes'));
   $('filter').append(
     element('option', { value: '' }, 'All'),
     ...Object.entries(STATUSES).map(([value, words]) => element('option', { value }, words)),
