@@ -161,11 +161,10 @@ export function createCard(first, { actions, fourOf }) {
       const again = task.status === 'canceled' || task.error?.retryable;
       return [...(again ? [button('Try again', 'again', act('again'))] : []), reuse, remove];
     }
-    const isMany = task.videos.length > 1;
-    const all = task.grid
+    const file = task.grid
       ? download(() => task.grid, 'Grid', nameOf())
-      : !isMany && download(() => task.videos[0], 'Download', nameOf(0));
-    const nodes = [...(all ? [all] : []), button('Another seed', 'again', act('another')), reuse, remove];
+      : download(() => task.videos[0], 'Download', nameOf(0));
+    const nodes = [file, button('Another seed', 'again', act('another')), reuse, remove];
     if (!fourOf(task)) return nodes;
     const four = [1, 2, 3, 4].map((index) => {
       const isThis = index === task.input.image_index;

@@ -16,7 +16,7 @@ const ANY_PICTURE = ['image_url', 'https://example.com/picture.png'];
  */
 export function createForm(parameters, { onTask }) {
   const source = createSource({ onChange: changed });
-  const settings = createSettings(parameters, { isOfFour: source.isOfFour });
+  const settings = createSettings(parameters, { isOfFour: source.isPrompt });
   let pause;
   let trial = new AbortController(); // the dry run under way
   let attempt; // {key, entries}: a post that may have arrived or not

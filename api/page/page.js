@@ -106,7 +106,7 @@ async function showUse() {
 /** Takes this key, null: none, and clears away what was shown for the one before. */
 function changeKey(text) {
   useKey(text);
-  tasks.clear();
+  tasks.forgetAll();
   $('budget').hidden = true;
   $('list-problem').textContent = '';
 }

@@ -10,7 +10,7 @@ const MOST_BYTES = 20_000_000;
  */
 export function createSource({ onChange }) {
   let file; // a picture of this machine
-  let earlier; // {id, link, isOfFour}: the picture of an earlier clip
+  let earlier; // the id of the clip whose picture it is
   const radio = (value) => document.querySelector(`[name="source"][value="${value}"]`);
   const isPrompt = () => radio('prompt').checked;
 
@@ -40,17 +40,25 @@ export function createSource({ onChange }) {
     $('image-problem').textContent = message;
   }
 
+  function complainNoMore() {
+    for (const name of ['image', 'image_url']) {
+      $(`${name}-problem`).textContent = '';
+      $(name).removeAttribute('aria-invalid');
+    }
+  }
+
   function useFile(picture) {
     const isKnown = picture.type === '' || $('image').accept.split(',').includes(picture.type);
-    $('image-problem').textContent = '';
+    complainNoMore();
     if (!isKnown) return complain(`${picture.name} is no jpeg, png, webp, avif, gif or tiff`);
     if (picture.size > MOST_BYTES) return complain(`${picture.name} has ${bytes(picture.size)}; 20 MB are the most`);
     [file, earlier] = [picture, undefined];
     showPicture(URL.createObjectURL(picture), `${picture.name}, ${bytes(picture.size)}`);
   }
 
-  function useEarlier(task, isOfFour) {
-    [file, earlier] = [undefined, { id: task.id, isOfFour }];
+  function useEarlier(task) {
+    complainNoMore();
+    [file, earlier] = [undefined, task.id];
     showPicture(task.still.link, 'The picture of an earlier clip');
   }
 
@@ -65,7 +73,7 @@ export function createSource({ onChange }) {
     [file, earlier] = [undefined, undefined];
     $('image').value = '';
     $('image_url').value = '';
-    for (const id of ['image-problem', 'image_url-problem']) $(id).textContent = '';
+    complainNoMore();
   }
 
   for (const input of document.querySelectorAll('[name="source"]')) input.addEventListener('change', show);
@@ -113,8 +121,6 @@ export function createSource({ onChange }) {
     },
     show,
     isPrompt,
-    /** Whether there are four pictures, one of which is to be chosen. */
-    isOfFour: () => isPrompt() || earlier?.isOfFour === true,
     /** Prompts can't be drawn here, so that only pictures are left. */
     refusePrompts() {
       radio('prompt').disabled = true;
@@ -125,7 +131,7 @@ export function createSource({ onChange }) {
     entry() {
       if (isPrompt()) return $('prompt').value.trim() === '' ? undefined : ['prompt', $('prompt').value];
       if (file) return ['image', file];
-      if (earlier) return ['still_of', earlier.id];
+      if (earlier) return ['still_of', earlier];
       return $('image_url').value.trim() === '' ? undefined : ['image_url', $('image_url').value.trim()];
     },
     clear() {

@@ -4,7 +4,7 @@ import { createCard, titleOf } from './card.js';
 import { $, element, say, wantsStillness } from './dom.js';
 import { followEvents } from './events.js';
 import { settingsOf } from './settings.js';
-import { failure, STATUSES } from './words.js';
+import { duration, failure, STATUSES } from './words.js';
 
 const PAGE = 20; // tasks
 /** Tasks followed by events at a time: a browser has six connections to a server, for all its tabs. The rest are asked for now and then. */
@@ -21,7 +21,7 @@ const LOOK_AT_LINKS_EVERY = 60 * SECOND;
 export function createTasks(parameters, { form, onEnd }) {
   const cards = new Map(); // by task
   const files = new Map(); // the pictures that this page has sent, by task
-  const watched = new Set(); // ids
+  let watched = new Set(); // ids
   let following = 0;
   let next; // where the next page of the list is
   const isOpen = (task) => task.finished_at === undefined;
@@ -81,7 +81,7 @@ export function createTasks(parameters, { form, onEnd }) {
       await action();
       return true;
     } catch (error) {
-      complain(inWords(error));
+      complain(inWords(error) + (error.after ? `; again in ${duration(error.after)}` : ''));
       return false;
     }
   }
@@ -96,19 +96,23 @@ export function createTasks(parameters, { form, onEnd }) {
   /** Follows a task until it has ended: by events, or where enough are followed already or nobody looks, by asking. */
   async function watch(id) {
     if (watched.has(id)) return;
-    watched.add(id);
-    const signal = sessionSignal();
-    try {
-      while (!signal.aborted && cards.has(id) && isOpen(cards.get(id).task())) {
-        if (following < FOLLOWED && !document.hidden) await follow(id, signal);
+    const mine = watched.add(id);
+    const session = sessionSignal();
+    while (!session.aborted && cards.has(id) && isOpen(cards.get(id).task())) {
+      try {
+        if (following < FOLLOWED && !document.hidden) await follow(id, session);
         else {
           await new Promise((resolve) => setTimeout(resolve, ASK_EVERY));
-          if (!signal.aborted) changed(await askJson(`/status?id=${id}`).catch((error) => ended(error, id)));
+          if (!session.aborted) changed(await askJson(`/status?id=${id}`));
         }
+      } catch (error) {
+        if (error.name !== 'Refusal' || error.again) continue;
+        if (error.status === 404) forget(id);
+        else onCard({ id })(inWords(error));
+        break;
       }
-    } finally {
-      watched.delete(id);
     }
+    mine.delete(id);
   }
 
   async function follow(id, session) {
@@ -126,26 +130,14 @@ export function createTasks(parameters, { form, onEnd }) {
         onBreak: (error) => onCard({ id })(error?.name === 'Refusal' ? inWords(error) : ''), // of silence the whole page tells
         signal: AbortSignal.any([hidden.signal, session]),
       });
-      if (!hidden.signal.aborted && !session.aborted && isOpen(cards.get(id)?.task() ?? {}))
-        changed(await askJson(`/status?id=${id}`));
-    } catch (error) {
-      ended(error, id);
     } finally {
       following--;
       document.removeEventListener('visibilitychange', stop);
     }
   }
 
-  /** Nothing more will be heard of this task. */
-  function ended(error, id) {
-    if (error.name === 'AbortError' || error.name === 'NoAnswer') return undefined;
-    if (error.status === 404) forget(id);
-    else onCard({ id })(inWords(error));
-    return undefined;
-  }
-
   function changed(task) {
-    const card = task && cards.get(task.id);
+    const card = cards.get(task.id);
     if (!card) return;
     const before = card.task();
     onCard(task)('');
@@ -232,7 +224,7 @@ export function createTasks(parameters, { form, onEnd }) {
     reuse(task) {
       const { prompt, image_url, image_index } = task.input;
       if (prompt) form.source.usePrompt(prompt);
-      else if (task.still) form.source.useEarlier(task, fourOf(task) !== undefined && fourOf(task) === task);
+      else if (task.still) form.source.useEarlier(task);
       else if (image_url) form.source.useAddress(image_url);
       else if (files.has(task.id)) form.source.useFile(files.get(task.id));
       form.fill({ ...settingsOf(task.input, parameters), ...(prompt && image_index !== 1 && { image_index }) });
@@ -294,5 +286,14 @@ export function createTasks(parameters, { form, onEnd }) {
         actions.refresh(task());
   }, LOOK_AT_LINKS_EVERY);
 
-  return { load, made, clear };
+  return {
+    load,
+    made,
+    /** For another key: all that was shown is gone, and its tasks are followed anew if it comes back. */
+    forgetAll() {
+      watched = new Set();
+      files.clear();
+      clear();
+    },
+  };
 }

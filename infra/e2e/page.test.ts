@@ -551,11 +551,14 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await writePrompt('a lighthouse');
       const task = await make();
       const worker = await work(task);
-      let refused = 0;
-      await page.route('**/files/**', (route) => (refused++ === 0 ? route.fulfill({ status: 403 }) : route.continue()));
+      let expired = '';
+      await page.route('**/files/**', (route) => {
+        if (expired === '') service.clock.ahead += 2000; // the next link is another one
+        expired ||= route.request().url();
+        return route.request().url() === expired ? route.fulfill({ status: 403 }) : route.continue();
+      });
       await worker.drawStill();
       await page.waitForFunction(() => document.querySelector<HTMLImageElement>('.still')?.naturalWidth === 96);
-      expect(refused).toBeGreaterThan(1);
     });
 
     test('offline: it is said, and no second task is made when the same is sent again', async () => {
@@ -572,8 +575,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       const posts = asked('/img2vid').filter((request) => request.url().endsWith('/img2vid'));
       expect(posts.at(-1)!.headers()['idempotency-key']).toMatch(/^[\da-f]{32}$/);
       const made = (await (await fetch(`${service.url}/status`)).json()) as PresentedTask[];
-      expect(made[0]!.id).toBe(id);
-      expect(made.filter(({ created_at }) => created_at >= made[0]!.created_at)).toHaveLength(1);
+      expect(made.map((task) => task.id)).toEqual([id]);
       await page.context().setOffline(true);
       await page.fill('#setting-T', '5');
       await shows('#outage', /^You are offline/);
