@@ -39,6 +39,7 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/': { allow: 'GET, HEAD' },
   '/docs': { allow: 'GET, HEAD' },
   '/docs/*': { allow: 'GET, HEAD' },
+  '/page/*': { allow: 'GET, HEAD' },
   '/healthz': { allow: 'GET, HEAD' },
   '/readyz': { allow: 'GET, HEAD' },
   '/metrics': { allow: 'GET, HEAD', scope: 'admin' },

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { BucketEnvironment } from '../handler/bucket/open.ts';
-import { flag, model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
+import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
 import { type Prices, parsePrice } from './money.ts';
@@ -29,8 +29,8 @@ export interface Config {
   };
   /** how many proxies of ours every request comes through, each of which adds to X-Forwarded-For */
   trustProxy: number;
-  /** whether a prompt may find a worker with a bridge; where API and worker start together it is known that none will */
-  takesPrompts: boolean;
+  /** what becomes of prompts, where API and worker start together and it is known that there is no Midjourney bridge */
+  bridge: 'none' | 'placeholder' | undefined;
   allowPrivateUrls: boolean;
   /** of other web pages that may use the API, such as https://app.example.com; `*`, which counts only with API keys: any */
   corsOrigins: string[];
@@ -108,7 +108,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
-      NO_BRIDGE: flag, // infra/local/start.ts says it
+      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // infra/local/start.ts says it
       CORS_ORIGINS: origins,
       MAX_OPEN_TASKS: optionalWhole(1, 1_000_000),
       SUBMISSIONS_PER_MINUTE: optionalWhole(1, 60_000),
@@ -135,7 +135,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       requests: env.REQUESTS_PER_MINUTE,
     },
     trustProxy: env.TRUST_PROXY,
-    takesPrompts: !env.NO_BRIDGE,
+    bridge: env.LOCAL_BRIDGE,
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
     corsOrigins: env.CORS_ORIGINS,
     linkSeconds: env.LINK_SECONDS,

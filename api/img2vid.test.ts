@@ -438,7 +438,7 @@ describe('without API keys', () => {
 });
 
 test('where it is known that there is no bridge a prompt is refused at once, and nothing else', async () => {
-  const own = await testService({ NO_BRIDGE: '1' });
+  const own = await testService({ LOCAL_BRIDGE: 'none' });
   const refused = await own.post({ prompt: 'x' });
   const { code, errors } = await refused.json();
   expect([refused.status, code, errors[0].field]).toEqual([422, 'no_bridge', 'prompt']);

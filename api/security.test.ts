@@ -21,7 +21,7 @@ async function answers() {
   const task = await service.until(id, ({ status }) => status === 'succeeded');
   return {
     page: await ask('/'),
-    script: await ask('/page.js'),
+    script: await ask('/page/page.js'),
     file: await fetch(task.videos![0]!.link),
     'no link': await ask('/files/tasks/x'),
     list: await ask('/status'),

@@ -41,7 +41,7 @@ describe('a request', () => {
       '/webhooks/test',
     ])
       expect((await send(path, {})).code, path).toBe(401);
-    for (const path of ['/', '/page.js', '/healthz', '/readyz', '/openapi.json'])
+    for (const path of ['/', '/page/page.js', '/healthz', '/readyz', '/openapi.json'])
       expect((await call(path, { host: 'video.example.com' })).code, path).toBe(200);
   });
 

@@ -36,7 +36,12 @@ test('a linter of OpenAPI has nothing to say, whatever the model, and of a wrong
     return problems.map(({ ruleId, location }) => `${ruleId} ${location[0]?.pointer}`);
   }
   for (const model of MODELS) {
-    const about = { model, limits: { maxFrames: 100, maxFps: 120 }, publicUrl: 'https://video.example.org' };
+    const about = {
+      model,
+      limits: { maxFrames: 100, maxFps: 120 },
+      bridge: undefined,
+      publicUrl: 'https://video.example.org',
+    };
     expect(await complaints(openApiDocument(about)), model).toEqual([]);
   }
   const wrong = structuredClone(document);

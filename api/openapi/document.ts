@@ -18,6 +18,7 @@ export function openApiDocument(about: About) {
       description:
         'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4. Every answer has an X-Request-Id: the caller’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
+      'x-model': about.model,
     },
     servers: [{ url: about.publicUrl }],
     security: [{ key: [] }, {}],

@@ -21,12 +21,18 @@ interface ParameterSchema {
   examples?: unknown[];
   /** only under these choices */
   'x-belongs-to'?: Record<string, readonly string[]>;
+  /** of the prompt: what stands here in place of a Midjourney bridge */
+  'x-bridge'?: About['bridge'];
 }
 
-/** Each parameter's schema, with the model's default. */
-export function requestProperties({ model, limits }: Pick<About, 'model' | 'limits'>): Record<string, ParameterSchema> {
+/** Each parameter's schema, with the model's default; of the prompt what becomes of it here, as far as that is known. */
+export function requestProperties({
+  model,
+  limits,
+  bridge,
+}: Omit<About, 'publicUrl'>): Record<string, ParameterSchema> {
   const { properties } = jsonSchema(requestSchema(limits, model)) as { properties: Record<string, ParameterSchema> };
-  Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT });
+  Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT, ...(bridge && { 'x-bridge': bridge }) });
   const { H, W } = defaults(model);
   for (const [name, own] of [
     ['H', H],
@@ -71,7 +77,7 @@ export interface ParameterRow {
 
 /** The table of parameters, for the models that a reader may have. */
 export function parameterRows(limits: About['limits'], models: About['model'][] = MODELS): ParameterRow[] {
-  const all = models.map((model) => requestProperties({ model, limits }));
+  const all = models.map((model) => requestProperties({ model, limits, bridge: undefined }));
   return Object.entries(all.at(-1)!).map(([name, schema]) => ({
     name,
     range: rangeOf(schema),

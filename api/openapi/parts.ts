@@ -4,7 +4,7 @@ import type { Config } from '../config.ts';
 import { bodyOf, type Problem } from '../problem.ts';
 
 /** What of the configuration the document tells. */
-export type About = Pick<Config, 'limits' | 'publicUrl'> & { model: ModelName };
+export type About = Pick<Config, 'limits' | 'bridge' | 'publicUrl'> & { model: ModelName };
 
 export const text = { type: 'string' };
 export const number = { type: 'number' };

@@ -189,7 +189,7 @@ export function img2vid(services: Services) {
       const checked = readRequest(values, context);
       const errors = wrongAddresses(checked.input, config);
       if (errors.length > 0) invalid(errors);
-      if (checked.input.prompt !== undefined && !config.takesPrompts)
+      if (checked.input.prompt !== undefined && config.bridge === 'none')
         invalid([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
       return checked;
     } catch (error) {

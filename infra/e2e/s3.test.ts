@@ -119,7 +119,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
           page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
           await page.goto(service.url);
           await page.setInputFiles('#image', picture);
-          await page.click('form button');
+          await page.click('#make');
           expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
           expect(faults).toEqual([]);
         } finally {

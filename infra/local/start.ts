@@ -69,7 +69,7 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
     CALLBACK_URL: ownAddress(host, port), // what others reach it by may be a proxy that this machine does not
-    ...(!env.MIDJOURNEY_BRIDGE && !isPlaceholder && { NO_BRIDGE: '1' }),
+    ...(!env.MIDJOURNEY_BRIDGE && { LOCAL_BRIDGE: isPlaceholder ? 'placeholder' : 'none' }),
   };
   const workerEnv = {
     ...common,
