@@ -185,7 +185,8 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       const fourth = await repeat(third.id, 'Another seed');
       expect(fourth.input).toMatchObject({ still_of: third.id, image_index: 1 }); // its own picture, which is the third
       await becomes(fourth.id, 'succeeded');
-      expect(await page.locator('.card video').count()).toBe(await page.locator('.card').count());
+      for (const { id } of [first, second, third, fourth])
+        expect(await page.locator(`[id="${id}"] video`).count()).toBe(1);
     });
 
     test('by keyboard alone: a clip is made, and deleted once that is confirmed', async () => {
