@@ -70,6 +70,10 @@ describe.skipIf(!canBeRoot)('a pod', () => {
     expect(status, stderr).toBe(0);
     await cp('/etc/resolv.conf', join(root, 'etc/resolv.conf'), { dereference: true });
     for (const path of ['root/.npm', 'srv/bin', 'workspace']) await mkdir(join(root, path), { recursive: true });
+    const version = /nodejs\.org\/dist\/v([\d.]+)/.exec(SCRIPT)![1]!;
+    const made = spawnSync('infra/image/node.sh', [version], { cwd: ROOT, encoding: 'utf8' });
+    expect(made.status, made.stderr).toBe(0);
+    await cp(made.stdout.trim(), join(root, 'srv/node'), { recursive: true });
     npmCache = spawnSync('npm', ['config', 'get', 'cache'], { encoding: 'utf8' }).stdout.trim();
     port = await freePort();
     url = `http://127.0.0.2:${port}`;
@@ -112,6 +116,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
           PORT: String(port),
           APP_REPO: 'file:///srv/repo.git',
           APP_TAG: 'v1',
+          NODE_URL: 'file:///srv/node',
           ...env,
         },
         stdio: ['ignore', 'pipe', 'pipe'],
