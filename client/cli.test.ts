@@ -191,6 +191,7 @@ test('files: never half, never over another one unless that is wanted', async ()
 
   const inFolder = await img2vid(['download', id, '--out', folder, '--video', '2', '--json']);
   expect(JSON.parse(inFolder.out)).toMatchObject({ path: at(`${id}.mp4`), seed: 1 });
+  expect((await img2vid(['download', id, '--out', folder])).code).toBe(EXIT.file); // there is one now
   expect((await img2vid(['download', id, '--out', at('three.mp4'), '--video', '3'])).code).toBe(EXIT.usage);
   expect((await img2vid(['download', id, '--out', at('no/such/folder.mp4')])).code).toBe(EXIT.file);
 

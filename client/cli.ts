@@ -278,7 +278,7 @@ async function readParameters({ given, stdin, signal }: Context): Promise<Parame
   if (/^https?:\/\//i.test(image)) return { ...values, image_url: image };
   try {
     const bytes = image === '-' ? await buffer(stdin as NodeJS.ReadableStream) : await readFile(image, { signal });
-    return { ...values, image: new Uint8Array(bytes) };
+    return { ...values, image: bytes };
   } catch (error) {
     signal.throwIfAborted();
     const { code, message } = error as NodeJS.ErrnoException;
@@ -310,7 +310,6 @@ function checkTarget(path: string, { switches }: Given): void {
 async function save({ client, given, signal }: Context, task: Task, out: string): Promise<string> {
   const file = chosen(task, given);
   const path = existsSync(out) && statSync(out).isDirectory() ? join(out, `${task.id}.mp4`) : out;
-  checkTarget(path, given);
   const part = `${path}.${task.id}.part`;
   try {
     const { body } = await client.download(file, { signal });
@@ -324,7 +323,7 @@ async function save({ client, given, signal }: Context, task: Task, out: string)
     await pipeline(body!, hashing, createWriteStream(part), { signal });
     if (hash.digest('hex') !== file.sha256)
       throw new FileError(`${path}: what came is not what the worker made; try again`);
-    checkTarget(path, given); // it may have come meanwhile
+    checkTarget(path, given); // in a folder, or while all this took its time
     await rename(part, path);
     return path;
   } catch (error) {

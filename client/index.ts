@@ -2,12 +2,11 @@
  * The typed client. It runs in Node 20.19 or newer and in browsers: nothing of Node's is imported. What it sends and gets is typed by
  * the API's own schemas and functions.
  */
-import type { ExtractSchema } from 'hono/types';
 import type * as v from 'valibot';
+import type { presentAccount } from '../api/keys/account.ts';
 import { followEvents } from '../api/page/events.js';
-import type { shownEstimate } from '../api/routes/img2vid.ts';
-import type { usage } from '../api/routes/usage.ts';
 import { isOpen, type TaskStatus } from '../api/store/task.ts';
+import type { presentEstimate } from '../api/tasks/estimate.ts';
 import type { PresentedTask } from '../api/tasks/present.ts';
 import type { Input, requestSchema } from '../handler/parameters.ts';
 import type { FieldNote } from '../handler/request.ts';
@@ -24,16 +23,16 @@ const SILENCE = 45 * SECOND;
 export type Task = PresentedTask;
 export type Video = NonNullable<Task['videos']>[number];
 /** What a clip is made of: one of `prompt`, `image_url`, `image` and `still_of`, and whatever else the API knows. */
-export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array<ArrayBuffer> };
+export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
 export interface DryRun {
   /** every parameter, with the values that would be used */
   input: Input;
   warnings: FieldNote[];
   /** the amount in millionths of the currency: the most that the task can cost */
-  cost_estimate: ReturnType<typeof shownEstimate>;
+  cost_estimate: ReturnType<typeof presentEstimate>;
 }
 /** Amounts in millionths of the currency. */
-export type Usage = ExtractSchema<ReturnType<typeof usage>>['/usage']['$get']['output'];
+export type Usage = ReturnType<typeof presentAccount>;
 
 export interface ClientOptions {
   /** such as https://video.example.com */
@@ -231,7 +230,7 @@ function bodyOf({ image, ...parameters }: Parameters): { body: FormData | string
   if (image === undefined) return { body: JSON.stringify(parameters), type: { 'content-type': 'application/json' } };
   const body = new FormData();
   for (const [name, value] of Object.entries(parameters)) if (value !== undefined) body.append(name, String(value));
-  body.append('image', image instanceof Blob ? image : new Blob([image]), 'image');
+  body.append('image', image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]), 'image');
   return { body, type: {} };
 }
 

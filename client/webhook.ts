@@ -19,7 +19,7 @@ export function verifyWebhook(
   headers: Headers | Record<string, string | string[] | undefined>,
   secret: string,
 ): WebhookEvent {
-  const text = typeof body === 'string' ? body : new TextDecoder('utf-8', { ignoreBOM: true }).decode(body);
+  const text = typeof body === 'string' ? body : new TextDecoder().decode(body);
   const named = headers instanceof Headers ? Object.fromEntries(headers) : headers;
   const single = Object.fromEntries(Object.entries(named).map(([name, value]) => [name, String(value ?? '')]));
   return new Webhook(secret).verify(text, single) as WebhookEvent;

@@ -17,7 +17,7 @@ import type { Services } from '../services.ts';
 import { type Key, monthOf, type Order } from '../store/key.ts';
 import type { Inserted } from '../store/store.ts';
 import { FRESH, isOpen, type NewTask, type Task } from '../store/task.ts';
-import { type Estimate, mostOf } from '../tasks/estimate.ts';
+import { type Estimate, mostOf, presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
@@ -58,7 +58,7 @@ export function img2vid(services: Services) {
     if (input.webhook_url !== undefined && (await isGone(c, owner, input.webhook_url)))
       warnings.push({ field: 'webhook_url', message: GONE });
     const estimated = await estimate(input);
-    if (isTrial) return c.json({ input, warnings, cost_estimate: shownEstimate(estimated) });
+    if (isTrial) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
 
     const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
@@ -219,13 +219,6 @@ function spent(key: Key, { amount, now }: Order, currency: string): string {
   const left = Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
   return `this task may cost ${units(amount)}; ${units(left)} of this month’s budget of ${units(key.budget!)} are left`;
 }
-
-/** As callers see it: the amount in micro-units. */
-export const shownEstimate = ({ gpuTime, quote }: Estimate) => ({
-  amount: mostOf(quote),
-  currency: quote.currency,
-  gpu_seconds: gpuTime / SECOND,
-});
 
 async function checkImage(image: Uint8Array) {
   try {

@@ -31,6 +31,13 @@ export interface Estimate {
 /** The most that a task with this quote costs; micro-units. */
 export const mostOf = ({ gpu, still }: Quote) => gpu + still;
 
+/** As callers see it: the amount in micro-units. */
+export const presentEstimate = ({ gpuTime, quote }: Estimate) => ({
+  amount: mostOf(quote),
+  currency: quote.currency,
+  gpu_seconds: gpuTime / 1000,
+});
+
 interface EstimatorOptions {
   store: Pick<Store, 'gpuTimes'>;
   log: Logger;

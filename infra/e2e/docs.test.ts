@@ -164,6 +164,21 @@ describe('every example works', () => {
     await once(child, 'close');
   });
 
+  test('examples in TypeScript are of the right types', async () => {
+    const typed = BLOCKS.filter(({ language }) => language === 'ts');
+    await Promise.all(typed.map(({ code }, i) => writeFile(join(folder, `typed-${i}.mts`), code)));
+    const strict = { strict: true, noEmit: true, skipLibCheck: true, allowImportingTsExtensions: true };
+    const modern = { target: 'ES2023', lib: ['ES2024', 'DOM'], module: 'NodeNext' };
+    const compilerOptions = { ...strict, ...modern, types: ['node'], typeRoots: [join(ROOT, 'node_modules/@types')] };
+    await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['typed-*.mts'] }));
+    const child = spawn(join(ROOT, 'node_modules/.bin/tsc'), ['-p', folder]);
+    let said = '';
+    child.stdout.on('data', (text) => (said += text));
+    const [code] = await once(child, 'close');
+    expect([code, said]).toEqual([0, '']);
+    expect(typed.length).toBeGreaterThan(2);
+  });
+
   test('no example is of a kind that nobody runs', () => {
     const known = [
       'bash',

@@ -116,7 +116,7 @@ async function readParameters({ fields, image }: Arguments): Promise<Parameters>
   const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
     throw new Error(`--image ${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`);
   });
-  return { ...values, image: new Uint8Array(bytes) };
+  return { ...values, image: bytes };
 }
 
 /** Frames are gathered beside where they shall be, and moved when they are all there. */
