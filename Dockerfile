@@ -3,17 +3,19 @@
 ARG BASE=node:24-bookworm-slim
 ARG CUDA=1
 
+# For this platform only.
 FROM ${BASE} AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-RUN npm ci
+RUN npm ci --cache /tmp/npm && rm -r /tmp/npm node_modules/@libsql/*-musl \
+  && cd node_modules/onnxruntime-node/bin/napi-v6 \
+  && find . -mindepth 2 -maxdepth 2 ! -path "./linux/$(node -p process.arch)" -exec rm -r {} +
 
-# What a running service needs, for this platform: neither compilers nor types, sources and maps.
+# What a running service needs: neither compilers nor types, sources and maps.
 FROM packages AS production
-RUN npm uninstall --no-save --omit=dev tsx \
+RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
   && cd node_modules \
-  && rm -rf typescript @typescript @libsql/*-musl .package-lock.json \
-  && find onnxruntime-node/bin/napi-v6 -mindepth 2 -maxdepth 2 ! -path "*/linux/$(node -p process.arch)" -exec rm -r {} + \
+  && rm -rf typescript @typescript .package-lock.json /tmp/npm \
   && find . -type f ! -iname '*licen[cs]e*' \
     \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name '*.markdown' \) -delete
 

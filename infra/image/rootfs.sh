@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# For tests: makes the folder DIR a plain Debian 12, as containers begin with, that trusts whom this machine trusts and fetches packages
-# as it does. Wants root and debootstrap; what it took a minute to make stays in the user's cache. Usage: infra/image/rootfs.sh DIR
+# For tests: makes DIR, a new or empty folder, a plain Debian 12, as containers begin with, that trusts whom this machine trusts and
+# fetches packages as it does. Wants root and debootstrap; what it took a minute to make stays in the user's cache.
+# Usage: infra/image/rootfs.sh DIR
 set -euo pipefail
 root=${1:?usage: infra/image/rootfs.sh DIR}
-if [ -e "$root" ]; then echo "$root is there already" >&2 && exit 1; fi
+if [ -n "$(ls -A "$root" 2>/dev/null)" ]; then echo "$root is not empty" >&2 && exit 1; fi
 
 authorities=(/usr/local/share/ca-certificates/*.crt)
 [ -e "${authorities[0]}" ] || authorities=()
