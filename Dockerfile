@@ -3,34 +3,37 @@
 ARG BASE=node:24-bookworm-slim
 ARG CUDA=1
 
-# For this platform only.
+# Every package, of those for several platforms this one's part.
 FROM ${BASE} AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-RUN npm ci --cache /tmp/npm && rm -r /tmp/npm node_modules/@libsql/*-musl \
-  && cd node_modules/onnxruntime-node/bin/napi-v6 \
-  && find . -mindepth 2 -maxdepth 2 ! -path "./linux/$(node -p process.arch)" -exec rm -r {} +
+RUN npm ci --cache /tmp/npm && rm -r /tmp/npm \
+  && find node_modules/onnxruntime-node/bin/napi-v6 -mindepth 2 -maxdepth 2 ! -path "*/linux/$(node -p process.arch)" \
+    -exec rm -r {} +
 
 # What a running service needs: neither compilers nor types, sources and maps.
 FROM packages AS production
 RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
-  && cd node_modules \
-  && rm -rf typescript @typescript .package-lock.json /tmp/npm \
-  && find . -type f ! -iname '*licen[cs]e*' \
-    \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name '*.markdown' \) -delete
+  && rm -r /tmp/npm node_modules/.package-lock.json node_modules/typescript node_modules/@typescript node_modules/@libsql/*-musl \
+  && find node_modules -type f ! -iname '*licen[cs]e*' \
+    \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name '*.markdown' \) -delete \
+  && find node_modules -type d -empty -delete
 
-# onnxruntime's CUDA provider with its libraries, of which each finds all it needs but the driver.
+# onnxruntime's CUDA provider with its libraries, of which each finds all that it needs but the driver.
 FROM packages AS cuda-1
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
 COPY infra/cuda.ts infra/
 COPY handler/onnx/provider.ts handler/onnx/
+ENV PLACE=node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 RUN npm run cuda \
-  && for path in node_modules/onnxruntime-node/bin/napi-v6/linux/x64; do \
-    mkdir -p "/cuda/$path" && mv "$path/cuda" "$path"/libonnxruntime_providers_* "/cuda/$path"; done
+  && mkdir -p "/cuda/$PLACE" \
+  && mv "$PLACE/cuda" "$PLACE"/libonnxruntime_providers_* "/cuda/$PLACE"
 
 FROM packages AS cuda-0
 RUN mkdir /cuda
 
+# hadolint ignore=DL3006
 FROM cuda-${CUDA} AS cuda
 
 FROM packages AS programs
