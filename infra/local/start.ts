@@ -226,7 +226,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     await import('../../api/index.ts');
   } else {
     const stopping = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => stopping.abort());
+    for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stopping.abort()); // one Ctrl-C may come twice, by npm
     try {
       const service = await startLocal({ env: process.env, signal: stopping.signal });
       console.log(`listening at ${service.url}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
