@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Where Vitest has not yet seen how long files take, it begins with the largest. These are small and take long: they come before. */
-const SLOW = /e2e\/(pod|chaos|openapi|demo|docs|svd|s3)\.test\.ts$/;
+const SLOW = /(image\/image|e2e\/(pod|chaos|openapi|demo|docs|svd|s3))\.test\.ts$/;
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {

@@ -28,7 +28,7 @@ import {
 import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { CUDA_PROVIDER, providerFolder } from '../handler/onnx/device.ts';
+import { CUDA_PROVIDER, providerFolder } from '../handler/onnx/provider.ts';
 
 export interface Wheel {
   /** project-version-python-abi-platforms.whl */

@@ -26,7 +26,10 @@ export const WEIGHTS = ['image_encoder/model', 'vae/diffusion_pytorch_model', 'u
 export const SUFFIXES = { fp16: '.fp16.safetensors', fp32: '.safetensors' };
 
 /** Where RunPod mounts a network volume; on a serverless worker its cached models are there too. */
-const VOLUMES = { serverless: '/runpod-volume', pod: '/workspace' };
+export const VOLUMES = { serverless: '/runpod-volume', pod: '/workspace' };
+
+/** A Hugging Face cache on the serverless one. */
+export const volumeCache = (volumes = VOLUMES) => join(volumes.serverless, 'huggingface-cache/hub');
 
 /**
  * Looks for a model in MODEL_DIR, and only there if it is set; else in Hugging Face's cache, among RunPod's cached models and on
@@ -49,10 +52,7 @@ export function findWeights(
   const names = [repository.split('/')[1]!, model];
   const places = [
     ...snapshots(join(hubCache(env), cached)).map((folder) => ({ folder, source: 'Hugging Face cache' })),
-    ...snapshots(join(volumes.serverless, 'huggingface-cache/hub', cached)).map((folder) => ({
-      folder,
-      source: 'RunPod cached model',
-    })),
+    ...snapshots(join(volumeCache(volumes), cached)).map((folder) => ({ folder, source: 'RunPod cached model' })),
     ...[volumes.serverless, volumes.pod].flatMap((volume) =>
       names.map((name) => ({ folder: join(volume, 'models', name), source: 'network volume' })),
     ),

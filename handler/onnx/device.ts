@@ -1,19 +1,12 @@
 /** What the networks run on, and how much memory there is. */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { totalmem } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { createGraph, type Device } from './graph.ts';
+import { CUDA_PROVIDER, providerFolder } from './provider.ts';
 import { openSession } from './session.ts';
-
-/** Where onnxruntime looks for its providers: beside its own library. */
-export const providerFolder = join(
-  dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),
-  `bin/napi-v6/${process.platform}/${process.arch}`,
-);
-export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so';
 
 export interface ChosenDevice {
   device: Device;

@@ -29,6 +29,21 @@ test('an idle worker ends promptly although its polls and pings are held', async
   for (const fault of ['take failed', 'stop poll failed', 'ping failed']) expect(happened(fault)).toEqual([]);
 });
 
+test('a worker that shall end while it still checks its fitness does not wait for that, and takes no job', async () => {
+  const far = await farQueue({ 'job-take': jobs('a') });
+  const loading = gate();
+  const never = gate();
+  const model = () => {
+    loading.open();
+    return never.opens;
+  };
+  const { stop, happened } = worker(() => 1, far.env, { fitness: { model } });
+  await loading.opens;
+  await stop();
+  expect(far.of('job-take')).toEqual([]);
+  expect(happened('serving')).toEqual([]);
+});
+
 test('a worker that shall end takes no more jobs, and posts the one in hand', async () => {
   const far = await farQueue({ 'job-take': jobs('a', 'b') });
   const running = gate();

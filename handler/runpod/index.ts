@@ -89,8 +89,10 @@ export async function serve(handle: Handle, options: ServeOptions = {}): Promise
       await (job ? runTestJob(handle, job, local) : serveApi(handle, flags, local));
     } else {
       const queue = openQueue(queueEnvironment(env));
-      await checkFitness(fitness, queue, log);
-      await work(handle, queue, inJob, { ...options, env, log }, ending);
+      const { signal } = ending;
+      const ended = new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+      if (!signal.aborted) await Promise.race([checkFitness(fitness, queue, log), ended]); // loading a model takes long
+      if (!signal.aborted) await work(handle, queue, inJob, { ...options, env, log }, ending);
     }
   } finally {
     unwatch();

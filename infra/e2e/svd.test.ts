@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
-import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/device.ts';
+import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/provider.ts';
 import { freePort, type LocalService, startLocal } from '../local/start.ts';
 
 /** The whole service with Stable Video Diffusion's networks, small and of random weights. */

@@ -10,7 +10,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readConfig } from '../../api/config.ts';
-import { findWeights, type WeightsName } from '../../handler/models/weights.ts';
+import { bringWeights } from './bring-weights.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const GPU = '/dev/nvidiactl'; // there is one in every container that has an NVIDIA GPU
@@ -51,7 +51,7 @@ async function prepareWorker(): Promise<void> {
     env.DEVICE ||= 'cuda'; // a GPU that is paid for and can't be used ends the start, rather than being left idle
     await bringCuda();
   }
-  await bringWeights(model);
+  await bringWeights(model, env);
 }
 
 async function bringCuda(): Promise<void> {
@@ -61,15 +61,6 @@ async function bringCuda(): Promise<void> {
     await need(['apt-get', 'install', '-qq', '--no-install-recommends', 'python3-pip']);
   }
   await need(script('infra/cuda.ts'));
-}
-
-async function bringWeights(name: WeightsName): Promise<void> {
-  try {
-    findWeights(name, env);
-  } catch (error) {
-    if (env.MODEL_DIR) throw error;
-    await need(script('infra/models.ts', name));
-  }
 }
 
 function script(path: string, ...args: string[]): string[] {

@@ -18,12 +18,17 @@ import { tnlServer } from './bridges/tnl.ts';
 import { queueServer } from './queue-server.ts';
 
 const SECOND = 1000;
-const GRACE = 3 * SECOND; // for children to end by themselves
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** Before a child that died is started again: the first pause, twice as long after each further death, and the longest. */
 const PAUSES = { first: SECOND / 4, longest: 30 * SECOND };
 /** Whoever lived so long did not die of its start. */
 const LONG = 60 * SECOND;
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+/** For children to end by themselves: the API takes 12 at most, the worker lets its job run on for 30. */
+const GRACE = { api: 13 * SECOND, worker: 3 * SECOND };
+/** What children are started as: like this module, compiled on the fly or beforehand. */
+const { extension, flags } = import.meta.url.endsWith('.ts')
+  ? { extension: '.ts', flags: ['--import', 'tsx'] }
+  : { extension: '.js', flags: [] };
 
 export interface LocalOptions {
   env: NodeJS.ProcessEnv;
@@ -33,6 +38,8 @@ export interface LocalOptions {
   framesDir?: string | undefined;
   /** told an admin's API key, made where HOST is not loopback and there was none; without this the API tells it to its own stdout */
   onFirstKey?: (text: string) => void;
+  /** when aborted, a start that is under way is given up */
+  signal?: AbortSignal;
 }
 
 export interface LocalService {
@@ -46,8 +53,9 @@ export interface LocalService {
   stop(): Promise<void>;
 }
 
-/** @throws Error in one line: a wrong variable, a port in use */
-export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: LocalOptions): Promise<LocalService> {
+/** @throws Error in one line: a wrong variable, a port in use; or the signal's reason */
+export async function startLocal(options: LocalOptions): Promise<LocalService> {
+  const { env, quiet = false, framesDir, onFirstKey, signal } = options;
   const host = env.HOST || '127.0.0.1';
   const port = env.PORT ? Number(env.PORT) : await freePort(5000, host);
   const dataDir = env.DATA_DIR || (port === 5000 ? 'data' : `data-${port}`);
@@ -85,11 +93,11 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     ...(framesDir && { FRAMES_DIR: framesDir }),
   };
 
-  const api = supervise({ name: 'api', entry: 'api/index.ts', env: () => apiEnv, dataDir, quiet });
+  const api = supervise({ name: 'api', entry: 'api/index', env: () => apiEnv, dataDir, quiet });
   let workerId = '';
   const worker = supervise({
     name: 'worker',
-    entry: 'handler/index.ts',
+    entry: 'handler/index',
     env() {
       if (workerId) far.workerLost(workerId); // a worker that is started again is another one
       workerId = `local-${randomBytes(4).toString('hex')}`;
@@ -103,7 +111,8 @@ export async function startLocal({ env, quiet = false, framesDir, onFirstKey }: 
     far.close();
   };
   try {
-    const [{ url: publicUrl }] = await Promise.all([api.ready, worker.ready]);
+    const working = Promise.all([api.ready, worker.ready]);
+    const [{ url: publicUrl }] = await (signal ? Promise.race([working, aborted(signal)]) : working);
     const pids = () => ({ api: api.pid(), worker: worker.pid() });
     return { url: ownAddress(host, port), publicUrl: publicUrl!, dataDir, pids, stop };
   } catch (error) {
@@ -141,7 +150,8 @@ async function farEnds(key: string): Promise<{ url: string; workerLost(id: strin
 }
 
 interface ChildOptions {
-  name: string;
+  name: keyof typeof GRACE;
+  /** without its extension */
   entry: string;
   env: () => NodeJS.ProcessEnv;
   dataDir: string;
@@ -161,7 +171,7 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
     (function start() {
       const since = performance.now();
       let complaint = '';
-      child = spawn(process.execPath, ['--import', 'tsx', entry], {
+      child = spawn(process.execPath, [...flags, entry + extension], {
         cwd: ROOT,
         env: { ...env(), DATA_DIR: resolvePath(dataDir) },
         stdio: ['ignore', output, 'pipe', 'ipc'],
@@ -195,11 +205,19 @@ function supervise({ name, entry, env, dataDir, quiet }: ChildOptions) {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const gone = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGTERM');
-      const late = setTimeout(() => child.kill('SIGKILL'), GRACE);
+      const late = setTimeout(() => child.kill('SIGKILL'), GRACE[name]);
       await gone;
       clearTimeout(late);
     },
   };
+}
+
+/** Rejects with the signal's reason as soon as it is aborted. */
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    else signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
 }
 
 /** The first port from `from` on that nobody listens at. */
@@ -219,12 +237,15 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.env.RUNPOD_ENDPOINT_ID) {
     await import('../../api/index.ts');
   } else {
+    const stopping = new AbortController();
+    for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stopping.abort()); // one Ctrl-C may come twice, by npm
     try {
-      const service = await startLocal({ env: process.env });
-      for (const signal of ['SIGINT', 'SIGTERM'])
-        process.once(signal, () => void service.stop().then(() => process.exit(0)));
+      const service = await startLocal({ env: process.env, signal: stopping.signal });
       console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+      await aborted(stopping.signal).catch(service.stop);
+      process.exit(0);
     } catch (error) {
+      if (stopping.signal.aborted) process.exit(0);
       console.error((error as Error).message);
       process.exit(1);
     }
