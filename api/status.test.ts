@@ -65,15 +65,19 @@ describe('GET /status?id=', () => {
 
 describe('GET /status', () => {
   let own: TestService;
+  let key: Awaited<ReturnType<TestService['key']>>;
   beforeAll(async () => {
     own = await testService({ PUBLIC_URL: 'https://video.example.com' });
+    key = await own.key({ requests_per_minute: 60_000, max_open: 10_000 });
   });
   afterAll(() => own.close());
-  const get = (query = '') => fetch(`${own.url}/status${query}`);
+  const get = (query = '', headers = {}) =>
+    fetch(`${own.url}/status${query}`, { headers: { ...key.headers, ...headers } });
+  const post = (body: object) => own.post(body, { headers: { ...key.headers, 'content-type': 'application/json' } });
   const idsOf = async (response: Response) => ((await response.json()) as { id: string }[]).map(({ id }) => id);
   /** Straight into the store, with these times of creation; their ids in the list's order. */
   async function insert(times: number[], changes: Partial<NewTask> = {}) {
-    const tasks = times.map((time) => newTask({ ...taskIds(() => time)(), ...changes }));
+    const tasks = times.map((time) => newTask({ ...taskIds(() => time)(), owner: key.id, ...changes }));
     await Promise.all(tasks.map((task) => insertTask(own.store, task)));
     return tasks
       .map(({ id }) => id)
@@ -89,7 +93,7 @@ describe('GET /status', () => {
       ids = [...(await insert(times)), ...ids];
       expect(await idsOf(await get())).toEqual(ids);
     }
-    const posted = await (await own.post({ prompt: 'the last' })).json();
+    const posted = await (await post({ prompt: 'the last' })).json();
     expect(posted.created_at).toBe(new Date(Number.parseInt(posted.id.replace('-', ''), 16)).toISOString());
     const [first] = await (await get()).json();
     expect(first).toEqual(posted);
@@ -194,10 +198,8 @@ describe('GET /status', () => {
     await own.bucket.put(`tasks/${theirs}/imagine-1.png`, 'x');
     const [mine] = await insert([Date.now() + 1]);
     expect((await get(`?id=${theirs}`)).status).toBe(404);
-    expect((await fetch(`${own.url}/status?id=${theirs}`, { headers: { accept: 'text/event-stream' } })).status).toBe(
-      404,
-    );
-    expect((await own.post({ still_of: theirs })).status).toBe(422);
+    expect((await get(`?id=${theirs}`, { accept: 'text/event-stream' })).status).toBe(404);
+    expect((await post({ still_of: theirs })).status).toBe(422);
     const all = await idsOf(await get());
     expect(all).not.toContain(theirs);
     expect(await idsOf(await get(`?cursor=${theirs}&limit=1`))).toEqual([all[all.indexOf(mine!) + 1]]);
