@@ -61,7 +61,7 @@ function shell(name: string, title: string, body: string): string {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${title} · Text to Video</title>
-<link rel="icon" href="/icon.svg">
+<link rel="icon" href="/page/icon.svg">
 ${isReference ? '<link rel="stylesheet" href="/docs/swagger-ui.css">\n' : ''}<link rel="stylesheet" href="/docs/docs.css">
 ${isReference ? '<script src="/docs/swagger-ui-bundle.js" defer></script>\n<script src="/docs/reference.js" defer></script>\n' : ''}</head>
 <body>
