@@ -212,11 +212,11 @@ describe.skipIf(!hasBrowser)('the page at the proxy’s address, in Chromium', (
       await page.goto(proxy.url);
       await page.fill('#key', text);
       await page.click('#key-form button');
-      await page.waitForSelector('#form', { state: 'visible' });
+      await page.click('label:has([value="picture"])');
       await page.setInputFiles('#image', { name: 'a.png', mimeType: 'image/png', buffer: PICTURE });
-      await page.click('summary');
+      await page.click('summary:has-text("Sampling")');
       await page.fill('#setting-steps', '200'); // so long that it is cut
-      await page.click('#form button');
+      await page.click('#make');
       await page.waitForSelector('#tasks video', { timeout: 150_000 });
       expect((await playing(page)).src.startsWith(`${proxy.url}/files/`)).toBe(true);
       expect(told.length).toBeGreaterThanOrEqual(2);

@@ -12,8 +12,10 @@ fetching=$(apt-config dump | grep -E '^Acquire::(https?|Check-)' || true) # prox
 
 made_from=$({ cat "$0" "${authorities[@]}" && echo "$fetching"; } | sha256sum | cut -c -12)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/img2vid-tests/debian-12-$made_from.tar
+mkdir -p "${cache%/*}"
+exec 9>"$cache.lock" # two tests may want it at the same time
+flock 9
 if [ ! -e "$cache" ]; then
-  mkdir -p "${cache%/*}"
   making=$(mktemp -d "${cache%/*}/making-XXXXXX")
   trap 'rm -rf "$making"' EXIT
   debootstrap --variant=minbase --include=ca-certificates bookworm "$making/root" >&2
@@ -24,5 +26,6 @@ if [ ! -e "$cache" ]; then
   tar -cf "$making/tar" -C "$making/root" --numeric-owner .
   mv "$making/tar" "$cache"
 fi
+flock -u 9
 mkdir -p "$root"
 tar -xpf "$cache" -C "$root" --numeric-owner
