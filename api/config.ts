@@ -5,6 +5,7 @@ import type { BucketEnvironment } from '../handler/bucket/open.ts';
 import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
 import type { Limits } from '../handler/parameters.ts';
 import type { ModelName } from '../handler/svd/presets.ts';
+import { ownAddress } from './host.ts';
 import { type Prices, parsePrice } from './money.ts';
 
 export interface Config {
@@ -148,11 +149,3 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
 }
 
 const isOrigin = (text: string) => /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
-
-/** Where this machine reaches what listens at a host: for one that means every address of the machine, at loopback's. */
-export function ownAddress(host: string, port: number): string {
-  const reached = { '0.0.0.0': '127.0.0.1', '::': '::1' }[host] ?? host;
-  return `http://${reached.includes(':') ? `[${reached}]` : reached}:${port}`;
-}
-
-export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { launchBrowser } from './e2e/browser.ts';
-import { freePort, startLocal } from './local/start.ts';
+import { freePort } from './local/free-port.ts';
+import { startLocal } from './local/start.ts';
 
 const docs = (name: string) => fileURLToPath(new URL(`../docs/${name}`, import.meta.url));
 const STILL = fileURLToPath(new URL('../assets/coffee.png', import.meta.url));
@@ -17,7 +18,7 @@ const GAP = 6;
 const folder = await mkdtemp(join(tmpdir(), 'pictures-'));
 const framesDir = join(folder, 'frames');
 await mkdir(framesDir);
-const port = await freePort(40_000, '127.0.0.1');
+const port = await freePort();
 const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
 const service = await startLocal({ env, quiet: true, framesDir });
 const browser = await launchBrowser();

@@ -2,7 +2,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { Config } from '../config.ts';
-import { isLoopback } from '../config.ts';
+import { isLoopback } from '../host.ts';
 import { loopbackOnly } from '../loopback.ts';
 import { Problem } from '../problem.ts';
 import type { Services } from '../services.ts';

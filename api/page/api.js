@@ -104,7 +104,7 @@ export function storeKey() {
   try {
     if (key === null) sessionStorage.removeItem('api-key');
     else sessionStorage.setItem('api-key', key);
-  } catch {}
+  } catch {} // as above: it is then asked for after a reload
 }
 
 /** Takes this key for all that follows, null: none. What is under way with the one before ends. */

@@ -34,6 +34,7 @@ const { properties: parameters } = components.schemas.Request;
 const form = createForm(parameters, {
   onTask: (made) => tasks.made(made),
 });
+// Where the budget can’t be read it stays as it was: an API that is away has been told of.
 const tasks = createTasks(parameters, { form, onEnd: () => showUse().catch(() => undefined) });
 
 $('model').textContent = aboutModel(info['x-model']);

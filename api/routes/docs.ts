@@ -1,10 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { gzipSync } from 'node:zlib';
 import { Hono } from 'hono';
 import type { Config } from '../config.ts';
 import { pages } from '../docs/pages.ts';
 import { Problem } from '../problem.ts';
+import { staticFile } from '../static-files.ts';
 
 const PLOTS = new URL('../../docs/plots/', import.meta.url);
 const require = createRequire(import.meta.url);
@@ -20,42 +20,26 @@ const POLICY = [
   "base-uri 'none'",
   "frame-ancestors 'none'",
 ].join('; ');
-
-interface File {
-  type: string;
-  body: string;
-  /** made when it is first asked for */
-  gzipped?: Uint8Array<ArrayBuffer>;
-}
+/** Of a plot, which has its own styles. */
+const PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 
 /** GET /docs, its pages and the files that they need. */
 export function docs({ publicUrl }: Pick<Config, 'publicUrl'>) {
-  const own = (name: string) => readFileSync(new URL(`../docs/${name}`, import.meta.url), 'utf8');
-  const packaged = (name: string) => readFileSync(require.resolve(`swagger-ui-dist/${name}`), 'utf8');
-  const files = new Map<string, File>([
-    ...[...pages(publicUrl)].map(([path, body]) => [path, { type: 'text/html', body }] as const),
+  const own = (name: string) => readFileSync(new URL(`../docs/${name}`, import.meta.url));
+  const packaged = (name: string) => readFileSync(require.resolve(`swagger-ui-dist/${name}`));
+  const files = new Map([
+    ...[...pages(publicUrl)].map(([path, html]) => [path, staticFile('page.html', html, POLICY)] as const),
     ...readdirSync(PLOTS).map(
-      (name) =>
-        [`/docs/plots/${name}`, { type: 'image/svg+xml', body: readFileSync(new URL(name, PLOTS), 'utf8') }] as const,
+      (name) => [`/docs/plots/${name}`, staticFile(name, readFileSync(new URL(name, PLOTS)), PLOT_POLICY)] as const,
     ),
-    ['/docs/docs.css', { type: 'text/css', body: own('docs.css') }],
-    ['/docs/reference.js', { type: 'text/javascript', body: own('reference.js') }],
-    ['/docs/swagger-ui.css', { type: 'text/css', body: packaged('swagger-ui.css') }],
-    ['/docs/swagger-ui-bundle.js', { type: 'text/javascript', body: packaged('swagger-ui-bundle.js') }],
+    ...['docs.css', 'reference.js'].map((name) => [`/docs/${name}`, staticFile(name, own(name), POLICY)] as const),
+    ...['swagger-ui.css', 'swagger-ui-bundle.js'].map(
+      (name) => [`/docs/${name}`, staticFile(name, packaged(name), POLICY)] as const,
+    ),
   ]);
-
   return new Hono().on('GET', ['/docs', '/docs/*'], (c) => {
-    const file = files.get(c.req.path.replace(/\/$/, ''));
-    if (!file) throw new Problem(404, 'not_found', 'there is no such page; /docs leads to those that are');
-    const headers = {
-      'content-type': `${file.type}; charset=utf-8`,
-      'content-security-policy':
-        file.type === 'image/svg+xml' ? "default-src 'none'; style-src 'unsafe-inline'" : POLICY,
-      'cache-control': 'no-cache',
-      vary: 'accept-encoding',
-    };
-    if (!/\bgzip\b/.test(c.req.header('accept-encoding') ?? '')) return c.body(file.body, 200, headers);
-    file.gzipped ??= gzipSync(file.body);
-    return c.body(file.gzipped, 200, { ...headers, 'content-encoding': 'gzip' });
+    const serve = files.get(c.req.path.replace(/\/$/, ''));
+    if (!serve) throw new Problem(404, 'not_found', 'there is no such page; /docs leads to those that are');
+    return serve(c);
   });
 }

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readMp4 } from '../../handler/video/mp4.ts';
-import { freePort } from '../local/start.ts';
+import { freePort } from '../local/free-port.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 let folder: string;
@@ -15,7 +15,7 @@ let env: NodeJS.ProcessEnv;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'demo-'));
-  const port = await freePort(30_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+  const port = await freePort();
   env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));

@@ -14,8 +14,8 @@ import sharp from 'sharp';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type TestService, testService, WEBHOOK_SECRET } from '../../api/testing.ts';
+import { freePort } from '../local/free-port.ts';
 import { hasProgram } from '../local/programs.ts';
-import { freePort } from '../local/start.ts';
 import { hasBrowser, launchBrowser } from './browser.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -137,7 +137,7 @@ describe('every example works', () => {
 
   test('the receiver takes what the service has signed, and nothing else', async () => {
     const [block] = BLOCKS.filter(({ kind }) => kind === 'receiver');
-    const port = await freePort(30_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+    const port = await freePort();
     const code = block!.code.replace('8000', `${port}, '127.0.0.1', () => console.log('listening')`);
     await writeFile(join(folder, 'example.mts'), code);
     const child = start(block!, { WEBHOOK_SECRET });
@@ -231,6 +231,12 @@ test('the pages are open to all, lead to one another, and show the service’s o
   expect([packed.headers.get('content-encoding'), (await packed.text()).length > 1e6]).toEqual(['gzip', true]);
   const plain = await fetch(`${own.url}/docs`, { headers: { 'accept-encoding': 'identity' } });
   expect(plain.headers.get('content-encoding')).toBeNull();
+  for (const path of ['/docs', '/page/page.css']) {
+    const etag = (await fetch(own.url + path)).headers.get('etag')!;
+    const again = await fetch(own.url + path, { headers: { 'if-none-match': etag } });
+    expect([again.status, await again.text()]).toEqual([304, '']);
+    expect((await fetch(own.url + path, { headers: { 'if-none-match': 'W/"another"' } })).status).toBe(200);
+  }
   await own.close();
 });
 

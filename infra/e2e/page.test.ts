@@ -11,7 +11,8 @@ import { openStore } from '../../api/store/store.ts';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen, makeKey, type TestService, testService } from '../../api/testing.ts';
 import { taskFolder } from '../../handler/job.ts';
-import { freePort, type LocalService, startLocal } from '../local/start.ts';
+import { freePort } from '../local/free-port.ts';
+import { type LocalService, startLocal } from '../local/start.ts';
 import { hasBrowser, launchBrowser, playing } from './browser.ts';
 
 vi.setConfig({ testTimeout: 60_000 });
@@ -136,7 +137,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     let service: LocalService;
     beforeAll(async () => {
       folder = await mkdtemp(join(tmpdir(), 'page-'));
-      const port = await freePort(40_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+      const port = await freePort();
       const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
       service = await startLocal({ env: { ...env, PRICE_PER_GPU_SECOND: '0.01' }, quiet: true });
     }, 60_000);
@@ -608,7 +609,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         const store = await openStore(`file:${join(folder, 'tasks.db')}`);
         ({ text } = await makeKey(store, { budget: 20_000_000 }));
         await store.close();
-        const port = await freePort(40_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+        const port = await freePort();
         const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder, PRICE_PER_GPU_SECOND: '1' };
         service = await startLocal({ env, quiet: true });
       }, 60_000);

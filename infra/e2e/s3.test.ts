@@ -9,8 +9,9 @@ import type { PresentedTask } from '../../api/tasks/present.ts';
 import { type S3Options, s3Bucket, s3Client } from '../../handler/bucket/s3.ts';
 import { camera } from '../../handler/models/camera.ts';
 import { runJob } from '../../handler/pipeline.ts';
+import { freePort } from '../local/free-port.ts';
 import { type LocalS3, s3Server, skipped, startS3 } from '../local/s3-server.ts';
-import { freePort, type LocalService, startLocal } from '../local/start.ts';
+import { type LocalService, startLocal } from '../local/start.ts';
 import { hasBrowser, launchBrowser, playing } from './browser.ts';
 
 const picture = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
@@ -63,7 +64,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
     let folder: string;
     beforeAll(async () => {
       folder = await mkdtemp(join(tmpdir(), 's3-service-'));
-      const port = await freePort(30_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+      const port = await freePort();
       const env = {
         ...{ PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder },
         ...{ BUCKET_NAME: options.bucket, BUCKET_ENDPOINT_URL: options.endpoint, BUCKET_REGION: options.region },

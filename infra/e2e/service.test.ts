@@ -9,7 +9,8 @@ import type { PresentedTask } from '../../api/tasks/present.ts';
 import { listen } from '../../api/testing.ts';
 import { fitStill } from '../../handler/still/fit.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
-import { freePort, type LocalService, startLocal } from '../local/start.ts';
+import { freePort } from '../local/free-port.ts';
+import { type LocalService, startLocal } from '../local/start.ts';
 
 /** The whole service as an operator runs it on one machine: real processes, spoken to over HTTP alone. */
 let service: LocalService;
@@ -18,7 +19,7 @@ const still = await readFile(new URL('../../assets/coffee.png', import.meta.url)
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'e2e-'));
-  const port = await freePort(20_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+  const port = await freePort();
   service = await startLocal({
     env: { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data'), ALLOW_PRIVATE_URLS: '1' },
     quiet: true,

@@ -6,7 +6,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { PresentedTask } from '../../api/tasks/present.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/provider.ts';
-import { freePort, type LocalService, startLocal } from '../local/start.ts';
+import { freePort } from '../local/free-port.ts';
+import { type LocalService, startLocal } from '../local/start.ts';
 
 /** The whole service with Stable Video Diffusion's networks, small and of random weights. */
 let service: LocalService;
@@ -14,7 +15,7 @@ let folder: string;
 const picture = new Blob([new Uint8Array(await readFile(new URL('../../assets/coffee.png', import.meta.url)))]);
 
 const environment = async (more: NodeJS.ProcessEnv) => {
-  const port = await freePort(50_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+  const port = await freePort();
   return { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, String(port)), MODEL: 'svd_xt', ...more };
 };
 

@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { basename } from 'node:path';
+import { ownAddress } from '../../api/host.ts';
 import { defaultRole } from './roles.ts';
 
 const { env } = process;
@@ -33,9 +34,8 @@ const role = runningRole();
 if (role === undefined) end('nothing runs');
 if (role !== 'api' && role !== 'all') end();
 
-const host = { '': '127.0.0.1', '0.0.0.0': '127.0.0.1', '::': '::1' }[env.HOST ?? ''] ?? env.HOST!;
-const port = env.PORT || 5000;
-get({ host, port, path: '/healthz', timeout: 4000 }, ({ statusCode }) =>
+const address = ownAddress(env.HOST || '127.0.0.1', Number(env.PORT || 5000));
+get(`${address}/healthz`, { timeout: 4000 }, ({ statusCode }) =>
   end(statusCode === 200 ? undefined : `/healthz answers ${statusCode}`),
 )
   .on('timeout', () => end('/healthz does not answer'))

@@ -11,7 +11,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
-import { databaseUrl, isLoopback, ownAddress } from '../../api/config.ts';
+import { databaseUrl } from '../../api/config.ts';
+import { isLoopback, ownAddress } from '../../api/host.ts';
 import { makeFirstKey } from '../../api/keys/local.ts';
 import { openStore } from '../../api/store/store.ts';
 import { tnlServer } from './bridges/tnl.ts';
@@ -57,7 +58,7 @@ export interface LocalService {
 export async function startLocal(options: LocalOptions): Promise<LocalService> {
   const { env, quiet = false, framesDir, onFirstKey, signal } = options;
   const host = env.HOST || '127.0.0.1';
-  const port = env.PORT ? Number(env.PORT) : await freePort(5000, host);
+  const port = env.PORT ? Number(env.PORT) : await firstFreePort(5000, host);
   const dataDir = env.DATA_DIR || (port === 5000 ? 'data' : `data-${port}`);
   const key = randomBytes(16).toString('hex');
   if (onFirstKey && !isLoopback(host)) {
@@ -221,7 +222,7 @@ function aborted(signal: AbortSignal): Promise<never> {
 }
 
 /** The first port from `from` on that nobody listens at. */
-export async function freePort(from: number, host: string): Promise<number> {
+async function firstFreePort(from: number, host: string): Promise<number> {
   for (let port = from; port < from + 100; port++) {
     const isFree = await new Promise<boolean>((resolve) => {
       const server = createServer()
