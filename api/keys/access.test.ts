@@ -221,6 +221,8 @@ describe('foreign and unknown ids are the same', () => {
     }
     if (what === 'delete') {
       await send(`/cancel?id=${task.id}`, own.headers);
+      // A worker has its job: the task ends when RunPod has been asked.
+      await vi.waitFor(async () => expect((await status(task.id, own.headers)).body.status).toBe('canceled'), 30_000);
       expect((await send(`/delete?id=${task.id}`, foreign.headers)).code).toBe(404);
       expect(await service.bucket.has(`tasks/${task.id}/imagine-1.png`)).toBe(true);
       expect(await codes((id, headers) => send(`/delete?id=${id}`, headers), task.id)).toEqual([404, 200]);
