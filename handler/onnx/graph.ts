@@ -50,7 +50,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
   const nodes: OnnxNode[] = [];
   /** Weights brought to the precision. They stand first, since onnxruntime then runs each just before what uses it, not all at the start. */
   const casts: OnnxNode[] = [];
-  const bytes = new Map<string, number>(); // of each operator's output
+  const values = new Map<string, Value>(); // all there are, by name
   const initializers: OnnxInitializer[] = [];
   const inputs: OnnxValue[] = [];
   const outputs: OnnxValue[] = [];
@@ -61,6 +61,11 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     const found = shared.get(key) ?? make();
     shared.set(key, found);
     return found;
+  }
+
+  function known(value: Value): Value {
+    values.set(value.name, value);
+    return value;
   }
 
   /** One operator with one output. An input that is undefined is an optional one left out. */
@@ -79,18 +84,14 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
       outputs: [name],
       attributes,
     });
-    const value = { name, shape, type: type ?? operands.find((value) => value)!.type };
-    bytes.set(name, sizeOf(value));
-    return value;
+    return known({ name, shape, type: type ?? operands.find((value) => value)!.type });
   }
 
   function split(value: Value, axis: number, sizes: readonly number[]): Value[] {
     const name = `Split_${count++}`;
-    const parts = sizes.map((size, i) => ({
-      name: `${name}_${i}`,
-      type: value.type,
-      shape: value.shape.with(axis, size),
-    }));
+    const parts = sizes.map((size, i) =>
+      known({ name: `${name}_${i}`, type: value.type, shape: value.shape.with(axis, size) }),
+    );
     nodes.push({
       op: 'Split',
       domain: '',
@@ -99,7 +100,6 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
       outputs: parts.map((part) => part.name),
       attributes: { axis },
     });
-    for (const part of parts) bytes.set(part.name, sizeOf(part));
     return parts;
   }
 
@@ -121,7 +121,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
         shape,
         data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
       });
-      return castWeight({ name, type: 'float32', shape });
+      return castWeight(known({ name, type: 'float32', shape }));
     });
 
   /**
@@ -145,7 +145,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
       const value = { name, type, shape: used };
       if (sizeOf(value) !== external.length) throw new Error(`${tensor}: [${stored}] can’t be seen as [${used}]`);
       initializers.push({ ...value, external });
-      return castWeight(value);
+      return castWeight(known(value));
     });
   }
 
@@ -217,7 +217,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     for (const [i, node] of nodes.entries()) {
       const casted = node.inputs.filter((name) => isCast.has(name) && !held.has(name));
       for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
-        const size = bytes.get(name)!;
+        const size = sizeOf(values.get(name)!);
         const buffer = free.get(size)?.pop() ?? { size, from: i, to: i };
         if (buffer.from === i) buffers.push(buffer);
         buffer.to = lastUse.get(name)!;
@@ -242,6 +242,19 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     return peak;
   }
 
+  /** Multiplications and additions of one run, those of matrix products and convolutions, which are nearly all. */
+  function operations(): number {
+    const shapeOf = (name: string) => values.get(name)!.shape;
+    const perElement = (node: OnnxNode): number => {
+      const inner = shapeOf(node.inputs[node.op === 'MultiHeadAttention' ? 0 : 1]!);
+      if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
+      if (node.op === 'FusedMatMul') return inner.at(node.attributes.transB ? -1 : -2)!;
+      return node.op === 'MultiHeadAttention' ? 2 * inner.at(-2)! : 0; // scores and their product with the values
+    };
+    const multiplies = nodes.filter(({ op }) => ['Conv', 'FusedMatMul', 'MultiHeadAttention'].includes(op));
+    return multiplies.reduce((sum, node) => sum + 2 * product(shapeOf(node.outputs[0]!)) * perElement(node), 0);
+  }
+
   return {
     op,
     split,
@@ -256,12 +269,12 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     input(name: string, shape: readonly number[]): Value {
       const value = { name, type: 'float32' as const, shape };
       inputs.push(value);
-      return cast(value, precision);
+      return cast(known(value), precision);
     },
     output(name: string, value: Value): void {
       const result = op('Identity', [cast(value, 'float32')], value.shape);
       nodes.at(-1)!.outputs = [name];
-      bytes.set(name, bytes.get(result.name)!);
+      known({ ...result, name });
       outputs.push({ name, type: 'float32', shape: value.shape });
     },
 
@@ -284,6 +297,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     weightBytes: () =>
       initializers.reduce((sum, { shape }) => sum + product(shape), 0) * (precision === 'float16' ? 2 : 4),
     peakBytes,
+    operations,
     /**
      * @param overridable also list the stored weights as inputs, which ONNX lets callers replace: onnxruntime then folds nothing that
      * is made of them, so that half-precision weights stay in the file and are cast anew in each run

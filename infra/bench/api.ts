@@ -4,30 +4,27 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { Pool } from 'undici';
 import { openStore } from '../../api/store/store.ts';
 import { insertTask, newTask } from '../../api/store/testing.ts';
 import { startApi } from '../local/api-process.ts';
 import { hasPostgres, startPostgres } from '../local/postgres.ts';
+import { readFlags } from './flags.ts';
 import { openQueue } from './queue.ts';
-import { median } from './statistics.ts';
+import { type Aim, row, tell } from './report.ts';
 
-const { values: flags } = parseArgs({
-  args: process.argv.slice(3),
-  options: {
-    rounds: { type: 'string', default: '5' },
-    /** seconds for each rate */
-    seconds: { type: 'string', default: '4' },
-    /** connections, each with one request at a time */
-    connections: { type: 'string', default: '32' },
-    tasks: { type: 'string', default: '100000' },
-    /** libsql or postgres */
-    store: { type: 'string', default: 'libsql' },
-  },
+const flags = readFlags({
+  rounds: { type: 'string', default: '5' },
+  /** seconds for each rate */
+  seconds: { type: 'string', default: '4' },
+  /** connections, each with one request at a time */
+  connections: { type: 'string', default: '32' },
+  tasks: { type: 'string', default: '100000' },
+  /** libsql or postgres */
+  store: { type: 'string', default: 'libsql' },
 });
 const [rounds, seconds, connections, tasks] = [flags.rounds, flags.seconds, flags.connections, flags.tasks].map(
   Number,
@@ -37,6 +34,8 @@ if (flags.store === 'postgres' && !hasPostgres) throw new Error('--store postgre
 
 const SERVERS = { ours: 'api/index.ts', bare: 'infra/bench/api_bare.ts' };
 type Name = keyof typeof SERVERS;
+/** MB, beside a list of a hundred: it does not grow with the list */
+const LITTLE = 20;
 
 /** What one life of a server shows. */
 interface Life {
@@ -186,23 +185,22 @@ async function memory({ pid }: ChildProcess, what: 'VmRSS' | 'VmHWM'): Promise<n
 }
 
 function print() {
-  const rows: [keyof Life, string, number][] = [
-    ['posts', 'accepted POSTs a second', 0],
-    ['gets', 'GET by id a second', 0],
-    ['firstByte', 'list: first byte, ms', 1],
-    ['listRate', 'list: MB a second', 1],
-    ['listSize', 'list: MB', 1],
-    ['idle', 'memory when idle, MB', 0],
-    ['aboveIdle', 'memory above idle during the list, MB', 0],
+  const fast: Aim = { of: 'ratio', least: 0.7 };
+  const figures: [what: keyof Life, label: string, unit: string, aim?: Aim][] = [
+    ['posts', 'POST, stored', '/s', fast],
+    ['gets', 'GET by id', '/s', fast],
+    ['firstByte', 'list: first byte', 'ms', { of: 'ours', most: 50 }],
+    ['listRate', 'list', 'MB/s'],
+    ['listSize', 'list: size', 'MB'],
+    ['idle', 'API idle, memory', 'MB'],
+    ['aboveIdle', 'list: memory above idle', 'MB', { of: 'ours', most: LITTLE }],
   ];
-  const cpu = cpus();
-  console.log(`Medians of ${rounds}; ${flags.store}, ${tasks} tasks, ${connections} connections, ${seconds} s a rate.`);
-  console.log(`${cpu[0]?.model}, ${cpu.length} cores, node ${process.version}\n`);
-  console.log('| | ours | bare | ours / bare |\n|---|---|---|---|');
-  for (const [what, label, digits] of rows) {
-    const [own, other] = (['ours', 'bare'] as const).map((name) => median(lives[name].map((life) => life[what])));
-    console.log(
-      `| ${label} | ${own!.toFixed(digits)} | ${other!.toFixed(digits)} | ${(own! / other!).toPrecision(3)} |`,
-    );
-  }
+  const rows = figures.map(([what, label, unit, aim]) => {
+    const rounds = lives.ours.map((life, i) => ({ ours: life[what], theirs: lives.bare[i]![what] }));
+    return row(label, unit, rounds, { peer: 'bare Hono', ...(aim && { aim }) });
+  });
+  tell(
+    `API: ${flags.store} with ${tasks} tasks, ${connections} connections, ${seconds} s a rate, ${rounds} rounds.`,
+    rows,
+  );
 }

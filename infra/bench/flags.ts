@@ -1,13 +1,8 @@
-import { fileURLToPath } from 'node:url';
+import { type ParseArgsConfig, parseArgs } from 'node:util';
 
-/** Flags of every benchmark of the networks, for parseArgs. */
-export const common = {
-  /** a folder as for MODEL_DIR */
-  model: {
-    type: 'string',
-    default: fileURLToPath(new URL('../../handler/models/testdata/small-svd', import.meta.url)),
-  },
-  threads: { type: 'string', default: '2' },
-  /** a Python with torch and diffusers, for the peer */
-  python: { type: 'string', default: process.env.PYTHON ?? 'python3' },
-} as const;
+/** A benchmark's flags, with `--json`, which they all know (report.ts). @throws TypeError that names a flag which there is not */
+export const readFlags = <const Options extends NonNullable<ParseArgsConfig['options']>>(options: Options) =>
+  parseArgs({
+    args: process.argv.slice(3),
+    options: { ...options, json: { type: 'boolean', default: false } as const },
+  }).values;

@@ -8,7 +8,6 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { Hono } from 'hono';
 import { diskBucket } from '../../handler/bucket/disk.ts';
 import { camera } from '../../handler/models/camera.ts';
@@ -18,21 +17,20 @@ import { readRequest } from '../../handler/request.ts';
 import { serve } from '../../handler/runpod/index.ts';
 import { tnl } from '../../handler/still/midjourney/tnl.ts';
 import { tnlServer } from '../local/bridges/tnl.ts';
+import { readFlags } from './flags.ts';
 import { openQueue, runAll } from './queue.ts';
+import { type Row, row, tell } from './report.ts';
 
-const { values: flags } = parseArgs({
-  args: process.argv.slice(3),
-  options: {
-    jobs: { type: 'string', default: '10' },
-    /** how many in hand; a run for each, compared with the first */
-    concurrency: { type: 'string', default: '1,2' },
-    /** seconds that the bridge takes for a still */
-    still: { type: 'string', default: '5' },
-    /** seconds that a clip samples */
-    clip: { type: 'string', default: '6' },
-    /** of both times, for a quick look; what the pipeline itself takes stays as it is and weighs more */
-    scale: { type: 'string', default: '1' },
-  },
+const flags = readFlags({
+  jobs: { type: 'string', default: '10' },
+  /** how many in hand; a run for each, compared with the first */
+  concurrency: { type: 'string', default: '1,2' },
+  /** seconds that the bridge takes for a still */
+  still: { type: 'string', default: '5' },
+  /** seconds that a clip samples */
+  clip: { type: 'string', default: '6' },
+  /** of both times, for a quick look; what the pipeline itself takes stays as it is and weighs more */
+  scale: { type: 'string', default: '1' },
 });
 const jobs = Number(flags.jobs);
 const still = 1000 * Number(flags.still) * Number(flags.scale);
@@ -43,28 +41,26 @@ interface Span {
   to: number;
 }
 
-const seconds = (ms: number) => (ms / 1000).toFixed(1);
-console.log(`${jobs} prompts; the bridge takes ${seconds(still)} s, sampling is a wait of ${seconds(clip)} s; the`);
-console.log('GPU is busy while a clip is opened, sampled and decoded, and idle else, from the first to the last.\n');
-console.log('| in hand | first to last, s | GPU busy, s | GPU idle | clips at once | all jobs, s | ratio |');
-console.log('|---|---|---|---|---|---|---|');
+const rows: Row[] = [];
 let first: number | undefined;
 for (const concurrency of flags.concurrency.split(',').map(Number)) {
   const { spans, took } = await measure(concurrency);
   const whole = Math.max(...spans.map(({ to }) => to)) - Math.min(...spans.map(({ from }) => from));
   const { busy, most } = union(spans);
-  first ??= took;
-  const cells = [
-    concurrency,
-    seconds(whole),
-    seconds(busy),
-    `${(100 * (1 - busy / whole)).toFixed(1)} %`,
-    most,
-    seconds(took),
-    (took / first).toFixed(2),
-  ];
-  console.log(`| ${cells.join(' | ')} |`);
+  if (most > 1) throw new Error(`${most} clips were on the GPU at once`);
+  const pair = { ours: took / 1000, ...(first !== undefined && { theirs: first }) };
+  first ??= took / 1000;
+  rows.push(
+    row(`GPU idle, ${concurrency} in hand`, '%', [{ ours: 100 * (1 - busy / whole) }], {
+      ...(concurrency === 2 && { aim: { of: 'ours', most: 5 } }),
+    }),
+    row(`all prompts, ${concurrency} in hand`, 's', [pair], { peer: 'the first' }),
+  );
 }
+tell(
+  `GPU: ${jobs} prompts, a bridge of ${still / 1000} s, sampling is a wait of ${clip / 1000} s; busy while a clip is opened, sampled and decoded.`,
+  rows,
+);
 process.exit(0);
 
 async function measure(concurrency: number): Promise<{ spans: Span[]; took: number }> {

@@ -1,61 +1,104 @@
 /**
  * `npm run bench -- memory`: how long a model takes to be ready, and the most memory that one guided step and one decoded chunk take,
- * ours under each policy and, where Python has torch and diffusers, diffusers with the same folder. Each in a process of its own,
- * whose memory is read from /proc (Linux).
+ * ours beside diffusers with the same folder; and how soon a UNet of svd_xt's size is ready. Each in a process of its own, whose
+ * memory is read from /proc (Linux).
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
-import { openSvd } from '../../handler/models/svd.ts';
+import * as v from 'valibot';
+import { openSvd, openWeights } from '../../handler/models/svd.ts';
+import { openSession } from '../../handler/onnx/session.ts';
+import { unet, unetConfig } from '../../handler/onnx/unet.ts';
 import { generator } from '../../handler/svd/random.ts';
-import { common } from './flags.ts';
+import { diffusersPython } from './diffusers.ts';
+import { readFlags } from './flags.ts';
+import { fullSize } from './full-size.ts';
+import { type Aim, type Row, row, say, tell } from './report.ts';
 
-const { values: flags } = parseArgs({
-  args: process.argv.slice(3),
-  options: {
-    ...common,
-    H: { type: 'string', default: '576' },
-    W: { type: 'string', default: '1024' },
-    T: { type: 'string', default: '25' },
-    decoding_t: { type: 'string', default: '1,7,14,25' },
-    /** how much memory ours believes to have, GiB; a run for each */
-    memory: { type: 'string', default: '100,4' },
-    /** in a child: how much */
-    run: { type: 'string' },
+const flags = readFlags({
+  /** a folder as for MODEL_DIR; default: the tests' small networks */
+  model: {
+    type: 'string',
+    default: fileURLToPath(new URL('../../handler/models/testdata/small-svd', import.meta.url)),
   },
+  H: { type: 'string', default: '576' },
+  W: { type: 'string', default: '1024' },
+  T: { type: 'string', default: '25' },
+  /** frames decoded at a time, a chunk of each */
+  decoding_t: { type: 'string', default: '1,7,14' },
+  /** how much memory ours believes to have, GiB; a run for each. With little it maps the weights. */
+  memory: { type: 'string', default: '100' },
+  threads: { type: 'string', default: '2' },
+  /** a Python with torch and diffusers; default: installed */
+  python: { type: 'string' },
+  /** in a child: what it does, the memory it believes to have in GiB, or `ready` */
+  run: { type: 'string' },
 });
 const [H, W, T, threads] = [flags.H, flags.W, flags.T, flags.threads].map(Number) as [number, number, number, number];
-
 const chunks = flags.decoding_t.split(',').map(Number);
 
-if (flags.run) await measured(Number(flags.run) * 2 ** 30);
+if (flags.run === 'ready') await ready();
+else if (flags.run) await clip(Number(flags.run) * 2 ** 30);
 else await compare();
 process.exit(0);
 
 async function compare() {
-  console.log(`${W}×${H}, ${T} frames, ${threads} threads, ${flags.model}`);
-  console.log(
-    'GiB of memory of its own at most, and in brackets with pages of files; after each the seconds it took\n',
-  );
-  console.log(`| who | until ready | a guided step |${chunks.map((count) => ` ${count} frames decoded |`).join('')}`);
-  console.log(`|---|---|---|${'---|'.repeat(chunks.length)}`);
-  const own = ['--import', 'tsx', fileURLToPath(new URL('index.ts', import.meta.url)), ...process.argv.slice(2)];
-  for (const memory of flags.memory.split(','))
-    await follow(`ours, given ${memory} GiB`, spawn(process.execPath, [...own, '--run', memory]));
   const script = fileURLToPath(new URL('memory_peer.py', import.meta.url));
-  await follow('diffusers', spawn(flags.python, [script, flags.model, ...[H, W, T, threads, ...chunks].map(String)]));
+  const program = await diffusersPython(flags.python);
+  const peer = program
+    ? await follow(spawn(program, [script, flags.model, ...[H, W, T, threads, ...chunks].map(String)]))
+    : [];
+  const most: Aim = { of: 'ratio', most: 0.7 };
+  const rows: Row[] = [];
+  for (const memory of flags.memory.split(',')) {
+    const parts = await follow(own('--run', memory));
+    const labels = ['until ready', 'a guided step', ...chunks.map((count) => `${count} frames decoded`)];
+    for (const [i, label] of labels.entries()) {
+      const theirs = peer[i]?.peak;
+      const pair = { ours: parts[i]!.peak, ...(theirs !== undefined && { theirs }) };
+      const given = flags.memory.includes(',') ? `, given ${memory} GiB` : '';
+      rows.push(row(`memory ${label}${given}`, 'GiB', [pair], { peer: 'diffusers', ...(i > 0 && { aim: most }) }));
+    }
+  }
+
+  const made = fullSize();
+  const [{ peak, seconds }] = (await follow(own('--run', 'ready', '--model', made.folder))) as [Part];
+  made.remove();
+  rows.push(
+    row('UNet of svd_xt’s size ready, mapped', 's', [{ ours: seconds }], { aim: { of: 'ours', most: 1 } }),
+    row('its memory then', 'GiB', [{ ours: peak }], { aim: { of: 'ours', most: 0.3 } }),
+  );
+  tell(
+    `Memory of its own at most: ${W}×${H}, ${T} frames, ${threads} threads, ${flags.model.split('/').at(-1)}; a guided step is both branches.`,
+    rows,
+  );
 }
 
-/** Prints a line for a process that says `done` after each part, and reads its memory all the while. */
-async function follow(who: string, child: ChildProcess) {
-  let peak = { own: 0, all: 0 };
+/** This benchmark in a child, with other flags behind its own. */
+function own(...more: string[]) {
+  const index = fileURLToPath(new URL('index.ts', import.meta.url));
+  return spawn(process.execPath, ['--import', 'tsx', index, ...process.argv.slice(2), ...more]);
+}
+
+interface Part {
+  /** GiB */
+  peak: number;
+  seconds: number;
+}
+
+/** What each part took of a process that says `begin`, and `done` after each part. */
+async function follow(child: ChildProcess): Promise<Part[]> {
+  const anonymous = () => {
+    const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
+    return Number(/RssAnon:\s+(\d+) kB/.exec(status)?.[1] ?? 0) / 2 ** 20;
+  };
+  let peak = 0;
   const timer = setInterval(() => {
     try {
-      const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
-      const gib = (name: string) => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1] ?? 0) / 2 ** 20;
-      peak = { own: Math.max(peak.own, gib('RssAnon')), all: Math.max(peak.all, gib('VmRSS')) };
+      peak = Math.max(peak, anonymous());
     } catch {} // it has ended
   }, 20);
   let complaint = '';
@@ -65,22 +108,22 @@ async function follow(who: string, child: ChildProcess) {
   child.once('error', (error) => {
     complaint = error.message; // it could not be started
   });
-  const cells: string[] = [];
+  const parts: Part[] = [];
   let since = performance.now();
   for await (const line of createInterface({ input: child.stdout! })) {
-    if (line !== 'done') continue;
-    const seconds = ((performance.now() - since) / 1000).toFixed(1);
-    cells.push(`${peak.own.toFixed(2)} (${peak.all.toFixed(2)}), ${seconds} s`);
+    if (line === 'done') parts.push({ peak, seconds: (performance.now() - since) / 1000 });
+    else if (line !== 'begin') continue;
     since = performance.now();
-    peak = { own: 0, all: 0 };
+    peak = anonymous();
   }
   clearInterval(timer);
-  if (cells.length < 2 + chunks.length) cells.push(complaint.trim().split('\n').at(-1) || 'ended');
-  console.log(`| ${[who, ...cells].join(' | ')} |`);
+  if (parts.length === 0 || child.exitCode) say(`a process ended early: ${complaint.trim().split('\n').at(-1)}`);
+  return parts;
 }
 
 /** In a child: loads, samples one step, decodes one chunk of each length. */
-async function measured(memory: number) {
+async function clip(memory: number) {
+  console.log('begin');
   const model = openSvd(flags.model, { threads, memory });
   await model.preload({ H, W, T, decoding_t: chunks[0]!, steps: 25 });
   console.log('done');
@@ -101,4 +144,13 @@ async function measured(memory: number) {
     for await (const _ of clip.decode(latents)) if (++frames === Math.min(count, T)) break;
     console.log('done');
   }
+}
+
+/** In a child: opens a UNet whose weights stay in their file. */
+async function ready() {
+  const config = v.parse(unetConfig, JSON.parse(readFileSync(join(flags.model, 'unet/config.json'), 'utf8')));
+  console.log('begin');
+  const weights = openWeights(join(flags.model, 'unet'), 'diffusion_pytorch_model');
+  await openSession(unet(weights, config, { B: 1, T: 14, h: 36, w: 64 }), { policy: 'mapped', threads });
+  console.log('done');
 }

@@ -1,19 +1,14 @@
 /**
- * `npm run bench -- svd`: the same weights through our graphs and, where Python has torch and diffusers, through diffusers, by turns.
- * Prints the median ratio for each network and for a whole clip, and how much of the clip is spent outside the networks.
+ * `npm run bench -- svd`: each network in its real size beside diffusers and beside a plain matrix product, by turns, with the same weights
+ * and threads; and, with the tests' small networks, where it shows most, how much of a whole clip is spent outside of networks.
  */
-import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import * as v from 'valibot';
 import { openSvd, openWeights } from '../../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../../handler/onnx/clip.ts';
-import type { Graph } from '../../handler/onnx/graph.ts';
-import type { SafeTensors } from '../../handler/onnx/safetensors.ts';
+import { createGraph, type Graph } from '../../handler/onnx/graph.ts';
 import { openSession } from '../../handler/onnx/session.ts';
 import { unet, unetConfig } from '../../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../../handler/onnx/vae.ts';
@@ -21,90 +16,123 @@ import { noiseLevels } from '../../handler/svd/discretization.ts';
 import { guidanceScales, guided } from '../../handler/svd/guider.ts';
 import { generator } from '../../handler/svd/random.ts';
 import { eulerEDM } from '../../handler/svd/sampler.ts';
-import { common } from './flags.ts';
-import { median } from './statistics.ts';
+import { diffusersPython, openPeer, type Peer } from './diffusers.ts';
+import { readFlags } from './flags.ts';
+import { fullSize } from './full-size.ts';
+import { byTurns, type Pair, type Row, row, settle, tell, timed } from './report.ts';
 
-const { values: flags } = parseArgs({
-  args: process.argv.slice(3),
-  options: {
-    ...common,
-    H: { type: 'string', default: '256' },
-    W: { type: 'string', default: '384' },
-    T: { type: 'string', default: '7' },
-    steps: { type: 'string', default: '4' },
-    rounds: { type: 'string', default: '5' },
-    json: { type: 'boolean', default: false },
-  },
+const SMALL = fileURLToPath(new URL('../../handler/models/testdata/small-svd', import.meta.url));
+const MATRIX = 2048; // rows and columns of the product that shows what the processor can do
+const PRODUCTS = 4; // in a measurement of a tenth of a second or more
+
+const flags = readFlags({
+  /** a folder as for MODEL_DIR, for the networks; default: one of svd_xt's size is made */
+  model: { type: 'string' },
+  H: { type: 'string', default: '192' },
+  W: { type: 'string', default: '256' },
+  T: { type: 'string', default: '7' },
+  /** of the whole clip, which is of 256×384 */
+  steps: { type: 'string', default: '4' },
+  threads: { type: 'string', default: '2' },
+  rounds: { type: 'string', default: '5' },
+  /** which networks, by name; default: all */
+  only: { type: 'string', default: 'clip,encoder,unet,decoder,whole' },
+  /** a Python with torch and diffusers; default: installed */
+  python: { type: 'string' },
 });
 const [H, W, T, steps, threads, rounds] = [flags.H, flags.W, flags.T, flags.steps, flags.threads, flags.rounds].map(
   Number,
 ) as [number, number, number, number, number, number];
-const [h, w] = [H / 8, W / 8];
+const only = flags.only.split(',');
 
-const ours = await openOurs();
-const peer = openPeer();
-if (!peer)
-  console.error(`${flags.python} has no torch and diffusers: without the peer there are no ratios (set --python)`);
-
-const rows: { what: string; ours_ms: number; diffusers_ms?: number; ratio?: number; outside?: number }[] = [];
-for (const [what, run] of Object.entries(ours)) {
-  const times: { own: number; outside: number; other?: number }[] = [];
-  for (let round = 0; round <= rounds; round++) {
-    const start = performance.now();
-    const inside = await run();
-    const own = performance.now() - start;
-    const other = await peer?.(what);
-    if (round > 0) times.push({ own, outside: 1 - inside / own, ...(other !== undefined && { other }) }); // the first is a warm-up
-  }
-  const row = { what, ours_ms: median(times.map(({ own }) => own)) };
-  const paired = times.flatMap(({ own, other }) => (other === undefined ? [] : [{ other, ratio: own / other }]));
-  rows.push({
-    ...row,
-    ...(paired.length > 0 && {
-      diffusers_ms: median(paired.map(({ other }) => other)),
-      ratio: median(paired.map(({ ratio }) => ratio)),
-    }),
-    ...(what === 'whole' && { outside: median(times.map(({ outside }) => outside)) }),
-  });
-}
-print();
+const NAMES = { clip: 'CLIP', encoder: 'VAE encoder', unet: 'UNet', decoder: 'temporal decoder' };
+const peerPython = await diffusersPython(flags.python);
+const rows: Row[] = [];
+await measureNetworks();
+if (only.includes('whole')) await measureWhole();
+tell(
+  `Networks ${flags.model ? `of ${flags.model}` : 'of svd_xt’s size, weights of zeros'}: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds.`,
+  rows,
+);
 process.exit(0);
 
-/** Each network, and the whole clip; each returns the milliseconds that were spent within networks. */
-async function openOurs(): Promise<Record<string, () => Promise<number>>> {
-  const config = <S extends v.GenericSchema>(schema: S, folder: string): v.InferOutput<S> =>
-    v.parse(schema, JSON.parse(readFileSync(join(flags.model, folder, 'config.json'), 'utf8')));
-  const unetOf = config(unetConfig, 'unet');
-  const vaeOf = config(vaeConfig, 'vae');
-  const vae = weights('vae', 'diffusion_pytorch_model');
-  const one = async (graph: Graph) => {
-    let inside = 0;
-    const session = await openSession(graph, {
-      threads,
-      onRun: (ms) => {
-        inside = ms;
-      },
-    });
-    const feeds = Object.fromEntries(
-      graph.inputs.map(({ name, shape }) => [name, new Float32Array(shape.reduce((a, b) => a * b, 1))]),
-    );
-    return async () => {
-      await session.run(feeds);
-      return inside;
-    };
-  };
+async function measureNetworks() {
+  const made = flags.model ? undefined : fullSize();
+  const folder = flags.model ?? made!.folder;
+  const peer = peerPython ? openPeer(peerPython, folder) : undefined;
+  const sgemm = await matrixProduct(peerPython ? openPeer(peerPython, folder) : undefined);
+  try {
+    for (const [name, graph] of Object.entries(networks(folder))) {
+      if (!only.includes(name)) continue;
+      const written = graph();
+      const session = await openSession(written, { threads });
+      const feeds = Object.fromEntries(
+        written.inputs.map(({ name, shape }) => [name, new Float32Array(shape.reduce((a, b) => a * b, 1))]),
+      );
+      const rates: Pair[] = [];
+      const run = async () => {
+        const ms = await timed(() => session.run(feeds));
+        rates.push({ ours: written.operations() / ms / 1e6, theirs: await sgemm.rate() });
+        return ms;
+      };
+      const label = NAMES[name as keyof typeof NAMES];
+      const theirs = peer && (() => peer.run({ run: name, H, W, T, steps, threads }));
+      const pairs = await byTurns(rounds, run, theirs);
+      rows.push(
+        row(label, 'ms', pairs, { peer: 'diffusers', aim: { of: 'ratio', most: 0.75 } }),
+        row(`${label}, rate`, 'GFLOP/s', rates.slice(1), { peer: sgemm.name, aim: { of: 'ratio', least: 0.85 } }),
+      );
+      await session.close();
+    }
+  } finally {
+    peer?.close();
+    sgemm.close();
+    made?.remove();
+  }
+}
+
+function networks(folder: string): Record<keyof typeof NAMES, () => Graph> {
+  const config = <S extends v.GenericSchema>(schema: S, name: string): v.InferOutput<S> =>
+    v.parse(schema, JSON.parse(readFileSync(join(folder, name, 'config.json'), 'utf8')));
+  const weights = (name: string, file = 'diffusion_pytorch_model') => openWeights(join(folder, name), file);
+  const [h, w] = [H / 8, W / 8];
   return {
-    clip: await one(clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'))),
-    encoder: await one(vaeEncoder(vae, vaeOf, { B: 1, H, W })),
-    unet: await one(unet(weights('unet', 'diffusion_pytorch_model'), unetOf, { B: 1, T, h, w })),
-    decoder: await one(vaeDecoder(vae, vaeOf, { T, h, w })),
-    whole: await wholeClip(),
+    clip: () => clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder')),
+    encoder: () => vaeEncoder(weights('vae'), config(vaeConfig, 'vae'), { B: 1, H, W }),
+    unet: () => unet(weights('unet'), config(unetConfig, 'unet'), { B: 1, T, h, w }),
+    decoder: () => vaeDecoder(weights('vae'), config(vaeConfig, 'vae'), { T, h, w }),
   };
 }
 
-async function wholeClip() {
+/** What the processor reaches in a product of square matrices: torch's, where there is one, for it is the faster. */
+async function matrixProduct(peer: Peer | undefined) {
+  const rateOf = (ms: number) => (2 * MATRIX ** 3) / ms / 1e6; // GFLOP/s
+  const best = async (once: () => Promise<number>) => {
+    await settle();
+    let least = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < PRODUCTS; i++) least = Math.min(least, await once());
+    return rateOf(least);
+  };
+  const name = `sgemm ${MATRIX}³`;
+  if (peer) {
+    const once = () => peer.run({ run: 'sgemm', H, W, T, steps, threads });
+    return { name: `${name}, torch`, rate: () => best(once), close: peer.close };
+  }
+  const none = { file: '', folder: '', name: '', get: () => Promise.reject() as never };
+  const g = createGraph(none);
+  const operands = ['a', 'b'].map((name) => g.input(name, [MATRIX, MATRIX]));
+  g.output('product', g.op('MatMul', operands, [MATRIX, MATRIX]));
+  const session = await openSession(g, { threads });
+  const feeds = { a: new Float32Array(MATRIX ** 2).fill(0.5), b: new Float32Array(MATRIX ** 2).fill(0.5) };
+  const once = () => timed(() => session.run(feeds));
+  return { name: `${name}, onnxruntime`, rate: () => best(once), close: () => void session.close() };
+}
+
+/** A clip as the worker makes it, from the still to bytes. */
+async function measureWhole() {
+  const [H, W] = [256, 384];
   let inside = 0;
-  const model = openSvd(flags.model, {
+  const model = openSvd(SMALL, {
     threads,
     onRun: (ms) => {
       inside += ms;
@@ -113,75 +141,31 @@ async function wholeClip() {
   const still = { data: new Uint8Array(W * H * 3).fill(120), width: W, height: H };
   const sigmas = noiseLevels(steps, { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 });
   const scales = guidanceScales(T, { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 3 });
-  return async () => {
-    inside = 0;
+  const numbers = { H, W, T, fps: 6, motion_bucket_id: 127, cond_aug: 0.02, decoding_t: T, steps };
+  async function clip() {
     const { randn } = generator(1);
-    const { signal } = new AbortController();
-    const clip = await model.open({
-      still,
-      H,
-      W,
-      T,
-      fps: 6,
-      motion_bucket_id: 127,
-      cond_aug: 0.02,
-      decoding_t: T,
-      steps,
-      randn,
-      signal,
-    });
-    const noise = randn(T * 4 * h * w);
+    const clip = await model.open({ ...numbers, still, randn, signal: new AbortController().signal });
+    const noise = randn((T * 4 * H * W) / 64);
     const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
     const latents = await eulerEDM({ denoise: guided(clip.denoise, scales), noise, sigmas, randn }, churn);
     for await (const _ of clip.decode(latents));
     await clip.close();
-    return inside;
-  };
-}
-
-function weights(folder: string, name: string): SafeTensors {
-  return openWeights(join(flags.model, folder), name);
-}
-
-/** diffusers in a process of its own; undefined where Python lacks it. */
-function openPeer(): ((what: string) => Promise<number>) | undefined {
-  if (spawnSync(flags.python, ['-c', 'import torch, diffusers, transformers']).status !== 0) return undefined;
-  const script = fileURLToPath(new URL('svd_peer.py', import.meta.url));
-  const child: ChildProcessWithoutNullStreams = spawn(flags.python, [script, flags.model]);
-  let complaint = '';
-  child.stderr.on('data', (text) => {
-    complaint = (complaint + text).slice(-2000);
-  });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const next = async () => {
-    const { value, done } = await lines.next();
-    if (done) throw new Error(`the peer ended: ${complaint}`);
-    return value as string;
-  };
-  const ready = next();
-  return async (run) => {
-    await ready;
-    child.stdin.write(`${JSON.stringify({ run, H, W, T, steps, threads })}\n`);
-    return JSON.parse(await next()).ms;
-  };
-}
-
-function print() {
-  const machine = { cpu: cpus()[0]?.model, cores: cpus().length, threads, node: process.version };
-  if (flags.json) {
-    console.log(JSON.stringify({ machine, H, W, T, steps, rounds, rows }, null, 1));
-    return;
   }
-  console.log(`${W}×${H}, ${T} frames, ${steps} steps, ${threads} threads, median of ${rounds} (${machine.cpu})\n`);
-  console.log('| what | ours, ms | diffusers, ms | ratio | outside the networks |\n|---|---|---|---|---|');
-  for (const { what, ours_ms, diffusers_ms, ratio, outside } of rows) {
-    const cells = [
-      what,
-      ours_ms.toFixed(0),
-      diffusers_ms?.toFixed(0) ?? '–',
-      ratio?.toFixed(2) ?? '–',
-      outside === undefined ? '' : `${(outside * 100).toFixed(1)} %`,
-    ];
-    console.log(`| ${cells.join(' | ')} |`);
-  }
+  const outside: Pair[] = [];
+  const peer = peerPython ? openPeer(peerPython, SMALL) : undefined;
+  const pairs = await byTurns(
+    rounds,
+    async () => {
+      inside = 0;
+      const ms = await timed(clip);
+      outside.push({ ours: 100 * (1 - inside / ms) });
+      return ms;
+    },
+    peer && (() => peer.run({ run: 'whole', H, W, T, steps, threads })),
+  );
+  peer?.close();
+  rows.push(
+    row('whole clip, small networks', 'ms', pairs, { peer: 'diffusers', aim: { of: 'ratio', most: 0.75 } }),
+    row('whole clip outside of networks', '%', outside.slice(1), { aim: { of: 'ours', most: 3 } }),
+  );
 }

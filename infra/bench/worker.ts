@@ -3,29 +3,24 @@
  * of its own. The queue is in this process, which does nothing else while jobs run, and its clock is the measure.
  */
 import { deepEqual } from 'node:assert/strict';
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs, promisify } from 'node:util';
 import { Hono } from 'hono';
+import { readFlags } from './flags.ts';
 import { openQueue, runAll } from './queue.ts';
+import { type Aim, python, type Row, row, tell } from './report.ts';
 import { median, quantile } from './statistics.ts';
 
-const { values: flags } = parseArgs({
-  args: process.argv.slice(3),
-  options: {
-    rounds: { type: 'string', default: '3' },
-    /** jobs queued at once; RunPod's own worker does one a second for each of its slots, and gets ten for each */
-    jobs: { type: 'string', default: '200' },
-    /** seconds of idleness over which the processor's time is counted */
-    idle: { type: 'string', default: '5' },
-    /** which workers, by name; default: all */
-    only: { type: 'string' },
-    json: { type: 'boolean', default: false },
-  },
+const flags = readFlags({
+  rounds: { type: 'string', default: '3' },
+  /** jobs queued at once; RunPod's own worker does one a second for each of its slots, and gets ten for each */
+  jobs: { type: 'string', default: '200' },
+  /** seconds of idleness over which the processor's time is counted */
+  idle: { type: 'string', default: '5' },
 });
 const [rounds, jobs, idle] = [flags.rounds, flags.jobs, flags.idle].map(Number) as [number, number, number];
 const CONCURRENCIES = [1, 10];
@@ -41,9 +36,9 @@ const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const runtimes: Record<string, Runtime> = {
   ours: { command: [process.execPath, '--import', 'tsx', file('worker_ours.ts')], jobs: () => jobs },
   bare: { command: [process.execPath, file('worker_bare.mjs')], jobs: () => jobs },
-  ...(await python()),
+  ...(await python('runpod==1.12.0').then((program) => program && runpodsOwn(program))),
 };
-const names = Object.keys(runtimes).filter((name) => !flags.only || flags.only.split(',').includes(name));
+const names = Object.keys(runtimes);
 
 /** What one life of a worker process shows. */
 interface Life {
@@ -141,16 +136,8 @@ async function live([program, ...args]: string[], concurrency: number, count: nu
   };
 }
 
-/** RunPod's own worker, where it is or can be installed. */
-async function python(): Promise<Record<string, Runtime>> {
-  const peer = 'runpod==1.12.0';
-  try {
-    const { stdout } = await promisify(execFile)('bash', [file('../python.sh'), peer]);
-    return { python: { command: [stdout.trim(), file('worker_peer.py')], jobs: (concurrency) => 10 * concurrency } };
-  } catch (error) {
-    console.error(`without RunPod's own worker: ${peer} can’t be installed (${(error as Error).message.trim()})`);
-    return {};
-  }
+function runpodsOwn(program: string): Record<string, Runtime> {
+  return { python: { command: [program, file('worker_peer.py')], jobs: (concurrency) => 10 * concurrency } };
 }
 
 /** A child and all that it has started, as process ids. */
@@ -192,41 +179,33 @@ function memoryOf(pid: number): { rss: number; pss: number } {
 }
 
 function print() {
-  const of = (name: string, concurrency: number, what: keyof Life) =>
-    median(lives.flatMap((one) => (one.name === name && one.concurrency === concurrency ? [one.life[what]] : [])));
-  const rows: { label: string; what: keyof Life; digits: number }[] = [
-    { label: 'jobs a second', what: 'jobsPerSecond', digits: 1 },
-    { label: 'take → done p50, ms', what: 'p50', digits: 1 },
-    { label: 'take → done p95, ms', what: 'p95', digits: 1 },
-    { label: 'processor a job, ms', what: 'cpu', digits: 2 },
-    { label: 'spawn → first job-take, ms', what: 'start', digits: 0 },
-    { label: 'idle, % of a core', what: 'idleCpu', digits: 2 },
-    { label: 'memory (RSS), MB', what: 'rss', digits: 0 },
-    { label: 'memory (PSS), MB', what: 'pss', digits: 0 },
-    { label: 'SIGTERM when idle → exit, ms', what: 'exit', digits: 0 },
+  const figures: { label: string; what: keyof Life; unit: string; aim?: Aim }[] = [
+    { label: 'jobs', what: 'jobsPerSecond', unit: '/s', aim: { of: 'ratio', least: 200 } },
+    { label: 'take → done, median', what: 'p50', unit: 'ms', aim: { of: 'ratio', most: 0.05 } },
+    { label: 'take → done, 95 %', what: 'p95', unit: 'ms' },
+    { label: 'processor a job', what: 'cpu', unit: 'ms' },
+    { label: 'start → first take', what: 'start', unit: 'ms', aim: { of: 'ratio', most: 0.2 } },
+    { label: 'idle, of a core', what: 'idleCpu', unit: '%' },
+    { label: 'memory (RSS)', what: 'rss', unit: 'MB', aim: { of: 'ratio', most: 0.8 } },
+    { label: 'memory (PSS)', what: 'pss', unit: 'MB' },
+    { label: 'SIGTERM when idle → exit', what: 'exit', unit: 'ms' },
   ];
-  const peers = names.filter((name) => name !== 'ours');
-  const table = CONCURRENCIES.flatMap((concurrency) =>
-    rows.map(({ label, what, digits }) => {
-      const own = names.includes('ours') ? of('ours', concurrency, what) : Number.NaN;
-      const others = peers.flatMap((name) => {
-        const other = of(name, concurrency, what);
-        return [other.toFixed(digits), other > 0 ? (own / other).toPrecision(3) : '–'];
-      });
-      return [label, String(concurrency), own.toFixed(digits), ...others];
-    }),
+  const of = (name: string, concurrency: number, what: keyof Life) =>
+    lives.flatMap((one) => (one.name === name && one.concurrency === concurrency ? [one.life[what]] : []));
+  const rows: Row[] = [];
+  for (const concurrency of CONCURRENCIES)
+    for (const { label, what, unit, aim } of figures)
+      for (const peer of names.filter((name) => name !== 'ours')) {
+        const theirs = of(peer, concurrency, what);
+        const rounds = of('ours', concurrency, what).map((ours, i) => ({ ours, theirs: theirs[i]! }));
+        // Both get as many jobs as their slots take at once, but Python's a second for each: more slots, less of a difference.
+        const isAimed = peer === 'python' && concurrency === 1;
+        rows.push(
+          row(`worker, ${concurrency} in hand: ${label}`, unit, rounds, { peer, ...(isAimed && aim && { aim }) }),
+        );
+      }
+  tell(
+    `Worker: trivial jobs queued at once, ${jobs} (RunPod’s own for Python, a job a second: 10 a slot), idle over ${idle} s, ${rounds} rounds.`,
+    rows,
   );
-  const machine = { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version };
-  if (flags.json) {
-    console.log(JSON.stringify({ machine, rounds, lives }, null, 1));
-    return;
-  }
-  const counts = CONCURRENCIES.map((concurrency) =>
-    names.map((name) => `${name} ${runtimes[name]!.jobs(concurrency)}`).join(', '),
-  );
-  console.log(`Medians of ${rounds}; trivial jobs queued at once: ${counts[0]} at concurrency 1, ${counts[1]} at 10.`);
-  console.log(`Idle over ${idle} s. ${machine.cpu}, ${machine.cores} cores, node ${machine.node}\n`);
-  console.log(`| | concurrency | ours |${peers.map((name) => ` ${name} | ours / ${name} |`).join('')}`);
-  console.log(`|---|---|---|${'---|---|'.repeat(peers.length)}`);
-  for (const cells of table) console.log(`| ${cells.join(' | ')} |`);
 }
