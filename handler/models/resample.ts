@@ -8,110 +8,97 @@ export interface Window {
   height: number;
 }
 
+/** resample.wat, assembled: `await (await wabt()).parseWat('resample.wat', text, { simd: true }).toBinary({})`. */
+export const ASSEMBLED =
+  'AGFzbQEAAAABEgJgBn9/f39/fwBgBX9/f39/AAMDAgABBQMBAAEHGgMGbWVtb3J5AgAEZG93bgAABmFjcm9zcwABCrMDApgCAgJ/B3sDQEGAAf0RIQsgCyEMIAshDSALIQ4gACEGQQAhBwNAIAIgB0ECdGr9CQIAIQggBv0ABAAhCSAGIAFqIQYgCSAG/QAEAP0NABABEQISAxMEFAUVBhYHFyEKIAsgCCAK/YkB/boB/a4BIQsgDCAIIAr9igH9ugH9rgEhDCAJIAb9AAQA/Q0IGAkZChoLGwwcDR0OHg8fIQogDSAIIAr9iQH9ugH9rgEhDSAOIAggCv2KAf26Af2uASEOIAYgAWohBiAHQQFqIQcgByADSQ0ACyAEIAtBCP2sASAMQQj9rAH9hQH9CwQAIAQgDUEI/awBIA5BCP2sAf2FAf0LBBAgAEEQaiEAIARBIGohBCAEIAVJDQALC5YBAgJ/AXsDQEGAgCD9ESEHIAAoAgAhBSACIQYDQCAHIAH9CQIAIAX9AAQAIAf9DQABBgcCAwgJBAUKCwwNDg/9ugH9rgEhByABQQRqIQEgBUEMaiEFIAZBAWshBiAGDQALIAdBFP2sASEHIAcgB/2FASEHIAMgByAH/Wb9WgIAACAAQQRqIQAgA0EDaiEDIAMgBEkNAAsL';
+
+// One memory for all calls, as large as the largest still so far: a call never waits, so none meets another's pixels.
+const passes = new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(ASSEMBLED, 'base64'))).exports as {
+  memory: WebAssembly.Memory;
+  down(source: number, stride: number, weights: number, pairs: number, line: number, end: number): void;
+  across(starts: number, weights: number, pairs: number, out: number, end: number): void;
+};
+
+const SPARE = 32; // bytes after each part of the memory: how far the passes read and write past its end
+
 /**
  * The window as W×H rgb24, by separable Catmull–Rom interpolation (Keys 1981, a = −½), widened where it shrinks so that it does not
- * alias. Down first, a line at a time, then across: a few taps an output pixel, some 4 ms for 512×288.
+ * alias. Down first, a line at a time, then across: a few taps an output pixel, some 1 ms for 512×288.
  */
 export function resampleWindow(still: Still, window: Window, W: number, H: number): Uint8Array {
   const across = taps(W, window.x, window.width, still.width);
   const down = taps(H, window.y, window.height, still.height);
+  const row = still.width * 3;
+  const top = down.start[0]!;
+  const rows = down.start[H - 1]! + down.count - top;
   const left = across.start[0]!;
-  const line = new Float64Array((across.start[W - 1]! + across.count - left) * 3); // Float32 would be converted at every access
-  const out = new Uint8ClampedArray(W * H * 3); // clamps, and rounds half to even
+  const samples = (across.start[W - 1]! + across.count - left) * 3;
+
+  const { memory } = passes;
+  let used = 0;
+  const room = (bytes: number) => {
+    const at = used;
+    used += Math.ceil((bytes + SPARE) / 16) * 16;
+    return at;
+  };
+  const source = room(rows * row);
+  const line = room(samples * 2);
+  const out = room(W * H * 3);
+  const starts = room(W * 4);
+  const [acrossWeights, downWeights] = [room(across.weights.byteLength), room(down.weights.byteLength)];
+  if (used > memory.buffer.byteLength) memory.grow(Math.ceil((used - memory.buffer.byteLength) / 65_536));
+
+  new Uint8Array(memory.buffer).set(still.data.subarray(top * row, (top + rows) * row), source);
+  new Int32Array(memory.buffer, starts).set(across.start.map((x) => line + (x - left) * 6));
+  new Int16Array(memory.buffer, acrossWeights).set(across.weights);
+  new Int16Array(memory.buffer, downWeights).set(down.weights);
   for (let y = 0; y < H; y++) {
-    weighRows(still, left, down, y, line);
-    weighPixels(line, left, across, out, y * W * 3);
+    const from = source + (down.start[y]! - top) * row + left * 3;
+    passes.down(from, row, downWeights + y * down.count * 2, down.count / 2, line, line + samples * 2);
+    passes.across(starts, acrossWeights, across.count / 2, out + y * W * 3, out + (y + 1) * W * 3);
   }
-  return new Uint8Array(out.buffer);
+  return new Uint8Array(memory.buffer, out, W * H * 3).slice();
 }
 
-/** One line between the still's lines: `line` becomes what output line y is made of, from the pixel `left` on. */
-function weighRows(
-  { data, width }: Still,
-  left: number,
-  { count, start, weights }: Taps,
-  y: number,
-  line: Float64Array,
-) {
-  const row = width * 3;
-  const at = (j: number) => (start[y]! + j) * row + left * 3;
-  const weight = (j: number) => weights[y * count + j]!;
-  line.fill(0);
-  let j = 0;
-  for (; j + 4 <= count; j += 4) {
-    // Four at once, as `line` is then read and written a quarter as often.
-    const [p, q, r, s] = [at(j), at(j + 1), at(j + 2), at(j + 3)];
-    const [a, b, c, d] = [weight(j), weight(j + 1), weight(j + 2), weight(j + 3)];
-    for (let i = 0; i < line.length; i++) {
-      line[i] = line[i]! + a * data[p + i]! + b * data[q + i]! + c * data[r + i]! + d * data[s + i]!;
-    }
-  }
-  for (; j < count; j++) {
-    const p = at(j);
-    const a = weight(j);
-    for (let i = 0; i < line.length; i++) line[i] = line[i]! + a * data[p + i]!;
-  }
-}
-
-/** The output line at `o`, from a line that begins with the still's pixel `left`. */
-function weighPixels(
-  line: Float64Array,
-  left: number,
-  { count, start, weights }: Taps,
-  out: Uint8ClampedArray,
-  o: number,
-) {
-  for (let x = 0; x < start.length; x++) {
-    let from = (start[x]! - left) * 3;
-    let r = 0;
-    let g = 0;
-    let b = 0;
-    for (let j = x * count; j < (x + 1) * count; j++) {
-      const weight = weights[j]!;
-      r += weight * line[from]!;
-      g += weight * line[from + 1]!;
-      b += weight * line[from + 2]!;
-      from += 3;
-    }
-    out[o++] = r;
-    out[o++] = g;
-    out[o++] = b;
-  }
-}
-
-/** For each of n outputs: the first source pixel, and `count` weights that sum to 1. */
+/** For each of n outputs: the first source pixel, and `count` weights that sum to ONE, but for rounding: too little to show. */
 interface Taps {
+  /** even; of a still that has fewer pixels, the last weighs nothing */
   count: number;
   start: Int32Array;
-  weights: Float64Array;
+  weights: Int16Array;
 }
+
+const ONE = 2 ** 14;
 
 /** Weights that sample [from, from + length) of `size` source pixels at n points; beyond the edge the edge pixel repeats. */
 function taps(n: number, from: number, length: number, size: number): Taps {
   const step = length / n;
   const widening = Math.max(step, 1);
-  const count = Math.min(size, Math.ceil(4 * widening));
+  const reach = Math.ceil(4 * widening);
+  const count = 2 * Math.ceil(Math.min(size, reach) / 2);
   const start = new Int32Array(n);
-  const weights = new Float64Array(n * count);
+  const weights = new Int16Array(n * count);
+  const exact = new Float64Array(count);
   for (let i = 0; i < n; i++) {
     const centre = from + (i + 0.5) * step - 0.5;
     const first = Math.ceil(centre - 2 * widening);
-    const base = Math.min(Math.max(first, 0), size - count);
+    const base = Math.max(0, Math.min(first, size - count));
+    exact.fill(0);
     let sum = 0;
-    for (let j = first; j < centre + 2 * widening; j++) {
+    for (let j = first; j < first + reach; j++) {
       const weight = catmullRom(Math.abs(j - centre) / widening);
-      const inside = Math.min(Math.max(j, base), base + count - 1);
-      weights[i * count + inside - base] = weights[i * count + inside - base]! + weight;
+      const inside = Math.min(Math.max(j, 0), size - 1) - base;
+      exact[inside] = exact[inside]! + weight;
       sum += weight;
     }
-    for (let j = i * count; j < (i + 1) * count; j++) weights[j] = weights[j]! / sum;
+    for (let k = 0; k < count; k++) weights[i * count + k] = Math.round((exact[k]! / sum) * ONE);
     start[i] = base;
   }
   return { count, start, weights };
 }
 
 function catmullRom(x: number): number {
-  if (x < 1) return 1.5 * x ** 3 - 2.5 * x ** 2 + 1;
-  if (x < 2) return -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2;
+  if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+  if (x < 2) return ((-0.5 * x + 2.5) * x - 4) * x + 2;
   return 0;
 }
