@@ -29,12 +29,16 @@ export interface Mp4Options {
   signal?: AbortSignal;
 }
 
-const THREADS = 2; // x264's output depends on the number of threads: fixed, so that the same frames give the same bytes
-// mbtree stays off for the same reason: with AVX-512 its results vary from run to run at some sizes (192×128 for one).
-const CRF = 18; // visually lossless
+export const THREADS = 2; // x264's output depends on the number of threads: fixed, so that the same frames give the same bytes
+/** x264's options. */
+export const X264 = {
+  crf: 18, // visually lossless
+  preset: 'medium',
+  mbtree: false, // off for the same reason: with AVX-512 its results vary from run to run at some sizes (192×128 for one)
+};
 
 // Only the pixel format and the BT.709 colours that every player assumes for such a video.
-const TO_YUV =
+export const TO_YUV =
   'scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bicubic,format=yuv420p,' +
   'setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv';
 
@@ -81,7 +85,7 @@ export async function writeMp4(
     const filter = FilterAPI.create(TO_YUV, { framerate });
     opened.push(filter);
     const encoder = await Encoder.create(FF_ENCODER_LIBX264, {
-      options: { crf: CRF, preset: 'medium', mbtree: false },
+      options: X264,
       context: { threadCount: THREADS, framerate, timeBase },
     });
     opened.push(encoder);
