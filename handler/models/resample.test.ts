@@ -1,7 +1,9 @@
+import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import wabt from 'wabt';
 import { generator } from '../svd/random.ts';
 import type { Still } from './model.ts';
-import { resampleWindow, type Window } from './resample.ts';
+import { ASSEMBLED, resampleWindow, type Window } from './resample.ts';
 
 function paint(width: number, height: number, value: (x: number, y: number, c: number) => number): Still {
   const data = new Uint8Array(width * height * 3);
@@ -148,4 +150,62 @@ test('what lies outside of the window’s neighbourhood does not matter', () => 
     x >= 18 && x < 49 && y >= 13 && y < 36 ? still.data[(y * 70 + x) * 3 + c]! : 255,
   );
   expect(resampleWindow(changed, window, 64, 64)).toEqual(before);
+});
+
+test('the passes are those of resample.wat', async () => {
+  const text = await readFile(new URL('resample.wat', import.meta.url), 'utf8');
+  const { buffer } = (await wabt()).parseWat('resample.wat', text, { simd: true }).toBinary({});
+  expect(ASSEMBLED).toBe(Buffer.from(buffer).toString('base64'));
+});
+
+/** One sample by the definition: every source pixel with its weight, those beyond the edge being the edge's. */
+function definition({ data, width, height }: Still, window: Window, W: number, H: number, x: number, y: number) {
+  const weights = (n: number, i: number, from: number, length: number) => {
+    const widening = Math.max(length / n, 1);
+    const centre = from + ((i + 0.5) * length) / n - 0.5;
+    const first = Math.ceil(centre - 2 * widening);
+    return Array.from({ length: Math.ceil(4 * widening) }, (_, k) => {
+      const d = Math.abs(first + k - centre) / widening;
+      const weight = d < 1 ? 1.5 * d ** 3 - 2.5 * d ** 2 + 1 : d < 2 ? -0.5 * d ** 3 + 2.5 * d ** 2 - 4 * d + 2 : 0;
+      return [first + k, weight] as const;
+    });
+  };
+  const within = (i: number, size: number) => Math.min(Math.max(i, 0), size - 1);
+  const sums = [0, 0, 0];
+  let total = 0;
+  for (const [row, down] of weights(H, y, window.y, window.height)) {
+    for (const [column, across] of weights(W, x, window.x, window.width)) {
+      const at = (within(row, height) * width + within(column, width)) * 3;
+      for (let c = 0; c < 3; c++) sums[c] = sums[c]! + down * across * data[at + c]!;
+      total += down * across;
+    }
+  }
+  return sums.map((sum) => within(Math.round(sum / total), 256));
+}
+
+test.each([
+  [70, 50],
+  [71, 33], // no multiple of anything
+  [3, 2],
+])('every pixel of a %i×%i still’s windows is what the definition says, to one step', (width, height) => {
+  const still = random(width, height);
+  for (const window of [
+    whole(still),
+    { x: 0.03 * width, y: 0.21 * height, width: 0.9 * width, height: 0.7 * height },
+    { x: 0.61 * width, y: 0.57 * height, width: 0.39 * width, height: 0.43 * height },
+  ]) {
+    for (const [W, H] of [
+      [64, 48],
+      [37, 29],
+      [9, 5],
+      [1, 1],
+    ] as const) {
+      const out = resampleWindow(still, window, W, H);
+      const expected = Array.from({ length: W * H }, (_, i) =>
+        definition(still, window, W, H, i % W, Math.floor(i / W)),
+      ).flat();
+      const worst = expected.reduce((most, value, i) => Math.max(most, Math.abs(value - out[i]!)), 0);
+      expect(worst, `${W}×${H}`).toBeLessThanOrEqual(1);
+    }
+  }
 });

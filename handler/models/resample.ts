@@ -8,90 +8,97 @@ export interface Window {
   height: number;
 }
 
+/** resample.wat, assembled: `await (await wabt()).parseWat('resample.wat', text, { simd: true }).toBinary({})`. */
+export const ASSEMBLED =
+  'AGFzbQEAAAABEgJgBn9/f39/fwBgBX9/f39/AAMDAgABBQMBAAEHGgMGbWVtb3J5AgAEZG93bgAABmFjcm9zcwABCrMDApgCAgJ/B3sDQEGAAf0RIQsgCyEMIAshDSALIQ4gACEGQQAhBwNAIAIgB0ECdGr9CQIAIQggBv0ABAAhCSAGIAFqIQYgCSAG/QAEAP0NABABEQISAxMEFAUVBhYHFyEKIAsgCCAK/YkB/boB/a4BIQsgDCAIIAr9igH9ugH9rgEhDCAJIAb9AAQA/Q0IGAkZChoLGwwcDR0OHg8fIQogDSAIIAr9iQH9ugH9rgEhDSAOIAggCv2KAf26Af2uASEOIAYgAWohBiAHQQFqIQcgByADSQ0ACyAEIAtBCP2sASAMQQj9rAH9hQH9CwQAIAQgDUEI/awBIA5BCP2sAf2FAf0LBBAgAEEQaiEAIARBIGohBCAEIAVJDQALC5YBAgJ/AXsDQEGAgCD9ESEHIAAoAgAhBSACIQYDQCAHIAH9CQIAIAX9AAQAIAf9DQABBgcCAwgJBAUKCwwNDg/9ugH9rgEhByABQQRqIQEgBUEMaiEFIAZBAWshBiAGDQALIAdBFP2sASEHIAcgB/2FASEHIAMgByAH/Wb9WgIAACAAQQRqIQAgA0EDaiEDIAMgBEkNAAsL';
+
+// One memory for all calls, as large as the largest still so far: a call never waits, so none meets another's pixels.
+const passes = new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(ASSEMBLED, 'base64'))).exports as {
+  memory: WebAssembly.Memory;
+  down(source: number, stride: number, weights: number, pairs: number, line: number, end: number): void;
+  across(starts: number, weights: number, pairs: number, out: number, end: number): void;
+};
+
+const SPARE = 32; // bytes after each part of the memory: how far the passes read and write past its end
+
 /**
  * The window as W×H rgb24, by separable Catmull–Rom interpolation (Keys 1981, a = −½), widened where it shrinks so that it does not
- * alias. Rows first, then columns: a few taps an output pixel, some 12 ms for 512×288.
+ * alias. Down first, a line at a time, then across: a few taps an output pixel, some 1 ms for 512×288.
  */
 export function resampleWindow(still: Still, window: Window, W: number, H: number): Uint8Array {
   const across = taps(W, window.x, window.width, still.width);
   const down = taps(H, window.y, window.height, still.height);
+  const row = still.width * 3;
   const top = down.start[0]!;
   const rows = down.start[H - 1]! + down.count - top;
-  const narrow = resampleRows(still, top, rows, across, W);
+  const left = across.start[0]!;
+  const samples = (across.start[W - 1]! + across.count - left) * 3;
 
-  const line = W * 3;
-  const out = new Uint8ClampedArray(H * line);
-  const sum = new Float32Array(line);
+  const { memory } = passes;
+  let used = 0;
+  const room = (bytes: number) => {
+    const at = used;
+    used += Math.ceil((bytes + SPARE) / 16) * 16;
+    return at;
+  };
+  const source = room(rows * row);
+  const line = room(samples * 2);
+  const out = room(W * H * 3);
+  const starts = room(W * 4);
+  const [acrossWeights, downWeights] = [room(across.weights.byteLength), room(down.weights.byteLength)];
+  if (used > memory.buffer.byteLength) memory.grow(Math.ceil((used - memory.buffer.byteLength) / 65_536));
+
+  new Uint8Array(memory.buffer).set(still.data.subarray(top * row, (top + rows) * row), source);
+  new Int32Array(memory.buffer, starts).set(across.start.map((x) => line + (x - left) * 6));
+  new Int16Array(memory.buffer, acrossWeights).set(across.weights);
+  new Int16Array(memory.buffer, downWeights).set(down.weights);
   for (let y = 0; y < H; y++) {
-    sum.fill(0);
-    for (let j = 0; j < down.count; j++) {
-      const weight = down.weights[y * down.count + j]!;
-      const from = (down.start[y]! - top + j) * line;
-      for (let i = 0; i < line; i++) sum[i] = sum[i]! + weight * narrow[from + i]!;
-    }
-    out.set(sum, y * line); // a Uint8ClampedArray clamps, and rounds half to even
+    const from = source + (down.start[y]! - top) * row + left * 3;
+    passes.down(from, row, downWeights + y * down.count * 2, down.count / 2, line, line + samples * 2);
+    passes.across(starts, acrossWeights, across.count / 2, out + y * W * 3, out + (y + 1) * W * 3);
   }
-  return new Uint8Array(out.buffer);
+  return new Uint8Array(memory.buffer, out, W * H * 3).slice();
 }
 
-/** `rows` rows from `top`, each brought to W pixels. */
-function resampleRows({ data, width }: Still, top: number, rows: number, { count, start, weights }: Taps, W: number) {
-  const out = new Float32Array(rows * W * 3);
-  let o = 0;
-  for (let y = 0; y < rows; y++) {
-    for (let x = 0; x < W; x++) {
-      let from = ((top + y) * width + start[x]!) * 3;
-      let r = 0;
-      let g = 0;
-      let b = 0;
-      for (let j = x * count; j < (x + 1) * count; j++) {
-        const weight = weights[j]!;
-        r += weight * data[from]!;
-        g += weight * data[from + 1]!;
-        b += weight * data[from + 2]!;
-        from += 3;
-      }
-      out[o++] = r;
-      out[o++] = g;
-      out[o++] = b;
-    }
-  }
-  return out;
-}
-
-/** For each of n outputs: the first source pixel, and `count` weights that sum to 1. */
+/** For each of n outputs: the first source pixel, and `count` weights that sum to ONE, but for rounding: too little to show. */
 interface Taps {
+  /** even; of a still that has fewer pixels, the last weighs nothing */
   count: number;
   start: Int32Array;
-  weights: Float32Array;
+  weights: Int16Array;
 }
+
+const ONE = 2 ** 14;
 
 /** Weights that sample [from, from + length) of `size` source pixels at n points; beyond the edge the edge pixel repeats. */
 function taps(n: number, from: number, length: number, size: number): Taps {
   const step = length / n;
   const widening = Math.max(step, 1);
-  const count = Math.min(size, Math.ceil(4 * widening) + 1);
+  const reach = Math.ceil(4 * widening);
+  const count = 2 * Math.ceil(Math.min(size, reach) / 2);
   const start = new Int32Array(n);
-  const weights = new Float32Array(n * count);
+  const weights = new Int16Array(n * count);
+  const exact = new Float64Array(count);
   for (let i = 0; i < n; i++) {
     const centre = from + (i + 0.5) * step - 0.5;
     const first = Math.ceil(centre - 2 * widening);
-    const base = Math.min(Math.max(first, 0), size - count);
+    const base = Math.max(0, Math.min(first, size - count));
+    exact.fill(0);
     let sum = 0;
-    for (let j = first; j < centre + 2 * widening; j++) {
+    for (let j = first; j < first + reach; j++) {
       const weight = catmullRom(Math.abs(j - centre) / widening);
-      const inside = Math.min(Math.max(j, base), base + count - 1);
-      weights[i * count + inside - base] = weights[i * count + inside - base]! + weight;
+      const inside = Math.min(Math.max(j, 0), size - 1) - base;
+      exact[inside] = exact[inside]! + weight;
       sum += weight;
     }
-    for (let j = i * count; j < (i + 1) * count; j++) weights[j] = weights[j]! / sum;
+    for (let k = 0; k < count; k++) weights[i * count + k] = Math.round((exact[k]! / sum) * ONE);
     start[i] = base;
   }
   return { count, start, weights };
 }
 
 function catmullRom(x: number): number {
-  if (x < 1) return 1.5 * x ** 3 - 2.5 * x ** 2 + 1;
-  if (x < 2) return -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2;
+  if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+  if (x < 2) return ((-0.5 * x + 2.5) * x - 4) * x + 2;
   return 0;
 }

@@ -29,10 +29,13 @@ export interface Mp4Options {
   signal?: AbortSignal;
 }
 
-/** x264's output depends on the number of threads: fixed, so that the same frames give the same bytes. */
-export const THREADS = 2;
-/** FFmpeg's names. mbtree is off for the same reason: with AVX-512 its results vary from run to run at some sizes (192×128 for one). */
-export const X264 = { crf: 18 /* visually lossless */, preset: 'medium', mbtree: false };
+export const THREADS = 2; // x264's output depends on the number of threads: fixed, so that the same frames give the same bytes
+/** x264's options. */
+export const X264 = {
+  crf: 18, // visually lossless
+  preset: 'medium',
+  mbtree: false, // off for the same reason: with AVX-512 its results vary from run to run at some sizes (192×128 for one)
+};
 
 // Only the pixel format and the BT.709 colours that every player assumes for such a video.
 export const TO_YUV =
