@@ -61,14 +61,14 @@ async function jobs() {
     return timed(() => runJob({ ...input, task_id, model, image_key }, workers[model], context));
   }
 
-  const medium = { H: 192, W: 256, T: 8, steps: 4 };
+  const medium = { H: 128, W: 192, T: 8, steps: 4 };
   const cases: [what: string, model: 'camera' | 'svd', ...sizes: [Record<string, number>, Record<string, number>]][] = [
     ['T', 'camera', { T: 20 }, { T: 60 }],
     ['H×W', 'camera', { H: 320, W: 512 }, { H: 640, W: 1024 }],
     ['steps', 'camera', { steps: 20 }, { steps: 100 }],
     ['num_cols', 'camera', { num_cols: 2 }, { num_cols: 6 }],
     ['T', 'svd', { ...medium, T: 6 }, { ...medium, T: 18 }],
-    ['H×W', 'svd', { ...medium, H: 128, W: 192 }, { ...medium, H: 256, W: 384 }],
+    ['H×W', 'svd', { ...medium, T: 4 }, { ...medium, T: 4, H: 256, W: 384 }],
     ['steps', 'svd', { ...medium, steps: 4 }, { ...medium, steps: 12 }],
     ['num_cols', 'svd', { ...medium, num_cols: 1 }, { ...medium, num_cols: 3 }],
     ['decoding_t', 'svd', { ...medium, decoding_t: 2 }, { ...medium, decoding_t: 8 }],
