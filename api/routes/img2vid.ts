@@ -3,7 +3,7 @@ import { type Context, Hono } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import type { Request } from '../../handler/parameters.ts';
-import { InvalidRequest, readRequest } from '../../handler/request.ts';
+import { InvalidRequest, requestReader } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
 import { wrongAddresses } from '../addresses.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../idempotency.ts';
@@ -41,6 +41,7 @@ const QUERY = v.object({
 export function img2vid(services: Services) {
   const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
   const nextId = taskIds(now);
+  const read = requestReader(config);
 
   return new Hono().post('/img2vid', async (c) => {
     const owner = c.get('key').id;
@@ -185,8 +186,7 @@ export function img2vid(services: Services) {
 
   function check(values: Record<string, unknown>, hasImage: boolean) {
     try {
-      const context = { limits: config.limits, model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) };
-      const checked = readRequest(values, context);
+      const checked = read(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
       const errors = wrongAddresses(checked.input, config);
       if (errors.length > 0) invalid(errors);
       if (checked.input.prompt !== undefined && config.bridge === 'none')
