@@ -226,8 +226,9 @@ export async function openStore(
       id: string,
       columns?: readonly C[],
     ): Promise<Pick<Task, C> | undefined> {
-      const own = db.selectFrom('tasks').where('owner', '=', owner).where('id', '=', storable(id));
-      return first((columns ? own.select(columns) : own.selectAll()).execute() as Promise<Pick<Row, C>[]>);
+      const names = sql.raw(columns?.join(', ') ?? '*'); // as text: Kysely takes longer over many columns than SQLite over the row
+      const query = sql<Pick<Row, C>>`select ${names} from tasks where owner = ${owner} and id = ${storable(id)}`;
+      return first(query.execute(db).then(({ rows }) => rows));
     },
 
     getMany: async (ids: string[]): Promise<Task[]> =>
