@@ -4,6 +4,7 @@ import type { HttpBindings } from '@hono/node-server';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import type { Logger } from 'pino';
+import { presetHeader } from './preset-header.ts';
 import type { Services } from './services.ts';
 
 declare module 'hono' {
@@ -27,8 +28,8 @@ export function requestId({
     const request = ID.test(given) ? given : randomUUID();
     const log = parent.child({ request });
     c.set('log', log);
+    presetHeader(c, 'x-request-id', request);
     await next();
-    c.res.headers.set('x-request-id', request);
     if (stopping.aborted) c.res.headers.set('connection', 'close'); // the next request goes to another process
 
     const { status } = c.res;

@@ -1,6 +1,7 @@
 /** What browsers are told of our answers: to guess nothing, frame nothing, keep no links, and which other pages may read them. */
 import type { MiddlewareHandler } from 'hono';
 import { cors } from 'hono/cors';
+import { presetHeader } from './preset-header.ts';
 
 const YEAR = 365 * 24 * 3600; // seconds
 
@@ -15,9 +16,9 @@ export function securityHeaders(publicUrl: string): MiddlewareHandler {
     'cache-control': 'no-store', // there are links in tasks
     ...(publicUrl.startsWith('https:') && { 'strict-transport-security': `max-age=${YEAR}` }),
   });
-  return async (c, next) => {
-    await next();
-    for (const [name, value] of headers) if (!c.res.headers.has(name)) c.res.headers.set(name, value);
+  return (c, next) => {
+    for (const [name, value] of headers) presetHeader(c, name, value);
+    return next();
   };
 }
 

@@ -38,18 +38,29 @@ export interface RequestContext {
   seed: number;
 }
 
+/** What one request becomes: as it was understood, as the input of a task, and what its caller should know. */
+export interface ReadRequest {
+  request: Request;
+  input: Input;
+  warnings: FieldNote[];
+}
+
 /**
  * A caller's values, checked, and made into the input of a task: one source, every number, and what the caller should know.
  * @throws InvalidRequest with every wrong and every unknown field, or with values that contradict one another
  */
-export function readRequest(
-  values: Record<string, unknown>,
-  context: RequestContext,
-): { request: Request; input: Input; warnings: FieldNote[] } {
-  const { relevant, warnings } = withoutStrays(values, context.model);
-  const request = check(relevant, context);
-  const resolved = resolve(request, context);
-  return { request, input: resolved.input, warnings: [...warnings, ...resolved.warnings] };
+export const readRequest = (values: Record<string, unknown>, context: RequestContext): ReadRequest =>
+  requestReader(context)(values, context);
+
+/** `readRequest` for many requests: making the schema takes longer than reading one. */
+export function requestReader({ limits, model }: Pick<RequestContext, 'limits' | 'model'>) {
+  const schema = requestSchema(limits, model);
+  return (values: Record<string, unknown>, given: Pick<RequestContext, 'hasImage' | 'seed'>): ReadRequest => {
+    const { relevant, warnings } = withoutStrays(values, model);
+    const request = check(relevant, schema);
+    const resolved = resolve(request, { model, ...given });
+    return { request, input: resolved.input, warnings: [...warnings, ...resolved.warnings] };
+  };
 }
 
 /** Leaves out, unchecked, what belongs to another sampler, discretization or guider than the chosen one. */
@@ -70,8 +81,7 @@ function withoutStrays(
   return { relevant: Object.fromEntries(entries), warnings };
 }
 
-function check(values: Record<string, unknown>, { limits, model }: RequestContext): Request {
-  const schema = requestSchema(limits, model);
+function check(values: Record<string, unknown>, schema: ReturnType<typeof requestSchema>): Request {
   const names = Object.keys(schema.entries);
   const errors: FieldNote[] = Object.keys(values)
     .filter((field) => !names.includes(field))
@@ -114,7 +124,10 @@ export function fromText(fields: Iterable<readonly [name: string, text: string]>
   return values;
 }
 
-function resolve(request: Request, { model, hasImage, seed }: RequestContext): { input: Input; warnings: FieldNote[] } {
+function resolve(
+  request: Request,
+  { model, hasImage, seed }: Omit<RequestContext, 'limits'>,
+): { input: Input; warnings: FieldNote[] } {
   const warnings: FieldNote[] = [];
   const warn = (field: string, message: string) => warnings.push({ field, message });
 

@@ -4,6 +4,7 @@ import type { Context, MiddlewareHandler } from 'hono';
 import type { Config } from '../config.ts';
 import { isLoopback } from '../host.ts';
 import { loopbackOnly } from '../loopback.ts';
+import { presetHeader } from '../preset-header.ts';
 import { Problem } from '../problem.ts';
 import type { Services } from '../services.ts';
 import { type Key, LOCAL, type Scope } from '../store/key.ts';
@@ -127,10 +128,8 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
             headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
           });
         c.set('key', key);
-        const headers = count(key);
+        for (const [name, value] of Object.entries(count(key))) presetHeader(c, name, value);
         await next();
-        for (const [name, value] of Object.entries(headers))
-          if (!c.res.headers.has(name)) c.res.headers.set(name, value);
       },
   };
 }

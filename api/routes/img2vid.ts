@@ -3,7 +3,7 @@ import { type Context, Hono } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../handler/job.ts';
 import type { Request } from '../../handler/parameters.ts';
-import { InvalidRequest, readRequest } from '../../handler/request.ts';
+import { InvalidRequest, requestReader } from '../../handler/request.ts';
 import { checkPicture } from '../../handler/still/picture.ts';
 import { wrongAddresses } from '../addresses.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../idempotency.ts';
@@ -16,7 +16,7 @@ import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
 import { type Key, monthOf, type Order } from '../store/key.ts';
 import type { Inserted } from '../store/store.ts';
-import { FRESH, isOpen, type NewTask, type Task } from '../store/task.ts';
+import { FRESH, isOpen, type ListedTask, type NewTask, READ, type Task } from '../store/task.ts';
 import { type Estimate, mostOf, presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
@@ -41,6 +41,7 @@ const QUERY = v.object({
 export function img2vid(services: Services) {
   const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
   const nextId = taskIds(now);
+  const read = requestReader(config);
 
   return new Hono().post('/img2vid', async (c) => {
     const owner = c.get('key').id;
@@ -108,15 +109,15 @@ export function img2vid(services: Services) {
   }
 
   /** The task when it has ended, or as it is when the time is over or the caller has gone. */
-  async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<Task | NewTask> {
+  async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<ListedTask> {
     const over = new AbortController();
     const timer = setTimeout(() => over.abort(), seconds * SECOND);
-    const read = () => store.getOwn(task.owner, task.id);
-    let latest = task;
+    const readAgain = () => store.getOwn(task.owner, task.id, READ);
+    let latest: ListedTask = task;
     try {
-      const followed = follow((await read())!, services, [over.signal, c.req.raw.signal, stopping]);
+      const followed = follow(task.owner, (await readAgain())!, services, [over.signal, c.req.raw.signal, stopping]);
       for await (const changed of followed) latest = changed ?? latest;
-      if (isOpen(latest.status)) latest = (await read()) ?? latest; // what another process did a moment ago is told a moment later
+      if (isOpen(latest.status)) latest = (await readAgain()) ?? latest; // what another process did a moment ago is told a moment later
     } catch (error) {
       c.get('log').warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
     } finally {
@@ -185,8 +186,7 @@ export function img2vid(services: Services) {
 
   function check(values: Record<string, unknown>, hasImage: boolean) {
     try {
-      const context = { limits: config.limits, model: config.model, hasImage, seed: randomInt(0, 1e9 + 1) };
-      const checked = readRequest(values, context);
+      const checked = read(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
       const errors = wrongAddresses(checked.input, config);
       if (errors.length > 0) invalid(errors);
       if (checked.input.prompt !== undefined && config.bridge === 'none')

@@ -5,7 +5,7 @@ import { Problem } from '../problem.ts';
 import { invalid } from '../read-body.ts';
 import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
-import { isOpen, type Task } from '../store/task.ts';
+import { isOpen, READ, type ReadTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
 import { present } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';
@@ -19,7 +19,7 @@ const QUERY = v.object({
 export function status(services: Services) {
   const { config, store, bucket, lifecycle, stopping, now } = services;
   const list = listOf(services);
-  const shown = (task: Task) => present(task, { bucket, linkSeconds: config.linkSeconds, now });
+  const shown = (task: ReadTask) => present(task, { bucket, linkSeconds: config.linkSeconds, now });
 
   return new Hono().get('/status', async (c) => {
     const owner = c.get('key').id;
@@ -28,7 +28,7 @@ export function status(services: Services) {
     const strays = Object.keys(query);
     if (strays.length > 0) invalid(strays.map((field) => ({ field, message: 'only for the list, which has no id' })));
 
-    const task = await store.getOwn(owner, id);
+    const task = await store.getOwn(owner, id, READ);
     if (!task) throw new Problem(404, 'not_found', 'there is no such task');
     const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
     if (!wantsEvents) {
@@ -40,15 +40,15 @@ export function status(services: Services) {
     return streamSSE(c, (stream) => {
       c.header('cache-control', 'no-store'); // instead of streamSSE's own: there are links in events
       c.header('x-accel-buffering', 'no'); // nginx would keep them back
-      return events(task, stream).catch(broken);
+      return events(owner, task, stream).catch(broken);
     });
   });
 
   /** The task at once and at each change, until it ends or the process stops. */
-  async function events(task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
+  async function events(owner: string, task: ReadTask, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
     const gone = new AbortController();
     stream.onAbort(() => gone.abort());
-    for await (const changed of follow(task, services, [gone.signal, stopping])) {
+    for await (const changed of follow(owner, task, services, [gone.signal, stopping])) {
       if (!changed) await stream.write(': still here\n\n');
       else {
         const data = JSON.stringify(await shown(changed));

@@ -114,6 +114,10 @@ export const LISTED = [
 ] as const;
 export type ListedTask = Pick<Task, (typeof LISTED)[number]>;
 
+/** What a read of one task needs: to show it, and to tell what of it is news. */
+export const READ = [...LISTED, 'version'] as const;
+export type ReadTask = Pick<Task, (typeof READ)[number]>;
+
 export type Timed = 'due_at' | 'leased_until';
 /** A task as it begins: due at once, and nobody's. */
 export type NewTask = Omit<Task, Timed>;

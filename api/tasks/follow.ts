@@ -1,5 +1,5 @@
 import type { Services } from '../services.ts';
-import { isOpen, type Task } from '../store/task.ts';
+import { isOpen, READ, type ReadTask } from '../store/task.ts';
 
 /** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
 const SILENCE = 15 * 1000; // milliseconds
@@ -9,14 +9,15 @@ const SILENCE = 15 * 1000; // milliseconds
  * are told as one. Undefined after 15 s without a change. Meanwhile the task counts as watched.
  */
 export async function* follow(
-  task: Task,
+  owner: string,
+  task: ReadTask,
   { store, lifecycle }: Pick<Services, 'store' | 'lifecycle'>,
   signals: AbortSignal[],
-): AsyncGenerator<Task | undefined, void> {
+): AsyncGenerator<ReadTask | undefined, void> {
   let latest = task;
-  let told: Task | undefined;
+  let told: ReadTask | undefined;
   let wake = () => {};
-  const take = (changed: Task | undefined) => {
+  const take = (changed: ReadTask | undefined) => {
     if (changed && changed.version > latest.version) latest = changed;
     wake();
   };
@@ -24,7 +25,7 @@ export async function* follow(
   const onAbort = () => wake();
   for (const signal of signals) signal.addEventListener('abort', onAbort);
   try {
-    take(await store.getOwn(task.owner, task.id)); // it may have changed after it was read and before anybody listened
+    take(await store.getOwn(owner, task.id, READ)); // it may have changed after it was read and before anybody listened
     while (!signals.some(({ aborted }) => aborted)) {
       if (told !== latest) {
         told = latest;

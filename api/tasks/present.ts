@@ -7,10 +7,6 @@ export async function present(
   { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
 ) {
   const expires = Math.floor(now() / 1000) + linkSeconds;
-  const link = (key: string) => bucket.link(key, expires);
-  async function file<F extends { key: string }>({ key, ...rest }: F) {
-    return { link: await link(key), ...rest };
-  }
   const output = task.expired_at === null ? task.output : null;
   const still = task.expired_at === null ? task.still : null;
   return {
@@ -26,9 +22,9 @@ export async function present(
     model: task.model,
     input: task.input,
     warnings: [...task.warnings, ...(task.output?.warnings ?? [])],
-    ...(still !== null && { still: { link: await link(still) } }),
-    ...(output && { videos: await Promise.all(output.videos.map(file)) }),
-    ...(output?.grid && { grid: await file(output.grid) }),
+    ...(still !== null && { still: { link: await bucket.link(still, expires) } }),
+    ...(output && { videos: await Promise.all(output.videos.map((video) => linked(video, bucket, expires))) }),
+    ...(output?.grid && { grid: await linked(output.grid, bucket, expires) }),
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
@@ -37,6 +33,11 @@ export async function present(
 }
 
 export type PresentedTask = Awaited<ReturnType<typeof present>>;
+
+/** A file of a task's, with a link in the place of its key. */
+async function linked<F extends { key: string }>({ key, ...rest }: F, bucket: Bucket, expires: number) {
+  return { link: await bucket.link(key, expires), ...rest };
+}
 
 const time = (ms: number) => new Date(ms).toISOString();
 

@@ -29,10 +29,11 @@ export async function diskBucket(
   await removeLeftovers(join(folder, 'tmp'));
   const secret = await secretFile(join(folder, 'link-secret'), () => randomBytes(32));
 
-  const place = (key: string) => {
+  const checked = (key: string) => {
     if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
-    return join(folder, 'objects', key);
+    return key;
   };
+  const place = (key: string) => join(folder, 'objects', checked(key));
   const temporary = () => join(folder, 'tmp', ownName());
   const sign = (key: string, expires: string) =>
     createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
@@ -77,8 +78,7 @@ export async function diskBucket(
     has: async (key) => (await stat(place(key)).catch(ifMissing))?.isFile() ?? false,
     delete: async (key) => rm(place(key), { recursive: true, force: true, maxRetries: RACES, retryDelay: 10 }), // if objects come meanwhile
     async link(key, expires) {
-      place(key);
-      return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;
+      return `${publicUrl}/files/${checked(key)}?expires=${expires}&signature=${sign(key, String(expires))}`;
     },
     async file(key) {
       if (!isKey(key)) return undefined;
