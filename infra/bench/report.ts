@@ -37,7 +37,7 @@ export interface Pair {
 /** A row of what was measured in each round; of rounds without a peer only ours counts. */
 export function row(what: string, unit: string, rounds: Pair[], { peer, aim }: { peer?: string; aim?: Aim } = {}): Row {
   const ours = rounds.map((round) => round.ours);
-  const paired = rounds.flatMap(({ ours, theirs }) => (theirs === undefined ? [] : [{ theirs, ratio: ours / theirs }]));
+  const paired = rounds.flatMap(({ ours, theirs }) => (theirs ? [{ theirs, ratio: ours / theirs }] : [])); // of 0 there is no ratio
   return {
     what,
     unit,

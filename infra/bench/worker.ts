@@ -3,7 +3,7 @@
  * of its own. The queue is in this process, which does nothing else while jobs run, and its clock is the measure.
  */
 import { deepEqual } from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -33,8 +33,9 @@ interface Runtime {
 }
 
 const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+execFileSync(process.execPath, [file('../build.mjs')]); // ours as the image has it
 const runtimes: Record<string, Runtime> = {
-  ours: { command: [process.execPath, '--import', 'tsx', file('worker_ours.ts')], jobs: () => jobs },
+  ours: { command: [process.execPath, file('worker_ours.mjs')], jobs: () => jobs },
   bare: { command: [process.execPath, file('worker_bare.mjs')], jobs: () => jobs },
   ...(await python('runpod==1.12.0').then((program) => program && runpodsOwn(program))),
 };
@@ -194,11 +195,13 @@ function print() {
     lives.flatMap((one) => (one.name === name && one.concurrency === concurrency ? [one.life[what]] : []));
   const rows: Row[] = [];
   for (const concurrency of CONCURRENCIES)
-    for (const { label, what, unit, aim } of figures)
+    for (const [i, { label, what, unit, aim }] of figures.entries())
       for (const peer of names.filter((name) => name !== 'ours')) {
+        const isMain = i < 2; // beside the bare loop and with more in hand only these tell something new
+        if (!isMain && (peer === 'bare' || concurrency > 1)) continue;
         const theirs = of(peer, concurrency, what);
         const rounds = of('ours', concurrency, what).map((ours, i) => ({ ours, theirs: theirs[i]! }));
-        // Both get as many jobs as their slots take at once, but Python's a second for each: more slots, less of a difference.
+        // Python takes a job a second for each slot: the more slots, the less of a difference.
         const isAimed = peer === 'python' && concurrency === 1;
         rows.push(
           row(`worker, ${concurrency} in hand: ${label}`, unit, rounds, { peer, ...(isAimed && aim && { aim }) }),
