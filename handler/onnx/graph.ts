@@ -248,7 +248,8 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     const perElement = (node: OnnxNode): number => {
       const inner = shapeOf(node.inputs[node.op === 'MultiHeadAttention' ? 0 : 1]!);
       if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
-      if (node.op === 'FusedMatMul') return inner.at(node.attributes.transB ? -1 : -2)!;
+      const { transB, transBatchB } = node.attributes;
+      if (node.op === 'FusedMatMul') return inner.at(transB ? -1 : transBatchB ? 0 : -2)!;
       return node.op === 'MultiHeadAttention' ? 2 * inner.at(-2)! : 0; // scores and their product with the values
     };
     const multiplies = nodes.filter(({ op }) => ['Conv', 'FusedMatMul', 'MultiHeadAttention'].includes(op));

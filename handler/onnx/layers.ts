@@ -3,6 +3,7 @@
  * Each is named by its place in the weights file; x is [N, C, H, W] for pictures, [M, C] for rows of features.
  */
 import type { Graph, Value } from './graph.ts';
+import type { Attribute } from './protobuf.ts';
 
 const GROUPS = 32; // of every group norm in these networks
 
@@ -46,6 +47,21 @@ export function conv2d(
   const operands = [x, g.weight(`${name}.weight`, [out, C, kernel, kernel]), g.weight(`${name}.bias`, [out])];
   return g.op('Conv', operands, [N, out, size(H, top!, bottom!), size(W, left!, right!)], {
     attributes: { kernel_shape: [kernel, kernel], strides: [stride, stride], pads: [top!, left!, bottom!, right!] },
+  });
+}
+
+/** A linear layer over the channels of [N, C, H, W] → [N, out, H, W]: from about 320 channels the fastest way to multiply by a matrix. */
+export function pointwise(
+  g: Graph,
+  x: Value,
+  name: string,
+  out: number,
+  rows: readonly [from: number, to: number] = [0, out],
+): Value {
+  const C = x.shape[1]!;
+  const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
+  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out], { rows })], x.shape.with(1, rows[1] - rows[0]), {
+    attributes: { kernel_shape: [1, 1] },
   });
 }
 
@@ -109,6 +125,36 @@ export function selfAttention(
     attributes: { num_heads: heads },
   });
   return linear(g, g.reshape(attended, [M, C]), names.out, C);
+}
+
+/**
+ * Self-attention at each place along the T frames, which come one after the other. Queries and keys of a place and head are multiplied
+ * as they lie, T rows apart; only the result is brought back into order.
+ * @param x [T·H·W, C]
+ */
+export function temporalAttention(
+  g: Graph,
+  x: Value,
+  names: AttentionNames,
+  { T, heads }: { T: number; heads: number },
+): Value {
+  const [M, C] = x.shape as [number, number];
+  if (g.device === 'cuda') {
+    const swapped = (rows: Value, shape: readonly number[]) =>
+      g.reshape(g.transpose(g.reshape(rows, [...shape, C]), [1, 0, 2]), [M, C]);
+    const attended = selfAttention(g, swapped(x, [T, M / T]), names, { N: M / T, heads, bias: false });
+    return swapped(attended, [M / T, T]);
+  }
+  const [batch, d] = [(M / T) * heads, C / heads];
+  const matMul = (a: Value, b: Value, shape: readonly number[], attributes: Record<string, Attribute>) =>
+    g.op('FusedMatMul', [a, b], shape, { domain: 'com.microsoft', attributes });
+  const [q, k, v] = [names.q, names.k, names.v].map((name) =>
+    g.reshape(linear(g, x, name, C, { bias: false }), [T, batch, d]),
+  ) as [Value, Value, Value];
+  const across = { transBatchA: 1, transBatchB: 1, transB: 1, alpha: { float: d ** -0.5 } }; // [T, batch, d] as [batch, T, d]
+  const weights = g.map('Softmax', matMul(q, k, [batch, T, T], across), { attributes: { axis: -1 } });
+  const attended = matMul(weights, v, [batch, T, d], { transBatchB: 1 });
+  return linear(g, g.reshape(g.transpose(attended, [1, 0, 2]), [M, C]), names.out, C);
 }
 
 export interface AttentionNames {
