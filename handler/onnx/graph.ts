@@ -24,6 +24,11 @@ export type Graph = ReturnType<typeof createGraph>;
 
 const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
 const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
+/**
+ * With its first dimension left for onnxruntime to find in each run. Where it knows all shapes it plans which value gets the memory of
+ * which former one of its shape, and keeps that from the first to the last of them: three times what is needed at one time.
+ */
+const open = (value: OnnxValue): OnnxValue => ({ ...value, shape: [-1, ...value.shape.slice(1)] });
 const sameShape = (a: readonly number[], b: readonly number[]) =>
   a.length === b.length && a.every((size, i) => size === b[i]);
 
@@ -164,7 +169,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
   function reshape(value: Value, shape: readonly number[]): Value {
     if (sameShape(value.shape, shape)) return value;
     if (product(value.shape) !== product(shape)) throw new Error(`[${value.shape}] can’t be reshaped to [${shape}]`);
-    return op('Reshape', [value, integers(shape)], shape);
+    return op('Reshape', [value, integers([-1, ...shape.slice(1)])], shape);
   }
 
   function transpose(value: Value, order: readonly number[]): Value {
@@ -197,8 +202,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
 
   /**
    * The most memory that values computed from the inputs take at one time, in bytes, without the weights and without what an operator
-   * needs within. As onnxruntime plans it: a value lives from the operator that makes it to the last that uses it, its buffer then
-   * serves later values of the same size, and is kept until the last of them has ended.
+   * needs within: a value lives from the operator that makes it to the last that uses it.
    */
   function peakBytes(): number {
     const owner = new Map<string, string>(); // whose memory a view shows
@@ -211,28 +215,16 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     }
     for (const { name } of outputs) lastUse.set(memoryOf(name), nodes.length);
 
-    const buffers: { size: number; from: number; to: number }[] = [];
-    const free = new Map<number, (typeof buffers)[number][]>(); // by size
-    const held = new Map<string, (typeof buffers)[number]>(); // weights and inputs have none
+    const changes = new Float64Array(nodes.length + 2);
+    const held = new Set<string>(); // weights and inputs are not
     for (const [i, node] of nodes.entries()) {
       const casted = node.inputs.filter((name) => isCast.has(name) && !held.has(name));
       for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
+        held.add(name);
         const size = sizeOf(values.get(name)!);
-        const buffer = free.get(size)?.pop() ?? { size, from: i, to: i };
-        if (buffer.from === i) buffers.push(buffer);
-        buffer.to = lastUse.get(name)!;
-        held.set(name, buffer);
+        changes[i]! += size;
+        changes[lastUse.get(name)! + 1]! -= size;
       }
-      for (const name of new Set([...node.inputs, ...node.outputs].map(memoryOf))) {
-        const buffer = held.get(name);
-        if (!buffer || lastUse.get(name) !== i) continue;
-        free.set(buffer.size, [...(free.get(buffer.size) ?? []), buffer]);
-      }
-    }
-    const changes = new Float64Array(nodes.length + 2);
-    for (const { size, from, to } of buffers) {
-      changes[from]! += size;
-      changes[to + 1]! -= size;
     }
     let [live, peak] = [0, 0];
     for (const change of changes) {
@@ -308,8 +300,8 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
       return encodeModel({
         nodes: [...casts, ...nodes],
         initializers,
-        inputs: overridable ? [...inputs, ...stored] : inputs,
-        outputs,
+        inputs: overridable ? [...inputs.map(open), ...stored] : inputs.map(open),
+        outputs: outputs.map(open),
       });
     },
   };

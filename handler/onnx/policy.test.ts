@@ -41,12 +41,3 @@ test('a graph knows the most memory that its values take at one time', () => {
   g.output('y', g.concat([g.reshape(b, [3000]), a], 0));
   expect(g.peakBytes()).toBe(4000 + 12_000 + 16_000); // a and b beside their concatenation; the reshaped are no copies
 });
-
-test('and that a buffer which serves again is kept meanwhile', () => {
-  const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
-  const a = g.map('Sigmoid', g.input('x', [1000])); // ends here, its 4,000 bytes wait for another of its size
-  const wide = g.concat([a, a], 0);
-  const wider = g.concat([wide, wide, wide], 0); // 24,000 beside 8,000 and the 4,000
-  g.output('y', g.slice(wider, 0, 0, 1000));
-  expect(g.peakBytes()).toBe(4000 + 8000 + 24_000);
-});

@@ -96,10 +96,10 @@ export function unet(
   }
 
   /**
-   * The rows [M, C] and their GEGLU feed-forward after a norm, some frames at a time: its intermediate values, of four times the width
+   * The rows [M, C] and their GEGLU feed-forward after a norm, an eighth at a time: its intermediate values, of four times the width
    * twice over, would take the most memory of all. The gate is the second half of the projection.
    */
-  function feedForward(rows: Value, name: string, norm: string, HW: number): Value {
+  function feedForward(rows: Value, name: string, norm: string): Value {
     const [M, C] = rows.shape as [number, number];
     const onRows = g.device === 'cuda'; // which has no use for convolutions here
     const half = (x: Value, part: readonly [number, number]) =>
@@ -112,13 +112,13 @@ export function unet(
       if (onRows) return g.add(linear(g, geglu(normal), `${name}.net.2`, C), y);
       const channels = g.reshape(g.transpose(normal, [1, 0]), [1, C, y.shape[0]!, 1]);
       const result = pointwise(g, geglu(channels), `${name}.net.2`, C);
-      return g.add(g.transpose(g.reshape(result, [C, y.shape[0]!]), [1, 0]), y);
+      return g.add(g.reshape(g.transpose(result, [0, 2, 1, 3]), y.shape), y);
     };
-    const some = HW * Math.ceil(FEW_ROWS / HW);
-    if (some >= M || onRows) return added(rows);
-    const starts = Array.from({ length: Math.ceil(M / some) }, (_, i) => i * some);
+    const part = Math.max(FEW_ROWS, Math.ceil(M / 8)); // more parts gain nothing, and opening their graph takes seconds
+    if (part >= M || onRows) return added(rows);
+    const starts = Array.from({ length: Math.ceil(M / part) }, (_, i) => i * part);
     return g.concat(
-      starts.map((start) => added(g.slice(rows, 0, start, Math.min(start + some, M)))),
+      starts.map((start) => added(g.slice(rows, 0, start, Math.min(start + part, M)))),
       0,
     );
   }
@@ -148,11 +148,11 @@ export function unet(
       const names = attentionNames(`${block}.attn1`);
       rows = g.add(selfAttention(g, layerNorm(g, rows, `${block}.norm1`), names, { N, heads, bias: false }), rows);
       rows = crossAttention(rows, `${block}.attn2`);
-      rows = feedForward(rows, `${block}.ff`, `${block}.norm3`, HW);
+      rows = feedForward(rows, `${block}.ff`, `${block}.norm3`);
 
       const temporal = `${name}.temporal_transformer_blocks.${i}`;
       let y = g.reshape(g.add(g.reshape(rows, [B, T, HW, C]), g.reshape(frames, [1, T, 1, C])), [M, C]);
-      y = feedForward(y, `${temporal}.ff_in`, `${temporal}.norm_in`, HW);
+      y = feedForward(y, `${temporal}.ff_in`, `${temporal}.norm_in`);
       const normal = layerNorm(g, y, `${temporal}.norm1`);
       const branches = B === 1 ? [normal] : g.split(normal, 0, Array(B).fill(M / B));
       const attended = branches.map((branch) =>
@@ -160,7 +160,7 @@ export function unet(
       );
       y = g.add(B === 1 ? attended[0]! : g.concat(attended, 0), y);
       y = crossAttention(y, `${temporal}.attn2`);
-      y = feedForward(y, `${temporal}.ff`, `${temporal}.norm3`, HW);
+      y = feedForward(y, `${temporal}.ff`, `${temporal}.norm3`);
       rows = g.add(g.mul(rows, spatial), g.mul(y, complement(g, spatial)));
     }
     const outer = g.reshape(g.transpose(g.reshape(rows, [N, HW, C]), [0, 2, 1]), x.shape);
