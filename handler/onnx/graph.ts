@@ -53,8 +53,10 @@ const VIEWS = ['Reshape', 'Identity'];
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
-  /** Weights brought to the precision. They stand first, since onnxruntime then runs each just before what uses it, not all at the start. */
-  const casts: OnnxNode[] = [];
+  /** What is made of weights and constants. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
+  const early: OnnxNode[] = [];
+  /** constants that stand among the inputs too */
+  const replaceable = new Set<string>();
   const values = new Map<string, Value>(); // all there are, by name
   const initializers: OnnxInitializer[] = [];
   const inputs: OnnxValue[] = [];
@@ -154,6 +156,19 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     });
   }
 
+  /**
+   * Ones in a row of any length, made when they are used: as a constant they would be held for good. onnxruntime takes for one what is
+   * made of constants, but not what a caller may replace.
+   */
+  const ones = (length: number) =>
+    once(`ones ${length}`, () => {
+      const one = constant('replaceable one', Float32Array.of(1), [1]);
+      replaceable.add(one.name);
+      const result = op('Expand', [one, integers([length])], [length]);
+      early.push(nodes.pop()!);
+      return result;
+    });
+
   function cast(value: Value, type: ElementType): Value {
     return value.type === type
       ? value
@@ -162,7 +177,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
 
   function castWeight(value: Value): Value {
     const result = cast(value, precision);
-    if (result !== value) casts.push(nodes.pop()!);
+    if (result !== value) early.push(nodes.pop()!);
     return result;
   }
 
@@ -208,7 +223,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     const owner = new Map<string, string>(); // whose memory a view shows
     const memoryOf = (name: string) => owner.get(name) ?? name;
     const lastUse = new Map<string, number>();
-    const isCast = new Set(casts.flatMap((node) => node.outputs));
+    const isEarly = new Set(early.flatMap((node) => node.outputs));
     for (const [i, node] of nodes.entries()) {
       if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
       for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
@@ -218,8 +233,8 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     const changes = new Float64Array(nodes.length + 2);
     const held = new Set<string>(); // weights and inputs are not
     for (const [i, node] of nodes.entries()) {
-      const casted = node.inputs.filter((name) => isCast.has(name) && !held.has(name));
-      for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
+      const before = node.inputs.filter((name) => isEarly.has(name) && !held.has(name));
+      for (const name of [...before, ...node.outputs].filter((name) => !owner.has(name))) {
         held.add(name);
         const size = sizeOf(values.get(name)!);
         changes[i]! += size;
@@ -254,6 +269,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     slice,
     weight,
     constant,
+    ones,
     integers,
     reshape,
     transpose,
@@ -296,11 +312,13 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
      * is made of them, so that half-precision weights stay in the file and are cast anew in each run
      */
     encode({ overridable = false } = {}): Uint8Array {
-      const stored = initializers.filter((initializer) => 'external' in initializer);
+      const also = initializers.filter(
+        (initializer) => replaceable.has(initializer.name) || (overridable && 'external' in initializer),
+      );
       return encodeModel({
-        nodes: [...casts, ...nodes],
+        nodes: [...early, ...nodes],
         initializers,
-        inputs: overridable ? [...inputs.map(open), ...stored] : inputs.map(open),
+        inputs: [...inputs.map(open), ...also],
         outputs: outputs.map(open),
       });
     },

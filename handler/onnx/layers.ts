@@ -74,20 +74,24 @@ export function temporalConv(g: Graph, x: Value, name: string, out: number): Val
   });
 }
 
-/** Over groups of channels of [N, C, …]. On a processor each channel's scale and shift is a depthwise 1×1 convolution, which fuses. */
+/**
+ * Over groups of channels of [N, C, …]. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread, and each
+ * channel's scale and shift is a depthwise 1×1 convolution, which fuses.
+ */
 export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Value {
   const [N, C, ...rest] = x.shape as [number, number, ...number[]];
   const length = (C / GROUPS) * rest.reduce((total, size) => total * size, 1);
-  const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
-  const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
-  const normal = g.op('InstanceNormalization', [g.reshape(x, [N, GROUPS, length]), ones, zeros], [N, GROUPS, length], {
-    attributes: { epsilon: { float: epsilon } },
-  });
+  const groups = g.reshape(x, [N, GROUPS, length]);
+  const options = { attributes: { epsilon: { float: epsilon } } };
   const point = rest.map(() => 1);
   if (g.device === 'cuda') {
+    const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
+    const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
+    const normal = g.op('InstanceNormalization', [groups, ones, zeros], groups.shape, options);
     const [scale, shift] = ['weight', 'bias'].map((part) => g.weight(`${name}.${part}`, [C], { shape: [C, ...point] }));
     return g.add(g.mul(g.reshape(normal, x.shape), scale!), shift!);
   }
+  const normal = g.op('LayerNormalization', [groups, g.ones(length)], groups.shape, options);
   const scale = g.weight(`${name}.weight`, [C], { shape: [C, 1, ...point] });
   return g.op('Conv', [g.reshape(normal, x.shape), scale, g.weight(`${name}.bias`, [C])], x.shape, {
     attributes: { kernel_shape: point, group: C },
@@ -205,9 +209,11 @@ export function upsampleConv(
         attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
       });
     });
-    return g.op('DepthToSpace', [g.concat(corners, 1)], [N, C, height, width], {
-      attributes: { blocksize: 2, mode: 'DCR' },
+    const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
+      const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
+      return g.reshape(g.concat(columns, 2), [N, C * H, width]); // DepthToSpace takes four times as long
     });
+    return g.reshape(g.concat([top!, bottom!], 2), [N, C, height, width]);
   });
 }
 

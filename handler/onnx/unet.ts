@@ -108,11 +108,13 @@ export function unet(
         : pointwise(g, x, `${name}.net.0.proj`, 8 * C, part);
     const geglu = (x: Value) => g.mul(half(x, [0, 4 * C]), gelu(g, half(x, [4 * C, 8 * C])));
     const added = (y: Value) => {
+      const [m] = y.shape as [number];
       const normal = layerNorm(g, y, norm);
       if (onRows) return g.add(linear(g, geglu(normal), `${name}.net.2`, C), y);
-      const channels = g.reshape(g.transpose(normal, [1, 0]), [1, C, y.shape[0]!, 1]);
-      const result = pointwise(g, geglu(channels), `${name}.net.2`, C);
-      return g.add(g.reshape(g.transpose(result, [0, 2, 1, 3]), y.shape), y);
+      // With all dimensions known to onnxruntime, or it would take each convolution's result out of its layout.
+      const channels = g.op('Reshape', [g.transpose(normal, [1, 0]), g.integers([1, C, m, 1])], [1, C, m, 1]);
+      const result = g.transpose(pointwise(g, geglu(channels), `${name}.net.2`, C), [0, 2, 1, 3]);
+      return g.add(g.op('Reshape', [result, g.op('Shape', [y], [2], { type: 'int64' })], y.shape), y);
     };
     const part = Math.max(FEW_ROWS, Math.ceil(M / 8)); // more parts gain nothing, and opening their graph takes seconds
     if (part >= M || onRows) return added(rows);
