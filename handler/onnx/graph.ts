@@ -24,6 +24,11 @@ export type Graph = ReturnType<typeof createGraph>;
 
 const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
 const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
+/**
+ * With its first dimension left for onnxruntime to find in each run. Where it knows all shapes it plans which value gets the memory of
+ * which former one of its shape, and keeps that from the first to the last of them: three times what is needed at one time.
+ */
+const open = (value: OnnxValue): OnnxValue => ({ ...value, shape: [-1, ...value.shape.slice(1)] });
 const sameShape = (a: readonly number[], b: readonly number[]) =>
   a.length === b.length && a.every((size, i) => size === b[i]);
 
@@ -48,8 +53,10 @@ const VIEWS = ['Reshape', 'Identity'];
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
-  /** Weights brought to the precision. They stand first, since onnxruntime then runs each just before what uses it, not all at the start. */
-  const casts: OnnxNode[] = [];
+  /** What is made of weights and constants. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
+  const early: OnnxNode[] = [];
+  /** constants that stand among the inputs too */
+  const replaceable = new Set<string>();
   const values = new Map<string, Value>(); // all there are, by name
   const initializers: OnnxInitializer[] = [];
   const inputs: OnnxValue[] = [];
@@ -149,6 +156,19 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     });
   }
 
+  /**
+   * Ones in a row of any length, made when they are used: as a constant they would be held for good. onnxruntime takes for one what is
+   * made of constants, but not what a caller may replace.
+   */
+  const ones = (length: number) =>
+    once(`ones ${length}`, () => {
+      const one = constant('replaceable one', Float32Array.of(1), [1]);
+      replaceable.add(one.name);
+      const result = op('Expand', [one, integers([length])], [length]);
+      early.push(nodes.pop()!);
+      return result;
+    });
+
   function cast(value: Value, type: ElementType): Value {
     return value.type === type
       ? value
@@ -157,14 +177,14 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
 
   function castWeight(value: Value): Value {
     const result = cast(value, precision);
-    if (result !== value) casts.push(nodes.pop()!);
+    if (result !== value) early.push(nodes.pop()!);
     return result;
   }
 
   function reshape(value: Value, shape: readonly number[]): Value {
     if (sameShape(value.shape, shape)) return value;
     if (product(value.shape) !== product(shape)) throw new Error(`[${value.shape}] can’t be reshaped to [${shape}]`);
-    return op('Reshape', [value, integers(shape)], shape);
+    return op('Reshape', [value, integers([-1, ...shape.slice(1)])], shape);
   }
 
   function transpose(value: Value, order: readonly number[]): Value {
@@ -197,42 +217,29 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
 
   /**
    * The most memory that values computed from the inputs take at one time, in bytes, without the weights and without what an operator
-   * needs within. As onnxruntime plans it: a value lives from the operator that makes it to the last that uses it, its buffer then
-   * serves later values of the same size, and is kept until the last of them has ended.
+   * needs within: a value lives from the operator that makes it to the last that uses it.
    */
   function peakBytes(): number {
     const owner = new Map<string, string>(); // whose memory a view shows
     const memoryOf = (name: string) => owner.get(name) ?? name;
     const lastUse = new Map<string, number>();
-    const isCast = new Set(casts.flatMap((node) => node.outputs));
+    const isEarly = new Set(early.flatMap((node) => node.outputs));
     for (const [i, node] of nodes.entries()) {
       if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
       for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
     }
     for (const { name } of outputs) lastUse.set(memoryOf(name), nodes.length);
 
-    const buffers: { size: number; from: number; to: number }[] = [];
-    const free = new Map<number, (typeof buffers)[number][]>(); // by size
-    const held = new Map<string, (typeof buffers)[number]>(); // weights and inputs have none
-    for (const [i, node] of nodes.entries()) {
-      const casted = node.inputs.filter((name) => isCast.has(name) && !held.has(name));
-      for (const name of [...casted, ...node.outputs].filter((name) => !owner.has(name))) {
-        const size = sizeOf(values.get(name)!);
-        const buffer = free.get(size)?.pop() ?? { size, from: i, to: i };
-        if (buffer.from === i) buffers.push(buffer);
-        buffer.to = lastUse.get(name)!;
-        held.set(name, buffer);
-      }
-      for (const name of new Set([...node.inputs, ...node.outputs].map(memoryOf))) {
-        const buffer = held.get(name);
-        if (!buffer || lastUse.get(name) !== i) continue;
-        free.set(buffer.size, [...(free.get(buffer.size) ?? []), buffer]);
-      }
-    }
     const changes = new Float64Array(nodes.length + 2);
-    for (const { size, from, to } of buffers) {
-      changes[from]! += size;
-      changes[to + 1]! -= size;
+    const held = new Set<string>(); // weights and inputs are not
+    for (const [i, node] of nodes.entries()) {
+      const before = node.inputs.filter((name) => isEarly.has(name) && !held.has(name));
+      for (const name of [...before, ...node.outputs].filter((name) => !owner.has(name))) {
+        held.add(name);
+        const size = sizeOf(values.get(name)!);
+        changes[i]! += size;
+        changes[lastUse.get(name)! + 1]! -= size;
+      }
     }
     let [live, peak] = [0, 0];
     for (const change of changes) {
@@ -248,7 +255,8 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     const perElement = (node: OnnxNode): number => {
       const inner = shapeOf(node.inputs[node.op === 'MultiHeadAttention' ? 0 : 1]!);
       if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
-      if (node.op === 'FusedMatMul') return inner.at(node.attributes.transB ? -1 : -2)!;
+      const { transB, transBatchB } = node.attributes;
+      if (node.op === 'FusedMatMul') return inner.at(transB ? -1 : transBatchB ? 0 : -2)!;
       return node.op === 'MultiHeadAttention' ? 2 * inner.at(-2)! : 0; // scores and their product with the values
     };
     const multiplies = nodes.filter(({ op }) => ['Conv', 'FusedMatMul', 'MultiHeadAttention'].includes(op));
@@ -261,6 +269,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     slice,
     weight,
     constant,
+    ones,
     integers,
     reshape,
     transpose,
@@ -303,12 +312,14 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
      * is made of them, so that half-precision weights stay in the file and are cast anew in each run
      */
     encode({ overridable = false } = {}): Uint8Array {
-      const stored = initializers.filter((initializer) => 'external' in initializer);
+      const also = initializers.filter(
+        (initializer) => replaceable.has(initializer.name) || (overridable && 'external' in initializer),
+      );
       return encodeModel({
-        nodes: [...casts, ...nodes],
+        nodes: [...early, ...nodes],
         initializers,
-        inputs: overridable ? [...inputs, ...stored] : inputs,
-        outputs,
+        inputs: [...inputs.map(open), ...also],
+        outputs: outputs.map(open),
       });
     },
   };

@@ -3,6 +3,7 @@
  * Each is named by its place in the weights file; x is [N, C, H, W] for pictures, [M, C] for rows of features.
  */
 import type { Graph, Value } from './graph.ts';
+import type { Attribute } from './protobuf.ts';
 
 const GROUPS = 32; // of every group norm in these networks
 
@@ -49,6 +50,21 @@ export function conv2d(
   });
 }
 
+/** A linear layer over the channels of [N, C, H, W] → [N, out, H, W]: from about 320 channels the fastest way to multiply by a matrix. */
+export function pointwise(
+  g: Graph,
+  x: Value,
+  name: string,
+  out: number,
+  rows: readonly [from: number, to: number] = [0, out],
+): Value {
+  const C = x.shape[1]!;
+  const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
+  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out], { rows })], x.shape.with(1, rows[1] - rows[0]), {
+    attributes: { kernel_shape: [1, 1] },
+  });
+}
+
 /** A convolution of three over the frames: [B, C, T, H·W] → [B, out, T, H·W]; the Conv3d kernel is seen as a 3×1 one. */
 export function temporalConv(g: Graph, x: Value, name: string, out: number): Value {
   const [B, C, T, HW] = x.shape as [number, number, number, number];
@@ -58,20 +74,24 @@ export function temporalConv(g: Graph, x: Value, name: string, out: number): Val
   });
 }
 
-/** Over groups of channels of [N, C, …]. On a processor each channel's scale and shift is a depthwise 1×1 convolution, which fuses. */
+/**
+ * Over groups of channels of [N, C, …]. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread, and each
+ * channel's scale and shift is a depthwise 1×1 convolution, which fuses.
+ */
 export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Value {
   const [N, C, ...rest] = x.shape as [number, number, ...number[]];
   const length = (C / GROUPS) * rest.reduce((total, size) => total * size, 1);
-  const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
-  const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
-  const normal = g.op('InstanceNormalization', [g.reshape(x, [N, GROUPS, length]), ones, zeros], [N, GROUPS, length], {
-    attributes: { epsilon: { float: epsilon } },
-  });
+  const groups = g.reshape(x, [N, GROUPS, length]);
+  const options = { attributes: { epsilon: { float: epsilon } } };
   const point = rest.map(() => 1);
   if (g.device === 'cuda') {
+    const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
+    const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
+    const normal = g.op('InstanceNormalization', [groups, ones, zeros], groups.shape, options);
     const [scale, shift] = ['weight', 'bias'].map((part) => g.weight(`${name}.${part}`, [C], { shape: [C, ...point] }));
     return g.add(g.mul(g.reshape(normal, x.shape), scale!), shift!);
   }
+  const normal = g.op('LayerNormalization', [groups, g.ones(length)], groups.shape, options);
   const scale = g.weight(`${name}.weight`, [C], { shape: [C, 1, ...point] });
   return g.op('Conv', [g.reshape(normal, x.shape), scale, g.weight(`${name}.bias`, [C])], x.shape, {
     attributes: { kernel_shape: point, group: C },
@@ -109,6 +129,36 @@ export function selfAttention(
     attributes: { num_heads: heads },
   });
   return linear(g, g.reshape(attended, [M, C]), names.out, C);
+}
+
+/**
+ * Self-attention at each place along the T frames, which come one after the other. Queries and keys of a place and head are multiplied
+ * as they lie, T rows apart; only the result is brought back into order.
+ * @param x [T·H·W, C]
+ */
+export function temporalAttention(
+  g: Graph,
+  x: Value,
+  names: AttentionNames,
+  { T, heads }: { T: number; heads: number },
+): Value {
+  const [M, C] = x.shape as [number, number];
+  if (g.device === 'cuda') {
+    const swapped = (rows: Value, shape: readonly number[]) =>
+      g.reshape(g.transpose(g.reshape(rows, [...shape, C]), [1, 0, 2]), [M, C]);
+    const attended = selfAttention(g, swapped(x, [T, M / T]), names, { N: M / T, heads, bias: false });
+    return swapped(attended, [M / T, T]);
+  }
+  const [batch, d] = [(M / T) * heads, C / heads];
+  const matMul = (a: Value, b: Value, shape: readonly number[], attributes: Record<string, Attribute>) =>
+    g.op('FusedMatMul', [a, b], shape, { domain: 'com.microsoft', attributes });
+  const [q, k, v] = [names.q, names.k, names.v].map((name) =>
+    g.reshape(linear(g, x, name, C, { bias: false }), [T, batch, d]),
+  ) as [Value, Value, Value];
+  const across = { transBatchA: 1, transBatchB: 1, transB: 1, alpha: { float: d ** -0.5 } }; // [T, batch, d] as [batch, T, d]
+  const weights = g.map('Softmax', matMul(q, k, [batch, T, T], across), { attributes: { axis: -1 } });
+  const attended = matMul(weights, v, [batch, T, d], { transBatchB: 1 });
+  return linear(g, g.reshape(g.transpose(attended, [1, 0, 2]), [M, C]), names.out, C);
 }
 
 export interface AttentionNames {
@@ -159,9 +209,11 @@ export function upsampleConv(
         attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
       });
     });
-    return g.op('DepthToSpace', [g.concat(corners, 1)], [N, C, height, width], {
-      attributes: { blocksize: 2, mode: 'DCR' },
+    const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
+      const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
+      return g.reshape(g.concat(columns, 2), [N, C * H, width]); // DepthToSpace takes four times as long
     });
+    return g.reshape(g.concat([top!, bottom!], 2), [N, C, height, width]);
   });
 }
 

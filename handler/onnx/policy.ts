@@ -13,26 +13,21 @@
 import type { Device, Graph } from './graph.ts';
 
 /**
- * prepacked: weights in memory, in the layouts that run fastest, and the memory of values kept from run to run. lean: the same weights,
- * but what a value took goes back at once, for 4 % of time at size and a quarter in small. mapped: weights stay in their files and come
- * in page by page. cuda: weights on the GPU.
+ * prepacked: weights in memory, in the layouts that run fastest. mapped: weights stay in their files and come in page by page. cuda:
+ * weights on the GPU. Each keeps the memory of values from run to run.
  */
-export type Policy = 'prepacked' | 'lean' | 'mapped' | 'cuda';
+export type Policy = 'prepacked' | 'mapped' | 'cuda';
 
-/** onnxruntime's own options for each. Memory patterns are off: they cost the memory of all values a second time. */
+/**
+ * onnxruntime's own options for each. Memory patterns are off: they cost the memory of all values a second time. Its arena is on:
+ * without it the decoder takes twice the time, and the UNet twice the memory, for the system's allocator gives little back.
+ */
 export const SESSION = {
   prepacked: { executionProviders: ['cpu'], graphOptimizationLevel: 'all', enableMemPattern: false },
-  lean: {
-    executionProviders: ['cpu'],
-    graphOptimizationLevel: 'all',
-    enableMemPattern: false,
-    enableCpuMemArena: false,
-  },
   mapped: {
     executionProviders: ['cpu'],
     graphOptimizationLevel: 'extended', // 'all' brings weights into another layout, and so into memory
     enableMemPattern: false,
-    enableCpuMemArena: false,
     extra: { session: { disable_prepacking: '1' } },
   },
   cuda: { executionProviders: ['cuda', 'cpu'], graphOptimizationLevel: 'all', enableMemPattern: false },
@@ -49,10 +44,10 @@ export interface Demand {
 /** An estimate from the sizes of weights and values; the factors are those between estimate and measurement, rounded up. */
 export function demand(graph: Graph, policy: Policy): Demand {
   const weights = graph.weightBytes();
-  const values = 1.4 * graph.peakBytes();
-  if (policy === 'mapped') return { peak: values + 0.1 * weights, held: 64 * 2 ** 20 };
+  const values = 1.6 * graph.peakBytes();
+  if (policy === 'mapped') return { peak: values + 0.1 * weights, held: values };
   if (policy === 'cuda') return { peak: values + weights, held: values + weights };
-  return { peak: values + 1.6 * weights, held: 1.3 * weights + (policy === 'prepacked' ? values : 0) };
+  return { peak: values + 1.6 * weights, held: 1.3 * weights + values };
 }
 
 /** Runs from which weights in memory are worth the time to bring them there, */
@@ -70,9 +65,6 @@ export function choosePolicy(
 ): Policy {
   if (device === 'cuda') return 'cuda';
   if (runs < MANY_RUNS && graph.weightBytes() > FEW_BYTES) return 'mapped';
-  const fits = (policy: Policy) => {
-    const { peak, held } = demand(graph, policy);
-    return peak <= memory && held + beside <= memory;
-  };
-  return (['prepacked', 'lean'] as const).find(fits) ?? 'mapped';
+  const { peak, held } = demand(graph, 'prepacked');
+  return peak <= memory && held + beside <= memory ? 'prepacked' : 'mapped';
 }

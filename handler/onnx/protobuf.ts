@@ -25,6 +25,7 @@ export interface OnnxNode {
 export interface OnnxValue {
   name: string;
   type: ElementType;
+  /** −1: known in a run only */
   shape: readonly number[];
 }
 
@@ -85,7 +86,7 @@ function tensor(initializer: OnnxInitializer) {
 }
 
 function valueInfo({ name, type, shape }: OnnxValue) {
-  const dimensions = message().messages(1, shape, (size) => message().integer(1, size));
+  const dimensions = message().messages(1, shape, (size) => (size === -1 ? message() : message().integer(1, size)));
   const tensorType = message().integer(1, ELEMENT_TYPE[type]).message(2, dimensions);
   return message().text(1, name).message(2, message().message(1, tensorType));
 }

@@ -11,8 +11,10 @@ import {
   layerNorm,
   linear,
   mixFactor,
+  pointwise,
   selfAttention,
   silu,
+  temporalAttention,
   temporalResidual,
   upsampleConv,
 } from './layers.ts';
@@ -37,6 +39,9 @@ export const unetConfig = v.object({
   projection_class_embeddings_input_dim: v.optional(count, 768),
 });
 export type UNetConfig = v.InferOutput<typeof unetConfig>;
+
+/** Rows that go through a feed-forward at a time, at least: fewer take longer. */
+const FEW_ROWS = 512;
 
 /**
  * One evaluation: v for noisy latents beside the still's.
@@ -90,11 +95,34 @@ export function unet(
     return g.add(spatial, g.reshape(g.transpose(temporal, [0, 2, 1, 3]), spatial.shape));
   }
 
-  /** GEGLU feed-forward: [M, C] → [M, C]. The gate is the second half of the projection. */
-  function feedForward(x: Value, name: string): Value {
-    const C = x.shape[1]!;
-    const half = (rows: readonly [number, number]) => linear(g, x, `${name}.net.0.proj`, 8 * C, { rows });
-    return linear(g, g.mul(half([0, 4 * C]), gelu(g, half([4 * C, 8 * C]))), `${name}.net.2`, C);
+  /**
+   * The rows [M, C] and their GEGLU feed-forward after a norm, an eighth at a time: its intermediate values, of four times the width
+   * twice over, would take the most memory of all. The gate is the second half of the projection.
+   */
+  function feedForward(rows: Value, name: string, norm: string): Value {
+    const [M, C] = rows.shape as [number, number];
+    const onRows = g.device === 'cuda'; // which has no use for convolutions here
+    const half = (x: Value, part: readonly [number, number]) =>
+      onRows
+        ? linear(g, x, `${name}.net.0.proj`, 8 * C, { rows: part })
+        : pointwise(g, x, `${name}.net.0.proj`, 8 * C, part);
+    const geglu = (x: Value) => g.mul(half(x, [0, 4 * C]), gelu(g, half(x, [4 * C, 8 * C])));
+    const added = (y: Value) => {
+      const [m] = y.shape as [number];
+      const normal = layerNorm(g, y, norm);
+      if (onRows) return g.add(linear(g, geglu(normal), `${name}.net.2`, C), y);
+      // With all dimensions known to onnxruntime, or it would take each convolution's result out of its layout.
+      const channels = g.op('Reshape', [g.transpose(normal, [1, 0]), g.integers([1, C, m, 1])], [1, C, m, 1]);
+      const result = g.transpose(pointwise(g, geglu(channels), `${name}.net.2`, C), [0, 2, 1, 3]);
+      return g.add(g.op('Reshape', [result, g.op('Shape', [y], [2], { type: 'int64' })], y.shape), y);
+    };
+    const part = Math.max(FEW_ROWS, Math.ceil(M / 8)); // more parts gain nothing, and opening their graph takes seconds
+    if (part >= M || onRows) return added(rows);
+    const starts = Array.from({ length: Math.ceil(M / part) }, (_, i) => i * part);
+    return g.concat(
+      starts.map((start) => added(g.slice(rows, 0, start, Math.min(start + part, M)))),
+      0,
+    );
   }
 
   /** Cross-attention to a single key is that key's value, whatever the query: [B, C], added to every row of its branch. */
@@ -108,44 +136,37 @@ export function unet(
   function transformer(x: Value, name: string, heads: number, layers: number): Value {
     const [, C, height, width] = x.shape as [number, number, number, number];
     const HW = height * width;
-    const M = N * HW;
-    const rowsByTime = (rows: Value) => g.reshape(g.transpose(g.reshape(rows, [B, T, HW, C]), [0, 2, 1, 3]), [M, C]);
-    const rowsBySpace = (rows: Value) => g.reshape(g.transpose(g.reshape(rows, [B, HW, T, C]), [0, 2, 1, 3]), [M, C]);
+    const M = N * HW; // rows: places of the first frame, of the second …
 
     const positions = new Float32Array(T * C);
     for (let t = 0; t < T; t++) positions.set(timestepEmbedding(t, C), t * C);
     const frames = mlp(g.constant('positions', positions, [T, C]), `${name}.time_pos_embed`, 4 * C, C);
     const spatial = mixFactor(g, name);
 
-    const normal = groupNorm(g, x, `${name}.norm`, 1e-6);
-    let rows = g.reshape(g.transpose(g.reshape(normal, [N, C, HW]), [0, 2, 1]), [M, C]);
-    rows = linear(g, rows, `${name}.proj_in`, C);
+    const inner = pointwise(g, groupNorm(g, x, `${name}.norm`, 1e-6), `${name}.proj_in`, C);
+    let rows = g.reshape(g.transpose(g.reshape(inner, [N, C, HW]), [0, 2, 1]), [M, C]);
     for (let i = 0; i < layers; i++) {
       const block = `${name}.transformer_blocks.${i}`;
-      const attend = (y: Value, of: string, sequences: number) =>
-        g.add(
-          selfAttention(g, layerNorm(g, y, `${of}.norm1`), attentionNames(`${of}.attn1`), {
-            N: sequences,
-            heads,
-            bias: false,
-          }),
-          y,
-        );
-      rows = attend(rows, block, N);
+      const names = attentionNames(`${block}.attn1`);
+      rows = g.add(selfAttention(g, layerNorm(g, rows, `${block}.norm1`), names, { N, heads, bias: false }), rows);
       rows = crossAttention(rows, `${block}.attn2`);
-      rows = g.add(feedForward(layerNorm(g, rows, `${block}.norm3`), `${block}.ff`), rows);
+      rows = feedForward(rows, `${block}.ff`, `${block}.norm3`);
 
       const temporal = `${name}.temporal_transformer_blocks.${i}`;
       let y = g.reshape(g.add(g.reshape(rows, [B, T, HW, C]), g.reshape(frames, [1, T, 1, C])), [M, C]);
-      y = rowsByTime(y);
-      y = g.add(feedForward(layerNorm(g, y, `${temporal}.norm_in`), `${temporal}.ff_in`), y);
-      y = attend(y, temporal, B * HW);
+      y = feedForward(y, `${temporal}.ff_in`, `${temporal}.norm_in`);
+      const normal = layerNorm(g, y, `${temporal}.norm1`);
+      const branches = B === 1 ? [normal] : g.split(normal, 0, Array(B).fill(M / B));
+      const attended = branches.map((branch) =>
+        temporalAttention(g, branch, attentionNames(`${temporal}.attn1`), { T, heads }),
+      );
+      y = g.add(B === 1 ? attended[0]! : g.concat(attended, 0), y);
       y = crossAttention(y, `${temporal}.attn2`);
-      y = g.add(feedForward(layerNorm(g, y, `${temporal}.norm3`), `${temporal}.ff`), y);
-      rows = g.add(g.mul(rows, spatial), g.mul(rowsBySpace(y), complement(g, spatial)));
+      y = feedForward(y, `${temporal}.ff`, `${temporal}.norm3`);
+      rows = g.add(g.mul(rows, spatial), g.mul(y, complement(g, spatial)));
     }
-    rows = linear(g, rows, `${name}.proj_out`, C);
-    return g.add(g.reshape(g.transpose(g.reshape(rows, [N, HW, C]), [0, 2, 1]), x.shape), x);
+    const outer = g.reshape(g.transpose(g.reshape(rows, [N, HW, C]), [0, 2, 1]), x.shape);
+    return g.add(pointwise(g, outer, `${name}.proj_out`, C), x);
   }
 
   const attention = (x: Value, name: string, block: number) =>
