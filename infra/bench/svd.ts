@@ -34,7 +34,7 @@ const flags = readFlags({
   /** of the whole clip, which is of 256×384 */
   steps: { type: 'string', default: '4' },
   threads: { type: 'string', default: '2' },
-  rounds: { type: 'string', default: '5' },
+  rounds: { type: 'string', default: '3' },
   /** which networks, by name; default: all */
   only: { type: 'string', default: 'clip,encoder,unet,decoder,whole' },
   /** a Python with torch and diffusers; default: installed */
