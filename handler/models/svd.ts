@@ -24,6 +24,8 @@ import type { Clip, ClipRequest, ClipSize, Model } from './model.ts';
 const LATENT_SCALE = 8; // pixels a latent is wide and high
 const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
+/** written and kept, some MB each in the real size */
+const GRAPHS = 8;
 
 const extractorConfig = v.object({
   image_mean: v.pipe(v.array(v.number()), v.length(3)),
@@ -134,16 +136,26 @@ export function openSvd(
     return new JobError('out_of_memory', message, { cause: error });
   }
 
+  const written = new Map<string, Graph>(); // those of the last clips, which are often of one size
+  function graphOf(network: keyof typeof graphs, { H, W, T }: ClipSize): Graph {
+    const key = `${network} ${H} ${W} ${T}`;
+    const graph = written.get(key) ?? graphs[network]({ H, W, T });
+    written.delete(key);
+    written.set(key, graph);
+    if (written.size > GRAPHS) written.delete(written.keys().next().value!);
+    return graph;
+  }
+
   const networks = {
-    clip: () => sessions.at('clip', graphs.clip(), { runs: 1 }),
-    encoder: (size: ClipSize) => sessions.at('encoder', graphs.encoder(size), { runs: 1 }),
+    clip: () => sessions.at('clip', graphOf('clip', { H: CLIP_SIZE, W: CLIP_SIZE, T: 1 }), { runs: 1 }),
+    encoder: ({ H, W }: ClipSize) => sessions.at('encoder', graphOf('encoder', { H, W, T: 1 }), { runs: 1 }),
     /** @param decoding_t frames that are decoded at a time afterwards */
     unet: (size: ClipSize, decoding_t: number, steps: number) => {
       const chunk = { ...size, T: chunkThatFits(size, decoding_t) };
-      const beside = Math.max(needOf('decoder', chunk), demand(graphs.decoder(chunk), 'prepacked').peak);
-      return sessions.at('unet', graphs.unet(size), { runs: 2 * steps, beside });
+      const beside = Math.max(needOf('decoder', chunk), demand(graphOf('decoder', chunk), 'prepacked').peak);
+      return sessions.at('unet', graphOf('unet', size), { runs: 2 * steps, beside });
     },
-    decoder: (size: ClipSize) => sessions.at('decoder', graphs.decoder(size), { runs: 1 }),
+    decoder: (size: ClipSize) => sessions.at('decoder', graphOf('decoder', size), { runs: 1 }),
   };
 
   // Clips share the networks' sessions, so one is open at a time; jobs beside it wait for their turn.

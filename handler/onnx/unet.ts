@@ -96,8 +96,8 @@ export function unet(
   }
 
   /**
-   * The rows [M, C] and their GEGLU feed-forward after a norm, an eighth at a time: its intermediate values, of four times the width
-   * twice over, would take the most memory of all. The gate is the second half of the projection.
+   * The rows [M, C] and their GEGLU feed-forward after a norm, at the first level one half after the other: its intermediate values, of
+   * four times the width twice over, would take the most memory of all. The gate is the second half of the projection.
    */
   function feedForward(rows: Value, name: string, norm: string): Value {
     const [M, C] = rows.shape as [number, number];
@@ -116,7 +116,7 @@ export function unet(
       const result = g.transpose(pointwise(g, geglu(channels), `${name}.net.2`, C), [0, 2, 1, 3]);
       return g.add(g.op('Reshape', [result, g.op('Shape', [y], [2], { type: 'int64' })], y.shape), y);
     };
-    const part = Math.max(FEW_ROWS, Math.ceil(M / 8)); // more parts gain nothing, and opening their graph takes seconds
+    const part = Math.max(FEW_ROWS, Math.ceil((N * h * w * channels[0]!) / 2 / C)); // more parts gain little, and opening their graph takes longer
     if (part >= M || onRows) return added(rows);
     const starts = Array.from({ length: Math.ceil(M / part) }, (_, i) => i * part);
     return g.concat(

@@ -53,14 +53,20 @@ async function compare() {
     : [];
   const most: Aim = { of: 'ratio', most: 0.7 };
   const rows: Row[] = [];
+  const against = (what: string, part: Part | undefined, of: number, aim?: Aim) => {
+    if (!part) return; // it ended early, and said why
+    const theirs = peer[of]?.peak;
+    const pair = { ours: part.peak, ...(theirs !== undefined && { theirs }) };
+    rows.push(row(what, 'GiB', [pair], { peer: 'diffusers', ...(aim && { aim }) }));
+  };
   for (const memory of flags.memory.split(',')) {
-    const parts = await follow(own('--run', memory));
-    const labels = ['until ready', 'a guided step', ...chunks.map((count) => `${count} frames decoded`)];
-    for (const [i, label] of labels.entries()) {
-      const theirs = peer[i]?.peak;
-      const pair = { ours: parts[i]!.peak, ...(theirs !== undefined && { theirs }) };
-      const given = flags.memory.includes(',') ? `, given ${memory} GiB` : '';
-      rows.push(row(`memory ${label}${given}`, 'GiB', [pair], { peer: 'diffusers', ...(i > 0 && { aim: most }) }));
+    const given = flags.memory.includes(',') ? `, given ${memory} GiB` : '';
+    for (const [i, count] of chunks.entries()) {
+      // Each as a job would: with the networks of its own size kept, and none of others.
+      const [ready, step, decoded] = await follow(own('--run', memory, '--decoding_t', String(count)));
+      if (i === 0) against(`memory until ready${given}`, ready, 0);
+      if (i === 0) against(`memory, a guided step${given}`, step, 1, most);
+      against(`memory, ${count} frames decoded${given}`, decoded, 2 + i, most);
     }
   }
 
@@ -121,7 +127,7 @@ async function follow(child: ChildProcess): Promise<Part[]> {
   return parts;
 }
 
-/** In a child: loads, samples one step, decodes one chunk of each length. */
+/** In a child: loads, samples one step, decodes one chunk. */
 async function clip(memory: number) {
   console.log('begin');
   const model = openSvd(flags.model, { threads, memory });
@@ -131,19 +137,14 @@ async function clip(memory: number) {
   const still = { data: new Uint8Array(3 * H * W).fill(120), width: W, height: H };
   const numbers = { fps: 6, motion_bucket_id: 127, cond_aug: 0.02, steps: 25 };
   const { signal } = new AbortController();
-  const open = (decoding_t: number) => model.open({ ...numbers, H, W, T, decoding_t, still, randn, signal });
-  let clip = await open(chunks[0]!);
+  const clip = await model.open({ ...numbers, H, W, T, decoding_t: chunks[0]!, still, randn, signal });
   const latents = randn(clip.shape.reduce((product, size) => product * size, 1));
   await clip.denoise(latents, 1, true);
   await clip.denoise(latents, 1, false);
   console.log('done');
-  for (const count of chunks) {
-    await clip.close();
-    clip = await open(count);
-    let frames = 0;
-    for await (const _ of clip.decode(latents)) if (++frames === Math.min(count, T)) break;
-    console.log('done');
-  }
+  let frames = 0;
+  for await (const _ of clip.decode(latents)) if (++frames === Math.min(chunks[0]!, T)) break;
+  console.log('done');
 }
 
 /** In a child: opens a UNet whose weights stay in their file. */
