@@ -19,12 +19,14 @@ export function createForm(parameters, { onTask }) {
   const settings = createSettings(parameters, { isOfFour: source.isPrompt });
   let pause;
   let trial = new AbortController(); // the dry run under way
+  let isSettled = false; // what is said of the cost is of the form as it stands
   let attempt; // {key, entries}: a post that may have arrived or not
   let hints = []; // fields that the last dry run said something about
 
   function changed() {
     settings.refresh();
     settings.check({ isAll: false });
+    isSettled = false;
     clearTimeout(pause);
     pause = setTimeout(settle, PAUSE);
   }
@@ -53,6 +55,7 @@ export function createForm(parameters, { onTask }) {
   }
 
   function showCost(estimate) {
+    isSettled = true;
     const time = estimate && `up to ${duration(estimate.gpu_seconds)} of computing`;
     $('cost').textContent = !estimate
       ? ''
@@ -109,10 +112,14 @@ export function createForm(parameters, { onTask }) {
     const [wrong] = settings.check({ isAll: true });
     const first = checkSource({ isNeeded: true }) ?? (wrong && settings.input(wrong));
     if (first) return first.focus();
+    // What is said of the post must not be taken back by a dry run of the same, for which any picture will do.
+    clearTimeout(pause);
+    trial.abort();
     $('make').disabled = true;
     $('make').textContent = 'Sending…';
     try {
       onTask(await send([source.entry(), ...settings.entries()]));
+      if (!isSettled) changed(); // what it costs has not been said yet
     } catch (error) {
       const inputs = (error.errors ?? []).map(({ field, message }) => showAt(field, message, true)).filter(Boolean);
       hints = (error.errors ?? []).map(({ field }) => field);

@@ -151,13 +151,13 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       for (const part of ['#key-part', '#forget', '#budget', '#outage'])
         expect(await page.isVisible(part), part).toBe(false);
       await choosePicture();
-      await makeSmall({ steps: 1000 }); // so many that they are seen
+      await makeSmall({ steps: 1000, T: 50, W: 128, H: 128 }); // so much that they are seen
       await shows('#cost', /^At most \$0\.\d\d, up to \d+ s of computing$/);
       const { id, input } = await make();
       await page.waitForSelector(`${newest} img.still`);
       await shows(`${newest} .stage`, /^Sampling, \d+ of 1000$/);
-      expect(await playing(page)).toMatchObject({ width: 64, height: 64 });
-      await shows(`${newest} .facts`, new RegExp(`^64 × 640.7 sSeed ${input.seed}\\$0\\.0`));
+      expect(await playing(page)).toMatchObject({ width: 128, height: 128 });
+      await shows(`${newest} .facts`, new RegExp(`^128 × 1288.3 sSeed ${input.seed}\\$0\\.0`));
 
       const saved = page.waitForEvent('download');
       await page.click(`[id="${id}"] a[download]`);
@@ -539,13 +539,19 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await shows('#image_url-problem', /^must lead to/);
       await page.fill('#image_url', 'https://example.com/a.png');
       expect((await make()).input).toMatchObject({ image_url: 'https://example.com/a.png' });
+      await page.clock.install();
       await page.setInputFiles('#image', {
         name: 'broken.png',
         mimeType: 'image/png',
         buffer: Buffer.from('no picture'),
       });
+      await page.clock.pauseAt(Date.now() + 60); // sooner than the form looks at its settings by itself
       await page.click('#make');
       await eventually(async () => expect(await page.textContent('#image-problem')).not.toBe(''));
+      const dryRuns = asked('dry_run').length;
+      await page.clock.runFor(1000);
+      expect(asked('dry_run')).toHaveLength(dryRuns);
+      expect(await page.textContent('#image-problem')).not.toBe('');
     });
 
     test('a link that has expired is asked for again', async () => {
