@@ -109,12 +109,16 @@ export function createForm(parameters, { onTask }) {
   async function submit(event) {
     event.preventDefault();
     refuse('');
-    const [wrong] = settings.check({ isAll: true });
-    const first = checkSource({ isNeeded: true }) ?? (wrong && settings.input(wrong));
-    if (first) return first.focus();
-    // What is said of the post must not be taken back by a dry run of the same, for which any picture will do.
+    // What is now said must not be taken back by a look at the form that is still to come: nothing need be given for that, and any
+    // picture will do.
     clearTimeout(pause);
     trial.abort();
+    const [wrong] = settings.check({ isAll: true });
+    const first = checkSource({ isNeeded: true }) ?? (wrong && settings.input(wrong));
+    if (first) {
+      if (!isSettled) showCost();
+      return first.focus();
+    }
     $('make').disabled = true;
     $('make').textContent = 'Sending…';
     try {
