@@ -761,7 +761,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await page.waitForSelector('#form', { state: 'visible' });
         await service.store.changeKey(id, { revoked_at: Date.now() });
         service.clock.ahead += 1000; // for so long a key counts as known
-        await post();
+        await writePrompt('a lighthouse'); // the form asks what it will cost
         await isSaid('#key-error', 'this API key is not valid');
         const { text: next } = await service.key();
         await enter(next);
