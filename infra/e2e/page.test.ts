@@ -759,9 +759,14 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         const { id, text } = await service.key();
         await enter(text);
         await page.waitForSelector('#form', { state: 'visible' });
+        const looked = page.waitForResponse(
+          (response) => response.request().postData()?.includes('lighthouse') ?? false,
+        );
+        await writePrompt('a lighthouse');
+        await looked; // so the form has nothing more to ask by itself
         await service.store.changeKey(id, { revoked_at: Date.now() });
         service.clock.ahead += 1000; // for so long a key counts as known
-        await writePrompt('a lighthouse'); // the form asks what it will cost
+        await page.click('#make');
         await isSaid('#key-error', 'this API key is not valid');
         const { text: next } = await service.key();
         await enter(next);
