@@ -1,7 +1,8 @@
 /**
  * How a network's session is opened, by device, memory and how often it will run.
  *
- * Measured on two cores with a svd_xt UNet of the real size (1.525 B random parameters, half-precision files):
+ * Measured on two cores with a svd_xt UNet of the real size (1.525 B random parameters, half-precision files), before feed-forwards were
+ * convolutions and the first dimension was left open, which made runs shorter, their values smaller and a mapped opening 0.5 s longer:
  *
  * |           | opened in | memory then | at most | a run of 2×8×8 | of 7×32×56 |
  * |-----------|-----------|-------------|---------|----------------|------------|

@@ -4,6 +4,7 @@
  * memory is read from /proc (Linux).
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -54,7 +55,7 @@ async function compare() {
   const most: Aim = { of: 'ratio', most: 0.7 };
   const rows: Row[] = [];
   const against = (what: string, part: Part | undefined, of: number, aim?: Aim) => {
-    if (!part) return; // it ended early, and said why
+    if (!part) throw new Error(`${what}: the process ended early`);
     const theirs = peer[of]?.peak;
     const pair = { ours: part.peak, ...(theirs !== undefined && { theirs }) };
     rows.push(row(what, 'GiB', [pair], { peer: 'diffusers', ...(aim && { aim }) }));
@@ -71,11 +72,11 @@ async function compare() {
   }
 
   const made = fullSize();
-  const [{ peak, seconds }] = (await follow(own('--run', 'ready', '--model', made.folder))) as [Part];
-  made.remove();
+  const [part] = await follow(own('--run', 'ready', '--model', made.folder)).finally(made.remove);
+  if (!part) throw new Error('a UNet of svd_xt’s size could not be opened');
   rows.push(
-    row('UNet of svd_xt’s size ready, mapped', 's', [{ ours: seconds }], { aim: { of: 'ours', most: 1 } }),
-    row('its memory then', 'GiB', [{ ours: peak }], { aim: { of: 'ours', most: 0.3 } }),
+    row('UNet of svd_xt’s size ready, mapped', 's', [{ ours: part.seconds }], { aim: { of: 'ours', most: 1 } }),
+    row('its memory then', 'GiB', [{ ours: part.peak }], { aim: { of: 'ours', most: 0.3 } }),
   );
   tell(
     `Memory of its own at most: ${W}×${H}, ${T} frames, ${threads} threads, ${flags.model.split('/').at(-1)}; a guided step is both branches.`,
@@ -111,9 +112,13 @@ async function follow(child: ChildProcess): Promise<Part[]> {
   child.stderr!.on('data', (text) => {
     complaint = (complaint + text).slice(-1000);
   });
-  child.once('error', (error) => {
-    complaint = error.message; // it could not be started
-  });
+  const gone = once(child, 'close').then(
+    ([code]) => code === 0,
+    (error) => {
+      complaint = error.message; // it could not be started
+      return false;
+    },
+  );
   const parts: Part[] = [];
   let since = performance.now();
   for await (const line of createInterface({ input: child.stdout! })) {
@@ -123,7 +128,7 @@ async function follow(child: ChildProcess): Promise<Part[]> {
     peak = anonymous();
   }
   clearInterval(timer);
-  if (parts.length === 0 || child.exitCode) say(`a process ended early: ${complaint.trim().split('\n').at(-1)}`);
+  if (!(await gone)) say(`a process ended early: ${complaint.trim().split('\n').at(-1) || 'killed'}`);
   return parts;
 }
 
