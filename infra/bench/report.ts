@@ -14,8 +14,9 @@ export interface Row {
   /** what it is measured beside, by name */
   peer?: string;
   theirs?: number;
-  /** ours / theirs of the same round: median, lowest, highest; without a peer the spread of ours */
+  /** ours / theirs of the same round */
   ratio?: Spread;
+  /** of ours alone */
   spread: Spread;
   aim?: Aim;
 }

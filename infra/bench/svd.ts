@@ -46,6 +46,9 @@ const [H, W, T, steps, threads, rounds] = [flags.H, flags.W, flags.T, flags.step
 const only = flags.only.split(',');
 
 const NAMES = { clip: 'CLIP', encoder: 'VAE encoder', unet: 'UNet', decoder: 'temporal decoder' };
+const unknown = only.find((name) => name !== 'whole' && !(name in NAMES));
+if (unknown !== undefined) throw new Error(`--only ${unknown}: one or more of ${Object.keys(NAMES)},whole`);
+
 const peerPython = await diffusersPython(flags.python);
 const rows: Row[] = [];
 await measureNetworks();
@@ -118,8 +121,10 @@ async function matrixProduct(peer: Peer | undefined) {
     const once = () => peer.run({ run: 'sgemm', H, W, T, steps, threads });
     return { name: `${name}, torch`, rate: () => best(once), close: peer.close };
   }
-  const none = { file: '', folder: '', name: '', get: () => Promise.reject() as never };
-  const g = createGraph(none);
+  const get = () => {
+    throw new Error('a product of inputs has no weights');
+  };
+  const g = createGraph({ file: '', folder: '', name: '', get });
   const operands = ['a', 'b'].map((name) => g.input(name, [MATRIX, MATRIX]));
   g.output('product', g.op('MatMul', operands, [MATRIX, MATRIX]));
   const session = await openSession(g, { threads });
