@@ -8,8 +8,8 @@ import * as v from 'valibot';
 import { JobError } from '../job.ts';
 import { clipConfig, clipVision } from '../onnx/clip.ts';
 import { usableMemory } from '../onnx/device.ts';
-import type { Device, Graph, GraphOptions } from '../onnx/graph.ts';
-import { demand } from '../onnx/policy.ts';
+import type { Graph, GraphOptions, Policy } from '../onnx/graph.ts';
+import { type Device, demand } from '../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../onnx/safetensors.ts';
 import { OutOfMemory } from '../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../onnx/sessions.ts';
@@ -25,7 +25,7 @@ const LATENT_SCALE = 8; // pixels a latent is wide and high
 const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
 /** written and kept, some MB each in the real size */
-const GRAPHS = 8;
+const GRAPHS = 16;
 
 const extractorConfig = v.object({
   image_mean: v.pipe(v.array(v.number()), v.length(3)),
@@ -75,31 +75,33 @@ export function openSvd(
   };
   checkConfigs(folder, configs);
 
-  const half: GraphOptions = device === 'cuda' ? { device, precision: 'float16' } : {};
+  const suited = (policy: Policy): GraphOptions => ({ policy, precision: policy === 'cuda' ? 'float16' : 'float32' });
   const graphs = {
-    clip: () => clipVision(weights.clip, configs.clip, half),
+    clip: (policy: Policy) => clipVision(weights.clip, configs.clip, suited(policy)),
     // In half precision the encoder overflows, as diffusers' force_upcast knows.
-    encoder: ({ H, W }: { H: number; W: number }) => vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { device }),
-    unet: ({ T, H, W }: ClipSize) =>
-      unet(weights.unet, configs.unet, { B: 1, T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, half),
-    decoder: ({ T, H, W }: ClipSize) =>
-      vaeDecoder(weights.vae, configs.vae, { T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, half),
+    encoder: (policy: Policy, { H, W }: ClipSize) => vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { policy }),
+    unet: (policy: Policy, { T, H, W }: ClipSize) =>
+      unet(weights.unet, configs.unet, { B: 1, T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy)),
+    decoder: (policy: Policy, { T, H, W }: ClipSize) =>
+      vaeDecoder(weights.vae, configs.vae, { T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy)),
   };
+  type Network = keyof typeof graphs;
+  const [bestPolicy, leastPolicy] =
+    device === 'cuda' ? (['cuda', 'cuda'] as const) : (['prepacked', 'mapped'] as const);
   // Written once in small, so that a tensor that is missing or of another shape is found now and not by a job.
-  for (const graph of Object.values(graphs)) graph({ T: 1, H: 64, W: 64 });
+  for (const graph of Object.values(graphs)) graph(leastPolicy, { T: 1, H: 64, W: 64 });
 
   const sessions = createSessions({ device, memory, ...options });
 
-  const leastPolicy = device === 'cuda' ? 'cuda' : 'mapped';
   const needs = new Map<string, number>(); // graphs of the real size take a tenth of a second to write
   /** Bytes that a network needs at least, with what becomes of its output here. */
-  function needOf(network: keyof typeof graphs, { H, W, T }: ClipSize): number {
+  function needOf(network: Network, { H, W, T }: ClipSize): number {
     const key = `${network} ${H} ${W} ${T}`;
     const known = needs.get(key);
     if (known !== undefined) return known;
-    const graph: Graph = graphs[network]({ H, W, T });
+    const graph = graphs[network](leastPolicy, { H, W, T });
     const output = graph.outputs[0]!.shape.reduce((product, size) => product * size, 1);
-    const need = demand(graph, leastPolicy).peak + (device === 'cpu' ? 2 * 4 * output : 0);
+    const need = demand(graph).peak + (device === 'cpu' ? 2 * 4 * output : 0);
     needs.set(key, need);
     return need;
   }
@@ -137,14 +139,16 @@ export function openSvd(
   }
 
   const written = new Map<string, Graph>(); // those of the last clips, which are often of one size
-  function graphOf(network: keyof typeof graphs, { H, W, T }: ClipSize): Graph {
-    const key = `${network} ${H} ${W} ${T}`;
-    const graph = written.get(key) ?? graphs[network]({ H, W, T });
-    written.delete(key);
-    written.set(key, graph);
-    if (written.size > GRAPHS) written.delete(written.keys().next().value!);
-    return graph;
-  }
+  const graphOf =
+    (network: Network, { H, W, T }: ClipSize) =>
+    (policy: Policy): Graph => {
+      const key = `${network} ${policy} ${H} ${W} ${T}`;
+      const graph = written.get(key) ?? graphs[network](policy, { H, W, T });
+      written.delete(key);
+      written.set(key, graph);
+      if (written.size > GRAPHS) written.delete(written.keys().next().value!);
+      return graph;
+    };
 
   const networks = {
     clip: () => sessions.at('clip', graphOf('clip', { H: CLIP_SIZE, W: CLIP_SIZE, T: 1 }), { runs: 1 }),
@@ -152,7 +156,7 @@ export function openSvd(
     /** @param decoding_t frames that are decoded at a time afterwards */
     unet: (size: ClipSize, decoding_t: number, steps: number) => {
       const chunk = { ...size, T: chunkThatFits(size, decoding_t) };
-      const beside = Math.max(needOf('decoder', chunk), demand(graphOf('decoder', chunk), 'prepacked').peak);
+      const beside = Math.max(needOf('decoder', chunk), demand(graphOf('decoder', chunk)(bestPolicy)).peak);
       return sessions.at('unet', graphOf('unet', size), { runs: 2 * steps, beside });
     },
     decoder: (size: ClipSize) => sessions.at('decoder', graphOf('decoder', size), { runs: 1 }),

@@ -4,8 +4,10 @@ import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { createGraph, type Device } from './graph.ts';
+import { createGraph } from './graph.ts';
+import type { Device } from './policy.ts';
 import { CUDA_PROVIDER, providerFolder } from './provider.ts';
+import type { SafeTensors } from './safetensors.ts';
 import { openSession } from './session.ts';
 
 export interface ChosenDevice {
@@ -46,14 +48,15 @@ async function cudaObstacle(): Promise<string | undefined> {
   if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
     return 'onnxruntime’s CUDA provider is not in place (npm run cuda)';
   try {
-    const graph = createGraph({
+    const none: SafeTensors = {
       ...{ file: '', folder: '.', name: '' },
       get(tensor) {
         throw new Error(`${tensor}: there are no weights`);
       },
-    });
+    };
+    const graph = createGraph(none, { policy: 'cuda' });
     graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));
-    const session = await openSession(graph, { policy: 'cuda' });
+    const session = await openSession(graph);
     await session.run({ x: new Float32Array(1) });
     await session.close();
     return undefined;

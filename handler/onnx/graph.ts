@@ -40,18 +40,23 @@ interface OpOptions {
 }
 
 export interface GraphOptions {
-  /** what the formulations suit; default cpu */
-  device?: Device;
+  /** what the formulations suit; default prepacked */
+  policy?: Policy;
   /** what is computed in, whatever the weights are stored as; default float32. Inputs and outputs are float32 all the same. */
   precision?: 'float32' | 'float16';
 }
-export type Device = 'cpu' | 'cuda';
+
+/**
+ * Where the weights are while a network runs. prepacked: in memory, in the layouts that run fastest, with what is made of them once.
+ * mapped: they stay in their files and come in page by page. cuda: on the GPU.
+ */
+export type Policy = 'prepacked' | 'mapped' | 'cuda';
 
 /** Operators whose output is their input's memory under another shape. */
 const VIEWS = ['Reshape', 'Identity'];
 
 /** @param weights the network's file */
-export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 'float32' }: GraphOptions = {}) {
+export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
   /** What is made of weights and constants. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
   const early: OnnxNode[] = [];
@@ -249,6 +254,20 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     return peak;
   }
 
+  /** Bytes of the weights, and of what is made of them alone, that runs take: at the precision that is computed in. */
+  function weightBytes(): number {
+    const constant = new Set(initializers.map(({ name }) => name));
+    const used = new Set<string>();
+    for (const node of [...early, ...nodes]) {
+      const operands = node.inputs.filter((name) => name !== '');
+      if (policy !== 'mapped' && operands.every((name) => constant.has(name) && !replaceable.has(name)))
+        for (const name of node.outputs) constant.add(name);
+      else for (const name of operands) if (constant.has(name)) used.add(name);
+    }
+    const elements = [...used].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
+    return elements * (precision === 'float16' ? 2 : 4);
+  }
+
   /** Multiplications and additions of one run, those of matrix products and convolutions, which are nearly all. */
   function operations(): number {
     const shapeOf = (name: string) => values.get(name)!.shape;
@@ -273,7 +292,7 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     integers,
     reshape,
     transpose,
-    device,
+    policy,
 
     input(name: string, shape: readonly number[]): Value {
       const value = { name, type: 'float32' as const, shape };
@@ -302,18 +321,14 @@ export function createGraph(weights: SafeTensors, { device = 'cpu', precision = 
     outputs,
     /** where the weights lie */
     folder: weights.folder,
-    /** bytes of all weights at the precision that is computed in */
-    weightBytes: () =>
-      initializers.reduce((sum, { shape }) => sum + product(shape), 0) * (precision === 'float16' ? 2 : 4),
+    weightBytes,
     peakBytes,
     operations,
-    /**
-     * @param overridable also list the stored weights as inputs, which ONNX lets callers replace: onnxruntime then folds nothing that
-     * is made of them, so that half-precision weights stay in the file and are cast anew in each run
-     */
-    encode({ overridable = false } = {}): Uint8Array {
+    encode(): Uint8Array {
+      // Mapped weights are listed as inputs too, which ONNX lets callers replace: onnxruntime then folds nothing that is made of them, so
+      // that half-precision weights stay in the file and are cast anew in each run.
       const also = initializers.filter(
-        (initializer) => replaceable.has(initializer.name) || (overridable && 'external' in initializer),
+        (initializer) => replaceable.has(initializer.name) || (policy === 'mapped' && 'external' in initializer),
       );
       return encodeModel({
         nodes: [...early, ...nodes],

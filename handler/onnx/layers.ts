@@ -2,6 +2,7 @@
  * The layers that SVD's networks are made of, in the formulations that onnxruntime runs fastest on a CPU (measured; ARCHITECTURE.md).
  * Each is named by its place in the weights file; x is [N, C, H, W] for pictures, [M, C] for rows of features.
  */
+import { temporalConv } from './conv.ts';
 import type { Graph, Value } from './graph.ts';
 import type { Attribute } from './protobuf.ts';
 
@@ -25,55 +26,6 @@ export function linear(
   return bias ? g.add(y, g.weight(`${name}.bias`, [out], options)) : y;
 }
 
-interface ConvOptions {
-  kernel?: number;
-  stride?: number;
-  /** top, left, bottom, right; half the kernel unless given */
-  pads?: readonly [number, number, number, number];
-}
-
-/** [N, C, H, W] → [N, out, …] */
-export function conv2d(
-  g: Graph,
-  x: Value,
-  name: string,
-  out: number,
-  { kernel = 3, stride = 1, pads }: ConvOptions = {},
-): Value {
-  const [N, C, H, W] = x.shape as [number, number, number, number];
-  const [top, left, bottom, right] = pads ?? Array<number>(4).fill(kernel >> 1);
-  const size = (length: number, before: number, after: number) =>
-    Math.floor((length + before + after - kernel) / stride) + 1;
-  const operands = [x, g.weight(`${name}.weight`, [out, C, kernel, kernel]), g.weight(`${name}.bias`, [out])];
-  return g.op('Conv', operands, [N, out, size(H, top!, bottom!), size(W, left!, right!)], {
-    attributes: { kernel_shape: [kernel, kernel], strides: [stride, stride], pads: [top!, left!, bottom!, right!] },
-  });
-}
-
-/** A linear layer over the channels of [N, C, H, W] → [N, out, H, W]: from about 320 channels the fastest way to multiply by a matrix. */
-export function pointwise(
-  g: Graph,
-  x: Value,
-  name: string,
-  out: number,
-  rows: readonly [from: number, to: number] = [0, out],
-): Value {
-  const C = x.shape[1]!;
-  const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
-  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out], { rows })], x.shape.with(1, rows[1] - rows[0]), {
-    attributes: { kernel_shape: [1, 1] },
-  });
-}
-
-/** A convolution of three over the frames: [B, C, T, H·W] → [B, out, T, H·W]; the Conv3d kernel is seen as a 3×1 one. */
-export function temporalConv(g: Graph, x: Value, name: string, out: number): Value {
-  const [B, C, T, HW] = x.shape as [number, number, number, number];
-  const weight = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });
-  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out])], [B, out, T, HW], {
-    attributes: { kernel_shape: [3, 1], pads: [1, 0, 1, 0] },
-  });
-}
-
 /**
  * Over groups of channels of [N, C, …]. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread, and each
  * channel's scale and shift is a depthwise 1×1 convolution, which fuses.
@@ -84,7 +36,7 @@ export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Va
   const groups = g.reshape(x, [N, GROUPS, length]);
   const options = { attributes: { epsilon: { float: epsilon } } };
   const point = rest.map(() => 1);
-  if (g.device === 'cuda') {
+  if (g.policy === 'cuda') {
     const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
     const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
     const normal = g.op('InstanceNormalization', [groups, ones, zeros], groups.shape, options);
@@ -143,7 +95,7 @@ export function temporalAttention(
   { T, heads }: { T: number; heads: number },
 ): Value {
   const [M, C] = x.shape as [number, number];
-  if (g.device === 'cuda') {
+  if (g.policy === 'cuda') {
     const swapped = (rows: Value, shape: readonly number[]) =>
       g.reshape(g.transpose(g.reshape(rows, [...shape, C]), [1, 0, 2]), [M, C]);
     const attended = selfAttention(g, swapped(x, [T, M / T]), names, { N: M / T, heads, bias: false });
@@ -175,47 +127,6 @@ export const attentionNames = (name: string): AttentionNames => ({
   v: `${name}.to_v`,
   out: `${name}.to_out.0`,
 });
-
-/**
- * Nearest-neighbour upsampling and a 3×3 convolution, of each of several pictures of one shape. For a doubling on a processor they are
- * four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times
- * fewer multiplications.
- */
-export function upsampleConv(
-  g: Graph,
-  pictures: readonly Value[],
-  name: string,
-  [height, width]: readonly [number, number],
-): Value[] {
-  const [N, C, H, W] = pictures[0]!.shape as [number, number, number, number];
-  if (height !== 2 * H || width !== 2 * W || g.device === 'cuda') {
-    const sizes = g.integers([N, C, height, width]);
-    const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
-    return pictures.map((x) =>
-      conv2d(g, g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], { attributes }), name, C),
-    );
-  }
-  const bias = g.weight(`${name}.bias`, [C]);
-  /** The first of three rows and the sum of the others, and the other way round. */
-  const merged = (kernel: Value, axis: number) => {
-    const [a, b, c] = g.split(kernel, axis, [1, 1, 1]) as [Value, Value, Value];
-    return [g.concat([a, g.add(b, c)], axis), g.concat([g.add(a, b), c], axis)];
-  };
-  const kernels = merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2).flatMap((rows) => merged(rows, 3));
-  return pictures.map((x) => {
-    const corners = kernels.map((kernel, i) => {
-      const [bottom, right] = [i >> 1, i & 1];
-      return g.op('Conv', [x, kernel, bias], [N, C, H, W], {
-        attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
-      });
-    });
-    const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
-      const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
-      return g.reshape(g.concat(columns, 2), [N, C * H, width]); // DepthToSpace takes four times as long
-    });
-    return g.reshape(g.concat([top!, bottom!], 2), [N, C, height, width]);
-  });
-}
 
 interface TemporalOptions {
   epsilon: number;

@@ -8,7 +8,6 @@ import { inSinglePrecision, psnr, reference, referenceNames, SMALL_SVD } from '.
 import { timestepEmbedding } from '../svd/conditioning.ts';
 import { clipConfig, clipVision } from './clip.ts';
 import { createGraph, type Graph, type GraphOptions } from './graph.ts';
-import type { Policy } from './policy.ts';
 import { openSafeTensors } from './safetensors.ts';
 import { openSession } from './session.ts';
 import { unet, unetConfig } from './unet.ts';
@@ -30,8 +29,10 @@ const cases = (network: string) => [
   ...new Set(referenceNames.filter((name) => name.startsWith(`${network} `)).map((name) => name.split('/')[0]!)),
 ];
 
-async function run(graph: Graph, feeds: Record<string, Float32Array>, policy?: Policy) {
-  const session = await openSession(graph, { threads: 1, ...(policy && { policy }) });
+/** On a processor, whatever the graph is written for. */
+async function run(graph: Graph, feeds: Record<string, Float32Array>) {
+  const policy = graph.policy === 'cuda' ? 'prepacked' : graph.policy;
+  const session = await openSession(graph, { threads: 1, policy });
   const result = await session.run(feeds);
   await session.close();
   return result;
@@ -39,22 +40,22 @@ async function run(graph: Graph, feeds: Record<string, Float32Array>, policy?: P
 
 interface Variant {
   files: 'half' | 'single';
-  policy: Policy;
   graph: GraphOptions;
   mark: number;
 }
-const float32 = { graph: {}, mark: MARK };
+const prepacked = { graph: { policy: 'prepacked' }, mark: MARK } as const;
+const mapped = { graph: { policy: 'mapped' }, mark: MARK } as const;
 /** What a GPU is given, computed here by a processor: its rounding is that of half precision. */
-const float16 = { graph: { device: 'cuda', precision: 'float16' }, mark: 70 } as const;
+const float16 = { graph: { policy: 'cuda', precision: 'float16' }, mark: 70 } as const;
 
 describe.each<Variant>([
-  { files: 'half', policy: 'prepacked', ...float32 },
-  { files: 'half', policy: 'mapped', ...float32 },
-  { files: 'single', policy: 'prepacked', ...float32 },
-  { files: 'single', policy: 'mapped', ...float32 },
-  { files: 'half', policy: 'prepacked', ...float16 },
-  { files: 'single', policy: 'prepacked', ...float16 },
-])('with files in $files precision, $policy, graphs $graph', ({ files, policy, graph: options, mark }) => {
+  { files: 'half', ...prepacked },
+  { files: 'half', ...mapped },
+  { files: 'single', ...prepacked },
+  { files: 'single', ...mapped },
+  { files: 'half', ...float16 },
+  { files: 'single', ...float16 },
+])('with files in $files precision, graphs $graph', ({ files, graph: options, mark }) => {
   const weights = (folder: string, name: string) =>
     files === 'half'
       ? openSafeTensors(join(SMALL_SVD, folder, `${name}.fp16.safetensors`))
@@ -69,7 +70,7 @@ describe.each<Variant>([
     const time = timestepEmbedding(reference(`${name}/timestep`).data[0]!, 64);
     const file = weights('unet', 'diffusion_pytorch_model');
     const graph = unet(file, config(unetConfig, 'unet'), { B, T, h, w }, options);
-    const got = await run(graph, { sample, time, added, context: reference(`${name}/context`).data }, policy);
+    const got = await run(graph, { sample, time, added, context: reference(`${name}/context`).data });
     expect(psnr(got, reference(`${name}/v`).data)).toBeGreaterThan(mark);
   });
 
@@ -78,7 +79,7 @@ describe.each<Variant>([
     const [B, , H, W] = shape as [number, number, number, number];
     const file = weights('vae', 'diffusion_pytorch_model');
     const graph = vaeEncoder(file, config(vaeConfig, 'vae'), { B, H, W }, options);
-    expect(psnr(await run(graph, { picture }, policy), reference(`${name}/latent`).data)).toBeGreaterThan(mark);
+    expect(psnr(await run(graph, { picture }), reference(`${name}/latent`).data)).toBeGreaterThan(mark);
   });
 
   test.each(cases('decoder'))('%s equals diffusers', async (name) => {
@@ -86,12 +87,12 @@ describe.each<Variant>([
     const [T, , h, w] = shape as [number, number, number, number];
     const file = weights('vae', 'diffusion_pytorch_model');
     const graph = vaeDecoder(file, config(vaeConfig, 'vae'), { T, h, w }, options);
-    expect(psnr(await run(graph, { latents }, policy), reference(`${name}/frames`).data)).toBeGreaterThan(mark);
+    expect(psnr(await run(graph, { latents }), reference(`${name}/frames`).data)).toBeGreaterThan(mark);
   });
 
   test('clip equals transformers', async () => {
     const graph = clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'), options);
-    const got = await run(graph, { pixels: reference('clip/pixels').data }, policy);
+    const got = await run(graph, { pixels: reference('clip/pixels').data });
     expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(mark);
   });
 });

@@ -1,14 +1,14 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SMALL_SVD } from '../models/testdata/reference.ts';
-import { createGraph, type Graph } from './graph.ts';
+import { createGraph, type Graph, type Policy } from './graph.ts';
 import { choosePolicy, demand } from './policy.ts';
 import { openSafeTensors } from './safetensors.ts';
 
 const GIB = 2 ** 30;
-/** As much of a graph as the policy asks for. */
-const graph = (weights: number, values: number) =>
-  ({ weightBytes: () => weights * GIB, peakBytes: () => values * GIB }) as Graph;
+/** As much of a graph as the choice asks for. */
+const graph = (weights: number, values: number) => (policy: Policy) =>
+  ({ policy, weightBytes: () => weights * GIB, peakBytes: () => values * GIB }) as Graph;
 const unet = graph(5.68, 4.7); // svd_xt's, 25 frames of 1024×576
 
 test.each([
@@ -26,8 +26,8 @@ test('a small network’s weights are in memory at once, however seldom it runs'
 });
 
 test('mapped weights hold nothing but what values took', () => {
-  expect(demand(unet, 'mapped').held).toBeLessThan(8 * GIB);
-  expect(demand(unet, 'prepacked').held).toBeGreaterThan(demand(unet, 'mapped').held + 5.6 * GIB);
+  expect(demand(unet('mapped')).held).toBeLessThan(8 * GIB);
+  expect(demand(unet('prepacked')).held).toBeGreaterThan(demand(unet('mapped')).held + 5.6 * GIB);
 });
 
 test('a graph knows the most memory that its values take at one time', () => {

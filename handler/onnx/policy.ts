@@ -11,16 +11,12 @@
  *
  * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB.
  */
-import type { Device, Graph } from './graph.ts';
+import type { Graph, Policy } from './graph.ts';
+
+export type Device = 'cpu' | 'cuda';
 
 /**
- * prepacked: weights in memory, in the layouts that run fastest. mapped: weights stay in their files and come in page by page. cuda:
- * weights on the GPU. Each keeps the memory of values from run to run.
- */
-export type Policy = 'prepacked' | 'mapped' | 'cuda';
-
-/**
- * onnxruntime's own options for each. Memory patterns are off: they cost the memory of all values a second time. Its arena is on:
+ * onnxruntime's own options for each; all keep the memory of values from run to run. Memory patterns are off: they cost the memory of all values a second time. Its arena is on:
  * without it the decoder takes twice the time, and the UNet twice the memory, for the system's allocator gives little back.
  */
 export const SESSION = {
@@ -43,11 +39,11 @@ export interface Demand {
 }
 
 /** An estimate from the sizes of weights and values; the factors are those between estimate and measurement, rounded up. */
-export function demand(graph: Graph, policy: Policy): Demand {
+export function demand(graph: Graph): Demand {
   const weights = graph.weightBytes();
   const values = 1.6 * graph.peakBytes();
-  if (policy === 'mapped') return { peak: values + 0.1 * weights, held: values };
-  if (policy === 'cuda') return { peak: values + weights, held: values + weights };
+  if (graph.policy === 'mapped') return { peak: values + 0.1 * weights, held: values };
+  if (graph.policy === 'cuda') return { peak: values + weights, held: values + weights };
   return { peak: values + 1.6 * weights, held: 1.3 * weights + values };
 }
 
@@ -57,15 +53,17 @@ const MANY_RUNS = 20;
 const FEW_BYTES = 2 ** 29;
 
 /**
+ * @param written the network's graph for a policy
  * @param memory bytes that may be used
  * @param beside bytes that others need while this session is kept
  */
 export function choosePolicy(
-  graph: Graph,
+  written: (policy: Policy) => Graph,
   { device, runs, memory, beside }: { device: Device; runs: number; memory: number; beside: number },
 ): Policy {
   if (device === 'cuda') return 'cuda';
+  const graph = written('prepacked');
   if (runs < MANY_RUNS && graph.weightBytes() > FEW_BYTES) return 'mapped';
-  const { peak, held } = demand(graph, 'prepacked');
+  const { peak, held } = demand(graph);
   return peak <= memory && held + beside <= memory ? 'prepacked' : 'mapped';
 }

@@ -1,7 +1,7 @@
 /** Running graphs. The one importer of onnxruntime. */
 import { InferenceSession, Tensor } from 'onnxruntime-node';
-import type { Graph } from './graph.ts';
-import { type Policy, SESSION } from './policy.ts';
+import type { Graph, Policy } from './graph.ts';
+import { SESSION } from './policy.ts';
 
 export interface Session {
   /**
@@ -14,7 +14,7 @@ export interface Session {
 }
 
 export interface SessionOptions {
-  /** default: prepacked */
+  /** default: the one that the graph was written for */
   policy?: Policy;
   /** processor threads within an operator; default: onnxruntime's choice */
   threads?: number;
@@ -41,10 +41,10 @@ function understood(error: unknown): unknown {
 /** @throws Error if onnxruntime refuses the graph; OutOfMemory */
 export async function openSession(
   graph: Graph,
-  { policy = 'prepacked', threads, onRun }: SessionOptions = {},
+  { policy = graph.policy, threads, onRun }: SessionOptions = {},
 ): Promise<Session> {
   const { extra, ...options } = { extra: { session: {} }, ...SESSION[policy] };
-  const session = await InferenceSession.create(graph.encode({ overridable: policy === 'mapped' }), {
+  const session = await InferenceSession.create(graph.encode(), {
     ...options,
     ...(threads !== undefined && { intraOpNumThreads: threads }),
     interOpNumThreads: 1,

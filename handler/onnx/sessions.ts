@@ -1,6 +1,6 @@
 /** Sessions that are kept for the next job, as far as memory reaches. */
-import type { Device, Graph } from './graph.ts';
-import { choosePolicy, type Demand, demand, type Policy } from './policy.ts';
+import type { Graph, Policy } from './graph.ts';
+import { choosePolicy, type Demand, type Device, demand } from './policy.ts';
 import { OutOfMemory, openSession, type Session, type SessionOptions } from './session.ts';
 
 export interface SessionsOptions extends Pick<SessionOptions, 'threads' | 'onRun'> {
@@ -42,22 +42,24 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
     for (const { session } of sessions) await session.close();
   }
 
-  async function open(network: string, graph: Graph, policy: Policy): Promise<Session> {
+  async function open(network: string, graph: Graph): Promise<Session> {
     const start = performance.now();
-    const own = { policy, ...(threads !== undefined && { threads }), ...(onRun && { onRun }) };
-    const session = await openSession(graph, own);
-    onOpen?.({ network, policy, ms: Math.round(performance.now() - start) });
+    const session = await openSession(graph, { ...(threads !== undefined && { threads }), ...(onRun && { onRun }) });
+    onOpen?.({ network, policy: graph.policy, ms: Math.round(performance.now() - start) });
     return session;
   }
 
   return {
     /**
      * The session of a network for one shape, opened if it is not there.
+     * @param written its graph for a policy
      * @throws OutOfMemory when it can't be opened even with nothing beside it and its weights left in the file
      */
-    async at(network: string, graph: Graph, { runs, beside = 0 }: Use): Promise<Session> {
-      const shapes = graph.inputs.map(({ shape }) => shape.join('×')).join(' ');
-      const wanted = choosePolicy(graph, { device, runs, memory, beside });
+    async at(network: string, written: (policy: Policy) => Graph, { runs, beside = 0 }: Use): Promise<Session> {
+      const wanted = choosePolicy(written, { device, runs, memory, beside });
+      const shapes = written(wanted)
+        .inputs.map(({ shape }) => shape.join('×'))
+        .join(' ');
       // Whatever is kept of another policy is not used: a job's result must not depend on those before it.
       const keyOf = (policy: Policy) => `${network} ${shapes} ${policy}`;
       const found = kept.get(keyOf(wanted));
@@ -68,9 +70,10 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
         return found.session;
       }
       const keep = async (policy: Policy) => {
-        const own = demand(graph, policy);
+        const graph = written(policy);
+        const own = demand(graph);
         await makeRoom(own.peak);
-        const session = await open(network, graph, policy);
+        const session = await open(network, graph);
         kept.set(keyOf(policy), { session, demand: own });
         return session;
       };

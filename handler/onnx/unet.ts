@@ -1,22 +1,20 @@
 /** SVD's denoising network: diffusers' UNetSpatioTemporalConditionModel, from its config.json and weights. */
 import * as v from 'valibot';
 import { timestepEmbedding } from '../svd/conditioning.ts';
+import { conv2d, pointwise, upsampleConv } from './conv.ts';
 import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
 import {
   attentionNames,
   complement,
-  conv2d,
   gelu,
   groupNorm,
   layerNorm,
   linear,
   mixFactor,
-  pointwise,
   selfAttention,
   silu,
   temporalAttention,
   temporalResidual,
-  upsampleConv,
 } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 
@@ -101,7 +99,7 @@ export function unet(
    */
   function feedForward(rows: Value, name: string, norm: string): Value {
     const [M, C] = rows.shape as [number, number];
-    const onRows = g.device === 'cuda'; // which has no use for convolutions here
+    const onRows = g.policy === 'cuda'; // which has no use for convolutions here
     const half = (x: Value, part: readonly [number, number]) =>
       onRows
         ? linear(g, x, `${name}.net.0.proj`, 8 * C, { rows: part })

@@ -1,16 +1,8 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
+import { conv2d, temporalConv, upsampleConv } from './conv.ts';
 import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
-import {
-  attentionNames,
-  conv2d,
-  groupNorm,
-  selfAttention,
-  silu,
-  temporalConv,
-  temporalResidual,
-  upsampleConv,
-} from './layers.ts';
+import { attentionNames, groupNorm, selfAttention, silu, temporalResidual } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(1));

@@ -157,6 +157,6 @@ async function ready() {
   const config = v.parse(unetConfig, JSON.parse(readFileSync(join(flags.model, 'unet/config.json'), 'utf8')));
   console.log('begin');
   const weights = openWeights(join(flags.model, 'unet'), 'diffusion_pytorch_model');
-  await openSession(unet(weights, config, { B: 1, T: 14, h: 36, w: 64 }), { policy: 'mapped', threads });
+  await openSession(unet(weights, config, { B: 1, T: 14, h: 36, w: 64 }, { policy: 'mapped' }), { threads });
   console.log('done');
 }

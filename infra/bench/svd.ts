@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { openSvd, openWeights } from '../../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../../handler/onnx/clip.ts';
-import { createGraph, type Graph } from '../../handler/onnx/graph.ts';
+import { createGraph, type Graph, type Policy } from '../../handler/onnx/graph.ts';
 import { openSession } from '../../handler/onnx/session.ts';
 import { unet, unetConfig } from '../../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../../handler/onnx/vae.ts';
@@ -67,7 +67,8 @@ async function measureNetworks() {
   try {
     for (const [name, graph] of Object.entries(networks(folder))) {
       if (!only.includes(name)) continue;
-      const written = graph();
+      const written = graph('prepacked');
+      const operations = graph('mapped').operations(); // of convolutions as they are defined, with all their products
       const session = await openSession(written, { threads });
       const feeds = Object.fromEntries(
         written.inputs.map(({ name, shape }) => [name, new Float32Array(shape.reduce((a, b) => a * b, 1))]),
@@ -75,7 +76,7 @@ async function measureNetworks() {
       const rates: Pair[] = [];
       const run = async () => {
         const ms = await timed(() => session.run(feeds));
-        rates.push({ ours: written.operations() / ms / 1e6, theirs: await sgemm.rate() });
+        rates.push({ ours: operations / ms / 1e6, theirs: await sgemm.rate() });
         return ms;
       };
       const label = NAMES[name as keyof typeof NAMES];
@@ -94,16 +95,16 @@ async function measureNetworks() {
   }
 }
 
-function networks(folder: string): Record<keyof typeof NAMES, () => Graph> {
+function networks(folder: string): Record<keyof typeof NAMES, (policy: Policy) => Graph> {
   const config = <S extends v.GenericSchema>(schema: S, name: string): v.InferOutput<S> =>
     v.parse(schema, JSON.parse(readFileSync(join(folder, name, 'config.json'), 'utf8')));
   const weights = (name: string, file = 'diffusion_pytorch_model') => openWeights(join(folder, name), file);
   const [h, w] = [H / 8, W / 8];
   return {
-    clip: () => clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder')),
-    encoder: () => vaeEncoder(weights('vae'), config(vaeConfig, 'vae'), { B: 1, H, W }),
-    unet: () => unet(weights('unet'), config(unetConfig, 'unet'), { B: 1, T, h, w }),
-    decoder: () => vaeDecoder(weights('vae'), config(vaeConfig, 'vae'), { T, h, w }),
+    clip: (policy) => clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'), { policy }),
+    encoder: (policy) => vaeEncoder(weights('vae'), config(vaeConfig, 'vae'), { B: 1, H, W }, { policy }),
+    unet: (policy) => unet(weights('unet'), config(unetConfig, 'unet'), { B: 1, T, h, w }, { policy }),
+    decoder: (policy) => vaeDecoder(weights('vae'), config(vaeConfig, 'vae'), { T, h, w }, { policy }),
   };
 }
 

@@ -1,0 +1,210 @@
+/** The networks' convolutions, in the formulations that onnxruntime runs fastest on a CPU (measured; ARCHITECTURE.md). */
+import type { Graph, Value } from './graph.ts';
+
+interface ConvOptions {
+  kernel?: number;
+  stride?: number;
+  /** top, left, bottom, right; half the kernel unless given */
+  pads?: readonly [number, number, number, number];
+}
+
+/** [N, C, H, W] → [N, out, …]; by Winograd's filtering where that is faster */
+export function conv2d(
+  g: Graph,
+  x: Value,
+  name: string,
+  out: number,
+  { kernel = 3, stride = 1, pads }: ConvOptions = {},
+): Value {
+  const [N, C, H, W] = x.shape as [number, number, number, number];
+  const [top, left, bottom, right] = pads ?? Array<number>(4).fill(kernel >> 1);
+  if (kernel === 3 && stride === 1 && !pads && suitsWinograd(g, C, out)) return winogradConv(g, x, name, out);
+  const size = (length: number, before: number, after: number) =>
+    Math.floor((length + before + after - kernel) / stride) + 1;
+  const operands = [x, g.weight(`${name}.weight`, [out, C, kernel, kernel]), g.weight(`${name}.bias`, [out])];
+  return g.op('Conv', operands, [N, out, size(H, top!, bottom!), size(W, left!, right!)], {
+    attributes: { kernel_shape: [kernel, kernel], strides: [stride, stride], pads: [top!, left!, bottom!, right!] },
+  });
+}
+
+/** A linear layer over the channels of [N, C, H, W] → [N, out, H, W]: from about 320 channels the fastest way to multiply by a matrix. */
+export function pointwise(
+  g: Graph,
+  x: Value,
+  name: string,
+  out: number,
+  rows: readonly [from: number, to: number] = [0, out],
+): Value {
+  const C = x.shape[1]!;
+  const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
+  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out], { rows })], x.shape.with(1, rows[1] - rows[0]), {
+    attributes: { kernel_shape: [1, 1] },
+  });
+}
+
+/** A convolution of three over the frames: [B, C, T, H·W] → [B, out, T, H·W]; the Conv3d kernel is seen as a 3×1 one. */
+export function temporalConv(g: Graph, x: Value, name: string, out: number): Value {
+  const [B, C, T, HW] = x.shape as [number, number, number, number];
+  const weight = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });
+  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out])], [B, out, T, HW], {
+    attributes: { kernel_shape: [3, 1], pads: [1, 0, 1, 0] },
+  });
+}
+
+/**
+ * Nearest-neighbour upsampling and a 3×3 convolution, of each of several pictures of one shape. For a doubling on a processor they are
+ * four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times
+ * fewer multiplications.
+ */
+export function upsampleConv(
+  g: Graph,
+  pictures: readonly Value[],
+  name: string,
+  [height, width]: readonly [number, number],
+): Value[] {
+  const [N, C, H, W] = pictures[0]!.shape as [number, number, number, number];
+  if (height !== 2 * H || width !== 2 * W || g.policy === 'cuda') {
+    const sizes = g.integers([N, C, height, width]);
+    const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
+    return pictures.map((x) =>
+      conv2d(g, g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], { attributes }), name, C),
+    );
+  }
+  const bias = g.weight(`${name}.bias`, [C]);
+  /** The first of three rows and the sum of the others, and the other way round. */
+  const merged = (kernel: Value, axis: number) => {
+    const [a, b, c] = g.split(kernel, axis, [1, 1, 1]) as [Value, Value, Value];
+    return [g.concat([a, g.add(b, c)], axis), g.concat([g.add(a, b), c], axis)];
+  };
+  const kernels = merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2).flatMap((rows) => merged(rows, 3));
+  return pictures.map((x) => {
+    const corners = kernels.map((kernel, i) => {
+      const [bottom, right] = [i >> 1, i & 1];
+      return g.op('Conv', [x, kernel, bias], [N, C, H, W], {
+        attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
+      });
+    });
+    return interleaved(g, corners, [N, C, H, W]);
+  });
+}
+
+/** The pixels of four pictures of one shape, [N, C, H, W] in whatever shape they lie: each a corner of every 2×2 in [N, C, 2H, 2W]. */
+function interleaved(
+  g: Graph,
+  corners: readonly Value[],
+  [N, C, H, W]: readonly [number, number, number, number],
+): Value {
+  const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
+    const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
+    return g.reshape(g.concat(columns, 2), [N, C * H, 2 * W]); // DepthToSpace takes four times as long
+  });
+  return g.reshape(g.concat([top!, bottom!], 2), [N, C, 2 * H, 2 * W]);
+}
+
+// Winograd's minimal filtering F(2×2, 3×3) as Lavin and Gray describe it (arXiv:1509.09308), with their letters: each 2×2 of the output
+// comes from a tile d, 4×4 pixels of the input, and a kernel g by Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Summed over the channels, the product in
+// the middle is one of matrices for each of a tile's 16 places: 2.25 times fewer multiplications. Factors are 0, ±½ and ±1 only, so that
+// it is nearly as precise as the convolution itself.
+/** The two places in a tile's row that a row of Bᵀ takes, and their factors. */
+const Bᵀ = [
+  { places: [0, 2], factors: [1, -1] },
+  { places: [1, 2], factors: [1, 1] },
+  { places: [1, 2], factors: [-1, 1] },
+  { places: [1, 3], factors: [1, -1] },
+] as const;
+const G = [
+  [1, 0, 0],
+  [0.5, 0.5, 0.5],
+  [0.5, -0.5, 0.5],
+  [0, 0, 1],
+];
+const Aᵀ = [
+  [1, 1, 1, 0],
+  [0, 1, -1, -1],
+];
+const PLACES = 16;
+/** The place whose row and column of A are ones: what is added there is added to all four pixels. */
+const EVERYWHERE = 5;
+/** Bytes of transformed tiles at a time: what a processor's caches hold, and little beside the network's other values. */
+const TILE_BYTES = 96 * 2 ** 20;
+/** Tiles in a picture from which pictures are multiplied one by one. */
+const MANY_TILES = 128;
+
+/** Where the multiplications saved are more than tiles' way through memory, and U need not be made in each run. */
+const suitsWinograd = (g: Graph, C: number, out: number) => g.policy === 'prepacked' && Math.min(C, out) >= 256;
+
+/** A 3×3 convolution padded by one, of as many pictures at a time as suits the caches: [N, C, H, W] → [N, out, H, W] */
+function winogradConv(g: Graph, x: Value, name: string, out: number): Value {
+  const [N, C, H, W] = x.shape as [number, number, number, number];
+  const bytes = 4 * PLACES * C * Math.ceil(H / 2) * Math.ceil(W / 2);
+  const count = Math.max(1, Math.floor(TILE_BYTES / bytes));
+  if (count >= N) return winogradPart(g, x, name, out);
+  const parts: Value[] = [];
+  for (let n = 0; n < N; n += count) parts.push(winogradPart(g, g.slice(x, 0, n, Math.min(n + count, N)), name, out));
+  return g.concat(parts, 0);
+}
+
+function winogradPart(g: Graph, x: Value, name: string, out: number): Value {
+  const [N, C, H, W] = x.shape as [number, number, number, number];
+  const [h, w] = [Math.ceil(H / 2), Math.ceil(W / 2)]; // in tiles
+  const asOne = N > 1 && h * w < MANY_TILES; // all pictures' tiles are multiplied at once
+  const swapped = (value: Value, shape: readonly number[]) => g.transpose(g.reshape(value, shape), [1, 0, 2]);
+
+  // U = G g Gᵀ: [16, out, C], made once
+  const kernels = g.reshape(g.weight(`${name}.weight`, [out, C, 3, 3]), [out * C, 9]);
+  const product = g.op('MatMul', [kernels, g.constant('G⊗G', transposed(outer(G, G)), [9, PLACES])], [out * C, PLACES]);
+  const U = g.reshape(g.transpose(product, [1, 0]), [PLACES * out, C, 1, 1]);
+  const place = g.constant(
+    'bias',
+    Float32Array.from({ length: PLACES }, (_, i) => Number(i === EVERYWHERE)),
+    [PLACES, 1],
+  );
+  const bias = g.reshape(g.mul(place, g.reshape(g.weight(`${name}.bias`, [out]), [1, out])), [PLACES * out]);
+
+  // V = Bᵀ d B: [N, 16, C, h, w]. For each place a convolution of four pixels, channel by channel, which stays in onnxruntime's own layout.
+  const places = Bᵀ.flatMap((row) =>
+    Bᵀ.map((column) => {
+      const both = [row, column];
+      const factors = outer([row.factors], [column.factors]).flat();
+      const one = g.constant(`B ${factors}`, Float32Array.from(factors), [1, 1, 2, 2]);
+      const kernel = g.op('Expand', [one, g.integers([C, 1, 2, 2])], [C, 1, 2, 2]);
+      // A tile begins a pixel before those that it gives.
+      const before = both.map(({ places: [first] }) => 1 - first);
+      const after = both.map(({ places: [, last] }, i) => 2 * [h, w][i]! + last - 2 - [H, W][i]!);
+      return g.op('Conv', [x, kernel], [N, C, h, w], {
+        attributes: {
+          kernel_shape: [2, 2],
+          strides: [2, 2],
+          dilations: both.map(({ places: [first, last] }) => last - first),
+          pads: [...before, ...after],
+          group: C,
+        },
+      });
+    }),
+  );
+  const V = g.concat(places, 1);
+
+  // M = U·V, one product a group: [N, 16, out, h, w], or [16, out, N, h·w]
+  const multiply = (tiles: Value) =>
+    g.op('Conv', [tiles, U, bias], tiles.shape.with(1, PLACES * out), {
+      attributes: { kernel_shape: [1, 1], group: PLACES },
+    });
+  const M = asOne ? multiply(g.reshape(swapped(V, [N, PLACES * C, h * w]), [1, PLACES * C, N, h * w])) : multiply(V);
+
+  // Y = Aᵀ M A: four pixels of each tile, then brought to where they belong
+  const rows = g.reshape(M, asOne ? [1, PLACES, out * N * h * w] : [N, PLACES, out * h * w]);
+  const A = g.constant('A⊗A', Float32Array.from(outer(Aᵀ, Aᵀ).flat()), [4, PLACES]);
+  const pixels = g.split(g.op('MatMul', [A, rows], rows.shape.with(1, 4)), 1, [1, 1, 1, 1]);
+  const [width, height] = [2 * w, 2 * h];
+  let y = asOne
+    ? g.reshape(swapped(interleaved(g, pixels, [out, N, h, w]), [out, N, height * width]), [N, out, height, width])
+    : interleaved(g, pixels, [N, out, h, w]);
+  if (height > H) y = g.slice(y, 2, 0, H);
+  return width > W ? g.slice(y, 3, 0, W) : y;
+}
+
+/** The Kronecker product, by rows. */
+const outer = (a: readonly (readonly number[])[], b: readonly (readonly number[])[]) =>
+  a.flatMap((row) => b.map((other) => row.flatMap((x) => other.map((y) => x * y))));
+const transposed = (rows: number[][]) =>
+  Float32Array.from(rows[0]!.flatMap((_, column) => rows.map((row) => row[column]!)));
