@@ -18,7 +18,7 @@ export function conv2d(
 ): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   const [top, left, bottom, right] = pads ?? Array<number>(4).fill(kernel >> 1);
-  if (kernel === 3 && stride === 1 && !pads && suitsWinograd(g, C, out)) return winogradConv(g, x, name, out);
+  if (kernel === 3 && stride === 1 && !pads && suitsWinograd(g, x, out)) return winogradConv(g, x, name, out);
   const size = (length: number, before: number, after: number) =>
     Math.floor((length + before + after - kernel) / stride) + 1;
   const operands = [x, g.weight(`${name}.weight`, [out, C, kernel, kernel]), g.weight(`${name}.bias`, [out])];
@@ -123,15 +123,16 @@ const Aᵀ = [
   [0, 1, -1, -1],
 ];
 const PLACES = 16;
-/** The place whose row and column of A are ones: what is added there is added to all four pixels. */
-const EVERYWHERE = 5;
 /** Bytes of transformed tiles at a time: what a processor's caches hold, and little beside the network's other values. */
 const TILE_BYTES = 96 * 2 ** 20;
+/** Elements of a kernel that is kept transformed. */
+const KEPT = 512 * 512;
 /** Tiles in a picture from which pictures are multiplied one by one. */
 const MANY_TILES = 128;
 
-/** Where the multiplications saved are more than tiles' way through memory, and U need not be made in each run. */
-const suitsWinograd = (g: Graph, C: number, out: number) => g.policy === 'prepacked' && Math.min(C, out) >= 256;
+/** Where it saves more than tiles' way through memory and the making of U cost, and onnxruntime's layout makes the former short. */
+const suitsWinograd = ({ policy }: Graph, { shape: [N, C, H, W] }: Value, out: number) =>
+  policy === 'prepacked' && Math.min(C!, out) >= 256 && N! * H! * W! >= 96;
 
 /** A 3×3 convolution padded by one, of as many pictures at a time as suits the caches: [N, C, H, W] → [N, out, H, W] */
 function winogradConv(g: Graph, x: Value, name: string, out: number): Value {
@@ -150,28 +151,41 @@ function winogradPart(g: Graph, x: Value, name: string, out: number): Value {
   const asOne = N > 1 && h * w < MANY_TILES; // all pictures' tiles are multiplied at once
   const swapped = (value: Value, shape: readonly number[]) => g.transpose(g.reshape(value, shape), [1, 0, 2]);
 
-  // U = G g Gᵀ: [16, out, C], made once
-  const kernels = g.reshape(g.weight(`${name}.weight`, [out, C, 3, 3]), [out * C, 9]);
-  const product = g.op('MatMul', [kernels, g.constant('G⊗G', transposed(outer(G, G)), [9, PLACES])], [out * C, PLACES]);
-  const U = g.reshape(g.transpose(product, [1, 0]), [PLACES * out, C, 1, 1]);
-  const place = g.constant(
-    'bias',
-    Float32Array.from({ length: PLACES }, (_, i) => Number(i === EVERYWHERE)),
-    [PLACES, 1],
-  );
-  const bias = g.reshape(g.mul(place, g.reshape(g.weight(`${name}.bias`, [out]), [1, out])), [PLACES * out]);
+  const V = transformedTiles(g, x, [h, w]);
+  const tiles = asOne ? swapped(V, [N, PLACES * C, h * w]) : V;
+  const M = winogradProduct(g, g.reshape(tiles, asOne ? [1, PLACES * C, N, h * w] : V.shape), name, out);
 
-  // V = Bᵀ d B: [N, 16, C, h, w]. For each place a convolution of four pixels, channel by channel, which stays in onnxruntime's own layout.
+  // Y = Aᵀ M A: four pixels of each tile, then brought to where they belong
+  const rows = g.reshape(M, [asOne ? 1 : N, PLACES, (asOne ? N : 1) * out * h * w]);
+  const A = g.constant('A⊗A', Float32Array.from(outer(Aᵀ, Aᵀ).flat()), [4, PLACES]);
+  const pixels = g.split(g.op('MatMul', [A, rows], rows.shape.with(1, 4)), 1, [1, 1, 1, 1]);
+  const [width, height] = [2 * w, 2 * h];
+  let y = asOne
+    ? g.reshape(swapped(interleaved(g, pixels, [out, N, h, w]), [out, N, height * width]), [N, out, height, width])
+    : interleaved(g, pixels, [N, out, h, w]);
+  if (height > H) y = g.slice(y, 2, 0, H);
+  if (width > W) y = g.slice(y, 3, 0, W);
+  return g.add(y, g.weight(`${name}.bias`, [out], { shape: [out, 1, 1] }));
+}
+
+/**
+ * V = Bᵀ d B of all tiles: [N, C, H, W] → [N, 16·C, h, w]. For each place it is a convolution of four pixels, channel by channel, which
+ * stays in onnxruntime's own layout.
+ */
+function transformedTiles(g: Graph, x: Value, tiles: readonly [h: number, w: number]): Value {
+  const [N, C, ...size] = x.shape as [number, number, number, number];
   const places = Bᵀ.flatMap((row) =>
     Bᵀ.map((column) => {
       const both = [row, column];
       const factors = outer([row.factors], [column.factors]).flat();
-      const one = g.constant(`B ${factors}`, Float32Array.from(factors), [1, 1, 2, 2]);
-      const kernel = g.op('Expand', [one, g.integers([C, 1, 2, 2])], [C, 1, 2, 2]);
+      const kernel = g.once(`B of ${C} ${factors}`, () => {
+        const one = g.constant(`B ${factors}`, Float32Array.from(factors), [1, 1, 2, 2]);
+        return g.op('Expand', [one, g.integers([C, 1, 2, 2])], [C, 1, 2, 2]);
+      });
       // A tile begins a pixel before those that it gives.
       const before = both.map(({ places: [first] }) => 1 - first);
-      const after = both.map(({ places: [, last] }, i) => 2 * [h, w][i]! + last - 2 - [H, W][i]!);
-      return g.op('Conv', [x, kernel], [N, C, h, w], {
+      const after = both.map(({ places: [, last] }, i) => 2 * tiles[i]! + last - 2 - size[i]!);
+      return g.op('Conv', [x, kernel], [N, C, ...tiles], {
         attributes: {
           kernel_shape: [2, 2],
           strides: [2, 2],
@@ -182,29 +196,41 @@ function winogradPart(g: Graph, x: Value, name: string, out: number): Value {
       });
     }),
   );
-  const V = g.concat(places, 1);
+  return g.concat(places, 1);
+}
 
-  // M = U·V, one product a group: [N, 16, out, h, w], or [16, out, N, h·w]
-  const multiply = (tiles: Value) =>
-    g.op('Conv', [tiles, U, bias], tiles.shape.with(1, PLACES * out), {
+/**
+ * M = U·V, U = G g Gᵀ being [16, out, C]: [N, 16·C, …] → [N, 16·out, …]. A small U is made once and multiplied in onnxruntime's own layout,
+ * 16 groups of a 1×1 convolution. A large one is made in each run, in some milliseconds: to keep it would take 16/9 of the weights' memory,
+ * and twice that while it is made.
+ */
+function winogradProduct(g: Graph, V: Value, name: string, out: number): Value {
+  const [N, channels, height, width] = V.shape as [number, number, number, number];
+  const C = channels / PLACES;
+  const kernels = g.weight(`${name}.weight`, [out, C, 3, 3], { shape: [out * C, 9] });
+  const factors = g.constant('G⊗G', Float32Array.from(outer(G, G).flat()), [PLACES, 9]);
+  const shape = [PLACES, out * C];
+  if (out * C <= KEPT) {
+    const U = g.once(`U of ${name}`, () => {
+      const product = g.op('Gemm', [factors, kernels], shape, { attributes: { transB: 1 } });
+      return g.reshape(product, [PLACES * out, C, 1, 1]);
+    });
+    return g.op('Conv', [V, U], V.shape.with(1, PLACES * out), {
       attributes: { kernel_shape: [1, 1], group: PLACES },
     });
-  const M = asOne ? multiply(g.reshape(swapped(V, [N, PLACES * C, h * w]), [1, PLACES * C, N, h * w])) : multiply(V);
-
-  // Y = Aᵀ M A: four pixels of each tile, then brought to where they belong
-  const rows = g.reshape(M, asOne ? [1, PLACES, out * N * h * w] : [N, PLACES, out * h * w]);
-  const A = g.constant('A⊗A', Float32Array.from(outer(Aᵀ, Aᵀ).flat()), [4, PLACES]);
-  const pixels = g.split(g.op('MatMul', [A, rows], rows.shape.with(1, 4)), 1, [1, 1, 1, 1]);
-  const [width, height] = [2 * w, 2 * h];
-  let y = asOne
-    ? g.reshape(swapped(interleaved(g, pixels, [out, N, h, w]), [out, N, height * width]), [N, out, height, width])
-    : interleaved(g, pixels, [N, out, h, w]);
-  if (height > H) y = g.slice(y, 2, 0, H);
-  return width > W ? g.slice(y, 3, 0, W) : y;
+  }
+  // onnxruntime takes no product of Microsoft's operators for a constant.
+  const U = g.once(`U of ${name}`, () => {
+    const product = g.op('FusedMatMul', [factors, kernels], shape, {
+      domain: 'com.microsoft',
+      attributes: { transB: 1 },
+    });
+    return g.reshape(product, [PLACES, out, C]);
+  });
+  const length = height * width;
+  return g.op('MatMul', [U, g.reshape(V, [N, PLACES, C, length])], [N, PLACES, out, length]);
 }
 
 /** The Kronecker product, by rows. */
 const outer = (a: readonly (readonly number[])[], b: readonly (readonly number[])[]) =>
   a.flatMap((row) => b.map((other) => row.flatMap((x) => other.map((y) => x * y))));
-const transposed = (rows: number[][]) =>
-  Float32Array.from(rows[0]!.flatMap((_, column) => rows.map((row) => row[column]!)));

@@ -58,8 +58,10 @@ const VIEWS = ['Reshape', 'Identity'];
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
-  /** What is made of weights and constants. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
+  /** What is made of weights and constants alone. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
   const early: OnnxNode[] = [];
+  /** initializers and what is made of them, by name */
+  const fixed = new Set<string>();
   /** constants that stand among the inputs too */
   const replaceable = new Set<string>();
   const values = new Map<string, Value>(); // all there are, by name
@@ -69,6 +71,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   const shared = new Map<string, Value>(); // constants and weights, once each
   let count = 0;
 
+  /** What was made under this key before, else what `make` makes. */
   function once(key: string, make: () => Value): Value {
     const found = shared.get(key) ?? make();
     shared.set(key, found);
@@ -80,6 +83,17 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return value;
   }
 
+  function put(node: OnnxNode): void {
+    const isFixed = node.inputs.every((name) => name === '' || fixed.has(name));
+    if (isFixed) for (const name of node.outputs) fixed.add(name);
+    (isFixed ? early : nodes).push(node);
+  }
+
+  function initialize(initializer: OnnxInitializer): void {
+    initializers.push(initializer);
+    fixed.add(initializer.name);
+  }
+
   /** One operator with one output. An input that is undefined is an optional one left out. */
   function op(
     kind: string,
@@ -88,14 +102,8 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     { attributes = {}, domain = '', type }: OpOptions = {},
   ): Value {
     const name = `${kind}_${count++}`;
-    nodes.push({
-      op: kind,
-      domain,
-      name,
-      inputs: operands.map((value) => value?.name ?? ''),
-      outputs: [name],
-      attributes,
-    });
+    const inputs = operands.map((value) => value?.name ?? '');
+    put({ op: kind, domain, name, inputs, outputs: [name], attributes });
     return known({ name, shape, type: type ?? operands.find((value) => value)!.type });
   }
 
@@ -104,14 +112,8 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     const parts = sizes.map((size, i) =>
       known({ name: `${name}_${i}`, type: value.type, shape: value.shape.with(axis, size) }),
     );
-    nodes.push({
-      op: 'Split',
-      domain: '',
-      name,
-      inputs: [value.name, integers(sizes).name],
-      outputs: parts.map((part) => part.name),
-      attributes: { axis },
-    });
+    const inputs = [value.name, integers(sizes).name];
+    put({ op: 'Split', domain: '', name, inputs, outputs: parts.map((part) => part.name), attributes: { axis } });
     return parts;
   }
 
@@ -119,7 +121,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     once(`int64 ${values}`, () => {
       const name = `integers_${count++}`;
       const data = new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
-      initializers.push({ name, type: 'int64', shape: [values.length], data });
+      initialize({ name, type: 'int64', shape: [values.length], data });
       return { name, type: 'int64', shape: [values.length] };
     });
 
@@ -127,13 +129,13 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   const constant = (key: string, values: Float32Array, shape: readonly number[]) =>
     once(`float32 ${key} ${shape}`, () => {
       const name = `constant_${count++}`;
-      initializers.push({
+      initialize({
         name,
         type: 'float32',
         shape,
         data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
       });
-      return castWeight(known({ name, type: 'float32', shape }));
+      return cast(known({ name, type: 'float32', shape }), precision);
     });
 
   /**
@@ -156,8 +158,8 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
       const external = { location: weights.name, offset: offset + from * rowBytes, length: (to - from) * rowBytes };
       const value = { name, type, shape: used };
       if (sizeOf(value) !== external.length) throw new Error(`${tensor}: [${stored}] can’t be seen as [${used}]`);
-      initializers.push({ ...value, external });
-      return castWeight(known(value));
+      initialize({ ...value, external });
+      return cast(known(value), precision);
     });
   }
 
@@ -169,21 +171,13 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     once(`ones ${length}`, () => {
       const one = constant('replaceable one', Float32Array.of(1), [1]);
       replaceable.add(one.name);
-      const result = op('Expand', [one, integers([length])], [length]);
-      early.push(nodes.pop()!);
-      return result;
+      return op('Expand', [one, integers([length])], [length]);
     });
 
   function cast(value: Value, type: ElementType): Value {
     return value.type === type
       ? value
       : op('Cast', [value], value.shape, { attributes: { to: ELEMENT_TYPE[type] }, type });
-  }
-
-  function castWeight(value: Value): Value {
-    const result = cast(value, precision);
-    if (result !== value) early.push(nodes.pop()!);
-    return result;
   }
 
   function reshape(value: Value, shape: readonly number[]): Value {
@@ -220,27 +214,54 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return op('Slice', operands, value.shape.with(axis, to - from));
   }
 
+  /** What runs, in its order, and what onnxruntime makes once: all that is made of constants by ONNX's own operators. */
+  function plan() {
+    const constants = new Set(initializers.map(({ name }) => name).filter((name) => !replaceable.has(name)));
+    const made = new Map<string, OnnxNode>(); // of constants in each run, by output
+    for (const node of early) {
+      const isConstant = policy !== 'mapped' && node.domain === '' && node.inputs.every((name) => constants.has(name));
+      for (const name of node.outputs) isConstant ? constants.add(name) : made.set(name, node);
+    }
+    const run: OnnxNode[] = [];
+    const put = (node: OnnxNode) => {
+      for (const name of node.inputs) {
+        const before = made.get(name);
+        if (!before) continue;
+        for (const output of before.outputs) made.delete(output);
+        put(before);
+      }
+      run.push(node);
+    };
+    for (const node of nodes) put(node);
+    return { constants, run };
+  }
+
+  /** Bytes of the weights, and of what is made of them once, that runs use: at the precision that is computed in. */
+  function weightBytes(): number {
+    const { constants, run } = plan();
+    const used = new Set(run.flatMap(({ inputs }) => inputs).filter((name) => constants.has(name)));
+    const elements = [...used].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
+    return elements * (precision === 'float16' ? 2 : 4);
+  }
+
   /**
-   * The most memory that values computed from the inputs take at one time, in bytes, without the weights and without what an operator
-   * needs within: a value lives from the operator that makes it to the last that uses it.
+   * The most memory that computed values take at one time, in bytes, without the weights and without what an operator needs within: a
+   * value lives from the operator that makes it to the last that uses it.
    */
   function peakBytes(): number {
+    const { run } = plan();
     const owner = new Map<string, string>(); // whose memory a view shows
     const memoryOf = (name: string) => owner.get(name) ?? name;
     const lastUse = new Map<string, number>();
-    const isEarly = new Set(early.flatMap((node) => node.outputs));
-    for (const [i, node] of nodes.entries()) {
+    for (const [i, node] of run.entries()) {
       if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
       for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
     }
-    for (const { name } of outputs) lastUse.set(memoryOf(name), nodes.length);
+    for (const { name } of outputs) lastUse.set(memoryOf(name), run.length);
 
-    const changes = new Float64Array(nodes.length + 2);
-    const held = new Set<string>(); // weights and inputs are not
-    for (const [i, node] of nodes.entries()) {
-      const before = node.inputs.filter((name) => isEarly.has(name) && !held.has(name));
-      for (const name of [...before, ...node.outputs].filter((name) => !owner.has(name))) {
-        held.add(name);
+    const changes = new Float64Array(run.length + 2);
+    for (const [i, node] of run.entries()) {
+      for (const name of node.outputs.filter((name) => !owner.has(name))) {
         const size = sizeOf(values.get(name)!);
         changes[i]! += size;
         changes[lastUse.get(name)! + 1]! -= size;
@@ -254,36 +275,25 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return peak;
   }
 
-  /** Bytes of the weights, and of what is made of them alone, that runs take: at the precision that is computed in. */
-  function weightBytes(): number {
-    const constant = new Set(initializers.map(({ name }) => name));
-    const used = new Set<string>();
-    for (const node of [...early, ...nodes]) {
-      const operands = node.inputs.filter((name) => name !== '');
-      if (policy !== 'mapped' && operands.every((name) => constant.has(name) && !replaceable.has(name)))
-        for (const name of node.outputs) constant.add(name);
-      else for (const name of operands) if (constant.has(name)) used.add(name);
-    }
-    const elements = [...used].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
-    return elements * (precision === 'float16' ? 2 : 4);
-  }
-
   /** Multiplications and additions of one run, those of matrix products and convolutions, which are nearly all. */
   function operations(): number {
     const shapeOf = (name: string) => values.get(name)!.shape;
     const perElement = (node: OnnxNode): number => {
+      if (node.op === 'MatMul') return shapeOf(node.inputs[0]!).at(-1)!;
       const inner = shapeOf(node.inputs[node.op === 'MultiHeadAttention' ? 0 : 1]!);
       if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
       const { transB, transBatchB } = node.attributes;
       if (node.op === 'FusedMatMul') return inner.at(transB ? -1 : transBatchB ? 0 : -2)!;
       return node.op === 'MultiHeadAttention' ? 2 * inner.at(-2)! : 0; // scores and their product with the values
     };
-    const multiplies = nodes.filter(({ op }) => ['Conv', 'FusedMatMul', 'MultiHeadAttention'].includes(op));
+    const kinds = ['Conv', 'MatMul', 'FusedMatMul', 'MultiHeadAttention'];
+    const multiplies = plan().run.filter(({ op }) => kinds.includes(op));
     return multiplies.reduce((sum, node) => sum + 2 * product(shapeOf(node.outputs[0]!)) * perElement(node), 0);
   }
 
   return {
     op,
+    once,
     split,
     slice,
     weight,
