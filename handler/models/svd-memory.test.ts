@@ -205,6 +205,14 @@ describe('sessions', () => {
     expect(sessions.open).toBe(0);
   });
 
+  test('but not the encoder of large pictures, which holds much', async () => {
+    const sessions = plant(() => undefined);
+    const model = open();
+    await framesOf(model, 1, { H: 512, W: 576, T: 1 });
+    expect(sessions).toEqual({ opened: 4, open: 3 });
+    await model.close();
+  });
+
   test('are closed when others need their memory', async () => {
     const sessions = plant(() => undefined);
     const model = open({ memory: 0.04 * GIB });

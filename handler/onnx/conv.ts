@@ -123,22 +123,30 @@ const Aᵀ = [
   [0, 1, -1, -1],
 ];
 const PLACES = 16;
-/** Bytes of transformed tiles at a time: what a processor's caches hold, and little beside the network's other values. */
-const TILE_BYTES = 96 * 2 ** 20;
+/** Bytes of transformed tiles at a time: little beside the network's other values, */
+const TILE_BYTES = 256 * 2 ** 20;
+/** and parts that this may need: onnxruntime opens a graph in the square of its size. */
+const MOST_PARTS = 8;
 /** Elements of a kernel that is kept transformed. */
 const KEPT = 512 * 512;
 /** Tiles in a picture from which pictures are multiplied one by one. */
 const MANY_TILES = 128;
 
-/** Where it saves more than tiles' way through memory and the making of U cost, and onnxruntime's layout makes the former short. */
-const suitsWinograd = ({ policy }: Graph, { shape: [N, C, H, W] }: Value, out: number) =>
-  policy === 'prepacked' && Math.min(C!, out) >= 256 && N! * H! * W! >= 96;
+/** Pictures whose tiles are transformed at a time. */
+const picturesAtATime = ({ shape: [, C, H, W] }: Value) =>
+  Math.max(1, Math.floor(TILE_BYTES / (4 * PLACES * C! * Math.ceil(H! / 2) * Math.ceil(W! / 2))));
 
-/** A 3×3 convolution padded by one, of as many pictures at a time as suits the caches: [N, C, H, W] → [N, out, H, W] */
-function winogradConv(g: Graph, x: Value, name: string, out: number): Value {
+/** Where it saves more than tiles' way through memory and the making of U cost, and onnxruntime's layout makes the former short. */
+function suitsWinograd({ policy }: Graph, x: Value, out: number): boolean {
   const [N, C, H, W] = x.shape as [number, number, number, number];
-  const bytes = 4 * PLACES * C * Math.ceil(H / 2) * Math.ceil(W / 2);
-  const count = Math.max(1, Math.floor(TILE_BYTES / bytes));
+  const saves = C * out > 512 * 256 && N * H * W >= 96;
+  return policy === 'prepacked' && saves && N <= MOST_PARTS * picturesAtATime(x);
+}
+
+/** A 3×3 convolution padded by one: [N, C, H, W] → [N, out, H, W] */
+function winogradConv(g: Graph, x: Value, name: string, out: number): Value {
+  const N = x.shape[0]!;
+  const count = picturesAtATime(x);
   if (count >= N) return winogradPart(g, x, name, out);
   const parts: Value[] = [];
   for (let n = 0; n < N; n += count) parts.push(winogradPart(g, g.slice(x, 0, n, Math.min(n + count, N)), name, out));

@@ -86,6 +86,11 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
       }
     },
 
+    /** Closes a session that was given, for one whose memory is more than the time to open it again. */
+    async close(session: Session): Promise<void> {
+      for (const [key, other] of kept) if (other.session === session) kept.delete(key);
+      await session.close();
+    },
     closeAll,
   };
 }

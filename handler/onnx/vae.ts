@@ -55,7 +55,8 @@ type Size = readonly [height: number, width: number];
 
 /**
  * T frames of one video. Input: `latents` [T, latent_channels, h, w], already divided by the scale. Output: `frames` [T, 3, 8h, 8w],
- * about [−1, 1]. What is spatial runs frame by frame, so that its intermediate values take the memory of one frame and not of T.
+ * about [−1, 1]. What is spatial runs frame by frame where frames are large, so that its intermediate values take the memory of one and not
+ * of T; where they are small it runs on all at once, since onnxruntime opens a graph in the square of its size.
  */
 export function vaeDecoder(
   weights: SafeTensors,
@@ -65,6 +66,7 @@ export function vaeDecoder(
 ): Graph {
   const g = createGraph(weights, options);
   const channels = config.block_out_channels.toReversed();
+  const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
   /** The frames of [1, C, T, H·W], each [1, C, H, W]. */
   const framesOf = (x: Value, [H, W]: Size) =>
@@ -74,18 +76,26 @@ export function vaeDecoder(
     const rows = frames.map((frame) => g.reshape(frame, [1, C, 1, H * W]));
     return T === 1 ? rows[0]! : g.concat(rows, 2);
   }
+  /** A layer within frames: [1, C, T, H·W] → [1, out, T, H·W] */
+  function spatial(x: Value, [H, W]: Size, layer: (frames: Value) => Value): Value {
+    const C = x.shape[1]!;
+    if (4 * C * H * W > largest) return stack(framesOf(x, [H, W]).map(layer));
+    const swapped = (value: Value, shape: readonly number[]) => g.transpose(g.reshape(value, shape), [1, 0, 2]);
+    const y = layer(g.reshape(swapped(x, [C, T, H * W]), [T, C, H, W]));
+    return g.reshape(swapped(y, [T, y.shape[1]!, H * W]), [1, y.shape[1]!, T, H * W]);
+  }
   function spatioTemporal(x: Value, size: Size, name: string, C: number): Value {
-    const s = stack(framesOf(x, size).map((frame) => residual(g, frame, `${name}.spatial_res_block`, C)));
+    const s = spatial(x, size, (frames) => residual(g, frames, `${name}.spatial_res_block`, C));
     return g.add(s, temporalResidual(g, s, name, { epsilon: 1e-5, blend: 'vae' }));
   }
 
   const Z = config.latent_channels;
   const latents = g.transpose(g.reshape(g.input('latents', [T, Z, h, w]), [1, T, Z, h * w]), [0, 2, 1, 3]);
   let size: Size = [h, w];
-  let x = stack(framesOf(latents, size).map((frame) => conv2d(g, frame, 'decoder.conv_in', channels[0]!)));
+  let x = spatial(latents, size, (frames) => conv2d(g, frames, 'decoder.conv_in', channels[0]!));
   x = spatioTemporal(x, size, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
-    if (j === 1) x = stack(framesOf(x, size).map((frame) => attention(g, frame, 'decoder.mid_block.attentions.0')));
+    if (j === 1) x = spatial(x, size, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
     x = spatioTemporal(x, size, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
