@@ -2,14 +2,14 @@
  * How a network's session is opened, by device, memory and how often it will run.
  *
  * Measured on two cores with a svd_xt UNet of the real size (1.525 B random parameters, half-precision files), before feed-forwards were
- * convolutions and the first dimension was left open, which made runs shorter, their values smaller and a mapped opening 0.5 s longer:
+ * convolutions, the first dimension was left open and wide convolutions were transformed in each run (conv.ts):
  *
  * |           | opened in | memory then | at most | a run of 2×8×8 | of 7×32×56 |
  * |-----------|-----------|-------------|---------|----------------|------------|
  * | prepacked | 25–33 s   | 7.0 GiB     | 8.8 GiB | 0.35 s         | 16.2 s     |
  * | mapped    | 1.4 s     | 0.2 GiB     | 3.6 GiB, of which 2.8 are pages of the file | 1.2 s | 17.6 s |
  *
- * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB.
+ * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB then; 15–25 s and 4.2 GiB, 1.1 s and 0.2 GiB now.
  */
 import type { Graph, Policy } from './graph.ts';
 

@@ -95,70 +95,77 @@ const VARINT = 0;
 const LENGTH_DELIMITED = 2;
 const FIXED_32 = 5;
 
-function message() {
-  const parts: Uint8Array[] = [];
-  let length = 0;
+const message = () => new Message();
 
-  function push(part: Uint8Array) {
-    parts.push(part);
-    length += part.length;
+/** Fields one after the other, in a buffer that grows. A class, for a graph has a hundred thousand of them. */
+class Message {
+  #buffer = Buffer.allocUnsafe(128);
+  #length = 0;
+
+  #makeRoom(more: number) {
+    if (this.#length + more <= this.#buffer.length) return;
+    const larger = Buffer.allocUnsafe(Math.max(2 * this.#buffer.length, this.#length + more));
+    this.#buffer.copy(larger, 0, 0, this.#length);
+    this.#buffer = larger;
   }
 
-  function varint(value: number) {
-    let rest = BigInt.asUintN(64, BigInt(value));
-    const bytes: number[] = [];
-    while (rest > 127n) {
-      bytes.push(Number(rest & 127n) | 128);
-      rest >>= 7n;
+  #varint(value: number) {
+    this.#makeRoom(10);
+    let rest = value;
+    if (value < 0) {
+      let bits = BigInt.asUintN(64, BigInt(value));
+      for (; bits > 127n; bits >>= 7n) this.#buffer[this.#length++] = Number(bits & 127n) | 128;
+      rest = Number(bits);
     }
-    push(Uint8Array.from([...bytes, Number(rest)]));
+    for (; rest > 127; rest = Math.floor(rest / 128)) this.#buffer[this.#length++] = (rest % 128) | 128;
+    this.#buffer[this.#length++] = rest;
   }
 
-  const key = (field: number, wireType: number) => varint((field << 3) | wireType);
+  #key(field: number, wireType: number) {
+    this.#varint((field << 3) | wireType);
+  }
 
-  const self = {
-    parts,
-    length: () => length,
-    integer(field: number, value: number) {
-      key(field, VARINT);
-      varint(value);
-      return self;
-    },
-    float(field: number, value: number) {
-      key(field, FIXED_32);
-      push(new Uint8Array(Float32Array.of(value).buffer)); // little-endian, as every machine that onnxruntime runs on
-      return self;
-    },
-    bytes(field: number, value: Uint8Array) {
-      key(field, LENGTH_DELIMITED);
-      varint(value.length);
-      push(value);
-      return self;
-    },
-    text: (field: number, value: string) => self.bytes(field, new TextEncoder().encode(value)),
-    message(field: number, value: { parts: Uint8Array[]; length: () => number }) {
-      key(field, LENGTH_DELIMITED);
-      varint(value.length());
-      for (const part of value.parts) push(part);
-      return self;
-    },
-    messages<T>(
-      field: number,
-      values: readonly T[],
-      encode: (value: T) => { parts: Uint8Array[]; length: () => number },
-    ) {
-      for (const value of values) self.message(field, encode(value));
-      return self;
-    },
-    finish(): Uint8Array {
-      const out = new Uint8Array(length);
-      let offset = 0;
-      for (const part of parts) {
-        out.set(part, offset);
-        offset += part.length;
-      }
-      return out;
-    },
-  };
-  return self;
+  integer(field: number, value: number): this {
+    this.#key(field, VARINT);
+    this.#varint(value);
+    return this;
+  }
+
+  float(field: number, value: number): this {
+    this.#key(field, FIXED_32);
+    this.#makeRoom(4);
+    this.#length = this.#buffer.writeFloatLE(value, this.#length);
+    return this;
+  }
+
+  bytes(field: number, value: Uint8Array): this {
+    this.#key(field, LENGTH_DELIMITED);
+    this.#varint(value.length);
+    this.#makeRoom(value.length);
+    this.#buffer.set(value, this.#length);
+    this.#length += value.length;
+    return this;
+  }
+
+  text(field: number, value: string): this {
+    const size = Buffer.byteLength(value);
+    this.#key(field, LENGTH_DELIMITED);
+    this.#varint(size);
+    this.#makeRoom(size);
+    this.#length += this.#buffer.write(value, this.#length);
+    return this;
+  }
+
+  message(field: number, value: Message): this {
+    return this.bytes(field, value.finish());
+  }
+
+  messages<T>(field: number, values: readonly T[], encode: (value: T) => Message): this {
+    for (const value of values) this.message(field, encode(value));
+    return this;
+  }
+
+  finish(): Uint8Array {
+    return this.#buffer.subarray(0, this.#length);
+  }
 }

@@ -54,7 +54,7 @@ const rows: Row[] = [];
 await measureNetworks();
 if (only.includes('whole')) await measureWhole();
 tell(
-  `Networks ${flags.model ? `of ${flags.model}` : 'of svd_xt’s size, weights of zeros'}: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds.`,
+  `Networks ${flags.model ? `of ${flags.model}` : 'of svd_xt’s size, weights of zeros'}: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds. A rate counts every convolution’s products, also those that were saved.`,
   rows,
 );
 process.exit(0);
