@@ -26,7 +26,7 @@ const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
 /** written and kept, some MB each in the real size */
 const GRAPHS = 16;
-/** bytes that the encoder may hold from clip to clip, beside its weights */
+/** bytes that the encoder may hold from clip to clip */
 const MUCH_HELD = 2 ** 28;
 
 const extractorConfig = v.object({
@@ -152,10 +152,9 @@ export function openSvd(
       return graph;
     };
 
-  const encoderGraph = (size: ClipSize) => graphOf('encoder', { ...size, T: 1 });
   const networks = {
     clip: () => sessions.at('clip', graphOf('clip', { H: CLIP_SIZE, W: CLIP_SIZE, T: 1 }), { runs: 1 }),
-    encoder: (size: ClipSize) => sessions.at('encoder', encoderGraph(size), { runs: 1 }),
+    encoder: (size: ClipSize) => sessions.at('encoder', graphOf('encoder', { ...size, T: 1 }), { runs: 1 }),
     /** @param decoding_t frames that are decoded at a time afterwards */
     unet: (size: ClipSize, decoding_t: number, steps: number) => {
       const chunk = { ...size, T: chunkThatFits(size, decoding_t) };
@@ -194,8 +193,8 @@ export function openSvd(
     const embedding = await (await networks.clip()).run({ pixels });
     const encoder = await networks.encoder(size);
     const latent = await encoder.run({ picture: augmented });
-    // What it holds would only wait for the next clip: half a GiB at 1024×576, beside a second to open it.
-    if (demand(encoderGraph(size)(bestPolicy)).held > MUCH_HELD) await sessions.close(encoder);
+    // What it holds would only wait for the next clip: half a GiB at 1024×576, beside a second to open it. A GPU that waits costs more.
+    if (device === 'cpu') await sessions.closeIfLarge(encoder, MUCH_HELD);
     signal.throwIfAborted();
 
     const dim = configs.unet.addition_time_embed_dim;

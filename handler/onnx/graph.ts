@@ -223,16 +223,16 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
       for (const name of node.outputs) isConstant ? constants.add(name) : made.set(name, node);
     }
     const run: OnnxNode[] = [];
-    const put = (node: OnnxNode) => {
+    const runAfterWhatItUses = (node: OnnxNode) => {
       for (const name of node.inputs) {
         const before = made.get(name);
         if (!before) continue;
         for (const output of before.outputs) made.delete(output);
-        put(before);
+        runAfterWhatItUses(before);
       }
       run.push(node);
     };
-    for (const node of nodes) put(node);
+    for (const node of nodes) runAfterWhatItUses(node);
     return { constants, run };
   }
 

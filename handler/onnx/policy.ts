@@ -16,8 +16,9 @@ import type { Graph, Policy } from './graph.ts';
 export type Device = 'cpu' | 'cuda';
 
 /**
- * onnxruntime's own options for each; all keep the memory of values from run to run. Memory patterns are off: they cost the memory of all values a second time. Its arena is on:
- * without it the decoder takes twice the time, and the UNet twice the memory, for the system's allocator gives little back.
+ * onnxruntime's own options for each; all keep the memory of values from run to run. Memory patterns are off: they cost the memory of all
+ * values a second time. Its arena is on: without it the decoder takes twice the time, and the UNet twice the memory, for the system's
+ * allocator gives little back.
  */
 export const SESSION = {
   prepacked: { executionProviders: ['cpu'], graphOptimizationLevel: 'all', enableMemPattern: false },
@@ -36,15 +37,25 @@ export interface Demand {
   peak: number;
   /** kept between runs */
   held: number;
+  /** of weights alone */
+  weights: number;
 }
+
+const known = new WeakMap<Graph, Demand>(); // a graph is asked about in each job, and takes some 20 ms to answer
 
 /** An estimate from the sizes of weights and values; the factors are those between estimate and measurement, rounded up. */
 export function demand(graph: Graph): Demand {
+  const result = known.get(graph) ?? estimate(graph);
+  known.set(graph, result);
+  return result;
+}
+
+function estimate(graph: Graph): Demand {
   const weights = graph.weightBytes();
   const values = 1.6 * graph.peakBytes();
-  if (graph.policy === 'mapped') return { peak: values + 0.1 * weights, held: values };
-  if (graph.policy === 'cuda') return { peak: values + weights, held: values + weights };
-  return { peak: values + 1.6 * weights, held: 1.3 * weights + values };
+  if (graph.policy === 'mapped') return { peak: values + 0.1 * weights, held: values, weights };
+  if (graph.policy === 'cuda') return { peak: values + weights, held: values + weights, weights };
+  return { peak: values + 1.6 * weights, held: 1.3 * weights + values, weights };
 }
 
 /** Runs from which weights in memory are worth the time to bring them there, */
@@ -62,8 +73,7 @@ export function choosePolicy(
   { device, runs, memory, beside }: { device: Device; runs: number; memory: number; beside: number },
 ): Policy {
   if (device === 'cuda') return 'cuda';
-  const graph = written('prepacked');
-  if (runs < MANY_RUNS && graph.weightBytes() > FEW_BYTES) return 'mapped';
-  const { peak, held } = demand(graph);
+  const { peak, held, weights } = demand(written('prepacked'));
+  if (runs < MANY_RUNS && weights > FEW_BYTES) return 'mapped';
   return peak <= memory && held + beside <= memory ? 'prepacked' : 'mapped';
 }

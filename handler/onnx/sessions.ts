@@ -86,10 +86,13 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
       }
     },
 
-    /** Closes a session that was given, for one whose memory is more than the time to open it again. */
-    async close(session: Session): Promise<void> {
-      for (const [key, other] of kept) if (other.session === session) kept.delete(key);
-      await session.close();
+    /** Closes a session that was given if it holds more than `most` bytes between runs. */
+    async closeIfLarge(session: Session, most: number): Promise<void> {
+      for (const [key, other] of kept) {
+        if (other.session !== session || other.demand.held <= most) continue;
+        kept.delete(key);
+        await session.close();
+      }
     },
     closeAll,
   };
