@@ -177,11 +177,14 @@ export function createTasks(parameters, { form, onEnd }) {
     }
   }
 
-  async function isConfirmed() {
+  let answer; // to whoever asked last
+  function isConfirmed() {
+    answer?.(false); // it was closed, though the event may be yet to come
     $('confirm').returnValue = '';
     $('confirm').showModal();
-    await new Promise((resolve) => $('confirm').addEventListener('close', resolve, { once: true }));
-    return $('confirm').returnValue === 'yes';
+    return new Promise((resolve) => {
+      answer = resolve;
+    });
   }
 
   const actions = {
@@ -262,6 +265,9 @@ export function createTasks(parameters, { form, onEnd }) {
     show();
   }
 
+  $('confirm').addEventListener('close', ({ target }) => {
+    if (!target.open) answer(target.returnValue === 'yes'); // else it was opened again before its event came
+  });
   $('keep').addEventListener('click', () => $('confirm').close());
   $('delete').addEventListener('click', () => $('confirm').close('yes'));
   $('filter').append(

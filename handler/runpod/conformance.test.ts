@@ -213,9 +213,10 @@ async function slotsLife(side: Side) {
   const smaller = await far.until('a smaller take', () =>
     far.takes().find(({ query }) => query.get('batch_size') === '2'),
   );
-  await far.ended(far.submit({ do: 'set concurrency', value: 1 }));
+  const last = far.submit({ do: 'set concurrency', value: 1 });
+  await far.ended(last);
   const single = await far.until('a single take', () =>
-    far.takes().find(({ at, operation }) => at > smaller.at && operation === 'job-take'),
+    far.takes().find(({ at, operation }) => at > far.of('job-done', last)[0]!.at && operation === 'job-take'),
   );
   const full = ['x', 'y', 'z'].map((value) => far.submit({ do: 'return', value }));
   await far.ended(...full);

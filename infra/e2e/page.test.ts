@@ -230,6 +230,11 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect(await inCard()).toBe('Delete');
       await page.keyboard.press('Enter');
       expect(await page.isVisible('#confirm')).toBe(true);
+      await page.evaluate(() => {
+        document.querySelector<HTMLDialogElement>('#confirm')!.close();
+        (document.activeElement as HTMLElement).click(); // opens it again before its closing is told
+      });
+      expect(await page.isVisible('#confirm')).toBe(true);
       await page.keyboard.press('Tab');
       await page.keyboard.press('Enter');
       await page.waitForSelector(`[id="${id}"]`, { state: 'detached' });
