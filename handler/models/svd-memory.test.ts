@@ -13,12 +13,18 @@ const BFC_ARENA =
 
 afterEach(() => vi.restoreAllMocks());
 
-/** Makes onnxruntime fail where `at` gives a message; counts its sessions that are open. */
-function plant(at: (event: 'open' | 'run', inputs: readonly string[], frames: number) => string | undefined) {
+/** Makes onnxruntime fail where `at` gives a message, and opening and running take so long; counts its sessions that are open. */
+function plant(
+  at: (event: 'open' | 'run', inputs: readonly string[], frames: number) => string | undefined = () => undefined,
+  lasts = { open: 1, run: 1 },
+) {
+  let time = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => time);
   const create = InferenceSession.create.bind(InferenceSession) as (...all: unknown[]) => Promise<InferenceSession>;
   const sessions = { opened: 0, open: 0 };
   vi.spyOn(InferenceSession, 'create').mockImplementation((async (...all: unknown[]) => {
     const session = await create(...all);
+    time += lasts.open;
     const { inputNames } = session;
     const refusal = at('open', inputNames, 0);
     if (refusal) {
@@ -32,6 +38,7 @@ function plant(at: (event: 'open' | 'run', inputs: readonly string[], frames: nu
     session.run = async (feeds: InferenceSession.FeedsType) => {
       const failure = at('run', inputNames, feeds.latents?.dims[0] ?? 0);
       if (failure) throw new Error(failure);
+      time += lasts.run;
       return run(feeds);
     };
     session.release = async () => {
@@ -191,7 +198,7 @@ describe('before the start', () => {
 
 describe('sessions', () => {
   test('are kept for the next job of the same size and after a preload', async () => {
-    const sessions = plant(() => undefined);
+    const sessions = plant();
     const model = open();
     await model.preload({ ...size, decoding_t: 5, steps: 25 });
     expect(sessions).toEqual({ opened: 4, open: 4 });
@@ -205,16 +212,19 @@ describe('sessions', () => {
     expect(sessions.open).toBe(0);
   });
 
-  test('but not the encoder of large pictures, which holds much', async () => {
-    const sessions = plant(() => undefined);
+  test('but not after runs beside which opening is short', async () => {
+    const sessions = plant(undefined, { open: 1, run: 2 });
     const model = open();
-    await framesOf(model, 1, { H: 512, W: 576, T: 1 });
-    expect(sessions).toEqual({ opened: 4, open: 3 });
+    await framesOf(model, 2);
+    expect(sessions).toEqual({ opened: 5, open: 1 }); // two decoders, for two frames and for one; CLIP's stays
+    await framesOf(model, 1);
+    expect(sessions).toEqual({ opened: 8, open: 1 });
     await model.close();
+    expect(sessions.open).toBe(0);
   });
 
   test('are closed when others need their memory', async () => {
-    const sessions = plant(() => undefined);
+    const sessions = plant();
     const model = open({ memory: 0.04 * GIB });
     await framesOf(model, 5);
     expect(sessions.open).toBeLessThan(4);
@@ -224,7 +234,7 @@ describe('sessions', () => {
   });
 
   test('do not pile up over many sizes', async () => {
-    const sessions = plant(() => undefined);
+    const sessions = plant();
     const model = open();
     for (let T = 1; T <= 6; T++) await framesOf(model, T, { T }); // UNet and decoder for each, beside the two that all share
     expect(sessions.opened).toBe(14);

@@ -11,7 +11,7 @@ import { usableMemory } from '../onnx/device.ts';
 import type { Graph, GraphOptions, Policy } from '../onnx/graph.ts';
 import { type Device, demand } from '../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../onnx/safetensors.ts';
-import { OutOfMemory } from '../onnx/session.ts';
+import { OutOfMemory, type Session } from '../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../onnx/sessions.ts';
 import { unet, unetConfig } from '../onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../onnx/vae.ts';
@@ -26,8 +26,6 @@ const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
 /** written and kept, some MB each in the real size */
 const GRAPHS = 16;
-/** bytes that the encoder may hold from clip to clip */
-const MUCH_HELD = 2 ** 28;
 
 const extractorConfig = v.object({
   image_mean: v.pipe(v.array(v.number()), v.length(3)),
@@ -193,8 +191,7 @@ export function openSvd(
     const embedding = await (await networks.clip()).run({ pixels });
     const encoder = await networks.encoder(size);
     const latent = await encoder.run({ picture: augmented });
-    // What it holds would only wait for the next clip: half a GiB at 1024×576, beside a second to open it. A GPU that waits costs more.
-    if (device === 'cpu') await sessions.closeIfLarge(encoder, MUCH_HELD);
+    await sessions.closeIfCheap(encoder);
     signal.throwIfAborted();
 
     const dim = configs.unet.addition_time_embed_dim;
@@ -202,9 +199,9 @@ export function openSvd(
     for (const [i, id] of addedTimeIds({ fps, motion_bucket_id, cond_aug }).entries())
       added.set(timestepEmbedding(id, dim), i * dim);
     const nothing = new Float32Array(embedding.length);
-    const network = await networks.unet(size, decoding_t, steps);
+    let network: Session | undefined = await networks.unet(size, decoding_t, steps);
 
-    const denoise = vPrediction((x, c_noise, conditional) => {
+    const denoise = vPrediction(async (x, c_noise, conditional) => {
       // Each frame's noisy latent beside the still's, which the unconditional branch does not see.
       const sample = new Float32Array(T * 2 * plane);
       for (let t = 0; t < T; t++) {
@@ -212,15 +209,20 @@ export function openSvd(
         if (conditional) sample.set(latent, (t * 2 + 1) * plane);
       }
       const time = timestepEmbedding(c_noise, configs.unet.block_out_channels[0]!);
-      return network.run({ sample, time, added, context: conditional ? embedding : nothing }).catch((error) => {
+      try {
+        network ??= await networks.unet(size, decoding_t, steps);
+        return await network.run({ sample, time, added, context: conditional ? embedding : nothing });
+      } catch (error) {
         throw understood(error, size);
-      });
+      }
     });
 
     const warnings: SvdClip['warnings'] = [];
 
     async function* decodeFloat(x: Float32Array) {
       const pixels = 3 * H * W;
+      if (network) await sessions.closeIfCheap(network);
+      network = undefined; // the decoder may need its memory
       let most = chunkThatFits(size, decoding_t);
       for (let from = 0; from < T; ) {
         signal.throwIfAborted();
@@ -232,6 +234,7 @@ export function openSvd(
         try {
           const decoder = await networks.decoder({ ...size, T: count });
           frames = await decoder.run({ latents });
+          if (T - from - count < count) await sessions.closeIfCheap(decoder); // it was the last of this size
         } catch (error) {
           if (!(error instanceof OutOfMemory) || count === 1) throw understood(error, size);
           await sessions.closeAll(); // what others hold may be what was lacking

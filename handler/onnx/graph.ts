@@ -22,6 +22,9 @@ export interface Value {
 
 export type Graph = ReturnType<typeof createGraph>;
 
+/** ONNX's number for the type of a condition */
+const BOOLEAN = 9;
+
 const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
 const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
 /**
@@ -52,12 +55,20 @@ export interface GraphOptions {
  */
 export type Policy = 'prepacked' | 'mapped' | 'cuda';
 
+/** Nodes from one to before another of a graph, of whose values only the last is used after them. */
+interface Section {
+  from: number;
+  to: number;
+  result: Value;
+}
+
 /** Operators whose output is their input's memory under another shape. */
 const VIEWS = ['Reshape', 'Identity'];
 
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
   const nodes: OnnxNode[] = [];
+  const sections: Section[] = [];
   /** What is made of weights and constants alone. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
   const early: OnnxNode[] = [];
   /** initializers and what is made of them, by name */
@@ -168,11 +179,93 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
    * made of constants, but not what a caller may replace.
    */
   const ones = (length: number) =>
-    once(`ones ${length}`, () => {
-      const one = constant('replaceable one', Float32Array.of(1), [1]);
-      replaceable.add(one.name);
-      return op('Expand', [one, integers([length])], [length]);
-    });
+    once(`ones ${length}`, () => op('Expand', [replaceableOne(), integers([length])], [length]));
+
+  function replaceableOne(): Value {
+    const one = constant('replaceable one', Float32Array.of(1), [1]);
+    replaceable.add(one.name);
+    return one;
+  }
+
+  /**
+   * What `make` makes, as a graph of its own where weights are mapped: onnxruntime opens a graph in the square of its size. Of the values
+   * made within only the last is used outside.
+   */
+  function section(make: () => Value): Value {
+    const from = nodes.length;
+    const result = make();
+    if (policy === 'mapped') sections.push({ from, to: nodes.length, result });
+    return result;
+  }
+
+  /**
+   * A section as one node, a condition's first branch. A caller could make it false, so onnxruntime can't know that it never is, and leaves
+   * the branches as they are.
+   */
+  function asNode({ result }: Section, within: readonly OnnxNode[]): OnnxNode {
+    const { name, shape } = result;
+    const inner = `${name} within`; // a name stands for one value only, inside and out
+    const renamed = (names: string[]) => names.map((other) => (other === name ? inner : other));
+    const nodes = within.map((node) => ({ ...node, inputs: renamed(node.inputs), outputs: renamed(node.outputs) }));
+    const outputs = [open({ ...result, name: inner })];
+    const ones = {
+      op: 'Expand',
+      domain: '',
+      name: `${name} otherwise`,
+      outputs: [`${name} otherwise`],
+      attributes: {},
+    };
+    const otherwise = { ...ones, inputs: [replaceableOne().name, integers(shape).name] };
+    return {
+      op: 'If',
+      domain: '',
+      name: `section ${name}`,
+      inputs: ['always'],
+      outputs: [name],
+      attributes: {
+        then_branch: { graph: { nodes, outputs } },
+        else_branch: { graph: { nodes: [otherwise], outputs: [open({ ...result, name: otherwise.name })] } },
+      },
+    };
+  }
+
+  const bySection = () =>
+    new Map(sections.flatMap((part) => nodes.slice(part.from, part.to).map((node) => [node, part] as const)));
+
+  /** All nodes in an order to run in, those of each section as one. What is made of weights for one section alone is made there. */
+  function sectioned(): OnnxNode[] {
+    const users = new Map<string, Set<Section | undefined>>(); // by value
+    const use = (name: string, by: Iterable<Section | undefined>) =>
+      users.set(name, new Set([...(users.get(name) ?? []), ...by]));
+    const sectionOf = bySection();
+    for (const node of nodes) for (const name of node.inputs) use(name, [sectionOf.get(node)]);
+    const own = new Map<Section | undefined, OnnxNode[]>();
+    for (const node of early.toReversed()) {
+      const by = new Set(node.outputs.flatMap((name) => [...(users.get(name) ?? [])]));
+      const only = by.size === 1 ? [...by][0] : undefined;
+      for (const name of node.inputs) use(name, by);
+      own.set(only, [node, ...(own.get(only) ?? [])]);
+    }
+    const all = [...(own.get(undefined) ?? [])];
+    if (sections.length > 0) {
+      const attributes = { to: BOOLEAN };
+      all.push({
+        op: 'Cast',
+        domain: '',
+        name: 'always',
+        inputs: [replaceableOne().name],
+        outputs: ['always'],
+        attributes,
+      });
+    }
+    let next = 0;
+    for (const part of sections) {
+      const within = [...(own.get(part) ?? []), ...nodes.slice(part.from, part.to)];
+      all.push(...nodes.slice(next, part.from), asNode(part, within));
+      next = part.to;
+    }
+    return [...all, ...nodes.slice(next)];
+  }
 
   function cast(value: Value, type: ElementType): Value {
     return value.type === type
@@ -246,16 +339,23 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
 
   /**
    * The most memory that computed values take at one time, in bytes, without the weights and without what an operator needs within: a
-   * value lives from the operator that makes it to the last that uses it.
+   * value lives from the operator that makes it to the last that uses it, or to the end of that one's section.
    */
   function peakBytes(): number {
     const { run } = plan();
     const owner = new Map<string, string>(); // whose memory a view shows
     const memoryOf = (name: string) => owner.get(name) ?? name;
     const lastUse = new Map<string, number>();
+    const sectionOf = bySection();
+    const ends = new Map(run.map((node, i) => [sectionOf.get(node), i]));
+    const madeIn = new Map(run.flatMap((node) => node.outputs.map((name) => [name, sectionOf.get(node)])));
     for (const [i, node] of run.entries()) {
       if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
-      for (const name of [...node.inputs, ...node.outputs]) lastUse.set(memoryOf(name), i);
+      const part = sectionOf.get(node);
+      for (const name of [...node.inputs, ...node.outputs]) {
+        const isFromOutside = part && madeIn.get(memoryOf(name)) !== part;
+        lastUse.set(memoryOf(name), isFromOutside ? ends.get(part)! : i);
+      }
     }
     for (const { name } of outputs) lastUse.set(memoryOf(name), run.length);
 
@@ -302,6 +402,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     integers,
     reshape,
     transpose,
+    section,
     policy,
 
     input(name: string, shape: readonly number[]): Value {
@@ -337,11 +438,12 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     encode(): Uint8Array {
       // Mapped weights are listed as inputs too, which ONNX lets callers replace: onnxruntime then folds nothing that is made of them, so
       // that half-precision weights stay in the file and are cast anew in each run.
+      const nodes = sectioned();
       const also = initializers.filter(
         (initializer) => replaceable.has(initializer.name) || (policy === 'mapped' && 'external' in initializer),
       );
       return encodeModel({
-        nodes: [...early, ...nodes],
+        nodes,
         initializers,
         inputs: [...inputs.map(open), ...also],
         outputs: outputs.map(open),

@@ -8,8 +8,8 @@ export const ELEMENT_TYPE = { float32: 1, int64: 7, float16: 10 } as const;
 export type ElementType = keyof typeof ELEMENT_TYPE;
 export const ELEMENT_BYTES = { float32: 4, int64: 8, float16: 2 } as const;
 
-/** A whole number, whole numbers, text, or a float: a float with a whole value must still be written as one. */
-export type Attribute = number | readonly number[] | string | { float: number };
+/** A whole number, whole numbers, text, a graph within, or a float: a float with a whole value must still be written as one. */
+export type Attribute = number | readonly number[] | string | { float: number } | { graph: OnnxGraph };
 
 export interface OnnxNode {
   op: string;
@@ -33,31 +33,34 @@ export interface OnnxValue {
 export type OnnxInitializer = OnnxValue &
   ({ data: Uint8Array } | { external: { location: string; offset: number; length: number } });
 
-export interface OnnxModel {
-  nodes: OnnxNode[];
-  initializers: OnnxInitializer[];
-  inputs: OnnxValue[];
-  outputs: OnnxValue[];
+export interface OnnxGraph {
+  nodes: readonly OnnxNode[];
+  initializers?: readonly OnnxInitializer[];
+  inputs?: readonly OnnxValue[];
+  outputs: readonly OnnxValue[];
 }
 
 const IR_VERSION = 9;
 const OPSETS: Record<string, number> = { '': 20, 'com.microsoft': 1 };
 
 /** @returns a serialized ModelProto */
-export function encodeModel(model: OnnxModel): Uint8Array {
-  const graph = message()
-    .messages(1, model.nodes, node)
-    .text(2, 'graph')
-    .messages(5, model.initializers, tensor)
-    .messages(11, model.inputs, valueInfo)
-    .messages(12, model.outputs, valueInfo);
+export function encodeModel(model: OnnxGraph): Uint8Array {
   const opsets = Object.entries(OPSETS);
   return message()
     .integer(1, IR_VERSION)
     .text(2, 'text-to-video-api')
-    .message(7, graph)
+    .message(7, graph(model))
     .messages(8, opsets, ([domain, version]) => message().text(1, domain).integer(2, version))
     .finish();
+}
+
+function graph({ nodes, initializers = [], inputs = [], outputs }: OnnxGraph): Message {
+  return message()
+    .messages(1, nodes, node)
+    .text(2, 'graph')
+    .messages(5, initializers, tensor)
+    .messages(11, inputs, valueInfo)
+    .messages(12, outputs, valueInfo);
 }
 
 function node({ op, domain, name, inputs, outputs, attributes }: OnnxNode) {
@@ -72,6 +75,7 @@ function attribute([name, value]: [string, Attribute]) {
   if (typeof value === 'string') return out.text(4, value).integer(20, 3);
   if (typeof value === 'number') return out.integer(3, value).integer(20, 2);
   if ('float' in value) return out.float(2, value.float).integer(20, 1);
+  if ('graph' in value) return out.message(6, graph(value.graph)).integer(20, 5);
   for (const item of value) out.integer(8, item);
   return out.integer(20, 7);
 }

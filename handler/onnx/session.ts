@@ -10,6 +10,8 @@ export interface Session {
    * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
    */
   run(feeds: Record<string, Float32Array>): Promise<Float32Array>;
+  /** What opening it and its last run took, in milliseconds. */
+  readonly took: { readonly opening: number; readonly run: number };
   close(): Promise<void>;
 }
 
@@ -44,6 +46,7 @@ export async function openSession(
   { policy = graph.policy, threads, onRun }: SessionOptions = {},
 ): Promise<Session> {
   const { extra, ...options } = { extra: { session: {} }, ...SESSION[policy] };
+  const opening = performance.now();
   const session = await InferenceSession.create(graph.encode(), {
     ...options,
     ...(threads !== undefined && { intraOpNumThreads: threads }),
@@ -56,9 +59,11 @@ export async function openSession(
   }).catch((error) => {
     throw understood(error);
   });
+  const took = { opening: performance.now() - opening, run: 0 };
   const output = graph.outputs[0]!.name;
 
   return {
+    took,
     async run(feeds) {
       const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
       if (unknown) throw new Error(`${unknown}: the network has no such input`);
@@ -74,7 +79,8 @@ export async function openSession(
       const results = await session.run(tensors).catch((error) => {
         throw understood(error);
       });
-      onRun?.(performance.now() - start);
+      took.run = performance.now() - start;
+      onRun?.(took.run);
       return results[output]!.data as Float32Array;
     },
     close: () => session.release(),

@@ -18,6 +18,8 @@ export interface Use {
   beside?: number;
 }
 
+/** Of a session's last run: what is opened anew in less is not worth its memory. A UNet runs some fifty times for a clip. */
+const LITTLE = 0.5;
 /** Even sessions that hold next to nothing have their graph. */
 const MOST = 12;
 
@@ -43,9 +45,8 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
   }
 
   async function open(network: string, graph: Graph): Promise<Session> {
-    const start = performance.now();
     const session = await openSession(graph, { ...(threads !== undefined && { threads }), ...(onRun && { onRun }) });
-    onOpen?.({ network, policy: graph.policy, ms: Math.round(performance.now() - start) });
+    onOpen?.({ network, policy: graph.policy, ms: Math.round(session.took.opening) });
     return session;
   }
 
@@ -86,13 +87,16 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
       }
     },
 
-    /** Closes a session that was given if it holds more than `most` bytes between runs. */
-    async closeIfLarge(session: Session, most: number): Promise<void> {
-      for (const [key, other] of kept) {
-        if (other.session !== session || other.demand.held <= most) continue;
-        kept.delete(key);
-        await session.close();
-      }
+    /**
+     * Closes a session that was given and has run, if its memory is worth more than the little time to open it for the next job: where runs
+     * are long, both they and the others' need much of it. A GPU's time is worth more.
+     */
+    async closeIfCheap(session: Session): Promise<void> {
+      if (device === 'cuda' || session.took.opening > LITTLE * session.took.run) return;
+      const [key] = [...kept].find(([, other]) => other.session === session) ?? [];
+      if (key === undefined) return; // others needed its memory
+      kept.delete(key);
+      await session.close();
     },
     closeAll,
   };

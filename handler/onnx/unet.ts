@@ -80,7 +80,9 @@ export function unet(
   }
 
   /** A spatial residual block, then a temporal one. */
-  function residual(x: Value, name: string, C: number, epsilon: number): Value {
+  const residual = (x: Value, name: string, C: number, epsilon: number) =>
+    g.section(() => residualBlock(x, name, C, epsilon));
+  function residualBlock(x: Value, name: string, C: number, epsilon: number): Value {
     const block = `${name}.spatial_res_block`;
     let y = conv2d(g, silu(g, groupNorm(g, x, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
     y = g.add(y, g.reshape(linear(g, embeddingOfFrames, `${block}.time_emb_proj`, C), [N, C, 1, 1]));
@@ -168,7 +170,9 @@ export function unet(
   }
 
   const attention = (x: Value, name: string, block: number) =>
-    transformer(x, name, each(config.num_attention_heads, block), each(config.transformer_layers_per_block, block));
+    g.section(() =>
+      transformer(x, name, each(config.num_attention_heads, block), each(config.transformer_layers_per_block, block)),
+    );
 
   let x = conv2d(g, g.reshape(sample, [N, config.in_channels, h, w]), 'conv_in', channels[0]!);
   const skips = [x];
