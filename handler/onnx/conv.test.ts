@@ -56,7 +56,7 @@ describe.each(OUTS)('%i channels', (out) => {
     ['of odd sides', [1, C, 13, 9]],
     ['of a single row', [1, C, 1, 97]],
     ['several small ones, multiplied at once', [3, C, 5, 8]],
-    ['so many that they are taken in parts', [17, C, 62, 64]],
+    ['so many that they are taken in parts', [10, C, 94, 92]],
   ] as const)('pictures %s', async (_, shape) => {
     const [N, , H, W] = shape;
     const x = randn(N * C * H * W);

@@ -42,50 +42,48 @@ export function pointwise(
   });
 }
 
-/** A convolution of three over the frames: [B, C, T, H·W] → [B, out, T, H·W]; the Conv3d kernel is seen as a 3×1 one. */
-export function temporalConv(g: Graph, x: Value, name: string, out: number): Value {
-  const [B, C, T, HW] = x.shape as [number, number, number, number];
+/**
+ * A convolution of three over T frames that lie one below the other: [B, C, T·H, W] → [B, out, T·H, W]. The Conv3d kernel is seen as one
+ * of 3×1 whose rows lie a frame apart: onnxruntime goes through the channels for each row of pixels, and this way a row stays in its cache.
+ */
+export function temporalConv(g: Graph, x: Value, name: string, out: number, T: number): Value {
+  const [, C, height] = x.shape as [number, number, number];
+  const H = height / T;
   const weight = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });
-  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out])], [B, out, T, HW], {
-    attributes: { kernel_shape: [3, 1], pads: [1, 0, 1, 0] },
+  return g.op('Conv', [x, weight, g.weight(`${name}.bias`, [out])], x.shape.with(1, out), {
+    attributes: { kernel_shape: [3, 1], dilations: [H, 1], pads: [H, 0, H, 0] },
   });
 }
 
 /**
- * Nearest-neighbour upsampling and a 3×3 convolution, of each of several pictures of one shape. For a doubling on a processor they are
- * four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times
- * fewer multiplications.
+ * Nearest-neighbour upsampling and a 3×3 convolution. For a doubling on a processor they are four 2×2 convolutions, one for each corner of
+ * the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25 times fewer multiplications.
+ * @param size of the result; default: twice as high and wide
  */
-export function upsampleConv(
-  g: Graph,
-  pictures: readonly Value[],
-  name: string,
-  [height, width]: readonly [number, number],
-): Value[] {
-  const [N, C, H, W] = pictures[0]!.shape as [number, number, number, number];
+export function upsampleConv(g: Graph, x: Value, name: string, size?: readonly [height: number, width: number]): Value {
+  const [N, C, H, W] = x.shape as [number, number, number, number];
+  const [height, width] = size ?? [2 * H, 2 * W];
   if (height !== 2 * H || width !== 2 * W || g.policy === 'cuda') {
-    const sizes = g.integers([N, C, height, width]);
     const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
-    return pictures.map((x) =>
-      conv2d(g, g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], { attributes }), name, C),
-    );
+    const sizes = g.integers([N, C, height, width]);
+    const larger = g.op('Resize', [x, undefined, undefined, sizes], [N, C, height, width], { attributes });
+    return conv2d(g, larger, name, C);
   }
-  const bias = g.weight(`${name}.bias`, [C]);
-  /** The first of three rows and the sum of the others, and the other way round. */
-  const merged = (kernel: Value, axis: number) => {
+  /** The first of three rows and the sum of the others, or the first two's sum and the last. */
+  const merged = (kernel: Value, axis: number, last: boolean) => {
     const [a, b, c] = g.split(kernel, axis, [1, 1, 1]) as [Value, Value, Value];
-    return [g.concat([a, g.add(b, c)], axis), g.concat([g.add(a, b), c], axis)];
+    return g.concat(last ? [g.add(a, b), c] : [a, g.add(b, c)], axis);
   };
-  const kernels = merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2).flatMap((rows) => merged(rows, 3));
-  return pictures.map((x) => {
-    const corners = kernels.map((kernel, i) => {
-      const [bottom, right] = [i >> 1, i & 1];
-      return g.op('Conv', [x, kernel, bias], [N, C, H, W], {
-        attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
-      });
+  const corners = [0, 1, 2, 3].map((corner) => {
+    const [bottom, right] = [corner >> 1, corner & 1];
+    const kernel = g.once(`corner ${corner} of ${name}`, () =>
+      merged(merged(g.weight(`${name}.weight`, [C, C, 3, 3]), 2, bottom === 1), 3, right === 1),
+    );
+    return g.op('Conv', [x, kernel, g.weight(`${name}.bias`, [C])], [N, C, H, W], {
+      attributes: { kernel_shape: [2, 2], pads: [1 - bottom, 1 - right, bottom, right] },
     });
-    return interleaved(g, corners, [N, C, H, W]);
   });
+  return interleaved(g, corners, [N, C, H, W]);
 }
 
 /** The pixels of four pictures of one shape, [N, C, H, W] in whatever shape they lie: each a corner of every 2×2 in [N, C, 2H, 2W]. */
@@ -124,7 +122,7 @@ const Aᵀ = [
 ];
 const PLACES = 16;
 /** Bytes of transformed tiles at a time: little beside the network's other values, */
-const TILE_BYTES = 256 * 2 ** 20;
+const TILE_BYTES = 320 * 2 ** 20;
 /** and parts that this may need: onnxruntime opens a graph in the square of its size. */
 const MOST_PARTS = 8;
 /** Elements of a kernel that is kept transformed. */
@@ -134,12 +132,12 @@ const MANY_TILES = 128;
 
 /** Pictures whose tiles are transformed at a time. */
 const picturesAtATime = ({ shape: [, C, H, W] }: Value) =>
-  Math.max(1, Math.floor(TILE_BYTES / (4 * PLACES * C! * Math.ceil(H! / 2) * Math.ceil(W! / 2))));
+  Math.floor(TILE_BYTES / (4 * PLACES * C! * Math.ceil(H! / 2) * Math.ceil(W! / 2)));
 
 /** Where it saves more than tiles' way through memory and the making of U cost, and onnxruntime's layout makes the former short. */
 function suitsWinograd({ policy }: Graph, x: Value, out: number): boolean {
   const [N, C, H, W] = x.shape as [number, number, number, number];
-  const saves = C * out > 512 * 256 && N * H * W >= 96;
+  const saves = C * out >= 256 * 256 && N * H * W >= 96;
   return policy === 'prepacked' && saves && N <= MOST_PARTS * picturesAtATime(x);
 }
 

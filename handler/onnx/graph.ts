@@ -22,9 +22,6 @@ export interface Value {
 
 export type Graph = ReturnType<typeof createGraph>;
 
-/** ONNX's number for the type of a condition */
-const BOOLEAN = 9;
-
 const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
 const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
 /**
@@ -55,20 +52,26 @@ export interface GraphOptions {
  */
 export type Policy = 'prepacked' | 'mapped' | 'cuda';
 
-/** Nodes from one to before another of a graph, of whose values only the last is used after them. */
-interface Section {
-  from: number;
-  to: number;
-  result: Value;
+/** A graph within a node. It sees the values around it; of its own only the output is seen outside. */
+interface Body {
+  nodes: readonly Node[];
+  /** a part of what the node is given, where it runs for each */
+  input?: Value;
+  output: Value;
+  /** how often it runs */
+  times: number;
 }
+type Node = OnnxNode & { body?: Body };
+
+/** The values that a node takes, also those that it takes within, or makes there. */
+const used = ({ inputs, body }: Node): string[] => [...inputs, ...(body?.nodes.flatMap(used) ?? [])];
 
 /** Operators whose output is their input's memory under another shape. */
 const VIEWS = ['Reshape', 'Identity'];
 
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
-  const nodes: OnnxNode[] = [];
-  const sections: Section[] = [];
+  let nodes: Node[] = []; // of the graph, or the body, that is being written
   /** What is made of weights and constants alone. It stands first, since onnxruntime then runs each just before what uses it, not all at the start. */
   const early: OnnxNode[] = [];
   /** initializers and what is made of them, by name */
@@ -81,11 +84,12 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   const outputs: OnnxValue[] = [];
   const shared = new Map<string, Value>(); // constants and weights, once each
   let count = 0;
+  let scope = ''; // whose constants are its own
 
   /** What was made under this key before, else what `make` makes. */
   function once(key: string, make: () => Value): Value {
-    const found = shared.get(key) ?? make();
-    shared.set(key, found);
+    const found = shared.get(scope + key) ?? make();
+    shared.set(scope + key, found);
     return found;
   }
 
@@ -165,7 +169,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return once(`weight ${tensor} ${rows ?? ''} ${used}`, () => {
       const { type, offset, length } = weights.get(tensor, stored);
       const rowBytes = length / stored[0]!;
-      const name = `${tensor}${rows ? `[${from}:${to}]` : ''}|${used.join('x')}`;
+      const name = `${scope}${tensor}${rows ? `[${from}:${to}]` : ''}|${used.join('x')}`;
       const external = { location: weights.name, offset: offset + from * rowBytes, length: (to - from) * rowBytes };
       const value = { name, type, shape: used };
       if (sizeOf(value) !== external.length) throw new Error(`${tensor}: [${stored}] can’t be seen as [${used}]`);
@@ -182,89 +186,60 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     once(`ones ${length}`, () => op('Expand', [replaceableOne(), integers([length])], [length]));
 
   function replaceableOne(): Value {
+    const around = scope;
+    scope = ''; // only the graph itself has inputs that a caller may replace
     const one = constant('replaceable one', Float32Array.of(1), [1]);
+    scope = around;
     replaceable.add(one.name);
     return one;
   }
 
+  /** What `make` makes, as a body. Constants of the same scope are its own: onnxruntime makes nothing of those around it. */
+  function bodyOf(make: () => Value, times: number, itsScope: string): Body {
+    const around = { nodes, scope };
+    nodes = [];
+    scope = itsScope;
+    const output = make();
+    const body = { nodes, output, times };
+    ({ nodes, scope } = around);
+    return body;
+  }
+
   /**
-   * What `make` makes, as a graph of its own where weights are mapped: onnxruntime opens a graph in the square of its size. Of the values
-   * made within only the last is used outside.
+   * What `make` makes, as a graph of its own where weights are mapped: onnxruntime opens a graph in the square of its size. It is a
+   * condition's first branch, whose condition a caller could make false; so onnxruntime can't know that it never is, and leaves it as it is.
    */
   function section(make: () => Value): Value {
-    const from = nodes.length;
-    const result = make();
-    if (policy === 'mapped') sections.push({ from, to: nodes.length, result });
-    return result;
+    if (policy !== 'mapped') return make();
+    const body = bodyOf(make, 1, scope);
+    const name = `section_${count++}`;
+    const inputs = [once('always', () => cast(replaceableOne(), 'bool')).name];
+    integers(body.output.shape); // for the other branch
+    nodes.push({ op: 'If', domain: '', name, inputs, outputs: [name], attributes: {}, body });
+    return known({ ...body.output, name });
   }
 
   /**
-   * A section as one node, a condition's first branch. A caller could make it false, so onnxruntime can't know that it never is, and leaves
-   * the branches as they are.
+   * A layer on one after the other of what the first dimension counts, [N, …] → [N, …]: it is given each as [1, …]. So its values take the
+   * memory of one, and onnxruntime opens a single layer.
    */
-  function asNode({ result }: Section, within: readonly OnnxNode[]): OnnxNode {
-    const { name, shape } = result;
-    const inner = `${name} within`; // a name stands for one value only, inside and out
-    const renamed = (names: string[]) => names.map((other) => (other === name ? inner : other));
-    const nodes = within.map((node) => ({ ...node, inputs: renamed(node.inputs), outputs: renamed(node.outputs) }));
-    const outputs = [open({ ...result, name: inner })];
-    const ones = {
-      op: 'Expand',
-      domain: '',
-      name: `${name} otherwise`,
-      outputs: [`${name} otherwise`],
-      attributes: {},
-    };
-    const otherwise = { ...ones, inputs: [replaceableOne().name, integers(shape).name] };
-    return {
-      op: 'If',
-      domain: '',
-      name: `section ${name}`,
-      inputs: ['always'],
-      outputs: [name],
-      attributes: {
-        then_branch: { graph: { nodes, outputs } },
-        else_branch: { graph: { nodes: [otherwise], outputs: [open({ ...result, name: otherwise.name })] } },
-      },
-    };
+  function each(x: Value, layer: (one: Value) => Value): Value {
+    const [N, ...rest] = x.shape as [number, ...number[]];
+    if (N === 1) return layer(x);
+    if (policy === 'cuda') return concat(split(x, 0, Array(N).fill(1)).map(layer), 0); // a loop would be run by the processor
+    const all = reshape(x, [N, 1, ...rest]);
+    const name = `each_${count++}`;
+    const input = known({ name: `${name}_one`, type: x.type, shape: [1, ...rest] });
+    const body = { ...bodyOf(() => layer(input), N, policy === 'mapped' ? scope : `${name} `), input };
+    const attributes = { num_scan_inputs: 1 };
+    nodes.push({ op: 'Scan', domain: '', name, inputs: [all.name], outputs: [name], attributes, body });
+    const shape = [N, ...body.output.shape];
+    return reshape(known({ name, type: body.output.type, shape }), [N, ...shape.slice(2)]);
   }
 
-  const bySection = () =>
-    new Map(sections.flatMap((part) => nodes.slice(part.from, part.to).map((node) => [node, part] as const)));
-
-  /** All nodes in an order to run in, those of each section as one. What is made of weights for one section alone is made there. */
-  function sectioned(): OnnxNode[] {
-    const users = new Map<string, Set<Section | undefined>>(); // by value
-    const use = (name: string, by: Iterable<Section | undefined>) =>
-      users.set(name, new Set([...(users.get(name) ?? []), ...by]));
-    const sectionOf = bySection();
-    for (const node of nodes) for (const name of node.inputs) use(name, [sectionOf.get(node)]);
-    const own = new Map<Section | undefined, OnnxNode[]>();
-    for (const node of early.toReversed()) {
-      const by = new Set(node.outputs.flatMap((name) => [...(users.get(name) ?? [])]));
-      const only = by.size === 1 ? [...by][0] : undefined;
-      for (const name of node.inputs) use(name, by);
-      own.set(only, [node, ...(own.get(only) ?? [])]);
-    }
-    const all = [...(own.get(undefined) ?? [])];
-    if (sections.length > 0) {
-      const attributes = { to: BOOLEAN };
-      all.push({
-        op: 'Cast',
-        domain: '',
-        name: 'always',
-        inputs: [replaceableOne().name],
-        outputs: ['always'],
-        attributes,
-      });
-    }
-    let next = 0;
-    for (const part of sections) {
-      const within = [...(own.get(part) ?? []), ...nodes.slice(part.from, part.to)];
-      all.push(...nodes.slice(next, part.from), asNode(part, within));
-      next = part.to;
-    }
-    return [...all, ...nodes.slice(next)];
+  function concat(values: readonly Value[], axis: number): Value {
+    const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
+    return op('Concat', values, values[0]!.shape.with(axis, size), { attributes: { axis } });
   }
 
   function cast(value: Value, type: ElementType): Value {
@@ -307,65 +282,105 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return op('Slice', operands, value.shape.with(axis, to - from));
   }
 
+  /** What is made of constants, and the constants themselves where weights are not mapped, by the only body that uses it. */
+  function own() {
+    const users = new Map<string, Set<Body | undefined>>(); // by value
+    const use = (name: string, by: Iterable<Body | undefined>) =>
+      users.set(name, new Set([...(users.get(name) ?? []), ...by]));
+    const useAll = (all: readonly Node[], by: Body | undefined) => {
+      for (const { inputs, body } of all) {
+        for (const name of inputs) use(name, [by]);
+        if (body) useAll(body.nodes, body);
+      }
+    };
+    useAll(nodes, undefined);
+    const onlyUser = (names: readonly string[]) => {
+      const by = new Set(names.flatMap((name) => [...(users.get(name) ?? [])]));
+      return by.size === 1 ? [...by][0] : undefined;
+    };
+    const made = new Map<Body | undefined, OnnxNode[]>();
+    for (const node of early.toReversed()) {
+      const by = onlyUser(node.outputs);
+      for (const name of node.inputs) for (const output of node.outputs) use(name, users.get(output) ?? []);
+      made.set(by, [node, ...(made.get(by) ?? [])]);
+    }
+    const stays = ({ name }: OnnxInitializer) => policy === 'mapped' || replaceable.has(name);
+    const constants = new Map<Body | undefined, OnnxInitializer[]>();
+    for (const one of initializers) {
+      const by = stays(one) ? undefined : onlyUser([one.name]);
+      const its = constants.get(by) ?? [];
+      its.push(one);
+      constants.set(by, its);
+    }
+    return (body?: Body) => ({ made: made.get(body) ?? [], constants: constants.get(body) ?? [] });
+  }
+
   /** What runs, in its order, and what onnxruntime makes once: all that is made of constants by ONNX's own operators. */
   function plan() {
     const constants = new Set(initializers.map(({ name }) => name).filter((name) => !replaceable.has(name)));
-    const made = new Map<string, OnnxNode>(); // of constants in each run, by output
-    for (const node of early) {
-      const isConstant = policy !== 'mapped' && node.domain === '' && node.inputs.every((name) => constants.has(name));
-      for (const name of node.outputs) isConstant ? constants.add(name) : made.set(name, node);
-    }
-    const run: OnnxNode[] = [];
-    const runAfterWhatItUses = (node: OnnxNode) => {
-      for (const name of node.inputs) {
-        const before = made.get(name);
-        if (!before) continue;
-        for (const output of before.outputs) made.delete(output);
-        runAfterWhatItUses(before);
-      }
-      run.push(node);
+    const isMadeOnce = (node: OnnxNode) =>
+      policy !== 'mapped' && node.domain === '' && node.inputs.every((name) => constants.has(name));
+    for (const node of early) if (isMadeOnce(node)) for (const name of node.outputs) constants.add(name);
+    const ownOf = own();
+    const ordered = (nodes: readonly Node[], body?: Body): Node[] => {
+      const late = ownOf(body).made.filter(({ outputs }) => !constants.has(outputs[0]!));
+      const made = new Map(late.flatMap((node) => node.outputs.map((name) => [name, node])));
+      const run: Node[] = [];
+      const runAfterWhatItUses = (node: Node) => {
+        for (const name of used(node)) {
+          const before = made.get(name);
+          if (!before) continue;
+          for (const output of before.outputs) made.delete(output);
+          runAfterWhatItUses(before);
+        }
+        run.push(node.body ? { ...node, body: { ...node.body, nodes: ordered(node.body.nodes, node.body) } } : node);
+      };
+      for (const node of nodes) runAfterWhatItUses(node);
+      return run;
     };
-    for (const node of nodes) runAfterWhatItUses(node);
-    return { constants, run };
+    return { constants, run: ordered(nodes) };
   }
 
   /** Bytes of the weights, and of what is made of them once, that runs use: at the precision that is computed in. */
   function weightBytes(): number {
     const { constants, run } = plan();
-    const used = new Set(run.flatMap(({ inputs }) => inputs).filter((name) => constants.has(name)));
-    const elements = [...used].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
+    const names = new Set(run.flatMap(used).filter((name) => constants.has(name)));
+    const elements = [...names].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
     return elements * (precision === 'float16' ? 2 : 4);
   }
 
   /**
    * The most memory that computed values take at one time, in bytes, without the weights and without what an operator needs within: a
-   * value lives from the operator that makes it to the last that uses it, or to the end of that one's section.
+   * value lives from the operator that makes it to the last that uses it.
    */
-  function peakBytes(): number {
-    const { run } = plan();
+  const peakBytes = () =>
+    peakOf(
+      plan().run,
+      outputs.map(({ name }) => name),
+    );
+
+  function peakOf(run: readonly Node[], results: readonly string[]): number {
     const owner = new Map<string, string>(); // whose memory a view shows
     const memoryOf = (name: string) => owner.get(name) ?? name;
     const lastUse = new Map<string, number>();
-    const sectionOf = bySection();
-    const ends = new Map(run.map((node, i) => [sectionOf.get(node), i]));
-    const madeIn = new Map(run.flatMap((node) => node.outputs.map((name) => [name, sectionOf.get(node)])));
     for (const [i, node] of run.entries()) {
       if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
-      const part = sectionOf.get(node);
-      for (const name of [...node.inputs, ...node.outputs]) {
-        const isFromOutside = part && madeIn.get(memoryOf(name)) !== part;
-        lastUse.set(memoryOf(name), isFromOutside ? ends.get(part)! : i);
-      }
+      for (const name of [...used(node), ...node.outputs]) lastUse.set(memoryOf(name), i);
     }
-    for (const { name } of outputs) lastUse.set(memoryOf(name), run.length);
+    for (const name of results) lastUse.set(memoryOf(name), run.length);
 
     const changes = new Float64Array(run.length + 2);
-    for (const [i, node] of run.entries()) {
-      for (const name of node.outputs.filter((name) => !owner.has(name))) {
+    for (const [i, { outputs, body }] of run.entries()) {
+      for (const name of outputs.filter((name) => !owner.has(name))) {
         const size = sizeOf(values.get(name)!);
         changes[i]! += size;
         changes[lastUse.get(name)! + 1]! -= size;
       }
+      if (!body) continue;
+      // What a section makes becomes the node's own output; of each of several it is copied there.
+      const within = peakOf(body.nodes, [body.output.name]) - (body.input ? 0 : sizeOf(body.output));
+      changes[i]! += within;
+      changes[i + 1]! -= within;
     }
     let [live, peak] = [0, 0];
     for (const change of changes) {
@@ -376,7 +391,9 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   }
 
   /** Multiplications and additions of one run, those of matrix products and convolutions, which are nearly all. */
-  function operations(): number {
+  const operations = () => operationsOf(plan().run);
+
+  function operationsOf(run: readonly Node[]): number {
     const shapeOf = (name: string) => values.get(name)!.shape;
     const perElement = (node: OnnxNode): number => {
       if (node.op === 'MatMul') return shapeOf(node.inputs[0]!).at(-1)!;
@@ -384,11 +401,34 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
       if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
       const { transB, transBatchB } = node.attributes;
       if (node.op === 'FusedMatMul') return inner.at(transB ? -1 : transBatchB ? 0 : -2)!;
-      return node.op === 'MultiHeadAttention' ? 2 * inner.at(-2)! : 0; // scores and their product with the values
+      return 2 * inner.at(-2)!; // MultiHeadAttention's scores and their product with the values
     };
     const kinds = ['Conv', 'MatMul', 'FusedMatMul', 'MultiHeadAttention'];
-    const multiplies = plan().run.filter(({ op }) => kinds.includes(op));
-    return multiplies.reduce((sum, node) => sum + 2 * product(shapeOf(node.outputs[0]!)) * perElement(node), 0);
+    const own = run
+      .filter(({ op }) => kinds.includes(op))
+      .reduce((sum, node) => sum + 2 * product(shapeOf(node.outputs[0]!)) * perElement(node), 0);
+    return run.reduce((sum, { body }) => sum + (body ? body.times * operationsOf(body.nodes) : 0), own);
+  }
+
+  /** All nodes, bodies as onnxruntime wants them. */
+  function written(all: readonly Node[], ownOf: ReturnType<typeof own>, body?: Body): OnnxNode[] {
+    const nodes = all.map(({ body, ...node }): OnnxNode => {
+      if (!body) return node;
+      const { input, output } = body;
+      const graph = {
+        nodes: written(body.nodes, ownOf, body),
+        initializers: ownOf(body).constants,
+        inputs: input ? [open(input)] : [],
+        outputs: [open(output)],
+      };
+      if (node.op === 'Scan') return { ...node, attributes: { ...node.attributes, body: { graph } } };
+      const name = `${node.name}_otherwise`;
+      const inputs = [replaceableOne().name, integers(output.shape).name];
+      const ones: OnnxNode = { op: 'Expand', domain: '', name, inputs, outputs: [name], attributes: {} };
+      const otherwise = { nodes: [ones], outputs: [open({ ...output, name })] };
+      return { ...node, attributes: { then_branch: { graph }, else_branch: { graph: otherwise } } };
+    });
+    return [...ownOf(body).made, ...nodes];
   }
 
   return {
@@ -403,6 +443,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     reshape,
     transpose,
     section,
+    each,
     policy,
 
     input(name: string, shape: readonly number[]): Value {
@@ -422,10 +463,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     mul: (a: Value, b: Value) => elementwise('Mul', a, b),
     /** An operator that changes values only. */
     map: (kind: string, value: Value, options?: OpOptions) => op(kind, [value], value.shape, options),
-    concat(values: readonly Value[], axis: number): Value {
-      const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
-      return op('Concat', values, values[0]!.shape.with(axis, size), { attributes: { axis } });
-    },
+    concat,
 
     /** What it takes and gives, for whoever runs it. */
     inputs,
@@ -438,13 +476,14 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     encode(): Uint8Array {
       // Mapped weights are listed as inputs too, which ONNX lets callers replace: onnxruntime then folds nothing that is made of them, so
       // that half-precision weights stay in the file and are cast anew in each run.
-      const nodes = sectioned();
+      const ownOf = own();
+      const all = written(nodes, ownOf);
       const also = initializers.filter(
         (initializer) => replaceable.has(initializer.name) || (policy === 'mapped' && 'external' in initializer),
       );
       return encodeModel({
-        nodes,
-        initializers,
+        nodes: all,
+        initializers: ownOf().constants,
         inputs: [...inputs.map(open), ...also],
         outputs: outputs.map(open),
       });

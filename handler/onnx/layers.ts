@@ -7,6 +7,12 @@ import type { Graph, Value } from './graph.ts';
 import type { Attribute } from './protobuf.ts';
 
 const GROUPS = 32; // of every group norm in these networks
+/** Bytes of a frame's values that don't stay in a processor's cache, */
+const LARGE_FRAME = 2 ** 23;
+/** and of a frame's part in a strip. */
+const STRIP = 2 ** 19;
+
+const product = (sizes: readonly number[]) => sizes.reduce((total, size) => total * size, 1);
 
 /** x·Wᵀ + b, [M, in] → [M, out] */
 export function linear(
@@ -26,26 +32,33 @@ export function linear(
   return bias ? g.add(y, g.weight(`${name}.bias`, [out], options)) : y;
 }
 
-/**
- * Over groups of channels of [N, C, …]. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread, and each
- * channel's scale and shift is a depthwise 1×1 convolution, which fuses.
- */
-export function groupNorm(g: Graph, x: Value, name: string, epsilon: number): Value {
+/** Over groups of channels of [N, C, …]. */
+export const groupNorm = (g: Graph, x: Value, name: string, epsilon: number) =>
+  channelwise(g, normalised(g, x, epsilon), name);
+
+/** Group norm without scale and shift. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread. */
+function normalised(g: Graph, x: Value, epsilon: number): Value {
   const [N, C, ...rest] = x.shape as [number, number, ...number[]];
-  const length = (C / GROUPS) * rest.reduce((total, size) => total * size, 1);
+  const length = (C / GROUPS) * product(rest);
   const groups = g.reshape(x, [N, GROUPS, length]);
   const options = { attributes: { epsilon: { float: epsilon } } };
+  if (g.policy !== 'cuda')
+    return g.reshape(g.op('LayerNormalization', [groups, g.ones(length)], groups.shape, options), x.shape);
+  const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
+  const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
+  return g.reshape(g.op('InstanceNormalization', [groups, ones, zeros], groups.shape, options), x.shape);
+}
+
+/** Each channel's scale and shift, on a processor as a depthwise 1×1 convolution, which fuses. */
+function channelwise(g: Graph, x: Value, name: string): Value {
+  const [, C, ...rest] = x.shape as [number, number, ...number[]];
   const point = rest.map(() => 1);
   if (g.policy === 'cuda') {
-    const ones = g.constant('ones', new Float32Array(GROUPS).fill(1), [GROUPS]);
-    const zeros = g.constant('zeros', new Float32Array(GROUPS), [GROUPS]);
-    const normal = g.op('InstanceNormalization', [groups, ones, zeros], groups.shape, options);
     const [scale, shift] = ['weight', 'bias'].map((part) => g.weight(`${name}.${part}`, [C], { shape: [C, ...point] }));
-    return g.add(g.mul(g.reshape(normal, x.shape), scale!), shift!);
+    return g.add(g.mul(x, scale!), shift!);
   }
-  const normal = g.op('LayerNormalization', [groups, g.ones(length)], groups.shape, options);
   const scale = g.weight(`${name}.weight`, [C], { shape: [C, 1, ...point] });
-  return g.op('Conv', [g.reshape(normal, x.shape), scale, g.weight(`${name}.bias`, [C])], x.shape, {
+  return g.op('Conv', [x, scale, g.weight(`${name}.bias`, [C])], x.shape, {
     attributes: { kernel_shape: point, group: C },
   });
 }
@@ -128,7 +141,23 @@ export const attentionNames = (name: string): AttentionNames => ({
   out: `${name}.to_out.0`,
 });
 
+/** The frames of B videos, [B·T, C, H, W], one below the other: [B, C, T·H, W] */
+export function overTime(g: Graph, frames: Value, B = 1): Value {
+  const [N, C, H, W] = frames.shape as [number, number, number, number];
+  const T = N / B;
+  return g.reshape(g.transpose(g.reshape(frames, [B, T, C, H * W]), [0, 2, 1, 3]), [B, C, T * H, W]);
+}
+
+/** The other way round: [B, C, T·H, W] → [B·T, C, H, W] */
+export function framesOf(g: Graph, x: Value, T: number): Value {
+  const [B, C, height, W] = x.shape as [number, number, number, number];
+  const H = height / T;
+  return g.reshape(g.transpose(g.reshape(x, [B, C, T, H * W]), [0, 2, 1, 3]), [B * T, C, H, W]);
+}
+
 interface TemporalOptions {
+  /** frames */
+  T: number;
   epsilon: number;
   /** [B, D] after its activation, or undefined where the network has none */
   embedding?: Value;
@@ -138,21 +167,44 @@ interface TemporalOptions {
 
 /**
  * What SVD's temporal residual block adds to the spatial block's output s: k·f(s).
- * @param s [B, C, T, H·W]
+ * @param s [B, C, T·H, W], each frame's rows below the ones of the frame before
  */
 export function temporalResidual(
   g: Graph,
   s: Value,
   name: string,
-  { epsilon, embedding, blend }: TemporalOptions,
+  { T, epsilon, embedding, blend }: TemporalOptions,
 ): Value {
   const [B, C] = s.shape as [number, number];
   const block = `${name}.temporal_res_block`;
-  let h = temporalConv(g, silu(g, groupNorm(g, s, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
+  const layer = (x: Value, norm: string, conv: string) =>
+    inStrips(g, normalised(g, x, epsilon), T, (strip) =>
+      temporalConv(g, silu(g, channelwise(g, strip, `${block}.${norm}`)), `${block}.${conv}`, C, T),
+    );
+  let h = layer(s, 'norm1', 'conv1');
   if (embedding) h = g.add(h, g.reshape(linear(g, embedding, `${block}.time_emb_proj`, C), [B, C, 1, 1]));
-  h = temporalConv(g, silu(g, groupNorm(g, h, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
+  h = layer(h, 'norm2', 'conv2');
   const factor = mixFactor(g, name);
   return g.mul(h, blend === 'vae' ? factor : complement(g, factor));
+}
+
+/**
+ * What does the same at each place of [1, C, T·H, W], in strips of some rows of all frames. A convolution over the frames reads each row
+ * three times and more; where frames are large it would come from memory each time, and here from the processor's cache.
+ */
+function inStrips(g: Graph, x: Value, T: number, layer: (strip: Value) => Value): Value {
+  const [B, C, height, W] = x.shape as [number, number, number, number];
+  const H = height / T;
+  const bytes = 4 * C * W; // of a row
+  if (g.policy !== 'prepacked' || B > 1 || H * bytes < LARGE_FRAME) return layer(x);
+  let rows = Math.max(1, Math.floor(STRIP / bytes));
+  while (H % rows > 0) rows--;
+  const swapped = (value: Value, shape: readonly number[]) =>
+    g.transpose(g.reshape(value, [...shape, rows * W]), [1, 0, 2]);
+  const strips = g.reshape(swapped(x, [C * T, H / rows]), [H / rows, C, T * rows, W]);
+  const y = g.each(strips, layer);
+  const out = y.shape[1]!;
+  return g.reshape(swapped(y, [H / rows, out * T]), [1, out, height, W]);
 }
 
 /** How much of a blend is spatial: the sigmoid of one learned number. */

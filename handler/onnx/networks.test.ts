@@ -6,6 +6,7 @@ import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { inSinglePrecision, psnr, reference, referenceNames, SMALL_SVD } from '../models/testdata/reference.ts';
 import { timestepEmbedding } from '../svd/conditioning.ts';
+import { generator } from '../svd/random.ts';
 import { clipConfig, clipVision } from './clip.ts';
 import { createGraph, type Graph, type GraphOptions } from './graph.ts';
 import { openSafeTensors } from './safetensors.ts';
@@ -95,6 +96,18 @@ describe.each<Variant>([
     const got = await run(graph, { pixels: reference('clip/pixels').data });
     expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(mark);
   });
+});
+
+test('large frames, whose temporal layers go strip by strip, are decoded as with weights that stay in their file', async () => {
+  const file = openSafeTensors(join(single, 'vae/diffusion_pytorch_model.safetensors'));
+  const size = { T: 3, h: 25, w: 22 };
+  const latents = generator(7).randn(3 * 4 * size.h * size.w);
+  const [inStrips, whole] = await Promise.all(
+    (['prepacked', 'mapped'] as const).map((policy) =>
+      run(vaeDecoder(file, config(vaeConfig, 'vae'), size, { policy }), { latents }),
+    ),
+  );
+  expect(psnr(inStrips!, whole!)).toBeGreaterThan(MARK);
 });
 
 test('an input that is missing, unknown or of another length is named', async () => {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SMALL_SVD } from '../models/testdata/reference.ts';
-import { createGraph, type Graph, type Policy } from './graph.ts';
+import { createGraph, type Graph, type Policy, type Value } from './graph.ts';
 import { choosePolicy, demand } from './policy.ts';
 import { openSafeTensors } from './safetensors.ts';
 
@@ -38,4 +38,22 @@ test('a graph knows the most memory that its values take at one time', () => {
   const b = g.map('Sigmoid', g.reshape(wide, [3, 1000])); // 12,000 beside wide, and a still waits
   g.output('y', g.concat([g.reshape(b, [3000]), a], 0));
   expect(g.peakBytes()).toBe(4000 + 12_000 + 16_000); // a and b beside their concatenation; the reshaped are no copies
+});
+
+test('and that layers on one after the other take the memory of one, beside the whole result', () => {
+  const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const twice = (x: Value) => g.map('Sigmoid', g.map('Sigmoid', x)); // 4,000 bytes each
+  g.output('y', g.each(g.input('x', [10, 1000]), twice));
+  expect(g.peakBytes()).toBe(40_000 + 8000);
+});
+
+test('a section’s values end with it', () => {
+  const peak = (policy: Policy) => {
+    const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')), { policy });
+    const layer = (x: Value) => g.section(() => g.map('Sigmoid', g.slice(g.concat([x, x], 0), 0, 0, 1000)));
+    g.output('y', layer(layer(g.input('x', [1000]))));
+    return g.peakBytes();
+  };
+  expect(peak('prepacked')).toBe(12_000);
+  expect(peak('mapped')).toBe(16_000 + 1); // what it is given waits until it ends; and the condition
 });

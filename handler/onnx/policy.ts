@@ -52,7 +52,7 @@ export function demand(graph: Graph): Demand {
 
 function estimate(graph: Graph): Demand {
   const weights = graph.weightBytes();
-  const values = 1.6 * graph.peakBytes();
+  const values = (graph.policy === 'prepacked' ? 2 : 1.6) * graph.peakBytes(); // that policy has copies in another layout beside
   if (graph.policy === 'mapped') return { peak: values + 0.1 * weights, held: values, weights };
   if (graph.policy === 'cuda') return { peak: values + weights, held: values + weights, weights };
   return { peak: values + 1.6 * weights, held: 1.3 * weights + values, weights };

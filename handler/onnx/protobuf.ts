@@ -4,9 +4,9 @@
  */
 
 /** ONNX's numbers for element types. */
-export const ELEMENT_TYPE = { float32: 1, int64: 7, float16: 10 } as const;
+export const ELEMENT_TYPE = { float32: 1, int64: 7, bool: 9, float16: 10 } as const;
 export type ElementType = keyof typeof ELEMENT_TYPE;
-export const ELEMENT_BYTES = { float32: 4, int64: 8, float16: 2 } as const;
+export const ELEMENT_BYTES = { float32: 4, int64: 8, bool: 1, float16: 2 } as const;
 
 /** A whole number, whole numbers, text, a graph within, or a float: a float with a whole value must still be written as one. */
 export type Attribute = number | readonly number[] | string | { float: number } | { graph: OnnxGraph };

@@ -6,11 +6,13 @@ import { createGraph, type Graph, type GraphOptions, type Value } from './graph.
 import {
   attentionNames,
   complement,
+  framesOf,
   gelu,
   groupNorm,
   layerNorm,
   linear,
   mixFactor,
+  overTime,
   selfAttention,
   silu,
   temporalAttention,
@@ -89,10 +91,8 @@ export function unet(
     y = conv2d(g, silu(g, groupNorm(g, y, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
     const skip = x.shape[1] === C ? x : conv2d(g, x, `${block}.conv_shortcut`, C, { kernel: 1 });
     const spatial = g.add(skip, y);
-    const [, , height, width] = spatial.shape as [number, number, number, number];
-    const overTime = g.transpose(g.reshape(spatial, [B, T, C, height * width]), [0, 2, 1, 3]);
-    const temporal = temporalResidual(g, overTime, name, { epsilon, embedding, blend: 'unet' });
-    return g.add(spatial, g.reshape(g.transpose(temporal, [0, 2, 1, 3]), spatial.shape));
+    const temporal = temporalResidual(g, overTime(g, spatial, B), name, { T, epsilon, embedding, blend: 'unet' });
+    return g.add(spatial, framesOf(g, temporal, T));
   }
 
   /**
@@ -208,7 +208,7 @@ export function unet(
     }
     if (i < blocks - 1) {
       const [, , height, width] = skips.at(-1)!.shape as [number, number, number, number]; // odd sizes are not doubled exactly
-      [x] = upsampleConv(g, [x], `up_blocks.${i}.upsamplers.0.conv`, [height, width]) as [Value];
+      x = upsampleConv(g, x, `up_blocks.${i}.upsamplers.0.conv`, [height, width]);
     }
   }
 

@@ -2,7 +2,7 @@
 import * as v from 'valibot';
 import { conv2d, temporalConv, upsampleConv } from './conv.ts';
 import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
-import { attentionNames, groupNorm, selfAttention, silu, temporalResidual } from './layers.ts';
+import { attentionNames, framesOf, groupNorm, overTime, selfAttention, silu, temporalResidual } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(1));
@@ -51,12 +51,10 @@ export function vaeEncoder(
   return g;
 }
 
-type Size = readonly [height: number, width: number];
-
 /**
  * T frames of one video. Input: `latents` [T, latent_channels, h, w], already divided by the scale. Output: `frames` [T, 3, 8h, 8w],
  * about [−1, 1]. What is spatial runs frame by frame where frames are large, so that its intermediate values take the memory of one and not
- * of T; where they are small it runs on all at once, since onnxruntime opens a graph in the square of its size.
+ * of T; where they are small it runs on all at once, which is faster.
  */
 export function vaeDecoder(
   weights: SafeTensors,
@@ -68,51 +66,36 @@ export function vaeDecoder(
   const channels = config.block_out_channels.toReversed();
   const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
-  /** The frames of [1, C, T, H·W], each [1, C, H, W]. */
-  const framesOf = (x: Value, [H, W]: Size) =>
-    Array.from({ length: T }, (_, t) => g.reshape(T === 1 ? x : g.slice(x, 2, t, t + 1), [1, x.shape[1]!, H, W]));
-  function stack(frames: readonly Value[]): Value {
-    const [, C, H, W] = frames[0]!.shape as [number, number, number, number];
-    const rows = frames.map((frame) => g.reshape(frame, [1, C, 1, H * W]));
-    return T === 1 ? rows[0]! : g.concat(rows, 2);
+  /** [T, C, H, W] → [T, out, …] */
+  function spatial(x: Value, layer: (frames: Value) => Value): Value {
+    const [, C, H, W] = x.shape as [number, number, number, number];
+    return 4 * C * H * W >= largest ? g.each(x, layer) : layer(x);
   }
-  /** A layer within frames: [1, C, T, H·W] → [1, out, T, H·W] */
-  function spatial(x: Value, [H, W]: Size, layer: (frames: Value) => Value): Value {
-    const C = x.shape[1]!;
-    if (4 * C * H * W > largest) return stack(framesOf(x, [H, W]).map(layer));
-    const swapped = (value: Value, shape: readonly number[]) => g.transpose(g.reshape(value, shape), [1, 0, 2]);
-    const y = layer(g.reshape(swapped(x, [C, T, H * W]), [T, C, H, W]));
-    return g.reshape(swapped(y, [T, y.shape[1]!, H * W]), [1, y.shape[1]!, T, H * W]);
-  }
-  function spatioTemporal(x: Value, size: Size, name: string, C: number): Value {
-    const s = spatial(x, size, (frames) => residual(g, frames, `${name}.spatial_res_block`, C));
-    return g.add(s, temporalResidual(g, s, name, { epsilon: 1e-5, blend: 'vae' }));
+  function spatioTemporal(x: Value, name: string, C: number): Value {
+    const s = spatial(x, (frames) => residual(g, frames, `${name}.spatial_res_block`, C));
+    const temporal = temporalResidual(g, overTime(g, s), name, { T, epsilon: 1e-5, blend: 'vae' });
+    return g.add(s, framesOf(g, temporal, T));
   }
 
-  const Z = config.latent_channels;
-  const latents = g.transpose(g.reshape(g.input('latents', [T, Z, h, w]), [1, T, Z, h * w]), [0, 2, 1, 3]);
-  let size: Size = [h, w];
-  let x = spatial(latents, size, (frames) => conv2d(g, frames, 'decoder.conv_in', channels[0]!));
-  x = spatioTemporal(x, size, 'decoder.mid_block.resnets.0', channels[0]!);
+  let x = spatial(g.input('latents', [T, config.latent_channels, h, w]), (frames) =>
+    conv2d(g, frames, 'decoder.conv_in', channels[0]!),
+  );
+  x = spatioTemporal(x, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
-    if (j === 1) x = spatial(x, size, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
-    x = spatioTemporal(x, size, `decoder.mid_block.resnets.${j}`, channels[0]!);
+    if (j === 1) x = spatial(x, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
+    x = spatioTemporal(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
-    for (let j = 0; j <= config.layers_per_block; j++)
-      x = spatioTemporal(x, size, `decoder.up_blocks.${i}.resnets.${j}`, C);
-    if (i < channels.length - 1) {
-      const doubled: Size = [size[0] * 2, size[1] * 2];
-      x = stack(upsampleConv(g, framesOf(x, size), `decoder.up_blocks.${i}.upsamplers.0.conv`, doubled));
-      size = doubled;
-    }
+    for (let j = 0; j <= config.layers_per_block; j++) x = spatioTemporal(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
+    if (i < channels.length - 1)
+      x = g.each(x, (frame) => upsampleConv(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
   }
-  const pictures = framesOf(x, size).map((frame) => {
-    const normal = silu(g, groupNorm(g, frame, 'decoder.conv_norm_out', 1e-6));
+  const pictures = spatial(x, (frames) => {
+    const normal = silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6));
     return conv2d(g, normal, 'decoder.conv_out', config.out_channels);
   });
-  const frames = temporalConv(g, stack(pictures), 'decoder.time_conv_out', config.out_channels);
-  g.output('frames', g.reshape(g.transpose(frames, [0, 2, 1, 3]), [T, config.out_channels, ...size]));
+  const frames = temporalConv(g, overTime(g, pictures), 'decoder.time_conv_out', config.out_channels, T);
+  g.output('frames', framesOf(g, frames, T));
   return g;
 }
 
