@@ -26,6 +26,8 @@ const SIDE = 64; // what a frame's height and width are multiples of
 const CLIP_SIZE = 224;
 /** written and kept, some MB each in the real size */
 const GRAPHS = 16;
+/** Of a clip's time: a network that is opened in less is not worth its memory until the next clip. */
+const LITTLE = 1 / 200;
 
 const extractorConfig = v.object({
   image_mean: v.pipe(v.array(v.number()), v.length(3)),
@@ -191,7 +193,6 @@ export function openSvd(
     const embedding = await (await networks.clip()).run({ pixels });
     const encoder = await networks.encoder(size);
     const latent = await encoder.run({ picture: augmented });
-    await sessions.closeIfCheap(encoder);
     signal.throwIfAborted();
 
     const dim = configs.unet.addition_time_embed_dim;
@@ -218,11 +219,15 @@ export function openSvd(
     });
 
     const warnings: SvdClip['warnings'] = [];
+    let little = 0; // milliseconds
 
     async function* decodeFloat(x: Float32Array) {
       const pixels = 3 * H * W;
-      if (network) await sessions.closeIfCheap(network);
-      network = undefined; // the decoder may need its memory
+      if (network) {
+        little = LITTLE * 2 * steps * network.took.run;
+        for (const session of [encoder, network]) await sessions.closeIfCheap(session, little);
+        network = undefined; // the decoder may need its memory
+      }
       let most = chunkThatFits(size, decoding_t);
       for (let from = 0; from < T; ) {
         signal.throwIfAborted();
@@ -234,7 +239,7 @@ export function openSvd(
         try {
           const decoder = await networks.decoder({ ...size, T: count });
           frames = await decoder.run({ latents });
-          if (T - from - count < count) await sessions.closeIfCheap(decoder); // it was the last of this size
+          if (T - from - count < count) await sessions.closeIfCheap(decoder, little); // it was the last of this size
         } catch (error) {
           if (!(error instanceof OutOfMemory) || count === 1) throw understood(error, size);
           await sessions.closeAll(); // what others hold may be what was lacking

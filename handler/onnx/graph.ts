@@ -226,7 +226,11 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   function each(x: Value, layer: (one: Value) => Value): Value {
     const [N, ...rest] = x.shape as [number, ...number[]];
     if (N === 1) return layer(x);
-    if (policy === 'cuda') return concat(split(x, 0, Array(N).fill(1)).map(layer), 0); // a loop would be run by the processor
+    if (policy === 'cuda') {
+      // A loop would be run by the processor.
+      const ones = Array.from({ length: N }, (_, n) => layer(slice(x, 0, n, n + 1)));
+      return concat(ones, 0);
+    }
     const all = reshape(x, [N, 1, ...rest]);
     const name = `each_${count++}`;
     const input = known({ name: `${name}_one`, type: x.type, shape: [1, ...rest] });

@@ -18,8 +18,6 @@ export interface Use {
   beside?: number;
 }
 
-/** Of a session's last run: what is opened anew in less is not worth its memory. A UNet runs some fifty times for a clip. */
-const LITTLE = 0.5;
 /** Even sessions that hold next to nothing have their graph. */
 const MOST = 12;
 
@@ -87,12 +85,9 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
       }
     },
 
-    /**
-     * Closes a session that was given and has run, if its memory is worth more than the little time to open it for the next job: where runs
-     * are long, both they and the others' need much of it. A GPU's time is worth more.
-     */
-    async closeIfCheap(session: Session): Promise<void> {
-      if (device === 'cuda' || session.took.opening > LITTLE * session.took.run) return;
+    /** Closes a session that was given if opening it took at most `ms`: then its memory is worth more. A GPU's time is worth more still. */
+    async closeIfCheap(session: Session, ms: number): Promise<void> {
+      if (device === 'cuda' || session.took.opening > ms) return;
       const [key] = [...kept].find(([, other]) => other.session === session) ?? [];
       if (key === undefined) return; // others needed its memory
       kept.delete(key);
