@@ -9,7 +9,7 @@
  * | prepacked | 25–33 s   | 7.0 GiB     | 8.8 GiB | 0.35 s         | 16.2 s     |
  * | mapped    | 1.4 s     | 0.2 GiB     | 3.6 GiB, of which 2.8 are pages of the file | 1.2 s | 17.6 s |
  *
- * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB then; 15–25 s and 4.2 GiB, 1.1 s and 0.2 GiB now.
+ * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB then; 10–25 s and 4.2 GiB, 0.33 s and 0.1 GiB now.
  */
 import type { Graph, Policy } from './graph.ts';
 

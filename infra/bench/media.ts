@@ -22,7 +22,7 @@ const flags = readFlags({
   H: { type: 'string', default: '576' },
   W: { type: 'string', default: '1024' },
   T: { type: 'string', default: '25' },
-  rounds: { type: 'string', default: '5' },
+  rounds: { type: 'string', default: '15' },
 });
 const [H, W, T, rounds] = [flags.H, flags.W, flags.T, flags.rounds].map(Number) as [number, number, number, number];
 const FPS = 6;
