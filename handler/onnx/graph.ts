@@ -2,9 +2,22 @@
  * Writes ONNX graphs of fixed shapes. Each value knows its shape, so a mistake in the wiring shows while the graph is written, and
  * the weights are not copied: they are external data at byte offsets in the official safetensors file.
  */
+
+import {
+  type Body,
+  elementsOfConstants,
+  type Node,
+  type OwnOf,
+  operationsOf,
+  ownedBy,
+  type Parts,
+  peakOf,
+  planOf,
+  product,
+  sizeOf,
+} from './plan.ts';
 import {
   type Attribute,
-  ELEMENT_BYTES,
   ELEMENT_TYPE,
   type ElementType,
   encodeModel,
@@ -22,8 +35,6 @@ export interface Value {
 
 export type Graph = ReturnType<typeof createGraph>;
 
-const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
-const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
 /**
  * With its first dimension left for onnxruntime to find in each run. Where it knows all shapes it plans which value gets the memory of
  * which former one of its shape, and keeps that from the first to the last of them: three times what is needed at one time.
@@ -51,23 +62,6 @@ export interface GraphOptions {
  * mapped: they stay in their files and come in page by page. cuda: on the GPU.
  */
 export type Policy = 'prepacked' | 'mapped' | 'cuda';
-
-/** A graph within a node. It sees the values around it; of its own only the output is seen outside. */
-interface Body {
-  nodes: readonly Node[];
-  /** a part of what the node is given, where it runs for each */
-  input?: Value;
-  output: Value;
-  /** how often it runs */
-  times: number;
-}
-type Node = OnnxNode & { body?: Body };
-
-/** The values that a node takes, also those that it takes within, or makes there. */
-const used = ({ inputs, body }: Node): string[] => [...inputs, ...(body?.nodes.flatMap(used) ?? [])];
-
-/** Operators whose output is their input's memory under another shape. */
-const VIEWS = ['Reshape', 'Identity'];
 
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
@@ -286,136 +280,10 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     return op('Slice', operands, value.shape.with(axis, to - from));
   }
 
-  /** What is made of constants, and the constants themselves where weights are not mapped, by the only body that uses it. */
-  function own() {
-    const users = new Map<string, Set<Body | undefined>>(); // by value
-    const use = (name: string, by: Iterable<Body | undefined>) =>
-      users.set(name, new Set([...(users.get(name) ?? []), ...by]));
-    const useAll = (all: readonly Node[], by: Body | undefined) => {
-      for (const { inputs, body } of all) {
-        for (const name of inputs) use(name, [by]);
-        if (body) useAll(body.nodes, body);
-      }
-    };
-    useAll(nodes, undefined);
-    const onlyUser = (names: readonly string[]) => {
-      const by = new Set(names.flatMap((name) => [...(users.get(name) ?? [])]));
-      return by.size === 1 ? [...by][0] : undefined;
-    };
-    const made = new Map<Body | undefined, OnnxNode[]>();
-    for (const node of early.toReversed()) {
-      const by = onlyUser(node.outputs);
-      for (const name of node.inputs) for (const output of node.outputs) use(name, users.get(output) ?? []);
-      made.set(by, [node, ...(made.get(by) ?? [])]);
-    }
-    const stays = ({ name }: OnnxInitializer) => policy === 'mapped' || replaceable.has(name);
-    const constants = new Map<Body | undefined, OnnxInitializer[]>();
-    for (const one of initializers) {
-      const by = stays(one) ? undefined : onlyUser([one.name]);
-      const its = constants.get(by) ?? [];
-      its.push(one);
-      constants.set(by, its);
-    }
-    return (body?: Body) => ({ made: made.get(body) ?? [], constants: constants.get(body) ?? [] });
-  }
-
-  /** What runs, in its order, and what onnxruntime makes once: all that is made of constants by ONNX's own operators. */
-  function plan() {
-    const constants = new Set(initializers.map(({ name }) => name).filter((name) => !replaceable.has(name)));
-    const isMadeOnce = (node: OnnxNode) =>
-      policy !== 'mapped' && node.domain === '' && node.inputs.every((name) => constants.has(name));
-    for (const node of early) if (isMadeOnce(node)) for (const name of node.outputs) constants.add(name);
-    const ownOf = own();
-    const ordered = (nodes: readonly Node[], body?: Body): Node[] => {
-      const late = ownOf(body).made.filter(({ outputs }) => !constants.has(outputs[0]!));
-      const made = new Map(late.flatMap((node) => node.outputs.map((name) => [name, node])));
-      const run: Node[] = [];
-      const runAfterWhatItUses = (node: Node) => {
-        for (const name of used(node)) {
-          const before = made.get(name);
-          if (!before) continue;
-          for (const output of before.outputs) made.delete(output);
-          runAfterWhatItUses(before);
-        }
-        run.push(node.body ? { ...node, body: { ...node.body, nodes: ordered(node.body.nodes, node.body) } } : node);
-      };
-      for (const node of nodes) runAfterWhatItUses(node);
-      return run;
-    };
-    return { constants, run: ordered(nodes) };
-  }
-
-  /** Bytes of the weights, and of what is made of them once, that runs use: at the precision that is computed in. */
-  function weightBytes(): number {
-    const { constants, run } = plan();
-    const names = new Set(run.flatMap(used).filter((name) => constants.has(name)));
-    const elements = [...names].reduce((sum, name) => sum + product(values.get(name)?.shape ?? []), 0);
-    return elements * (precision === 'float16' ? 2 : 4);
-  }
-
-  /**
-   * The most memory that computed values take at one time, in bytes, without the weights and without what an operator needs within: a
-   * value lives from the operator that makes it to the last that uses it.
-   */
-  const peakBytes = () =>
-    peakOf(
-      plan().run,
-      outputs.map(({ name }) => name),
-    );
-
-  function peakOf(run: readonly Node[], results: readonly string[]): number {
-    const owner = new Map<string, string>(); // whose memory a view shows
-    const memoryOf = (name: string) => owner.get(name) ?? name;
-    const lastUse = new Map<string, number>();
-    for (const [i, node] of run.entries()) {
-      if (VIEWS.includes(node.op)) owner.set(node.outputs[0]!, memoryOf(node.inputs[0]!));
-      for (const name of [...used(node), ...node.outputs]) lastUse.set(memoryOf(name), i);
-    }
-    for (const name of results) lastUse.set(memoryOf(name), run.length);
-
-    const changes = new Float64Array(run.length + 2);
-    for (const [i, { outputs, body }] of run.entries()) {
-      for (const name of outputs.filter((name) => !owner.has(name))) {
-        const size = sizeOf(values.get(name)!);
-        changes[i]! += size;
-        changes[lastUse.get(name)! + 1]! -= size;
-      }
-      if (!body) continue;
-      // What a section makes becomes the node's own output; of each of several it is copied there.
-      const within = peakOf(body.nodes, [body.output.name]) - (body.input ? 0 : sizeOf(body.output));
-      changes[i]! += within;
-      changes[i + 1]! -= within;
-    }
-    let [live, peak] = [0, 0];
-    for (const change of changes) {
-      live += change;
-      peak = Math.max(peak, live);
-    }
-    return peak;
-  }
-
-  /** Multiplications and additions of one run, those of matrix products and convolutions, which are nearly all. */
-  const operations = () => operationsOf(plan().run);
-
-  function operationsOf(run: readonly Node[]): number {
-    const shapeOf = (name: string) => values.get(name)!.shape;
-    const perElement = (node: OnnxNode): number => {
-      if (node.op === 'MatMul') return shapeOf(node.inputs[0]!).at(-1)!;
-      const inner = shapeOf(node.inputs[node.op === 'MultiHeadAttention' ? 0 : 1]!);
-      if (node.op === 'Conv') return product(inner.slice(1)); // the kernel of one output: [out, in, height, width]
-      const { transB, transBatchB } = node.attributes;
-      if (node.op === 'FusedMatMul') return inner.at(transB ? -1 : transBatchB ? 0 : -2)!;
-      return 2 * inner.at(-2)!; // MultiHeadAttention's scores and their product with the values
-    };
-    const kinds = ['Conv', 'MatMul', 'FusedMatMul', 'MultiHeadAttention'];
-    const own = run
-      .filter(({ op }) => kinds.includes(op))
-      .reduce((sum, node) => sum + 2 * product(shapeOf(node.outputs[0]!)) * perElement(node), 0);
-    return run.reduce((sum, { body }) => sum + (body ? body.times * operationsOf(body.nodes) : 0), own);
-  }
+  const parts = (): Parts => ({ policy, nodes, early, initializers, replaceable, values });
 
   /** All nodes, bodies as onnxruntime wants them. */
-  function written(all: readonly Node[], ownOf: ReturnType<typeof own>, body?: Body): OnnxNode[] {
+  function written(all: readonly Node[], ownOf: OwnOf, body?: Body): OnnxNode[] {
     const nodes = all.map(({ body, ...node }): OnnxNode => {
       if (!body) return node;
       const { input, output } = body;
@@ -474,13 +342,16 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     outputs,
     /** where the weights lie */
     folder: weights.folder,
-    weightBytes,
-    peakBytes,
-    operations,
+    /** Bytes of the weights, and of what is made of them once, that runs use: at the precision that is computed in. */
+    weightBytes: () => elementsOfConstants(parts()) * (precision === 'float16' ? 2 : 4),
+    /** See peakOf. */
+    peakBytes: () => peakOf(planOf(parts()).run, new Set(outputs.map(({ name }) => name)), values),
+    /** See operationsOf. */
+    operations: () => operationsOf(planOf(parts()).run, values),
     encode(): Uint8Array {
       // Mapped weights are listed as inputs too, which ONNX lets callers replace: onnxruntime then folds nothing that is made of them, so
       // that half-precision weights stay in the file and are cast anew in each run.
-      const ownOf = own();
+      const ownOf = ownedBy(parts());
       const all = written(nodes, ownOf);
       const also = initializers.filter(
         (initializer) => replaceable.has(initializer.name) || (policy === 'mapped' && 'external' in initializer),
