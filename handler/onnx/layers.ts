@@ -4,6 +4,7 @@
  */
 import { temporalConv } from './conv.ts';
 import type { Graph, Value } from './graph.ts';
+import { product } from './plan.ts';
 import type { Attribute } from './protobuf.ts';
 
 const GROUPS = 32; // of every group norm in these networks
@@ -11,8 +12,6 @@ const GROUPS = 32; // of every group norm in these networks
 const LARGE_FRAME = 2 ** 23;
 /** and of a frame's part in a strip. */
 const STRIP = 2 ** 19;
-
-const product = (sizes: readonly number[]) => sizes.reduce((total, size) => total * size, 1);
 
 /** x·Wᵀ + b, [M, in] → [M, out] */
 export function linear(
