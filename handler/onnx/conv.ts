@@ -44,15 +44,15 @@ export function pointwise(
 
 /**
  * A convolution of three over T frames that lie one below the other: [B, C, T·H, W] → [B, out, T·H, W]. The Conv3d kernel is seen as one
- * of 3×1, whose rows lie a frame apart; on a GPU, where kernels with gaps are slow, each frame is a single row.
+ * of 3×1, dilated by a frame's rows. For a GPU, whose dilated kernels were not tried, each frame is a single row.
  */
 export function temporalConv(g: Graph, x: Value, name: string, out: number, T: number): Value {
   const [B, C, height, W] = x.shape as [number, number, number, number];
-  const apart = g.policy === 'cuda' ? 1 : height / T;
-  const rows = g.reshape(x, [B, C, T * apart, (height * W) / (T * apart)]);
+  const dilation = g.policy === 'cuda' ? 1 : height / T;
+  const rows = g.reshape(x, [B, C, T * dilation, (height * W) / (T * dilation)]);
   const weight = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });
   const y = g.op('Conv', [rows, weight, g.weight(`${name}.bias`, [out])], rows.shape.with(1, out), {
-    attributes: { kernel_shape: [3, 1], dilations: [apart, 1], pads: [apart, 0, apart, 0] },
+    attributes: { kernel_shape: [3, 1], dilations: [dilation, 1], pads: [dilation, 0, dilation, 0] },
   });
   return g.reshape(y, [B, out, height, W]);
 }

@@ -189,12 +189,12 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   }
 
   /** What `make` makes, as a body. Constants of the same scope are its own: onnxruntime makes nothing of those around it. */
-  function bodyOf(make: () => Value, times: number, itsScope: string): Body {
+  function bodyOf(make: () => Value, itsScope: string): Pick<Body, 'nodes' | 'output'> {
     const around = { nodes, scope };
     nodes = [];
     scope = itsScope;
     const output = make();
-    const body = { nodes, output, times };
+    const body = { nodes, output };
     ({ nodes, scope } = around);
     return body;
   }
@@ -205,12 +205,14 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
    */
   function section(make: () => Value): Value {
     if (policy !== 'mapped') return make();
-    const body = bodyOf(make, 1, scope);
+    const { nodes: within, output } = bodyOf(make, scope);
     const name = `section_${count++}`;
+    const ones = { name: `${name}_otherwise`, inputs: [replaceableOne().name, integers(output.shape).name] };
+    const otherwise = { op: 'Expand', domain: '', ...ones, outputs: [ones.name], attributes: {} };
     const inputs = [once('always', () => cast(replaceableOne(), 'bool')).name];
-    integers(body.output.shape); // for the other branch
+    const body = { nodes: within, output, times: 1, otherwise };
     nodes.push({ op: 'If', domain: '', name, inputs, outputs: [name], attributes: {}, body });
-    return known({ ...body.output, name });
+    return known({ ...output, name });
   }
 
   /**
@@ -221,14 +223,14 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     const [N, ...rest] = x.shape as [number, ...number[]];
     if (N === 1) return layer(x);
     if (policy === 'cuda') {
-      // A loop would be run by the processor.
-      const ones = Array.from({ length: N }, (_, n) => layer(slice(x, 0, n, n + 1)));
-      return concat(ones, 0);
+      // A loop would be led by the processor. (Neither was tried on a GPU.)
+      const results = Array.from({ length: N }, (_, n) => layer(slice(x, 0, n, n + 1)));
+      return concat(results, 0);
     }
     const all = reshape(x, [N, 1, ...rest]);
     const name = `each_${count++}`;
     const input = known({ name: `${name}_one`, type: x.type, shape: [1, ...rest] });
-    const body = { ...bodyOf(() => layer(input), N, policy === 'mapped' ? scope : `${name} `), input };
+    const body = { ...bodyOf(() => layer(input), policy === 'mapped' ? scope : `${name} `), input, times: N };
     const attributes = { num_scan_inputs: 1 };
     nodes.push({ op: 'Scan', domain: '', name, inputs: [all.name], outputs: [name], attributes, body });
     const shape = [N, ...body.output.shape];
@@ -286,19 +288,16 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   function written(all: readonly Node[], ownOf: OwnOf, body?: Body): OnnxNode[] {
     const nodes = all.map(({ body, ...node }): OnnxNode => {
       if (!body) return node;
-      const { input, output } = body;
+      const { input, output, otherwise } = body;
       const graph = {
         nodes: written(body.nodes, ownOf, body),
         initializers: ownOf(body).constants,
         inputs: input ? [open(input)] : [],
         outputs: [open(output)],
       };
-      if (node.op === 'Scan') return { ...node, attributes: { ...node.attributes, body: { graph } } };
-      const name = `${node.name}_otherwise`;
-      const inputs = [replaceableOne().name, integers(output.shape).name];
-      const ones: OnnxNode = { op: 'Expand', domain: '', name, inputs, outputs: [name], attributes: {} };
-      const otherwise = { nodes: [ones], outputs: [open({ ...output, name })] };
-      return { ...node, attributes: { then_branch: { graph }, else_branch: { graph: otherwise } } };
+      if (!otherwise) return { ...node, attributes: { ...node.attributes, body: { graph } } };
+      const other = { nodes: [otherwise], outputs: [open({ ...output, name: otherwise.name })] };
+      return { ...node, attributes: { then_branch: { graph }, else_branch: { graph: other } } };
     });
     return [...ownOf(body).made, ...nodes];
   }
@@ -352,12 +351,11 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
       // Mapped weights are listed as inputs too, which ONNX lets callers replace: onnxruntime then folds nothing that is made of them, so
       // that half-precision weights stay in the file and are cast anew in each run.
       const ownOf = ownedBy(parts());
-      const all = written(nodes, ownOf);
       const also = initializers.filter(
         (initializer) => replaceable.has(initializer.name) || (policy === 'mapped' && 'external' in initializer),
       );
       return encodeModel({
-        nodes: all,
+        nodes: written(nodes, ownOf),
         initializers: ownOf().constants,
         inputs: [...inputs.map(open), ...also],
         outputs: outputs.map(open),

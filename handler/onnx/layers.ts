@@ -33,7 +33,7 @@ export function linear(
 
 /** Over groups of channels of [N, C, …]. */
 export const groupNorm = (g: Graph, x: Value, name: string, epsilon: number) =>
-  channelwise(g, normalised(g, x, epsilon), name);
+  affine(g, normalised(g, x, epsilon), name);
 
 /** Group norm without scale and shift. On a processor it is LayerNormalization, since InstanceNormalization runs in one thread. */
 function normalised(g: Graph, x: Value, epsilon: number): Value {
@@ -49,7 +49,7 @@ function normalised(g: Graph, x: Value, epsilon: number): Value {
 }
 
 /** Each channel's scale and shift, on a processor as a depthwise 1×1 convolution, which fuses. */
-function channelwise(g: Graph, x: Value, name: string): Value {
+function affine(g: Graph, x: Value, name: string): Value {
   const [, C, ...rest] = x.shape as [number, number, ...number[]];
   const point = rest.map(() => 1);
   if (g.policy === 'cuda') {
@@ -178,7 +178,7 @@ export function temporalResidual(
   const block = `${name}.temporal_res_block`;
   const layer = (x: Value, norm: string, conv: string) =>
     inStrips(g, normalised(g, x, epsilon), T, (strip) =>
-      temporalConv(g, silu(g, channelwise(g, strip, `${block}.${norm}`)), `${block}.${conv}`, C, T),
+      temporalConv(g, silu(g, affine(g, strip, `${block}.${norm}`)), `${block}.${conv}`, C, T),
     );
   let h = layer(s, 'norm1', 'conv1');
   if (embedding) h = g.add(h, g.reshape(linear(g, embedding, `${block}.time_emb_proj`, C), [B, C, 1, 1]));

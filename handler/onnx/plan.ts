@@ -10,6 +10,8 @@ export interface Body {
   output: Value;
   /** how often it runs */
   times: number;
+  /** what would stand in its place if its condition were false */
+  otherwise?: OnnxNode;
 }
 export type Node = OnnxNode & { body?: Body };
 

@@ -83,17 +83,16 @@ export function unet(
 
   /** A spatial residual block, then a temporal one. */
   const residual = (x: Value, name: string, C: number, epsilon: number) =>
-    g.section(() => residualBlock(x, name, C, epsilon));
-  function residualBlock(x: Value, name: string, C: number, epsilon: number): Value {
-    const block = `${name}.spatial_res_block`;
-    let y = conv2d(g, silu(g, groupNorm(g, x, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
-    y = g.add(y, g.reshape(linear(g, embeddingOfFrames, `${block}.time_emb_proj`, C), [N, C, 1, 1]));
-    y = conv2d(g, silu(g, groupNorm(g, y, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
-    const skip = x.shape[1] === C ? x : conv2d(g, x, `${block}.conv_shortcut`, C, { kernel: 1 });
-    const spatial = g.add(skip, y);
-    const temporal = temporalResidual(g, overTime(g, spatial, B), name, { T, epsilon, embedding, blend: 'unet' });
-    return g.add(spatial, framesOf(g, temporal, T));
-  }
+    g.section(() => {
+      const block = `${name}.spatial_res_block`;
+      let y = conv2d(g, silu(g, groupNorm(g, x, `${block}.norm1`, epsilon)), `${block}.conv1`, C);
+      y = g.add(y, g.reshape(linear(g, embeddingOfFrames, `${block}.time_emb_proj`, C), [N, C, 1, 1]));
+      y = conv2d(g, silu(g, groupNorm(g, y, `${block}.norm2`, epsilon)), `${block}.conv2`, C);
+      const skip = x.shape[1] === C ? x : conv2d(g, x, `${block}.conv_shortcut`, C, { kernel: 1 });
+      const spatial = g.add(skip, y);
+      const temporal = temporalResidual(g, overTime(g, spatial, B), name, { T, epsilon, embedding, blend: 'unet' });
+      return g.add(spatial, framesOf(g, temporal, T));
+    });
 
   /**
    * The rows [M, C] and their GEGLU feed-forward after a norm, at the first level one half after the other: its intermediate values, of
