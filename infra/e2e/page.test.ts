@@ -512,6 +512,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     });
 
     test('a picture is dropped, pasted, or at an address; what is none is refused', async () => {
+      await page.clock.install(); // before the page has timers, for it can't clear those that it had before
       await start();
       const give = (kind: 'drop' | 'paste', type: string, name: string) =>
         page.evaluate(
@@ -544,7 +545,6 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await shows('#image_url-problem', /^must lead to/);
       await page.fill('#image_url', 'https://example.com/a.png');
       expect((await make()).input).toMatchObject({ image_url: 'https://example.com/a.png' });
-      await page.clock.install();
       await page.setInputFiles('#image', {
         name: 'broken.png',
         mimeType: 'image/png',
