@@ -1,8 +1,9 @@
 import { build } from 'esbuild';
 import { Webhook } from 'standardwebhooks';
-import { afterAll, afterEach, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
 import { type TestService, testService, WEBHOOK_SECRET } from '../api/testing.ts';
 import { ApiError, type Client, createClient, type Task, verifyWebhook, WebhookVerificationError } from './index.ts';
+import { problem, scripted } from './testing.ts';
 
 let service: TestService;
 let client: Client;
@@ -11,29 +12,11 @@ beforeAll(async () => {
   client = createClient({ url: `${service.url}/` });
 });
 afterAll(() => service.close());
-afterEach(() => vi.useRealTimers());
 
 async function finish(id: string) {
   const job = await service.take(id);
   service.report(job.id, { output: await service.finish(id, job.id) });
 }
-const json = (body: object, init: ResponseInit = {}) =>
-  new Response(JSON.stringify(body), { headers: { 'content-type': 'application/json' }, ...init });
-const problem = (status: number, code: string, headers: Record<string, string> = {}) =>
-  new Response(JSON.stringify({ status, code, detail: `no: ${code}` }), {
-    status,
-    headers: { 'content-type': 'application/problem+json', ...headers },
-  });
-/** @param answers one for each request; an error is thrown */
-function scripted(...answers: (Response | Error)[]) {
-  const send = vi.fn<typeof fetch>(async () => {
-    const answer = answers.shift()!;
-    if (answer instanceof Error) throw answer;
-    return answer;
-  });
-  return { send, client: createClient({ url: 'http://api.example', fetch: send }) };
-}
-
 test('a clip from the request to its bytes', async () => {
   const task = await client.img2vid({ prompt: 'a lighthouse', seed: 23, T: 3, sampler: 'HeunEDMSampler' });
   expect(task.answer).toMatchObject({ id: task.id, status: 'queued', input: { seed: 23, T: 3 } });
@@ -147,49 +130,6 @@ test('a lost answer, a crowded and a stopping service: the post is sent again, a
   expect(id).not.toBe(task.id);
 });
 
-test('pauses grow, are as long as Retry-After says, and end; what can’t be cured is not tried again', async () => {
-  for (const refusal of [
-    problem(422, 'invalid_input'),
-    problem(409, 'ended'),
-    problem(500, 'internal'),
-    problem(429, 'too_many_requests', { 'retry-after': '3600' }),
-  ]) {
-    const once = scripted(refusal);
-    await expect(once.client.cancel('a')).rejects.toMatchObject({ status: refusal.status });
-    expect(once.send).toHaveBeenCalledTimes(1);
-  }
-
-  vi.useFakeTimers();
-  const patient = scripted(problem(429, 'too_many_open', { 'retry-after': '10' }), json({ id: 'a' }));
-  const asked = patient.client.status('a');
-  await vi.advanceTimersByTimeAsync(9_999);
-  expect(patient.send).toHaveBeenCalledTimes(1);
-  await vi.advanceTimersByTimeAsync(1);
-  expect(await asked).toEqual({ id: 'a' });
-
-  const date = scripted(
-    problem(503, 'unavailable', { 'retry-after': new Date(Date.now() + 7_000).toUTCString() }),
-    json({}),
-  );
-  const later = date.client.status('a');
-  await vi.advanceTimersByTimeAsync(5_000);
-  expect(date.send).toHaveBeenCalledTimes(1);
-  await vi.advanceTimersByTimeAsync(3_000);
-  expect(await later).toEqual({});
-
-  const down = scripted(...Array(5).fill(new TypeError('fetch failed', { cause: { code: 'ECONNREFUSED' } })));
-  const failing = expect(down.client.status('a')).rejects.toMatchObject({
-    code: 'unreachable',
-    status: 0,
-    message: 'http://api.example can’t be reached: ECONNREFUSED',
-  });
-  await vi.advanceTimersByTimeAsync(3_700); // of 0.5 + 1 + 2 + 4 s at least half
-  expect(down.send.mock.calls.length).toBeLessThan(5);
-  await vi.advanceTimersByTimeAsync(3_800);
-  await failing;
-  expect(down.send).toHaveBeenCalledTimes(5);
-});
-
 test('errors carry what the API says; an answer that is not the API’s is told from one that is', async () => {
   const refused = await client.img2vid({ prompt: 'x', T: 0, H: 100 }).catch((error) => error);
   expect(refused).toBeInstanceOf(ApiError);
@@ -198,54 +138,6 @@ test('errors carry what the API says; an answer that is not the API’s is told 
   expect(refused.message).toContain('T: must be a whole number from 1 to 100');
   const proxy = scripted(new Response('<html>no', { status: 403, headers: { 'content-type': 'text/html' } }));
   await expect(proxy.client.status('a')).rejects.toMatchObject({ status: 403, code: 'unexpected' });
-});
-
-/** An event stream that says this and then fails, or stays silent. */
-const stream = (text: string, then: 'fails' | 'waits') =>
-  new Response(
-    new ReadableStream({
-      start: (controller) => controller.enqueue(new TextEncoder().encode(text)),
-      pull: (controller) => (then === 'fails' ? controller.error(new Error('reset')) : new Promise(() => {})),
-    }),
-  );
-const event = (id: number, task: object) => `event: task\ndata: ${JSON.stringify(task)}\nid: ${id}\n\n`;
-
-test('events that break off are taken up again after the last one, also when the network only falls silent', async () => {
-  vi.useFakeTimers();
-  const { client, send } = scripted(
-    stream(event(1, { status: 'queued' }), 'fails'),
-    new TypeError('fetch failed'),
-    stream(`${event(2, { status: 'running' })}: still here\n\n`, 'waits'),
-    stream(event(3, { status: 'succeeded' }), 'waits'),
-  );
-  const seen: string[] = [];
-  const following = (async () => {
-    for await (const { status } of client.follow('a')) seen.push(status);
-  })();
-  await vi.advanceTimersByTimeAsync(3_000); // 1 s, 2 s
-  expect(seen).toEqual(['queued', 'running']);
-  await vi.advanceTimersByTimeAsync(44_000);
-  expect(send).toHaveBeenCalledTimes(3);
-  await vi.advanceTimersByTimeAsync(2_000);
-  await following;
-  expect(seen).toEqual(['queued', 'running', 'succeeded']);
-  const last = send.mock.calls.map(([, init]) => new Headers(init!.headers).get('last-event-id'));
-  expect(last).toEqual([null, '1', '1', '2']);
-});
-
-test('events are given up where they are refused, and after long without any sign of life', async () => {
-  const refused = scripted(problem(404, 'not_found'));
-  await expect(refused.client.follow('a').done()).rejects.toMatchObject({ code: 'not_found' });
-
-  vi.useFakeTimers();
-  const send = vi.fn<typeof fetch>(async () => Promise.reject(new TypeError('fetch failed')));
-  const breaks = vi.fn();
-  const lost = createClient({ url: 'http://api.example', fetch: send, patience: 60_000, onBreak: breaks });
-  const giving = expect(lost.follow('a').done()).rejects.toMatchObject({ code: 'unreachable' });
-  await vi.advanceTimersByTimeAsync(120_000);
-  await giving;
-  expect(send.mock.calls.length).toBeGreaterThan(4);
-  expect(breaks).toHaveBeenCalledTimes(send.mock.calls.length - 1);
 });
 
 test('a signal ends the waiting with its reason, and leaving the loop ends the connection; the task goes on', async () => {
