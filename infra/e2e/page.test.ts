@@ -248,7 +248,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('a task that runs is canceled, and can be tried again', async () => {
       await choosePicture();
-      await makeSmall({ steps: 1000, T: 50 });
+      await makeSmall({ steps: 1000, T: 50, W: 256, H: 256 }); // some eight seconds: it must not end before it is canceled
       const { id, input } = await make();
       await shows(`${newest} .stage`, /^Sampling/);
       await page.click(`[id="${id}"] >> text=Cancel`);
