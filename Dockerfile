@@ -23,7 +23,7 @@ RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
 FROM packages AS cuda-1
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
-COPY infra/cuda.ts infra/
+COPY infra/tools/cuda.ts infra/tools/
 COPY handler/onnx/provider.ts handler/onnx/
 ENV PLACE=node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 RUN npm run cuda \
@@ -39,6 +39,8 @@ FROM cuda-${CUDA} AS cuda
 FROM packages AS programs
 COPY tsconfig.json tsconfig.build.json ./
 COPY api api
+COPY client client
+COPY core core
 COPY docs docs
 COPY handler handler
 COPY infra infra
@@ -54,7 +56,7 @@ COPY --from=cuda /cuda ./
 COPY --from=production /app/node_modules node_modules
 COPY package.json ./
 COPY --from=programs /app/dist dist
-RUN [ "${CUDA}" = 0 ] || node dist/infra/cuda.js --check
+RUN [ "${CUDA}" = 0 ] || node dist/infra/tools/cuda.js --check
 USER 1000:1000
 VOLUME /data
 EXPOSE 5000

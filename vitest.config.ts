@@ -14,7 +14,7 @@ class SlowFirst extends BaseSequencer {
 
 export default defineConfig({
   test: {
-    include: ['handler/**/*.test.ts', 'api/**/*.test.ts', 'infra/**/*.test.ts', 'client/**/*.test.ts'],
+    include: ['{core,handler,api,client,infra,test}/**/*.test.ts'],
     maxWorkers: 2, // else one on a machine with two cores, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },
     // For what hangs. What only takes long on a machine that is busy with other things is no failure.

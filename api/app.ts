@@ -2,12 +2,13 @@
 import { setMaxListeners } from 'node:events';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
-import { StorageError } from '../handler/bucket/bucket.ts';
+import { StorageError } from '../core/bucket/bucket.ts';
+import { Problem, renderProblem } from './http/problem.ts';
+import { MAX_BODY_BYTES } from './http/read-body.ts';
+import { requestId } from './http/request-id.ts';
+import { otherPages, securityHeaders } from './http/security.ts';
 import { createAccess } from './keys/access.ts';
 import { openApiDocument } from './openapi/document.ts';
-import { Problem, renderProblem } from './problem.ts';
-import { MAX_BODY_BYTES } from './read-body.ts';
-import { requestId } from './request-id.ts';
 import { callback } from './routes/callback.ts';
 import { cancel } from './routes/cancel.ts';
 import { remove } from './routes/delete.ts';
@@ -20,7 +21,6 @@ import { ready } from './routes/ready.ts';
 import { status } from './routes/status.ts';
 import { usage } from './routes/usage.ts';
 import { webhooks } from './routes/webhooks.ts';
-import { otherPages, securityHeaders } from './security.ts';
 import type { Services } from './services.ts';
 import type { Scope } from './store/key.ts';
 
@@ -40,6 +40,7 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/docs': { allow: 'GET, HEAD' },
   '/docs/*': { allow: 'GET, HEAD' },
   '/page/*': { allow: 'GET, HEAD' },
+  '/client/events.js': { allow: 'GET, HEAD' },
   '/healthz': { allow: 'GET, HEAD' },
   '/readyz': { allow: 'GET, HEAD' },
   '/metrics': { allow: 'GET, HEAD', scope: 'admin' },

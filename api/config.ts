@@ -1,11 +1,11 @@
 /** The API's environment: read once, checked, and passed on. README lists every variable. */
 import { join } from 'node:path';
 import * as v from 'valibot';
-import type { BucketEnvironment } from '../handler/bucket/open.ts';
-import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../handler/environment.ts';
-import type { Limits } from '../handler/parameters.ts';
-import type { ModelName } from '../handler/svd/presets.ts';
-import { ownAddress } from './host.ts';
+import type { BucketEnvironment } from '../core/bucket/open-bucket.ts';
+import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../core/environment.ts';
+import type { Limits } from '../core/parameters.ts';
+import type { ModelName } from '../core/presets.ts';
+import { ownAddress } from './http/host.ts';
 import { type Prices, parsePrice } from './money.ts';
 
 export interface Config {
@@ -90,7 +90,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       PORT: whole(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
       PUBLIC_URL: v.optional(webAddress),
-      CALLBACK_URL: v.optional(webAddress), // infra/local/start.ts says it
+      CALLBACK_URL: v.optional(webAddress), // infra/run/start.ts says it
       RUNPOD_POD_ID: v.optional(v.string()),
       DATABASE_URL: databaseAddress,
       MODEL: v.optional(model, 'svd_xt'),
@@ -109,7 +109,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
       CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
       MAX_FRAMES: whole(100, 1, 1000),
       MAX_FPS: whole(120, 1, 1000),
-      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // infra/local/start.ts says it
+      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // infra/run/start.ts says it
       CORS_ORIGINS: origins,
       MAX_OPEN_TASKS: optionalWhole(1, 1_000_000),
       SUBMISSIONS_PER_MINUTE: optionalWhole(1, 60_000),

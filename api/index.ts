@@ -1,18 +1,18 @@
 /** Starts the API: reads the environment once, opens the store, listens, and stops in order at SIGTERM. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { openBucket } from '../handler/bucket/open.ts';
-import { createLog } from '../handler/log.ts';
+import { openBucket } from '../core/bucket/open-bucket.ts';
+import { createLog } from '../core/log.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
-import { isLoopback } from './host.ts';
-import { makeFirstKey, showWebhookSecret } from './keys/local.ts';
-import { listen } from './listen.ts';
+import { isLoopback } from './http/host.ts';
+import { listen } from './http/listen.ts';
+import { makeFirstKey, showWebhookSecret } from './keys/first-key.ts';
 import { createMetrics, measured } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
-import { createWebhooks } from './webhooks/webhooks.ts';
+import { createWebhooks } from './webhooks/sender.ts';
 
 const SECOND = 1000;
 /** What hangs at a stop is cut off after this. */

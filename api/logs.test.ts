@@ -1,8 +1,8 @@
 /** What the log must not tell: everything that gives access, and what callers wrote. */
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
-import { StorageError } from '../handler/bucket/bucket.ts';
-import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from './testing.ts';
+import { StorageError } from '../core/bucket/bucket.ts';
+import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
 
 const SECOND = 1000;
 const soon = { timeout: 15 * SECOND, interval: 5 };

@@ -2,10 +2,10 @@ import { request } from 'node:http';
 import { Hono } from 'hono';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { taskFolder } from '../handler/job.ts';
+import { taskFolder } from '../core/job.ts';
+import { listen, type TestService, testService } from '../test/support/test-api.ts';
 import { createMetrics } from './metrics.ts';
 import { metrics as scraped } from './routes/metrics.ts';
-import { listen, type TestService, testService } from './testing.ts';
 
 type Labels = Record<string, string>;
 interface Sample {

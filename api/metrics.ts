@@ -5,10 +5,12 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of prom-client.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { ERROR_CODES, TIMED } from '../handler/job.ts';
+import { ERROR_CODES, TIMED } from '../core/job.ts';
+import { ENDED } from '../core/responses.ts';
 import { Unanswered } from './runpod.ts';
-import { ENDED, type Task } from './store/task.ts';
+import type { Task } from './store/task.ts';
 
 const SECOND = 1000;
 const MINUTE = 60; // seconds, from here on

@@ -1,7 +1,8 @@
 /** RunPod's endpoint, as tasks need it. The one importer of runpod-sdk. */
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of runpod-sdk.
 import createSdk from 'runpod-sdk';
 import * as v from 'valibot';
-import type { JobInput } from '../handler/job.ts';
+import type { JobInput } from '../core/job.ts';
 
 const SECOND = 1000;
 /** The SDK's own 3 s are short: a submission that timed out may still have made a job. */

@@ -1,13 +1,13 @@
 import type { Logger } from 'pino';
-import type { Bucket } from '../handler/bucket/bucket.ts';
-import type { DiskBucket } from '../handler/bucket/disk.ts';
+import type { Bucket } from '../core/bucket/bucket.ts';
+import type { DiskBucket } from '../core/bucket/disk.ts';
 import type { Config } from './config.ts';
 import type { Metrics } from './metrics.ts';
 import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
 import type { createEstimator } from './tasks/estimate.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
-import type { Webhooks } from './webhooks/webhooks.ts';
+import type { Webhooks } from './webhooks/sender.ts';
 
 /** What routes are made of. */
 export interface Services {

@@ -8,7 +8,7 @@ import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type TestService, testService } from '../api/testing.ts';
+import { type TestService, testService } from '../test/support/test-api.ts';
 import { EXIT, main } from './cli.ts';
 
 const TEXT = 'not really a video';

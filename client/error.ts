@@ -1,6 +1,6 @@
-import type { Again } from '../api/page/events.js';
-import type { ProblemCode } from '../api/problem.ts';
-import type { FieldNote } from '../handler/request.ts';
+import type { ProblemCode } from '../core/problems.ts';
+import type { FieldNote } from '../core/request.ts';
+import type { Again } from './events.js';
 
 const AGAIN = [429, 502, 503, 504];
 

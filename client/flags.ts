@@ -1,7 +1,7 @@
 /** Command lines on which every parameter of a request is a flag: read, and explained. */
-import { parameterRows } from '../api/openapi/parameters.ts';
-import { parameters } from '../handler/parameters.ts';
-import { unknownName } from '../handler/request.ts';
+import { parameterRows } from '../core/parameter-schema.ts';
+import { parameters } from '../core/parameters.ts';
+import { unknownName } from '../core/request.ts';
 
 const USUAL = { maxFrames: 100, maxFps: 120 };
 const PARAMETERS = Object.keys(parameters(USUAL, 'svd'));

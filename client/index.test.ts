@@ -1,9 +1,9 @@
 import { build } from 'esbuild';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
-import { type TestService, testService, WEBHOOK_SECRET } from '../api/testing.ts';
+import { type TestService, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
+import { problem, scripted } from '../test/support/test-client.ts';
 import { ApiError, type Client, createClient, type Task, verifyWebhook, WebhookVerificationError } from './index.ts';
-import { problem, scripted } from './testing.ts';
 
 let service: TestService;
 let client: Client;

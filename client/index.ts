@@ -3,15 +3,13 @@
  * the API's own schemas and functions.
  */
 import type * as v from 'valibot';
-import type { presentAccount } from '../api/keys/account.ts';
-import { followEvents } from '../api/page/events.js';
-import { isOpen, type TaskStatus } from '../api/store/task.ts';
-import type { presentEstimate } from '../api/tasks/estimate.ts';
-import type { PresentedTask } from '../api/tasks/present.ts';
-import type { Input, requestSchema } from '../handler/parameters.ts';
-import type { FieldNote } from '../handler/request.ts';
-import { type CallOptions, call } from './call.ts';
+import type { Input, requestSchema } from '../core/parameters.ts';
+import type { FieldNote } from '../core/request.ts';
+import type { CostEstimate, PresentedTask, Usage } from '../core/responses.ts';
+import { isOpen, type TaskStatus } from '../core/responses.ts';
 import { ApiError } from './error.ts';
+import { followEvents } from './events.js';
+import { type CallOptions, call } from './http.ts';
 
 export { ApiError } from './error.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
@@ -29,10 +27,10 @@ export interface DryRun {
   input: Input;
   warnings: FieldNote[];
   /** the amount in millionths of the currency: the most that the task can cost */
-  cost_estimate: ReturnType<typeof presentEstimate>;
+  cost_estimate: CostEstimate;
 }
 /** Amounts in millionths of the currency. */
-export type Usage = ReturnType<typeof presentAccount>;
+export type { Usage };
 
 export interface ClientOptions {
   /** such as https://video.example.com */

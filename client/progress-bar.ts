@@ -1,5 +1,5 @@
 import type { WriteStream } from 'node:tty';
-import type { PresentedTask } from '../api/tasks/present.ts';
+import type { PresentedTask } from '../core/responses.ts';
 
 const WIDTH = 28; // characters
 

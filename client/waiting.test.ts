@@ -1,7 +1,7 @@
 /** What the client does over time. No service runs here: with its timers replaced, what it does by itself would stand still. */
 import { afterEach, expect, test, vi } from 'vitest';
+import { problem, scripted } from '../test/support/test-client.ts';
 import { createClient } from './index.ts';
-import { problem, scripted } from './testing.ts';
 
 afterEach(() => vi.useRealTimers());
 

@@ -1,6 +1,6 @@
 /** Webhooks as a receiver sees them: how a task has ended. */
 import { Webhook } from 'standardwebhooks';
-import type { PresentedTask } from '../api/tasks/present.ts';
+import type { PresentedTask } from '../core/responses.ts';
 
 export { WebhookVerificationError } from 'standardwebhooks';
 

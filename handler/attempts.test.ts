@@ -2,9 +2,9 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { Bucket } from '../core/bucket/bucket.ts';
+import { diskBucket } from '../core/bucket/disk.ts';
 import { beginAttempt, forgetAttempts } from './attempts.ts';
-import type { Bucket } from './bucket/bucket.ts';
-import { diskBucket } from './bucket/disk.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 const MINUTE = 60_000;

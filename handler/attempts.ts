@@ -8,8 +8,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import * as v from 'valibot';
-import { type Bucket, getJson } from './bucket/bucket.ts';
-import { JobError, taskFolder } from './job.ts';
+import { type Bucket, getJson } from '../core/bucket/bucket.ts';
+import { JobError, taskFolder } from '../core/job.ts';
 
 const SECOND = 1000;
 const DEATHS = 3;

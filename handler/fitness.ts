@@ -2,8 +2,8 @@
 import { rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { taskFolder } from './job.ts';
-import { scratchFolder } from './leftovers.ts';
+import { taskFolder } from '../core/job.ts';
+import { scratchFolder } from '../core/temp-files.ts';
 import type { Worker } from './pipeline.ts';
 import { writeMp4 } from './video/mp4.ts';
 

@@ -1,8 +1,9 @@
 /** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
+
+import { JobError } from '../core/job.ts';
+import { createLog } from '../core/log.ts';
+import { removeScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
-import { JobError } from './job.ts';
-import { removeScratch } from './leftovers.ts';
-import { createLog } from './log.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { readFlags, type ServeOptions, serve } from './runpod/index.ts';
 import { openWorker } from './worker.ts';

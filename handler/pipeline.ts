@@ -5,8 +5,9 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import * as v from 'valibot';
-import { beginAttempt, forgetAttempts } from './attempts.ts';
-import { type Bucket, getJson, StorageError } from './bucket/bucket.ts';
+import { type Bucket, getJson, StorageError } from '../core/bucket/bucket.ts';
+import { noiseLevels } from '../core/discretization.ts';
+import { guidanceScales, guided } from '../core/guider.ts';
 import {
   JobError,
   type JobInput,
@@ -18,19 +19,18 @@ import {
   type Stage,
   type TIMED,
   taskFolder,
-} from './job.ts';
-import { scratchFolder } from './leftovers.ts';
-import type { Log } from './log.ts';
+} from '../core/job.ts';
+import type { Log } from '../core/log.ts';
+import { createTurns } from '../core/mutex.ts';
+import type { ModelName } from '../core/presets.ts';
+import { scratchFolder } from '../core/temp-files.ts';
+import { beginAttempt, forgetAttempts } from './attempts.ts';
 import type { Clip, Model } from './models/model.ts';
+import { sample } from './sampling/samplers.ts';
+import { type Generator, generator } from './sampling/torch-random.ts';
 import { fitStill } from './still/fit.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
 import { findStill, stillKey } from './still/still.ts';
-import { noiseLevels } from './svd/discretization.ts';
-import { guidanceScales, guided } from './svd/guider.ts';
-import type { ModelName } from './svd/presets.ts';
-import { type Generator, generator } from './svd/random.ts';
-import { sample } from './svd/sampler.ts';
-import { createTurns } from './turns.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { type Mp4Options, writeMp4 } from './video/mp4.ts';
 

@@ -1,15 +1,15 @@
 /** The worker's environment, read once, and what it makes of it. */
 import * as v from 'valibot';
-import { openBucket } from './bucket/open.ts';
-import { model, readEnvironment, shared, whole } from './environment.ts';
+import { openBucket } from '../core/bucket/open-bucket.ts';
+import { model, readEnvironment, shared, whole } from '../core/environment.ts';
+import { presets } from '../core/presets.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { openSvd } from './models/svd.ts';
 import { findWeights, type WeightsName } from './models/weights.ts';
 import { chooseDevice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
-import { openBridges } from './still/midjourney/open.ts';
-import { presets } from './svd/presets.ts';
+import { openBridges } from './still/midjourney/open-bridges.ts';
 
 type Log = (details: Record<string, unknown>, event: string) => void;
 

@@ -1,7 +1,7 @@
 /** Who may do what, over HTTP. */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { makeKey, type TestService, testService } from '../testing.ts';
-import { newText } from './key.ts';
+import { makeKey, type TestService, testService } from '../../test/support/test-api.ts';
+import { newText } from './key-value.ts';
 
 const NONE = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 const json = { 'content-type': 'application/json' };

@@ -2,13 +2,13 @@
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { Config } from '../config.ts';
-import { isLoopback } from '../host.ts';
-import { loopbackOnly } from '../loopback.ts';
-import { presetHeader } from '../preset-header.ts';
-import { Problem } from '../problem.ts';
+import { isLoopback } from '../http/host.ts';
+import { loopbackOnly } from '../http/loopback-only.ts';
+import { presetHeader } from '../http/preset-header.ts';
+import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 import { type Key, LOCAL, type Scope } from '../store/key.ts';
-import { idOf, opens } from './key.ts';
+import { idOf, opens } from './key-value.ts';
 import { rateHeaders, take, wait } from './rate.ts';
 
 const SECOND = 1000;

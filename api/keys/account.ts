@@ -1,5 +1,5 @@
+import { ENDED, type Usage, type UsageDay } from '../../core/responses.ts';
 import { type DayOfUse, type Key, monthOf } from '../store/key.ts';
-import { ENDED } from '../store/task.ts';
 
 /** The most of each that a key may have; Infinity: any number. */
 interface Limits {
@@ -13,7 +13,7 @@ interface Limits {
  * @param rows what its tasks have used, by day and by how they ended
  * @param now milliseconds since 1970
  */
-export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, currency: string, now: number) {
+export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, currency: string, now: number): Usage {
   const month = monthOf(now);
   const finite = (limit: number) => (limit === Infinity ? null : limit);
   const spent = key.month === month ? key.spent : 0;
@@ -39,7 +39,7 @@ export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, curre
   };
 }
 
-function sumOf(day: string, rows: DayOfUse[]) {
+function sumOf(day: string, rows: DayOfUse[]): UsageDay {
   const sum = (name: 'tasks' | 'amount' | 'gpu_time' | 'stills') => rows.reduce((total, row) => total + row[name], 0);
   const byStatus = ENDED.map((status) => [status, rows.find((row) => row.status === status)?.tasks ?? 0]);
   return {

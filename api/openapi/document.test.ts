@@ -1,9 +1,9 @@
 import { createConfig, lintFromString } from '@redocly/openapi-core';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { MODELS } from '../../handler/job.ts';
-import { PROBLEMS, type ProblemCode } from '../problem.ts';
-import { type TestService, testService } from '../testing.ts';
+import { MODELS } from '../../core/job.ts';
+import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
+import { type TestService, testService } from '../../test/support/test-api.ts';
 import { openApiDocument } from './document.ts';
 import { REQUESTS } from './examples.ts';
 

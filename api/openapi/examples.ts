@@ -1,10 +1,10 @@
 /** What requests and answers look like: made by the functions that make the real ones, where those need no store. */
-import { JobError } from '../../handler/job.ts';
-import { InvalidRequest, readRequest } from '../../handler/request.ts';
-import { Problem } from '../problem.ts';
-import { invalid } from '../read-body.ts';
+import { JobError } from '../../core/job.ts';
+import { InvalidRequest, readRequest } from '../../core/request.ts';
+import type { PresentedTask } from '../../core/responses.ts';
+import { Problem } from '../http/problem.ts';
+import { invalid } from '../http/read-body.ts';
 import type { Readiness } from '../routes/ready.ts';
-import type { PresentedTask } from '../tasks/present.ts';
 import type { About } from './parts.ts';
 
 export const ID = '019a2f3c-5d1e-7c44-9b7a-0f2d7c3b9e10';

@@ -1,7 +1,7 @@
 /** What the document's parts are built of. */
-import type { ModelName } from '../../handler/svd/presets.ts';
+import type { ModelName } from '../../core/presets.ts';
 import type { Config } from '../config.ts';
-import { bodyOf, type Problem } from '../problem.ts';
+import { bodyOf, type Problem } from '../http/problem.ts';
 
 /** What of the configuration the document tells. */
 export type About = Pick<Config, 'limits' | 'bridge' | 'publicUrl'> & { model: ModelName };

@@ -1,10 +1,9 @@
 /** The document's schemas. */
-import { jobErrorSchema, STAGES } from '../../handler/job.ts';
-import { PROBLEMS } from '../problem.ts';
-import { STATUSES } from '../routes/list.ts';
+import { jobErrorSchema, STAGES } from '../../core/job.ts';
+import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
+import { PROBLEMS } from '../../core/problems.ts';
+import { ENDED, STATUSES } from '../../core/responses.ts';
 import { DELIVERY_STATUSES } from '../store/delivery.ts';
-import { ENDED } from '../store/task.ts';
-import { jsonSchema, requestProperties } from './parameters.ts';
 import {
   type About,
   currency,

@@ -1,8 +1,10 @@
 /** The paths about tasks: create, look, cancel, delete. */
-import { KEY } from '../idempotency.ts';
-import { LONGEST_WAIT } from '../prefer.ts';
+
+import { STATUSES } from '../../core/responses.ts';
+import { KEY } from '../http/idempotency.ts';
+import { LONGEST_WAIT } from '../http/prefer.ts';
 import { DRY_RUN } from '../routes/img2vid.ts';
-import { LARGEST_PAGE, PAGE, STATUSES } from '../routes/list.ts';
+import { LARGEST_PAGE, PAGE } from '../routes/list.ts';
 import { TASK_ID } from '../tasks/id.ts';
 import { type Examples, ID, REQUESTS } from './examples.ts';
 import { examplesOf, header, json, list, ofTask, problem, query, ref, text, time } from './parts.ts';

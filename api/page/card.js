@@ -1,6 +1,6 @@
 // One task: its picture while it is made, its videos, or why there are none, and what can be done with it.
 import { button, element, icon, wantsStillness } from './dom.js';
-import { duration, failure, length, money, stageOf, when } from './words.js';
+import { duration, failure, length, money, stageOf, when } from './labels.js';
 
 /**
  * @param actions what its buttons do, each told the task as it then is: another, again, reuse, remove, refresh, and cancel, which tells whether it was heard

@@ -1,10 +1,10 @@
 // The form for a new clip: checked while it is filled in, with what it will cost, and sent.
 import { askJson, inWords } from './api.js';
 import { $, say } from './dom.js';
+import { duration, money } from './labels.js';
 import { problemWith } from './schema.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
-import { duration, money } from './words.js';
 
 const PAUSE = 400; // milliseconds without a keystroke, after which what is written is looked at
 /** Stands for any picture in a dry run: it costs the same wherever it comes from, and a large one need not be sent for that. */

@@ -2,8 +2,8 @@
 import { askJson, hasKey, inWords, news, storeKey, useKey } from './api.js';
 import { $, element, icon } from './dom.js';
 import { createForm } from './form.js';
+import { aboutModel, money } from './labels.js';
 import { createTasks } from './tasks.js';
-import { aboutModel, money } from './words.js';
 
 const EXAMPLES = [
   { file: 'example-coffee.webp', name: 'A cup of coffee' },

@@ -1,7 +1,7 @@
 // The settings: a field for every parameter of the API's own document, so that page and API can't drift apart.
 import { $, button, element } from './dom.js';
+import { length } from './labels.js';
 import { belongs, problemWith, rangeOf } from './schema.js';
-import { length } from './words.js';
 
 const SOURCES = ['prompt', 'image_url', 'still_of'];
 const SIZE = ['W', 'H'];

@@ -1,6 +1,6 @@
 // What a clip begins with: a prompt, or a picture that is chosen, dropped, pasted, at an address, or an earlier clip's.
 import { $, say } from './dom.js';
-import { bytes } from './words.js';
+import { bytes } from './labels.js';
 
 const MOST_BYTES = 20_000_000;
 

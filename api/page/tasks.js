@@ -1,10 +1,11 @@
 // The list of tasks: loaded in pages, each open one followed to its end, and what can be done with them.
+
+import { followEvents } from '../../client/events.js';
 import { ask, askJson, inWords, sessionSignal } from './api.js';
 import { createCard, titleOf } from './card.js';
 import { $, element, say, wantsStillness } from './dom.js';
-import { followEvents } from './events.js';
+import { duration, failure, STATUSES } from './labels.js';
 import { settingsOf } from './settings.js';
-import { duration, failure, STATUSES } from './words.js';
 
 const PAGE = 20; // tasks
 /** Tasks followed by events at a time: a browser has six connections to a server, for all its tabs. The rest are asked for now and then. */

@@ -1,6 +1,6 @@
 import { Hono } from 'hono';
 import * as v from 'valibot';
-import { Problem } from '../problem.ts';
+import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 
 const SECOND = 1000;

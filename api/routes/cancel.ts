@@ -1,8 +1,8 @@
 import { Hono } from 'hono';
-import { Problem } from '../problem.ts';
+import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 import { present } from '../tasks/present.ts';
-import { theTask } from './the-task.ts';
+import { theTask } from './require-own-task.ts';
 
 /** POST /cancel?id=: a queued task is canceled at once; of a running one RunPod is asked, and its result may still come first. */
 export function cancel(services: Services) {

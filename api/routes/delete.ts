@@ -1,9 +1,9 @@
 import { Hono } from 'hono';
-import { Problem } from '../problem.ts';
+import { isOpen } from '../../core/responses.ts';
+import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
-import { isOpen } from '../store/task.ts';
 import { present } from '../tasks/present.ts';
-import { theTask } from './the-task.ts';
+import { theTask } from './require-own-task.ts';
 
 /** POST /delete?id=: the pictures, videos and prompt of an ended task are gone; that there was one stays. Repeatable. */
 export function remove(services: Services) {

@@ -3,8 +3,8 @@ import { createRequire } from 'node:module';
 import { Hono } from 'hono';
 import type { Config } from '../config.ts';
 import { pages } from '../docs/pages.ts';
-import { Problem } from '../problem.ts';
-import { staticFile } from '../static-files.ts';
+import { Problem } from '../http/problem.ts';
+import { staticFile } from '../http/static-files.ts';
 
 const PLOTS = new URL('../../docs/plots/', import.meta.url);
 const require = createRequire(import.meta.url);

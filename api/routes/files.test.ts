@@ -2,10 +2,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Hono } from 'hono';
-import { linkContract } from '../../handler/bucket/contract.ts';
-import { diskBucket } from '../../handler/bucket/disk.ts';
-import { Problem, renderProblem } from '../problem.ts';
-import { listen } from '../testing.ts';
+import { diskBucket } from '../../core/bucket/disk.ts';
+import { linkContract } from '../../test/contracts/bucket-contract.ts';
+import { listen } from '../../test/support/test-api.ts';
+import { Problem, renderProblem } from '../http/problem.ts';
 import { files } from './files.ts';
 
 linkContract('a folder whose links the API serves', async (now) => {

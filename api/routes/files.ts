@@ -2,10 +2,10 @@ import { createReadStream } from 'node:fs';
 import { Readable } from 'node:stream';
 import { Hono } from 'hono';
 import parseRange from 'range-parser';
-import { contentType } from '../../handler/bucket/bucket.ts';
-import type { DiskBucket } from '../../handler/bucket/disk.ts';
-import { breakOff } from '../break-off.ts';
-import { Problem } from '../problem.ts';
+import { contentType } from '../../core/bucket/bucket.ts';
+import type { DiskBucket } from '../../core/bucket/disk.ts';
+import { breakOff } from '../http/destroy-on-error.ts';
+import { Problem } from '../http/problem.ts';
 
 /** The file itself as a page: browsers show it in one that they make, by its own policy. */
 const POLICY =

@@ -2,18 +2,18 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { breakOff } from '../break-off.ts';
+import { STATUSES } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
+import { breakOff } from '../http/destroy-on-error.ts';
 import type { Services } from '../services.ts';
 import type { Selection } from '../store/store.ts';
-import { ENDED, type ListedTask, OPEN } from '../store/task.ts';
+import type { ListedTask } from '../store/task.ts';
 import { firstIdAt, isTaskId } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
 
 /** Tasks read from the store at a time, and those of a page if no limit is given. */
 export const PAGE = 100;
 export const LARGEST_PAGE = 1000;
-export const STATUSES = [...OPEN, ...ENDED] as const;
 
 const aLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
 const aTime = v.optional(

@@ -1,8 +1,8 @@
 import { Hono } from 'hono';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
-import { StorageError } from '../../handler/bucket/bucket.ts';
-import { type TestService, testService } from '../testing.ts';
+import { StorageError } from '../../core/bucket/bucket.ts';
+import { type TestService, testService } from '../../test/support/test-api.ts';
 import { ready } from './ready.ts';
 
 let service: TestService;

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
-import { taskFolder } from '../../handler/job.ts';
+import { taskFolder } from '../../core/job.ts';
 import type { Services } from '../services.ts';
 
 const SECOND = 1000;

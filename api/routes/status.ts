@@ -1,11 +1,12 @@
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
-import { Problem } from '../problem.ts';
-import { invalid } from '../read-body.ts';
-import { readQuery } from '../read-query.ts';
+import { isOpen } from '../../core/responses.ts';
+import { Problem } from '../http/problem.ts';
+import { invalid } from '../http/read-body.ts';
+import { readQuery } from '../http/read-query.ts';
 import type { Services } from '../services.ts';
-import { isOpen, READ, type ReadTask } from '../store/task.ts';
+import { READ, type ReadTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
 import { present } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';

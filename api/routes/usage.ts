@@ -1,8 +1,8 @@
 import { Hono } from 'hono';
 import * as v from 'valibot';
+import { readQuery } from '../http/read-query.ts';
 import { limitsOf } from '../keys/access.ts';
 import { presentAccount } from '../keys/account.ts';
-import { readQuery } from '../read-query.ts';
 import type { Services } from '../services.ts';
 import { dayOf, monthOf } from '../store/key.ts';
 

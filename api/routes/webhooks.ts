@@ -1,10 +1,10 @@
 import { Hono } from 'hono';
 import * as v from 'valibot';
-import { parameters } from '../../handler/parameters.ts';
-import { wrongAddresses } from '../addresses.ts';
-import { Problem } from '../problem.ts';
-import { invalid } from '../read-body.ts';
-import { readQuery } from '../read-query.ts';
+import { parameters } from '../../core/parameters.ts';
+import { wrongAddresses } from '../http/check-urls.ts';
+import { Problem } from '../http/problem.ts';
+import { invalid } from '../http/read-body.ts';
+import { readQuery } from '../http/read-query.ts';
 import type { Services } from '../services.ts';
 import { DELIVERY_STATUSES, type Delivery } from '../store/delivery.ts';
 import { isTaskId } from '../tasks/id.ts';

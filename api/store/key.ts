@@ -1,5 +1,5 @@
 /** An API key as the store keeps it, and what it costs to use. */
-import type { TaskStatus } from './task.ts';
+import type { TaskStatus } from '../../core/responses.ts';
 
 export const SCOPES = ['submit', 'read', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];
@@ -73,3 +73,20 @@ export interface DayOfUse {
 
 export const monthOf = (ms: number) => new Date(ms).toISOString().slice(0, 7);
 export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+
+/** What a task may cost, and, once it has ended, what it has. Amounts are micro-units. */
+export interface LedgerLine {
+  task_id: string;
+  owner: string;
+  model: string;
+  reserved: number;
+  /** by the parameters alone; milliseconds */
+  expected_gpu_time: number;
+  settled_at: number | null;
+  /** of that, UTC */
+  day: string | null;
+  status: string | null;
+  amount: number | null;
+  gpu_time: number | null;
+  stills: number | null;
+}

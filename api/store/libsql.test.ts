@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { contract } from './contract.ts';
+import { contract } from '../../test/contracts/store-contract.ts';
+import { insertTask, newTask } from '../../test/support/test-store.ts';
 import { openStore } from './store.ts';
-import { insertTask, newTask } from './testing.ts';
 
 let folder: string;
 beforeEach(async () => {
@@ -37,7 +37,7 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
 test('what was acknowledged is there after kill -9 amid writes at once', async () => {
   const writer = `
     import { openStore } from './api/store/store.ts';
-    import { insertTask, newTask } from './api/store/testing.ts';
+    import { insertTask, newTask } from './test/support/test-store.ts';
     const store = await openStore(process.argv[1]);
     const insert = async () => {
       const task = newTask();

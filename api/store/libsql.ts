@@ -1,11 +1,13 @@
 /** libSQL: one file, used by one process. The one importer of libsql. */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { type Client, createClient } from '@libsql/client';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { LibsqlDialect } from '@libsql/kysely-libsql';
 import { type Compilable, CompiledQuery, Kysely, type Dialect as KyselyDialect, SqliteAdapter, sql } from 'kysely';
-import { migrate } from './migrations.ts';
-import type { Dialect, Tables, Write } from './store.ts';
+import type { Dialect, Tables, Write } from './dialect.ts';
+import { migrate } from './schema.ts';
 
 /** Statements in one transaction: the process does nothing else meanwhile, some 10 ms. */
 const GROUP = 200;

@@ -1,11 +1,11 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/local/postgres.ts';
-import { contract } from './contract.ts';
-import { migrations } from './migrations.ts';
+import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
+import { contract } from '../../test/contracts/store-contract.ts';
+import { insertTask, newTask } from '../../test/support/test-store.ts';
+import { migrations } from './schema.ts';
 import { openStore } from './store.ts';
-import { insertTask, newTask } from './testing.ts';
 
 describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   let postgres: LocalPostgres;

@@ -1,8 +1,9 @@
 /** Postgres: any number of processes share one database. The one importer of pg. */
 import { type Compilable, Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of pg.
 import pg from 'pg';
-import { migrate } from './migrations.ts';
-import type { Dialect, Tables } from './store.ts';
+import type { Dialect, Tables } from './dialect.ts';
+import { migrate } from './schema.ts';
 
 const SECOND = 1000;
 const OLDEST = 15;

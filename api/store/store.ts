@@ -1,24 +1,17 @@
 /** Where tasks live. The queries are the same for both dialects, libSQL and Postgres; what differs is in `libsql.ts` and `postgres.ts`. */
-import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
+import type { Expression, SelectQueryBuilder } from 'kysely';
 import { sql } from 'kysely';
 import { v7 } from 'uuid';
-import { deliveryQueries } from './deliveries.ts';
-import type { Delivery, NewDelivery } from './delivery.ts';
+import type { TaskStatus } from '../../core/responses.ts';
+import type { NewDelivery } from './delivery.ts';
+import { deliveryQueries } from './delivery-queries.ts';
+import { type Claim, JSON_COLUMNS, type Refusal, type Row, type Tables } from './dialect.ts';
 import type { Key, Order } from './key.ts';
-import { keyQueries, type LedgerLine, Refused } from './keys.ts';
+import { keyQueries, Refused } from './key-queries.ts';
 import { openLibsql } from './libsql.ts';
-import { NOT_ENDED, NOT_WAITING, OUT, WAITING } from './migrations.ts';
 import { openPostgres } from './postgres.ts';
-import {
-  type Changes,
-  isEnd,
-  LISTED,
-  type ListedTask,
-  type NewTask,
-  type Task,
-  type TaskStatus,
-  type Timed,
-} from './task.ts';
+import { NOT_ENDED, NOT_WAITING, OUT, WAITING } from './schema.ts';
+import { type Changes, isEnd, LISTED, type ListedTask, type NewTask, type Task, type Timed } from './task.ts';
 
 /** How long after its task's creation an idempotency key stands for it; milliseconds. */
 export const KEY_LIFE = 24 * 3600 * 1000;
@@ -33,39 +26,6 @@ export interface Selection {
   before?: string | undefined;
 }
 
-const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays', 'quote', 'cost'] as const;
-type Row = {
-  [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
-};
-export interface Tables {
-  tasks: Row;
-  keys: Omit<Key, 'scopes'> & { scopes: string };
-  ledger: LedgerLine;
-  deliveries: Delivery;
-  /** receivers that have answered 410 */
-  gone_webhooks: { owner: string; url: string };
-}
-
-/** Executes one statement. @returns its rows */
-export type Write = <R>(query: Compilable<R>) => Promise<R[]>;
-
-/** What differs between the databases. */
-export interface Dialect {
-  /** for reading */
-  db: Kysely<Tables>;
-  /** Executes one statement that writes. What it wrote is on the disk when it resolves. */
-  write: Write;
-  /** Several such, all or, if `work` rejects, none. It awaits nothing but them, for others wait meanwhile. */
-  writeAll<R>(work: (write: Write) => Promise<R>): Promise<R>;
-  /** The database's clock, so many milliseconds from now. */
-  fromNow(ms: number): Expression<number>;
-  /** Passes over rows that another process is just changing. */
-  skipLocked<T extends keyof Tables, R>(query: SelectQueryBuilder<Tables, T, R>): SelectQueryBuilder<Tables, T, R>;
-  /** whether other processes may use the same database */
-  isShared: boolean;
-  close(): Promise<void>;
-}
-
 /** Milliseconds since 1970, far away. */
 const NEVER = Number.MAX_SAFE_INTEGER;
 
@@ -78,9 +38,6 @@ export interface StoreOptions {
   beside?: boolean;
 }
 
-/** Why a task was not stored, in the order in which it is looked at. */
-export type Refusal = 'rate' | 'open' | 'budget';
-
 /** What became of a new task: stored, with its key's account as it is now; or there is one with its idempotency key; or refused. */
 export type Inserted =
   | { key: Key; earlier?: undefined; refused?: undefined }
@@ -89,12 +46,6 @@ export type Inserted =
 
 /** Among how many owners a claim is shared out at most; SQLite puts some hundreds of selects together. */
 const OWNERS = 100;
-
-export interface Claim {
-  /** milliseconds */
-  lease: number;
-  limit: number;
-}
 
 export type Store = Awaited<ReturnType<typeof openStore>>;
 

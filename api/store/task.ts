@@ -1,13 +1,9 @@
 /** A task as the store keeps it, and what may be changed of it. */
-import type { JobErrorData, JobOutput, Stage } from '../../handler/job.ts';
-import type { Input } from '../../handler/parameters.ts';
-import type { FieldNote } from '../../handler/request.ts';
-import type { ModelName } from '../../handler/svd/presets.ts';
-
-export const OPEN = ['queued', 'running'] as const;
-export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
-export type TaskStatus = (typeof OPEN)[number] | (typeof ENDED)[number];
-export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
+import type { JobErrorData, JobOutput, Stage } from '../../core/job.ts';
+import type { Input } from '../../core/parameters.ts';
+import type { ModelName } from '../../core/presets.ts';
+import type { FieldNote } from '../../core/request.ts';
+import { type Cost, isOpen, type TaskStatus } from '../../core/responses.ts';
 
 /**
  * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
@@ -79,17 +75,6 @@ export interface Quote {
   per_gpu_second: number;
   /** of the picture, if a bridge is to make one; micro-units */
   still: number;
-}
-
-/** As callers see it. */
-export interface Cost {
-  /** micro-units */
-  amount: number;
-  currency: string;
-  /** of the stages that want a GPU, of the job whose result counts */
-  gpu_seconds: number;
-  /** pictures that a bridge made */
-  stills: number;
 }
 
 /** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */

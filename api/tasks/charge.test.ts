@@ -1,7 +1,7 @@
 /** What tasks cost and budgets hold, over HTTP. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { StorageError } from '../../handler/bucket/bucket.ts';
-import { type TestService, testService } from '../testing.ts';
+import { StorageError } from '../../core/bucket/bucket.ts';
+import { type TestService, testService } from '../../test/support/test-api.ts';
 
 // A GPU second costs 1000 micro-units, a still 50,000. The smallest clip is reckoned with 10 s: 10,000.
 const PRICES = { PRICE_PER_GPU_SECOND: '0.001', PRICE_PER_STILL: '0.05', CURRENCY: 'EUR' };

@@ -1,8 +1,9 @@
 /** What a task costs. */
-import type { Bucket } from '../../handler/bucket/bucket.ts';
-import { type JobOutput, type Stage, taskFolder } from '../../handler/job.ts';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import { type JobOutput, type Stage, taskFolder } from '../../core/job.ts';
+import type { Cost } from '../../core/responses.ts';
 import { costOfTime } from '../money.ts';
-import type { Changes, Cost, Task } from '../store/task.ts';
+import type { Changes, Task } from '../store/task.ts';
 
 /** What is paid for; loading a model is not, nor is waiting. */
 const GPU_STAGES: Stage[] = ['sampling', 'decoding'];

@@ -2,9 +2,9 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { StorageError } from '../../handler/bucket/bucket.ts';
-import { bucketFolder } from '../../handler/environment.ts';
-import { type TestService, testService } from '../testing.ts';
+import { StorageError } from '../../core/bucket/bucket.ts';
+import { bucketFolder } from '../../core/environment.ts';
+import { type TestService, testService } from '../../test/support/test-api.ts';
 
 let service: TestService;
 beforeEach(async () => {

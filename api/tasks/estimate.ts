@@ -1,7 +1,8 @@
 /** What a task will take, and cost: from its parameters, and from what its model's latest tasks took. */
 import type { Logger } from 'pino';
-import type { Input } from '../../handler/parameters.ts';
-import type { ModelName } from '../../handler/svd/presets.ts';
+import type { Input } from '../../core/parameters.ts';
+import type { ModelName } from '../../core/presets.ts';
+import type { CostEstimate } from '../../core/responses.ts';
 import { costOf, costOfTime, type Prices } from '../money.ts';
 import type { Store } from '../store/store.ts';
 import type { Quote } from '../store/task.ts';
@@ -32,7 +33,7 @@ export interface Estimate {
 export const mostOf = ({ gpu, still }: Quote) => gpu + still;
 
 /** As callers see it: the amount in micro-units. */
-export const presentEstimate = ({ gpuTime, quote }: Estimate) => ({
+export const presentEstimate = ({ gpuTime, quote }: Estimate): CostEstimate => ({
   amount: mostOf(quote),
   currency: quote.currency,
   gpu_seconds: gpuTime / 1000,

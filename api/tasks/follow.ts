@@ -1,5 +1,6 @@
+import { isOpen } from '../../core/responses.ts';
 import type { Services } from '../services.ts';
-import { isOpen, READ, type ReadTask } from '../store/task.ts';
+import { READ, type ReadTask } from '../store/task.ts';
 
 /** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
 const SILENCE = 15 * 1000; // milliseconds

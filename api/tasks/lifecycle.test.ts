@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { type TestService, testService } from '../../test/support/test-api.ts';
 import { openStore } from '../store/store.ts';
-import { type TestService, testService } from '../testing.ts';
 
 let service: TestService;
 beforeEach(async () => {

@@ -12,9 +12,10 @@
  */
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { taskFolder } from '../../handler/job.ts';
+import { taskFolder } from '../../core/job.ts';
+import { isOpen } from '../../core/responses.ts';
 import type { Store } from '../store/store.ts';
-import { type Changes, isEnd, isOpen, type ReadTask, type Task } from '../store/task.ts';
+import { type Changes, isEnd, type ReadTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { backoff, createSteps, type StepOptions } from './step.ts';
 import { afterCancel, withoutContent } from './transition.ts';

@@ -1,11 +1,12 @@
-import type { Bucket } from '../../handler/bucket/bucket.ts';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import type { PresentedTask } from '../../core/responses.ts';
 import type { ListedTask } from '../store/task.ts';
 
 /** A task as callers see it, its links signed anew; without any once its files are deleted. */
 export async function present(
   task: ListedTask,
   { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
-) {
+): Promise<PresentedTask> {
   const expires = Math.floor(now() / 1000) + linkSeconds;
   const output = task.expired_at === null ? task.output : null;
   const still = task.expired_at === null ? task.still : null;
@@ -31,8 +32,6 @@ export async function present(
     ...(task.cost && { cost: task.cost }),
   };
 }
-
-export type PresentedTask = Awaited<ReturnType<typeof present>>;
 
 /** A file of a task's, with a link in the place of its key. */
 async function linked<F extends { key: string }>({ key, ...rest }: F, bucket: Bucket, expires: number) {

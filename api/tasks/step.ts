@@ -3,10 +3,11 @@
  * what an answer means is said in `transition.ts`.
  */
 import type { Logger } from 'pino';
-import { type Bucket, getJson } from '../../handler/bucket/bucket.ts';
-import { type JobInput, taskFolder } from '../../handler/job.ts';
+import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
+import { type JobInput, taskFolder } from '../../core/job.ts';
+import { isOpen } from '../../core/responses.ts';
 import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
-import { type Changes, isEnd, isOpen, type Task } from '../store/task.ts';
+import { type Changes, isEnd, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { gpuTime } from './estimate.ts';
 import {

@@ -28,9 +28,10 @@
  * after RETAIN_DAYS, or when its owner wants that.
  */
 import * as v from 'valibot';
-import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../handler/job.ts';
+import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
+import { isOpen } from '../../core/responses.ts';
 import { isGoingOn, type SeenJob } from '../runpod.ts';
-import { type Changes, isOpen, type Task } from '../store/task.ts';
+import type { Changes, Task } from '../store/task.ts';
 
 const SECOND = 1000;
 

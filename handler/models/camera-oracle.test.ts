@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import { type Discretization, noiseLevels } from '../svd/discretization.ts';
-import { type Guider, guidanceScales, guided } from '../svd/guider.ts';
-import { generator } from '../svd/random.ts';
-import { type Sampler, sample } from '../svd/sampler.ts';
+import { type Discretization, noiseLevels } from '../../core/discretization.ts';
+import { type Guider, guidanceScales, guided } from '../../core/guider.ts';
+import type { Sampler } from '../../core/sampler-options.ts';
+import { sample } from '../sampling/samplers.ts';
+import { generator } from '../sampling/torch-random.ts';
 import { camera, focusOf } from './camera.ts';
 import type { Still } from './model.ts';
 

@@ -1,9 +1,9 @@
 import { beforeEach, expect, test, vi } from 'vitest';
-import { edmSigmas } from '../svd/discretization.ts';
-import { guidanceScales, guided } from '../svd/guider.ts';
-import { presets } from '../svd/presets.ts';
-import { generator } from '../svd/random.ts';
-import { eulerEDM } from '../svd/sampler.ts';
+import { edmSigmas } from '../../core/discretization.ts';
+import { guidanceScales, guided } from '../../core/guider.ts';
+import { presets } from '../../core/presets.ts';
+import { eulerEDM } from '../sampling/samplers.ts';
+import { generator } from '../sampling/torch-random.ts';
 import { camera, focusOf } from './camera.ts';
 import type { ClipRequest, Still } from './model.ts';
 import { resampleWindow } from './resample.ts';

@@ -1,5 +1,5 @@
 /** The interface that samplers drive, and that every model fits. */
-import type { JobOutput } from '../job.ts';
+import type { JobOutput } from '../../core/job.ts';
 
 /** In pixels; T is the number of frames. */
 export interface ClipSize {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import wabt from 'wabt';
-import { generator } from '../svd/random.ts';
+import { generator } from '../sampling/torch-random.ts';
 import type { Still } from './model.ts';
 import { ASSEMBLED, resampleWindow, type Window } from './resample.ts';
 

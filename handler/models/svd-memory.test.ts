@@ -1,8 +1,8 @@
 /** Memory that does not suffice: failures are planted at onnxruntime, in its own words. */
 import { InferenceSession } from 'onnxruntime-node';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { JobError } from '../job.ts';
-import { generator } from '../svd/random.ts';
+import { JobError } from '../../core/job.ts';
+import { generator } from '../sampling/torch-random.ts';
 import { openSvd, type SvdOptions } from './svd.ts';
 import { SMALL_SVD } from './testdata/reference.ts';
 

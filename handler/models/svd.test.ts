@@ -3,10 +3,10 @@ import { cp, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { noiseLevels } from '../svd/discretization.ts';
-import { guidanceScales, guided } from '../svd/guider.ts';
-import { generator } from '../svd/random.ts';
-import { eulerEDM, sample } from '../svd/sampler.ts';
+import { noiseLevels } from '../../core/discretization.ts';
+import { guidanceScales, guided } from '../../core/guider.ts';
+import { eulerEDM, sample } from '../sampling/samplers.ts';
+import { generator } from '../sampling/torch-random.ts';
 import { openSvd, type SvdModel } from './svd.ts';
 import { inSinglePrecision, psnr, reference, SMALL_SVD, samplerReference } from './testdata/reference.ts';
 

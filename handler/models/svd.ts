@@ -5,21 +5,22 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { JobError } from '../job.ts';
+import { JobError } from '../../core/job.ts';
+import { createTurns } from '../../core/mutex.ts';
 import { clipConfig, clipVision } from '../onnx/clip.ts';
 import { usableMemory } from '../onnx/device.ts';
-import type { Graph, GraphOptions, Policy } from '../onnx/graph.ts';
+import type { Graph, GraphOptions } from '../onnx/graph.ts';
 import { type Device, demand } from '../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../onnx/safetensors.ts';
 import { OutOfMemory, type Session } from '../onnx/session.ts';
-import { createSessions, type SessionsOptions } from '../onnx/sessions.ts';
+import { createSessions, type SessionsOptions } from '../onnx/session-cache.ts';
 import { unet, unetConfig } from '../onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../onnx/vae.ts';
-import { clipResize } from '../svd/clip-resize.ts';
-import { addedTimeIds, timestepEmbedding } from '../svd/conditioning.ts';
-import { vPrediction } from '../svd/denoiser.ts';
-import { createTurns } from '../turns.ts';
+import type { Policy } from '../onnx/value.ts';
 import type { Clip, ClipRequest, ClipSize, Model } from './model.ts';
+import { clipResize } from './svd/clip-resize.ts';
+import { addedTimeIds, timestepEmbedding } from './svd/conditioning.ts';
+import { vPrediction } from './svd/preconditioning.ts';
 
 const LATENT_SCALE = 8; // pixels a latent is wide and high
 const SIDE = 64; // what a frame's height and width are multiples of

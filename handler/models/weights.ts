@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import type { ModelName } from '../svd/presets.ts';
+import type { ModelName } from '../../core/presets.ts';
 
 /** Each model's repository on the Hugging Face hub. */
 export const REPOSITORIES = {

@@ -1,8 +1,9 @@
 /** The picture's embedding: transformers' CLIPVisionModelWithProjection (SVD's is ViT-H/14), from its config.json and weights. */
 import * as v from 'valibot';
-import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions } from './graph.ts';
 import { gelu, layerNorm, linear, quickGelu, selfAttention } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
+import type { Value } from './value.ts';
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(1));
 

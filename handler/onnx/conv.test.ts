@@ -4,11 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { psnr } from '../models/testdata/reference.ts';
-import { generator } from '../svd/random.ts';
+import { generator } from '../sampling/torch-random.ts';
 import { conv2d } from './conv.ts';
-import { createGraph, type Graph, type Policy } from './graph.ts';
+import { createGraph, type Graph } from './graph.ts';
 import type { SafeTensors } from './safetensors.ts';
 import { openSession } from './session.ts';
+import type { Policy } from './value.ts';
 
 const C = 256;
 /** channels of which the transformed kernels are kept, and others that are made in each run */

@@ -1,5 +1,6 @@
 /** The networks' convolutions, in the formulations that onnxruntime runs fastest on a CPU (measured; ARCHITECTURE.md). */
-import type { Graph, Value } from './graph.ts';
+import type { Graph } from './graph.ts';
+import type { Value } from './value.ts';
 
 interface ConvOptions {
   kernel?: number;

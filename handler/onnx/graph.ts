@@ -15,7 +15,7 @@ import {
   planOf,
   product,
   sizeOf,
-} from './plan.ts';
+} from './memory-plan.ts';
 import {
   type Attribute,
   ELEMENT_TYPE,
@@ -26,12 +26,7 @@ import {
   type OnnxValue,
 } from './protobuf.ts';
 import type { SafeTensors } from './safetensors.ts';
-
-export interface Value {
-  readonly name: string;
-  readonly type: ElementType;
-  readonly shape: readonly number[];
-}
+import type { Policy, Value } from './value.ts';
 
 export type Graph = ReturnType<typeof createGraph>;
 
@@ -56,12 +51,6 @@ export interface GraphOptions {
   /** what is computed in, whatever the weights are stored as; default float32. Inputs and outputs are float32 all the same. */
   precision?: 'float32' | 'float16';
 }
-
-/**
- * Where the weights are while a network runs. prepacked: in memory, in the layouts that run fastest, with what is made of them once.
- * mapped: they stay in their files and come in page by page. cuda: on the GPU.
- */
-export type Policy = 'prepacked' | 'mapped' | 'cuda';
 
 /** @param weights the network's file */
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {

@@ -3,9 +3,10 @@
  * Each is named by its place in the weights file; x is [N, C, H, W] for pictures, [M, C] for rows of features.
  */
 import { temporalConv } from './conv.ts';
-import type { Graph, Value } from './graph.ts';
-import { product } from './plan.ts';
+import type { Graph } from './graph.ts';
+import { product } from './memory-plan.ts';
 import type { Attribute } from './protobuf.ts';
+import type { Value } from './value.ts';
 
 const GROUPS = 32; // of every group norm in these networks
 /** Bytes of a frame's values that don't stay in a processor's cache, */

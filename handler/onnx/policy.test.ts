@@ -1,9 +1,10 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SMALL_SVD } from '../models/testdata/reference.ts';
-import { createGraph, type Graph, type Policy, type Value } from './graph.ts';
+import { createGraph, type Graph } from './graph.ts';
 import { choosePolicy, demand } from './policy.ts';
 import { openSafeTensors } from './safetensors.ts';
+import type { Policy, Value } from './value.ts';
 
 const GIB = 2 ** 30;
 /** As much of a graph as the choice asks for. */

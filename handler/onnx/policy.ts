@@ -11,7 +11,8 @@
  *
  * With files in single precision: prepacked 26 s and 5.8 GiB, mapped 0.7 s and 0.2 GiB then; 10–25 s and 4.2 GiB, 0.33 s and 0.1 GiB now.
  */
-import type { Graph, Policy } from './graph.ts';
+import type { Graph } from './graph.ts';
+import type { Policy } from './value.ts';
 
 export type Device = 'cpu' | 'cuda';
 

@@ -1,7 +1,9 @@
 /** Running graphs. The one importer of onnxruntime. */
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of onnxruntime-node.
 import { InferenceSession, Tensor } from 'onnxruntime-node';
-import type { Graph, Policy } from './graph.ts';
+import type { Graph } from './graph.ts';
 import { SESSION } from './policy.ts';
+import type { Policy } from './value.ts';
 
 export interface Session {
   /**

@@ -1,8 +1,8 @@
 /** SVD's denoising network: diffusers' UNetSpatioTemporalConditionModel, from its config.json and weights. */
 import * as v from 'valibot';
-import { timestepEmbedding } from '../svd/conditioning.ts';
+import { timestepEmbedding } from '../models/svd/conditioning.ts';
 import { conv2d, pointwise, upsampleConv } from './conv.ts';
-import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions } from './graph.ts';
 import {
   attentionNames,
   complement,
@@ -19,6 +19,7 @@ import {
   temporalResidual,
 } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
+import type { Value } from './value.ts';
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(1));
 const perBlock = v.union([count, v.array(count)]);

@@ -1,9 +1,10 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
 import { conv2d, temporalConv, upsampleConv } from './conv.ts';
-import { createGraph, type Graph, type GraphOptions, type Value } from './graph.ts';
+import { createGraph, type Graph, type GraphOptions } from './graph.ts';
 import { attentionNames, framesOf, groupNorm, overTime, selfAttention, silu, temporalResidual } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
+import type { Value } from './value.ts';
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(1));
 

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { freePort } from '../../infra/local/free-port.ts';
+import { freePort } from '../../infra/run/free-port.ts';
 import {
   type Asked,
   endWorkers,
@@ -16,8 +16,8 @@ import {
   skipped,
   startWorker,
   type WorkerProcess,
-} from './conformance.ts';
-import { type Difference, differences } from './differences.ts';
+} from '../../test/support/worker-conformance.ts';
+import { type Difference, differences } from '../../test/support/worker-differences.ts';
 
 const farEnds: { close: () => unknown }[] = [];
 afterAll(async () => {

@@ -1,5 +1,4 @@
 import { expect, test, vi } from 'vitest';
-import type { JobTools } from './index.ts';
 import {
   type Answer,
   farQueue,
@@ -16,7 +15,8 @@ import {
   truncated,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
+import type { JobTools } from './index.ts';
 
 // Progress.
 

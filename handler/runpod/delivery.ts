@@ -1,7 +1,7 @@
 /** Bringing a job's outcome, chunks and progress to RunPod through its faults. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Log } from './log.ts';
-import type { Queue } from './queue.ts';
+import type { Log } from './job-log.ts';
+import type { Queue } from './queue-client.ts';
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;

@@ -1,6 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
-import { serve } from './index.ts';
 import {
   farQueue,
   gate,
@@ -14,7 +13,8 @@ import {
   untilAborted,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
+import { serve } from './index.ts';
 
 // The end of the worker.
 

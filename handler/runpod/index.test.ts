@@ -4,8 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { serve as listen } from '@hono/node-server';
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
-import { queueServer } from '../../infra/local/queue-server.ts';
-import { type Handle, serve } from './index.ts';
+import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import {
   type Asked,
   environment,
@@ -19,7 +18,8 @@ import {
   untilAborted,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
+import { type Handle, serve } from './index.ts';
 
 // With the queue of infra/local.
 

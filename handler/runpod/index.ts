@@ -10,48 +10,18 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { inspect } from 'node:util';
 import { deliver, jittered, pause, progressQueue } from './delivery.ts';
-import { type Handle, produce, thrown, within } from './job.ts';
-import { readFlags, readTestJob, runTestJob, serveApi } from './local.ts';
-import { consoleLog, type Log } from './log.ts';
+import { consoleLog, type Log } from './job-log.ts';
+import { readFlags, readTestJob, runTestJob, serveApi } from './local-api.ts';
 import { startPings } from './pings.ts';
-import { openQueue, type Queue, type QueueEnvironment, type TakenJob } from './queue.ts';
+import { openQueue, type Queue, type QueueEnvironment, type TakenJob } from './queue-client.ts';
+import { type Handle, produce, thrown, within } from './runpod-job.ts';
+import type { Held, InJob, ServeOptions } from './serve-options.ts';
 
-export type { Handle, JobTools } from './job.ts';
-export { readFlags } from './local.ts';
-export type { Log } from './log.ts';
-export type { TakenJob } from './queue.ts';
-
-export interface ServeOptions {
-  /** how many jobs may be in hand at once, perhaps asked anew before each is taken; default 1 */
-  concurrency?: number | (() => number);
-  /** run in order before any job is taken; the first that throws is reported to RunPod, and the worker ends */
-  fitness?: Record<string, () => Promise<void>>;
-  /** asks for a fresh worker after each job, and ends */
-  refreshWorker?: boolean;
-  /** chunks are also gathered, and are the job's output in the end */
-  aggregateStream?: boolean;
-  env?: NodeJS.ProcessEnv;
-  /** where `--test_input` and `--rp_serve_api` are looked for; default: the process's own */
-  argv?: string[];
-  /** one event, for the log; default: lines of JSON on standard output */
-  log?: Log;
-  /** when aborted, the worker takes no more jobs and ends when those in hand have; default: SIGTERM or SIGINT */
-  signal?: AbortSignal;
-  /** how long jobs in hand may still run then, in milliseconds; afterwards they are aborted and fail as retryable; default 30 s */
-  grace?: number;
-}
-
-/** A job in hand. */
-interface Held {
-  id: string;
-  /** aborts the job */
-  controller: AbortController;
-  /** ends the job as failed, whatever its handler does */
-  fail: (error: unknown) => void;
-}
-
-/** Does a job's work in such a way that errors which nobody caught can be told to be its own; `failed` rejects with them. */
-export type InJob = <R>(id: string, work: (job: Held, failed: Promise<never>) => Promise<R>) => Promise<R>;
+export type { Log } from './job-log.ts';
+export { readFlags } from './local-api.ts';
+export type { TakenJob } from './queue-client.ts';
+export type { Handle, JobTools } from './runpod-job.ts';
+export type { ServeOptions } from './serve-options.ts';
 
 const SECOND = 1000;
 

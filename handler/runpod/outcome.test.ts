@@ -1,5 +1,4 @@
 import { expect, test, vi } from 'vitest';
-import { type Handle, serve } from './index.ts';
 import {
   type Asked,
   environment,
@@ -13,7 +12,8 @@ import {
   SOON,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
+import { type Handle, serve } from './index.ts';
 
 // What is sent.
 

@@ -20,7 +20,7 @@ import {
   status,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
 
 // Pings.
 

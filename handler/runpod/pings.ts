@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
-import type { Log } from './log.ts';
-import type { Queue } from './queue.ts';
+import type { Log } from './job-log.ts';
+import type { Queue } from './queue-client.ts';
 
 /**
  * Pings go on in a thread of their own, and each names the jobs that were held last.

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
-import { afterwards, farQueue, hold, inTurn, jobs, json } from './testing.ts';
+import { afterwards, farQueue, hold, inTurn, jobs, json } from '../../test/support/test-worker.ts';
 
 /** A worker in a process of its own, since it listens to what nobody in the process has caught. */
 function program(handler: string, env: NodeJS.ProcessEnv, options = '') {

@@ -1,6 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
-import { farQueue, gate, hold, inTurn, jobs, json, reset, SOON, status, untilAborted, worker } from './testing.ts';
+import {
+  farQueue,
+  gate,
+  hold,
+  inTurn,
+  jobs,
+  json,
+  reset,
+  SOON,
+  status,
+  untilAborted,
+  worker,
+} from '../../test/support/test-worker.ts';
 
 // Stopping jobs.
 

@@ -13,7 +13,7 @@ import {
   status,
   withStream,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
 
 // Streams.
 

@@ -2,7 +2,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test, vi } from 'vitest';
-import { type Handle, serve } from './index.ts';
 import {
   type Answer,
   environment,
@@ -18,7 +17,8 @@ import {
   truncated,
   withPings,
   worker,
-} from './testing.ts';
+} from '../../test/support/test-worker.ts';
+import { type Handle, serve } from './index.ts';
 
 // Taking.
 

@@ -1,10 +1,10 @@
-import type { Bucket } from '../bucket/bucket.ts';
-import { JobError, type JobInput, taskFolder } from '../job.ts';
-import type { Log } from '../log.ts';
-import { fetchPicture } from './fetch.ts';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import { JobError, type JobInput, taskFolder } from '../../core/job.ts';
+import type { Log } from '../../core/log.ts';
+import { toPng } from '../../core/picture/picture.ts';
+import { fetchPicture } from './fetch-picture.ts';
 import type { Bridge } from './midjourney/bridge.ts';
 import { imagine, pictureKey } from './midjourney/imagine.ts';
-import { toPng } from './picture.ts';
 
 export interface StillOptions {
   bucket: Bucket;

@@ -1,7 +1,10 @@
 /** H.264 in MP4, by FFmpeg in this process. The one importer of the encoder. */
 import { appendFile } from 'node:fs/promises';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
 import { Dictionary, Frame, Log, Rational } from 'node-av';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
 import { Decoder, Demuxer, Encoder, FilterAPI, Muxer } from 'node-av/api';
+// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
 import { AV_LOG_ERROR, AV_PIX_FMT_RGB24, AVFMT_FLAG_CUSTOM_IO, FF_ENCODER_LIBX264 } from 'node-av/constants';
 
 Log.setLevel(AV_LOG_ERROR);

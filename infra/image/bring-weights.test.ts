@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { cacheName, findWeights, REPOSITORIES } from '../../handler/models/weights.ts';
-import { type HubOptions, type LocalHub, startHub } from '../local/hub.ts';
+import { type HubOptions, type LocalHub, startHub } from '../simulators/hub-server.ts';
 import { bringWeights } from './bring-weights.ts';
 
 const REPOSITORY = REPOSITORIES.svd_xt;

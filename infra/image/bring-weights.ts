@@ -1,9 +1,9 @@
 /** A worker's model where it is not there yet: on a machine that was rented a moment ago nobody has fetched it. */
 import { accessSync, constants, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { createLog } from '../../handler/log.ts';
+import { createLog } from '../../core/log.ts';
 import { cacheName, findWeights, REPOSITORIES, VOLUMES, volumeCache } from '../../handler/models/weights.ts';
-import { main } from '../models.ts';
+import { main } from '../tools/models.ts';
 
 /**
  * Fetches the model's files unless the worker finds them: onto the network volume, for all workers that share it and for the next

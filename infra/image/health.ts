@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { basename } from 'node:path';
-import { ownAddress } from '../../api/host.ts';
+import { ownAddress } from '../../api/http/host.ts';
 import { defaultRole } from './roles.ts';
 
 const { env } = process;

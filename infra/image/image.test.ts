@@ -7,15 +7,15 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import type { PresentedTask } from '../../api/tasks/present.ts';
-import { listen } from '../../api/testing.ts';
+import type { PresentedTask } from '../../core/responses.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { cacheName, REPOSITORIES } from '../../handler/models/weights.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
-import { freePort } from '../local/free-port.ts';
-import { startHub } from '../local/hub.ts';
-import { isProgram } from '../local/programs.ts';
-import { queueServer } from '../local/queue-server.ts';
+import { listen } from '../../test/support/test-api.ts';
+import { freePort } from '../run/free-port.ts';
+import { isProgram } from '../run/programs.ts';
+import { startHub } from '../simulators/hub-server.ts';
+import { queueServer } from '../simulators/runpod-queue-server.ts';
 
 // The image is built by buildah and run by podman, which need no engine; .ci/run installs them.
 
@@ -63,7 +63,7 @@ async function podman(...args: string[]): Promise<{ code: number; out: string; e
 async function makeBase() {
   const container = await buildah('from', 'scratch');
   const root = await buildah('mount', container);
-  await run(join(ROOT, 'infra/image/rootfs.sh'), [root]);
+  await run(join(ROOT, 'test/support/rootfs.sh'), [root]);
   const local = join(root, 'usr/local');
   await cp(NODE!, join(local, 'bin/node'));
   await chmod(join(local, 'bin/node'), 0o755);

@@ -39,8 +39,8 @@ try {
   console.error((error as Error).message);
   process.exit(1);
 }
-process.argv[1] = fileURLToPath(new URL('../local/start.ts', import.meta.url)); // as if it had been started itself
-await import('../local/start.ts');
+process.argv[1] = fileURLToPath(new URL('../run/start.ts', import.meta.url)); // as if it had been started itself
+await import('../run/start.ts');
 
 async function prepareWorker(): Promise<void> {
   const hasGpu = existsSync(GPU);
@@ -55,12 +55,12 @@ async function prepareWorker(): Promise<void> {
 }
 
 async function bringCuda(): Promise<void> {
-  if (await succeeds(script('infra/cuda.ts', '--check'), 'ignore')) return;
+  if (await succeeds(script('infra/tools/cuda.ts', '--check'), 'ignore')) return;
   if (!(await succeeds(['python3', '-m', 'pip', '--version'], 'ignore'))) {
     await need(['apt-get', 'update', '-qq']);
     await need(['apt-get', 'install', '-qq', '--no-install-recommends', 'python3-pip']);
   }
-  await need(script('infra/cuda.ts'));
+  await need(script('infra/tools/cuda.ts'));
 }
 
 function script(path: string, ...args: string[]): string[] {

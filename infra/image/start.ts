@@ -35,6 +35,6 @@ if (model) {
   }
 }
 
-const program = new URL(programs[word]! + extname(import.meta.url), new URL('..', import.meta.url));
+const program = new URL(programs[word]! + extname(import.meta.url), new URL('../..', import.meta.url));
 process.argv.splice(1, Infinity, fileURLToPath(program), ...args); // as if it had been started itself
 await import(program.href);

@@ -1,5 +1,5 @@
 /** What a Midjourney bridge is, and the one list of ways in which all of them fail. */
-import { JobError } from '../../job.ts';
+import { JobError } from '../../../core/job.ts';
 
 export const BRIDGES = ['tnl', 'imaginepro', 'legnext', 'mj-proxy'] as const;
 export type BridgeName = (typeof BRIDGES)[number];

@@ -1,10 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type Bucket, getJson, StorageError } from '../../bucket/bucket.ts';
-import { JobError } from '../../job.ts';
+import { type Bucket, getJson, StorageError } from '../../../core/bucket/bucket.ts';
+import { JobError } from '../../../core/job.ts';
+import {
+  COLOURS,
+  colourOf,
+  imagineOptions,
+  memoryBucket,
+  type Started,
+  startBridge,
+  TASK,
+} from '../../../test/support/test-bridge.ts';
 import type { BridgeName } from './bridge.ts';
 import { type ImagineOptions, imagine, pictureKey } from './imagine.ts';
-import { COLOURS, colourOf, imagineOptions, memoryBucket, type Started, startBridge, TASK } from './testing.ts';
 
 const INTENT = `tasks/${TASK}/imagine.json`;
 let bucket: Bucket;

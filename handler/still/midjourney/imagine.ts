@@ -16,14 +16,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import * as v from 'valibot';
-import { type Bucket, getJson, StorageError } from '../../bucket/bucket.ts';
-import { deadline } from '../../deadline.ts';
-import { ERROR_CODES, type ErrorCode, JobError, taskFolder } from '../../job.ts';
-import type { Log } from '../../log.ts';
-import { toPng } from '../picture.ts';
+import { type Bucket, getJson, StorageError } from '../../../core/bucket/bucket.ts';
+import { deadline } from '../../../core/deadline.ts';
+import { ERROR_CODES, type ErrorCode, JobError, taskFolder } from '../../../core/job.ts';
+import type { Log } from '../../../core/log.ts';
+import { forBridge } from '../../../core/midjourney-prompt.ts';
+import { toPng } from '../../../core/picture/picture.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineState } from './bridge.ts';
-import { CALL_TIMEOUT, pauseWanted } from './call.ts';
-import { forBridge } from './prompt.ts';
+import { CALL_TIMEOUT, pauseWanted } from './bridge-call.ts';
 
 const SECOND = 1000;
 /** A bridge that asks to slow down has taken nothing: it is asked again, if it does not want too long a pause. */

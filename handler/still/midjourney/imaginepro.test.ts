@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { contract } from './contract.ts';
-import { startBridge } from './testing.ts';
+import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { startBridge } from '../../../test/support/test-bridge.ts';
 
 contract('imaginepro', {
   refusals: {

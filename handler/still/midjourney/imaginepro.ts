@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { type Bridge, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './call.ts';
+import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
 
 const taken = v.object({ messageId: v.pipe(v.string(), v.nonEmpty()), success: v.optional(v.unknown()) });
 const notTaken = v.object({ success: v.union([v.literal(false), v.literal('FAIL')]), error: v.nullish(v.string()) });

@@ -1,4 +1,4 @@
-import { contract } from './contract.ts';
+import { contract } from '../../../test/contracts/bridge-contract.ts';
 
 contract('legnext', {
   refusals: {

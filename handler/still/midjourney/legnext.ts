@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { type Bridge, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, statusOf, understand, unknownForm } from './call.ts';
+import { caller, forgotten, pollEvery, statusOf, understand, unknownForm } from './bridge-call.ts';
 
 const taken = v.object({ job_id: v.pipe(v.string(), v.nonEmpty()) });
 /** What went wrong; jobs that have not failed carry one too, its code 0. */

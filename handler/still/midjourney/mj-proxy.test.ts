@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest';
-import { contract } from './contract.ts';
+import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { startBridge } from '../../../test/support/test-bridge.ts';
 import { mjProxy } from './mj-proxy.ts';
-import { startBridge } from './testing.ts';
 
 contract('mj-proxy', {
   refusals: {

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { type Bridge, type BridgeErrorCode, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './call.ts';
+import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
 
 /** How submitting ended, by `code`. 21 is the id of an equal imagine that it has already. */
 const TAKEN = [1, 21, 22];

@@ -1,9 +1,16 @@
 import { expect, test } from 'vitest';
-import type { JobInput } from '../../job.ts';
+import type { JobInput } from '../../../core/job.ts';
+import { contract } from '../../../test/contracts/bridge-contract.ts';
+import {
+  COLOURS,
+  colourOf,
+  imagineOptions,
+  memoryBucket,
+  startBridge,
+  TASK,
+} from '../../../test/support/test-bridge.ts';
 import { findStill } from '../still.ts';
-import { contract } from './contract.ts';
 import { imagine } from './imagine.ts';
-import { COLOURS, colourOf, imagineOptions, memoryBucket, startBridge, TASK } from './testing.ts';
 
 contract('tnl', {
   refusals: {},

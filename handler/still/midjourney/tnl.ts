@@ -1,7 +1,7 @@
 import * as v from 'valibot';
 import type { Bridge, BridgeErrorCode } from './bridge.ts';
 import { bridgeError } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './call.ts';
+import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
 
 /** TheNextLeg's failure words, which arrive as an imagine's `content`. */
 const FAILURES: Record<string, BridgeErrorCode> = {

@@ -1,0 +1,18 @@
+import { ALLOWED_HOSTS, isPublicHost } from '../../core/net/address-guard.ts';
+import type { Input } from '../../core/parameters.ts';
+import type { FieldNote } from '../../core/request.ts';
+import type { Config } from '../config.ts';
+
+/** What can be said of a caller's addresses now; where names lead is checked when they are used. */
+export function wrongAddresses(
+  { image_url, webhook_url }: Pick<Input, 'image_url' | 'webhook_url'>,
+  { allowPrivateUrls }: Pick<Config, 'allowPrivateUrls'>,
+): FieldNote[] {
+  if (allowPrivateUrls) return [];
+  const errors = Object.entries({ image_url, webhook_url })
+    .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
+    .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS}` }));
+  if (webhook_url?.toLowerCase().startsWith('http:'))
+    errors.push({ field: 'webhook_url', message: 'must be an https URL' });
+  return errors;
+}

@@ -1,0 +1,109 @@
+/** svd_xt in its real size for benchmarks, where the real weights can't be had: the official layout, every weight zero. */
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type ClipConfig, clipVision } from '../handler/onnx/clip.ts';
+import type { Graph } from '../handler/onnx/graph.ts';
+import type { SafeTensors } from '../handler/onnx/safetensors.ts';
+import { type UNetConfig, unet } from '../handler/onnx/unet.ts';
+import { type VaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
+
+const SMALL = fileURLToPath(new URL('../handler/models/testdata/small-svd', import.meta.url));
+const FLOAT = 4; // bytes
+
+/** As in the official repository's config.json files. */
+const CLIP: ClipConfig = {
+  hidden_size: 1280,
+  intermediate_size: 5120,
+  num_hidden_layers: 32,
+  num_attention_heads: 16,
+  image_size: 224,
+  patch_size: 14,
+  projection_dim: 1024,
+  hidden_act: 'gelu',
+  layer_norm_eps: 1e-5,
+};
+const VAE: VaeConfig = {
+  in_channels: 3,
+  out_channels: 3,
+  block_out_channels: [128, 256, 512, 512],
+  layers_per_block: 2,
+  latent_channels: 4,
+  scaling_factor: 0.18215,
+};
+const UNET: UNetConfig = {
+  in_channels: 8,
+  out_channels: 4,
+  block_out_channels: [320, 640, 1280, 1280],
+  down_block_types: [...Array(3).fill('CrossAttnDownBlockSpatioTemporal'), 'DownBlockSpatioTemporal'],
+  up_block_types: ['UpBlockSpatioTemporal', ...Array(3).fill('CrossAttnUpBlockSpatioTemporal')],
+  layers_per_block: 2,
+  num_attention_heads: [5, 10, 20, 20],
+  transformer_layers_per_block: 1,
+  cross_attention_dim: 1024,
+  addition_time_embed_dim: 256,
+  projection_class_embeddings_input_dim: 768,
+};
+
+/**
+ * Makes the folder; its files are holes, so they take neither the time nor the space of 9 GB on a disk.
+ * @returns where it is, and what removes it
+ */
+export function fullSize(): { folder: string; remove(): void } {
+  const folder = mkdtempSync(join(tmpdir(), 'full-size-svd-'));
+  cpSync(SMALL, folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
+  const network = (name: string, file: string, config: object, graphs: ((weights: SafeTensors) => Graph)[]) => {
+    mkdirSync(join(folder, name), { recursive: true });
+    // What the small one says beside; but 1.0 would become 1, which transformers refuses.
+    const official = { ...smallConfig(name), initializer_factor: undefined, ...config };
+    writeFileSync(join(folder, name, 'config.json'), JSON.stringify(official));
+    writeHoles(join(folder, name, `${file}.safetensors`), graphs);
+  };
+  network('image_encoder', 'model', CLIP, [(weights) => clipVision(weights, CLIP)]);
+  network('vae', 'diffusion_pytorch_model', VAE, [
+    (weights) => vaeEncoder(weights, VAE, { B: 1, H: 64, W: 64 }),
+    (weights) => vaeDecoder(weights, VAE, { T: 1, h: 8, w: 8 }),
+  ]);
+  network('unet', 'diffusion_pytorch_model', UNET, [(weights) => unet(weights, UNET, { B: 1, T: 1, h: 8, w: 8 })]);
+  return { folder, remove: () => rmSync(folder, { recursive: true }) };
+}
+
+const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL, name, 'config.json'), 'utf8'));
+
+/** A safetensors file of the tensors that the graphs ask for. */
+function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
+  const shapes = new Map<string, readonly number[]>();
+  const asked: SafeTensors = {
+    file: path,
+    folder: dirname(path),
+    name: basename(path),
+    get(tensor, shape) {
+      shapes.set(tensor, shape);
+      return { type: 'float32', shape: [...shape], offset: 0, length: bytesOf(shape) };
+    },
+  };
+  for (const graph of graphs) graph(asked);
+  // Attention to a single key needs neither query nor key; diffusers loads them all the same.
+  for (const [tensor, [C]] of [...shapes]) {
+    const [, block] = /^(.*)\.attn2\.to_v\.weight$/.exec(tensor) ?? [];
+    if (block === undefined) continue;
+    shapes.set(`${block}.attn2.to_q.weight`, [C!, C!]).set(`${block}.attn2.to_k.weight`, shapes.get(tensor)!);
+    for (const part of ['weight', 'bias']) shapes.set(`${block}.norm2.${part}`, [C!]);
+  }
+  let end = 0;
+  const header: Record<string, object> = {};
+  for (const [tensor, shape] of shapes) {
+    header[tensor] = { dtype: 'F32', shape, data_offsets: [end, end + bytesOf(shape)] };
+    end += bytesOf(shape);
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const length = Math.ceil(text.length / 8) * 8; // of the header, so that the tensors are aligned
+  const prefix = Buffer.alloc(8 + length, ' ');
+  prefix.writeBigUInt64LE(BigInt(length));
+  text.copy(prefix, 8);
+  writeFileSync(path, prefix);
+  truncateSync(path, prefix.length + end);
+}
+
+const bytesOf = (shape: readonly number[]) => FLOAT * shape.reduce((product, size) => product * size, 1);

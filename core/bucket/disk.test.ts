@@ -1,0 +1,158 @@
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { contract } from '../../test/contracts/bucket-contract.ts';
+import { diskBucket } from './disk.ts';
+
+const publicUrl = 'http://127.0.0.1:5000';
+const makeFolder = () => mkdtemp(join(tmpdir(), 'disk-test-'));
+
+contract('diskBucket', async () => {
+  const folder = await makeFolder();
+  const bucket = await diskBucket(join(folder, 'bucket'), { publicUrl });
+  return { bucket, close: () => rm(folder, { recursive: true }) };
+});
+
+let folder: string;
+beforeEach(async () => {
+  folder = await makeFolder();
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+test('leaves nothing in tmp/, whether writing works or not', async () => {
+  const bucket = await diskBucket(folder, { publicUrl });
+  const file = join(folder, 'file');
+  await writeFile(file, 'x');
+  const left = () => readdir(join(folder, 'tmp'));
+
+  await bucket.put('a', '1');
+  await bucket.putFile('b', file);
+  await bucket.create('c', '3');
+  expect(await left()).toEqual([]);
+
+  expect(await bucket.create('a', '2')).toBe(false);
+  await expect(bucket.putFile('d', join(folder, 'none'))).rejects.toThrow();
+  await expect(bucket.put('a/below', 'a is no folder')).rejects.toThrow();
+  await expect(bucket.put('../x', '1')).rejects.toThrow();
+  expect(await left()).toEqual([]);
+  expect((await readdir(join(folder, 'objects'))).sort()).toEqual(['a', 'b', 'c']);
+});
+
+test('objects that are written while their folder is deleted hinder neither', async () => {
+  const bucket = await diskBucket(folder, { publicUrl });
+  const write = async (n: number) => {
+    for (let i = 0; i < 30; i++) await bucket.put(`job/${n}-${i}`, 'x');
+  };
+  let isOver = false;
+  const deleting = (async () => {
+    while (!isOver) await bucket.delete('job');
+  })();
+  await Promise.all([0, 1, 2, 3].map(write));
+  isOver = true;
+  await deleting;
+  await bucket.delete('job');
+  expect(await bucket.has('job/0-0')).toBe(false);
+});
+
+test('nothing lies outside of the folder’s own parts', async () => {
+  const bucket = await diskBucket(join(folder, 'bucket'), { publicUrl });
+  await bucket.put('link-secret', 'an object of this name is none of ours');
+  await bucket.put('tmp/x', 'nor this');
+  expect((await readdir(join(folder, 'bucket'))).sort()).toEqual(['link-secret', 'objects', 'tmp']);
+  expect((await stat(join(folder, 'bucket', 'link-secret'))).size).toBe(32);
+  expect(await readdir(folder)).toEqual(['bucket']);
+});
+
+test('file: an object’s path and size', async () => {
+  const bucket = await diskBucket(folder, { publicUrl });
+  await bucket.put('tasks/1/a.mp4', 'film');
+  expect(await bucket.file('tasks/1/a.mp4')).toMatchObject({
+    path: join(folder, 'objects/tasks/1/a.mp4'),
+    size: 4,
+    modified: expect.any(Date),
+  });
+  for (const key of ['none', 'tasks/1', 'tasks/1/a.mp4/below', '../link-secret', '']) {
+    expect(await bucket.file(key), key).toBeUndefined();
+  }
+});
+
+test('two openings of one folder share objects and secret', async () => {
+  const [one, two] = await Promise.all([diskBucket(folder, { publicUrl }), diskBucket(folder, { publicUrl })]);
+  const later = await diskBucket(folder, { publicUrl });
+  await one!.put('a', '1');
+  expect((await two!.get('a'))?.toString()).toBe('1');
+  const wins = await Promise.all(Array.from({ length: 20 }, (_, i) => [one!, two!][i % 2]!.create('b', `${i}`)));
+  expect(wins.filter(Boolean)).toHaveLength(1);
+
+  const query = queryOf(await one!.link('a', 2_000_000_000));
+  for (const bucket of [one!, two!, later]) expect(bucket.verify('a', query)).toBe(true);
+  expect(await readdir(folder).then((names) => names.filter((name) => name.startsWith('link-secret')))).toEqual([
+    'link-secret',
+  ]);
+});
+
+const queryOf = (link: string) =>
+  Object.fromEntries(new URL(link).searchParams) as Record<'expires' | 'signature', string>;
+
+describe('links', () => {
+  const EXPIRES = 2_000_000_000; // seconds
+  const KEY = 'tasks/1/job/video-1.mp4';
+  let now = 0;
+  const open = (where = folder) => diskBucket(where, { publicUrl, now: () => now });
+  beforeEach(() => {
+    now = (EXPIRES - 3600) * 1000;
+  });
+
+  test('lead to the API’s files', async () => {
+    const link = new URL(await (await open()).link(KEY, EXPIRES));
+    expect(link.origin).toBe(publicUrl);
+    expect(link.pathname).toBe(`/files/${KEY}`);
+    expect([...link.searchParams.keys()]).toEqual(['expires', 'signature']);
+    expect(link.searchParams.get('expires')).toBe(String(EXPIRES));
+  });
+
+  test('are known as ours', async () => {
+    const bucket = await open();
+    expect(bucket.verify(KEY, queryOf(await bucket.link(KEY, EXPIRES)))).toBe(true);
+  });
+
+  test('count for their key, time and signature only', async () => {
+    const bucket = await open();
+    const query = queryOf(await bucket.link(KEY, EXPIRES));
+    const { expires, signature } = query;
+    const turned = `${signature[0] === 'A' ? 'B' : 'A'}${signature.slice(1)}`;
+    const other = queryOf(await bucket.link('tasks/1/job/video-2.mp4', EXPIRES));
+    const forged: Record<string, [key: string, query: { expires?: string; signature?: string }]> = {
+      'another key': ['tasks/1/job/video-2.mp4', query],
+      'a longer key': [`${KEY}x`, query],
+      'a later time': [KEY, { expires: String(EXPIRES + 1), signature }],
+      'the time written otherwise': [KEY, { expires: `0${EXPIRES}`, signature }],
+      'a turned signature': [KEY, { expires, signature: turned }],
+      'another link’s signature': [KEY, other],
+      'a shorter signature': [KEY, { expires, signature: signature.slice(0, -1) }],
+      'a longer signature': [KEY, { expires, signature: `${signature}A` }],
+      'no signature': [KEY, { expires }],
+      'an empty signature': [KEY, { expires, signature: '' }],
+      'no time': [KEY, { signature }],
+      'an empty time': [KEY, { expires: '', signature }],
+      nothing: [KEY, {}],
+    };
+    for (const [what, [key, tried]] of Object.entries(forged)) expect(bucket.verify(key, tried), what).toBe(false);
+  });
+
+  test('expire', async () => {
+    const bucket = await open();
+    const query = queryOf(await bucket.link(KEY, EXPIRES));
+    now = EXPIRES * 1000 - 1;
+    expect(bucket.verify(KEY, query)).toBe(true);
+    now = EXPIRES * 1000;
+    expect(bucket.verify(KEY, query)).toBe(false);
+  });
+
+  test('of another folder are not ours', async () => {
+    const one = await open(join(folder, 'one'));
+    const two = await open(join(folder, 'two'));
+    expect(two.verify(KEY, queryOf(await one.link(KEY, EXPIRES)))).toBe(false);
+  });
+});

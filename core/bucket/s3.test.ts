@@ -1,0 +1,464 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { inspect } from 'node:util';
+import { GetObjectCommand, HeadObjectCommand, ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
+import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import {
+  errorBody,
+  type Line,
+  type LocalS3,
+  s3Server,
+  skipped,
+  startLine,
+  startS3,
+} from '../../infra/simulators/s3-server.ts';
+import { contract, linkContract } from '../../test/contracts/bucket-contract.ts';
+import { type Bucket, StorageError } from './bucket.ts';
+import { type S3Options, type S3Tuning, s3Bucket, s3Client } from './s3.ts';
+
+const MIB = 2 ** 20;
+
+describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
+  let store: LocalS3;
+  beforeAll(async () => {
+    store = await startS3();
+  });
+  afterAll(() => store?.stop());
+
+  const close = async () => undefined; // the store's end is the buckets'
+  contract('s3Bucket', async () => ({ bucket: s3Bucket(await store.bucket()), close }));
+  linkContract('s3Bucket', async (now) => ({ bucket: s3Bucket(await store.bucket(), { now }), close }));
+
+  test('objects carry their types, and an upload none that a browser would show', async () => {
+    const options = await store.bucket();
+    const bucket = s3Bucket(options);
+    const types = {
+      'tasks/1/job/video-1.mp4': 'video/mp4',
+      'tasks/1/still.png': 'image/png',
+      'tasks/1/result.json': 'application/json',
+      'tasks/1/upload': 'application/octet-stream',
+    };
+    for (const [key, type] of Object.entries(types)) {
+      await bucket.put(key, 'x');
+      const { ContentType, ContentEncoding } = await s3Client(options).send(
+        new HeadObjectCommand({ Bucket: options.bucket, Key: key }),
+      );
+      expect([ContentType, ContentEncoding], key).toEqual([type, undefined]);
+      const shown = await fetch(await bucket.link(key, Math.floor(Date.now() / 1000) + 60));
+      expect(shown.headers.get('content-type'), key).toBe(key.endsWith('.json') ? 'application/octet-stream' : type);
+      const place = /\.(mp4|png)$/.test(key) ? 'inline' : 'attachment';
+      expect(shown.headers.get('content-disposition'), key).toBe(`${place}; filename="${key.split('/').at(-1)}"`);
+    }
+  });
+
+  describe('with a line that breaks', () => {
+    let line: Line;
+    let options: S3Options;
+    let bucket: Bucket; // over the line
+    let direct: Bucket;
+    let waited: number[]; // milliseconds
+    let film: string; // a file of three parts
+    let folder: string;
+    const BYTES = Buffer.alloc(17 * MIB, 'film');
+    beforeAll(async () => {
+      folder = await mkdtemp(join(tmpdir(), 's3-test-'));
+      film = join(folder, 'film.mp4');
+      await writeFile(film, BYTES);
+    });
+    afterAll(() => rm(folder, { recursive: true }));
+    beforeEach(async () => {
+      line = await startLine(store.endpoint);
+      options = await store.bucket();
+      direct = s3Bucket(options);
+      waited = [];
+      bucket = open();
+    });
+    afterEach(() => line.close());
+
+    const open = (more: Partial<S3Options> = {}, tuning: S3Tuning = {}) =>
+      s3Bucket(
+        { ...options, endpoint: line.url, ...more },
+        { wait: async (time) => waited.push(time), timeouts: { connection: 1000, silence: 1000 }, ...tuning },
+      );
+    const seconds = () => waited.reduce((sum, time) => sum + time, 0) / 1000;
+    const text = async (key: string) => (await direct.get(key))?.toString();
+    const unfinished = async () =>
+      (await s3Client(options).send(new ListMultipartUploadsCommand({ Bucket: options.bucket }))).Uploads ?? [];
+
+    test('an outage of a minute is outlasted by every call', async () => {
+      await direct.put('a', 'before');
+      await direct.put('b/c', 'before');
+      const small = join(folder, 'small');
+      await writeFile(small, 'film');
+      const calls: Record<string, () => Promise<unknown>> = {
+        get: () => bucket.get('a'),
+        has: () => bucket.has('a'),
+        put: () => bucket.put('d', 'new'),
+        putFile: () => bucket.putFile('e', small),
+        create: () => bucket.create('f', 'new'),
+        delete: () => bucket.delete('b'),
+      };
+      for (const [name, call] of Object.entries(calls)) {
+        waited = [];
+        line.fault = () => (seconds() < 60 ? 'cut' : undefined);
+        await call();
+        expect(seconds(), name).toBeGreaterThan(60);
+      }
+      expect(await Promise.all(['a', 'b/c', 'd', 'e', 'f'].map(text))).toEqual([
+        'before',
+        undefined,
+        'new',
+        'film',
+        'new',
+      ]);
+    });
+
+    test('after two minutes it gives up, with the store’s name', async () => {
+      line.fault = () => 'cut';
+      const error = await bucket.get('a').catch((error) => error);
+      expect(error).toBeInstanceOf(StorageError);
+      expect(error.message).toMatch(
+        new RegExp(
+          `^the bucket’s store at ${new URL(line.url).host} can’t be reached \\(ECONNRESET\\), 12 times in a row$`,
+        ),
+      );
+      expect(seconds()).toBeGreaterThan(85);
+      expect(seconds()).toBeLessThan(155);
+    });
+
+    test('with less patience it gives up sooner', async () => {
+      line.fault = () => 'cut';
+      let clock = 0;
+      const wait = async (time: number) => (clock += time);
+      const hasty = open({}, { patience: 8000, wait, now: () => clock });
+      await expect(hasty.get('a')).rejects.toThrow(/can’t be reached/);
+      expect(clock).toBeGreaterThan(3000);
+      expect(clock).toBeLessThanOrEqual(10_000);
+    });
+
+    test.each([
+      [503, 'SlowDown'],
+      [500, 'InternalError'],
+      [429, undefined],
+      [400, 'RequestTimeout'],
+      [409, 'ConditionalRequestConflict'],
+      [502, undefined], // a page of whatever stands before the store
+    ])('status %s %s twice: a third try', async (status, code) => {
+      line.fault = () =>
+        line.asked.length <= 2 ? { status, body: code ? errorBody(code) : '<html>no</html' } : undefined;
+      expect(await bucket.create('a', 'x')).toBe(true);
+      expect(line.asked).toHaveLength(3);
+      expect(await text('a')).toBe('x');
+    });
+
+    test('an answer that breaks off is fetched again', async () => {
+      await direct.put('a', BYTES);
+      line.fault = () => (line.asked.length <= 2 ? 'halve' : undefined);
+      expect((await bucket.get('a'))!.equals(BYTES)).toBe(true);
+      expect(line.asked).toHaveLength(3);
+    });
+
+    test('a store that accepts and says nothing', async () => {
+      const impatient = { timeouts: { connection: 1000, silence: 30 } };
+      line.fault = () => 'ignore';
+      await expect(open({}, impatient).put('a', 'x')).rejects.toThrow(/does not answer in time, 12 times in a row$/);
+      line.asked.length = 0;
+      line.fault = () => (line.asked.length === 1 ? 'ignore' : undefined);
+      await open({}, { timeouts: { connection: 1000, silence: 300 } }).put('a', 'x');
+      expect(await text('a')).toBe('x');
+    });
+
+    test('a store that says nothing is not waited for longer than one that can’t be reached', async () => {
+      let clock = Date.now();
+      line.fault = () => {
+        clock += 30_000;
+        return 'ignore';
+      };
+      const tuning = {
+        wait: async (time: number) => (clock += time),
+        timeouts: { connection: 1000, silence: 30 },
+        now: () => clock,
+      };
+      const start = clock;
+      await expect(open({}, tuning).get('a')).rejects.toThrow(/does not answer in time, [45] times in a row$/);
+      expect(clock - start).toBeLessThan(200_000);
+    });
+
+    test('requests carry no checksums or framing that only AWS’s stores know', async () => {
+      const carried = new Set<string>();
+      line.fault = ({ headers, url }) => {
+        for (const name of Object.keys(headers)) if (!url!.includes('?delete')) carried.add(name);
+        if (headers['content-encoding']) carried.add(`content-encoding: ${headers['content-encoding']}`);
+        return undefined;
+      };
+      await bucket.put('a', 'x');
+      await bucket.create('b', 'x');
+      await bucket.putFile('c.mp4', film);
+      await bucket.get('a');
+      expect([...carried].filter((name) => /checksum|trailer|content-encoding|decoded/.test(name))).toEqual([]);
+    });
+
+    test('an upload that is cut once is whole in the end', async () => {
+      const cut = new Set<string>();
+      line.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'cut'); // each request the first time
+      await bucket.putFile('a.mp4', film);
+      expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
+      expect(cut.size).toBeGreaterThan(4);
+    });
+
+    test('an upload that is cut for good leaves nothing, and what was there', async () => {
+      await direct.put('a.mp4', 'before');
+      for (const request of [/partNumber=2/, /^POST .*uploadId=/]) {
+        line.asked.length = 0;
+        line.fault = ({ method, url }) => (request.test(`${method} ${url}`) ? 'cut' : undefined);
+        await expect(bucket.putFile('a.mp4', film)).rejects.toThrow(StorageError);
+        await expect(bucket.putFile('b.mp4', film)).rejects.toThrow(StorageError);
+        expect(line.asked.some((asked) => asked.startsWith('PUT') && asked.includes('partNumber=1'))).toBe(true);
+        expect(await text('a.mp4')).toBe('before');
+        expect(await direct.has('b.mp4')).toBe(false);
+        expect(await unfinished()).toEqual([]);
+      }
+    });
+
+    test('an upload whose last answer is lost has been made', async () => {
+      line.fault = ({ method, url }) => {
+        if (method !== 'POST' || !/uploadId=/.test(url!)) return undefined;
+        return line.lost.length === 0 ? 'lose' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores do then
+      };
+      await bucket.putFile('a.mp4', film);
+      expect(line.lost).toHaveLength(1);
+      expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
+    });
+
+    test('an upload that somebody else ends is not taken for made', async () => {
+      await direct.putFile('a.mp4', film);
+      line.fault = ({ method, url }) =>
+        method === 'POST' && /uploadId=/.test(url!) ? { status: 404, body: errorBody('NoSuchUpload') } : undefined;
+      await expect(bucket.putFile('a.mp4', film)).rejects.toThrow(/NoSuchUpload/);
+      expect(await unfinished()).toEqual([]);
+    });
+
+    test('create whose answer is lost has won; it has not where another came between', async () => {
+      line.fault = () => (line.lost.length ? undefined : 'lose');
+      expect(await bucket.create('a', 'mine')).toBe(true);
+      expect(line.lost).toHaveLength(1);
+      expect(await bucket.create('a', 'mine')).toBe(false); // another call, though it says the same
+
+      line.asked.length = 0;
+      line.fault = async () => {
+        if (line.asked.length > 1) return undefined;
+        await direct.create('b', 'the same');
+        return 'cut';
+      };
+      expect(await bucket.create('b', 'the same')).toBe(false);
+    });
+
+    test('a store that keeps no marks: then the contents tell, after a lost answer only', async () => {
+      line.change = (headers) => delete headers['x-amz-meta-mark'];
+      line.fault = () => (line.lost.length ? undefined : 'lose');
+      expect(await bucket.create('a', 'mine')).toBe(true);
+      expect(await bucket.create('a', 'mine')).toBe(false);
+
+      line.asked.length = 0;
+      line.fault = async () => {
+        if (line.asked.length > 1) return undefined;
+        await direct.create('b', 'another’s');
+        return 'cut';
+      };
+      expect(await bucket.create('b', 'mine')).toBe(false);
+    });
+
+    test('what one request can’t delete is deleted one by one', async () => {
+      for (const key of ['a/1', 'a/2', 'a/3']) await direct.put(key, 'x');
+      line.fault = ({ method }) =>
+        method === 'POST'
+          ? {
+              status: 200,
+              body: `<DeleteResult>${['a/1', 'a/2', 'a/3'].map((key) => `<Error><Key>${key}</Key><Code>InternalError</Code></Error>`).join('')}</DeleteResult>`,
+            }
+          : undefined;
+      await bucket.delete('a');
+      for (const key of ['a/1', 'a/2', 'a/3']) expect(await direct.has(key), key).toBe(false);
+      line.fault = ({ method, url }) =>
+        method === 'DELETE' && url!.includes('b/1')
+          ? { status: 403, body: errorBody('AccessDenied') }
+          : method === 'POST'
+            ? {
+                status: 200,
+                body: '<DeleteResult><Error><Key>b/1</Key><Code>AccessDenied</Code></Error></DeleteResult>',
+              }
+            : undefined;
+      await direct.put('b/1', 'x');
+      await expect(bucket.delete('b')).rejects.toThrow(/may not s3:DeleteObject/);
+    });
+
+    describe('what is wrong is said in one line, at once, without a secret', () => {
+      const HOUR = 3600_000;
+      const cases: Record<string, [() => Bucket, RegExp]> = {
+        'the secret': [
+          () => open({ secretAccessKey: 'not-the-secret' }),
+          /^127\.0\.0\.1:\d+ refuses the signature: .*BUCKET_SECRET_ACCESS_KEY/,
+        ],
+        'the key’s id': [
+          () => open({ accessKeyId: 'nobody' }),
+          /^127\.0\.0\.1:\d+ does not know the access key \(BUCKET_ACC/,
+        ],
+        'the bucket': [
+          () => open({ bucket: 'no-such-bucket' }),
+          /^there is no bucket no-such-bucket at 127\.0\.0\.1:\d+/,
+        ],
+        'a clock that is slow': [
+          () => open({}, { now: () => Date.now() - HOUR }),
+          /^this machine’s clock is (59|60) minutes behind the one of 127\.0\.0\.1:\d+$/,
+        ],
+        'a clock that is fast': [
+          () => open({}, { now: () => Date.now() + 5 * HOUR }),
+          /^this machine’s clock is 5 hours ahead of the one of 127\.0\.0\.1:\d+$/,
+        ],
+      };
+      test.each(Object.entries(cases))('%s', async (_, [openWrong, message]) => {
+        const wrong = openWrong();
+        const calls: Record<string, () => Promise<unknown>> = {
+          get: () => wrong.get('a'),
+          has: () => wrong.has('a'),
+          put: () => wrong.put('a', 'x'),
+          putFile: () => wrong.putFile('a', film),
+          create: () => wrong.create('a', 'x'),
+          delete: () => wrong.delete('a'),
+          'get again': () => wrong.get('a'), // the SDK would have set its clock by now
+        };
+        for (const [name, call] of Object.entries(calls)) await saysOnly(call, message, name);
+      });
+
+      const answers: [status: number, body: string, RegExp, headers?: Record<string, string>][] = [
+        [
+          403,
+          errorBody('AccessDenied'),
+          /^the access key may not s3:GetObject in the bucket bucket-\d+ at 127\.0\.0\.1:\d+ \(or /,
+        ],
+        [403, '', /may not s3:GetObject/],
+        [507, errorBody('XMinioStorageFull'), /has no space left, or its quota is used up$/],
+        [403, errorBody('QuotaExceeded'), /has no space left, or its quota is used up$/],
+        [400, errorBody('ExpiredToken'), /AWS_SESSION_TOKEN/],
+        [
+          400,
+          errorBody('AuthorizationHeaderMalformed', '<Region>eu-central-1</Region>'),
+          /us-east-1 \(BUCKET_REGION\), but in eu-central-1$/,
+        ],
+        [
+          301,
+          errorBody('PermanentRedirect'),
+          /is not in the region us-east-1 \(BUCKET_REGION\), but in eu-west-1$/,
+          { 'x-amz-bucket-region': 'eu-west-1' },
+        ],
+        [501, errorBody('NotImplemented'), /does not know GetObject, or not in this form$/],
+        [418, errorBody('IAmATeapot'), /answered 418 IAmATeapot to GetObject$/],
+        [405, '<html>not here</html>', /answered 405 without a code to GetObject$/],
+        [404, '<html>not here</html>', /answered 404 NotFound to GetObject$/],
+        [404, '', /answered 404 NotFound to GetObject$/],
+      ];
+      test.each(answers)('status %s %s', async (status, body, message, headers) => {
+        line.fault = () => ({ status, body, headers });
+        await saysOnly(() => bucket.get('a'), message, 'get');
+      });
+
+      async function saysOnly(call: () => Promise<unknown>, message: RegExp, name: string) {
+        line.asked.length = 0;
+        const error = (await call().catch((error) => error)) as Error;
+        expect(error, name).toBeInstanceOf(StorageError);
+        expect(error.message, name).toMatch(message);
+        expect(waited, name).toEqual([]);
+        expect(line.asked.length, name).toBe(1);
+        const shown = inspect(error, { depth: 9, showHidden: true });
+        for (const secret of [options.secretAccessKey, 'not-the-secret', 'secret-of-the-body', 'Signature='])
+          expect(shown, name).not.toContain(secret);
+      }
+    });
+
+    test('an address that leads to another kind of server', async () => {
+      line.fault = ({ method }) => (method === 'GET' ? { status: 200, body: 'hello <' } : { status: 204, body: '' });
+      await expect(bucket.delete('a')).rejects.toThrow(/^127\.0\.0\.1:\d+ answers, but not as an S3 store does/);
+    });
+
+    test('a mistake of ours stays what it is', async () => {
+      await expect(bucket.put('a', undefined as never)).rejects.toThrow(TypeError);
+      await expect(bucket.putFile('a', join(folder, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
+      expect(line.asked).toEqual([]);
+    });
+  });
+});
+
+describe('links, which ask nobody', () => {
+  const KEYS = { accessKeyId: 'id', secretAccessKey: 'secret' };
+  const NOW = Date.UTC(2026, 0, 1);
+  const EXPIRES = NOW / 1000 + 3600;
+  const linkOf = async (options: Partial<S3Options>, expires = EXPIRES) =>
+    new URL(
+      await s3Bucket({ bucket: 'films', region: 'eu-central-1', ...KEYS, ...options }, { now: () => NOW }).link(
+        'a/b.mp4',
+        expires,
+      ),
+    );
+
+  test.each([
+    [undefined, 'https://films.s3.eu-central-1.amazonaws.com/a/b.mp4'],
+    ['https://s3.eu-central-1.amazonaws.com', 'https://films.s3.eu-central-1.amazonaws.com/a/b.mp4'],
+    [
+      'https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com',
+      'https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com/films/a/b.mp4',
+    ],
+    ['https://s3.us-west-004.backblazeb2.com', 'https://s3.us-west-004.backblazeb2.com/films/a/b.mp4'],
+    ['http://127.0.0.1:9000', 'http://127.0.0.1:9000/films/a/b.mp4'],
+    ['https://store.example/s3/v1', 'https://store.example/s3/v1/films/a/b.mp4'],
+  ])('at %s', async (endpoint, expected) => {
+    const { origin, pathname } = await linkOf({ endpoint });
+    expect(origin + pathname).toBe(expected);
+  });
+
+  test('are good for what is asked, and a week at most', async () => {
+    expect((await linkOf({})).searchParams.get('X-Amz-Expires')).toBe('3600');
+    expect((await linkOf({}, EXPIRES + 365 * 86_400)).searchParams.get('X-Amz-Expires')).toBe('604800');
+  });
+
+  test('that have expired are made so', async () => {
+    const { searchParams } = await linkOf({}, NOW / 1000 - 60);
+    expect([searchParams.get('X-Amz-Date'), searchParams.get('X-Amz-Expires')]).toEqual(['20251231T235859Z', '1']);
+  });
+
+  test('carry a session’s token', async () => {
+    expect((await linkOf({ sessionToken: 'token' })).searchParams.get('X-Amz-Security-Token')).toBe('token');
+  });
+
+  test.each([
+    ['films', undefined],
+    ['films.of.2026', undefined],
+    ['films', 'https://store.example:8443/s3/v1'],
+    ['films', 'http://127.0.0.1:9000'],
+  ])('are, for bucket %s at %s, what the SDK would sign', async (bucket, endpoint) => {
+    for (const keys of [KEYS, { accessKeyId: 'ID/+=', secretAccessKey: 's/+=ö', sessionToken: 'a/b+c==' }]) {
+      const options = { bucket, endpoint, region: 'eu-central-1', ...keys };
+      let now = NOW;
+      const ours = s3Bucket(options, { now: () => now });
+      const client = s3Client(options);
+      for (const [key, later, seconds] of [
+        ['tasks/a/still.png', 0, 3600],
+        ['tasks/a/job-1.b/video-1.mp4', 86_399_000, 60],
+        ['tasks/a/upload', 86_400_000, 604_800], // the next day's key
+        ['tasks/a/still.png', 0, 1],
+      ] as const) {
+        now = NOW + later;
+        const name = key.split('/').at(-1);
+        const command = new GetObjectCommand({
+          Bucket: bucket,
+          Key: key,
+          ResponseContentType: { png: 'image/png', mp4: 'video/mp4' }[name!.slice(-3)] ?? 'application/octet-stream',
+          ResponseContentDisposition: `${name === 'upload' ? 'attachment' : 'inline'}; filename="${name}"`,
+        });
+        const theirs = await getSignedUrl(client, command, { expiresIn: seconds, signingDate: new Date(now) });
+        expect(await ours.link(key, now / 1000 + seconds)).toBe(theirs);
+      }
+    }
+  });
+});

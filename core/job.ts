@@ -1,0 +1,166 @@
+/**
+ * The contract between the API and the worker, and the project's vocabulary:
+ *
+ * task: what a caller created; it lives in the store. job: RunPod's unit of work for a task (a task may need a second). still: the
+ * picture that is animated. latent, frame, step, sigma: as in the papers. video: one sampled MP4 (num_cols of them). grid: the
+ * videos side by side. link: a signed URL. bridge: a third-party Midjourney API. worker: a process that takes jobs.
+ */
+import * as v from 'valibot';
+import { parameters } from './parameters.ts';
+import { presets } from './presets.ts';
+
+export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
+
+/** A task's folder in the bucket. */
+export const taskFolder = (taskId: string) => `tasks/${taskId}`;
+
+// The API holds callers to the operator's limits and the model's sizes; a worker takes what the API let through.
+const all = parameters({ maxFrames: 1000, maxFps: 1000 }, 'svd');
+const side = v.pipe(v.number(), v.multipleOf(8), v.minValue(64), v.maxValue(2048));
+const { T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit } = all;
+const { s_churn, s_tmin, s_tmax, s_noise, eta, order, sigma_min, sigma_max, rho } = all;
+const { cfg_scale, max_cfg_scale, min_guidance_scale } = all;
+
+const common = {
+  H: side,
+  W: side,
+  ...{ T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit },
+  prompt: v.optional(all.prompt),
+  image_url: v.optional(all.image_url),
+  task_id: v.pipe(v.string(), v.uuid('must be a UUID')),
+  model: v.picklist(MODELS),
+  /** bucket key of the picture that came with the request */
+  image_key: v.optional(v.string()),
+  /** bucket key of an earlier task's still */
+  still_key: v.optional(v.string()),
+};
+const { still_of: _still_of, webhook_url: _webhook_url, ...jobs } = all; // these two are the API's alone
+const KNOWN = [...Object.keys(common), ...Object.keys(jobs)];
+
+/**
+ * What a job carries: the task's resolved parameters, and what callers can't set. No secret and no webhook address: RunPod echoes
+ * inputs. Exactly one source: prompt, image_url, image_key or still_key.
+ */
+export const jobSchema = v.pipe(
+  v.looseObject({}),
+  v.check((job) => Object.keys(job).every((name) => KNOWN.includes(name)), 'unknown field'),
+  v.intersect([
+    v.object(common),
+    v.variant('sampler', [
+      v.object({ sampler: v.picklist(['EulerEDMSampler', 'HeunEDMSampler']), s_churn, s_tmin, s_tmax, s_noise }),
+      v.object({ sampler: v.picklist(['EulerAncestralSampler', 'DPMPP2SAncestralSampler']), eta, s_noise }),
+      v.object({ sampler: v.literal('DPMPP2MSampler') }),
+      v.object({ sampler: v.literal('LinearMultistepSampler'), order }),
+    ]),
+    v.variant('discretization', [
+      v.object({ discretization: v.literal('EDMDiscretization'), sigma_min, sigma_max, rho }),
+      v.object({ discretization: v.literal('LegacyDDPMDiscretization') }),
+    ]),
+    v.variant('guider', [
+      v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale }),
+      v.object({ guider: v.literal('VanillaCFG'), cfg_scale }),
+      v.object({ guider: v.literal('IdentityGuider') }),
+    ]),
+  ]),
+  v.check(
+    (job) =>
+      [job.prompt, job.image_url, job.image_key, job.still_key].filter((source) => source !== undefined).length === 1,
+    'exactly one of prompt, image_url, image_key, still_key',
+  ),
+  // A key is a path: it may only lead into the task's own folder, or to a picture in the folder that the API checked.
+  v.check(
+    (job) => !job.image_key || job.image_key === `${taskFolder(job.task_id)}/upload`,
+    'image_key: not this task’s',
+  ),
+  v.check(
+    (job) => !job.still_key || /^tasks\/[\da-f-]{36}\/(imagine-[1-4]|still)\.png$/.test(job.still_key),
+    'still_key: no still',
+  ),
+);
+export type JobInput = v.InferOutput<typeof jobSchema>;
+
+/** A file that a job made. */
+const file = {
+  key: v.pipe(v.string(), v.startsWith('tasks/')),
+  width: v.number(),
+  height: v.number(),
+  frames: v.number(),
+  fps: v.number(),
+  seconds: v.number(),
+  bytes: v.number(),
+  sha256: v.string(),
+};
+
+export const outputSchema = v.object({
+  videos: v.pipe(v.array(v.object({ ...file, seed: v.number() })), v.minLength(1)),
+  grid: v.optional(v.object(file)),
+  /** bucket key of the still, unfitted */
+  still: v.string(),
+  seed: v.number(),
+  model: v.string(),
+  warnings: v.array(v.object({ field: v.string(), message: v.string() })),
+  /** how long each of TIMED took */
+  timings_ms: v.record(v.string(), v.number()),
+});
+export type JobOutput = v.InferOutput<typeof outputSchema>;
+
+export const STAGES = ['still', 'loading', 'sampling', 'decoding', 'encoding', 'uploading'] as const;
+export type Stage = (typeof STAGES)[number];
+/** What timings name: the stages, and how long the job waited for its turn at the GPU. */
+export const TIMED = [...STAGES, 'waiting'] as const;
+
+export const progressSchema = v.object({
+  stage: v.picklist(STAGES),
+  /** of the whole job, 0–1 */
+  progress: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
+  step: v.optional(v.number()),
+  steps: v.optional(v.number()),
+  /** bucket key of the still, as soon as there is one */
+  still: v.optional(v.string()),
+});
+export type Progress = v.InferOutput<typeof progressSchema>;
+
+/** Every way in which a task can fail, and whether the same request may succeed later. */
+export const ERROR_CODES = {
+  invalid_input: { retryable: false },
+  banned_prompt: { retryable: false },
+  no_bridge: { retryable: false },
+  no_credit: { retryable: true },
+  queue_full: { retryable: true },
+  rate_limited: { retryable: true },
+  image_unavailable: { retryable: true },
+  image_rejected: { retryable: false },
+  upstream_timeout: { retryable: true },
+  upstream_error: { retryable: true },
+  out_of_memory: { retryable: false },
+  storage_error: { retryable: true },
+  canceled: { retryable: false },
+  timeout: { retryable: true },
+  expired: { retryable: true },
+  lost: { retryable: true },
+  internal: { retryable: true },
+} as const;
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+export const jobErrorSchema = v.object({
+  code: v.picklist(Object.keys(ERROR_CODES) as ErrorCode[]),
+  message: v.string(),
+  retryable: v.boolean(),
+});
+export type JobErrorData = v.InferOutput<typeof jobErrorSchema>;
+
+/** Thrown by a job; its message is meant for the caller. Anything else that is thrown becomes `internal` and is only logged. */
+export class JobError extends Error {
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.name = 'JobError';
+  }
+
+  get data(): JobErrorData {
+    return { code: this.code, message: this.message, retryable: ERROR_CODES[this.code].retryable };
+  }
+}

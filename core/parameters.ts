@@ -1,0 +1,234 @@
+/**
+ * What a caller may ask for: one schema, used by the API, the worker, the command line and the OpenAPI document. Names are the
+ * callers' own (snake_case; H, W, T as in the papers).
+ */
+import * as v from 'valibot';
+import type { Discretization, EDMDiscretization } from './discretization.ts';
+import type { Guider } from './guider.ts';
+import { notAllowed } from './midjourney-prompt.ts';
+import { type ModelName, presets } from './presets.ts';
+import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
+
+/** What an operator may narrow or widen. */
+export interface Limits {
+  maxFrames: number;
+  maxFps: number;
+}
+
+export const MAX_PROMPT = 4000; // characters
+const MAX_URL = 2048; // characters
+
+function integer(min: number, max: number, about: string) {
+  const allowed = `must be a whole number from ${min} to ${max}`;
+  return v.pipe(
+    v.number(allowed),
+    v.integer(allowed),
+    v.minValue(min, allowed),
+    v.maxValue(max, allowed),
+    v.description(about),
+  );
+}
+
+function real(min: number, max: number, about: string) {
+  const allowed = max === Infinity ? `must be a number, ${min} or more` : `must be a number from ${min} to ${max}`;
+  const above = v.pipe(v.number(allowed), v.finite(allowed), v.minValue(min, allowed));
+  return max === Infinity
+    ? v.pipe(above, v.description(about))
+    : v.pipe(above, v.maxValue(max, allowed), v.description(about));
+}
+
+function positive(about: string) {
+  const allowed = 'must be a number above 0';
+  return v.pipe(v.number(allowed), v.finite(allowed), v.gtValue(0, allowed), v.description(about));
+}
+
+/**
+ * A side of the frame: latents are an eighth of it, and the network halves them three times more. A model's own size may be finer (the
+ * camera's 288 is), and is allowed as well, so that what a task shows as its input can be sent again.
+ */
+function size(own: number, about: string) {
+  const allowed = ({ input }: { input: unknown }) => {
+    const text = 'must be a multiple of 64 from 64 to 2048';
+    if (typeof input !== 'number' || !Number.isFinite(input)) return text;
+    const inside = Math.min(2048, Math.max(64, input));
+    const nearest = [...new Set([Math.floor(inside / 64) * 64, Math.ceil(inside / 64) * 64])];
+    return `${text}; nearest: ${nearest.join(' and ')}`;
+  };
+  return v.pipe(
+    v.number(allowed),
+    v.check((pixels) => pixels % 64 === 0 || pixels === own, allowed),
+    v.minValue(64, allowed),
+    v.maxValue(2048, allowed),
+    v.description(about),
+  );
+}
+
+function choice<const T extends readonly string[]>(names: T, about: string) {
+  return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(about));
+}
+
+function link(allowed: string, about: string) {
+  return v.pipe(
+    v.string(allowed),
+    v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
+    v.url(allowed),
+    v.regex(/^https?:\/\//i, allowed),
+    v.check(hasNoCredentials, `${allowed} without user name and password`),
+    v.description(about),
+  );
+}
+
+/** They would have to be kept, shown and handed on. */
+function hasNoCredentials(text: string): boolean {
+  if (!URL.canParse(text)) return true; // said already
+  const { username, password } = new URL(text);
+  return username === '' && password === '';
+}
+
+const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
+export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
+const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
+const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization'] as const;
+const GUIDERS = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'] as const;
+
+/** Parameters that mean something only under some choices, and which. */
+export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonly string[] }>> = {
+  s_churn: { choice: 'sampler', names: CHURNING },
+  s_tmin: { choice: 'sampler', names: CHURNING },
+  s_tmax: { choice: 'sampler', names: CHURNING },
+  s_noise: { choice: 'sampler', names: [...CHURNING, ...ANCESTRAL] },
+  eta: { choice: 'sampler', names: ANCESTRAL },
+  order: { choice: 'sampler', names: ['LinearMultistepSampler'] },
+  sigma_min: { choice: 'discretization', names: ['EDMDiscretization'] },
+  sigma_max: { choice: 'discretization', names: ['EDMDiscretization'] },
+  rho: { choice: 'discretization', names: ['EDMDiscretization'] },
+  cfg_scale: { choice: 'guider', names: ['VanillaCFG'] },
+  max_cfg_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
+  min_guidance_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
+};
+type Choice = 'sampler' | 'discretization' | 'guider';
+
+/** Every parameter, unwrapped: optional for a caller, most of them required in a job. */
+export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
+  const own = presets[model];
+  const prompt = `must be text of 1 to ${MAX_PROMPT} characters`;
+  return {
+    prompt: v.pipe(
+      v.string(prompt),
+      v.trim(),
+      v.nonEmpty(prompt),
+      v.check((text) => [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0'), prompt),
+      v.check(
+        (text) => notAllowed(text) === undefined,
+        ({ input }) => notAllowed(String(input)) ?? prompt,
+      ),
+      v.description('What the still shall show: a Midjourney prompt, which may have flags such as --ar and --stylize'),
+    ),
+    image_url: link(
+      'must be an http or https URL',
+      'Address of the picture to animate, which anybody can reach: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side',
+    ),
+    H: size(own.H, 'Height of the frames in pixels; other sizes than the model’s own look worse'),
+    W: size(own.W, 'Width of the frames in pixels; other sizes than the model’s own look worse'),
+    T: integer(1, maxFrames, 'Number of frames: with fps it makes the length of the clip'),
+    cond_aug: real(
+      0,
+      1,
+      'Noise added to the still before it is encoded: more lets the clip depart further from it. Not used by the camera',
+    ),
+    seed: integer(
+      0,
+      1e9,
+      'Seed of the random numbers: the same request with the same seed gives the same clip, byte for byte',
+    ),
+    decoding_t: integer(
+      1,
+      1e9,
+      'Frames decoded at a time, at most T: fewer need less memory, and flicker a little more. Not used by the camera',
+    ),
+    fps: integer(1, maxFps, 'Frames a second; the models were trained with 5 to 30'),
+    motion_bucket_id: integer(0, 512, 'How much movement; the models were trained up to 255'),
+    num_cols: integer(1, 10, 'Videos from one still, with seeds seed, seed + 1, …; more than one also gives a grid'),
+    steps: integer(1, 1000, 'Sampling steps: more take longer and may show finer detail'),
+    sampler: choice(SAMPLERS, 'Sampling algorithm, as in Stability AI’s own code'),
+    s_churn: real(0, Infinity, 'How much noise is added back while sampling, over all steps'),
+    s_tmin: real(0, Infinity, 'Lowest sigma at which noise is added back'),
+    s_tmax: real(0, Infinity, 'Highest sigma at which noise is added back'),
+    s_noise: real(0, Infinity, 'Scale of the noise that is added back; for the ancestral samplers at most 1'),
+    eta: real(0, 1, 'How much of each step is made by fresh noise'),
+    order: integer(1, 1e9, 'How many earlier slopes a step uses; at most steps'),
+    discretization: choice(DISCRETIZATIONS, 'How the noise levels are spaced'),
+    sigma_min: positive('The last noise level before 0; below sigma_max'),
+    sigma_max: positive('The first noise level'),
+    rho: positive('How much denser the steps are at low noise'),
+    guider: choice(GUIDERS, 'How strongly the still guides each frame'),
+    cfg_scale: real(0, Infinity, 'Guidance scale of every frame'),
+    max_cfg_scale: real(1, Infinity, 'Guidance scale of the last frame'),
+    min_guidance_scale: real(1, 10, 'Guidance scale of the first frame'),
+    image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate; only with prompt or still_of'),
+    still_of: v.pipe(
+      v.string('must be the id of an earlier task'),
+      v.uuid('must be the id of an earlier task'),
+      v.description('Id of an own earlier task whose still is animated again, without paying for another'),
+    ),
+    fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
+    webhook_url: link(
+      'must be an https URL',
+      'An https address where the end of the task is announced, by a signed POST',
+    ),
+  };
+}
+
+export type Parameters = ReturnType<typeof parameters>;
+export type ParameterName = keyof Parameters;
+
+/** A caller's request: every parameter optional. */
+export const requestSchema = (limits: Limits, model: ModelName) => v.partial(v.object(parameters(limits, model)));
+type Values = { [name in ParameterName]: v.InferOutput<Parameters[name]> };
+export type Request = Partial<Values>;
+
+/** What the still is made from; one of these a task, chosen in this order. */
+export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
+
+type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url';
+type CommonName = Exclude<
+  ParameterName,
+  OptionalName | Choice | keyof Churn | keyof Ancestral | 'order' | keyof EDMDiscretization | GuiderNumber
+>;
+type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
+
+/** A request with every number in place: what the task shows as its input. Only one source, and only what belongs to the choices. */
+export type Input = Pick<Values, CommonName> & Partial<Pick<Values, OptionalName>> & Sampler & Discretization & Guider;
+
+/** Values for what a caller leaves out; the seed is drawn anew for each task. */
+export function defaults(model: ModelName) {
+  const { H, W, T, steps, discretization, guider } = presets[model];
+  return {
+    H,
+    W,
+    T,
+    cond_aug: 0.02,
+    decoding_t: 14,
+    fps: 6,
+    motion_bucket_id: 127,
+    num_cols: 1,
+    steps,
+    sampler: 'EulerEDMSampler',
+    ...discretization,
+    ...guider,
+    image_index: 1,
+    fit: 'cover',
+  } as const;
+}
+
+/** Numbers of a sampler, and of a discretization or guider that is named without its own (the original README's). */
+export const NAMED_DEFAULTS: Partial<Record<string, Record<string, number>>> = {
+  EulerEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },
+  HeunEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },
+  EulerAncestralSampler: { eta: 1, s_noise: 1 },
+  DPMPP2SAncestralSampler: { eta: 1, s_noise: 1 },
+  LinearMultistepSampler: { order: 4 },
+  EDMDiscretization: { sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
+  LinearPredictionGuider: { max_cfg_scale: 1.5, min_guidance_scale: 1 },
+  VanillaCFG: { cfg_scale: 5 },
+};

@@ -1,0 +1,261 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { expect, test, vi } from 'vitest';
+import { afterwards, farQueue, gate, opened, SOON, untilAborted, worker } from '../../test/support/test-worker.ts';
+import { type Handle, type ServeOptions, serve } from './index.ts';
+
+// One job.
+
+/** What `serve` prints, and how it ends. */
+async function testRun(handle: Handle, argv: string[], env: NodeJS.ProcessEnv = {}, options: ServeOptions = {}) {
+  const print = vi.spyOn(console, 'log').mockImplementation(() => {});
+  const events: { event: string }[] = [];
+  const { signal } = new AbortController();
+  const ended = serve(handle, { env, argv, signal, log: (event) => events.push(event), ...options });
+  const error = await ended.then(
+    () => undefined,
+    (reason: Error) => reason.message,
+  );
+  return { printed: print.mock.calls.map(([text]) => JSON.parse(text)), error, events };
+}
+
+test.each<[string, Handle, object]>([
+  ['a value', ({ id, input }) => ({ id, input }), { output: { id: 'local_test', input: { a: 1 } } }],
+  ['nothing', () => undefined, { output: null }],
+  ['refresh_worker', () => ({ refresh_worker: true, ok: 1 }), { output: { ok: 1 }, stopPod: true }],
+  [
+    'a generator',
+    async function* () {
+      yield 1;
+      yield 2;
+    },
+    { output: [1, 2] },
+  ],
+])('--test_input runs one job and prints its outcome: %s', async (_, handle, outcome) => {
+  const far = await farQueue({});
+  const { printed, error } = await testRun(handle, ['--test_input', '{"input":{"a":1}}'], far.env);
+  expect([printed, error]).toEqual([[outcome], undefined]);
+  expect(far.of('job-take')).toEqual([]); // it is no worker, although the environment names a queue
+});
+
+test('a job that fails makes the run fail', async () => {
+  const returned = await testRun(() => ({ error: 'no' }), ['--test_input={"input":1}']);
+  expect(returned).toMatchObject({ printed: [{ error: 'no' }], error: 'the job failed: no' });
+  const thrown = await testRun(() => {
+    throw new RangeError('boom');
+  }, ['--test_input={"input":1}']);
+  expect(thrown).toMatchObject({ error: 'boom' });
+});
+
+test('progress and chunks are told, and the job may bring an id', async () => {
+  const handle: Handle = async function* (job, { progress }) {
+    progress({ of: job.id });
+    yield 'chunk';
+  };
+  const { events } = await testRun(handle, ['--test_input', '{"input":1,"id":"mine"}']);
+  expect(events).toMatchObject([
+    { event: 'progress', jobId: 'mine', value: { of: 'mine' } },
+    { event: 'chunk', jobId: 'mine', chunk: 'chunk' },
+  ]);
+});
+
+test.each([
+  ['{', 'not JSON'],
+  ['7', 'must be {"input": …}'],
+  ['{"inputs":1}', 'must be {"input": …}'],
+  ['{"input":null}', 'must be {"input": …}'],
+])('--test_input %s is refused', async (text, message) => {
+  const handle = vi.fn();
+  expect((await testRun(handle, ['--test_input', text])).error).toContain(message);
+  expect(handle).not.toHaveBeenCalled();
+});
+
+test('without a queue test_input.json is the job; without that file the way is told', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'test-input-'));
+  afterwards(() => rm(folder, { recursive: true }));
+  vi.spyOn(process, 'cwd').mockReturnValue(folder);
+  const check = vi.fn(async () => {});
+  expect((await testRun(() => 1, [], {}, { fitness: { check } })).error).toMatch(
+    /no test_input\.json.*--test_input.*--rp_serve_api/,
+  );
+  expect(check).not.toHaveBeenCalled(); // it may take minutes
+  await writeFile(join(folder, 'test_input.json'), '{"input":{"from":"file"}}');
+  expect((await testRun(({ input }) => input, [])).printed).toEqual([{ output: { from: 'file' } }]);
+});
+
+test('fitness checks come before the job', async () => {
+  const handle = vi.fn();
+  const fitness = {
+    async gpu() {
+      throw new Error('no GPU');
+    },
+  };
+  expect((await testRun(handle, ['--test_input', '{"input":1}'], {}, { fitness })).error).toBe('no GPU');
+  expect(handle).not.toHaveBeenCalled();
+});
+
+test.each([
+  [['--test_input'], '--test_input needs a value'],
+  [['--rp_serve_api', '--rp_api_port', 'x'], '--rp_api_port must be a whole number'],
+  [['--rp_serve_api', '--rp_api_port', '70000'], '--rp_api_port must be a whole number up to 65535'],
+  [['--rp_debugger'], '--rp_debugger is not known here'],
+  [['--rp_log_level', 'LOUD', '--test_input', '{"input":1}'], 'RUNPOD_LOG_LEVEL must be one of'],
+])('flags %j are refused', async (argv, message) => {
+  const ended = serve(() => 1, { env: {}, argv, signal: new AbortController().signal });
+  await expect(ended).rejects.toThrow(message);
+});
+
+test('--rp_log_level says how much of the log is printed', async () => {
+  const print = vi.spyOn(console, 'log').mockImplementation(() => {});
+  const printed = async (level: string) => {
+    print.mockClear();
+    const argv = ['--rp_log_level', level, '--test_input', '{"input":1,"id":"a"}'];
+    const handle: Handle = (_, { progress }) => progress(1);
+    await serve(handle, { env: {}, argv, signal: new AbortController().signal });
+    return print.mock.calls.map(([text]) => JSON.parse(text));
+  };
+  const outcome = { output: null };
+  expect(await printed('info')).toEqual([{ requestId: 'a', message: 'progress', level: 'INFO', value: 1 }, outcome]);
+  expect(await printed('WARN')).toEqual([outcome]);
+});
+
+test('flags of the program itself are left alone', async () => {
+  expect((await testRun(() => 1, ['--mine', 'x', '--test_input', '{"input":1}', 'y'])).error).toBe(undefined);
+});
+
+// Over HTTP.
+
+async function api(handle: Handle, flags: string[] = []) {
+  const argv = ['--rp_serve_api', '--rp_api_host', '127.0.0.1', '--rp_api_port', '0', ...flags];
+  const { stop, happened } = worker(handle, {}, { argv });
+  await vi.waitFor(() => expect(happened('serving')).toHaveLength(1), SOON);
+  const { url } = happened('serving')[0] as unknown as { url: string };
+  const ask = async (method: string, path: string, body?: unknown) => {
+    const response = await fetch(url + path, {
+      method,
+      ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    });
+    return { status: response.status, body: await response.json() };
+  };
+  return { ask, stop };
+}
+
+test('/runsync answers with the outcome', async () => {
+  const { ask } = await api(({ input }, { progress }) => {
+    const { n } = input as { n: number };
+    progress('not the outcome');
+    if (n < 0) throw new RangeError('negative');
+    return n === 0 ? { error: 'zero' } : { square: n * n };
+  });
+  const run = async (n: number) => (await ask('POST', '/runsync', { input: { n } })).body;
+  expect(await run(3)).toEqual({ id: expect.any(String), status: 'COMPLETED', output: { square: 9 } });
+  expect(await run(0)).toEqual({ id: expect.any(String), status: 'FAILED', error: 'zero' });
+  expect(JSON.parse((await run(-1)).error)).toMatchObject({ error_type: 'RangeError', error_message: 'negative' });
+});
+
+test('/run starts a job; GET /status shows how it is doing, POST /status waits for its end', async () => {
+  const door = gate();
+  const { ask } = await api(async (_, { progress }) => {
+    progress({ step: 1 });
+    await door.opens;
+    return 'end';
+  });
+  const { body } = await ask('POST', '/run', { input: {} });
+  expect(body).toEqual({ id: expect.any(String), status: 'IN_PROGRESS' });
+  expect((await ask('GET', `/status/${body.id}`)).body).toMatchObject({ status: 'IN_PROGRESS', output: { step: 1 } });
+  const waited = ask('POST', `/status/${body.id}`);
+  expect(await Promise.race([waited, delay(100, 'nothing yet')])).toBe('nothing yet');
+  door.open();
+  expect((await waited).body).toEqual({ id: body.id, status: 'COMPLETED', output: 'end' });
+});
+
+test('as many jobs run at once as --rp_api_concurrency says, the others wait', async () => {
+  const doors = [gate(), gate(), gate()];
+  let started = 0;
+  const { ask } = await api(() => doors[started++]!.opens, ['--rp_api_concurrency', '2']);
+  const ids: string[] = [];
+  for (let i = 0; i < 3; i++) ids.push((await ask('POST', '/run', { input: {} })).body.id);
+  const states = () => Promise.all(ids.map(async (id) => (await ask('GET', `/status/${id}`)).body.status));
+  expect(await states()).toEqual(['IN_PROGRESS', 'IN_PROGRESS', 'IN_QUEUE']);
+  doors[0]!.open();
+  await vi.waitFor(async () => expect(await states()).toEqual(['COMPLETED', 'IN_PROGRESS', 'IN_PROGRESS']), SOON);
+  for (const { open } of doors) open();
+  await ask('POST', `/status/${ids[2]}`);
+});
+
+test('/stream gives a generator’s chunks', async () => {
+  const { ask } = await api(async function* () {
+    yield 1;
+    yield { two: 2 };
+  });
+  const { body } = await ask('POST', '/run', { input: {} });
+  expect((await ask('POST', `/stream/${body.id}`)).body).toEqual({
+    id: body.id,
+    status: 'COMPLETED',
+    stream: [{ output: 1 }, { output: { two: 2 } }],
+  });
+  expect((await ask('GET', `/status/${body.id}`)).body.output).toEqual([1, { two: 2 }]);
+});
+
+test('/cancel aborts a job', async () => {
+  const { ask } = await api((_, { signal }) => untilAborted(signal));
+  const { body } = await ask('POST', '/run', { input: {} });
+  expect((await ask('POST', `/cancel/${body.id}`)).body).toEqual({ id: body.id, status: 'CANCELLED' });
+  expect((await ask('POST', `/status/${body.id}`)).body).toEqual({ id: body.id, status: 'CANCELLED' });
+});
+
+test('a webhook is told of the end', async () => {
+  const heard: unknown[] = [];
+  const server = createServer(async (request, response) => {
+    heard.push(JSON.parse((await request.setEncoding('utf8').toArray()).join('')));
+    response.end();
+  });
+  const webhook = await opened(server);
+  const { ask } = await api(() => 'end');
+  const { body } = await ask('POST', '/runsync', { input: {}, webhook });
+  expect(heard).toEqual([body]);
+});
+
+test.each([
+  ['POST', '/runsync', { input: 'text' }, 422],
+  ['POST', '/run', {}, 422],
+  ['POST', '/run', [], 422],
+  ['POST', '/run', '{', 422],
+  ['POST', '/run', `"${'x'.repeat(20_000_001)}"`, 413],
+  ['GET', '/run', undefined, 404],
+  ['POST', '/other', {}, 404],
+  ['GET', '/', undefined, 404],
+])('%s %s with what it does not take is refused', async (method, path, body, status) => {
+  const handle = vi.fn();
+  const { ask } = await api(handle);
+  expect(await ask(method, path, body)).toMatchObject({ status, body: { detail: expect.any(String) } });
+  expect(handle).not.toHaveBeenCalled();
+});
+
+test('an unknown job has failed, as RunPod’s own server says', async () => {
+  const { ask } = await api(() => 1);
+  for (const operation of ['status', 'stream'])
+    expect((await ask('POST', `/${operation}/none`)).body).toEqual({
+      id: 'none',
+      status: 'FAILED',
+      error: 'Job ID not found',
+    });
+});
+
+test('the signal ends it when the jobs have ended', async () => {
+  const [running, door] = [gate(), gate()];
+  const { ask, stop } = await api(async () => {
+    running.open();
+    await door.opens;
+    return 'end';
+  });
+  const waited = ask('POST', '/runsync', { input: {} });
+  await running.opens;
+  const stopped = stop();
+  door.open();
+  expect((await waited).body).toMatchObject({ status: 'COMPLETED', output: 'end' });
+  await stopped;
+});

@@ -1,0 +1,244 @@
+import { type LookupAddress, lookup } from 'node:dns';
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import * as undici from 'undici';
+import { afterEach, expect, test, vi } from 'vitest';
+import { JobError } from '../../core/job.ts';
+import { fetchPicture } from './fetch-picture.ts';
+
+vi.mock('undici', { spy: true });
+vi.mock('node:dns', { spy: true });
+
+type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
+const resolveName = vi.mocked(lookup as unknown as (name: string, options: unknown, callback: Callback) => void);
+
+const PICTURE = Buffer.from('the bytes of a picture, whatever they are');
+const MB = 1_000_000;
+
+const servers: Server[] = [];
+afterEach(() => {
+  vi.useRealTimers();
+  vi.mocked(undici.request).mockReset();
+  resolveName.mockReset();
+  for (const server of servers.splice(0)) {
+    server.close();
+    server.closeAllConnections();
+  }
+});
+
+/** A server on loopback, with what it was asked. */
+async function serve(answer: RequestListener, host = '127.0.0.1') {
+  const asked: IncomingMessage[] = [];
+  const server = createServer((request, response) => {
+    asked.push(request);
+    answer(request, response);
+  });
+  servers.push(server);
+  server.listen(0, host);
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, port, asked };
+}
+
+const fetchIt = (url: string, options: { allowPrivate?: boolean; signal?: AbortSignal; name?: string } = {}) =>
+  fetchPicture(url, { allowPrivate: true, signal: new AbortController().signal, ...options });
+
+async function expectJobError(work: Promise<unknown>, code: string, message = /./) {
+  const error = await work.then(
+    () => undefined,
+    (error) => error,
+  );
+  expect(error).toBeInstanceOf(JobError);
+  expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
+}
+
+test('brings the picture’s bytes', async () => {
+  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  expect(await fetchIt(`${url}/some/picture.png?size=large`)).toEqual(PICTURE);
+  expect(asked.map((request) => request.url)).toEqual(['/some/picture.png?size=large']);
+  expect(asked[0]!.method).toBe('GET');
+});
+
+test('tells the server nothing but what it wants', async () => {
+  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  await fetchIt(url);
+  expect(Object.keys(asked[0]!.headers).sort()).toEqual(
+    ['accept', 'accept-encoding', 'connection', 'host', 'user-agent'].sort(),
+  );
+});
+
+test.each([204, 400, 403, 404, 410, 429, 500, 503])('status %i: image_unavailable', async (status) => {
+  const { url } = await serve((_, response) => response.writeHead(status).end(status === 204 ? undefined : PICTURE));
+  await expectJobError(fetchIt(url), 'image_unavailable', new RegExp(`^image_url answered with status ${status}$`));
+});
+
+test('the error names the address as it is told to', async () => {
+  const { url } = await serve((_, response) => response.writeHead(404).end());
+  await expectJobError(fetchIt(url, { name: 'the bridge’s picture' }), 'image_unavailable', /^the bridge’s picture /);
+});
+
+test('nobody listens: image_unavailable', async () => {
+  const server = createTcpServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  await once(server.close(), 'close');
+  await expectJobError(fetchIt(`http://127.0.0.1:${port}/`), 'image_unavailable', /can’t be reached/);
+});
+
+test('an answer that breaks off: image_unavailable', async () => {
+  const { url } = await serve((_, response) => {
+    response.writeHead(200, { 'content-length': 1000 });
+    response.write(PICTURE, () => response.destroy());
+  });
+  await expectJobError(fetchIt(url), 'image_unavailable');
+});
+
+test('exactly 20 MB are taken', async () => {
+  const { url } = await serve((_, response) => response.end(Buffer.alloc(20 * MB, 7)));
+  expect(await fetchIt(url)).toHaveLength(20 * MB);
+});
+
+test('more than 20 MB: image_rejected, and the connection is dropped', async () => {
+  let sent = 0;
+  let dropped: Promise<unknown> | undefined;
+  const { url } = await serve((_, response) => {
+    dropped = once(response, 'close');
+    const chunk = Buffer.alloc(64 * 1024);
+    const send = () => {
+      // without an end: only the other side can finish this
+      while (!response.destroyed && response.write(chunk)) sent += chunk.length;
+      sent += chunk.length;
+    };
+    response.on('drain', send);
+    send();
+  });
+  await expectJobError(fetchIt(url), 'image_rejected', /larger than 20 MB/);
+  await dropped;
+  expect(sent).toBeGreaterThan(20 * MB);
+  expect(sent).toBeLessThan(40 * MB); // the rest of it lay in the sockets' buffers
+});
+
+/** Answers /n with a redirect to /n−1, and /0 with the picture. */
+const countDown = (request: IncomingMessage, response: ServerResponse) => {
+  const n = Number(request.url!.slice(1));
+  if (n === 0) response.end(PICTURE);
+  else response.writeHead([301, 302, 303, 307, 308][n % 5]!, { location: `/${n - 1}` }).end('elsewhere');
+};
+
+test('follows 5 redirects', async () => {
+  const { url, asked } = await serve(countDown);
+  expect(await fetchIt(`${url}/5`)).toEqual(PICTURE);
+  expect(asked.map((request) => request.url)).toEqual(['/5', '/4', '/3', '/2', '/1', '/0']);
+});
+
+test('6 redirects: image_unavailable', async () => {
+  const { url, asked } = await serve(countDown);
+  await expectJobError(fetchIt(`${url}/6`), 'image_unavailable', /more than 5 times/);
+  expect(asked).toHaveLength(6);
+});
+
+test('follows a redirect to another server', async () => {
+  const there = await serve((_, response) => response.end(PICTURE));
+  const here = await serve((_, response) => response.writeHead(302, { location: `${there.url}/moved` }).end());
+  expect(await fetchIt(here.url)).toEqual(PICTURE);
+  expect(there.asked.map((request) => request.url)).toEqual(['/moved']);
+});
+
+test.each([
+  'file:///etc/hostname',
+  'ftp://127.0.0.1/picture.png',
+  'data:image/png;base64,AAAA',
+  'blob:http://127.0.0.1/1',
+])('a redirect to %s: image_rejected', async (location) => {
+  const { url } = await serve((_, response) => response.writeHead(302, { location }).end());
+  await expectJobError(fetchIt(url), 'image_rejected', /another protocol/);
+});
+
+test('a redirect to nowhere: image_unavailable', async () => {
+  const { url } = await serve((request, response) =>
+    response.writeHead(302, request.url === '/none' ? {} : { location: 'http://' }).end(),
+  );
+  await expectJobError(fetchIt(`${url}/none`), 'image_unavailable', /status 302/);
+  await expectJobError(fetchIt(url), 'image_unavailable');
+});
+
+test('another protocol to begin with: image_rejected', async () => {
+  await expectJobError(fetchIt('file:///etc/hostname'), 'image_rejected', /another protocol/);
+});
+
+test('an abort before the answer rejects with its reason', async () => {
+  const controller = new AbortController();
+  const reason = new Error('the task was canceled');
+  const { url } = await serve(() => controller.abort(reason)); // asked, but never answers
+  await expect(fetchIt(url, { signal: controller.signal })).rejects.toBe(reason);
+});
+
+test('an abort amid the picture rejects with its reason, and drops the connection', async () => {
+  const controller = new AbortController();
+  const reason = new Error('the task was canceled');
+  let dropped: Promise<unknown> | undefined;
+  const { url } = await serve((_, response) => {
+    dropped = once(response, 'close');
+    response.write(PICTURE, () => controller.abort(reason));
+  });
+  await expect(fetchIt(url, { signal: controller.signal })).rejects.toBe(reason);
+  await dropped;
+});
+
+test('an abort that came first asks nobody', async () => {
+  const reason = new Error('the task was canceled');
+  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  await expect(fetchIt(url, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+  expect(asked).toHaveLength(0);
+});
+
+test('a picture that takes more than a minute: image_unavailable', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const { url } = await serve((_, response) => {
+    response.write(PICTURE, () => vi.advanceTimersByTime(60_000));
+  });
+  await expectJobError(fetchIt(url), 'image_unavailable', /did not arrive within 60 s/);
+});
+
+const localUrls = (port: number) => [
+  `http://127.0.0.1:${port}/`,
+  `http://[::1]:${port}/`,
+  `http://[::ffff:127.0.0.1]:${port}/`,
+  `http://localhost:${port}/`,
+  `http://localhost.:${port}/`,
+  `http://2130706433:${port}/`,
+  `http://0.0.0.0:${port}/`,
+];
+
+test('where private addresses are not allowed, this machine is not asked', async () => {
+  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  for (const url of localUrls(port)) {
+    await expectJobError(fetchIt(url, { allowPrivate: false }), 'image_rejected', /is not a public address/);
+  }
+  expect(asked).toHaveLength(0);
+});
+
+test('nor under a public name that resolves to it', async () => {
+  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  resolveName.mockImplementation((_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]));
+  const fetched = fetchIt(`http://pictures.example.com:${port}/`, { allowPrivate: false });
+  await expectJobError(fetched, 'image_rejected', /^image_url: pictures.example.com is not a public address$/);
+  expect(asked).toHaveLength(0);
+});
+
+test('nor by way of a public server’s redirect', async () => {
+  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  const { request: real } = await vi.importActual<typeof undici>('undici');
+  for (const location of localUrls(port)) {
+    // Only the public server is made up; whatever it leads to goes through the real request and its guard.
+    vi.mocked(undici.request).mockImplementation(async (url, options) => {
+      if ((url as URL).hostname !== 'pictures.example.com') return real(url, options);
+      const { url: here } = await serve((_, response) => response.writeHead(302, { location }).end());
+      return real(here);
+    });
+    const fetched = fetchIt('http://pictures.example.com/', { allowPrivate: false });
+    await expectJobError(fetched, 'image_rejected', /is not a public address/);
+  }
+  expect(asked).toHaveLength(0);
+});

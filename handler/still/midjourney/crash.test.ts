@@ -1,0 +1,97 @@
+/** kill -9 at each point of an imagine, of a real process; then another one takes over. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { diskBucket } from '../../../core/bucket/disk.ts';
+import { JobError } from '../../../core/job.ts';
+import { type Death, type Mortal, makeStill } from '../../../test/support/crashing-worker.ts';
+import { type Call, COLOURS, colourOf, KEY, startBridge, TASK } from '../../../test/support/test-bridge.ts';
+import { stillKey } from '../still.ts';
+import type { BridgeName } from './bridge.ts';
+
+const PROGRAM = fileURLToPath(new URL('../../../test/support/crashing-worker.ts', import.meta.url));
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'kills-'));
+});
+afterEach(async () => {
+  vi.useRealTimers();
+  await rm(folder, { recursive: true });
+});
+
+/** By the bucket it touches, or when the bridge has heard so many calls of a sort. */
+type Point = Death | { call: Call; count: number };
+type End = 'the still' | 'lost';
+
+const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Record<BridgeName, End>>][] = [
+  ['before the intent', { when: 'before', call: 'create', key: 'imagine.json' }, 1, 'the still'],
+  [
+    'between the intent and the POST',
+    { when: 'after', call: 'create', key: 'imagine.json' },
+    0, // which nobody can know
+    'lost',
+    { 'mj-proxy': 'lost' },
+  ],
+  [
+    'when the bridge has taken it, before it answers',
+    { call: 'imagine', count: 1 },
+    1,
+    'lost',
+    { 'mj-proxy': 'the still' },
+  ],
+  [
+    'between the bridge’s answer and the saving of its id',
+    { when: 'before', call: 'put', key: 'imagine.json', body: '"id"' },
+    1,
+    'lost',
+    { 'mj-proxy': 'the still' },
+  ],
+  ['when its id is saved', { when: 'after', call: 'put', key: 'imagine.json', body: '"id"' }, 1, 'the still'],
+  ['while it waits', { call: 'look', count: 3 }, 1, 'the still'],
+  ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still'],
+  ['between the four pictures', { when: 'before', call: 'put', key: 'imagine-3.png' }, 1, 'the still'],
+  ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still'],
+];
+
+const cases = points.flatMap(([what, point, paid, end, others = {}]) =>
+  Object.entries({ tnl: end, ...others }).map(([name, end]) => [what, name as BridgeName, point, paid, end] as const),
+);
+
+test.each(cases)('killed %s (%s)', async (_, name, point, paid, end) => {
+  let child: ChildProcess;
+  let clock = 0;
+  const bridge = await startBridge(name, {
+    duration: 100,
+    now: () => clock,
+    async intervene(call, count, _c, answer) {
+      if (call === 'look') clock += 25; // done at the fourth look
+      if ('count' in point && point.call === call && point.count === count) {
+        await answer();
+        child.kill('SIGKILL');
+        await once(child, 'exit');
+      }
+      return undefined;
+    },
+  });
+  const mortal: Mortal = {
+    ...{ folder, taskId: TASK, bridge: name, apiKey: KEY, baseUrl: bridge.baseUrl },
+    death: 'key' in point ? point : undefined,
+  };
+  child = spawn(process.execPath, ['--import', 'tsx', PROGRAM, JSON.stringify(mortal)], { stdio: 'inherit' });
+  expect(await once(child, 'exit')).toEqual([null, 'SIGKILL']);
+  const bucket = await diskBucket(folder, { publicUrl: '' });
+  expect(await bucket.has(stillKey(TASK))).toBe(false);
+
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 600_000 }); // when nobody can be asking any more
+  const png = await makeStill({ ...mortal, death: undefined }).catch((error) => error);
+  if (end === 'lost') expect(png).toMatchObject({ code: 'lost', data: { retryable: true } });
+  else expect(await colourOf(png)).toBe(COLOURS[1]);
+  expect(png instanceof JobError).toBe(end === 'lost');
+  expect(bridge.paid()).toBe(paid);
+  await bridge.close();
+});

@@ -1,0 +1,43 @@
+import { expect, test } from 'vitest';
+import { openBridges } from './open-bridges.ts';
+
+const open = (bridge?: string, key?: string, url?: string) =>
+  openBridges({ MIDJOURNEY_BRIDGE: bridge, MIDJOURNEY_API_KEY: key, MIDJOURNEY_BASE_URL: url });
+const names = (...args: Parameters<typeof open>) => open(...args).map(({ name }) => name);
+const own = (bridge: ReturnType<typeof open>[0], url: string) => bridge.trusts(new URL(url));
+
+test('none, one, or a list in its order', () => {
+  expect(names()).toEqual([]);
+  expect(names('tnl', 'key')).toEqual(['tnl']);
+  expect(names('legnext, tnl ,imaginepro', 'a,b,c')).toEqual(['legnext', 'tnl', 'imaginepro']);
+  expect(names('tnl', 'a key, with a comma')).toEqual(['tnl']);
+});
+
+test('addresses: the bridge’s own unless given', () => {
+  const [tnl] = open('tnl', 'key', 'http://10.0.0.1:8080/v2');
+  expect(own(tnl!, 'http://10.0.0.1:8080/x.png')).toBe(true);
+  const [legnext, mjProxy] = open('legnext,mj-proxy', 'a,', ',http://10.0.0.2:8080/');
+  expect(own(legnext!, 'https://api.legnext.ai/x.png')).toBe(true);
+  expect(own(mjProxy!, 'http://10.0.0.2:8080/x.png')).toBe(true);
+});
+
+test('no bridge of the internet is asked as often as one on this machine', () => {
+  expect(open('tnl,imaginepro,legnext', 'a,b,c').map(({ pollInterval }) => pollInterval)).toEqual([3000, 6000, 10_000]);
+  expect(open('legnext', 'a', 'http://127.0.0.1:9/x')[0]!.pollInterval).toBe(200);
+  expect(open('legnext', 'a', 'http://127.0.0.1.example.com')[0]!.pollInterval).toBe(10_000);
+});
+
+test.each([
+  [['nextleg', 'a'], /^MIDJOURNEY_BRIDGE must be one of tnl, imaginepro, legnext, mj-proxy, or several/],
+  [['tnl,', 'a,b'], /^MIDJOURNEY_BRIDGE must be/],
+  [['tnl,tnl', 'a,b'], /^MIDJOURNEY_BRIDGE must be/],
+  [['tnl'], /^MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE tnl$/],
+  [['mj-proxy,tnl', 'a,', 'http://10.0.0.1,'], /^MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE tnl$/],
+  [['tnl,legnext', 'a'], /^MIDJOURNEY_API_KEY must have as many parts, .*: 2$/],
+  [['tnl,legnext', 'a,b,c'], /^MIDJOURNEY_API_KEY must have as many parts/],
+  [['tnl,legnext', 'a,b', 'http://10.0.0.1'], /^MIDJOURNEY_BASE_URL must have as many parts/],
+  [['mj-proxy', 'a'], /^MIDJOURNEY_BASE_URL is needed for MIDJOURNEY_BRIDGE mj-proxy/],
+  [['tnl', 'a', 'example.com'], /^MIDJOURNEY_BASE_URL must be an http or https address$/],
+] as const)('%j stops the start', (env, message) => {
+  expect(() => open(...(env as unknown as Parameters<typeof open>))).toThrow(message);
+});

@@ -1,0 +1,20 @@
+// `npm run build`: the programs that the image runs as JavaScript in dist/, in the same folders, and beside them what they read that is
+// not TypeScript.
+import { execFileSync } from 'node:child_process';
+import { cpSync, rmSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+process.chdir(fileURLToPath(new URL('../..', import.meta.url)));
+rmSync('dist', { recursive: true, force: true });
+execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.build.json'], {
+  stdio: 'inherit',
+});
+for (const path of [
+  'core/picture/decode.mjs',
+  'handler/runpod/ping-thread.mjs',
+  'api/page',
+  'api/docs',
+  'client/events.js',
+  'docs',
+])
+  cpSync(path, `dist/${path}`, { recursive: true, filter: (source) => !source.endsWith('.ts') });

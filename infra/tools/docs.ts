@@ -1,0 +1,73 @@
+/** `npm run docs`: writes the tables that are made from the code into README.md and docs/, between their markers. */
+import { readFileSync, realpathSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
+import { parameterRows } from '../../core/parameter-schema.ts';
+import { PROBLEMS } from '../../core/problems.ts';
+
+export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
+
+/** What a caller can do about a task that failed so. */
+const REMEDIES: Record<ErrorCode, string> = {
+  invalid_input: 'Tell whoever runs the service: its worker and API don’t fit, or have different models',
+  banned_prompt: 'Write the prompt otherwise: Midjourney refuses it',
+  no_bridge: 'Send a picture: there is no Midjourney bridge',
+  no_credit: 'Tell whoever runs the service: the bridge’s credit is used up',
+  queue_full: 'Try again later: the bridge has too much to do',
+  rate_limited: 'Try again later: the bridge was asked too often',
+  image_unavailable: 'See that `image_url` can be reached by anybody, or upload the picture',
+  image_rejected:
+    'Send a whole jpeg, png, webp, avif, gif or tiff of at most 20 MB and 64 megapixels, at a public address',
+  upstream_timeout: 'Try again: the bridge took too long',
+  upstream_error: 'Try again: the bridge failed, or answered what nobody expects',
+  out_of_memory:
+    'Make it smaller (`H`, `W`, `T`, `decoding_t`): the message names the largest size that fits, where it is known',
+  storage_error: 'Try again: the bucket could not be reached',
+  canceled: 'Nothing: it was canceled at RunPod',
+  timeout: 'Make it smaller, or try again: the job took longer than the endpoint allows',
+  expired: 'Try again: it did not end within the service’s deadline',
+  lost: 'Try again. Where a prompt was sent to a bridge and nobody knows whether it arrived, a second one may be paid, so that is left to you',
+  internal: 'Try again, and tell whoever runs the service: their log has more',
+};
+
+const table = (head: string[], rows: string[][]) =>
+  [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+
+const TABLES: Record<string, () => string> = {
+  parameters: () =>
+    table(
+      ['name', 'range and default', 'what it is'],
+      parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, standard, about }) => [
+        name,
+        standard ? `${range}; default ${standard}` : range,
+        about,
+      ]),
+    ),
+  problems: () =>
+    table(
+      ['status', 'code', 'what to do'],
+      Object.entries(PROBLEMS).map(([code, { status, remedy }]) => [String(status), `\`${code}\``, remedy]),
+    ),
+  failures: () =>
+    table(
+      ['code', 'retryable', 'what to do'],
+      Object.entries(ERROR_CODES).map(([code, { retryable }]) => [
+        `\`${code}\``,
+        retryable ? 'yes' : 'no',
+        REMEDIES[code as ErrorCode],
+      ]),
+    ),
+};
+
+/** The text with its tables as the code has them now. */
+export const current = (text: string) =>
+  text.replace(
+    /(<!-- (\w+) -->\n)[\s\S]*?(<!-- \/\2 -->)/g,
+    (_, begin: string, name: string, end: string) => `${begin}\n${TABLES[name]!()}\n\n${end}`,
+  );
+
+const fileOf = (name: string) => new URL(`../../${name}`, import.meta.url);
+export const read = (name: string) => readFileSync(fileOf(name), 'utf8');
+
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url))
+  for (const name of WRITTEN) writeFileSync(fileOf(name), current(read(name)));

@@ -1,0 +1,128 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import sharp from 'sharp';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readMp4 } from '../../handler/video/mp4.ts';
+import { freePort } from '../../infra/run/free-port.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+let folder: string;
+let env: NodeJS.ProcessEnv;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'demo-'));
+  const port = await freePort();
+  env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+const demo = (environment: NodeJS.ProcessEnv, ...args: string[]) =>
+  spawnSync(process.execPath, ['infra/run/demo.mjs', ...args], { cwd: ROOT, env: environment, encoding: 'utf8' });
+const TINY = ['--H', '64', '--W', '128', '--T', '3', '--steps', '2'];
+
+test('--once makes a clip from the bundled still, saves it and its frames, prints the link, and ends', async () => {
+  const [out, frames] = [join(folder, 'clip.mp4'), join(folder, 'frames')];
+  const { status, stdout } = demo(env, '--once', '--seed', '23', '--out', out, `--frames=${frames}`, ...TINY);
+  expect(status, stdout).toBe(0);
+  expect(stdout).toMatch(/http:\/\/127\.0\.0\.1:\d+\/files\/tasks\/.*video-1\.mp4\?expires=\d+&signature=\S+/);
+  expect((await readdir(frames)).sort()).toEqual(['0001.png', '0002.png', '0003.png']);
+  let t = 0;
+  for await (const { width, height, data } of readMp4(out)) {
+    const name = join(frames, `000${++t}.png`);
+    expect(await sharp(name).metadata()).toMatchObject({ width: 128, height: 64, depth: 'uchar', channels: 3 });
+    const kept = await sharp(name).raw().toBuffer();
+    const error = kept.reduce((sum, value, i) => sum + Math.abs(value - data[i]!), 0) / kept.length;
+    expect([width, height, error < 6]).toEqual([128, 64, true]); // the same picture, but for the encoder's loss
+    expect(error).toBeGreaterThan(0); // and from before the encoder
+  }
+  expect(t).toBe(3);
+}, 60_000);
+
+test('what is wrong ends it in one clear line, before anything is started', () => {
+  const complaint = (...args: string[]) => {
+    const { status, stderr } = demo(env, ...args);
+    expect(status).toBe(1);
+    return stderr.trim();
+  };
+  expect(complaint('--image', 'no-such.jpg')).toBe('--image no-such.jpg: there is no such file');
+  expect(complaint('--motion', '5')).toBe('--motion: unknown');
+  expect(complaint('--H', '100', '--step', '5')).toBe(
+    '--step: unknown; did you mean steps?\n--H: must be a multiple of 64 from 64 to 2048; nearest: 64 and 128',
+  );
+  expect(complaint('--seed')).toMatch(/^--seed needs a value/);
+  expect(complaint('picture.jpg')).toMatch(/^picture.jpg: flags begin with --/);
+  expect(existsSync(join(folder, 'nothing'))).toBe(false);
+}, 60_000);
+
+test('a port in use, a wrong variable and a picture that is none are clear too', async () => {
+  const { createServer } = await import('node:net');
+  const blocker = createServer().listen(Number(env.PORT), '127.0.0.1');
+  const busy = spawn(process.execPath, ['infra/run/demo.mjs', '--once'], { cwd: ROOT, env });
+  expect(await said(busy)).toContain(`PORT ${env.PORT} is already in use`);
+  blocker.close();
+  const wrong = spawn(process.execPath, ['infra/run/demo.mjs', '--once'], {
+    cwd: ROOT,
+    env: { ...env, LINK_SECONDS: 'long' },
+  });
+  expect(await said(wrong)).toContain('LINK_SECONDS must be a whole number from 1 to 604800');
+  const text = demo(env, '--once', '--image', 'package.json');
+  expect([text.status, text.stderr]).toEqual([1, expect.stringContaining('not a whole picture of type jpeg')]);
+}, 60_000);
+
+test('where requests need an API key it makes and shows the first one, wants one later, and tells how to make it', async () => {
+  const data = join(folder, 'wide');
+  const wide = { ...env, HOST: '0.0.0.0', DATA_DIR: data };
+  const run = (key: string) => demo({ ...wide, IMG2VID_API_KEY: key }, '--once', ...TINY);
+  const first = run('');
+  expect(first.status, first.stderr).toBe(0);
+  const [text] = first.stdout.match(/(?<=IMG2VID_API_KEY=)i2v_\S+/)!;
+  expect(first.stdout).toContain(`http://127.0.0.1:${env.PORT}/files/`);
+  expect(await readFile(join(data, 'api.log'), 'utf8')).not.toContain('i2v_');
+
+  const again = run('');
+  expect([again.status, again.stdout]).toEqual([1, expect.not.stringContaining('i2v_')]);
+  expect(again.stderr).toContain(`DATA_DIR=${data} npm run keys -- create --name demo\n`);
+  expect(run(text).status).toBe(0);
+  expect(run('a').stderr).toContain('IMG2VID_API_KEY is no API key');
+  const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // no placeholder for strangers
+  expect(prompted.stderr).toContain('prompt: there is no Midjourney bridge here');
+}, 90_000);
+
+test('Ctrl-C ends it with all its children', async () => {
+  const child = spawn(process.execPath, ['infra/run/demo.mjs', ...TINY], { cwd: ROOT, env });
+  let text = '';
+  await new Promise<void>((resolve, reject) => {
+    child.once('exit', () => reject(new Error(text)));
+    child.stdout.setEncoding('utf8').on('data', (part: string) => {
+      text += part;
+      if (text.includes('The service stays up')) resolve();
+    });
+  });
+  const children = await childrenOf(child.pid!);
+  expect(children.length).toBeGreaterThanOrEqual(2); // API and worker
+  child.removeAllListeners('exit');
+  const gone = new Promise((resolve) => child.once('exit', resolve));
+  child.kill('SIGINT');
+  expect(await gone).toBe(130);
+  for (const pid of children) expect(existsSync(`/proc/${pid}`), `process ${pid}`).toBe(false);
+}, 60_000);
+
+/** What a process wrote to stderr until it ended, which it does with 1. */
+async function said(child: ReturnType<typeof spawn>): Promise<string> {
+  let text = '';
+  child.stderr!.setEncoding('utf8').on('data', (part: string) => {
+    text += part;
+  });
+  expect(await new Promise((resolve) => child.once('close', resolve))).toBe(1);
+  return text;
+}
+
+async function childrenOf(pid: number): Promise<number[]> {
+  if (process.platform !== 'linux') return [];
+  const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return text.trim().split(' ').filter(Boolean).map(Number);
+}

@@ -1,0 +1,265 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { taskFolder } from '../../core/job.ts';
+import type { PresentedTask } from '../../core/responses.ts';
+import { freePort } from '../../infra/run/free-port.ts';
+import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
+import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { main } from '../../infra/tools/keys.ts';
+import { startApi } from '../support/api-process.ts';
+import { listen } from '../support/test-api.ts';
+
+vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
+
+const RUNPOD_KEY = 'test-key';
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const A_KEY = /i2v_[\da-f]{16}_[\w-]{43}/g;
+const WIDE = { HOST: '0.0.0.0' };
+
+let folder: string;
+let queue: ReturnType<typeof queueServer>;
+let far: Awaited<ReturnType<typeof listen>>;
+const running: Api[] = [];
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'keys-'));
+  queue = queueServer({ apiKey: RUNPOD_KEY, hold: 100, silentAfter: Infinity });
+  far = await listen(queue.app);
+});
+afterEach(async () => {
+  await Promise.all(running.splice(0).map((api) => api.stop()));
+  queue.close();
+  await far.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+interface Api {
+  /** with this key, if any */
+  ask(path: string, key?: string, init?: RequestInit): Promise<Response>;
+  /** @returns all that it has written to its stdout */
+  stop(): Promise<string>;
+}
+
+async function start(env: Record<string, string> = {}): Promise<Api> {
+  const runpod = { url: far.url, apiKey: RUNPOD_KEY };
+  const { url, child, exited } = await startApi({ dataDir: folder, runpod, env, stdout: 'pipe' });
+  const written = text(child.stdout!);
+  const api: Api = {
+    ask: (path, key, init = {}) =>
+      fetch(`${url}${path}`, { ...init, headers: { ...init.headers, ...(key && { authorization: `Bearer ${key}` }) } }),
+    async stop() {
+      child.kill('SIGTERM');
+      await exited;
+      return written;
+    },
+  };
+  running.push(api);
+  return api;
+}
+
+/** `npm run keys`, without npm. */
+async function keys(...args: string[]): Promise<{ out: string; err: string; status: number }> {
+  const env = { PATH: process.env.PATH, DATA_DIR: folder };
+  return new Promise((resolve) => {
+    const program = ['--import', 'tsx', 'infra/tools/keys.ts', ...args];
+    const child = execFile(process.execPath, program, { cwd: ROOT, env }, (_, out, err) =>
+      resolve({ out, err, status: child.exitCode! }),
+    );
+  });
+}
+
+/** What `keys create` shows. */
+async function create(...args: string[]): Promise<{ id: string; key: string }> {
+  const { out, err } = await keys('create', ...args);
+  expect(err).toBe('');
+  return { id: /^id +(\S+)$/m.exec(out)![1]!, key: out.match(A_KEY)![0] };
+}
+
+/** Until this key's requests are answered so. A key that was changed counts as it was for a second. */
+async function until(status: number, { ask }: Api, key?: string): Promise<void> {
+  while ((await ask('/usage', key)).status !== status) await delay(100); // seldom: wrong keys are counted
+}
+
+describe('the first key, where others than this machine may come', () => {
+  test('is shown once, and then a request needs a key', async () => {
+    const first = await start(WIDE);
+    expect((await first.ask('/status')).status).toBe(401);
+    const key = (await first.stop()).match(A_KEY) ?? [];
+    expect(key).toHaveLength(1);
+    const again = await start(WIDE);
+    expect((await again.ask('/status', key[0])).status).toBe(200);
+    expect((await again.ask('/status', `${key[0]}x`)).status).toBe(401);
+    expect((await again.ask('/status')).status).toBe(401);
+    expect(await again.stop()).not.toContain('API key');
+  });
+
+  test('is not made where only this machine may come', async () => {
+    const api = await start();
+    expect((await api.ask('/status')).status).toBe(200);
+    expect(await api.stop()).not.toContain('API key');
+  });
+
+  test('is seen in the terminal of `npm start`, with an address that can be opened', async () => {
+    const port = String(await freePort());
+    const child = spawn(process.execPath, ['--import', 'tsx', 'infra/run/start.ts'], {
+      cwd: ROOT,
+      env: { PATH: process.env.PATH, DATA_DIR: folder, PORT: port, ...WIDE },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const exited = once(child, 'exit');
+    let said = '';
+    for await (const part of child.stdout.setEncoding('utf8')) {
+      said += part;
+      if (!child.killed && /^listening at .*\n/m.test(said)) child.kill('SIGTERM');
+    }
+    expect(await exited).toEqual([0, null]);
+    expect(said.match(A_KEY)).toHaveLength(1);
+    expect(said).toContain(`listening at http://127.0.0.1:${port}, everything on this machine`);
+  });
+});
+
+describe.skipIf(!hasPostgres)(`the first key, of processes at one PostgreSQL${skipped}`, () => {
+  let postgres: LocalPostgres;
+  beforeAll(async () => {
+    postgres = await startPostgres();
+  });
+  afterAll(() => postgres?.stop());
+
+  test('is one, though two are about to make it at once, and for all of them', async () => {
+    const { name, url } = await postgres.database();
+    const env = { ...WIDE, DATABASE_URL: url };
+    await (await start({ DATABASE_URL: url })).stop(); // makes the tables
+    const locks = (state: string) => `(select count(*) from pg_locks where relation = 'keys'::regclass and ${state})`;
+    const holding = postgres.query(
+      name,
+      `do $$ begin
+        lock table keys in exclusive mode;
+        while ${locks('not granted')} < 2 loop perform pg_sleep(0.01); end loop;
+      end $$`,
+    );
+    while ((await postgres.query(name, `select ${locks("granted and mode = 'ExclusiveLock'")}`)) !== '1');
+    const both = await Promise.all([start(env), start(env)]); // neither sees a key, and both wait to write one
+    await holding;
+    const late = await start(env);
+    const said = await Promise.all(both.map((api) => api.stop()));
+    const found = said.join('').match(A_KEY) ?? [];
+    expect(found).toHaveLength(1);
+    expect((await late.ask('/status', found[0])).status).toBe(200);
+    expect((await late.ask('/status')).status).toBe(401);
+    expect(await late.stop()).not.toContain('API key');
+  });
+});
+
+describe('npm run keys, beside a running API', () => {
+  test('create, and with the first key every request needs one; revoke', async () => {
+    const api = await start();
+    expect((await api.ask('/usage')).status).toBe(200);
+    const mine = await create('--name', 'me');
+    await until(401, api);
+    expect((await api.ask('/usage', mine.key)).status).toBe(200);
+    const other = await create('--name', 'somebody', '--scopes', 'read');
+    expect((await api.ask('/usage', other.key)).status).toBe(200);
+    expect((await api.ask('/img2vid', other.key, { method: 'POST' })).status).toBe(403);
+
+    expect((await keys('revoke', mine.id)).out).toBe(`me (${mine.id}): revoked\n`);
+    await until(401, api, mine.key);
+    expect((await api.ask('/usage', other.key)).status).toBe(200);
+  });
+
+  test('rotate: both texts are good, or with --hours 0 only the new one', async () => {
+    const api = await start();
+    const { id, key } = await create('--name', 'me');
+    const rotate = async (...args: string[]) => (await keys('rotate', id, ...args)).out.match(A_KEY)![0];
+    const second = await rotate();
+    await until(200, api, second);
+    expect((await api.ask('/usage', key)).status).toBe(200);
+    const third = await rotate('--hours', '0');
+    await until(200, api, third);
+    for (const old of [key, second]) expect((await api.ask('/usage', old)).status).toBe(401);
+  });
+
+  test('list: what each key has spent, and what is reserved for what has not ended', async () => {
+    const api = await start({ PRICE_PER_STILL: '0.25' });
+    const { id, key } = await create('--name', 'me', '--budget', '2');
+    await until(401, api);
+    const account = async () => {
+      const [names, ...rows] = (await keys('list')).out
+        .trim()
+        .split('\n')
+        .map((row) => row.split(/ {2,}/));
+      const row = rows.find(([first]) => first === id)!;
+      return Object.fromEntries(
+        ['name', 'budget', 'spent', 'reserved', 'open'].map((n) => [n, row[names!.indexOf(n)]]),
+      );
+    };
+    const headers = { 'content-type': 'application/json' };
+    const posted = await api.ask('/img2vid', key, { method: 'POST', headers, body: '{"prompt":"a lighthouse"}' });
+    const task = (await posted.json()) as PresentedTask;
+    expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.00', reserved: '0.25', open: '1' });
+
+    const watching = api.ask(`/status?id=${task.id}`, key, { headers: { accept: 'text/event-stream' } });
+    for (let isDone = false; !isDone; await queue.queue.change(100))
+      for (const job of queue.queue.take('worker', 1)) {
+        queue.queue.report(job, 'worker', { output: outputOf(task.id, job.id) });
+        isDone = true;
+      }
+    expect(await (await watching).text()).toContain('"status":"succeeded"');
+    expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.25', reserved: '0.00', open: '0' });
+  });
+
+  test('what is wrong is one line that names the flag', async () => {
+    const { out, err, status } = await keys('create', '--name', 'me', '--budget', '1,5');
+    expect([out, err, status]).toEqual([
+      '',
+      expect.stringMatching(/^--budget must be none or a decimal number.*\n$/),
+      1,
+    ]);
+    async function complaint(...args: string[]): Promise<string> {
+      const said: string[] = [];
+      const err = { write: (part: string) => said.push(part) };
+      const out = { write: (part: string) => expect.fail(part) };
+      expect(await main(args, { env: { DATA_DIR: folder }, out, err })).toBe(1);
+      return said.join('');
+    }
+    const NAME = ['create', '--name', 'me'];
+    for (const [flag, ...args] of [
+      ['name', 'create'],
+      ['name', 'create', '--name', ''],
+      ['name', 'create', '--name'],
+      ['name', 'list', '--name', 'me'],
+      ['nam', 'create', '--nam', 'me'],
+      ['scopes', ...NAME, '--scopes', 'write'],
+      ['budget', ...NAME, '--budget', '0.0000001'],
+      ['budget', ...NAME, '--budget', '-5'],
+      ['max-open', ...NAME, '--max-open', '0'],
+      ['submissions', ...NAME, '--submissions', '60001'],
+      ['requests', 'set', 'local', '--requests', 'many'],
+      ['hours', 'rotate', 'local', '--hours', '1.5'],
+      ['hours', ...NAME, '--hours', '1'],
+      ['webhook', 'rotate', 'local', '--webhook=1'],
+    ])
+      expect(await complaint(...args)).toMatch(new RegExp(`^[^\n]*--${flag}\\b[^\n]*\n$`));
+    expect(await complaint('revoke', 'nobody')).toBe('there is no key nobody; list shows them\n');
+  });
+});
+
+/** What a worker says that has made one video. */
+function outputOf(taskId: string, jobId: string) {
+  const key = `${taskFolder(taskId)}/${jobId}/video-1.mp4`;
+  const video = { key, seed: 1, width: 64, height: 64, frames: 2, fps: 6, seconds: 1 / 3, bytes: 1, sha256: 'x' };
+  return {
+    videos: [video],
+    still: `${taskFolder(taskId)}/still.png`,
+    seed: 1,
+    model: 'camera',
+    warnings: [],
+    timings_ms: {},
+  };
+}

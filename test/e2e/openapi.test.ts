@@ -1,0 +1,55 @@
+/** Schemathesis asks the API whatever the OpenAPI document allows, and what it does not: nothing may break, no answer be undocumented. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { testService } from '../support/test-api.ts';
+
+const python = process.env.SCHEMATHESIS_PYTHON;
+const skipped = python ? '' : ' (no SCHEMATHESIS_PYTHON: skipped)';
+if (!python) console.warn('no SCHEMATHESIS_PYTHON: what wants schemathesis is skipped');
+const EXAMPLES = process.env.SCHEMATHESIS_EXAMPLES ?? '20';
+const SEED = process.env.SCHEMATHESIS_SEED ?? '1';
+
+/** What is not held against us: parameters that do not belong to the choices made are ignored, and pairs of them have rules. */
+const EXCLUDED = ['negative_data_rejection', 'positive_data_acceptance'];
+
+test.skipIf(!python)(
+  `every answer is one that the document tells of${skipped}`,
+  async () => {
+    const service = await testService();
+    const cwd = await mkdtemp(join(tmpdir(), 'schemathesis-')); // it writes beside where it runs
+    const working = new AbortController();
+    const work = workAll(service, working.signal);
+
+    const args = ['-m', 'schemathesis.cli', 'run', `${service.url}/openapi.json`, '--url', service.url];
+    args.push('--checks', 'all', '--exclude-checks', EXCLUDED.join(','), '--max-examples', EXAMPLES, '--seed', SEED);
+    args.push('--exclude-path-regex', '^/(openapi.json|files)', '--no-color');
+    const child = spawn(python!, args, { cwd, env: { PATH: process.env.PATH, HOME: cwd } });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.setEncoding('utf8').on('data', (text) => (output += text));
+    const [code] = await once(child, 'close');
+    working.abort();
+    await work;
+    const { jobs } = service.queue.health();
+    await service.close();
+    await rm(cwd, { recursive: true });
+    expect(code, output.slice(-20_000)).toBe(0);
+    expect(jobs.completed).toBeGreaterThan(0); // it has seen tasks that end
+  },
+  300_000,
+);
+
+/** A worker: every job that is queued succeeds. */
+async function workAll(service: Awaited<ReturnType<typeof testService>>, signal: AbortSignal) {
+  while (!signal.aborted) {
+    for (const job of service.queue.take('worker-1', 10)) {
+      const { task_id } = job.input as { task_id: string };
+      service.report(job.id, { output: await service.finish(task_id, job.id) });
+    }
+    await service.queue.change(1000, signal);
+  }
+}

@@ -1,0 +1,337 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openStore, type Store } from '../../api/store/store.ts';
+import type { Task } from '../../api/store/task.ts';
+import { taskFolder } from '../../core/job.ts';
+import type { PresentedTask } from '../../core/responses.ts';
+import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
+import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { type ApiProcess, startApi } from '../support/api-process.ts';
+import { listen, makeKey, testService } from '../support/test-api.ts';
+
+const KEY = 'test-key';
+/** the submission of one process amid which it is killed */
+const KILLED_AT = 8;
+const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
+
+describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () => {
+  let postgres: LocalPostgres;
+  beforeAll(async () => {
+    postgres = await startPostgres();
+  });
+  afterAll(() => postgres?.stop());
+
+  test('two, one of them killed amid its work: every task ends, and none is submitted twice but by the crash', async () => {
+    const { name, url } = await postgres.database();
+    const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
+    const { app, queue, close: closeQueue } = queueServer({ apiKey: KEY, hold: 100, silentAfter: Infinity });
+    const submissions: { task: string; by: Replica }[] = [];
+    let onSubmission: ((by: Replica) => void) | undefined;
+
+    interface Replica extends ApiProcess {
+      stop(): Promise<void>;
+    }
+    /** An API process that reaches the queue over a line of its own, so that it is known who asks. */
+    async function start(): Promise<Replica> {
+      const line = await listen({
+        async fetch(request) {
+          if (!new URL(request.url).pathname.endsWith('/run')) return app.fetch(request);
+          const { input } = (await request.clone().json()) as { input: { task_id: string } };
+          const answer = await app.fetch(request); // the job is made; what follows may keep the answer from arriving
+          submissions.push({ task: input.task_id, by: replica });
+          onSubmission?.(replica);
+          return answer;
+        },
+      });
+      const started = await startApi({
+        dataDir: folder,
+        runpod: { url: line.url, apiKey: KEY },
+        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR' },
+      });
+      const replica = { ...started, stop: () => started.exited.then(() => line.close()) };
+      return replica;
+    }
+
+    const [doomed, other] = await Promise.all([start(), start()]);
+
+    // Workers: whatever is queued is done.
+    let isOver = false;
+    const working = (async () => {
+      while (!isOver) {
+        for (const job of queue.take('worker', 10)) {
+          const { task_id } = job.input as { task_id: string };
+          queue.report(job, 'worker', { output: outputOf(task_id, job.id) });
+        }
+        await queue.change(100);
+      }
+    })();
+
+    const kill = new Promise<void>((resolve) => {
+      onSubmission = (by) => {
+        if (by !== doomed || submissions.filter(({ by }) => by === doomed).length < KILLED_AT) return;
+        doomed.child.kill('SIGKILL'); // it has a job that it does not know of
+        onSubmission = undefined;
+        resolve();
+      };
+    });
+    const accepted: string[] = [];
+    async function post(to: Replica, i: number): Promise<boolean> {
+      const response = await fetch(`${to.url}/img2vid`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ prompt: `${i}` }),
+      }).catch(() => undefined); // the one that is killed
+      if (response) expect(response.status).toBe(202);
+      const task = (await response?.json().catch(() => undefined)) as PresentedTask | undefined;
+      if (task) accepted.push(task.id);
+      return task !== undefined;
+    }
+    // Watched at one, posted at the other.
+    await post(doomed, 0);
+    const events = await fetch(`${other.url}/status?id=${accepted[0]}`, { headers: { accept: 'text/event-stream' } });
+    expect((await events.text()).match(/"status":"\w+"/g)!.at(-1)).toBe('"status":"succeeded"');
+
+    const posts = Array.from({ length: 59 }, async (_, i) =>
+      i % 2 ? post(other, i) : (await post(doomed, i)) || post(other, i),
+    );
+    expect(await Promise.all(posts)).not.toContain(false);
+    await kill;
+    expect(await doomed.exited).toEqual([null, 'SIGKILL']);
+
+    // The survivor ends all that the dead one has not in its hands.
+    const status = async (at: Replica, id: string) =>
+      (await (await fetch(`${at.url}/status?id=${id}`)).json()) as PresentedTask;
+    const open = `from tasks where status in ('queued', 'running')`;
+    const free = async () => Number(await postgres.query(name, `select count(*) ${open} and leased_until = 0`));
+    while ((await free()) > 0) await Promise.all(accepted.map((id) => status(other, id)));
+    other.child.kill('SIGTERM');
+    expect(await other.exited).toEqual([0, null]);
+
+    // What is leased now is the dead one's. When its leases have run out the next process takes them.
+    const orphans = new Set((await postgres.query(name, `select id ${open} and leased_until > 0`)).split('\n'));
+    expect(orphans).toContain(submissions.filter(({ by }) => by === doomed).at(KILLED_AT - 1)!.task);
+    await postgres.query(name, 'update tasks set due_at = due_at - 60000, leased_until = leased_until - 60000');
+    const next = await start();
+    for (const id of accepted)
+      for (let task = await status(next, id); ; task = await status(next, id)) {
+        if (ended(task)) {
+          expect(task.status).toBe('succeeded');
+          break;
+        }
+      }
+    const all = (await postgres.query(name, 'select id from tasks')).split('\n');
+    expect(all).toEqual(expect.arrayContaining(accepted));
+    for (const id of all) {
+      const count = submissions.filter(({ task }) => task === id).length;
+      expect(count, id).toBeGreaterThanOrEqual(1);
+      expect(count, id).toBeLessThanOrEqual(orphans.has(id) ? 2 : 1);
+    }
+    expect(submissions.some(({ by }) => by === other)).toBe(true);
+
+    isOver = true;
+    next.child.kill('SIGTERM');
+    await Promise.all([working, doomed.stop(), other.stop(), next.stop()]);
+    await closeQueue();
+    await rm(folder, { recursive: true });
+  }, 60_000);
+
+  test('a request that two get at once, and again, makes one task', async () => {
+    const { name, url } = await postgres.database();
+    const services = [await testService({ DATABASE_URL: url }), await testService({ DATABASE_URL: url })];
+    const headers = { 'content-type': 'application/json', 'idempotency-key': 'once' };
+    const post = (i: number) => services[i % 2]!.post({ prompt: 'x' }, { headers });
+    const answers = await Promise.all(Array.from({ length: 10 }, (_, i) => post(i)));
+    answers.push(await post(0), await post(1));
+    expect(answers.map(({ status }) => status)).toEqual(Array(12).fill(202));
+    expect(answers.filter((answer) => answer.headers.get('idempotency-replayed') === 'true')).toHaveLength(11);
+    const tasks = (await Promise.all(answers.map((answer) => answer.json()))) as PresentedTask[];
+    expect(await postgres.query(name, 'select id from tasks')).toBe(tasks[0]!.id);
+    expect(new Set(tasks.map(({ id, input }) => `${id} ${input.seed}`)).size).toBe(1);
+    for (const service of services) await service.close();
+  });
+
+  test('fifty posts at once to two processes, with a budget for ten: ten are accepted', async () => {
+    const { name, url } = await postgres.database();
+    const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
+    const { app, queue, close } = queueServer({ apiKey: KEY, hold: 100, silentAfter: Infinity });
+    const line = await listen(app);
+    const store = await openStore(url);
+    const { id, headers } = await makeKey(store, { budget: 100_000 });
+    const start = () =>
+      startApi({
+        dataDir: folder,
+        runpod: { url: line.url, apiKey: KEY },
+        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR', PRICE_PER_GPU_SECOND: '0.001' }, // 10,000 a small clip
+      });
+    const apis = await Promise.all([start(), start()]);
+    const post = async (i: number) => {
+      const response = await fetch(`${apis[i % 2]!.url}/img2vid`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...headers },
+        body: JSON.stringify({ prompt: `${i}`, H: 64, W: 64 }),
+      });
+      return response.status;
+    };
+    const codes = await Promise.all(Array.from({ length: 50 }, (_, i) => post(i)));
+    expect(codes.filter((code) => code === 202)).toHaveLength(10);
+    expect(codes.filter((code) => code === 402)).toHaveLength(40);
+    expect(await postgres.query(name, 'select count(*), sum(reserved) from ledger')).toBe('10|100000');
+    const ask = async (i: number, path: string) => (await fetch(apis[i]!.url + path, { headers })).json();
+    for (const i of [0, 1])
+      expect(await ask(i, '/usage')).toMatchObject({ reserved: 100_000, left: 0, open_tasks: 10 });
+    expect(await ask(1, '/status')).toHaveLength(10);
+
+    // They end, each at the process that looks first: what they cost is spent once, and the rest is free again.
+    for (let done = 0; done < 10; ) {
+      for (const job of queue.take('worker', 10)) {
+        const output = outputOf((job.input as { task_id: string }).task_id, job.id);
+        queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 4000 } } });
+        done++;
+      }
+      await queue.change(100);
+    }
+    const spent = { reserved: 0, spent: 40_000, open_tasks: 0, days: [{ succeeded: 10, amount: 40_000 }] };
+    await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent), { timeout: 15_000 });
+    expect((await store.key(id))!.spent).toBe(40_000);
+    for (const { child } of apis) child.kill('SIGTERM');
+    for (const { exited } of apis) expect(await exited).toEqual([0, null]);
+    await store.close();
+    await line.close();
+    await close();
+    await rm(folder, { recursive: true });
+  });
+
+  test('who watches here hears what another process does, once', async () => {
+    const { url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const other = await openStore(url);
+    const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
+    const job = await service.take(id);
+    const stream = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
+    await submitted(other, id);
+    const change = async (changes: Parameters<typeof other.update>[1]) => {
+      let changed: Task | undefined;
+      while (!changed) changed = await other.update((await other.get(id))!, changes);
+      return changed;
+    };
+    await change({ status: 'running', stage: 'sampling', progress: 0.4 }); // the queue here shows no progress
+    let text = '';
+    let hasEnded = false;
+    for await (const part of stream.body!.pipeThrough(new TextDecoderStream())) {
+      text += part;
+      if (hasEnded || !text.includes('"progress":0.4')) continue;
+      hasEnded = true;
+      await change({ status: 'failed', error: { code: 'internal', message: 'x', retryable: false }, due_in: 0 });
+    }
+    const told = [...text.matchAll(/^data: (.*)$/gm)].map(([, data]) => JSON.parse(data!) as PresentedTask);
+    expect(told.map(({ status, progress }) => `${status} ${progress}`).slice(-2)).toEqual([
+      'running 0.4',
+      'failed 0.4',
+    ]);
+    expect(told.filter(({ progress }) => progress === 0.4)).toHaveLength(2);
+    expect(service.queue.find(job.id)!.status).toBe('IN_PROGRESS');
+    await other.close();
+    await service.close();
+  });
+
+  test('who watches here hears also of an end that comes just before this process takes the task', async () => {
+    const { url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const other = await openStore(url);
+    const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
+    await service.take(id);
+    await submitted(other, id);
+    const { claim } = service.store;
+    let isEnded = false;
+    service.store.claim = async (...given) => {
+      for (let free: Task | undefined; !isEnded; ) {
+        free = (await other.get(id))!;
+        if (free.leased_until > 0) break;
+        isEnded =
+          (await other.update(free, { status: 'canceled', finished_at: Date.now(), due_in: 3_600_000 })) !== undefined;
+      }
+      return claim(...given);
+    };
+    const stream = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
+    expect((await stream.text()).match(/"status":"\w+"/g)!.at(-1)).toBe('"status":"canceled"');
+    await other.close();
+    await service.close();
+  });
+
+  test('a look that another process has put far off comes soon where somebody watches', async () => {
+    const { url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const other = await openStore(url);
+    const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
+    const job = await service.take(id);
+    await service.status(id); // watches
+    const { version } = await submitted(other, id);
+    while ((await other.get(id))!.version < version + 6); // looks because somebody watches, and nothing else still to come
+    for (let put: Task | undefined; !put; ) {
+      const task = await submitted(other, id);
+      if (task.leased_until === 0) put = await other.update(task, { due_in: 3_600_000 });
+    }
+    service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.5 } });
+    while ((await other.get(id))!.progress !== 0.5);
+    await other.close();
+    await service.close();
+  });
+
+  test('a task that another process changes while it is submitted keeps its job', async () => {
+    const { url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const other = await openStore(url);
+    service.faults.runpod = async (request) => {
+      if (request.method !== 'POST') return undefined;
+      delete service.faults.runpod;
+      const { input } = (await request.clone().json()) as { input: { task_id: string } };
+      const task = (await other.get(input.task_id))!;
+      expect(await other.update(task, { step: 7 })).toMatchObject({ job_id: null });
+      return undefined; // now the queue answers
+    };
+    const { id } = (await (await service.post({ prompt: 'x' })).json()) as PresentedTask;
+    const job = await service.take(id);
+    expect(await submitted(other, id)).toMatchObject({ job_id: job.id, step: 7, jobs: 1 });
+    await other.close();
+    await service.close();
+  });
+
+  test('a database that is away just after a submission: the job is not lost, and no second one is made', async () => {
+    const { name, url } = await postgres.database();
+    const service = await testService({ DATABASE_URL: url });
+    const away = new Promise<void>((resolve) => {
+      service.faults.runpod = async (request) => {
+        if (request.method !== 'POST') return undefined;
+        delete service.faults.runpod;
+        const connections = `from pg_stat_activity where datname = '${name}'`;
+        await postgres.query('postgres', `alter database ${name} allow_connections false`);
+        await postgres.query('postgres', `select pg_terminate_backend(pid) ${connections}`);
+        resolve();
+        return undefined; // now the queue answers
+      };
+    });
+    await service.post({ prompt: 'x' });
+    await away;
+    await postgres.query('postgres', `alter database ${name} allow_connections true`);
+    while ((await postgres.query(name, 'select count(job_id) from tasks')) !== '1');
+    expect(service.queue.health().jobs.inQueue).toBe(1);
+    await service.close();
+  });
+});
+
+/** The task, as soon as its job is known. */
+async function submitted(store: Store, id: string): Promise<Task> {
+  for (;;) {
+    const task = (await store.get(id))!;
+    if (task.job_id !== null) return task;
+  }
+}
+
+function outputOf(taskId: string, jobId: string) {
+  const key = `${taskFolder(taskId)}/${jobId}/video-1.mp4`;
+  const video = { key, seed: 1, width: 64, height: 64, frames: 2, fps: 6, seconds: 1 / 3, bytes: 1, sha256: 'x' };
+  const still = `${taskFolder(taskId)}/still.png`;
+  return { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: {} };
+}

@@ -1,0 +1,133 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ListObjectsV2Command } from '@aws-sdk/client-s3';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type S3Options, s3Bucket, s3Client } from '../../core/bucket/s3.ts';
+import type { PresentedTask } from '../../core/responses.ts';
+import { camera } from '../../handler/models/camera.ts';
+import { runJob } from '../../handler/pipeline.ts';
+import { freePort } from '../../infra/run/free-port.ts';
+import { type LocalService, startLocal } from '../../infra/run/start.ts';
+import { type LocalS3, s3Server, skipped, startS3 } from '../../infra/simulators/s3-server.ts';
+import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
+
+const picture = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
+
+describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
+  let store: LocalS3;
+  let options: S3Options & { endpoint: string };
+  beforeAll(async () => {
+    store = await startS3();
+    options = await store.bucket();
+  });
+  afterAll(() => store?.stop());
+
+  const keys = async (prefix: string) => {
+    const { Contents = [] } = await s3Client(options).send(
+      new ListObjectsV2Command({ Bucket: options.bucket, Prefix: prefix }),
+    );
+    return Contents.map(({ Key }) => Key!.slice(prefix.length)).sort();
+  };
+
+  test('twenty workers that end one task at once: one result, one set of files, and all answer the same', async () => {
+    const bucket = s3Bucket(options);
+    const task_id = '01a206ec-8c81-72d2-88c2-373f04644e4a';
+    const image_key = `tasks/${task_id}/upload`;
+    const still = sharp({ create: { width: 90, height: 70, channels: 3, background: '#484' } });
+    await bucket.put(image_key, await still.png().toBuffer());
+    const input = {
+      ...{ task_id, model: 'camera', image_key, H: 64, W: 64, T: 2, fps: 6, seed: 3, steps: 2, cond_aug: 0.02 },
+      ...{ decoding_t: 2, motion_bucket_id: 127, num_cols: 2, image_index: 1, fit: 'cover' },
+      ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
+    };
+    const worker = {
+      ...({ modelName: 'camera', model: camera, bucket, bridges: [], allowPrivate: false } as const),
+      ...{ stillTimeout: 1000, framesDir: undefined },
+    };
+    const { signal } = new AbortController();
+    const jobs = Array.from({ length: 20 }, (_, i) =>
+      runJob(input, worker, { jobId: `job-${i % 15}`, progress() {}, signal }),
+    );
+    const [first, ...others] = await Promise.all(jobs);
+    const { timings_ms: _, ...same } = first!;
+    for (const output of others) expect(output).toMatchObject(same);
+    const winner = first!.videos[0]!.key.split('/')[2]!;
+    const made = ['grid.mp4', 'video-1.mp4', 'video-2.mp4'].map((name) => `${winner}/${name}`);
+    expect(await keys(`tasks/${task_id}/`)).toEqual([...made, 'result.json', 'still.png', 'upload'].sort());
+  }, 60_000);
+
+  describe('the whole service', () => {
+    let service: LocalService;
+    let folder: string;
+    beforeAll(async () => {
+      folder = await mkdtemp(join(tmpdir(), 's3-service-'));
+      const port = await freePort();
+      const env = {
+        ...{ PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder },
+        ...{ BUCKET_NAME: options.bucket, BUCKET_ENDPOINT_URL: options.endpoint, BUCKET_REGION: options.region },
+        ...{ BUCKET_ACCESS_KEY_ID: options.accessKeyId, BUCKET_SECRET_ACCESS_KEY: options.secretAccessKey },
+      };
+      service = await startLocal({ env, quiet: true });
+    }, 60_000);
+    afterAll(async () => {
+      await service?.stop();
+      await rm(folder, { recursive: true, force: true });
+    });
+
+    async function make(body: object): Promise<PresentedTask> {
+      const headers = { 'content-type': 'application/json' };
+      const answer = await fetch(`${service.url}/img2vid`, { method: 'POST', headers, body: JSON.stringify(body) });
+      const { id } = await answer.json();
+      for (;;) {
+        const task = await (await fetch(`${service.url}/status?id=${id}`)).json();
+        if (task.finished_at) return task;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+
+    test('a prompt becomes an MP4 in the store; its link gives it, and parts of it, and no more when it is altered', async () => {
+      const task = await make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, steps: 2 });
+      expect(task.status).toBe('succeeded');
+      const { link, bytes } = task.videos![0]!;
+      expect(link.startsWith(`${options.endpoint}/${options.bucket}/tasks/${task.id}/`)).toBe(true);
+      const whole = await fetch(link);
+      expect(whole.headers.get('content-type')).toBe('video/mp4');
+      expect(Buffer.from(await whole.arrayBuffer())).toHaveLength(bytes);
+      const part = await fetch(link, { headers: { range: 'bytes=4-7' } });
+      expect([part.status, await part.text()]).toEqual([206, 'ftyp']);
+      const other = new URL(link);
+      other.pathname = other.pathname.replace('video-1', 'video-2');
+      expect((await fetch(other)).status).toBe(403);
+      other.search = '';
+      expect((await fetch(other)).status).toBe(403);
+      expect(await readdir(folder)).not.toContain('bucket');
+
+      const again = await make({ still_of: task.id, image_index: 2, H: 128, W: 128, T: 2, steps: 2 });
+      expect(again.status).toBe('succeeded');
+      expect((await fetch(`${service.url}/files/tasks/${task.id}/still.png`)).status).toBe(404);
+    }, 60_000);
+
+    test.skipIf(!hasBrowser)(
+      'the page plays a clip from the store',
+      async () => {
+        const browser = await launchBrowser();
+        try {
+          const page = await browser.newPage();
+          const faults: string[] = [];
+          page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
+          await page.goto(service.url);
+          await page.setInputFiles('#image', picture);
+          await page.click('#make');
+          expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
+          expect(faults).toEqual([]);
+        } finally {
+          await browser.close();
+        }
+      },
+      60_000,
+    );
+  });
+});

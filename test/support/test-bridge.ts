@@ -1,0 +1,173 @@
+/** For the bridges' tests: each bridge against its stand-in on a real server, with a say in what is answered. */
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { serve } from '@hono/node-server';
+import { type Context, Hono } from 'hono';
+import sharp from 'sharp';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import { fetchPicture } from '../../handler/still/fetch-picture.ts';
+import type { Bridge, BridgeName } from '../../handler/still/midjourney/bridge.ts';
+import type { ImagineOptions } from '../../handler/still/midjourney/imagine.ts';
+import { imaginepro } from '../../handler/still/midjourney/imaginepro.ts';
+import { legnext } from '../../handler/still/midjourney/legnext.ts';
+import { mjProxy } from '../../handler/still/midjourney/mj-proxy.ts';
+import { tnl } from '../../handler/still/midjourney/tnl.ts';
+import { imagineproServer } from '../../infra/simulators/bridges/imaginepro.ts';
+import type { BridgeServer, BridgeServerOptions } from '../../infra/simulators/bridges/imagines.ts';
+import { legnextServer } from '../../infra/simulators/bridges/legnext.ts';
+import { mjProxyServer } from '../../infra/simulators/bridges/mj-proxy.ts';
+import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
+
+export const TASK = '01890000-0000-7000-8000-000000000001';
+export const KEY = 'a key';
+export const COLOURS = ['#d02020', '#20c020', '#2020d0', '#c0c020'] as const;
+
+export const plain = (colour: string, width: number, height: number) =>
+  sharp({ create: { width, height, channels: 3, background: colour } })
+    .png()
+    .toBuffer();
+
+/** The colour in the middle of a picture. */
+export async function colourOf(png: Buffer): Promise<string> {
+  const [r, g, b] = await sharp(png).resize(1, 1).raw().toBuffer();
+  return `#${[r!, g!, b!].map((value) => value.toString(16).padStart(2, '0')).join('')}`;
+}
+
+interface Kind {
+  server: (options: BridgeServerOptions) => BridgeServer;
+  open: (options: { apiKey: string; baseUrl: string }) => Bridge;
+  /** where its address leads on the server */
+  mount: string;
+  imagine: string;
+  /** what the paths of looks begin with */
+  look: string;
+}
+
+export const KINDS: Record<BridgeName, Kind> = {
+  tnl: { server: tnlServer, open: tnl, mount: '/v2', imagine: '/v2/imagine', look: '/v2/message/' },
+  imaginepro: {
+    ...{ server: imagineproServer, open: imaginepro, mount: '' },
+    ...{ imagine: '/api/v1/nova/imagine', look: '/api/v1/midjourney/message/' },
+  },
+  legnext: {
+    ...{ server: legnextServer, open: legnext, mount: '' },
+    ...{ imagine: '/api/v1/diffusion', look: '/api/v1/job/' },
+  },
+  'mj-proxy': {
+    ...{ server: mjProxyServer, open: mjProxy, mount: '' },
+    ...{ imagine: '/mj/submit/imagine', look: '/mj/task/' },
+  },
+};
+
+export type Call = 'imagine' | 'look' | 'picture' | 'other';
+
+/** Answers instead of the stand-in, or nothing; `answer` is the stand-in's own. `count` counts the calls of this sort, from 1. */
+export type Intervene = (
+  call: Call,
+  count: number,
+  c: Context,
+  answer: () => Promise<Response>,
+) => Response | undefined | Promise<Response | undefined>;
+
+export type Started = Awaited<ReturnType<typeof startBridge>>;
+
+/** A bridge and its stand-in, which is quick; to be closed. */
+export async function startBridge(
+  name: BridgeName,
+  {
+    intervene,
+    apiKey = KEY,
+    ...options
+  }: Partial<BridgeServerOptions> & { intervene?: Intervene | undefined; fork?: boolean } = {},
+) {
+  const { server: makeServer, open, mount, imagine, look } = KINDS[name];
+  const { app, imagines, paid } = makeServer({
+    apiKey: KEY,
+    duration: 0,
+    longerSide: 64,
+    draw: (_words, index, width, height) => plain(COLOURS[index - 1]!, width, height),
+    ...options,
+  });
+  const calls: Record<Call, number> = { imagine: 0, look: 0, picture: 0, other: 0 };
+  const paths: string[] = [];
+  const root = new Hono();
+  root.use(async (c, next) => {
+    const { method, path } = c.req;
+    paths.push(`${method} ${path}`);
+    const call: Call =
+      path === imagine
+        ? 'imagine'
+        : path.includes('/pictures/')
+          ? 'picture'
+          : path.startsWith(look) && method === 'GET' && !path.endsWith('/list')
+            ? 'look'
+            : 'other';
+    let answered = false;
+    const answer = async () => {
+      answered = true;
+      await next();
+      return c.res;
+    };
+    calls[call]++;
+    const instead = await intervene?.(call, calls[call], c, answer);
+    if (!instead) return answered ? undefined : next();
+    c.res = undefined; // or headers of both would be sent
+    c.res = instead;
+    return undefined;
+  });
+  root.route(mount || '/', app);
+  const server = serve({ fetch: root.fetch, hostname: '127.0.0.1', port: 0 });
+  await once(server, 'listening');
+  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}${mount}`;
+  const bridge: Bridge = { ...open({ apiKey, baseUrl }), pollInterval: 1 };
+  return {
+    bridge,
+    baseUrl,
+    imagines,
+    paid,
+    calls,
+    paths,
+    async close() {
+      server.close();
+      if ('closeAllConnections' in server) server.closeAllConnections();
+    },
+  };
+}
+
+/** A bucket that forgets, for tests that write much. */
+export function memoryBucket(): Bucket {
+  const objects = new Map<string, Buffer>();
+  const put = async (key: string, body: Uint8Array | string) => void objects.set(key, Buffer.from(body));
+  return {
+    put,
+    putFile: async (key, path) => put(key, await readFile(path)),
+    async create(key, body) {
+      if (objects.has(key)) return false;
+      await put(key, body);
+      return true;
+    },
+    get: async (key) => objects.get(key),
+    has: async (key) => objects.has(key),
+    async delete(key) {
+      for (const found of objects.keys()) if (found === key || found.startsWith(`${key}/`)) objects.delete(found);
+    },
+    link: async (key) => key,
+  };
+}
+
+/** Options for `imagine`. */
+export function imagineOptions(bucket: Bucket, bridges: Bridge[], more: Partial<ImagineOptions> = {}): ImagineOptions {
+  return {
+    bridges,
+    bucket,
+    taskId: TASK,
+    W: 128,
+    H: 64,
+    timeout: 15_000,
+    fetchPicture: (url, bridge, signal) => fetchPicture(url, { allowPrivate: bridge.trusts(new URL(url)), signal }),
+    onProgress: () => {},
+    signal: new AbortController().signal,
+    ...more,
+  };
+}
