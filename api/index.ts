@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { openBucket } from '../core/bucket/open-bucket.ts';
 import { createLog } from '../core/log.ts';
+import { SECOND } from '../core/time.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
 import { isLoopback } from './http/host.ts';
@@ -14,7 +15,6 @@ import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
-const SECOND = 1000;
 /** What hangs at a stop is cut off after this. */
 const PATIENCE = 10 * SECOND;
 

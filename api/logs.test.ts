@@ -2,9 +2,9 @@
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
 import { StorageError } from '../core/bucket/bucket.ts';
+import { SECOND } from '../core/time.ts';
 import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
 
-const SECOND = 1000;
 const soon = { timeout: 15 * SECOND, interval: 5 };
 const PROMPT = 'a lighthouse that nobody may know of';
 const KEY = 'i2v_of-a-caller';

@@ -3,6 +3,7 @@ import { Hono } from 'hono';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { taskFolder } from '../core/job.ts';
+import { SECOND } from '../core/time.ts';
 import { listen, type TestService, testService } from '../test/support/test-api.ts';
 import { createMetrics } from './metrics.ts';
 import { metrics as scraped } from './routes/metrics.ts';
@@ -104,7 +105,6 @@ async function scrape(service: TestService) {
 const create = async (service: TestService, body: object = {}) =>
   (await (await service.post({ prompt: 'x', ...body })).json()).id as string;
 const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
-const SECOND = 1000;
 /** Waits until nothing in it fails. */
 const soon = (isSo: () => Promise<unknown>) => vi.waitFor(isSo, { timeout: 15 * SECOND, interval: 5 });
 

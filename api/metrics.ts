@@ -9,10 +9,10 @@ import type { Logger } from 'pino';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { ERROR_CODES, TIMED } from '../core/job.ts';
 import { ENDED } from '../core/responses.ts';
+import { SECOND } from '../core/time.ts';
 import { Unanswered } from './runpod.ts';
 import type { Task } from './store/task.ts';
 
-const SECOND = 1000;
 const MINUTE = 60; // seconds, from here on
 const HOUR = 60 * MINUTE;
 

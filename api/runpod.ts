@@ -3,8 +3,8 @@
 import createSdk from 'runpod-sdk';
 import * as v from 'valibot';
 import type { JobInput } from '../core/job.ts';
+import { SECOND } from '../core/time.ts';
 
-const SECOND = 1000;
 /** The SDK's own 3 s are short: a submission that timed out may still have made a job. */
 const TIMEOUT = 30 * SECOND;
 /** Whoever asks how RunPod does waits less. */

@@ -1,7 +1,8 @@
 /** One request to the API, sent again where that may help. */
+
+import { SECOND } from '../core/time.ts';
 import { ApiError, readError } from './error.ts';
 
-const SECOND = 1000;
 /** Until an answer begins, beside what the request asks to wait; an upload is 20 MB. */
 const TIMEOUT = 120 * SECOND;
 /** Pauses before the next attempts begin with this and double; up to half of each is left to chance. */

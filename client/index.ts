@@ -7,6 +7,7 @@ import type { Input, requestSchema } from '../core/parameters.ts';
 import type { FieldNote } from '../core/request.ts';
 import type { CostEstimate, PresentedTask, Usage } from '../core/responses.ts';
 import { isOpen, type TaskStatus } from '../core/responses.ts';
+import { SECOND } from '../core/time.ts';
 import { ApiError } from './error.ts';
 import { followEvents } from './events.js';
 import { type CallOptions, call } from './http.ts';
@@ -14,7 +15,6 @@ import { type CallOptions, call } from './http.ts';
 export { ApiError } from './error.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
 
-const SECOND = 1000;
 /** Events without a sign of life for so long have broken off unnoticed: one comes every 15 s. */
 const SILENCE = 45 * SECOND;
 

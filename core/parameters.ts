@@ -6,6 +6,7 @@ import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
 import type { Guider } from './guider.ts';
 import { notAllowed } from './midjourney-prompt.ts';
+import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 import { type ModelName, presets } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
 
@@ -126,7 +127,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     ),
     image_url: link(
       'must be an http or https URL',
-      'Address of the picture to animate, which anybody can reach: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side',
+      `Address of the picture to animate, which anybody can reach: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
     ),
     H: size(own.H, 'Height of the frames in pixels; other sizes than the model’s own look worse'),
     W: size(own.W, 'Width of the frames in pixels; other sizes than the model’s own look worse'),

@@ -1,4 +1,5 @@
 /** The error codes of the API. */
+import { MAX_PICTURE_PIXELS, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 
 /** Every code that a problem may have, its status, and what a caller can do about it: the documentation's table. */
 export const PROBLEMS = {
@@ -43,7 +44,10 @@ export const PROBLEMS = {
     remedy: 'Ask for a part that the file has; the header `Content-Range` tells its size',
   },
   invalid_input: { status: 422, remedy: 'Correct what `errors` names: each field with what is allowed' },
-  image_rejected: { status: 422, remedy: 'Send a whole jpeg, png, webp, avif, gif or tiff of at most 64 megapixels' },
+  image_rejected: {
+    status: 422,
+    remedy: `Send a whole ${PICTURE_TYPES_TEXT} of at most ${MAX_PICTURE_PIXELS / 1e6} megapixels`,
+  },
   no_bridge: { status: 422, remedy: 'Send a picture, `image_url` or `still_of`: this service makes none from prompts' },
   too_many_requests: {
     status: 429,

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { Bucket } from '../core/bucket/bucket.ts';
 import { diskBucket } from '../core/bucket/disk.ts';
+import { MINUTE } from '../core/time.ts';
 import { beginAttempt, forgetAttempts } from './attempts.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
-const MINUTE = 60_000;
 let folder: string;
 let bucket: Bucket;
 let now = 1_000_000;

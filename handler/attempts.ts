@@ -10,8 +10,8 @@ import { randomUUID } from 'node:crypto';
 import * as v from 'valibot';
 import { type Bucket, getJson } from '../core/bucket/bucket.ts';
 import { JobError, taskFolder } from '../core/job.ts';
+import { SECOND } from '../core/time.ts';
 
-const SECOND = 1000;
 const DEATHS = 3;
 const ALIVE_EVERY = 30 * SECOND;
 /** Three words missed; the clocks of two workers may differ a little. */

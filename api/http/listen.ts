@@ -3,9 +3,7 @@ import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import type { Hono } from 'hono';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
+import { MINUTE, SECOND } from '../../core/time.ts';
 
 /** Milliseconds; the names are Node's where it has one. */
 const LIMITS = {

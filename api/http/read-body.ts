@@ -1,6 +1,6 @@
 /** The body of a POST, in any of the three forms that callers may use, to named values. */
 import type { Context } from 'hono';
-import { MAX_PICTURE_BYTES } from '../../core/picture/picture.ts';
+import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import { type FieldNote, fromText } from '../../core/request.ts';
 import { Problem } from './problem.ts';
 

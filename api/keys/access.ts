@@ -1,6 +1,7 @@
 /** Who may do what: each request has an API key, or, as long as no key was ever made, comes from this machine. */
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Config } from '../config.ts';
 import { isLoopback } from '../http/host.ts';
 import { loopbackOnly } from '../http/loopback-only.ts';
@@ -11,10 +12,8 @@ import { type Key, LOCAL, type Scope } from '../store/key.ts';
 import { idOf, opens } from './key-value.ts';
 import { rateHeaders, take, wait } from './rate.ts';
 
-const SECOND = 1000;
 /** How long a key that was read counts as known: a revocation is heeded after this. */
 const KEPT = SECOND;
-const MINUTE = 60 * SECOND;
 /** Keys that open nothing, from one address in a minute; then the store is not asked about its further ones. */
 const GUESSES = 60;
 /** Keys and addresses remembered; of more all are forgotten. */

@@ -3,7 +3,7 @@
  * would have come, had they come at an even rate. It may run ahead of the clock by a window, so a quota may be used up at once and
  * comes back bit by bit. The store's own form of it stands in `store/keys.ts`.
  */
-const MINUTE = 60_000; // milliseconds
+import { MINUTE } from '../../core/time.ts';
 
 export interface Rate {
   /** how many in a minute; Infinity: any number */

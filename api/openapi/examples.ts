@@ -1,5 +1,7 @@
 /** What requests and answers look like: made by the functions that make the real ones, where those need no store. */
+
 import { JobError } from '../../core/job.ts';
+import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { InvalidRequest, readRequest } from '../../core/request.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { Problem } from '../http/problem.ts';
@@ -203,10 +205,7 @@ function problems({ model, limits }: Pick<About, 'model' | 'limits'>) {
     range: new Problem(416, 'range_not_satisfiable', 'the file has 412604 bytes'),
     fields: problemOf(() => readRequest({ H: 100, T: 0, step: 5 }, { model, limits, hasImage: true, seed: 0 })),
     picture: problemOf(() =>
-      invalid(
-        [{ field: 'image', message: 'not a whole picture of type jpeg, png, webp, avif, gif or tiff' }],
-        'image_rejected',
-      ),
+      invalid([{ field: 'image', message: `not a whole picture of type ${PICTURE_TYPES_TEXT}` }], 'image_rejected'),
     ),
     bridge: problemOf(() =>
       invalid([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge'),

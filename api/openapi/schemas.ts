@@ -1,6 +1,8 @@
 /** The document's schemas. */
+
 import { jobErrorSchema, STAGES } from '../../core/job.ts';
 import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
+import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
 import { ENDED, STATUSES } from '../../core/responses.ts';
 import { DELIVERY_STATUSES } from '../store/delivery.ts';
@@ -60,8 +62,7 @@ export function schemas(about: About) {
         image: {
           type: 'string',
           contentMediaType: 'image/*',
-          description:
-            'The picture to animate: jpeg, png, webp, avif, gif or tiff (the first picture of several), at most 20 MB, 64 megapixels and 65,535 pixels a side',
+          description: `The picture to animate: ${PICTURE_TYPES_TEXT} (the first picture of several), ${PICTURE_LIMITS_TEXT}`,
         },
       },
     },

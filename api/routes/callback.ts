@@ -1,9 +1,9 @@
 import { Hono } from 'hono';
 import * as v from 'valibot';
+import { SECOND } from '../../core/time.ts';
 import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 
-const SECOND = 1000;
 /** What is used of RunPod's message: which job it is about. */
 const message = v.object({ id: v.pipe(v.string(), v.regex(/^[\w-]{1,100}$/)) });
 

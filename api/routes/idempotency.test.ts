@@ -3,11 +3,9 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { StorageError } from '../../core/bucket/bucket.ts';
+import { DAY, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 import { requestHash } from '../http/idempotency.ts';
-
-const SECOND = 1000;
-const DAY = 24 * 3600 * SECOND;
 
 let service: TestService;
 beforeEach(async () => {

@@ -6,6 +6,7 @@ import type { Request } from '../../core/parameters.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { InvalidRequest, requestReader } from '../../core/request.ts';
 import { isOpen } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
 import { wrongAddresses } from '../http/check-urls.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
 import { waitOf } from '../http/prefer.ts';
@@ -22,8 +23,6 @@ import { type Estimate, mostOf, presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { taskIds } from '../tasks/id.ts';
 import { present } from '../tasks/present.ts';
-
-const SECOND = 1000;
 
 const GONE =
   'this receiver has answered 410 and hears nothing more, until a delivery to it is replayed or a test is sent';

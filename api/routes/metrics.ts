@@ -1,8 +1,7 @@
 import { Hono } from 'hono';
+import { SECOND } from '../../core/time.ts';
 import type { Services } from '../services.ts';
 import { type Key, monthOf } from '../store/key.ts';
-
-const SECOND = 1000;
 
 /** GET /metrics: what was counted in this process, and how many tasks are open in the store, in Prometheus' text format. */
 export function metrics({ metrics, store, now }: Pick<Services, 'metrics' | 'store' | 'now'>) {

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
 import { taskFolder } from '../../core/job.ts';
+import { SECOND } from '../../core/time.ts';
 import type { Services } from '../services.ts';
 
-const SECOND = 1000;
 /** How long an outcome is good for: a flood of questions asks the parts nothing more. */
 const KEPT = SECOND;
 

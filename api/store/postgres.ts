@@ -2,10 +2,10 @@
 import { type Compilable, Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of pg.
 import pg from 'pg';
+import { SECOND } from '../../core/time.ts';
 import type { Dialect, Tables } from './dialect.ts';
 import { migrate } from './schema.ts';
 
-const SECOND = 1000;
 const OLDEST = 15;
 const BIGINT = 20; // pg_type's number for it
 

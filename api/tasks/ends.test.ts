@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { StorageError } from '../../core/bucket/bucket.ts';
 import { bucketFolder } from '../../core/environment.ts';
+import { DAY, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
 let service: TestService;
@@ -12,8 +13,6 @@ beforeEach(async () => {
 });
 afterEach(() => service.close());
 
-const SECOND = 1000;
-const DAY = 86_400 * SECOND;
 const create = async (body: object = { prompt: 'a secret wish' }) =>
   (await (await service.post(body)).json()).id as string;
 const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);

@@ -3,11 +3,11 @@ import type { Logger } from 'pino';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
+import { MINUTE } from '../../core/time.ts';
 import { costOf, costOfTime, type Prices } from '../money.ts';
 import type { Store } from '../store/store.ts';
 import type { Quote } from '../store/task.ts';
 
-const MINUTE = 60_000; // milliseconds
 /** Results that are looked at, and fewer than this many say nothing yet. */
 const LATEST = 100;
 const ENOUGH = 10;

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 import { openStore } from '../store/store.ts';
 
@@ -8,8 +9,6 @@ beforeEach(async () => {
 });
 afterEach(() => service.close());
 
-const SECOND = 1000; // milliseconds
-const MINUTE = 60 * SECOND;
 const create = async (body: object = { prompt: 'x' }) => (await (await service.post(body)).json()).id as string;
 const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
 const jobs = () => {

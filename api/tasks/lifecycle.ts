@@ -14,13 +14,12 @@ import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { taskFolder } from '../../core/job.ts';
 import { isOpen } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
 import { type Changes, isEnd, type ReadTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { backoff, createSteps, type StepOptions } from './step.ts';
 import { afterCancel, withoutContent } from './transition.ts';
-
-const SECOND = 1000;
 
 /** How long whoever has taken a task may need before another takes it: more than a submission's time-out and the bucket's patience. */
 const LEASE = 60 * SECOND;

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
 import { isOpen } from '../../core/responses.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
 import { type Changes, isEnd, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
@@ -20,9 +21,6 @@ import {
   tooLate,
   withoutContent,
 } from './transition.ts';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 
 /** After a failed attempt to reach RunPod: 1 s, doubling to a minute. */
 export const backoff = (failures: number) => Math.min(MINUTE, SECOND * 2 ** (failures - 1));

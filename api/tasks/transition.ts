@@ -30,10 +30,9 @@
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
 import { isOpen } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
 import { isGoingOn, type SeenJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
-
-const SECOND = 1000;
 
 export const LOST_AFTER = 60 * SECOND;
 export const MAX_JOBS = 3;

@@ -8,15 +8,12 @@ import { request } from 'undici';
 import { v7 } from 'uuid';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { checkHost, guardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
+import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import type { Attempt } from '../metrics.ts';
 import type { Delivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
 import { present } from '../tasks/present.ts';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
-const HOUR = 60 * MINUTE;
 
 /** Waits before each attempt after the first; then it is given up. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];

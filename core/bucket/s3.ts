@@ -17,12 +17,12 @@ import {
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
+import { SECOND } from '../time.ts';
 // biome-ignore-end lint/style/noRestrictedImports: The imports of the S3 client end here.
 import { type Bucket, contentType, isKey, StorageError } from './bucket.ts';
 import { isPassing, storageError } from './s3-errors.ts';
 import { likeLink } from './s3-presign.ts';
 
-const SECOND = 1000;
 const MIB = 2 ** 20;
 const PART = 8 * MIB;
 const LONGEST_LINK = 7 * 24 * 3600; // seconds; S3 allows no more

@@ -5,7 +5,8 @@ import { expect, test, vi } from 'vitest';
 import { craftPng, pngChunk, scansJpeg } from '../../test/support/malicious-pictures.ts';
 import { JobError } from '../job.ts';
 import { decode } from './decode.mjs';
-import { checkPicture, MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, toPng } from './picture.ts';
+import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS } from './limits.ts';
+import { checkPicture, toPng } from './picture.ts';
 
 vi.mock('node:child_process', { spy: true });
 

@@ -5,10 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { deadline } from '../deadline.ts';
 import { JobError } from '../job.ts';
 import { createTurns } from '../mutex.ts';
+import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, MAX_PICTURE_SIDE, PICTURE_TYPES_TEXT } from './limits.ts';
 
-export const MAX_PICTURE_BYTES = 20_000_000;
-export const MAX_PICTURE_PIXELS = 64_000_000;
-const MAX_PICTURE_SIDE = 65_535; // pixels, as for JPEG
 const TIMEOUT = 30_000; // for one decoding; the largest picture takes a few seconds
 
 /** Also where this process dies before its decoder: no core file, seconds of computing, and KiB of memory (the most seen is 1.7 GB). */
@@ -85,7 +83,7 @@ async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal):
     if (status === TOO_LARGE) throw tooLarge();
     const cause = new Error(`decoder: ${killedBy ?? status} ${complaint.subarray(-1000)}`.trim());
     if (status === NO_PICTURE) {
-      const message = 'not a whole picture of type jpeg, png, webp, avif, gif or tiff';
+      const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
       throw new JobError('image_rejected', message, { cause });
     }
     if (killedBy && CRASHES.includes(killedBy)) {

@@ -1,4 +1,5 @@
 import { expect, test, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import {
   type Answer,
   farQueue,
@@ -9,7 +10,6 @@ import {
   json,
   MINUTE,
   reset,
-  SECOND,
   SOON,
   status,
   truncated,

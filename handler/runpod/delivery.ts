@@ -1,10 +1,8 @@
 /** Bringing a job's outcome, chunks and progress to RunPod through its faults. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Log } from './job-log.ts';
 import type { Queue } from './queue-client.ts';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 
 /** What is not accepted is sent again after 0.25 s, doubling to 10 s, for five minutes. */
 const RETRY = { first: 250, longest: 10 * SECOND, total: 5 * MINUTE };

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import {
   farQueue,
   gate,
@@ -7,7 +8,6 @@ import {
   inTurn,
   jobs,
   json,
-  SECOND,
   SOON,
   status,
   untilAborted,

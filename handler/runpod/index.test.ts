@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { serve as listen } from '@hono/node-server';
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import {
   type Asked,
@@ -13,7 +14,6 @@ import {
   jobs,
   KEY,
   opened,
-  SECOND,
   SOON,
   untilAborted,
   withPings,

@@ -9,6 +9,7 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { inspect } from 'node:util';
+import { SECOND } from '../../core/time.ts';
 import { deliver, jittered, pause, progressQueue } from './delivery.ts';
 import { consoleLog, type Log } from './job-log.ts';
 import { readFlags, readTestJob, runTestJob, serveApi } from './local-api.ts';
@@ -22,8 +23,6 @@ export { readFlags } from './local-api.ts';
 export type { TakenJob } from './queue-client.ts';
 export type { Handle, JobTools } from './runpod-job.ts';
 export type { ServeOptions } from './serve-options.ts';
-
-const SECOND = 1000;
 
 /** How taking backs off after errors. */
 const TAKE_RETRY = { first: 250, longest: 5 * SECOND };

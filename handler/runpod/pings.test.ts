@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect, test, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import {
   type Asked,
   afterwards,
@@ -15,7 +16,6 @@ import {
   KEY,
   MINUTE,
   reset,
-  SECOND,
   SOON,
   status,
   withPings,

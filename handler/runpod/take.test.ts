@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import {
   type Answer,
   environment,
@@ -12,7 +13,6 @@ import {
   jobs,
   json,
   reset,
-  SECOND,
   status,
   truncated,
   withPings,

@@ -2,7 +2,8 @@ import { request } from 'undici';
 import { deadline } from '../../core/deadline.ts';
 import { JobError } from '../../core/job.ts';
 import { checkHost, guardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
-import { MAX_PICTURE_BYTES, tooLarge } from '../../core/picture/picture.ts';
+import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
+import { tooLarge } from '../../core/picture/picture.ts';
 
 const MAX_REDIRECTS = 5;
 const REDIRECTS = [301, 302, 303, 307, 308];

@@ -4,9 +4,9 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import * as v from 'valibot';
+import { SECOND } from '../../core/time.ts';
 import { Passing, persist } from '../tools/hub-client.ts';
 
-const SECOND = 1000;
 const TIMEOUT = 30 * SECOND;
 /** Before each new try, and before each look for what may have been made. */
 const WAITS = [1, 2, 5, 10].map((seconds) => seconds * SECOND);

@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { PresentedTask } from '../../core/responses.ts';
+import { MINUTE } from '../../core/time.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { cacheName, REPOSITORIES } from '../../handler/models/weights.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
@@ -20,7 +21,6 @@ import { queueServer } from '../simulators/runpod-queue-server.ts';
 // The image is built by buildah and run by podman, which need no engine; .ci/run installs them.
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const MINUTE = 60_000;
 const USER = 1000;
 const NODE = process.env.NODE_24;
 const LINTERS = process.env.LINT_PYTHON && dirname(process.env.LINT_PYTHON);

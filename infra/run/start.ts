@@ -15,10 +15,10 @@ import { databaseUrl } from '../../api/config.ts';
 import { isLoopback, ownAddress } from '../../api/http/host.ts';
 import { makeFirstKey } from '../../api/keys/first-key.ts';
 import { openStore } from '../../api/store/store.ts';
+import { SECOND } from '../../core/time.ts';
 import { tnlServer } from '../simulators/bridges/tnl.ts';
 import { queueServer } from '../simulators/runpod-queue-server.ts';
 
-const SECOND = 1000;
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** Before a child that died is started again: the first pause, twice as long after each further death, and the longest. */
 const PAUSES = { first: SECOND / 4, longest: 30 * SECOND };

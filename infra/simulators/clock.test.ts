@@ -1,9 +1,8 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
+import { HOUR } from '../../core/time.ts';
 import { createAgenda, realClock, steppedClock } from './clock.ts';
-
-const HOUR = 3_600_000;
 
 test('a stepped clock wakes sleepers in the order of their times, each at its own, also those that fall asleep on the way', async () => {
   const clock = steppedClock(100);

@@ -5,11 +5,10 @@ import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
 import createSdk from 'runpod-sdk';
 import { afterEach, expect, test, vi } from 'vitest';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { steppedClock } from './clock.ts';
 import { type QueueServerOptions, queueServer } from './runpod-queue-server.ts';
 
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 const MB = 1e6;
 const KEY = 'test-key';
 

@@ -6,11 +6,10 @@ import { setMaxListeners } from 'node:events';
 import { type Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import * as v from 'valibot';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { realClock } from './clock.ts';
 import { createQueue, type Queue, type QueuedJob, type QueueOptions, stopsOf, WORK } from './runpod-queue.ts';
 
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 const MB = 1e6;
 /** Bodies, both ways. RunPod documents the numbers; that it answers 400 to more is what its workers' logs show. */
 const LARGEST = { run: 10 * MB, runsync: 20 * MB, chunk: MB };

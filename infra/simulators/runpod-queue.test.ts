@@ -1,10 +1,7 @@
 import { expect, test, vi } from 'vitest';
+import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import { steppedClock } from './clock.ts';
 import { createQueue, type QueuedJob, stopsOf, WORK } from './runpod-queue.ts';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
-const HOUR = 60 * MINUTE;
 
 /** A queue whose clock stands still until it is stepped; the first worker has been heard of. */
 function steppedQueue() {

@@ -12,11 +12,8 @@
  * for it, and the queue sleeps until the first of those. Nothing here looks at all jobs, so thousands of ended ones cost nothing.
  */
 import { randomUUID } from 'node:crypto';
+import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import { type Clock, createAgenda, realClock } from './clock.ts';
-
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
-const HOUR = 60 * MINUTE;
 
 export type JobStatus = 'IN_QUEUE' | 'IN_PROGRESS' | 'COMPLETED' | 'FAILED' | 'CANCELLED' | 'TIMED_OUT';
 

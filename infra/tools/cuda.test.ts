@@ -18,9 +18,9 @@ import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { MINUTE } from '../../core/time.ts';
 import { cuda, type Place, WHEELS, type Wheel, type Wheels } from './cuda.ts';
 
-const MINUTE = 60_000;
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROVIDER = 'libonnxruntime_providers_cuda.so';
 const SHARED = 'libonnxruntime_providers_shared.so';

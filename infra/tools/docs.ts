@@ -1,8 +1,10 @@
 /** `npm run docs`: writes the tables that are made from the code into README.md and docs/, between their markers. */
+
 import { readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
+import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
 
 export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
@@ -16,8 +18,7 @@ const REMEDIES: Record<ErrorCode, string> = {
   queue_full: 'Try again later: the bridge has too much to do',
   rate_limited: 'Try again later: the bridge was asked too often',
   image_unavailable: 'See that `image_url` can be reached by anybody, or upload the picture',
-  image_rejected:
-    'Send a whole jpeg, png, webp, avif, gif or tiff of at most 20 MB and 64 megapixels, at a public address',
+  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} of at most 20 MB and 64 megapixels, at a public address`,
   upstream_timeout: 'Try again: the bridge took too long',
   upstream_error: 'Try again: the bridge failed, or answered what nobody expects',
   out_of_memory:

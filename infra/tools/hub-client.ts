@@ -4,9 +4,8 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { listFiles, modelInfo } from '@huggingface/hub';
 import { EnvHttpProxyAgent, fetch as httpFetch } from 'undici';
+import { SECOND } from '../../core/time.ts';
 import { hubHome } from '../../handler/models/weights.ts';
-
-const SECOND = 1000;
 
 export interface RemoteFile {
   path: string;

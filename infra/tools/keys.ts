@@ -7,8 +7,7 @@ import { NEW_KEY, newText, newWebhookSecret } from '../../api/keys/key-value.ts'
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, monthOf, SCOPES, type Scope } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
-
-const HOUR = 3600 * 1000; // milliseconds
+import { HOUR } from '../../core/time.ts';
 
 const USAGE = `npm run keys -- create | list | set ID | rotate ID | revoke ID
 

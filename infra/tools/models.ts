@@ -13,6 +13,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type Client, createClient } from '@libsql/client';
+import { SECOND } from '../../core/time.ts';
 import {
   CONFIGS,
   cacheName,
@@ -26,7 +27,6 @@ import {
 import { type Hub, openHub, Passing, persist, type RemoteFile } from './hub-client.ts';
 import { inWords, transferBar } from './transfer-bar.ts';
 
-const SECOND = 1000;
 const WAITS = [1, 2, 5, 10, 30].map((seconds) => seconds * SECOND);
 const LOCK_POLL = 0.2 * SECOND;
 

@@ -1,4 +1,5 @@
-const SECOND = 1000;
+import { SECOND } from '../../core/time.ts';
+
 const BAR_EVERY = 0.1 * SECOND;
 const BAR_WIDTH = 28; // characters
 

@@ -17,13 +17,13 @@ import { getJson } from '../../core/bucket/bucket.ts';
 import { diskBucket } from '../../core/bucket/disk.ts';
 import { bucketFolder } from '../../core/environment.ts';
 import { type Stage, taskFolder } from '../../core/job.ts';
+import { SECOND } from '../../core/time.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
 import type { Clock } from '../../infra/simulators/clock.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../support/test-api.ts';
 
-const SECOND = 1000;
 const KEY = 'test-key';
 /** the workers'; the API names itself instead, so that it is known who asks */
 const ENDPOINT = 'ep';

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { STAGES, type Stage, taskFolder } from '../../core/job.ts';
+import { SECOND } from '../../core/time.ts';
 import { numbers } from '../soak/prng.ts';
 import {
   after,
@@ -19,7 +20,6 @@ import {
   type WorkerProcess,
 } from './fault-injection.ts';
 
-const SECOND = 1000;
 vi.setConfig({ testTimeout: 60 * SECOND }); // a process starts in one second, or in five where many others run
 
 /**

@@ -10,13 +10,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { PresentedTask } from '../../core/responses.ts';
+import { MINUTE } from '../../core/time.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { REPOSITORIES } from '../../handler/models/weights.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { startHub } from '../../infra/simulators/hub-server.ts';
 
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PASTE = await readFile(join(ROOT, 'commands.txt'), 'utf8');
 /** What bash gets, in a pod as its process 1. */

@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { crc32 } from 'node:zlib';
+import { DAY, HOUR, SECOND } from '../../core/time.ts';
 import { realClock } from '../../infra/simulators/clock.ts';
 import { hasPostgres, type LocalPostgres, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { type ApiProcess, openScene, type WorkerProcess } from '../e2e/fault-injection.ts';
@@ -24,10 +25,6 @@ import { type Counts, count, createLedger, howEnded } from './chaos/ledger.ts';
 import { type Account, createAuditor, PRICES } from './chaos/money.ts';
 import { makeOwners, NO_LIMITS } from './chaos/owners.ts';
 import { numbers } from './prng.ts';
-
-const SECOND = 1000;
-const HOUR = 3600 * SECOND;
-const DAY = 24 * HOUR;
 
 export interface ChaosOptions {
   seed: number;

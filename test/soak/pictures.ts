@@ -16,12 +16,12 @@ import { crc32 } from 'node:zlib';
 import sharp from 'sharp';
 import { JobError } from '../../core/job.ts';
 import { toPng } from '../../core/picture/picture.ts';
+import { MINUTE } from '../../core/time.ts';
 import { fetchPicture } from '../../handler/still/fetch-picture.ts';
 import { fitStill } from '../../handler/still/fit.ts';
 import { sample, validPictures } from '../support/malicious-pictures.ts';
 import { numbers } from './prng.ts';
 
-const MINUTE = 60_000;
 const MB = 1e6;
 const SLOW = 30_000; // the service's own limit for a picture
 /** How much more a process may hold in the last tenth than in the second: allocators are never quite still. */

@@ -3,9 +3,9 @@ import { EventEmitter, once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, vi } from 'vitest';
+import { SECOND } from '../../core/time.ts';
 import { type Handle, type ServeOptions, serve } from '../../handler/runpod/index.ts';
 
-export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
 export const KEY = 'test-key';
 /** For what happens soon, however busy the machine. */

@@ -9,10 +9,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type HttpBindings, serve } from '@hono/node-server';
 import { Hono } from 'hono';
+import { SECOND } from '../../core/time.ts';
 import { isProgram } from '../../infra/run/programs.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 
-const SECOND = 1000;
 export const KEY = 'test-key';
 const PATIENCE = 30 * SECOND; // for what happens soon, however busy the machine
 

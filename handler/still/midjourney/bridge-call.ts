@@ -3,9 +3,9 @@ import { ofetch } from 'ofetch';
 import * as v from 'valibot';
 import { deadline } from '../../../core/deadline.ts';
 import { JobError } from '../../../core/job.ts';
+import { SECOND } from '../../../core/time.ts';
 import { type BridgeErrorCode, bridgeError, codeOf } from './bridge.ts';
 
-const SECOND = 1000;
 export const CALL_TIMEOUT = 30 * SECOND;
 
 /** An answer with another status than 2xx. */

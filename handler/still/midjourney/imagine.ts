@@ -22,10 +22,10 @@ import { ERROR_CODES, type ErrorCode, JobError, taskFolder } from '../../../core
 import type { Log } from '../../../core/log.ts';
 import { forBridge } from '../../../core/midjourney-prompt.ts';
 import { toPng } from '../../../core/picture/picture.ts';
+import { SECOND } from '../../../core/time.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineState } from './bridge.ts';
 import { CALL_TIMEOUT, pauseWanted } from './bridge-call.ts';
 
-const SECOND = 1000;
 /** A bridge that asks to slow down has taken nothing: it is asked again, if it does not want too long a pause. */
 const SLOW_DOWN = { tries: 3, longest: 15 * SECOND };
 /** After this time nobody waits for the answer of an asking any more. */

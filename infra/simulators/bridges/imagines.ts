@@ -2,9 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
+import { SECOND } from '../../../core/time.ts';
 import { placeholder } from '../placeholder.ts';
 
-const SECOND = 1000;
 export interface BridgeServerOptions {
   apiKey: string;
   /** how long an imagine takes; milliseconds */

@@ -4,15 +4,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
 import { Webhook } from 'standardwebhooks';
 import type { PresentedTask } from '../../../core/responses.ts';
+import { HOUR, SECOND } from '../../../core/time.ts';
 import type { ApiProcess, Scene } from '../../e2e/fault-injection.ts';
 import { listen } from '../../support/test-api.ts';
 import { chooser, type Storm } from './faults.ts';
 import { type Counts, count, isEnded, type Ledger, type Plan } from './ledger.ts';
 import { type Usage, wrongOf } from './money.ts';
 import type { Owner } from './owners.ts';
-
-const SECOND = 1000;
-const HOUR = 3600 * SECOND;
 
 export interface CallersOptions {
   scene: Scene;

@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_JOBS } from '../../../api/tasks/transition.ts';
 import { STAGES } from '../../../core/job.ts';
+import { HOUR, SECOND } from '../../../core/time.ts';
 import {
   type Asked,
   after,
@@ -14,9 +15,6 @@ import {
   type WorkerProcess,
 } from '../../e2e/fault-injection.ts';
 import { type Counts, count, type Ledger, type Submission } from './ledger.ts';
-
-const SECOND = 1000;
-const HOUR = 3600 * SECOND;
 
 /** When a process is killed. */
 const API_MOMENTS = ['submitting', 'looking', 'settling', 'posting', 'announcing', 'called back', 'any'] as const;

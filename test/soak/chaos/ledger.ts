@@ -2,10 +2,9 @@
 
 import { LOST_AFTER } from '../../../api/tasks/transition.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
+import { SECOND } from '../../../core/time.ts';
 import type { Process } from '../../e2e/fault-injection.ts';
 import type { Owner } from './owners.ts';
-
-const SECOND = 1000;
 
 /** What a caller wants, and how it learns of the end. */
 export interface Plan {

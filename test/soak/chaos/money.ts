@@ -9,11 +9,10 @@ import { openLibsql } from '../../../api/store/libsql.ts';
 import { openPostgres } from '../../../api/store/postgres.ts';
 import { bucketFolder } from '../../../core/environment.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
+import { SECOND } from '../../../core/time.ts';
 import type { ApiProcess, Scene } from '../../e2e/fault-injection.ts';
 import type { Counts, Ledger } from './ledger.ts';
 import type { Owner } from './owners.ts';
-
-const SECOND = 1000;
 
 /** Such that of two tasks hardly any cost the same: a millisecond costs seven micro-units, and a part of one. */
 export const PRICES = { PRICE_PER_GPU_SECOND: '0.0071234567', PRICE_PER_STILL: '0.030011' };

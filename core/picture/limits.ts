@@ -1,0 +1,11 @@
+/** Which input pictures are accepted. Documentation, errors and the page say it in these words. */
+export const MAX_PICTURE_BYTES = 20_000_000;
+export const MAX_PICTURE_PIXELS = 64_000_000;
+/** Pixels, the limit of JPEG. */
+export const MAX_PICTURE_SIDE = 65_535;
+
+export const PICTURE_TYPES = ['jpeg', 'png', 'webp', 'avif', 'gif', 'tiff'] as const;
+/** `jpeg, png, webp, avif, gif or tiff` */
+export const PICTURE_TYPES_TEXT = `${PICTURE_TYPES.slice(0, -1).join(', ')} or ${PICTURE_TYPES.at(-1)}`;
+/** `at most 20 MB, 64 megapixels and 65,535 pixels a side` */
+export const PICTURE_LIMITS_TEXT = `at most ${MAX_PICTURE_BYTES / 1e6} MB, ${MAX_PICTURE_PIXELS / 1e6} megapixels and ${MAX_PICTURE_SIDE.toLocaleString('en')} pixels a side`;
