@@ -171,7 +171,7 @@ test('README and documentation show what these receivers do', async () => {
     ['receiver.ts', 'receiver.py', 'receiver.go'].map((name) => readFile(here(name), 'utf8')),
   );
   const read = (name: string) => readFile(new URL(`../../${name}`, import.meta.url), 'utf8');
-  const section = (await read('README.md')).split('\n#### Checking a webhook\n')[1]!.split('\n#')[0]!;
+  const section = (await read('README.md')).split('\n#### Verifying a webhook\n')[1]!.split('\n#')[0]!;
   const inReadme = section.split('\n').filter((line) => line.startsWith('    '));
   const blocks = [...(await read('docs/webhooks.md')).matchAll(/^```(?:python|go) shown\n(.*?)^```$/gms)];
   const inDocs = blocks.flatMap(([, code]) => code!.trimEnd().split('\n'));
