@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { BucketEnvironment } from '../core/bucket/open-bucket.ts';
-import { model, optionalWhole, readEnvironment, shared, webAddress, whole } from '../core/environment.ts';
+import { httpUrl, integer, modelName, optionalInteger, readEnvironment, sharedVariables } from '../core/environment.ts';
 import type { Limits } from '../core/parameters.ts';
 import type { ModelName } from '../core/presets.ts';
 import { ownAddress } from './http/host.ts';
@@ -80,41 +80,41 @@ const databaseIn = (env: { DATA_DIR: string; DATABASE_URL?: string | undefined }
 
 /** Where tasks and keys live, for the operator's tools. @throws Error that names the variable and what is allowed */
 export const databaseUrl = (environment: NodeJS.ProcessEnv): string =>
-  databaseIn(readEnvironment({ DATA_DIR: shared.DATA_DIR, DATABASE_URL: databaseAddress }, environment));
+  databaseIn(readEnvironment({ DATA_DIR: sharedVariables.DATA_DIR, DATABASE_URL: databaseAddress }, environment));
 
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
   const env = readEnvironment(
     {
-      ...shared,
-      PORT: whole(5000, 1, 65535),
+      ...sharedVariables,
+      PORT: integer(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
-      PUBLIC_URL: v.optional(webAddress),
-      CALLBACK_URL: v.optional(webAddress), // infra/run/start.ts says it
+      PUBLIC_URL: v.optional(httpUrl),
+      CALLBACK_URL: v.optional(httpUrl), // infra/run/start.ts says it
       RUNPOD_POD_ID: v.optional(v.string()),
       DATABASE_URL: databaseAddress,
-      MODEL: v.optional(model, 'svd_xt'),
+      MODEL: v.optional(modelName, 'svd_xt'),
       RUNPOD_API_KEY: v.string(),
       RUNPOD_ENDPOINT_ID: v.pipe(
         v.string('is needed; without it `npm start` runs everything on this machine'),
         v.nonEmpty(),
       ),
-      RUNPOD_BASE_URL: v.optional(webAddress),
-      LINK_SECONDS: whole(DAY, 1, 7 * DAY),
-      TASK_DEADLINE_SECONDS: whole(DAY, 1, 30 * DAY),
-      RETAIN_DAYS: whole(30, 1, 3650),
+      RUNPOD_BASE_URL: v.optional(httpUrl),
+      LINK_SECONDS: integer(DAY, 1, 7 * DAY),
+      TASK_DEADLINE_SECONDS: integer(DAY, 1, 30 * DAY),
+      RETAIN_DAYS: integer(30, 1, 3650),
       // At most so much that every amount is a safe integer of micro-units.
       PRICE_PER_GPU_SECOND: price(100),
       PRICE_PER_STILL: price(100_000),
       CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
-      MAX_FRAMES: whole(100, 1, 1000),
-      MAX_FPS: whole(120, 1, 1000),
+      MAX_FRAMES: integer(100, 1, 1000),
+      MAX_FPS: integer(120, 1, 1000),
       LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // infra/run/start.ts says it
       CORS_ORIGINS: origins,
-      MAX_OPEN_TASKS: optionalWhole(1, 1_000_000),
-      SUBMISSIONS_PER_MINUTE: optionalWhole(1, 60_000),
-      REQUESTS_PER_MINUTE: optionalWhole(1, 60_000),
-      TRUST_PROXY: whole(0, 0, 10),
+      MAX_OPEN_TASKS: optionalInteger(1, 1_000_000),
+      SUBMISSIONS_PER_MINUTE: optionalInteger(1, 60_000),
+      REQUESTS_PER_MINUTE: optionalInteger(1, 60_000),
+      TRUST_PROXY: integer(0, 0, 10),
     },
     environment,
   );

@@ -16,7 +16,7 @@ import { createLifecycle } from './tasks/lifecycle.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
 /** What hangs at a stop is cut off after this. */
-const PATIENCE = 10 * SECOND;
+const RETRY_BUDGET = 10 * SECOND;
 
 try {
   const log = createLog(process.env);
@@ -27,7 +27,7 @@ try {
   else tellFirstKey(await makeFirstKey(store, Date.now()));
   const { bucket, disk } = await openBucket(config.bucket, {
     publicUrl: config.publicUrl,
-    patience: 8000, // milliseconds: callers wait
+    retryBudget: 8000, // milliseconds: callers wait
   });
   const linkOrigin = new URL(await bucket.link('probe', Math.floor(Date.now() / 1000) + 60)).origin;
   const webhooks = createWebhooks({
@@ -80,8 +80,8 @@ try {
   const stop = async () => {
     log.info('stopping');
     stopping.abort();
-    const done = Promise.allSettled([listener.close(PATIENCE), lifecycle.stop(), webhooks.stop()]);
-    await Promise.race([done, delay(PATIENCE)]);
+    const done = Promise.allSettled([listener.close(RETRY_BUDGET), lifecycle.stop(), webhooks.stop()]);
+    await Promise.race([done, delay(RETRY_BUDGET)]);
     await Promise.race([store.close(), delay(2 * SECOND).then(() => Promise.reject(new Error('it does not end')))]);
   };
   let since: number | undefined; // when it was first told to stop

@@ -7,8 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of prom-client.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { ERROR_CODES, TIMED } from '../core/job.ts';
-import { ENDED } from '../core/responses.ts';
+import { ERROR_CODES, TIMED_STAGES } from '../core/job.ts';
+import { ENDED_STATUSES } from '../core/responses.ts';
 import { SECOND } from '../core/time.ts';
 import { Unanswered } from './runpod.ts';
 import type { Task } from './store/task.ts';
@@ -85,7 +85,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
   const storeErrors = counter('store_errors_total', 'Questions to the store that failed', ['operation']);
 
   // What is rare is there from the beginning, so that the first time shows as an increase.
-  for (const status of ENDED) if (status !== 'failed') ends.inc({ status, code: '' }, 0);
+  for (const status of ENDED_STATUSES) if (status !== 'failed') ends.inc({ status, code: '' }, 0);
   for (const code of Object.keys(ERROR_CODES)) ends.inc({ status: 'failed', code }, 0);
   for (const outcome of ATTEMPTS) attempts.inc({ outcome }, 0);
 
@@ -122,7 +122,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
       const code = error ? (Object.hasOwn(ERROR_CODES, error.code) ? error.code : 'other') : '';
       ends.inc({ status, code });
       taskSeconds.observe({ status }, Math.max(0, finished_at! - created_at) / SECOND);
-      for (const stage of TIMED) {
+      for (const stage of TIMED_STAGES) {
         const ms = output?.timings_ms[stage] ?? -1;
         if (ms >= 0) stageSeconds.observe({ stage }, ms / SECOND);
       }

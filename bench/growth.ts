@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { openStore, type Store } from '../api/store/store.ts';
 import { diskBucket } from '../core/bucket/disk.ts';
 import { taskFolder } from '../core/job.ts';
-import { readRequest } from '../core/request.ts';
+import { parseRequest } from '../core/request.ts';
 import { camera } from '../handler/models/camera.ts';
 import { openSvd } from '../handler/models/svd.ts';
 import { runJob, type Worker } from '../handler/pipeline.ts';
@@ -54,7 +54,7 @@ async function jobs() {
   async function job(model: 'camera' | 'svd', values: Record<string, number>): Promise<number> {
     const task_id = randomUUID();
     const limits = { maxFrames: 100, maxFps: 120 };
-    const { input } = readRequest({ seed: 1, ...values }, { limits, model, hasImage: true, seed: 1 });
+    const { input } = parseRequest({ seed: 1, ...values }, { limits, model, hasImage: true, seed: 1 });
     const image_key = `${taskFolder(task_id)}/upload`;
     await bucket.put(image_key, picture);
     const context = { jobId: 'job', progress() {}, signal: new AbortController().signal };

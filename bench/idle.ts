@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
 import { diskBucket } from '../core/bucket/disk.ts';
-import { readRequest } from '../core/request.ts';
+import { parseRequest } from '../core/request.ts';
 import { camera } from '../handler/models/camera.ts';
 import type { Model } from '../handler/models/model.ts';
 import { runJob, type Worker } from '../handler/pipeline.ts';
@@ -87,7 +87,7 @@ async function measure(concurrency: number): Promise<{ spans: Span[]; took: numb
     const limits = { maxFrames: 100, maxFps: 120 };
     const inputs = Array.from({ length: jobs }, (_, seed) => {
       const values = { prompt: `a lighthouse, ${seed}`, H: 128, W: 192 }; // small, so that the wait is what takes time
-      const { input } = readRequest(values, { limits, model: 'camera', hasImage: false, seed });
+      const { input } = parseRequest(values, { limits, model: 'camera', hasImage: false, seed });
       return { ...input, task_id: randomUUID(), model: 'camera' };
     });
     const done = await runAll(queue, inputs);

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { noiseLevels } from '../core/discretization.ts';
-import { guidanceScales, guided } from '../core/guider.ts';
+import { guidanceScales, withGuidance } from '../core/guider.ts';
 import { openSvd, openWeights } from '../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
 import { createGraph, type Graph } from '../handler/onnx/graph.ts';
@@ -154,7 +154,7 @@ async function measureWhole() {
     const clip = await model.open({ ...numbers, still, randn, signal: new AbortController().signal });
     const noise = randn((T * 4 * H * W) / 64);
     const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
-    const latents = await eulerEDM({ denoise: guided(clip.denoise, scales), noise, sigmas, randn }, churn);
+    const latents = await eulerEDM({ denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn }, churn);
     for await (const _ of clip.decode(latents));
     await clip.close();
   }

@@ -7,8 +7,8 @@ import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
-import { fromText } from '../core/request.ts';
-import { isOpen, STATUSES } from '../core/responses.ts';
+import { parseTextFields } from '../core/request.ts';
+import { isActive, STATUSES } from '../core/responses.ts';
 import { checkNames, type Flags, parameterHelp, readFlags, WrongUsage } from './flags.ts';
 import { ApiError, type Client, createClient, type FollowedTask, type Parameters, type Task } from './index.ts';
 import { progressBar } from './progress-bar.ts';
@@ -111,7 +111,7 @@ export async function main(args: string[], surroundings: Surroundings): Promise<
     async function show(asked: Task | Promise<Task>) {
       const task = await asked;
       out.write(isJson ? asJson(task) : isQuiet ? briefly(task) : inWords(task));
-      return isOpen(task.status) || task.status === 'succeeded' ? EXIT.ok : EXIT.failed;
+      return isActive(task.status) || task.status === 'succeeded' ? EXIT.ok : EXIT.failed;
     }
     return await run({ ...surroundings, given, client, id, isJson, note, show });
   } catch (error) {
@@ -242,7 +242,7 @@ async function download(context: Context): Promise<number> {
   readVideo(given);
   checkTarget(given.values.out ?? `${id}.mp4`, given);
   const task = await client.status(id, { signal });
-  if (isOpen(task.status)) note(`the task is ${task.status}: img2vid watch ${id} --out FILE waits for it`);
+  if (isActive(task.status)) note(`the task is ${task.status}: img2vid watch ${id} --out FILE waits for it`);
   if (task.status !== 'succeeded' || !task.videos) {
     await show(task);
     return EXIT.failed;
@@ -271,7 +271,7 @@ async function usage({ client, given, out, isJson, signal }: Context): Promise<n
 
 /** @throws FileError the picture can't be read */
 async function readParameters({ given, stdin, signal }: Context): Promise<Parameters> {
-  const values = fromText(given.fields) as Parameters; // what is no number where one is wanted the service refuses
+  const values = parseTextFields(given.fields) as Parameters; // what is no number where one is wanted the service refuses
   const { image } = given.values;
   if (image === undefined) return values;
   if (/^https?:\/\//i.test(image)) return { ...values, image_url: image };
@@ -351,7 +351,7 @@ function inWords(task: Task): string {
   const { id, status, stage, step, steps, progress, eta_seconds, error, videos = [], grid, expired_at, cost } = task;
   const count = step === undefined ? '' : ` ${step} of ${steps}`;
   const left = eta_seconds === undefined ? '' : `, about ${eta_seconds} s left`;
-  const how = isOpen(status) && stage ? `: ${stage}${count}, ${Math.round(progress * 100)} %${left}` : '';
+  const how = isActive(status) && stage ? `: ${stage}${count}, ${Math.round(progress * 100)} %${left}` : '';
   const files = (grid ? [grid, ...videos] : videos).map(
     ({ link, width, height, frames, fps, bytes }) =>
       `${link}\n  ${width}×${height}, ${frames} frames at ${fps} a second, ${Math.ceil(bytes / 1000)} kB\n`,

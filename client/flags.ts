@@ -1,7 +1,7 @@
 /** Command lines on which every parameter of a request is a flag: read, and explained. */
 import { parameterRows } from '../core/parameter-schema.ts';
 import { parameters } from '../core/parameters.ts';
-import { unknownName } from '../core/request.ts';
+import { describeUnknownName } from '../core/request.ts';
 
 const USUAL = { maxFrames: 100, maxFps: 120 };
 const PARAMETERS = Object.keys(parameters(USUAL, 'svd'));
@@ -54,7 +54,7 @@ export function checkNames(fields: Flags<string, string>['fields'], own: readonl
   const known = [...PARAMETERS, ...own];
   const complaints = fields
     .filter(([name]) => !PARAMETERS.includes(name))
-    .map(([name]) => `--${name}: ${unknownName(name, known).replace('mean ', 'mean --')}`);
+    .map(([name]) => `--${name}: ${describeUnknownName(name, known).replace('mean ', 'mean --')}`);
   if (complaints.length > 0) throw new WrongUsage(complaints.join('\n'));
 }
 
@@ -65,9 +65,9 @@ export function parameterHelp(): string {
   const indent = Math.max(...PARAMETERS.map((name) => name.length)) + 6;
   const lines = (text: string) => text.match(new RegExp(`\\S.{0,${WIDTH - indent - 1}}(?=\\s|$)`, 'g'))!;
   return parameterRows(USUAL)
-    .map(({ name, range, standard, about }) => {
-      const values = [range, standard && `default ${standard}`].filter(Boolean).join('; ');
-      const said = [...lines(about), ...lines(values)].join(`\n${' '.repeat(indent)}`);
+    .map(({ name, range, defaultValue, description }) => {
+      const values = [range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');
+      const said = [...lines(description), ...lines(values)].join(`\n${' '.repeat(indent)}`);
       return `  --${name}`.padEnd(indent) + said;
     })
     .join('\n');

@@ -6,7 +6,7 @@ import type * as v from 'valibot';
 import type { Input, requestSchema } from '../core/parameters.ts';
 import type { FieldNote } from '../core/request.ts';
 import type { CostEstimate, PresentedTask, Usage } from '../core/responses.ts';
-import { isOpen, type TaskStatus } from '../core/responses.ts';
+import { isActive, type TaskStatus } from '../core/responses.ts';
 import { SECOND } from '../core/time.ts';
 import { ApiError } from './error.ts';
 import { followEvents } from './events.js';
@@ -127,7 +127,7 @@ export function createClient({
         const task = JSON.parse(data) as Task;
         news.push(task);
         wake();
-        return !isOpen(task.status);
+        return !isActive(task.status);
       },
       onBreak,
       signal,

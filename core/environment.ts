@@ -15,21 +15,21 @@ const number = (min: number, max: number) => {
 };
 
 /** A variable that is a whole number. */
-export const whole = (fallback: number, min: number, max: number) => v.optional(number(min, max), String(fallback));
+export const integer = (fallback: number, min: number, max: number) => v.optional(number(min, max), String(fallback));
 /** The same where its absence says something. */
-export const optionalWhole = (min: number, max: number) => v.optional(number(min, max));
+export const optionalInteger = (min: number, max: number) => v.optional(number(min, max));
 
-export const webAddress = v.pipe(
+export const httpUrl = v.pipe(
   v.string(),
   v.regex(/^https?:\/\//, 'must be an http or https address'),
   v.url('must be an http or https address'),
   v.transform((url) => url.replace(/\/+$/, '')),
 );
 
-export const model = v.picklist(MODELS, `must be one of ${MODELS.join(', ')}`);
+export const modelName = v.picklist(MODELS, `must be one of ${MODELS.join(', ')}`);
 
 /** What the API and the worker both read. */
-export const shared = {
+export const sharedVariables = {
   DATA_DIR: v.optional(v.string(), 'data'),
   // Where the bucket is: bucket/open.ts puts these together.
   BUCKET_NAME: v.optional(v.string()),
@@ -46,7 +46,7 @@ export const shared = {
   AWS_DEFAULT_REGION: v.optional(v.string()),
   ALLOW_PRIVATE_URLS: flag,
   /** how long a bridge may take; seconds */
-  STILL_TIMEOUT: whole(600, 1, 3600),
+  STILL_TIMEOUT: integer(600, 1, 3600),
 };
 
 export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');

@@ -48,7 +48,7 @@ export type DenoiseBranch = (x: Float32Array, sigma: number, conditional: boolea
  * Both branches as one denoiser. Where no frame needs the unconditional branch (every scale 1) it is not run.
  * @param scales one a frame; x is [frames, …]
  */
-export function guided(denoise: DenoiseBranch, scales: readonly number[]): Denoise {
+export function withGuidance(denoise: DenoiseBranch, scales: readonly number[]): Denoise {
   const needsBoth = scales.some((scale) => scale !== 1);
   return async (x, sigma) => {
     const conditional = await denoise(x, sigma, true);

@@ -99,7 +99,7 @@ export const outputSchema = v.object({
   seed: v.number(),
   model: v.string(),
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),
-  /** how long each of TIMED took */
+  /** how long each of TIMED_STAGES took */
   timings_ms: v.record(v.string(), v.number()),
 });
 export type JobOutput = v.InferOutput<typeof outputSchema>;
@@ -107,7 +107,7 @@ export type JobOutput = v.InferOutput<typeof outputSchema>;
 export const STAGES = ['still', 'loading', 'sampling', 'decoding', 'encoding', 'uploading'] as const;
 export type Stage = (typeof STAGES)[number];
 /** What timings name: the stages, and how long the job waited for its turn at the GPU. */
-export const TIMED = [...STAGES, 'waiting'] as const;
+export const TIMED_STAGES = [...STAGES, 'waiting'] as const;
 
 export const progressSchema = v.object({
   stage: v.picklist(STAGES),

@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { forBridge, withAspect } from './midjourney-prompt.ts';
-import { InvalidRequest, readRequest } from './request.ts';
+import { addAspectRatio, toBridgePrompt } from './midjourney-prompt.ts';
+import { InvalidRequest, parseRequest } from './request.ts';
 
 const context = { limits: { maxFrames: 100, maxFps: 120 }, model: 'camera', hasImage: false, seed: 1 } as const;
 
 /** What the request's check says of a prompt. */
 function errorOf(prompt: string): string | undefined {
   try {
-    readRequest({ prompt }, context);
+    parseRequest({ prompt }, context);
     return undefined;
   } catch (error) {
     expect(error).toBeInstanceOf(InvalidRequest);
@@ -91,12 +91,12 @@ describe('taken', () => {
     ['https://example.com/cat.png --v 7', 'example.com/cat.png --v 7 --ar 2:1'],
   ])('%j', (prompt, sent) => {
     expect(errorOf(prompt)).toBeUndefined();
-    expect(forBridge(prompt, 1024, 512)).toBe(sent);
+    expect(toBridgePrompt(prompt, 1024, 512)).toBe(sent);
   });
 
   test('nothing that was escaped is a flag, permutation or address', () => {
     for (const prompt of ['x—turbo', 'x\\{a, b\\}', 'x https:/http:////y']) {
-      const sent = forBridge(prompt, 64, 64);
+      const sent = toBridgePrompt(prompt, 64, 64);
       expect(errorOf(sent)).toBeUndefined();
       expect(sent).not.toMatch(/:\/\/|\{|—turbo/);
     }
@@ -107,7 +107,7 @@ describe('taken', () => {
     for (const piece of ['{', '\\{', 'a', '-', '—', 'a:/', 'http://', '{\\', ' --a']) {
       const prompt = piece.repeat(4000 / piece.length);
       errorOf(prompt);
-      forBridge(prompt, 64, 64);
+      toBridgePrompt(prompt, 64, 64);
     }
     expect(performance.now() - start).toBeLessThan(3000);
   });
@@ -123,6 +123,6 @@ test.each([
   ['a lighthouse --aspect 3:2', 512, 512, 'a lighthouse --aspect 3:2'],
   ['a lighthouse --arch', 512, 512, 'a lighthouse --arch --ar 1:1'],
   ['a car--ar 3:2', 512, 512, 'a car--ar 3:2 --ar 1:1'],
-])('withAspect(%j, %i, %i)', (prompt, W, H, expected) => {
-  expect(withAspect(prompt, W, H)).toBe(expected);
+])('addAspectRatio(%j, %i, %i)', (prompt, W, H, expected) => {
+  expect(addAspectRatio(prompt, W, H)).toBe(expected);
 });

@@ -29,7 +29,7 @@ const PERMUTATION = /(?<!\\)(?:\\\\)*\{[\s\S]*?(?<!\\)(?:\\\\)*\}/;
 const ALLOWED = 'flags of the picture itself are allowed, such as --ar, --v, --stylize, --chaos, --seed and --no';
 
 /** What in a prompt is not allowed, as the end of a sentence about it, or undefined. */
-export function notAllowed(prompt: string): string | undefined {
+export function findForbidden(prompt: string): string | undefined {
   const flag = FLAG.exec(prompt.normalize('NFKC').replace(INVISIBLE, ''))?.[1]?.toLowerCase();
   if (flag) {
     const [why] = Object.entries(COSTLY).find(([, names]) => names.includes(flag))!;
@@ -44,15 +44,15 @@ export function notAllowed(prompt: string): string | undefined {
  * `example.com/cat.png`: wherever it stands before the flags, for some bridges move addresses to the front. Escaped braces become round
  * ones. The frame's aspect is added unless the prompt has one.
  */
-export function forBridge(prompt: string, W: number, H: number): string {
+export function toBridgePrompt(prompt: string, W: number, H: number): string {
   const [, words, flags] = /^(.*?)((?:^|\s)(?:--|\u2014)\w.*)?$/s.exec(prompt)!;
   const text = words!.replace(/[a-z][a-z\d+.-]*:\/\/+/gi, '') + (flags ?? '');
   const plain = text.replace(/\\+\{/g, '(').replace(/\\+\}/g, ')').replace(GLUED, ' $& ');
-  return withAspect(plain.trim(), W, H);
+  return addAspectRatio(plain.trim(), W, H);
 }
 
 /** Midjourney's aspect flag for the frame, unless the prompt has one. */
-export function withAspect(prompt: string, W: number, H: number): string {
+export function addAspectRatio(prompt: string, W: number, H: number): string {
   if (/(^|\s)(--|—)(ar|aspect)[\s=]/i.test(prompt)) return prompt;
   const divisor = (function gcd(a: number, b: number): number {
     return b === 0 ? a : gcd(b, a % b);

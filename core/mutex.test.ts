@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
-import { createTurns } from './mutex.ts';
+import { createMutex } from './mutex.ts';
 
 const never = new AbortController().signal;
 
 test('turns come one at a time, in the order of asking', async () => {
-  const enter = createTurns();
+  const enter = createMutex();
   const events: string[] = [];
   const work = async (name: string) => {
     const leave = await enter(never);
@@ -18,7 +18,7 @@ test('turns come one at a time, in the order of asking', async () => {
 });
 
 test('whoever is aborted leaves the queue at once, and lets nobody in too early', async () => {
-  const enter = createTurns();
+  const enter = createMutex();
   const leaveFirst = await enter(never);
   const controller = new AbortController();
   const reason = new Error('enough');

@@ -3,7 +3,7 @@
  * @returns `enter`, which resolves to the function that ends the turn. Whoever's signal comes while it waits leaves the queue; `enter`
  * then rejects with the signal's reason.
  */
-export function createTurns() {
+export function createMutex() {
   let last: Promise<void> = Promise.resolve(); // resolves when everybody who has asked so far is done; never rejects
 
   return async function enter(signal: AbortSignal): Promise<() => void> {

@@ -78,8 +78,8 @@ export interface ParameterRow {
   /** what is allowed, such as 1–100 */
   range: string;
   /** its default, such as 6; empty where there is none */
-  standard: string;
-  about: string;
+  defaultValue: string;
+  description: string;
 }
 
 /** The table of parameters, for the models that a reader may have. */
@@ -88,12 +88,12 @@ export function parameterRows(limits: Limits, models: ModelName[] = MODELS): Par
   return Object.entries(all.at(-1)!).map(([name, schema]) => ({
     name,
     range: rangeOf(schema),
-    standard: standardOf(
+    defaultValue: formatDefault(
       name,
       all.map((properties) => properties[name]!.default),
       models,
     ),
-    about: schema.description,
+    description: schema.description,
   }));
 }
 
@@ -112,7 +112,7 @@ function rangeOf({ type, format, enum: choices, minLength, maxLength, ...numbers
 const shortly = (number: number) => (number === 1e9 ? '1e9' : String(number));
 
 /** One for all models, or the models of each: 12 (camera), 25 (svd). */
-function standardOf(name: string, values: (number | string | undefined)[], models: string[]): string {
+function formatDefault(name: string, values: (number | string | undefined)[], models: string[]): string {
   if (name === 'seed') return 'random, and reported';
   const different = [...new Set(values)];
   if (different.length === 1) return String(different[0] ?? '');

@@ -5,7 +5,7 @@
 import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
 import type { Guider } from './guider.ts';
-import { notAllowed } from './midjourney-prompt.ts';
+import { findForbidden } from './midjourney-prompt.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 import { type ModelName, presets } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
@@ -120,8 +120,8 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.nonEmpty(prompt),
       v.check((text) => [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0'), prompt),
       v.check(
-        (text) => notAllowed(text) === undefined,
-        ({ input }) => notAllowed(String(input)) ?? prompt,
+        (text) => findForbidden(text) === undefined,
+        ({ input }) => findForbidden(String(input)) ?? prompt,
       ),
       v.description('What the still shall show: a Midjourney prompt, which may have flags such as --ar and --stylize'),
     ),

@@ -39,7 +39,7 @@ export interface RequestContext {
 }
 
 /** What one request becomes: as it was understood, as the input of a task, and what its caller should know. */
-export interface ReadRequest {
+export interface ParsedRequest {
   request: Request;
   input: Input;
   warnings: FieldNote[];
@@ -49,14 +49,14 @@ export interface ReadRequest {
  * A caller's values, checked, and made into the input of a task: one source, every number, and what the caller should know.
  * @throws InvalidRequest with every wrong and every unknown field, or with values that contradict one another
  */
-export const readRequest = (values: Record<string, unknown>, context: RequestContext): ReadRequest =>
-  requestReader(context)(values, context);
+export const parseRequest = (values: Record<string, unknown>, context: RequestContext): ParsedRequest =>
+  createRequestParser(context)(values, context);
 
-/** `readRequest` for many requests: making the schema takes longer than reading one. */
-export function requestReader({ limits, model }: Pick<RequestContext, 'limits' | 'model'>) {
+/** `parseRequest` for many requests: making the schema takes longer than reading one. */
+export function createRequestParser({ limits, model }: Pick<RequestContext, 'limits' | 'model'>) {
   const schema = requestSchema(limits, model);
-  return (values: Record<string, unknown>, given: Pick<RequestContext, 'hasImage' | 'seed'>): ReadRequest => {
-    const { relevant, warnings } = withoutStrays(values, model);
+  return (values: Record<string, unknown>, given: Pick<RequestContext, 'hasImage' | 'seed'>): ParsedRequest => {
+    const { relevant, warnings } = dropIrrelevant(values, model);
     const request = check(relevant, schema);
     const resolved = resolve(request, { model, ...given });
     return { request, input: resolved.input, warnings: [...warnings, ...resolved.warnings] };
@@ -64,7 +64,7 @@ export function requestReader({ limits, model }: Pick<RequestContext, 'limits' |
 }
 
 /** Leaves out, unchecked, what belongs to another sampler, discretization or guider than the chosen one. */
-function withoutStrays(
+function dropIrrelevant(
   values: Record<string, unknown>,
   model: ModelName,
 ): { relevant: Record<string, unknown>; warnings: FieldNote[] } {
@@ -85,7 +85,7 @@ function check(values: Record<string, unknown>, schema: ReturnType<typeof reques
   const names = Object.keys(schema.entries);
   const errors: FieldNote[] = Object.keys(values)
     .filter((field) => !names.includes(field))
-    .map((field) => ({ field, message: unknownName(field, names) }));
+    .map((field) => ({ field, message: describeUnknownName(field, names) }));
   const { success, output, issues } = v.safeParse(schema, values);
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
@@ -101,7 +101,7 @@ function check(values: Record<string, unknown>, schema: ReturnType<typeof reques
 const isAncestral = (sampler: string | undefined) => (ANCESTRAL as readonly (string | undefined)[]).includes(sampler);
 
 /** What is said of a name that is none of `names`: the nearest of them, if one is near. */
-export function unknownName(field: string, names: string[], otherwise = 'unknown'): string {
+export function describeUnknownName(field: string, names: string[], otherwise = 'unknown'): string {
   const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
   const near = sameLetters ?? closest(field.slice(0, 64), names);
   const far = distance(field.slice(0, 64), near);
@@ -113,7 +113,7 @@ export function unknownName(field: string, names: string[], otherwise = 'unknown
  * Text values, as forms and command lines carry them, to the types of the schema. Empty text counts as absent; text that is no
  * number stays text, for the schema to refuse.
  */
-export function fromText(fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> {
+export function parseTextFields(fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> {
   const entries: Record<string, v.GenericSchema> = parameters({ maxFrames: 1, maxFps: 1 }, 'svd');
   const values: Record<string, unknown> = {};
   for (const [name, text] of fields) {

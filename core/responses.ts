@@ -4,11 +4,11 @@ import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
 import type { FieldNote } from './request.ts';
 
-export const OPEN = ['queued', 'running'] as const;
-export const ENDED = ['succeeded', 'failed', 'canceled'] as const;
-export const STATUSES = [...OPEN, ...ENDED] as const;
+export const ACTIVE_STATUSES = ['queued', 'running'] as const;
+export const ENDED_STATUSES = ['succeeded', 'failed', 'canceled'] as const;
+export const STATUSES = [...ACTIVE_STATUSES, ...ENDED_STATUSES] as const;
 export type TaskStatus = (typeof STATUSES)[number];
-export const isOpen = (status: TaskStatus) => (OPEN as readonly string[]).includes(status);
+export const isActive = (status: TaskStatus) => (ACTIVE_STATUSES as readonly string[]).includes(status);
 
 /** A file with its signed URL in place of its bucket key. */
 type Linked<F> = Omit<F, 'key'> & { link: string };
@@ -80,7 +80,7 @@ export interface Usage {
 }
 
 /** What the tasks that ended on one day have used. */
-export type UsageDay = Record<(typeof ENDED)[number], number> & {
+export type UsageDay = Record<(typeof ENDED_STATUSES)[number], number> & {
   /** such as 2026-01-31 (UTC) */
   day: string;
   tasks: number;

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { diskBucket } from './bucket/disk.ts';
-import { secretFile } from './secret-file.ts';
-import { ownName, removeLeftovers, removeScratch, scratchFolder } from './temp-files.ts';
+import { loadOrCreateSecret } from './secret-file.ts';
+import { createScratchFolder, removeOrphanedScratch, removeOrphans, tempName } from './temp-files.ts';
 
 let folder: string;
 beforeEach(async () => {
@@ -18,12 +18,12 @@ afterEach(() => rm(folder, { recursive: true }));
 const DEAD = spawnSync(process.execPath, ['--version']).pid;
 
 /** A name as another process would have made it. */
-const nameOf = (pid: number | string, prefix?: string) => ownName(prefix).replace(`.${process.pid}.`, `.${pid}.`);
+const nameOf = (pid: number | string, prefix?: string) => tempName(prefix).replace(`.${process.pid}.`, `.${pid}.`);
 const put = (name: string) => writeFile(join(folder, name), 'x');
 const left = async () => (await readdir(folder)).sort();
 
 test('names are never the same, and may stand in a bucket or a path', () => {
-  const names = Array.from({ length: 100 }, () => ownName('a-'));
+  const names = Array.from({ length: 100 }, () => tempName('a-'));
   expect(new Set(names).size).toBe(100);
   for (const name of names) expect(name).toMatch(/^a-[A-Za-z0-9-]*\.\d+\.[\da-f-]+$/);
 });
@@ -33,10 +33,10 @@ test('a dead process’s files and folders go; what the living, others and stran
   await mkdir(join(folder, nameOf(DEAD)));
   await put(nameOf(DEAD).replace(/\.[^.]+$/, '.x')); // no name of ours
   const stays = [
-    ownName(), // this process
+    tempName(), // this process
     nameOf(process.ppid),
     nameOf(1), // alive, and another user's perhaps
-    `elsewhere.${DEAD}.${ownName().split('.').at(-1)}`, // another host
+    `elsewhere.${DEAD}.${tempName().split('.').at(-1)}`, // another host
     nameOf(DEAD, 'other-'), // another prefix
     nameOf(0), // would be asked of all processes of this group
     nameOf(`-${DEAD}`),
@@ -46,7 +46,7 @@ test('a dead process’s files and folders go; what the living, others and stran
   for (const name of stays) await put(name);
   await mkdir(join(folder, 'folder'));
   const strangers = (await left()).filter((name) => name.endsWith('.x'));
-  await removeLeftovers(folder);
+  await removeOrphans(folder);
   expect(await left()).toEqual([...stays, ...strangers, 'folder'].sort());
 });
 
@@ -55,23 +55,23 @@ test('folders go with all that is in them, and only those with the prefix', asyn
   await put(nameOf(DEAD, 'b-'));
   const full = (await left())[0]!;
   await put(join(full, 'below', 'video.mp4'));
-  await removeLeftovers(folder, 'a-');
+  await removeOrphans(folder, 'a-');
   expect(await left()).toEqual([expect.stringMatching(/^b-/)]);
 });
 
 test('a process with the id of its forerunner knows what is older than itself', async () => {
-  const [older, own] = [ownName(), ownName()];
+  const [older, own] = [tempName(), tempName()];
   await put(older);
   await put(own);
   const before = Date.now() / 1000 - process.uptime() - 60; // seconds
   await utimes(join(folder, older), before, before);
-  await removeLeftovers(folder);
+  await removeOrphans(folder);
   expect(await left()).toEqual([own]);
 });
 
 test('opening a bucket removes what killed ones have left unfinished', async () => {
   const bucket = await diskBucket(folder, { publicUrl: '' });
-  const names = [nameOf(DEAD), ownName()];
+  const names = [nameOf(DEAD), tempName()];
   for (const name of names) await put(join('tmp', name));
   await bucket.put('a', '1');
   await diskBucket(folder, { publicUrl: '' });
@@ -81,18 +81,18 @@ test('opening a bucket removes what killed ones have left unfinished', async () 
 
 test('a secret’s maker that was killed leaves nothing for good', async () => {
   await put(nameOf(DEAD, 'secret.'));
-  const secret = await secretFile(join(folder, 'secret'), () => 'one');
+  const secret = await loadOrCreateSecret(join(folder, 'secret'), () => 'one');
   expect(await left()).toEqual(['secret']);
-  expect(await secretFile(join(folder, 'secret'), () => 'two')).toEqual(secret);
+  expect(await loadOrCreateSecret(join(folder, 'secret'), () => 'two')).toEqual(secret);
 });
 
 test('scratch folders are their owner’s alone, and a dead one’s are removed', async () => {
-  const own = await scratchFolder();
+  const own = await createScratchFolder();
   const dead = join(tmpdir(), nameOf(DEAD, 'img2vid-'));
   await mkdir(dead);
   try {
     await writeFile(join(dead, 'video-1.mp4'), 'x');
-    await removeScratch();
+    await removeOrphanedScratch();
     expect([existsSync(own), existsSync(dead)]).toEqual([true, false]);
   } finally {
     await rm(own, { recursive: true });

@@ -11,13 +11,13 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const HOST = hostname().replaceAll(/[^A-Za-z0-9-]/g, '-');
-const MAKER = /^(?<host>[A-Za-z0-9-]*)\.(?<pid>[1-9]\d{0,8})\.[\da-f-]{36}$/; // what ownName puts behind its prefix
+const MAKER = /^(?<host>[A-Za-z0-9-]*)\.(?<pid>[1-9]\d{0,8})\.[\da-f-]{36}$/; // what tempName puts behind its prefix
 
 /** A name for a file or folder of this process, used by nobody else. */
-export const ownName = (prefix = '') => `${prefix}${HOST}.${process.pid}.${randomUUID()}`;
+export const tempName = (prefix = '') => `${prefix}${HOST}.${process.pid}.${randomUUID()}`;
 
 /** Removes what dead processes of this host have left in the folder, under names with this prefix. */
-export async function removeLeftovers(folder: string, prefix = ''): Promise<void> {
+export async function removeOrphans(folder: string, prefix = ''): Promise<void> {
   for (const name of await readdir(folder)) {
     const { host, pid } = (name.startsWith(prefix) && MAKER.exec(name.slice(prefix.length))?.groups) || {};
     if (host !== HOST || !(await isDead(Number(pid), join(folder, name)))) continue;
@@ -48,14 +48,14 @@ async function isDead(pid: number, path: string): Promise<boolean> {
 const SCRATCH = 'img2vid-';
 
 /** A new folder for what need not outlive a job, among the system's temporary ones; whoever asks for it removes it. */
-export async function scratchFolder(): Promise<string> {
-  const path = join(tmpdir(), ownName(SCRATCH));
+export async function createScratchFolder(): Promise<string> {
+  const path = join(tmpdir(), tempName(SCRATCH));
   await mkdir(path, { mode: 0o700 });
   return path;
 }
 
 /** Removes the scratch folders of dead workers. */
-export const removeScratch = () => removeLeftovers(tmpdir(), SCRATCH);
+export const removeOrphanedScratch = () => removeOrphans(tmpdir(), SCRATCH);
 
 const isCode = (error: unknown, ...codes: string[]) =>
   error instanceof Error && 'code' in error && codes.includes(String(error.code));

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { Bucket } from '../core/bucket/bucket.ts';
 import { diskBucket } from '../core/bucket/disk.ts';
 import { MINUTE } from '../core/time.ts';
-import { beginAttempt, forgetAttempts } from './attempts.ts';
+import { beginAttempt, clearAttempts } from './attempts.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 let folder: string;
@@ -49,7 +49,7 @@ test('two deaths leave a third attempt, whose result makes them forgotten', asyn
   const end = await begin('job-3');
   expect(await places()).toEqual(['attempt-1.json', 'attempt-2.json', 'attempt-3.json']);
   await end();
-  expect((await forgetAttempts(bucket, TASK)).sort()).toEqual(['job-1', 'job-2']);
+  expect((await clearAttempts(bucket, TASK)).sort()).toEqual(['job-1', 'job-2']);
   expect(await places()).toEqual([]);
 });
 
@@ -57,7 +57,7 @@ test('after a result no place is left, neither of whoever is still alive nor of 
   const end = await begin();
   vi.clearAllTimers(); // the other's worker has been killed a moment ago
   await begin();
-  expect(await forgetAttempts(bucket, TASK)).toEqual(['job-1', 'job-1']);
+  expect(await clearAttempts(bucket, TASK)).toEqual(['job-1', 'job-1']);
   expect(await places()).toEqual([]);
   await end();
   expect(await places()).toEqual([]);

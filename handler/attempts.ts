@@ -72,7 +72,7 @@ export async function beginAttempt(
  * Clears the places of a task that has a result: no death counts any more, and whoever is still at it gives up its place again itself.
  * @returns the jobs that had one: they may have left files, and a worker that died just now can't be told from one that lives
  */
-export async function forgetAttempts(bucket: Bucket, taskId: string): Promise<string[]> {
+export async function clearAttempts(bucket: Bucket, taskId: string): Promise<string[]> {
   const jobs = PLACES.map(async (place) => {
     const key = placeKey(taskId, place);
     const found = await getJson(bucket, key);

@@ -3,7 +3,7 @@ import { rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { taskFolder } from '../core/job.ts';
-import { scratchFolder } from '../core/temp-files.ts';
+import { createScratchFolder } from '../core/temp-files.ts';
 import type { Worker } from './pipeline.ts';
 import { writeMp4 } from './video/mp4.ts';
 
@@ -20,7 +20,7 @@ export async function checkDisk(folder = tmpdir()): Promise<void> {
 
 /** Encodes two black frames. */
 export async function checkCodec(): Promise<void> {
-  const folder = await scratchFolder();
+  const folder = await createScratchFolder();
   async function* frames() {
     for (let i = 0; i < 2; i++) yield new Uint8Array(64 * 64 * 3);
   }

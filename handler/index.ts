@@ -2,7 +2,7 @@
 
 import { JobError } from '../core/job.ts';
 import { createLog } from '../core/log.ts';
-import { removeScratch } from '../core/temp-files.ts';
+import { removeOrphanedScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { readFlags, type ServeOptions, serve } from './runpod/index.ts';
@@ -18,7 +18,7 @@ try {
   let worker: Worker | undefined;
   let concurrency = 1;
   const open = async () => {
-    await removeScratch();
+    await removeOrphanedScratch();
     ({ worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event)));
   };
   if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone

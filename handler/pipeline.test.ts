@@ -163,7 +163,7 @@ describe('several jobs in hand', () => {
         await seen('1 sampling begins');
         return 'an id';
       },
-      async look() {
+      async getStatus() {
         events.push('the bridge was asked');
         throw new JobError('banned_prompt', 'no');
       },

@@ -7,7 +7,7 @@ import sharp from 'sharp';
 import * as v from 'valibot';
 import { type Bucket, getJson, StorageError } from '../core/bucket/bucket.ts';
 import { noiseLevels } from '../core/discretization.ts';
-import { guidanceScales, guided } from '../core/guider.ts';
+import { guidanceScales, withGuidance } from '../core/guider.ts';
 import {
   JobError,
   type JobInput,
@@ -17,20 +17,20 @@ import {
   outputSchema,
   type Progress,
   type Stage,
-  type TIMED,
+  type TIMED_STAGES,
   taskFolder,
 } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
-import { createTurns } from '../core/mutex.ts';
+import { createMutex } from '../core/mutex.ts';
 import type { ModelName } from '../core/presets.ts';
-import { scratchFolder } from '../core/temp-files.ts';
-import { beginAttempt, forgetAttempts } from './attempts.ts';
+import { createScratchFolder } from '../core/temp-files.ts';
+import { beginAttempt, clearAttempts } from './attempts.ts';
 import type { Clip, Model } from './models/model.ts';
 import { sample } from './sampling/samplers.ts';
 import { type Generator, generator } from './sampling/torch-random.ts';
 import { fitStill } from './still/fit.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
-import { findStill, stillKey } from './still/still.ts';
+import { prepareStill, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { type Mp4Options, writeMp4 } from './video/mp4.ts';
 
@@ -59,7 +59,7 @@ export interface JobContext {
 
 // A process has one GPU, or its processor in place of it: of the jobs in hand one makes a video, while others wait for their turn, for a
 // still or for the bucket.
-const enterGpu = createTurns();
+const enterGpu = createMutex();
 
 /** What result.json holds. */
 const resultSchema = v.union([v.object({ output: outputSchema }), v.object({ error: jobErrorSchema })]);
@@ -90,7 +90,7 @@ async function attempt(job: JobInput, worker: Worker, context: JobContext): Prom
   }
 
   const folder = `${taskFolder(task_id)}/${context.jobId}`;
-  const scratch = await scratchFolder();
+  const scratch = await createScratchFolder();
   let end = async () => {};
   let hasResult = false;
   try {
@@ -161,7 +161,7 @@ async function discard(bucket: Bucket, taskId: string, folder: string): Promise<
 
 /** A task with a result needs no memory of its attempts, nor anything of other jobs: whoever is still at one will answer the same. */
 async function clearUp(bucket: Bucket, taskId: string, jobs: string[] = []): Promise<void> {
-  for (const job of new Set([...jobs, ...(await forgetAttempts(bucket, taskId))]))
+  for (const job of new Set([...jobs, ...(await clearAttempts(bucket, taskId))]))
     await discard(bucket, taskId, `${taskFolder(taskId)}/${job}`);
 }
 
@@ -176,7 +176,7 @@ async function makeVideos(
   const { W, H, T, fps, num_cols } = job;
   const timings_ms: Record<string, number> = {};
   const warnings = new Map<string, JobOutput['warnings'][number]>(); // each once, whichever videos it is about
-  async function timed<R>(stage: (typeof TIMED)[number], work: () => Promise<R>): Promise<R> {
+  async function timed<R>(stage: (typeof TIMED_STAGES)[number], work: () => Promise<R>): Promise<R> {
     signal.throwIfAborted();
     if (uploadFailure) throw uploadFailure;
     const start = performance.now();
@@ -209,7 +209,7 @@ async function makeVideos(
   const stillShare = job.prompt === undefined ? 0.05 : 0.4;
   progress({ stage: 'still', progress: 0 });
   const png = await timed('still', () =>
-    findStill(job, {
+    prepareStill(job, {
       ...worker,
       onProgress: (part) => progress({ stage: 'still', progress: part * stillShare }),
       log,
@@ -294,7 +294,7 @@ async function sampleLatents(
   onStep: (step: number) => void,
 ) {
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
-  const denoise = guided(clip.denoise, guidanceScales(job.T, job));
+  const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), randn, signal, onStep }, job);
   if (!latents.every(Number.isFinite)) {
     const message =

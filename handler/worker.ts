@@ -1,7 +1,7 @@
 /** The worker's environment, read once, and what it makes of it. */
 import * as v from 'valibot';
 import { openBucket } from '../core/bucket/open-bucket.ts';
-import { model, readEnvironment, shared, whole } from '../core/environment.ts';
+import { integer, modelName, readEnvironment, sharedVariables } from '../core/environment.ts';
 import { presets } from '../core/presets.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
@@ -24,14 +24,14 @@ export async function openWorker(
 ): Promise<{ worker: Worker; concurrency: number }> {
   const env = readEnvironment(
     {
-      ...shared,
-      MODEL: v.optional(model, 'svd_xt'),
+      ...sharedVariables,
+      MODEL: v.optional(modelName, 'svd_xt'),
       MODEL_DIR: v.optional(v.string()),
       DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
       MIDJOURNEY_BRIDGE: v.optional(v.string()),
       MIDJOURNEY_API_KEY: v.optional(v.string()),
       MIDJOURNEY_BASE_URL: v.optional(v.string()),
-      WORKER_CONCURRENCY: whole(1, 1, 100),
+      WORKER_CONCURRENCY: integer(1, 1, 100),
       FRAMES_DIR: v.optional(v.string()),
     },
     environment,

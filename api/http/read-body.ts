@@ -1,7 +1,7 @@
 /** The body of a POST, in any of the three forms that callers may use, to named values. */
 import type { Context } from 'hono';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
-import { type FieldNote, fromText } from '../../core/request.ts';
+import { type FieldNote, parseTextFields } from '../../core/request.ts';
 import { Problem } from './problem.ts';
 
 /** A picture and some text around it. */
@@ -70,7 +70,7 @@ function readFields(fields: URLSearchParams | FormData): Record<string, unknown>
     .filter((name) => fields.getAll(name).length > 1)
     .map((field) => ({ field, message: 'given more than once' }));
   if (errors.length > 0) invalid(errors);
-  return fromText(names.map((name) => [name, fields.get(name) as string] as const));
+  return parseTextFields(names.map((name) => [name, fields.get(name) as string] as const));
 }
 
 async function readMultipart(c: Context): Promise<Body> {

@@ -1,7 +1,7 @@
 /** What stands after the ? of an address, checked. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { type FieldNote, unknownName } from '../../core/request.ts';
+import { describeUnknownName, type FieldNote } from '../../core/request.ts';
 import { invalid } from './read-body.ts';
 
 /**
@@ -18,7 +18,7 @@ export function readQuery<E extends v.ObjectEntries>(
   const errors: FieldNote[] = [];
   for (const field of new Set(searchParams.keys())) {
     if (!Object.hasOwn(schema.entries, field))
-      errors.push({ field, message: unknownName(field, Object.keys(schema.entries), otherwise) });
+      errors.push({ field, message: describeUnknownName(field, Object.keys(schema.entries), otherwise) });
     else if (searchParams.getAll(field).length > 1) errors.push({ field, message: 'given more than once' });
   }
   const { success, output, issues } = v.safeParse(schema, Object.fromEntries(searchParams));

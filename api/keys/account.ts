@@ -1,4 +1,4 @@
-import { ENDED, type Usage, type UsageDay } from '../../core/responses.ts';
+import { ENDED_STATUSES, type Usage, type UsageDay } from '../../core/responses.ts';
 import { type DayOfUse, type Key, monthOf } from '../store/key.ts';
 
 /** The most of each that a key may have; Infinity: any number. */
@@ -41,11 +41,11 @@ export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, curre
 
 function sumOf(day: string, rows: DayOfUse[]): UsageDay {
   const sum = (name: 'tasks' | 'amount' | 'gpu_time' | 'stills') => rows.reduce((total, row) => total + row[name], 0);
-  const byStatus = ENDED.map((status) => [status, rows.find((row) => row.status === status)?.tasks ?? 0]);
+  const byStatus = ENDED_STATUSES.map((status) => [status, rows.find((row) => row.status === status)?.tasks ?? 0]);
   return {
     day,
     tasks: sum('tasks'),
-    ...(Object.fromEntries(byStatus) as Record<(typeof ENDED)[number], number>),
+    ...(Object.fromEntries(byStatus) as Record<(typeof ENDED_STATUSES)[number], number>),
     gpu_seconds: sum('gpu_time') / 1000,
     stills: sum('stills'),
     amount: sum('amount'),

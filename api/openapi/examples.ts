@@ -2,7 +2,7 @@
 
 import { JobError } from '../../core/job.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
-import { InvalidRequest, readRequest } from '../../core/request.ts';
+import { InvalidRequest, parseRequest } from '../../core/request.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { Problem } from '../http/problem.ts';
 import { invalid } from '../http/read-body.ts';
@@ -31,7 +31,7 @@ export const REQUESTS = {
 };
 
 export function examples({ model, limits, publicUrl }: About) {
-  const { input, warnings } = readRequest(REQUESTS['a prompt'], { model, limits, hasImage: false, seed: 23 });
+  const { input, warnings } = parseRequest(REQUESTS['a prompt'], { model, limits, hasImage: false, seed: 23 });
   const folder = `${publicUrl}/files/tasks/${ID}`;
   const signed = '?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA';
   const queued = {
@@ -203,7 +203,7 @@ function problems({ model, limits }: Pick<About, 'model' | 'limits'>) {
       'send application/json, application/x-www-form-urlencoded or multipart/form-data',
     ),
     range: new Problem(416, 'range_not_satisfiable', 'the file has 412604 bytes'),
-    fields: problemOf(() => readRequest({ H: 100, T: 0, step: 5 }, { model, limits, hasImage: true, seed: 0 })),
+    fields: problemOf(() => parseRequest({ H: 100, T: 0, step: 5 }, { model, limits, hasImage: true, seed: 0 })),
     picture: problemOf(() =>
       invalid([{ field: 'image', message: `not a whole picture of type ${PICTURE_TYPES_TEXT}` }], 'image_rejected'),
     ),

@@ -4,7 +4,7 @@ import { jobErrorSchema, STAGES } from '../../core/job.ts';
 import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
-import { ENDED, STATUSES } from '../../core/responses.ts';
+import { ENDED_STATUSES, STATUSES } from '../../core/responses.ts';
 import { DELIVERY_STATUSES } from '../store/delivery.ts';
 import {
   type About,
@@ -130,7 +130,7 @@ export function schemas(about: About) {
       days: list(
         object({
           day,
-          ...Object.fromEntries(['tasks', ...ENDED, 'stills'].map((name) => [name, whole])),
+          ...Object.fromEntries(['tasks', ...ENDED_STATUSES, 'stills'].map((name) => [name, whole])),
           gpu_seconds: number,
           amount: micro,
         }),
@@ -139,7 +139,7 @@ export function schemas(about: About) {
     Delivery: object(
       {
         id: text,
-        type: { type: 'string', enum: [...ENDED.map((status) => `task.${status}`), 'webhook.test'] },
+        type: { type: 'string', enum: [...ENDED_STATUSES.map((status) => `task.${status}`), 'webhook.test'] },
         task_id: text,
         url: uri,
         status: { type: 'string', enum: DELIVERY_STATUSES, description: 'disabled: its receiver has answered 410' },
@@ -168,7 +168,7 @@ export function schemas(about: About) {
       description: 'What is POSTed to a webhook_url: how a task has ended, or a test',
       oneOf: [
         object({
-          type: { type: 'string', enum: ENDED.map((status) => `task.${status}`) },
+          type: { type: 'string', enum: ENDED_STATUSES.map((status) => `task.${status}`) },
           timestamp: time,
           data: ref('Task'),
         }),

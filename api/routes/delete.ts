@@ -1,5 +1,5 @@
 import { Hono } from 'hono';
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 import { present } from '../tasks/present.ts';
@@ -10,7 +10,7 @@ export function remove(services: Services) {
   const { config, bucket, lifecycle, now } = services;
   return new Hono().post('/delete', async (c) => {
     const task = await theTask(c, services);
-    if (isOpen(task.status))
+    if (isActive(task.status))
       throw new Problem(409, 'not_ended', `the task is ${task.status}: cancel it first, or wait for its end`);
     return c.json(await present(await lifecycle.expire(task), { bucket, linkSeconds: config.linkSeconds, now }));
   });

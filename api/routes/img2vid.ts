@@ -4,8 +4,8 @@ import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
 import type { Request } from '../../core/parameters.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
-import { InvalidRequest, requestReader } from '../../core/request.ts';
-import { isOpen } from '../../core/responses.ts';
+import { createRequestParser, InvalidRequest } from '../../core/request.ts';
+import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import { wrongAddresses } from '../http/check-urls.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
@@ -41,7 +41,7 @@ const QUERY = v.object({
 export function img2vid(services: Services) {
   const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
   const nextId = taskIds(now);
-  const read = requestReader(config);
+  const read = createRequestParser(config);
 
   return new Hono().post('/img2vid', async (c) => {
     const owner = c.get('key').id;
@@ -104,7 +104,7 @@ export function img2vid(services: Services) {
     if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
     const latest = seconds === undefined ? task : await ended(c, task, seconds);
     const shown = await present(latest, { bucket, linkSeconds: config.linkSeconds, now });
-    const status = seconds === undefined || isOpen(latest.status) ? 202 : 200;
+    const status = seconds === undefined || isActive(latest.status) ? 202 : 200;
     return c.json(shown, status, { location: `/status?id=${task.id}` });
   }
 
@@ -117,7 +117,7 @@ export function img2vid(services: Services) {
     try {
       const followed = follow(task.owner, (await readAgain())!, services, [over.signal, c.req.raw.signal, stopping]);
       for await (const changed of followed) latest = changed ?? latest;
-      if (isOpen(latest.status)) latest = (await readAgain()) ?? latest; // what another process did a moment ago is told a moment later
+      if (isActive(latest.status)) latest = (await readAgain()) ?? latest; // what another process did a moment ago is told a moment later
     } catch (error) {
       c.get('log').warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
     } finally {

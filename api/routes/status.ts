@@ -1,7 +1,7 @@
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import { Problem } from '../http/problem.ts';
 import { invalid } from '../http/read-body.ts';
 import { readQuery } from '../http/read-query.ts';
@@ -36,7 +36,7 @@ export function status(services: Services) {
       lifecycle.watch(task);
       return c.json(await shown(task));
     }
-    if (!isOpen(task.status) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
+    if (!isActive(task.status) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
     const broken = (error: unknown) => c.get('log').error({ error }, 'the events broke off'); // the caller will reconnect
     return streamSSE(c, (stream) => {
       c.header('cache-control', 'no-store'); // instead of streamSSE's own: there are links in events

@@ -3,7 +3,7 @@ import type { JobErrorData, JobOutput, Stage } from '../../core/job.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { FieldNote } from '../../core/request.ts';
-import { type Cost, isOpen, type TaskStatus } from '../../core/responses.ts';
+import { type Cost, isActive, type TaskStatus } from '../../core/responses.ts';
 
 /**
  * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
@@ -139,4 +139,4 @@ export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed
 
 /** Whether these changes end the task. */
 export const isEnd = (task: Task, { status }: Changes) =>
-  isOpen(task.status) && status !== undefined && !isOpen(status);
+  isActive(task.status) && status !== undefined && !isActive(status);

@@ -1,4 +1,4 @@
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import type { Services } from '../services.ts';
 import { READ, type ReadTask } from '../store/task.ts';
 
@@ -31,7 +31,7 @@ export async function* follow(
       if (told !== latest) {
         told = latest;
         yield told;
-        if (!isOpen(told.status)) return;
+        if (!isActive(told.status)) return;
         continue;
       }
       lifecycle.watch(told);

@@ -13,7 +13,7 @@
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { taskFolder } from '../../core/job.ts';
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
 import { type Changes, isEnd, type ReadTask, type Task } from '../store/task.ts';
@@ -118,7 +118,7 @@ export function createLifecycle(options: LifecycleOptions) {
   /** After a change is stored. */
   function told(task: Task, before: Task): void {
     tell(task, before);
-    if (isOpen(task.status) || !isOpen(before.status)) return;
+    if (isActive(task.status) || !isActive(before.status)) return;
     if (task.input.webhook_url !== undefined) onAnnouncement();
     onEnd(task);
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
@@ -134,7 +134,7 @@ export function createLifecycle(options: LifecycleOptions) {
     const until = now() + LEASE;
     for (let wait = SECOND / 10, current = task; ; wait = Math.min(5 * SECOND, 2 * wait)) {
       try {
-        const isOurs = isOpen(current.status) && current.leased_until === task.leased_until;
+        const isOurs = isActive(current.status) && current.leased_until === task.leased_until;
         if (!job_id || isOurs) {
           const strays = [...new Set([...current.strays, ...(changes.strays ?? [])])];
           const updated = await store.update(current, { ...changes, ...(current !== task && { strays }) });
@@ -161,7 +161,7 @@ export function createLifecycle(options: LifecycleOptions) {
     if (watcher) {
       if (watcher.seen.version >= task.version) return;
       watcher.seen = task;
-      if (!isOpen(task.status)) watched.delete(task.id);
+      if (!isActive(task.status)) watched.delete(task.id);
     }
     if (SHOWN.some((name) => task[name] !== shown[name])) changes.emit(task.id, task);
   }
@@ -262,7 +262,7 @@ export function createLifecycle(options: LifecycleOptions) {
      */
     cancel: (task: Task): Promise<Task> =>
       change(task, async (task) => {
-        if (!isOpen(task.status) || task.cancel_requested_at !== null) return undefined;
+        if (!isActive(task.status) || task.cancel_requested_at !== null) return undefined;
         const changes = afterCancel(task, now());
         return changes.status ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
       }),
@@ -278,7 +278,7 @@ export function createLifecycle(options: LifecycleOptions) {
 
     /** Somebody wants to know: the task is looked at now, and more often for a while. */
     watch(task: ReadTask): void {
-      if (!isOpen(task.status)) return;
+      if (!isActive(task.status)) return;
       const watcher = watched.get(task.id);
       const isNew = !watcher || watcher.until <= now();
       watched.set(task.id, { until: now() + ATTENTION, seen: isNew ? task : watcher.seen });

@@ -5,7 +5,7 @@
 import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
 import { type Changes, isEnd, type Task } from '../store/task.ts';
@@ -107,7 +107,7 @@ export function createSteps({
   async function changesOf(task: Task, found: string | undefined): Promise<Changes> {
     const changes = found === undefined ? undefined : await find(task, found);
     if (changes) return { due_in: 0, ...changes };
-    if (!isOpen(task.status)) return afterEnd(task);
+    if (!isActive(task.status)) return afterEnd(task);
     if (now() > task.created_at + taskDeadline) return tooLate(task, now());
     if (task.job_id !== null) return look(task, task.job_id);
     return submit(task);

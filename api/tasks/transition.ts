@@ -29,7 +29,7 @@
  */
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
-import { isOpen } from '../../core/responses.ts';
+import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import { isGoingOn, type SeenJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
@@ -90,7 +90,7 @@ export function withoutContent(task: Task, now: number): Changes {
 export function afterFinding(task: Task, jobId: string, job: SeenJob, now: number): Changes {
   const isNamed = job.input === undefined || job.input.task_id === task.id; // where RunPod shows no input, the callback's token must do
   if (!isNamed) return {};
-  if (isOpen(task.status)) {
+  if (isActive(task.status)) {
     if (job.status === 'COMPLETED') {
       const end = completed(task, job.output, now);
       return end.status === 'succeeded' ? { ...end, ...withoutJob(task) } : {};

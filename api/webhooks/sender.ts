@@ -7,7 +7,7 @@ import { Webhook } from 'standardwebhooks';
 import { request } from 'undici';
 import { v7 } from 'uuid';
 import type { Bucket } from '../../core/bucket/bucket.ts';
-import { checkHost, guardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
+import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import type { Attempt } from '../metrics.ts';
 import type { Delivery } from '../store/delivery.ts';
@@ -63,7 +63,7 @@ export function createWebhooks({
   log,
   now = Date.now,
 }: WebhookOptions) {
-  const agent = guardedAgent(allowPrivate);
+  const agent = createGuardedAgent(allowPrivate);
   const flights = new Map<Promise<void>, string>(); // and whose
   let timer: NodeJS.Timeout | undefined;
   let turning: Promise<void> | undefined;
@@ -157,7 +157,7 @@ export function createWebhooks({
     const url = new URL(delivery.url);
     const at = new Date(now());
     try {
-      if (!allowPrivate) checkHost(url);
+      if (!allowPrivate) assertPublicHost(url);
       const answer = await request(url, {
         method: 'POST',
         dispatcher: agent,

@@ -53,7 +53,8 @@ export class StorageError extends Error {
 const SEGMENT = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/;
 
 /** Whether a key is one of ours: plain segments, no way out of the bucket. */
-export const isKey = (key: string) => key.length <= 512 && key.split('/').every((segment) => SEGMENT.test(segment));
+export const isBucketKey = (key: string) =>
+  key.length <= 512 && key.split('/').every((segment) => SEGMENT.test(segment));
 
 /** What may be served to a browser, by the key's ending; a caller's upload never is. */
 export function contentType(key: string): 'video/mp4' | 'image/png' | undefined {

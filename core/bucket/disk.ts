@@ -2,9 +2,9 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { secretFile } from '../secret-file.ts';
-import { ownName, removeLeftovers } from '../temp-files.ts';
-import { type Bucket, isKey } from './bucket.ts';
+import { loadOrCreateSecret } from '../secret-file.ts';
+import { removeOrphans, tempName } from '../temp-files.ts';
+import { type Bucket, isBucketKey } from './bucket.ts';
 
 /** How often a write and the deletion of its folder may get in each other's way. */
 const RACES = 10;
@@ -26,15 +26,15 @@ export async function diskBucket(
   { publicUrl, now = Date.now }: { publicUrl: string; now?: () => number },
 ): Promise<DiskBucket> {
   await mkdir(join(folder, 'tmp'), { recursive: true });
-  await removeLeftovers(join(folder, 'tmp'));
-  const secret = await secretFile(join(folder, 'link-secret'), () => randomBytes(32));
+  await removeOrphans(join(folder, 'tmp'));
+  const secret = await loadOrCreateSecret(join(folder, 'link-secret'), () => randomBytes(32));
 
   const checked = (key: string) => {
-    if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
+    if (!isBucketKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
     return key;
   };
   const place = (key: string) => join(folder, 'objects', checked(key));
-  const temporary = () => join(folder, 'tmp', ownName());
+  const temporary = () => join(folder, 'tmp', tempName());
   const sign = (key: string, expires: string) =>
     createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
 
@@ -81,7 +81,7 @@ export async function diskBucket(
       return `${publicUrl}/files/${checked(key)}?expires=${expires}&signature=${sign(key, String(expires))}`;
     },
     async file(key) {
-      if (!isKey(key)) return undefined;
+      if (!isBucketKey(key)) return undefined;
       const path = place(key);
       const info = await stat(path).catch(ifMissing);
       return info?.isFile() ? { path, size: info.size, modified: info.mtime } : undefined;

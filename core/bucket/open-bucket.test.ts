@@ -3,10 +3,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { readEnvironment, shared } from '../environment.ts';
+import { readEnvironment, sharedVariables } from '../environment.ts';
 import { openBucket, s3Options } from './open-bucket.ts';
 
-const options = (environment: NodeJS.ProcessEnv) => s3Options(readEnvironment(shared, environment));
+const options = (environment: NodeJS.ProcessEnv) => s3Options(readEnvironment(sharedVariables, environment));
 const KEYS = { BUCKET_ACCESS_KEY_ID: 'id', BUCKET_SECRET_ACCESS_KEY: 'secret' };
 const AWS = { AWS_ACCESS_KEY_ID: 'aws-id', AWS_SECRET_ACCESS_KEY: 'aws-secret', AWS_SESSION_TOKEN: 'token' };
 const R2 = '0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com';
@@ -19,7 +19,7 @@ describe('openBucket', () => {
   afterEach(() => rm(folder, { recursive: true }));
   const publicUrl = 'http://127.0.0.1:5000';
   const open = (environment: NodeJS.ProcessEnv) =>
-    openBucket(readEnvironment(shared, { DATA_DIR: folder, ...environment }), { publicUrl });
+    openBucket(readEnvironment(sharedVariables, { DATA_DIR: folder, ...environment }), { publicUrl });
 
   test('a folder, where no bucket is named', async () => {
     const { bucket, disk } = await open({ ...AWS, AWS_REGION: 'eu-central-1', AWS_ENDPOINT_URL: 'of something else' });

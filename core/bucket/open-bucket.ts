@@ -1,30 +1,30 @@
 /** The environment's bucket: at an S3 store, or a folder of this machine. */
 import type * as v from 'valibot';
-import { bucketFolder, type shared } from '../environment.ts';
+import { bucketFolder, type sharedVariables } from '../environment.ts';
 import type { Bucket } from './bucket.ts';
 import { type DiskBucket, diskBucket } from './disk.ts';
 import type { S3Options } from './s3.ts';
 
-type Shared = v.InferOutput<v.ObjectSchema<typeof shared, undefined>>;
+type Shared = v.InferOutput<v.ObjectSchema<typeof sharedVariables, undefined>>;
 
 /** The variables that say where the bucket is, as `readEnvironment` gives them. */
 export type BucketEnvironment = Pick<Shared, 'DATA_DIR' | Extract<keyof Shared, `${'BUCKET' | 'AWS'}_${string}`>>;
 
 /**
  * @param publicUrl where the API is reached, without a slash at the end: a folder's links lead there
- * @param patience how long a store that fails is tried again, in milliseconds; default two minutes
+ * @param retryBudget how long a store that fails is tried again, in milliseconds; default two minutes
  * @param now milliseconds since 1970
  * @returns `disk` where the bucket is a folder: the API then serves its `/files`
  * @throws Error that names the variable; nothing is asked of the store yet
  */
 export async function openBucket(
   env: BucketEnvironment,
-  { publicUrl, patience, now = Date.now }: { publicUrl: string; patience?: number; now?: () => number },
+  { publicUrl, retryBudget, now = Date.now }: { publicUrl: string; retryBudget?: number; now?: () => number },
 ): Promise<{ bucket: Bucket; disk: DiskBucket | undefined }> {
   const s3 = s3Options(env);
   if (s3) {
     const { s3Bucket } = await import('./s3.ts'); // a tenth of a second, which a folder's users need not spend
-    return { bucket: s3Bucket(s3, { patience, now }), disk: undefined };
+    return { bucket: s3Bucket(s3, { retryBudget, now }), disk: undefined };
   }
   const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, now });
   return { bucket: disk, disk };

@@ -33,7 +33,7 @@ const MOMENTARY = [
 ];
 
 /** Whether the same request may go through a little later. */
-export function isPassing(error: unknown): boolean {
+export function isRetryable(error: unknown): boolean {
   const failure = error as Failure;
   const status = statusOf(failure);
   if (MOMENTARY.includes(codeOf(failure))) return true;
@@ -62,7 +62,7 @@ interface Circumstances {
  * Errors in one line each. They are written anew, never passed on: the store's own may repeat what was signed, with keys in it.
  * What is thrown by a mistake in the program stays as it is.
  */
-export function storageError(error: unknown, { request, attempts, ...where }: Circumstances): unknown {
+export function toStorageError(error: unknown, { request, attempts, ...where }: Circumstances): unknown {
   const failure = error as Failure;
   if (statusOf(failure) === undefined && failure.code === undefined && failure.name !== 'TimeoutError') return error;
   return new StorageError(explain(failure, request, attempts, where), codeOf(failure), attempts);
@@ -104,7 +104,7 @@ function explain(
     case 'AccessDenied':
     case 'Forbidden':
     case 'AllAccessDisabled':
-      return `the access key may not ${permission(request)} in the bucket ${bucket} at ${host}${
+      return `the access key may not ${requiredPermission(request)} in the bucket ${bucket} at ${host}${
         request === 'GetObject' ? ' (or the object is missing, and it may not s3:ListBucket, which would tell)' : ''
       }`;
     case 'NotImplemented':
@@ -154,4 +154,4 @@ const PERMISSIONS: Record<string, string> = {
   GetBucketLifecycleConfiguration: 'GetLifecycleConfiguration',
   PutBucketLifecycleConfiguration: 'PutLifecycleConfiguration',
 };
-export const permission = (request: string) => `s3:${PERMISSIONS[request] ?? request}`;
+export const requiredPermission = (request: string) => `s3:${PERMISSIONS[request] ?? request}`;

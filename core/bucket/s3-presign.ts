@@ -18,7 +18,7 @@ export interface LinkOptions {
  * @param link one that the SDK has signed, for the object `key`
  * @param secret with which it was signed
  */
-export function likeLink(link: string, key: string, secret: string): (options: LinkOptions) => string {
+export function createPresigner(link: string, key: string, secret: string): (options: LinkOptions) => string {
   const { origin, host, pathname, searchParams } = new URL(link);
   const folder = pathname.slice(0, -key.length);
   const { 'X-Amz-Signature': _, 'X-Amz-Credential': credential = '', ...fixed } = Object.fromEntries(searchParams);

@@ -128,11 +128,11 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(seconds()).toBeLessThan(155);
     });
 
-    test('with less patience it gives up sooner', async () => {
+    test('with a smaller retry budget it gives up sooner', async () => {
       line.fault = () => 'cut';
       let clock = 0;
       const wait = async (time: number) => (clock += time);
-      const hasty = open({}, { patience: 8000, wait, now: () => clock });
+      const hasty = open({}, { retryBudget: 8000, wait, now: () => clock });
       await expect(hasty.get('a')).rejects.toThrow(/can’t be reached/);
       expect(clock).toBeGreaterThan(3000);
       expect(clock).toBeLessThanOrEqual(10_000);

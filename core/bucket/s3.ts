@@ -19,9 +19,9 @@ import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { SECOND } from '../time.ts';
 // biome-ignore-end lint/style/noRestrictedImports: The imports of the S3 client end here.
-import { type Bucket, contentType, isKey, StorageError } from './bucket.ts';
-import { isPassing, storageError } from './s3-errors.ts';
-import { likeLink } from './s3-presign.ts';
+import { type Bucket, contentType, isBucketKey, StorageError } from './bucket.ts';
+import { isRetryable, toStorageError } from './s3-errors.ts';
+import { createPresigner } from './s3-presign.ts';
 
 const MIB = 2 ** 20;
 const PART = 8 * MIB;
@@ -30,7 +30,7 @@ const LONGEST_LINK = 7 * 24 * 3600; // seconds; S3 allows no more
 /** Before each new try: 2 minutes in all. */
 const WAITS = [0.5, 1, 2, 4, 8, 12, 15, 18, 20, 20, 20].map((seconds) => seconds * SECOND);
 /** The default. */
-const PATIENCE = 120 * SECOND;
+const RETRY_BUDGET = 120 * SECOND;
 
 export interface S3Options {
   bucket: string;
@@ -44,7 +44,7 @@ export interface S3Options {
 
 export interface S3Tuning {
   /** no new try is made later than this after the first failure, however long each took; milliseconds */
-  patience?: number | undefined;
+  retryBudget?: number | undefined;
   /** resolves after so many milliseconds */
   wait?: (time: number) => Promise<unknown>;
   /** how long a connection may take to be made, and be silent; milliseconds */
@@ -53,7 +53,7 @@ export interface S3Tuning {
   now?: () => number;
 }
 
-/** Every call outlasts an outage of the store of a minute, unless `tuning` has less patience. */
+/** Every call survives an outage of the store of one minute, unless `tuning` has a smaller retry budget. */
 export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
   const { bucket: Bucket } = options;
   const { now = Date.now } = tuning;
@@ -61,7 +61,7 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
 
   /** What names an object in a request. */
   const place = (key: string) => {
-    if (!isKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
+    if (!isBucketKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
     return { Bucket, Key: key };
   };
 
@@ -69,7 +69,7 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
   /** One by the SDK, which knows where each store keeps a bucket. It asks nobody. */
   async function firstLink() {
     const link = await getSignedUrl(client, new GetObjectCommand(place('probe')), { signingDate: new Date(now()) });
-    return likeLink(link, 'probe', options.secretAccessKey);
+    return createPresigner(link, 'probe', options.secretAccessKey);
   }
 
   return {
@@ -179,7 +179,7 @@ export function s3Client(
   { bucket, endpoint, region, sessionToken, ...keys }: S3Options,
   tuning: S3Tuning = {},
 ): S3Client {
-  const { patience = PATIENCE, wait = delay, now = Date.now } = tuning;
+  const { retryBudget = RETRY_BUDGET, wait = delay, now = Date.now } = tuning;
   const { timeouts = { connection: 10 * SECOND, silence: 30 * SECOND } } = tuning;
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'; // the version is pinned to one for this Node
   const host = endpoint ? new URL(endpoint).host : `s3.${region}.amazonaws.com`;
@@ -233,8 +233,8 @@ export function s3Client(
           } catch (error) {
             failing ??= now();
             const time = waits[attempts - 1];
-            if (time === undefined || now() - failing + time > patience || !isPassing(error))
-              throw storageError(error, { request, attempts, bucket, host, region, now });
+            if (time === undefined || now() - failing + time > retryBudget || !isRetryable(error))
+              throw toStorageError(error, { request, attempts, bucket, host, region, now });
             await wait(time * (0.75 + Math.random() / 2)); // so that workers don't come back all at once
           }
         }

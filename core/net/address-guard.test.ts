@@ -4,14 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { request } from 'undici';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { refusedHosts } from '../../test/support/malicious-urls.ts';
-import { checkHost, guardedAgent, isPublicAddress, RefusedAddress } from './address-guard.ts';
+import { assertPublicHost, createGuardedAgent, isPublicAddress, RefusedAddress } from './address-guard.ts';
 
 vi.mock('node:dns', { spy: true });
 
 describe('checkHost', () => {
   test.each(refusedHosts)('refuses %s', (host) => {
     for (const protocol of ['http', 'https']) {
-      expect(() => checkHost(new URL(`${protocol}://${host}/picture.png`))).toThrow(RefusedAddress);
+      expect(() => assertPublicHost(new URL(`${protocol}://${host}/picture.png`))).toThrow(RefusedAddress);
     }
   });
 
@@ -29,7 +29,7 @@ describe('checkHost', () => {
     'xn--bcher-kva.example',
     '127.0.0.1@example.com',
   ])('lets %s pass', (host) => {
-    expect(() => checkHost(new URL(`http://${host}/`))).not.toThrow();
+    expect(() => assertPublicHost(new URL(`http://${host}/`))).not.toThrow();
   });
 });
 
@@ -96,7 +96,7 @@ describe('guardedAgent', () => {
   });
 
   async function get(host: string, allowPrivate: boolean): Promise<string> {
-    const dispatcher = guardedAgent(allowPrivate);
+    const dispatcher = createGuardedAgent(allowPrivate);
     try {
       const { body } = await request(`http://${host}:${port}/`, { dispatcher });
       return await body.text();

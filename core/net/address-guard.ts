@@ -32,7 +32,7 @@ export function isPublicAddress(address: string): boolean {
  * What can be said of a URL's host and port without asking DNS.
  * @throws RefusedAddress for an address that is not public, for localhost, and for a port where something else than the web is served
  */
-export function checkHost(url: URL): void {
+export function assertPublicHost(url: URL): void {
   const host = url.hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
   if (isIP(host) ? !isPublicAddress(host) : /(^|\.)localhost$/i.test(host)) throw new RefusedAddress(host);
   const port = Number(url.port || 443); // 22 and 25 understand a line of HTTP well enough to be annoyed
@@ -40,10 +40,10 @@ export function checkHost(url: URL): void {
     throw new RefusedAddress(url.host, 'is not on port 80, 443 or above 1023');
 }
 
-/** `checkHost` as a question. */
+/** `assertPublicHost` as a question. */
 export function isPublicHost(url: URL): boolean {
   try {
-    checkHost(url);
+    assertPublicHost(url);
     return true;
   } catch {
     return false;
@@ -65,7 +65,7 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
  * Connections for strangers' URLs: without proxies, whatever the environment says, and only to servers with a good certificate.
  * @param allowPrivate lifts the guard (ALLOW_PRIVATE_URLS=1)
  */
-export function guardedAgent(allowPrivate: boolean): Agent {
+export function createGuardedAgent(allowPrivate: boolean): Agent {
   const lookup = allowPrivate ? {} : { lookup: publicLookup };
   const connector = buildConnector({ timeout: 10_000, rejectUnauthorized: true, ...lookup });
   return new Agent({

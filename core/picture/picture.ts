@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { deadline } from '../deadline.ts';
 import { JobError } from '../job.ts';
-import { createTurns } from '../mutex.ts';
+import { createMutex } from '../mutex.ts';
 import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, MAX_PICTURE_SIDE, PICTURE_TYPES_TEXT } from './limits.ts';
 
 const TIMEOUT = 30_000; // for one decoding; the largest picture takes a few seconds
@@ -22,7 +22,7 @@ const NO_PICTURE = 3;
 const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS', 'SIGXCPU'];
 
 /** Two at a time, so that one that takes long does not hold up everybody, and a crowd does not take all memory. */
-const turns = [createTurns(), createTurns()];
+const turns = [createMutex(), createMutex()];
 let asked = 0;
 
 /**
@@ -41,14 +41,14 @@ export async function toPng(bytes: Uint8Array, signal?: AbortSignal): Promise<Bu
   return decode(bytes, true, signal);
 }
 
-export const tooLarge = () =>
+export const pictureTooLarge = () =>
   new JobError(
     'image_rejected',
     `the picture is larger than ${MAX_PICTURE_BYTES / 1e6} MB, ${MAX_PICTURE_PIXELS / 1e6} megapixels or ${MAX_PICTURE_SIDE} pixels a side`,
   );
 
 async function decode(bytes: Uint8Array, png: boolean, signal = new AbortController().signal): Promise<Buffer> {
-  if (bytes.length > MAX_PICTURE_BYTES) throw tooLarge();
+  if (bytes.length > MAX_PICTURE_BYTES) throw pictureTooLarge();
   const leave = await turns[asked++ % turns.length]!(signal);
   try {
     return await runDecoder(bytes, png, signal);
@@ -80,7 +80,7 @@ async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal):
     if (limited.passed()) throw new JobError('image_rejected', 'the picture takes too long to decode');
     if (failure) throw failure;
     if (status === 0) return result;
-    if (status === TOO_LARGE) throw tooLarge();
+    if (status === TOO_LARGE) throw pictureTooLarge();
     const cause = new Error(`decoder: ${killedBy ?? status} ${complaint.subarray(-1000)}`.trim());
     if (status === NO_PICTURE) {
       const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { type Discretization, noiseLevels } from '../../core/discretization.ts';
-import { type Guider, guidanceScales, guided } from '../../core/guider.ts';
+import { type Guider, guidanceScales, withGuidance } from '../../core/guider.ts';
 import type { Sampler } from '../../core/sampler-options.ts';
 import { sample } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
@@ -56,7 +56,7 @@ async function latentsOf(
     signal,
   };
   const clip = await camera.open(request);
-  const denoise = guided(clip.denoise, guidanceScales(T, guider));
+  const denoise = withGuidance(clip.denoise, guidanceScales(T, guider));
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(steps, discretization), randn }, sampler);
   return { clip, latents };

@@ -1,6 +1,6 @@
 import { beforeEach, expect, test, vi } from 'vitest';
 import { edmSigmas } from '../../core/discretization.ts';
-import { guidanceScales, guided } from '../../core/guider.ts';
+import { guidanceScales, withGuidance } from '../../core/guider.ts';
 import { presets } from '../../core/presets.ts';
 import { eulerEDM } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
@@ -60,7 +60,7 @@ async function sample(clip: Clip, seed: number): Promise<Float32Array> {
   const { randn } = generator(seed);
   return eulerEDM(
     {
-      denoise: guided(clip.denoise, guidanceScales(clip.shape[0], guider)),
+      denoise: withGuidance(clip.denoise, guidanceScales(clip.shape[0], guider)),
       noise: randn(sizeOf(clip)),
       sigmas: edmSigmas(steps, discretization),
       randn,

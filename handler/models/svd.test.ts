@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { noiseLevels } from '../../core/discretization.ts';
-import { guidanceScales, guided } from '../../core/guider.ts';
+import { guidanceScales, withGuidance } from '../../core/guider.ts';
 import { eulerEDM, sample } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
 import { openSvd, type SvdModel } from './svd.ts';
@@ -57,7 +57,7 @@ async function clipOf(index: number, changes: Partial<Case> = {}, otherwise: Oth
   const sigmas = noiseLevels(steps, { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 });
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
   const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
-  const latents = await eulerEDM({ denoise: guided(clip.denoise, scales), noise, sigmas, randn }, churn);
+  const latents = await eulerEDM({ denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn }, churn);
   const frames: Float32Array[] = [];
   for await (const frame of clip.decodeFloat(latents)) frames.push(frame);
   const bytes: Uint8Array[] = [];
@@ -122,7 +122,7 @@ describe('every sampler over these networks gives the latents of Stability’s o
       const scales = guidanceScales(T, { guider, min_guidance_scale: 1, max_cfg_scale: 2.5, cfg_scale: 3 });
       const sigmas = noiseLevels(steps, { discretization, ...preset });
       const latents = await sample(
-        { denoise: guided(clip.denoise, scales), noise, sigmas, randn },
+        { denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn },
         { sampler, ...parameters },
       );
       await clip.close();

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { JobError } from '../../core/job.ts';
-import { createTurns } from '../../core/mutex.ts';
+import { createMutex } from '../../core/mutex.ts';
 import { clipConfig, clipVision } from '../onnx/clip.ts';
 import { usableMemory } from '../onnx/device.ts';
 import type { Graph, GraphOptions } from '../onnx/graph.ts';
@@ -166,7 +166,7 @@ export function openSvd(
   };
 
   // Clips share the networks' sessions, so one is open at a time; jobs beside it wait for their turn.
-  const enter = createTurns();
+  const enter = createMutex();
 
   async function open(request: ClipRequest): Promise<SvdClip> {
     const leave = await enter(request.signal);

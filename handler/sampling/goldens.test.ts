@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { guided } from '../../core/guider.ts';
+import { withGuidance } from '../../core/guider.ts';
 import type { Sampler } from '../../core/sampler-options.ts';
 import { scaling, vPrediction } from '../models/svd/preconditioning.ts';
 import * as samplers from './samplers.ts';
@@ -169,7 +169,7 @@ describe('the denoiser', () => {
 
   test('the unconditional branch is not run where no frame needs it', async () => {
     const asked: boolean[] = [];
-    const denoise = guided(
+    const denoise = withGuidance(
       async (x, _sigma, conditional) => {
         asked.push(conditional);
         return x.map(() => (conditional ? 3 : 1));

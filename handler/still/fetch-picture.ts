@@ -1,16 +1,16 @@
 import { request } from 'undici';
 import { deadline } from '../../core/deadline.ts';
 import { JobError } from '../../core/job.ts';
-import { checkHost, guardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
+import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
-import { tooLarge } from '../../core/picture/picture.ts';
+import { pictureTooLarge } from '../../core/picture/picture.ts';
 
 const MAX_REDIRECTS = 5;
 const REDIRECTS = [301, 302, 303, 307, 308];
 const TIMEOUT = 60_000; // for the whole picture, redirects and all
 
-const guarded = guardedAgent(false);
-const unguarded = guardedAgent(true);
+const guarded = createGuardedAgent(false);
+const unguarded = createGuardedAgent(true);
 
 export interface FetchOptions {
   /** what the URL is called in errors */
@@ -36,7 +36,7 @@ export async function fetchPicture(
         throw new JobError('image_rejected', `${name} leads to another protocol than http(s)`);
       if (target.username || target.password)
         throw new JobError('image_rejected', `${name} leads to an address with a user name or password`);
-      if (!allowPrivate) checkHost(target);
+      if (!allowPrivate) assertPublicHost(target);
       const { statusCode, headers, body } = await request(target, {
         dispatcher: allowPrivate ? unguarded : guarded,
         signal: limited.signal,
@@ -67,7 +67,7 @@ async function readAtMost(body: AsyncIterable<Buffer>, limit: number): Promise<B
   let size = 0;
   for await (const chunk of body) {
     size += chunk.length;
-    if (size > limit) throw tooLarge();
+    if (size > limit) throw pictureTooLarge();
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);

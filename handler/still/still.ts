@@ -25,7 +25,7 @@ export const stillKey = (taskId: string) => `${taskFolder(taskId)}/still.png`;
  * The picture that the task animates, unfitted, as a PNG; saved in the task's folder, from where a second job takes it.
  * @throws JobError
  */
-export async function findStill(job: JobInput, options: StillOptions): Promise<Buffer> {
+export async function prepareStill(job: JobInput, options: StillOptions): Promise<Buffer> {
   const { bucket } = options;
   const key = stillKey(job.task_id);
   const saved = await bucket.get(key);

@@ -7,8 +7,8 @@ import { createInterface } from 'node:readline/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as v from 'valibot';
-import { readEnvironment, webAddress } from '../../core/environment.ts';
-import { unknownName } from '../../core/request.ts';
+import { httpUrl, readEnvironment } from '../../core/environment.ts';
+import { describeUnknownName } from '../../core/request.ts';
 import { type EndpointFile, imageOf, readEndpointFile, workerEnvironment } from './endpoint-file.ts';
 import {
   ENDPOINTS,
@@ -119,8 +119,8 @@ function openContext(flags: Flags, done: string[], { env, out, ask, pause }: Sur
   const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
     {
       RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
-      RUNPOD_REST_URL: v.optional(webAddress, 'https://api.runpod.io/v2'),
-      RUNPOD_BASE_URL: v.optional(webAddress, 'https://api.runpod.ai/v2'),
+      RUNPOD_REST_URL: v.optional(httpUrl, 'https://api.runpod.io/v2'),
+      RUNPOD_BASE_URL: v.optional(httpUrl, 'https://api.runpod.ai/v2'),
     },
     env,
   );
@@ -250,7 +250,7 @@ function checkGpus({ gpu: { pools, excludedTypes } }: EndpointFile, gpus: Gpu[])
   const known = [...new Set(gpus.flatMap(({ pool }) => pool ?? []))];
   for (const pool of pools.filter((one) => !known.includes(one)))
     throw new Error(
-      `gpu.pools: ${pool} is ${unknownName(pool, known, `unknown; RunPod has ${known.sort().join(', ')}`)}`,
+      `gpu.pools: ${pool} is ${describeUnknownName(pool, known, `unknown; RunPod has ${known.sort().join(', ')}`)}`,
     );
   const types = gpus.filter(({ pool }) => pools.includes(pool ?? '')).map(({ id }) => id);
   for (const type of excludedTypes.filter((one) => !types.includes(one)))

@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import { s3Options } from '../../core/bucket/open-bucket.ts';
-import { model, readEnvironment, shared } from '../../core/environment.ts';
-import { unknownName } from '../../core/request.ts';
+import { modelName, readEnvironment, sharedVariables } from '../../core/environment.ts';
+import { describeUnknownName } from '../../core/request.ts';
 import { openBridges } from '../../handler/still/midjourney/open-bridges.ts';
 
 /** An object with these fields and no others. */
@@ -15,7 +15,7 @@ function fields<E extends v.ObjectEntries>(entries: E) {
       for (const [key, value] of Object.entries(input ?? {}))
         if (!names.includes(key))
           addIssue({
-            message: unknownName(key, names, `unknown; known are ${names.join(', ')}`),
+            message: describeUnknownName(key, names, `unknown; known are ${names.join(', ')}`),
             path: [{ type: 'object', origin: 'key', input: input as Record<string, unknown>, key, value }],
           });
     }),
@@ -88,7 +88,7 @@ const endpointFile = v.pipe(
     image: v.optional(image),
     /** the id of RunPod's credential for a private image */
     registry: v.optional(id),
-    model,
+    model: modelName,
     /** of a container; GB */
     disk: whole(1, 4096, ' GB'),
     gpu: fields({
@@ -186,7 +186,7 @@ export function workerEnvironment(file: EndpointFile, env: NodeJS.ProcessEnv): R
   );
   const device = file.model === 'camera' ? {} : { DEVICE: 'cuda' }; // better no worker than one that bills a GPU and uses its processor
   const worker: Record<string, string> = { ...Object.fromEntries(passed), MODEL: file.model, ...device };
-  if (!s3Options(readEnvironment(shared, worker)))
+  if (!s3Options(readEnvironment(sharedVariables, worker)))
     throw new Error('BUCKET_NAME is needed for the worker: on RunPod what lies in a folder is gone with its worker');
   openBridges(worker);
   return worker;

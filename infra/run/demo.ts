@@ -8,7 +8,7 @@ import { parameterHelp, readFlags, WrongUsage } from '../../client/flags.ts';
 import { type ApiError, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
 import type { ModelName } from '../../core/presets.ts';
-import { fromText, InvalidRequest, readRequest } from '../../core/request.ts';
+import { InvalidRequest, parseRequest, parseTextFields } from '../../core/request.ts';
 import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]
@@ -101,10 +101,10 @@ function readArguments(args: string[]): Arguments {
 /** Checked before anything is started: wrong values and a missing file end here in one line. */
 async function readParameters({ fields, image }: Arguments): Promise<Parameters> {
   const limits = { maxFrames: Number(process.env.MAX_FRAMES) || 100, maxFps: Number(process.env.MAX_FPS) || 120 };
-  const values = fromText(fields);
+  const values = parseTextFields(fields);
   try {
     const model = (process.env.MODEL || 'camera') as ModelName;
-    readRequest(values, { limits, model, hasImage: true, seed: 0 });
+    parseRequest(values, { limits, model, hasImage: true, seed: 0 });
   } catch (error) {
     if (error instanceof InvalidRequest)
       throw new Error(error.errors.map(({ field, message }) => `--${field}: ${message}`).join('\n'));

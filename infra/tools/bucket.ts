@@ -24,7 +24,7 @@ import * as v from 'valibot';
 import { type Bucket, StorageError } from '../../core/bucket/bucket.ts';
 import { s3Options } from '../../core/bucket/open-bucket.ts';
 import { type S3Options, s3Bucket, s3Client } from '../../core/bucket/s3.ts';
-import { readEnvironment, shared, webAddress, whole } from '../../core/environment.ts';
+import { httpUrl, integer, readEnvironment, sharedVariables } from '../../core/environment.ts';
 
 const USAGE = `npm run bucket -- setup | check
 
@@ -76,10 +76,10 @@ export async function main(args: string[], { env, out, err }: Surroundings): Pro
 function readSettings(environment: NodeJS.ProcessEnv) {
   const env = readEnvironment(
     {
-      ...shared,
-      PUBLIC_URL: v.optional(webAddress),
+      ...sharedVariables,
+      PUBLIC_URL: v.optional(httpUrl),
       CORS_ORIGINS: v.optional(v.string()),
-      RETAIN_DAYS: whole(30, 1, 3650),
+      RETAIN_DAYS: integer(30, 1, 3650),
     },
     environment,
   );

@@ -9,7 +9,7 @@ import { PROBLEMS } from '../../core/problems.ts';
 
 export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
 
-/** What a caller can do about a task that failed so. */
+/** What a caller can do description a task that failed so. */
 const REMEDIES: Record<ErrorCode, string> = {
   invalid_input: 'Tell whoever runs the service: its worker and API don’t fit, or have different models',
   banned_prompt: 'Write the prompt otherwise: Midjourney refuses it',
@@ -38,10 +38,10 @@ const TABLES: Record<string, () => string> = {
   parameters: () =>
     table(
       ['name', 'range and default', 'what it is'],
-      parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, standard, about }) => [
+      parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, defaultValue, description }) => [
         name,
-        standard ? `${range}; default ${standard}` : range,
-        about,
+        defaultValue ? `${range}; default ${defaultValue}` : range,
+        description,
       ]),
     ),
   problems: () =>

@@ -106,7 +106,7 @@ export function contract(name: BridgeName, documented: Documented) {
       const { options } = await start({
         duration: 100,
         now: () => clock,
-        intervene: only('look', () => {
+        intervene: only('status', () => {
           clock += 40;
           return undefined;
         }),
@@ -227,7 +227,7 @@ export function contract(name: BridgeName, documented: Documented) {
       const { options, calls } = await start();
       await bucket.put(INTENT, JSON.stringify({ bridge: name, ref: TASK }));
       await expectFailure('a lighthouse', options, 'lost');
-      expect(calls.imagine + calls.look).toBe(0);
+      expect(calls.imagine + calls.status).toBe(0);
     });
 
     test('an intent at a bridge that is no longer configured: lost, nobody is asked', async () => {
@@ -264,24 +264,24 @@ export function contract(name: BridgeName, documented: Documented) {
     for (const [what, answer] of Object.entries(hiccups)) {
       test(`a look that meets ${what} is repeated`, async () => {
         const { options, calls } = await start({
-          intervene: only('look', (_, count, c) => (count === 1 ? answer(c) : undefined)),
+          intervene: only('status', (_, count, c) => (count === 1 ? answer(c) : undefined)),
         });
         await imagine('a lighthouse', options);
-        expect(calls).toMatchObject({ imagine: 1, look: 2 });
+        expect(calls).toMatchObject({ imagine: 1, status: 2 });
         await expectFour();
       });
     }
 
     test('a look that is told to wait is not repeated before', async () => {
       const { options, calls } = await start({
-        intervene: only('look', (_, __, c) => c.json({}, 429, { 'retry-after': '3600' })),
+        intervene: only('status', (_, __, c) => c.json({}, 429, { 'retry-after': '3600' })),
       });
       await expectFailure('a lighthouse', { ...options, timeout: 300 }, 'upstream_timeout');
-      expect(calls.look).toBe(1);
+      expect(calls.status).toBe(1);
     });
 
     test('a look that is refused: no_credit, and the id is kept', async () => {
-      const { options } = await start({ intervene: only('look', (_, __, c) => c.json({}, 401)) });
+      const { options } = await start({ intervene: only('status', (_, __, c) => c.json({}, 401)) });
       await expectFailure('a lighthouse', options, 'no_credit');
       expect(await record()).toHaveProperty('id');
     });
@@ -289,7 +289,7 @@ export function contract(name: BridgeName, documented: Documented) {
     for (const answer of documented.unknown) {
       test(`a look answered with ${JSON.stringify(answer)}: upstream_error, and the log is told`, async () => {
         const { options } = await start({
-          intervene: only('look', (_, __, c) => c.json(answer as object)),
+          intervene: only('status', (_, __, c) => c.json(answer as object)),
         });
         const error = await expectFailure('a lighthouse', options, 'upstream_error');
         expect(String(error.cause)).toContain(JSON.stringify(answer));
@@ -298,7 +298,7 @@ export function contract(name: BridgeName, documented: Documented) {
     }
 
     test('done, without pictures: upstream_error, and the id is kept', async () => {
-      const { options } = await start({ intervene: only('look', (_, __, c) => c.json(documented.empty)) });
+      const { options } = await start({ intervene: only('status', (_, __, c) => c.json(documented.empty)) });
       await expectFailure('a lighthouse', options, 'upstream_error');
       expect(await record()).toHaveProperty('id');
     });
@@ -332,11 +332,11 @@ export function contract(name: BridgeName, documented: Documented) {
 
     test('pictures that can’t be had at first are fetched again, with new addresses', async () => {
       const { options, calls, imagines } = await start({
-        intervene: only('picture', (_, __, c) => (calls.look === 1 ? c.text('not yet', 404) : undefined)),
+        intervene: only('picture', (_, __, c) => (calls.status === 1 ? c.text('not yet', 404) : undefined)),
       });
       await imagine('a lighthouse', options);
       await expectFour();
-      expect(calls.look).toBe(2);
+      expect(calls.status).toBe(2);
       expect(imagines.size).toBe(1);
     });
 
@@ -354,7 +354,7 @@ export function contract(name: BridgeName, documented: Documented) {
 
     test(documented.onlyGrid ? 'without pictures of each, the grid’s quarters' : 'its grid’s quarters', async () => {
       const { options } = await start({
-        intervene: only('look', async (_, __, c, answer) => {
+        intervene: only('status', async (_, __, c, answer) => {
           const own = await (await answer()).json();
           return c.json(documented.onlyGrid ? documented.onlyGrid(own as never) : own);
         }),
@@ -371,7 +371,7 @@ export function contract(name: BridgeName, documented: Documented) {
         });
         await imagine('a lighthouse', options);
         await expectFour();
-        expect(calls.look).toBe(1);
+        expect(calls.status).toBe(1);
       });
     }
 

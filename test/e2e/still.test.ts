@@ -15,7 +15,7 @@ test('the bridge’s progress, and the still’s link as soon as there is one; a
     duration: 100,
     now: () => clock,
     async intervene(call, count) {
-      if (call !== 'look') return undefined;
+      if (call !== 'status') return undefined;
       if (count > 1) await service.until(id, ({ stage, progress }) => stage === 'still' && progress > 0); // of the look before
       clock = count === 1 ? 50 : 100;
       return undefined;

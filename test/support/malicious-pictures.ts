@@ -2,7 +2,7 @@
 import { crc32, deflateSync, gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 
-export interface HostilePicture {
+export interface MaliciousPicture {
   name: string;
   bytes: Buffer;
 }
@@ -131,7 +131,7 @@ function box(type: string, ...contents: Uint8Array[]): Buffer {
 }
 
 /** Half of these go through each front door: the API's (odd ones) and the worker's (even ones). */
-export async function hostilePictures(): Promise<{ crafted: HostilePicture[]; truncated: HostilePicture[] }> {
+export async function hostilePictures(): Promise<{ crafted: MaliciousPicture[]; truncated: MaliciousPicture[] }> {
   const valid = await validPictures();
   const { jpeg, png, webp, avif, gif, tiff } = valid as Record<
     'jpeg' | 'png' | 'webp' | 'avif' | 'gif' | 'tiff',
@@ -265,7 +265,7 @@ export async function hostilePictures(): Promise<{ crafted: HostilePicture[]; tr
 }
 
 /** Pictures whose files swell when they are read: each is harmless if nothing is kept of it, and small. */
-export function swellingPictures(): HostilePicture[] {
+export function swellingPictures(): MaliciousPicture[] {
   const zeros = (bytes: number) => deflateSync(Buffer.alloc(bytes), { level: 9 });
   const zeros100 = zeros(100_000_000);
   const pixel = (...extra: Buffer[]) => craftPng(1, 1, { colour: 0, extra, data: deflateSync(Buffer.from([0, 77])) });

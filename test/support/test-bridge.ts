@@ -41,26 +41,26 @@ interface Kind {
   mount: string;
   imagine: string;
   /** what the paths of looks begin with */
-  look: string;
+  status: string;
 }
 
 export const KINDS: Record<BridgeName, Kind> = {
-  tnl: { server: tnlServer, open: tnl, mount: '/v2', imagine: '/v2/imagine', look: '/v2/message/' },
+  tnl: { server: tnlServer, open: tnl, mount: '/v2', imagine: '/v2/imagine', status: '/v2/message/' },
   imaginepro: {
     ...{ server: imagineproServer, open: imaginepro, mount: '' },
-    ...{ imagine: '/api/v1/nova/imagine', look: '/api/v1/midjourney/message/' },
+    ...{ imagine: '/api/v1/nova/imagine', status: '/api/v1/midjourney/message/' },
   },
   legnext: {
     ...{ server: legnextServer, open: legnext, mount: '' },
-    ...{ imagine: '/api/v1/diffusion', look: '/api/v1/job/' },
+    ...{ imagine: '/api/v1/diffusion', status: '/api/v1/job/' },
   },
   'mj-proxy': {
     ...{ server: mjProxyServer, open: mjProxy, mount: '' },
-    ...{ imagine: '/mj/submit/imagine', look: '/mj/task/' },
+    ...{ imagine: '/mj/submit/imagine', status: '/mj/task/' },
   },
 };
 
-export type Call = 'imagine' | 'look' | 'picture' | 'other';
+export type Call = 'imagine' | 'status' | 'picture' | 'other';
 
 /** Answers instead of the stand-in, or nothing; `answer` is the stand-in's own. `count` counts the calls of this sort, from 1. */
 export type Intervene = (
@@ -81,7 +81,7 @@ export async function startBridge(
     ...options
   }: Partial<BridgeServerOptions> & { intervene?: Intervene | undefined; fork?: boolean } = {},
 ) {
-  const { server: makeServer, open, mount, imagine, look } = KINDS[name];
+  const { server: makeServer, open, mount, imagine, status } = KINDS[name];
   const { app, imagines, paid } = makeServer({
     apiKey: KEY,
     duration: 0,
@@ -89,7 +89,7 @@ export async function startBridge(
     draw: (_words, index, width, height) => plain(COLOURS[index - 1]!, width, height),
     ...options,
   });
-  const calls: Record<Call, number> = { imagine: 0, look: 0, picture: 0, other: 0 };
+  const calls: Record<Call, number> = { imagine: 0, status: 0, picture: 0, other: 0 };
   const paths: string[] = [];
   const root = new Hono();
   root.use(async (c, next) => {
@@ -100,8 +100,8 @@ export async function startBridge(
         ? 'imagine'
         : path.includes('/pictures/')
           ? 'picture'
-          : path.startsWith(look) && method === 'GET' && !path.endsWith('/list')
-            ? 'look'
+          : path.startsWith(status) && method === 'GET' && !path.endsWith('/list')
+            ? 'status'
             : 'other';
     let answered = false;
     const answer = async () => {

@@ -3,7 +3,7 @@ import { clipResize } from '../../models/svd/clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from '../../models/svd/conditioning.ts';
 import { scaling, vPrediction } from '../../models/svd/preconditioning.ts';
 import { edmSigmas, legacyDDPMSigmas, legacyTimesteps } from '../../../core/discretization.ts';
-import { guidanceScales, guided, type Guider } from '../../../core/guider.ts';
+import { guidanceScales, withGuidance, type Guider } from '../../../core/guider.ts';
 import { generator } from '../torch-random.ts';
 import * as samplers from '../samplers.ts';
 
@@ -41,7 +41,7 @@ export default {
   guidanceScale: (name: string, params: Params, T: number) => (name === 'IdentityGuider' ? null : guidanceScales(T, guiderOf(name, params))),
   async guide({ name, params, B, T, uncond, cond }: { name: string; params: Params; B: number; T: number; uncond?: number[]; cond: number[] }) {
     const scales = repeated(guidanceScales(T, guiderOf(name, params)), B);
-    const denoise = guided(async (_x, _sigma, conditional) => Float32Array.from(conditional ? cond : uncond!), scales);
+    const denoise = withGuidance(async (_x, _sigma, conditional) => Float32Array.from(conditional ? cond : uncond!), scales);
     return denoise(Float32Array.from(cond), 1);
   },
   ancestralStep: samplers.ancestralStep,
@@ -59,7 +59,7 @@ export default {
     let drawn = 0;
     return run(
       {
-        denoise: guided(branch, repeated(guidanceScales(T, guiderOf(guider.name, guider.params)), B)),
+        denoise: withGuidance(branch, repeated(guidanceScales(T, guiderOf(guider.name, guider.params)), B)),
         noise: Float32Array.from(x0),
         sigmas,
         randn: () => Float32Array.from(noise(drawn++)),

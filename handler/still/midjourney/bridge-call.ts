@@ -48,7 +48,7 @@ export type Call = (path: string, options?: CallOptions) => Promise<unknown>;
  * @param said finds the bridge's own words in a refusal
  * @param statuses what statuses mean at this bridge, in whatever words
  */
-export function caller({
+export function createCall({
   baseUrl,
   headers,
   said,
@@ -88,7 +88,7 @@ export function caller({
 }
 
 /** How long the server that said this asks to wait, in milliseconds. */
-export function pauseWanted(error: unknown): number | undefined {
+export function getRetryAfter(error: unknown): number | undefined {
   if (error instanceof BadStatus) return error.retryAfter;
   return error instanceof JobError && error.cause instanceof BadStatus ? error.cause.retryAfter : undefined;
 }
@@ -106,24 +106,24 @@ export const statusOf = (error: unknown) =>
   error instanceof JobError && error.cause instanceof BadStatus ? error.cause.status : undefined;
 
 /** A look at an imagine of which the bridge knows nothing. It may have been paid for. */
-export const forgotten = (cause?: unknown) =>
+export const forgottenImagine = (cause?: unknown) =>
   new JobError('lost', 'the Midjourney bridge has forgotten the prompt', { cause });
 
 /** @throws JobError upstream_error, its cause telling what was answered instead */
-export function understand<S extends v.GenericSchema>(schema: S, answer: unknown): v.InferOutput<S> {
+export function parse<S extends v.GenericSchema>(schema: S, answer: unknown): v.InferOutput<S> {
   const { success, output } = v.safeParse(schema, answer);
   if (success) return output;
-  throw bridgeError('upstream_error', '', unknownForm(answer));
+  throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
 }
 
-export const unknownForm = (answer: unknown) => new Error(`an answer of unknown form: ${shown(answer)}`);
+export const unexpectedAnswer = (answer: unknown) => new Error(`an answer of unknown form: ${shown(answer)}`);
 
 const shown = (answer: unknown) => String(JSON.stringify(answer)).slice(0, 500);
 
 /** A stand-in on this machine has no rate limit. */
-export const pollEvery = (ms: number, baseUrl: string) =>
+export const pollInterval = (ms: number, baseUrl: string) =>
   /^(127(\.\d+){3}|localhost|\[::1\])$/.test(new URL(baseUrl).hostname) ? Math.min(200, ms) : ms;
 
 /** 0–1, of a bridge's percentage, whether it is a number, '37' or '37%'. */
-export const share = (percentage: unknown) =>
+export const toFraction = (percentage: unknown) =>
   Math.min(1, Math.max(0, Number.parseFloat(String(percentage)) / 100 || 0));

@@ -22,7 +22,7 @@ export interface Bridge {
    * One look at an imagine.
    * @throws JobError: the look was refused, or not understood. Anything else that is thrown: it can't be looked at now.
    */
-  look(id: string, signal: AbortSignal): Promise<ImagineState>;
+  getStatus(id: string, signal: AbortSignal): Promise<ImagineState>;
   /** Stops an imagine that nobody wants any more, where the bridge can. */
   cancel?(id: string): Promise<void>;
   /** A picture's bytes by way of the bridge, for when its address refuses them, where the bridge can. */

@@ -52,7 +52,7 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
     { 'mj-proxy': 'the still' },
   ],
   ['when its id is saved', { when: 'after', call: 'put', key: 'imagine.json', body: '"id"' }, 1, 'the still'],
-  ['while it waits', { call: 'look', count: 3 }, 1, 'the still'],
+  ['while it waits', { call: 'status', count: 3 }, 1, 'the still'],
   ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still'],
   ['between the four pictures', { when: 'before', call: 'put', key: 'imagine-3.png' }, 1, 'the still'],
   ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still'],
@@ -69,7 +69,7 @@ test.each(cases)('killed %s (%s)', async (_, name, point, paid, end) => {
     duration: 100,
     now: () => clock,
     async intervene(call, count, _c, answer) {
-      if (call === 'look') clock += 25; // done at the fourth look
+      if (call === 'status') clock += 25; // done at the fourth look
       if ('count' in point && point.call === call && point.count === count) {
         await answer();
         child.kill('SIGKILL');

@@ -122,20 +122,20 @@ test('a bridge that took it is waited for, wherever it stands in the list by now
 const mayStillDeliver: Record<string, [Options, code: string]> = {
   'gives no answer': [{ intervene: (call, _, c) => (call === 'imagine' ? c.text('', 502) : undefined) }, 'lost'],
   'is not understood': [
-    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: [] }) : undefined) },
+    { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: [] }) : undefined) },
     'upstream_error',
   ],
   'refuses to be looked at': [
-    { intervene: (call, _, c) => (call === 'look' ? c.json({}, 402) : undefined) },
+    { intervene: (call, _, c) => (call === 'status' ? c.json({}, 402) : undefined) },
     'no_credit',
   ],
   'has forgotten it': [
-    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: 'incomplete' }) : undefined) },
+    { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: 'incomplete' }) : undefined) },
     'lost',
   ],
   'takes too long': [{ duration: Number.POSITIVE_INFINITY }, 'upstream_timeout'],
   'is done without pictures': [
-    { intervene: (call, _, c) => (call === 'look' ? c.json({ progress: 100 }) : undefined) },
+    { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: 100 }) : undefined) },
     'upstream_error',
   ],
   'shows no pictures': [

@@ -20,11 +20,11 @@ import { type Bucket, getJson, StorageError } from '../../../core/bucket/bucket.
 import { deadline } from '../../../core/deadline.ts';
 import { ERROR_CODES, type ErrorCode, JobError, taskFolder } from '../../../core/job.ts';
 import type { Log } from '../../../core/log.ts';
-import { forBridge } from '../../../core/midjourney-prompt.ts';
+import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
 import { toPng } from '../../../core/picture/picture.ts';
 import { SECOND } from '../../../core/time.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineState } from './bridge.ts';
-import { CALL_TIMEOUT, pauseWanted } from './bridge-call.ts';
+import { CALL_TIMEOUT, getRetryAfter } from './bridge-call.ts';
 
 /** A bridge that asks to slow down has taken nothing: it is asked again, if it does not want too long a pause. */
 const SLOW_DOWN = { tries: 3, longest: 15 * SECOND };
@@ -144,12 +144,12 @@ async function ask(prompt: string, record: Record, bridge: Bridge, options: Imag
   if (other) return other;
   for (let tries = 1; ; tries++) {
     try {
-      const id = await bridge.imagine(forBridge(prompt, W, H), intent.ref);
+      const id = await bridge.imagine(toBridgePrompt(prompt, W, H), intent.ref);
       return await save({ ...intent, id }, options);
     } catch (error) {
       if (error instanceof StorageError) throw error; // taken, but not noted
       if (!(error instanceof JobError)) return await lookUp(intent, options, error);
-      const pause = pauseWanted(error) ?? bridge.pollInterval;
+      const pause = getRetryAfter(error) ?? bridge.pollInterval;
       const again = error.code === 'rate_limited' && tries < SLOW_DOWN.tries && pause <= SLOW_DOWN.longest;
       if (!again) return await refuse(intent, error, options);
       await delay(pause, undefined, { signal });
@@ -269,12 +269,12 @@ async function lookUntilEnd(
     let pause = bridge.pollInterval;
     try {
       signal.throwIfAborted();
-      const state = await bridge.look(id, signal);
+      const state = await bridge.getStatus(id, signal);
       if (state.is !== 'working') return state;
       onProgress(state.progress);
     } catch (error) {
       if (signal.aborted || (error instanceof JobError && error.code !== 'rate_limited')) throw error;
-      pause = Math.max(pause, pauseWanted(error) ?? 0); // the look failed on its way: look again
+      pause = Math.max(pause, getRetryAfter(error) ?? 0); // the look failed on its way: look again
     }
     await delay(pause, undefined, { signal });
   }

@@ -1,6 +1,14 @@
 import * as v from 'valibot';
 import { type Bridge, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
+import {
+  createCall,
+  forgottenImagine,
+  parse,
+  pollInterval,
+  statusOf,
+  toFraction,
+  unexpectedAnswer,
+} from './bridge-call.ts';
 
 const taken = v.object({ messageId: v.pipe(v.string(), v.nonEmpty()), success: v.optional(v.unknown()) });
 const notTaken = v.object({ success: v.union([v.literal(false), v.literal('FAIL')]), error: v.nullish(v.string()) });
@@ -23,7 +31,7 @@ export function imaginepro({
   apiKey: string;
   baseUrl?: string | undefined;
 }): Bridge {
-  const call = caller({
+  const call = createCall({
     baseUrl,
     headers: { authorization: `Bearer ${apiKey}` },
     said: (answer) => (v.is(words, answer) ? (answer.error ?? answer.message) : undefined),
@@ -31,24 +39,24 @@ export function imaginepro({
 
   return {
     name: 'imaginepro',
-    pollInterval: pollEvery(6000, baseUrl), // 10 requests a minute are documented
+    pollInterval: pollInterval(6000, baseUrl), // 10 requests a minute are documented
 
     async imagine(prompt, ref) {
       const answer = await call('/api/v1/nova/imagine', { body: { prompt, ref } });
       if (v.is(notTaken, answer)) throw bridgeError(codeOf(answer.error ?? ''), answer.error ?? '');
       if (v.is(taken, answer)) return answer.messageId;
-      throw unknownForm(answer);
+      throw unexpectedAnswer(answer);
     },
 
-    async look(id, signal) {
+    async getStatus(id, signal) {
       const answer = await call(`/api/v1/midjourney/message/${encodeURIComponent(id)}`, { signal }).catch((error) => {
-        throw statusOf(error) === 404 ? forgotten(error) : error;
+        throw statusOf(error) === 404 ? forgottenImagine(error) : error;
       });
-      const { status, progress, uri, originalUrl, error } = understand(message, answer);
+      const { status, progress, uri, originalUrl, error } = parse(message, answer);
       if (status === 'FAIL') return { is: 'failed', error: bridgeError(codeOf(error ?? ''), error ?? '') };
-      if (status !== 'DONE') return { is: 'working', progress: share(progress) };
+      if (status !== 'DONE') return { is: 'working', progress: toFraction(progress) };
       const grid = uri || originalUrl;
-      if (!grid) throw bridgeError('upstream_error', '', unknownForm(answer));
+      if (!grid) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
       return { is: 'done', pictures: [], grid };
     },
 

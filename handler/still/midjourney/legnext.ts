@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { type Bridge, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, statusOf, understand, unknownForm } from './bridge-call.ts';
+import { createCall, forgottenImagine, parse, pollInterval, statusOf, unexpectedAnswer } from './bridge-call.ts';
 
 const taken = v.object({ job_id: v.pipe(v.string(), v.nonEmpty()) });
 /** What went wrong; jobs that have not failed carry one too, its code 0. */
@@ -30,7 +30,7 @@ export function legnext({
   apiKey: string;
   baseUrl?: string | undefined;
 }): Bridge {
-  const call = caller({
+  const call = createCall({
     baseUrl,
     headers: { 'x-api-key': apiKey },
     said: (answer) => (v.is(refusal, answer) ? wordsOf('error' in answer ? answer.error : answer) : undefined),
@@ -38,19 +38,19 @@ export function legnext({
 
   return {
     name: 'legnext',
-    pollInterval: pollEvery(10_000, baseUrl), // 10 to 30 s are documented
+    pollInterval: pollInterval(10_000, baseUrl), // 10 to 30 s are documented
 
     async imagine(prompt) {
       const answer = await call('/api/v1/diffusion', { body: { text: prompt } });
       if (v.is(taken, answer)) return answer.job_id;
-      throw unknownForm(answer);
+      throw unexpectedAnswer(answer);
     },
 
-    async look(id, signal) {
+    async getStatus(id, signal) {
       const answer = await call(`/api/v1/job/${encodeURIComponent(id)}`, { signal }).catch((error) => {
-        throw statusOf(error) === 404 ? forgotten(error) : error;
+        throw statusOf(error) === 404 ? forgottenImagine(error) : error;
       });
-      const { status, output, error } = understand(job, answer);
+      const { status, output, error } = parse(job, answer);
       if (status === 'failed') {
         const said = (error && wordsOf(error)) ?? '';
         return { is: 'failed', error: bridgeError(codeOf(said), said) };
@@ -58,7 +58,7 @@ export function legnext({
       if (status !== 'completed') return { is: 'working', progress: PROGRESS[status] };
       const pictures = output?.image_urls?.length === 4 ? output.image_urls : [];
       const grid = output?.image_url || undefined;
-      if (pictures.length === 0 && !grid) throw bridgeError('upstream_error', '', unknownForm(answer));
+      if (pictures.length === 0 && !grid) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
       return { is: 'done', pictures, grid };
     },
 

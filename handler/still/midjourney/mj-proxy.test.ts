@@ -66,13 +66,13 @@ test('the banned word is told', async () => {
 test('the original: only a grid, no cancel, and an empty answer for a task that it has forgotten', async () => {
   const { bridge } = await start('mj-proxy', { fork: false });
   const id = await bridge.imagine('one', 'a');
-  expect(await bridge.look(id, signal)).toMatchObject({
+  expect(await bridge.getStatus(id, signal)).toMatchObject({
     is: 'done',
     pictures: [],
     grid: expect.stringContaining('grid'),
   });
   await expect(bridge.cancel!(id)).rejects.toThrow();
-  await expect(bridge.look('unknown', signal)).rejects.toMatchObject({ code: 'lost' });
+  await expect(bridge.getStatus('unknown', signal)).rejects.toMatchObject({ code: 'lost' });
 });
 
 test('without a secret it sends none', async () => {

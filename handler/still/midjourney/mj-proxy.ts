@@ -1,6 +1,14 @@
 import * as v from 'valibot';
 import { type Bridge, type BridgeErrorCode, bridgeError, codeOf } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
+import {
+  createCall,
+  forgottenImagine,
+  parse,
+  pollInterval,
+  statusOf,
+  toFraction,
+  unexpectedAnswer,
+} from './bridge-call.ts';
 
 /** How submitting ended, by `code`. 21 is the id of an equal imagine that it has already. */
 const TAKEN = [1, 21, 22];
@@ -39,7 +47,7 @@ const tasks = v.array(v.object({ id: v.string(), state: v.nullish(v.string()) })
  * @param baseUrl without /mj
  */
 export function mjProxy({ apiKey, baseUrl }: { apiKey?: string | undefined; baseUrl: string }): Bridge {
-  const call = caller({
+  const call = createCall({
     baseUrl,
     headers: apiKey ? { 'mj-api-secret': apiKey } : {},
     said: (answer) => (v.is(submitted, answer) ? (answer.description ?? undefined) : undefined),
@@ -47,40 +55,40 @@ export function mjProxy({ apiKey, baseUrl }: { apiKey?: string | undefined; base
 
   return {
     name: 'mj-proxy',
-    pollInterval: pollEvery(3000, baseUrl),
+    pollInterval: pollInterval(3000, baseUrl),
 
     async imagine(prompt, ref) {
       const answer = await call('/mj/submit/imagine', { body: { prompt, state: ref } });
-      if (!v.is(submitted, answer)) throw unknownForm(answer);
+      if (!v.is(submitted, answer)) throw unexpectedAnswer(answer);
       const { code, result, description, properties } = answer;
       if (TAKEN.includes(code)) {
-        if (result === null || result === undefined || result === '') throw unknownForm(answer);
+        if (result === null || result === undefined || result === '') throw unexpectedAnswer(answer);
         return String(result);
       }
       const word = properties?.bannedWord;
       throw bridgeError(
         REFUSED[code] ?? 'upstream_error',
         word ? `“${word}”` : (description ?? ''),
-        unknownForm(answer),
+        unexpectedAnswer(answer),
       );
     },
 
     async find(ref, signal) {
       const answer = await call('/mj/task/list', { signal });
-      return understand(tasks, answer).find(({ state }) => state === ref)?.id;
+      return parse(tasks, answer).find(({ state }) => state === ref)?.id;
     },
 
-    async look(id, signal) {
+    async getStatus(id, signal) {
       const answer = await call(`/mj/task/${encodeURIComponent(id)}/fetch`, { signal }).catch((error) => {
-        throw statusOf(error) === 404 ? forgotten(error) : error;
+        throw statusOf(error) === 404 ? forgottenImagine(error) : error;
       });
-      if (answer === undefined || answer === null || answer === '') throw forgotten(); // an empty answer: no such task
-      const { status, progress, imageUrl, imageUrls, failReason } = understand(task, answer);
+      if (answer === undefined || answer === null || answer === '') throw forgottenImagine(); // an empty answer: no such task
+      const { status, progress, imageUrl, imageUrls, failReason } = parse(task, answer);
       if (status === 'FAILURE' || status === 'CANCEL')
         return { is: 'failed', error: bridgeError(codeOf(failReason ?? ''), failReason ?? status) };
-      if (status !== 'SUCCESS') return { is: 'working', progress: share(progress) };
+      if (status !== 'SUCCESS') return { is: 'working', progress: toFraction(progress) };
       const pictures = imageUrls?.length === 4 ? imageUrls.map((url) => (typeof url === 'string' ? url : url.url)) : [];
-      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unknownForm(answer));
+      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
       return { is: 'done', pictures, grid: imageUrl ?? undefined };
     },
 

@@ -1,6 +1,6 @@
 /** The bridges that the environment names, in order. */
 import * as v from 'valibot';
-import { webAddress } from '../../../core/environment.ts';
+import { httpUrl } from '../../../core/environment.ts';
 import { BRIDGES, type Bridge, type BridgeName } from './bridge.ts';
 import { imaginepro } from './imaginepro.ts';
 import { legnext } from './legnext.ts';
@@ -26,7 +26,7 @@ export function openBridges(env: BridgeEnvironment): Bridge[] {
 
   const keys = inOrder('MIDJOURNEY_API_KEY', env.MIDJOURNEY_API_KEY, names);
   const urls = inOrder('MIDJOURNEY_BASE_URL', env.MIDJOURNEY_BASE_URL, names).map((url) => {
-    const { success, output, issues } = v.safeParse(v.optional(webAddress), url);
+    const { success, output, issues } = v.safeParse(v.optional(httpUrl), url);
     if (!success) throw new Error(`MIDJOURNEY_BASE_URL ${issues[0].message}`);
     return output;
   });

@@ -9,7 +9,7 @@ import {
   startBridge,
   TASK,
 } from '../../../test/support/test-bridge.ts';
-import { findStill } from '../still.ts';
+import { prepareStill } from '../still.ts';
 import { imagine } from './imagine.ts';
 
 contract('tnl', {
@@ -52,19 +52,19 @@ const signal = new AbortController().signal;
 test('a result or failure that stands flat in the message counts too', async () => {
   let answer: object = {};
   const { bridge, close } = await startBridge('tnl', {
-    intervene: (call, _, c) => (call === 'look' ? c.json(answer) : undefined),
+    intervene: (call, _, c) => (call === 'status' ? c.json(answer) : undefined),
   });
   answer = { progress: 'incomplete', content: 'QUEUE_FULL', imageUrls: [] };
-  expect(await bridge.look('1', signal)).toMatchObject({ is: 'failed', error: { code: 'queue_full' } });
+  expect(await bridge.getStatus('1', signal)).toMatchObject({ is: 'failed', error: { code: 'queue_full' } });
   answer = { progress: 100, imageUrl: 'http://127.0.0.1/grid.png', content: 'a lighthouse' };
-  expect(await bridge.look('1', signal)).toEqual({ is: 'done', pictures: [], grid: 'http://127.0.0.1/grid.png' });
+  expect(await bridge.getStatus('1', signal)).toEqual({ is: 'done', pictures: [], grid: 'http://127.0.0.1/grid.png' });
   await close();
 });
 
 test('a picture at an address that is not public, and not the bridge’s: image_unavailable', async () => {
   const { bridge, close } = await startBridge('tnl', {
     intervene: (call, _, c) =>
-      call === 'look' ? c.json({ progress: 100, imageUrl: 'http://127.0.0.1:1/grid.png' }) : undefined,
+      call === 'status' ? c.json({ progress: 100, imageUrl: 'http://127.0.0.1:1/grid.png' }) : undefined,
   });
   const { picture: _, ...without } = bridge;
   const error = await imagine('x', imagineOptions(memoryBucket(), [without])).catch((error) => error);
@@ -87,7 +87,7 @@ test('pictures whose address refuses them come by way of the bridge', async () =
   const { bridge, close, paths, paid } = await startBridge('tnl', {
     intervene: (call, _, c) => (call === 'picture' ? c.text('not for you', 403) : undefined),
   });
-  const still = await findStill({ task_id: TASK, prompt: 'x', W: 128, H: 64, image_index: 3 } as JobInput, {
+  const still = await prepareStill({ task_id: TASK, prompt: 'x', W: 128, H: 64, image_index: 3 } as JobInput, {
     ...{ bucket: memoryBucket(), bridges: [bridge], allowPrivate: false, stillTimeout: 15_000 },
     ...{ onProgress: () => {}, signal },
   });

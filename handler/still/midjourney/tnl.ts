@@ -1,7 +1,15 @@
 import * as v from 'valibot';
 import type { Bridge, BridgeErrorCode } from './bridge.ts';
 import { bridgeError } from './bridge.ts';
-import { caller, forgotten, pollEvery, share, statusOf, understand, unknownForm } from './bridge-call.ts';
+import {
+  createCall,
+  forgottenImagine,
+  parse,
+  pollInterval,
+  statusOf,
+  toFraction,
+  unexpectedAnswer,
+} from './bridge-call.ts';
 
 /** TheNextLeg's failure words, which arrive as an imagine's `content`. */
 const FAILURES: Record<string, BridgeErrorCode> = {
@@ -39,7 +47,7 @@ export function tnl({
   apiKey: string;
   baseUrl?: string | undefined;
 }): Bridge {
-  const call = caller({
+  const call = createCall({
     baseUrl,
     headers: { authorization: `Bearer ${apiKey}` },
     said: (answer) => (v.is(words, answer) ? answer.msg : undefined),
@@ -48,36 +56,36 @@ export function tnl({
 
   return {
     name: 'tnl',
-    pollInterval: pollEvery(3000, baseUrl),
+    pollInterval: pollInterval(3000, baseUrl),
 
     async imagine(prompt, ref) {
       const answer = await call('/imagine', { body: { msg: prompt, ref } });
       if (v.is(taken, answer)) return answer.messageId;
       if (v.is(notTaken, answer)) throw bridgeError('upstream_error', answer.msg);
-      throw unknownForm(answer);
+      throw unexpectedAnswer(answer);
     },
 
-    async look(id, signal) {
+    async getStatus(id, signal) {
       const answer = await call(`/message/${encodeURIComponent(id)}`, { query: { expireMins: 60 }, signal }).catch(
         (error) => {
-          throw statusOf(error) === 404 ? forgotten(error) : error;
+          throw statusOf(error) === 404 ? forgottenImagine(error) : error;
         },
       );
-      const { progress, response, ...flat } = understand(message, answer);
+      const { progress, response, ...flat } = parse(message, answer);
       const { content, imageUrl, imageUrls } = response ?? flat;
       const failure = FAILURES[content ?? ''];
       if (failure) return { is: 'failed', error: bridgeError(failure, content!) };
-      if (progress === 'incomplete') throw forgotten();
-      if (Number(progress) !== 100) return { is: 'working', progress: share(progress) };
+      if (progress === 'incomplete') throw forgottenImagine();
+      if (Number(progress) !== 100) return { is: 'working', progress: toFraction(progress) };
       const pictures = imageUrls?.length === 4 ? imageUrls : [];
-      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unknownForm(answer));
+      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
       return { is: 'done', pictures, grid: imageUrl ?? undefined };
     },
 
     async picture(url, signal) {
       const bytes = await call('/getImage', { body: { imgUrl: url }, signal });
       if (bytes instanceof Blob) return new Uint8Array(await bytes.arrayBuffer());
-      throw bridgeError('upstream_error', '', unknownForm(bytes));
+      throw bridgeError('upstream_error', '', unexpectedAnswer(bytes));
     },
 
     trusts: (url) => url.host === new URL(baseUrl).host,
