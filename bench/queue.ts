@@ -36,7 +36,7 @@ export async function openQueue(root = new Hono()) {
 /** Queues a job for each input and waits until the last has ended. @throws Error if one has not succeeded */
 export async function runAll(queue: Awaited<ReturnType<typeof openQueue>>['queue'], inputs: unknown[]) {
   const jobs = inputs.map((input) => queue.submit({ input }));
-  while (jobs.some(({ ended }) => ended === undefined)) await queue.change(60_000);
+  while (jobs.some(({ ended }) => ended === undefined)) await queue.waitForChange(60_000);
   const failed = jobs.find(({ status }) => status !== 'COMPLETED');
   if (failed) throw new Error(`a job is ${failed.status}: ${failed.error}`);
   return jobs.map(({ created, started, ended, output }) => ({ created, started: started!, ended: ended!, output }));

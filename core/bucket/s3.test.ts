@@ -5,15 +5,8 @@ import { inspect } from 'node:util';
 import { GetObjectCommand, HeadObjectCommand, ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import {
-  errorBody,
-  type Line,
-  type LocalS3,
-  s3Server,
-  skipped,
-  startLine,
-  startS3,
-} from '../../infra/simulators/s3-server.ts';
+import { errorBody, type S3Proxy, startS3Proxy } from '../../infra/simulators/s3-proxy.ts';
+import { type LocalS3, s3Server, skipped, startS3 } from '../../infra/simulators/s3-server.ts';
 import { contract, linkContract } from '../../test/contracts/bucket-contract.ts';
 import { type Bucket, StorageError } from './bucket.ts';
 import { type S3Options, type S3Tuning, s3Bucket, s3Client } from './s3.ts';
@@ -53,10 +46,10 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     }
   });
 
-  describe('with a line that breaks', () => {
-    let line: Line;
+  describe('through a proxy that injects faults', () => {
+    let proxy: S3Proxy;
     let options: S3Options;
-    let bucket: Bucket; // over the line
+    let bucket: Bucket; // through the proxy
     let direct: Bucket;
     let waited: number[]; // milliseconds
     let film: string; // a file of three parts
@@ -69,17 +62,17 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     });
     afterAll(() => rm(folder, { recursive: true }));
     beforeEach(async () => {
-      line = await startLine(store.endpoint);
+      proxy = await startS3Proxy(store.endpoint);
       options = await store.bucket();
       direct = s3Bucket(options);
       waited = [];
       bucket = open();
     });
-    afterEach(() => line.close());
+    afterEach(() => proxy.close());
 
     const open = (more: Partial<S3Options> = {}, tuning: S3Tuning = {}) =>
       s3Bucket(
-        { ...options, endpoint: line.url, ...more },
+        { ...options, endpoint: proxy.url, ...more },
         { wait: async (time) => waited.push(time), timeouts: { connection: 1000, silence: 1000 }, ...tuning },
       );
     const seconds = () => waited.reduce((sum, time) => sum + time, 0) / 1000;
@@ -102,7 +95,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       };
       for (const [name, call] of Object.entries(calls)) {
         waited = [];
-        line.fault = () => (seconds() < 60 ? 'cut' : undefined);
+        proxy.fault = () => (seconds() < 60 ? 'reset' : undefined);
         await call();
         expect(seconds(), name).toBeGreaterThan(60);
       }
@@ -116,12 +109,12 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     });
 
     test('after two minutes it gives up, with the store’s name', async () => {
-      line.fault = () => 'cut';
+      proxy.fault = () => 'reset';
       const error = await bucket.get('a').catch((error) => error);
       expect(error).toBeInstanceOf(StorageError);
       expect(error.message).toMatch(
         new RegExp(
-          `^the bucket’s store at ${new URL(line.url).host} can’t be reached \\(ECONNRESET\\), 12 times in a row$`,
+          `^the bucket’s store at ${new URL(proxy.url).host} can’t be reached \\(ECONNRESET\\), 12 times in a row$`,
         ),
       );
       expect(seconds()).toBeGreaterThan(85);
@@ -129,7 +122,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     });
 
     test('with a smaller retry budget it gives up sooner', async () => {
-      line.fault = () => 'cut';
+      proxy.fault = () => 'reset';
       let clock = 0;
       const wait = async (time: number) => (clock += time);
       const hasty = open({}, { retryBudget: 8000, wait, now: () => clock });
@@ -146,35 +139,35 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       [409, 'ConditionalRequestConflict'],
       [502, undefined], // a page of whatever stands before the store
     ])('status %s %s twice: a third try', async (status, code) => {
-      line.fault = () =>
-        line.asked.length <= 2 ? { status, body: code ? errorBody(code) : '<html>no</html' } : undefined;
+      proxy.fault = () =>
+        proxy.requests.length <= 2 ? { status, body: code ? errorBody(code) : '<html>no</html' } : undefined;
       expect(await bucket.create('a', 'x')).toBe(true);
-      expect(line.asked).toHaveLength(3);
+      expect(proxy.requests).toHaveLength(3);
       expect(await text('a')).toBe('x');
     });
 
     test('an answer that breaks off is fetched again', async () => {
       await direct.put('a', BYTES);
-      line.fault = () => (line.asked.length <= 2 ? 'halve' : undefined);
+      proxy.fault = () => (proxy.requests.length <= 2 ? 'truncate' : undefined);
       expect((await bucket.get('a'))!.equals(BYTES)).toBe(true);
-      expect(line.asked).toHaveLength(3);
+      expect(proxy.requests).toHaveLength(3);
     });
 
     test('a store that accepts and says nothing', async () => {
       const impatient = { timeouts: { connection: 1000, silence: 30 } };
-      line.fault = () => 'ignore';
+      proxy.fault = () => 'hang';
       await expect(open({}, impatient).put('a', 'x')).rejects.toThrow(/does not answer in time, 12 times in a row$/);
-      line.asked.length = 0;
-      line.fault = () => (line.asked.length === 1 ? 'ignore' : undefined);
+      proxy.requests.length = 0;
+      proxy.fault = () => (proxy.requests.length === 1 ? 'hang' : undefined);
       await open({}, { timeouts: { connection: 1000, silence: 300 } }).put('a', 'x');
       expect(await text('a')).toBe('x');
     });
 
     test('a store that says nothing is not waited for longer than one that can’t be reached', async () => {
       let clock = Date.now();
-      line.fault = () => {
+      proxy.fault = () => {
         clock += 30_000;
-        return 'ignore';
+        return 'hang';
       };
       const tuning = {
         wait: async (time: number) => (clock += time),
@@ -188,7 +181,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
 
     test('requests carry no checksums or framing that only AWS’s stores know', async () => {
       const carried = new Set<string>();
-      line.fault = ({ headers, url }) => {
+      proxy.fault = ({ headers, url }) => {
         for (const name of Object.keys(headers)) if (!url!.includes('?delete')) carried.add(name);
         if (headers['content-encoding']) carried.add(`content-encoding: ${headers['content-encoding']}`);
         return undefined;
@@ -202,7 +195,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
 
     test('an upload that is cut once is whole in the end', async () => {
       const cut = new Set<string>();
-      line.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'cut'); // each request the first time
+      proxy.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'reset'); // each request the first time
       await bucket.putFile('a.mp4', film);
       expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
       expect(cut.size).toBeGreaterThan(4);
@@ -211,11 +204,11 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     test('an upload that is cut for good leaves nothing, and what was there', async () => {
       await direct.put('a.mp4', 'before');
       for (const request of [/partNumber=2/, /^POST .*uploadId=/]) {
-        line.asked.length = 0;
-        line.fault = ({ method, url }) => (request.test(`${method} ${url}`) ? 'cut' : undefined);
+        proxy.requests.length = 0;
+        proxy.fault = ({ method, url }) => (request.test(`${method} ${url}`) ? 'reset' : undefined);
         await expect(bucket.putFile('a.mp4', film)).rejects.toThrow(StorageError);
         await expect(bucket.putFile('b.mp4', film)).rejects.toThrow(StorageError);
-        expect(line.asked.some((asked) => asked.startsWith('PUT') && asked.includes('partNumber=1'))).toBe(true);
+        expect(proxy.requests.some((asked) => asked.startsWith('PUT') && asked.includes('partNumber=1'))).toBe(true);
         expect(await text('a.mp4')).toBe('before');
         expect(await direct.has('b.mp4')).toBe(false);
         expect(await unfinished()).toEqual([]);
@@ -223,56 +216,56 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     });
 
     test('an upload whose last answer is lost has been made', async () => {
-      line.fault = ({ method, url }) => {
+      proxy.fault = ({ method, url }) => {
         if (method !== 'POST' || !/uploadId=/.test(url!)) return undefined;
-        return line.lost.length === 0 ? 'lose' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores do then
+        return proxy.dropped.length === 0 ? 'drop' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores do then
       };
       await bucket.putFile('a.mp4', film);
-      expect(line.lost).toHaveLength(1);
+      expect(proxy.dropped).toHaveLength(1);
       expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
     });
 
     test('an upload that somebody else ends is not taken for made', async () => {
       await direct.putFile('a.mp4', film);
-      line.fault = ({ method, url }) =>
+      proxy.fault = ({ method, url }) =>
         method === 'POST' && /uploadId=/.test(url!) ? { status: 404, body: errorBody('NoSuchUpload') } : undefined;
       await expect(bucket.putFile('a.mp4', film)).rejects.toThrow(/NoSuchUpload/);
       expect(await unfinished()).toEqual([]);
     });
 
     test('create whose answer is lost has won; it has not where another came between', async () => {
-      line.fault = () => (line.lost.length ? undefined : 'lose');
+      proxy.fault = () => (proxy.dropped.length ? undefined : 'drop');
       expect(await bucket.create('a', 'mine')).toBe(true);
-      expect(line.lost).toHaveLength(1);
+      expect(proxy.dropped).toHaveLength(1);
       expect(await bucket.create('a', 'mine')).toBe(false); // another call, though it says the same
 
-      line.asked.length = 0;
-      line.fault = async () => {
-        if (line.asked.length > 1) return undefined;
+      proxy.requests.length = 0;
+      proxy.fault = async () => {
+        if (proxy.requests.length > 1) return undefined;
         await direct.create('b', 'the same');
-        return 'cut';
+        return 'reset';
       };
       expect(await bucket.create('b', 'the same')).toBe(false);
     });
 
     test('a store that keeps no marks: then the contents tell, after a lost answer only', async () => {
-      line.change = (headers) => delete headers['x-amz-meta-mark'];
-      line.fault = () => (line.lost.length ? undefined : 'lose');
+      proxy.change = (headers) => delete headers['x-amz-meta-mark'];
+      proxy.fault = () => (proxy.dropped.length ? undefined : 'drop');
       expect(await bucket.create('a', 'mine')).toBe(true);
       expect(await bucket.create('a', 'mine')).toBe(false);
 
-      line.asked.length = 0;
-      line.fault = async () => {
-        if (line.asked.length > 1) return undefined;
+      proxy.requests.length = 0;
+      proxy.fault = async () => {
+        if (proxy.requests.length > 1) return undefined;
         await direct.create('b', 'another’s');
-        return 'cut';
+        return 'reset';
       };
       expect(await bucket.create('b', 'mine')).toBe(false);
     });
 
     test('what one request can’t delete is deleted one by one', async () => {
       for (const key of ['a/1', 'a/2', 'a/3']) await direct.put(key, 'x');
-      line.fault = ({ method }) =>
+      proxy.fault = ({ method }) =>
         method === 'POST'
           ? {
               status: 200,
@@ -281,7 +274,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
           : undefined;
       await bucket.delete('a');
       for (const key of ['a/1', 'a/2', 'a/3']) expect(await direct.has(key), key).toBe(false);
-      line.fault = ({ method, url }) =>
+      proxy.fault = ({ method, url }) =>
         method === 'DELETE' && url!.includes('b/1')
           ? { status: 403, body: errorBody('AccessDenied') }
           : method === 'POST'
@@ -360,17 +353,17 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
         [404, '', /answered 404 NotFound to GetObject$/],
       ];
       test.each(answers)('status %s %s', async (status, body, message, headers) => {
-        line.fault = () => ({ status, body, headers });
+        proxy.fault = () => ({ status, body, headers });
         await saysOnly(() => bucket.get('a'), message, 'get');
       });
 
       async function saysOnly(call: () => Promise<unknown>, message: RegExp, name: string) {
-        line.asked.length = 0;
+        proxy.requests.length = 0;
         const error = (await call().catch((error) => error)) as Error;
         expect(error, name).toBeInstanceOf(StorageError);
         expect(error.message, name).toMatch(message);
         expect(waited, name).toEqual([]);
-        expect(line.asked.length, name).toBe(1);
+        expect(proxy.requests.length, name).toBe(1);
         const shown = inspect(error, { depth: 9, showHidden: true });
         for (const secret of [options.secretAccessKey, 'not-the-secret', 'secret-of-the-body', 'Signature='])
           expect(shown, name).not.toContain(secret);
@@ -378,14 +371,14 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     });
 
     test('an address that leads to another kind of server', async () => {
-      line.fault = ({ method }) => (method === 'GET' ? { status: 200, body: 'hello <' } : { status: 204, body: '' });
+      proxy.fault = ({ method }) => (method === 'GET' ? { status: 200, body: 'hello <' } : { status: 204, body: '' });
       await expect(bucket.delete('a')).rejects.toThrow(/^127\.0\.0\.1:\d+ answers, but not as an S3 store does/);
     });
 
     test('a mistake of ours stays what it is', async () => {
       await expect(bucket.put('a', undefined as never)).rejects.toThrow(TypeError);
       await expect(bucket.putFile('a', join(folder, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
-      expect(line.asked).toEqual([]);
+      expect(proxy.requests).toEqual([]);
     });
   });
 });

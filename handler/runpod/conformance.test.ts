@@ -277,7 +277,7 @@ async function gatheringLife(side: Side) {
 
 /** Two workers that end after a job; the one that has it is killed. */
 async function refreshLives(side: Side) {
-  const far = await openFarEnd({ silentAfter: 2500 });
+  const far = await openFarEnd({ workerTimeout: 2500 });
   const job = far.submit({ do: 'wait', gate: 'killed' });
   const workers: Record<string, WorkerProcess> = {};
   for (const id of ['pod1', 'pod2']) {

@@ -52,7 +52,7 @@ test('jobs go from the queue to their outcome', async () => {
     env,
     { concurrency: 3 },
   );
-  while (bad.ended === undefined || submitted.some((job) => job.ended === undefined)) await queue.change(SECOND);
+  while (bad.ended === undefined || submitted.some((job) => job.ended === undefined)) await queue.waitForChange(SECOND);
   expect(submitted.map(({ output }) => output)).toEqual(submitted.map((_, n) => ({ square: n * n })));
   expect(bad).toMatchObject({ status: 'FAILED', workerId: 'pod1' });
   expect(JSON.parse(bad.error!)).toMatchObject({ error_type: 'RangeError', error_message: 'negative' });
@@ -68,10 +68,10 @@ test('progress shows in the queue while the job runs', async () => {
     await looked.opens;
     return 'end';
   }, env);
-  while (job.output === undefined) await queue.change(SECOND);
+  while (job.output === undefined) await queue.waitForChange(SECOND);
   expect(job).toMatchObject({ status: 'IN_PROGRESS', output: { step: 3 } });
   looked.open();
-  while (job.ended === undefined) await queue.change(SECOND);
+  while (job.ended === undefined) await queue.waitForChange(SECOND);
   expect(job).toMatchObject({ status: 'COMPLETED', output: 'end' });
 });
 
@@ -88,14 +88,14 @@ test('a job cancelled in the queue is aborted, and the worker goes on', async ()
   await running.opens;
   queue.cancel(job);
   const next = queue.submit({ input: 'short' });
-  while (next.ended === undefined) await queue.change(SECOND);
+  while (next.ended === undefined) await queue.waitForChange(SECOND);
   expect(next).toMatchObject({ status: 'COMPLETED', output: 'short' });
   expect(report.mock.calls.map(([reported]) => reported)).toEqual([next]);
 });
 
 test('a worker that ended leaves later jobs in the queue', async () => {
   const { queue, env, left } = await localQueue();
-  const change = vi.spyOn(queue, 'change'); // called when a poll is held
+  const change = vi.spyOn(queue, 'waitForChange'); // called when a poll is held
   const { stop } = worker(() => 'never', env);
   await vi.waitFor(() => expect(change).toHaveBeenCalled(), SOON);
   await stop();

@@ -81,7 +81,8 @@ function file(change: (json: ReturnType<typeof endpointJson>) => unknown, name =
   return ['--file', path];
 }
 
-const asked = () => rest.asked.filter(({ method }) => method !== 'GET').map(({ method, path }) => `${method} ${path}`);
+const asked = () =>
+  rest.requests.filter(({ method }) => method !== 'GET').map(({ method, path }) => `${method} ${path}`);
 const only = <T>(things: Map<string, T>): T => {
   expect(things.size).toBe(1);
   return [...things.values()][0]!;
@@ -118,7 +119,9 @@ describe('deploy', () => {
       ...{ dataCenterIds: ['EU-RO-1'], networkVolumes: [volume.id] },
     });
     expect(template.env).toEqual({});
-    expect(rest.asked.find(({ path, method }) => path === '/v2/serverless' && method === 'POST')!.body).toMatchObject({
+    expect(
+      rest.requests.find(({ path, method }) => path === '/v2/serverless' && method === 'POST')!.body,
+    ).toMatchObject({
       templateId: template.id,
     });
     expect(endpoint.env).toEqual({
@@ -154,7 +157,7 @@ describe('deploy', () => {
 
   test('changes what differs and nothing else, at template and endpoint, with variables by name only', async () => {
     await run();
-    rest.asked.length = 0;
+    rest.requests.length = 0;
     const args = file((json) => {
       json.workers.max = 4;
       json.gpu.pools = ['ADA_24'];
@@ -176,7 +179,7 @@ describe('deploy', () => {
     expect(out).not.toMatch(/flashboot|scaling|timeout|300|another/);
     expect(out).toContain('Idle workers are replaced at once');
     const endpoint = only(rest.endpoints);
-    expect(rest.asked.filter(({ method }) => method === 'PATCH')).toEqual([
+    expect(rest.requests.filter(({ method }) => method === 'PATCH')).toEqual([
       {
         method: 'PATCH',
         path: `/v2/templates/${only(rest.templates).id}`,
@@ -304,7 +307,7 @@ describe('deploy', () => {
 
   test('a volume of the same name in another data center is another volume', async () => {
     rest.volumes.set('old', { id: 'old', name: 'img2vid-models', size: 20, dataCenter: 'US-KS-2', type: 'STANDARD' });
-    faultOnce('POST', '/network-volumes', { heard: true, broken: true }); // and what is looked for is the right one
+    faultOnce('POST', '/network-volumes', { applied: true, broken: true }); // and what is looked for is the right one
     expect(await run()).toMatchObject({ status: 0 });
     const made = [...rest.volumes.values()].find(({ id }) => id !== 'old')!;
     expect(only(rest.endpoints).networkVolumes).toEqual([made.id]);
@@ -325,7 +328,7 @@ describe('nothing is made twice', () => {
     ['serverless', 'endpoints'],
   ] as const)('the answer to POST /%s is lost', async (path, kind) => {
     for (const fault of [{ broken: true }, { status: 502 }, { status: 504, detail: 'took too long' }] as const) {
-      faultOnce('POST', `/${path}`, { heard: true, ...fault });
+      faultOnce('POST', `/${path}`, { applied: true, ...fault });
       const { status, out } = await run();
       expect([status, out]).toEqual([0, expect.stringMatching(/is not known; looking for it\n/)]);
       only(rest[kind]);
@@ -349,7 +352,7 @@ describe('nothing is made twice', () => {
   test('a creation that appears late is found', async () => {
     const late: RestServer['templates'] = new Map();
     rest.fault = (method, path) => {
-      if (method === 'POST' && path === '/templates') return { heard: true, broken: true };
+      if (method === 'POST' && path === '/templates') return { applied: true, broken: true };
       if (method === 'GET' && path === '/templates' && asked().includes('POST /v2/templates')) {
         const [from, to] = waits.length < 3 ? [rest.templates, late] : [late, rest.templates];
         for (const [id, template] of from) to.set(id, template);
@@ -371,7 +374,7 @@ describe('nothing is made twice', () => {
     ] as const) {
       const first = only<{ id: string; name: string }>(rest[kind]);
       rest[kind].set('twin', { ...first, id: 'twin' });
-      rest.asked.length = 0;
+      rest.requests.length = 0;
       const { status, err } = await run();
       expect(status).toBe(1);
       expect(err).toMatch(new RegExp(`^there are 2 ${noun}s ${first.name} \\(${first.id}, twin\\)`));
@@ -384,7 +387,7 @@ describe('nothing is made twice', () => {
     await run();
     const endpoint = only(rest.endpoints);
     const template = only(rest.templates);
-    rest.asked.length = 0;
+    rest.requests.length = 0;
     template.serverless = false;
     expect((await run()).err).toMatch(/^the template img2vid \(\w+\) is one for pods/);
     template.serverless = true;
@@ -493,7 +496,7 @@ describe('RunPod refuses', () => {
     for (const [method, path, fault] of [
       ['GET', '/catalog/gpus', { status: 500 }],
       ['GET', '/serverless', { broken: true }],
-      ['PATCH', `/serverless/${id}`, { heard: true, broken: true }],
+      ['PATCH', `/serverless/${id}`, { applied: true, broken: true }],
     ] as const) {
       faultOnce(method, path, fault);
       waits = [];
@@ -524,7 +527,7 @@ describe('RunPod refuses', () => {
     const elsewhere = await listen({ fetch: () => Response.redirect(rest.url) });
     env.RUNPOD_REST_URL = elsewhere.url;
     expect((await run()).err).toMatch(/status 302/);
-    expect(rest.asked).toEqual([]); // the key does not follow
+    expect(rest.requests).toEqual([]); // the key does not follow
     await portal.close();
     await elsewhere.close();
   });
@@ -553,7 +556,7 @@ describe('RunPod refuses', () => {
 });
 
 describe('what is missing or wrong is said before anything is sent', () => {
-  afterEach(() => expect(rest.asked).toEqual([]));
+  afterEach(() => expect(rest.requests).toEqual([]));
 
   test.each<[string, RegExp]>([
     ['RUNPOD_API_KEY', /^RUNPOD_API_KEY is needed\n$/],
@@ -786,7 +789,7 @@ describe('status', () => {
 describe('destroy', () => {
   test('asks for the name, keeps the volume, and can be repeated', async () => {
     await run();
-    rest.asked.length = 0;
+    rest.requests.length = 0;
     for (const typed of ['', 'yes', 'img2vi']) {
       const refused = await run(['destroy'], { typed });
       expect(refused).toMatchObject({ status: 1, err: 'nothing was deleted\n' });
@@ -848,7 +851,7 @@ describe('destroy', () => {
       1,
       'RunPod will not delete the template img2vid (status 400): in use\nDone so far: endpoint img2vid deleted. Running this again goes on from there.\n',
     ]);
-    faultOnce('DELETE', `/templates/${id}`, { heard: true, broken: true });
+    faultOnce('DELETE', `/templates/${id}`, { applied: true, broken: true });
     expect((await run(['destroy', '--yes'])).out).toMatch(/^template img2vid \(\w+\): was gone already/m);
   });
 

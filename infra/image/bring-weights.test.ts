@@ -22,7 +22,7 @@ let volumes: { serverless: string; pod: string };
 let env: NodeJS.ProcessEnv;
 
 async function startWith(options: Partial<HubOptions> = {}) {
-  hub = await startHub({ repository: REPOSITORY, folder: SMALL_SVD, more: WEIGHTS, ...options });
+  hub = await startHub({ repository: REPOSITORY, folder: SMALL_SVD, extraFiles: WEIGHTS, ...options });
   env = { HF_HOME: join(home, 'hf'), HF_ENDPOINT: hub.url, RUNPOD_LOG_LEVEL: 'ERROR' };
 }
 beforeEach(async () => {
@@ -38,14 +38,14 @@ afterEach(async () => {
 const found = () => findWeights('svd_xt', env, volumes).folder;
 const bring = (name = 'svd_xt') => bringWeights(name, env, volumes);
 /** How often a large file was sent. */
-const sent = () => hub.asked.filter(({ origin }) => origin === 'cdn').length;
+const sent = () => hub.requests.filter(({ origin }) => origin === 'cdn').length;
 
 test('without a network volume they come into Hugging Face’s cache, once', async () => {
   await bring();
   expect(found()).toContain(join(home, 'hf/hub'));
-  const count = hub.asked.length;
+  const count = hub.requests.length;
   await bring();
-  expect(hub.asked).toHaveLength(count);
+  expect(hub.requests).toHaveLength(count);
   expect(existsSync(volumes.serverless)).toBe(false);
 });
 
@@ -73,13 +73,13 @@ test('where it can’t be written to, or another cache is named, they come there
 test('nothing is fetched for the camera, or for a model that there is none', async () => {
   await bring('camera');
   await bring('constructor');
-  expect(hub.asked).toEqual([]);
+  expect(hub.requests).toEqual([]);
 });
 
 test('nor where MODEL_DIR lacks something', async () => {
   env.MODEL_DIR = home;
   await expect(bring()).rejects.toThrow(/^MODEL_DIR .* lacks feature_extractor/);
-  expect(hub.asked).toEqual([]);
+  expect(hub.requests).toEqual([]);
 });
 
 test('what keeps them away is said in one line', async () => {

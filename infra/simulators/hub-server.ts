@@ -26,7 +26,7 @@ export interface HubOptions {
   /** whose files are served */
   folder: string;
   /** more files, or others in their place, by path */
-  more?: Record<string, string | Uint8Array>;
+  extraFiles?: Record<string, string | Uint8Array>;
   /** whether files are only for those who have accepted the licence */
   gated?: boolean;
 }
@@ -37,7 +37,7 @@ export interface HubFile {
   etag: string;
 }
 
-export interface Asked {
+export interface HubRequest {
   origin: 'hub' | 'cdn';
   /** with the query */
   path: string;
@@ -72,12 +72,12 @@ export interface TreeEntry {
 export type LocalHub = Awaited<ReturnType<typeof startHub>>;
 
 /** Starts the hub and its CDN on loopback. */
-export async function startHub({ repository, folder, more = {}, gated = false }: HubOptions) {
+export async function startHub({ repository, folder, extraFiles = {}, gated = false }: HubOptions) {
   const paths = readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
   const contents = new Map(paths.map((path) => [path.slice(folder.length + 1), readFileSync(path)]));
-  for (const [path, content] of Object.entries(more)) contents.set(path, Buffer.from(content));
+  for (const [path, content] of Object.entries(extraFiles)) contents.set(path, Buffer.from(content));
   const files = new Map<string, HubFile>(
     [...contents].map(([path, bytes]) => [path, { bytes, etag: LARGE.test(path) ? sha256(bytes) : gitId(bytes) }]),
   );
@@ -90,7 +90,7 @@ export async function startHub({ repository, folder, more = {}, gated = false }:
     nextPages: undefined,
     list: (entry) => entry,
   };
-  const asked: Asked[] = [];
+  const requests: HubRequest[] = [];
   const stopped: ServerResponse[] = [];
 
   // The hub.
@@ -230,12 +230,12 @@ export async function startHub({ repository, folder, more = {}, gated = false }:
   const [cdnUrl, closeCdn] = await listen('cdn', answerFile);
 
   async function listen(
-    origin: Asked['origin'],
+    origin: HubRequest['origin'],
     answer: (request: IncomingMessage, response: ServerResponse) => unknown,
   ) {
     const server = createServer((request, response) => {
       const { range, authorization } = request.headers;
-      asked.push({ origin, path: request.url!, range, authorization });
+      requests.push({ origin, path: request.url!, range, authorization });
       answer(request, response);
     });
     server.listen(0, '127.0.0.1');
@@ -254,9 +254,9 @@ export async function startHub({ repository, folder, more = {}, gated = false }:
     files,
     faults,
     /** every request, to both origins */
-    asked,
+    requests,
     /** Breaks the connections that have fallen silent. */
-    cut() {
+    closeStalled() {
       for (const response of stopped.splice(0)) response.destroy();
     },
     close() {

@@ -285,7 +285,7 @@ test('an unknown job is 404 everywhere', async () => {
 });
 
 test('a job that runs too long ends by itself: its worker’s held poll and the callback tell of it', async () => {
-  const { run, worker, client, clock } = nearQueue({ hold: MINUTE });
+  const { run, worker, client, clock } = nearQueue({ pollTimeout: MINUTE });
   const calls = fakeHearer(clock, async () => new Response());
   const id = await run({ webhook: 'http://hears/', policy: { executionTimeout: 6 * SECOND } });
   await worker('job-take/w1');
@@ -302,7 +302,7 @@ test('a job that runs too long ends by itself: its worker’s held poll and the 
 });
 
 test('an expired job is 404, even a running one, which its worker shall stop', async () => {
-  const { run, worker, client, clock } = nearQueue({ hold: MINUTE });
+  const { run, worker, client, clock } = nearQueue({ pollTimeout: MINUTE });
   const id = await run({ policy: { ttl: 10 * SECOND } });
   await worker('job-take/w1');
   const [stop, waiting] = [watched(worker('job-stop/w1')), watched(client(`status-sync/${id}`))];
@@ -333,7 +333,7 @@ test.each([
 });
 
 test('the job of a worker that died without a word goes to another that waits for one', async () => {
-  const { run, worker, client, clock } = nearQueue({ hold: 90 * SECOND });
+  const { run, worker, client, clock } = nearQueue({ pollTimeout: 90 * SECOND });
   const id = await run({ webhook: null });
   await worker('job-take/w1');
   await clock.step(20 * SECOND);
@@ -373,7 +373,7 @@ test('a report that is sent again, and one of a worker that has the job no more,
   const calls = fakeHearer(clock, async () => new Response());
   const id = await run({ webhook: 'http://hears/' });
   await worker('job-take/w1');
-  queue.lost('w1');
+  queue.workerLost('w1');
   await worker('job-take/w2');
   const late = await worker(`job-done/w1/${id}`, { output: 'late' });
   expect([late.status, queue.find(id)!.status]).toEqual([200, 'IN_PROGRESS']);
@@ -431,7 +431,7 @@ test('bodies have their largest sizes', async () => {
 });
 
 test('a closed queue lets everyone go', async () => {
-  const { run, client, worker, queue, clock, close } = nearQueue({ hold: MINUTE });
+  const { run, client, worker, queue, clock, close } = nearQueue({ pollTimeout: MINUTE });
   const calls = fakeHearer(clock, async (call, signal) => {
     if (call === 1) return new Response(null, { status: 500 });
     return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
@@ -469,8 +469,8 @@ test('a held job-take-batch answers as soon as a job comes', async () => {
 });
 
 test('a held job-take answers as soon as a job comes', async () => {
-  const { endpoint, worker, queue } = await farQueue({ hold: 60 * SECOND });
-  const change = vi.spyOn(queue, 'change'); // called when there is nothing to take
+  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+  const change = vi.spyOn(queue, 'waitForChange'); // called when there is nothing to take
   const taking = worker('job-take/w1');
   await soon(() => expect(change).toHaveBeenCalled());
   const { id } = await endpoint.run({ input: { n: 1 }, webhook: 'http://127.0.0.1:9/hook' });
@@ -480,7 +480,7 @@ test('a held job-take answers as soon as a job comes', async () => {
 test.each(['job-take/w1', 'job-take-batch/w1?batch_size=2', 'job-stop/w1'])(
   '%s answers 204 after the hold',
   async (path) => {
-    const { worker, clock, queue } = nearQueue({ hold: 8 * SECOND });
+    const { worker, clock, queue } = nearQueue({ pollTimeout: 8 * SECOND });
     const poll = watched(worker(path));
     await clock.step(5 * SECOND);
     queue.cancel(queue.submit({ input: {} })); // news, but nothing for this poll, and the hold doesn’t begin anew
@@ -505,10 +505,10 @@ test('job-take-batch gives a list of at most batch_size, oldest first', async ()
 });
 
 test('a held job-stop answers when a job of this worker is cancelled, and to no other worker', async () => {
-  const { endpoint, worker, queue } = await farQueue({ hold: 60 * SECOND });
+  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
   const { id } = await endpoint.run({ input: {} });
   await worker('job-take/w1');
-  const change = vi.spyOn(queue, 'change');
+  const change = vi.spyOn(queue, 'waitForChange');
   const gone = new AbortController();
   const other = worker('job-stop/w2', undefined, gone.signal).catch(() => 'still held');
   const stop = worker('job-stop/w1');
@@ -520,8 +520,8 @@ test('a held job-stop answers when a job of this worker is cancelled, and to no 
 });
 
 test('a worker whose connection is gone does not swallow a job', async () => {
-  const { endpoint, worker, server, queue } = await farQueue({ hold: 60 * SECOND });
-  const change = vi.spyOn(queue, 'change');
+  const { endpoint, worker, server, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+  const change = vi.spyOn(queue, 'waitForChange');
   const connected = once(server, 'connection') as Promise<[Socket]>;
   const gone = new AbortController();
   const taking = worker('job-take/w1', undefined, gone.signal);
@@ -539,8 +539,8 @@ test('a worker whose connection is gone does not swallow a job', async () => {
 });
 
 test('of two held polls one gets the job, the other stays', async () => {
-  const { endpoint, worker, queue } = await farQueue({ hold: 60 * SECOND });
-  const change = vi.spyOn(queue, 'change');
+  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+  const change = vi.spyOn(queue, 'waitForChange');
   const polls = [worker('job-take/w1'), worker('job-take/w2')];
   await soon(() => expect(change).toHaveBeenCalledTimes(2));
   const first = await endpoint.run({ input: 1 });

@@ -20,9 +20,9 @@ export interface QueueServerOptions extends Omit<QueueOptions, 'onEnd'> {
   /** for both sides */
   apiKey: string;
   /** how long a worker's poll is held; milliseconds */
-  hold?: number;
+  pollTimeout?: number;
   /** how long after an unheard callback the next is sent, twice; milliseconds */
-  callbackRetry?: number;
+  callbackRetryDelay?: number;
   /** one line, for the log */
   log?: (text: string) => void;
 }
@@ -48,8 +48,8 @@ const submissionSchema = v.object({
 /** @returns the app, to be mounted at RUNPOD_BASE_URL's path, such as /v2 */
 export function queueServer({
   apiKey,
-  hold = 10 * SECOND,
-  callbackRetry = 10 * SECOND,
+  pollTimeout = 10 * SECOND,
+  callbackRetryDelay = 10 * SECOND,
   log = () => {},
   now,
   clock = realClock(now),
@@ -140,13 +140,13 @@ export function queueServer({
 
   /** Looks again at each change until there is something, the hold is over or the worker has gone. */
   async function held<T>(c: Context, topic: string, look: () => T[]): Promise<T[]> {
-    const until = clock.now() + hold;
+    const until = clock.now() + pollTimeout;
     for (;;) {
       const found = look();
       const left = until - clock.now();
       if (found.length > 0 || left <= 0 || queue.isClosed()) return found;
       const { signal } = c.req.raw;
-      await queue.change(left, signal, topic);
+      await queue.waitForChange(left, signal, topic);
       if (signal.aborted) return []; // nobody would hear of what is taken now
     }
   }
@@ -157,7 +157,7 @@ export function queueServer({
     const until = clock.now() + (waitOf(c) ?? 90 * SECOND);
     while (job.ended === undefined && queue.find(job.id) && clock.now() < until) {
       if (signal.aborted || queue.isClosed()) break;
-      await queue.change(until - clock.now(), signal, job.id);
+      await queue.waitForChange(until - clock.now(), signal, job.id);
     }
     if (!queue.find(job.id)) throw refusal(404, 'job not found'); // its ttl has passed
     return c.json(shown(job));
@@ -177,7 +177,7 @@ export function queueServer({
     for (let attempt = 1; attempt <= 3 && !queue.isClosed(); attempt++) {
       if (await isHeard(webhook, body)) return;
       log(`callback for job ${id} was not heard (attempt ${attempt} of 3)`);
-      if (attempt < 3) await clock.sleep(callbackRetry, closing.signal);
+      if (attempt < 3) await clock.sleep(callbackRetryDelay, closing.signal);
     }
   }
 

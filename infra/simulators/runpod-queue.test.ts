@@ -273,9 +273,9 @@ test('a worker that is heard of keeps its job', async () => {
 test('the job of a worker that is known to be gone goes back at once', () => {
   const { queue, running } = steppedQueue();
   const job = running();
-  queue.lost('another');
+  queue.workerLost('another');
   expect(job.status).toBe('IN_PROGRESS');
-  queue.lost('w1');
+  queue.workerLost('w1');
   expect(job.status).toBe('IN_QUEUE');
   queue.report(job, 'w1', { output: 'late' });
   expect(queue.take('w2', 1)).toEqual([job]);
@@ -345,7 +345,7 @@ test('a worker that was silent for long is forgotten when a new one comes', asyn
 test('whoever waits for a change hears of it, and of nothing else', async () => {
   const { queue, clock } = steppedQueue();
   const heard = vi.fn();
-  const change = queue.change(HOUR).then(heard);
+  const change = queue.waitForChange(HOUR).then(heard);
   queue.heard('w1');
   queue.take('w1', 1); // there is nothing to take
   queue.sweep();
@@ -362,7 +362,7 @@ test('whoever waits for one topic hears of that alone', async () => {
   const other = running();
   const news: string[] = [];
   for (const topic of [WORK, job.id, stopsOf('w1'), stopsOf('w2')])
-    void queue.change(HOUR, undefined, topic).then(() => news.push(topic));
+    void queue.waitForChange(HOUR, undefined, topic).then(() => news.push(topic));
   await clock.step(1);
   queue.report(other, 'w1', {});
   await clock.step(1);
@@ -378,22 +378,22 @@ test('whoever waits for one topic hears of that alone', async () => {
 test('waiting for a change ends with its time, its signal or the queue', async () => {
   const { queue, clock } = steppedQueue();
   const ended = vi.fn();
-  void queue.change(MINUTE).then(ended);
+  void queue.waitForChange(MINUTE).then(ended);
   await clock.step(MINUTE - 1);
   expect(ended).not.toHaveBeenCalled();
   await clock.step(1);
   expect(ended).toHaveBeenCalledOnce();
 
   const controller = new AbortController();
-  const waiting = queue.change(HOUR, controller.signal);
+  const waiting = queue.waitForChange(HOUR, controller.signal);
   controller.abort();
   await waiting;
-  await queue.change(HOUR, controller.signal);
+  await queue.waitForChange(HOUR, controller.signal);
 
-  const untilClosed = queue.change(HOUR);
+  const untilClosed = queue.waitForChange(HOUR);
   queue.close();
   await untilClosed;
-  await queue.change(HOUR);
+  await queue.waitForChange(HOUR);
   expect(clock.asleep()).toBe(0);
 });
 
@@ -441,7 +441,7 @@ test('the oldest is first however jobs come back, and what is gone is not handed
     queue.submit({ input: n, policy: { ttl: n % 7 === 0 ? 20 * SECOND : HOUR } }),
   );
   for (const worker of ['w1', 'w2', 'w3']) queue.take(worker, 15);
-  queue.lost('w2'); // 15–29
+  queue.workerLost('w2'); // 15–29
   for (const job of jobs.slice(30, 45)) queue.report(job, 'w3', { error: 'boom' });
   for (const job of jobs.slice(30, 45)) expect(queue.retry(job)).toBe(true);
   for (const n of [16, 33, 50]) queue.cancel(jobs[n]!);
@@ -464,7 +464,7 @@ test('neither waiting nor ended jobs nor past waits slow the next jobs down', as
     return process.cpuUsage(start).user / count;
   };
   for (let n = 0; n < 10_000; n++) queue.submit({ input: {} });
-  for (let n = 0; n < 10_000; n++) await queue.change(0);
+  for (let n = 0; n < 10_000; n++) await queue.waitForChange(0);
   finish(10_000);
   expect(finish(2000)).toBeLessThan(200); // microseconds; a look at all of them takes some hundred at each step
   expect(queue.health().jobs).toMatchObject({ completed: 12_000, inQueue: 10_000 });

@@ -43,7 +43,7 @@ export interface QueuedJob {
 
 export interface QueueOptions {
   /** a job whose worker has not been heard of for so long goes back into the queue; milliseconds */
-  silentAfter?: number;
+  workerTimeout?: number;
   /** for everything that takes time; the real one unless given */
   clock?: Clock;
   /** for a real clock that runs ahead; what falls due then is seen at the next request */
@@ -77,7 +77,7 @@ interface Worker {
 
 export type Queue = ReturnType<typeof createQueue>;
 
-export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
+export function createQueue({ workerTimeout = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
   const jobs = new Map<string, QueuedJob>();
   const counts = { IN_QUEUE: 0, IN_PROGRESS: 0, COMPLETED: 0, FAILED: 0, CANCELLED: 0, TIMED_OUT: 0 }; // of `jobs`
   const line = createAgenda<QueuedJob>(); // the waiting ones, and some that no longer wait
@@ -100,7 +100,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
   function workerOf(id: string): Worker {
     const known = workers.get(id);
     if (known) return known;
-    for (const [other, { heard }] of workers) if (clock.now() - heard > 10 * silentAfter) workers.delete(other);
+    for (const [other, { heard }] of workers) if (clock.now() - heard > 10 * workerTimeout) workers.delete(other);
     const worker = { heard: clock.now(), jobs: new Set<QueuedJob>(), stops: new Set<string>() };
     workers.set(id, worker);
     return worker;
@@ -156,7 +156,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
     return {
       forgotten: Math.min(job.created + job.ttl, (job.ended ?? Infinity) + job.retention),
       timedOut: isRunning ? job.started! + job.executionTimeout : Infinity,
-      silent: heard + silentAfter,
+      silent: heard + workerTimeout,
     };
   }
 
@@ -264,7 +264,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
     },
 
     /** The platform knows that this worker is no more: its jobs go back into the queue at once. */
-    lost(workerId: string) {
+    workerLost(workerId: string) {
       for (const job of [...(workers.get(workerId)?.jobs ?? [])]) requeue(job);
       workers.delete(workerId);
     },
@@ -322,7 +322,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
     sweep,
 
     /** Resolves at the next change (of anything, unless a topic is named), after `ms`, or when the signal comes. */
-    async change(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
+    async waitForChange(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
       const awake = new AbortController();
       const wake = () => awake.abort();
       const others = waiting.get(topic) ?? new Set();
@@ -337,7 +337,7 @@ export function createQueue({ silentAfter = 30 * SECOND, now, clock = realClock(
 
     /** Kept jobs by state, and workers that have been heard of by what they do. */
     health() {
-      const ready = [...workers.values()].filter(({ heard }) => clock.now() - heard < silentAfter);
+      const ready = [...workers.values()].filter(({ heard }) => clock.now() - heard < workerTimeout);
       const running = ready.filter((worker) => worker.jobs.size > 0).length;
       return {
         jobs: {

@@ -3,15 +3,13 @@
  * RunPod's own OpenAPI document, and beside that to the rules that stand there in prose; where it is silent, the code says so.
  */
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { type Schema, Validator } from '@cfworker/json-schema';
 import { getRequestListener, type HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { type Context, Hono } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
+import { serveOnLoopback } from './loopback.ts';
 
 /** As RunPod publishes it (https://api.runpod.io/v2/openapi.json, state of August 2026), less what pods, clusters and accounts have. */
 const DOCUMENT = JSON.parse(readFileSync(new URL('testdata/runpod-rest-v2.openapi.json', import.meta.url), 'utf8'));
@@ -43,8 +41,8 @@ type Body = Record<string, unknown> & {
   env?: Record<string, string>;
 };
 
-/** What happens to a request in place of an answer; `heard`: what it asks for is done before. */
-export type Fault = { heard?: boolean } & (
+/** What happens to a request in place of an answer; `applied`: the request takes effect first. */
+export type Fault = { applied?: boolean } & (
   | { status: number; detail?: string; errors?: string[]; headers?: Record<string, string> }
   | { broken: true }
 );
@@ -67,7 +65,7 @@ export async function startRestServer({ apiKey, quota = 5, bindsTemplates = fals
   const bound = new Map<string, string>(); // endpoint → template
   const releases = new Map<string, Thing[]>();
   const workers = new Map<string, Record<string, unknown>[]>();
-  const asked: { method: string; path: string; body: unknown }[] = [];
+  const requests: { method: string; path: string; body: unknown }[] = [];
   const state = {
     endpoints,
     templates,
@@ -75,7 +73,7 @@ export async function startRestServer({ apiKey, quota = 5, bindsTemplates = fals
     /** of each endpoint, as RunPod lists them; of tests' making */
     workers,
     /** every request with a good key, in order; the query is left out */
-    asked,
+    requests,
     /** asked about each request before it is answered */
     fault: undefined as ((method: string, path: string, body: unknown) => Fault | undefined) | undefined,
   };
@@ -93,9 +91,9 @@ export async function startRestServer({ apiKey, quota = 5, bindsTemplates = fals
     const { method, path } = c.req;
     const sent = await c.req.text();
     const body = sent === '' ? undefined : JSON.parse(sent);
-    asked.push({ method, path, body });
+    requests.push({ method, path, body });
     const fault = state.fault?.(method, path.replace('/v2', ''), body);
-    if (!fault || fault.heard) await next();
+    if (!fault || fault.applied) await next();
     if (fault && 'broken' in fault) {
       c.env.outgoing.destroy();
       c.res = RESPONSE_ALREADY_SENT;
@@ -343,17 +341,8 @@ export async function startRestServer({ apiKey, quota = 5, bindsTemplates = fals
     return c.json({ gpus });
   });
 
-  const server = createServer(getRequestListener(app.fetch));
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return Object.assign(state, {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v2`,
-    async close() {
-      server.close();
-      server.closeAllConnections();
-      await once(server, 'close');
-    },
-  });
+  const { url, close } = await serveOnLoopback(getRequestListener(app.fetch));
+  return Object.assign(state, { url: `${url}/v2`, close });
 }
 
 /** Of a template and an endpoint alike; `env` has rules of its own. */

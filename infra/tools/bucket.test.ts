@@ -9,16 +9,8 @@ import {
 } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { s3Client } from '../../core/bucket/s3.ts';
-import {
-  errorBody,
-  type Fault,
-  type Line,
-  type LocalS3,
-  s3Server,
-  skipped,
-  startLine,
-  startS3,
-} from '../simulators/s3-server.ts';
+import { errorBody, type Fault, type S3Proxy, startS3Proxy } from '../simulators/s3-proxy.ts';
+import { type LocalS3, s3Server, skipped, startS3 } from '../simulators/s3-server.ts';
 import { main } from './bucket.ts';
 
 /** Runs the command in this process. */
@@ -64,23 +56,23 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   });
   afterAll(() => store?.stop());
 
-  let line: Line;
+  let proxy: S3Proxy;
   let options: Awaited<ReturnType<LocalS3['bucket']>>;
   beforeEach(async () => {
     options = await store.bucket();
-    line = await startLine(store.endpoint);
+    proxy = await startS3Proxy(store.endpoint);
   });
-  afterEach(() => line.close());
+  afterEach(() => proxy.close());
   const environment = (more: NodeJS.ProcessEnv = {}) => ({
     BUCKET_NAME: options.bucket,
-    BUCKET_ENDPOINT_URL: line.url,
+    BUCKET_ENDPOINT_URL: proxy.url,
     BUCKET_ACCESS_KEY_ID: options.accessKeyId,
     BUCKET_SECRET_ACCESS_KEY: options.secretAccessKey,
     ...more,
   });
   const client = () => s3Client(options);
   const faultIf = (when: (request: IncomingMessage) => boolean, fault: Fault) => {
-    line.fault = (request) => (when(request) ? fault : undefined);
+    proxy.fault = (request) => (when(request) ? fault : undefined);
   };
 
   describe('check', () => {
@@ -149,7 +141,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
         (request) =>
           isLink(request) &&
           request.headers.range === undefined &&
-          line.asked.filter((asked) => asked.includes('X-Amz-Signature=')).length > 2,
+          proxy.requests.filter((asked) => asked.includes('X-Amz-Signature=')).length > 2,
         { status: 200, body: 'x' },
         [/^missing {2}links that were changed are refused: a link with another X-Amz-\w+ opens/],
       ],
@@ -176,7 +168,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await run(['check'], wrong)).toMatchObject({
         status: 1,
         out: '',
-        err: `there is no bucket no-such-bucket at ${new URL(line.url).host} (BUCKET_NAME)\n`,
+        err: `there is no bucket no-such-bucket at ${new URL(proxy.url).host} (BUCKET_NAME)\n`,
       });
     });
   });
@@ -235,7 +227,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       take?: (xml: string) => string | undefined;
     }) {
       const kept = { rules };
-      line.fault = async (request) => {
+      proxy.fault = async (request) => {
         if (!request.url!.includes('lifecycle')) return undefined;
         if (request.method === 'PUT') {
           const body = await buffer(request);
@@ -291,7 +283,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
           /^missing {2}lifecycle: the access key may not s3:GetLifecycleConfiguration in the bucket/,
         ),
       ]);
-      expect(line.asked.filter((asked) => asked.startsWith('PUT'))).toEqual([]);
+      expect(proxy.requests.filter((asked) => asked.startsWith('PUT'))).toEqual([]);
     });
   });
 });

@@ -54,7 +54,12 @@ const bytes = (count: number) => Uint8Array.from({ length: count }, (_, i) => (i
 const WEIGHTS = { [CLIP]: bytes(50_000), [VAE]: bytes(480_000), [UNET]: bytes(1_200_000) };
 
 async function hubWith(options: Partial<HubOptions> = {}): Promise<LocalHub> {
-  const hub = await startHub({ repository: REPOSITORY, folder: SMALL_SVD, more: { ...MORE, ...WEIGHTS }, ...options });
+  const hub = await startHub({
+    repository: REPOSITORY,
+    folder: SMALL_SVD,
+    extraFiles: { ...MORE, ...WEIGHTS },
+    ...options,
+  });
   cleanUps.push(hub.close);
   return hub;
 }
@@ -105,7 +110,7 @@ const putPart = (hub: LocalHub, path: string, bytes: Uint8Array) => {
 };
 /** The ranges in which a large file was asked for. */
 const ranges = (hub: LocalHub, path: string) =>
-  hub.asked.filter((one) => one.path.startsWith(`/${hub.files.get(path)!.etag}?`)).map(({ range }) => range);
+  hub.requests.filter((one) => one.path.startsWith(`/${hub.files.get(path)!.etag}?`)).map(({ range }) => range);
 const reached = (path: string, size: number) =>
   vi.waitFor(() => expect(statSync(path).size).toBe(size), { interval: 5, timeout: 15_000 });
 
@@ -124,7 +129,7 @@ function expectNoModel(hub: LocalHub) {
 
 describe('a download', () => {
   test('brings what the worker needs, in the layout of Python’s cache, and the worker opens it', async () => {
-    const hub = await hubWith({ more: MORE });
+    const hub = await hubWith({ extraFiles: MORE });
     const { status, out, err } = await models(hub);
     expect({ status, err }).toEqual({ status: 0, err: '' });
 
@@ -165,9 +170,9 @@ describe('a download', () => {
   test('asks for nothing that is there already', async () => {
     const hub = await hubWith();
     await models(hub);
-    hub.asked.length = 0;
+    hub.requests.length = 0;
     expect((await models(hub)).status).toBe(0);
-    expect(hub.asked.filter(({ path }) => path.includes('/resolve/'))).toEqual([]);
+    expect(hub.requests.filter(({ path }) => path.includes('/resolve/'))).toEqual([]);
     expectWhole(hub);
   });
 
@@ -208,7 +213,7 @@ describe('a download', () => {
         `${stem} in single precision`,
       ]),
     );
-    const hub = await hubWith({ more });
+    const hub = await hubWith({ extraFiles: more });
     expect((await models(hub, ['svd_xt', '--precision', 'fp32'])).status).toBe(0);
     const { folder } = findWeights('svd_xt', environment(hub));
     expect(readdirSync(join(folder, 'unet'))).toEqual(['config.json', 'diffusion_pytorch_model.safetensors']);
@@ -232,7 +237,7 @@ describe('a download', () => {
     hub.faults.stopAfter = PIECE;
     const download = models(hub, ['svd_xt'], { out });
     await reached(part(hub, VAE), PIECE);
-    hub.cut();
+    hub.closeStalled();
     expect((await download).status).toBe(0);
     const lines = written.split('\r\x1b[K');
     expect(lines).toContainEqual(
@@ -273,9 +278,9 @@ describe('a broken connection', () => {
     const download = models(hub);
     await reached(part(hub, VAE), 2 * PIECE);
     hub.faults.stopAfter = PIECE;
-    hub.cut();
+    hub.closeStalled();
     await reached(part(hub, VAE), 3 * PIECE);
-    hub.cut();
+    hub.closeStalled();
     const { status, out } = await download;
     expect(status).toBe(0);
     expect(ranges(hub, VAE)).toEqual([undefined, 'bytes=200000-', 'bytes=300000-']);
@@ -297,7 +302,7 @@ describe('a broken connection', () => {
     hub.faults.stopAfter = 5 * PIECE; // within the last file
     const download = models(hub, ['svd_xt'], { waits: [] });
     await reached(part(hub, UNET), 5 * PIECE);
-    hub.cut();
+    hub.closeStalled();
     expect(await download).toMatchObject({
       status: 1,
       err: `${UNET}: the connection broke at 500.0 kB of 1.2 MB; run this again to go on from there\n`,
@@ -333,7 +338,7 @@ describe('a broken connection', () => {
     hub.faults.stopAfter = 2 * PIECE;
     const download = models(hub);
     await reached(part(hub, VAE), 2 * PIECE);
-    hub.cut();
+    hub.closeStalled();
     expect((await download).status).toBe(0);
     expect(ranges(hub, VAE)).toEqual([undefined, 'bytes=200000-']);
     expectWhole(hub);
@@ -366,7 +371,7 @@ describe('a busy server', () => {
         (url, i) => `${new URL(url).host} answers with status ${[503, 429, 500, 403][i]}; next try in 0.001 s`,
       ),
     );
-    expect(hub.asked.filter(({ path }) => path.endsWith(CLIP))).toHaveLength(3);
+    expect(hub.requests.filter(({ path }) => path.endsWith(CLIP))).toHaveLength(3);
     expectWhole(hub);
   });
 
@@ -376,7 +381,7 @@ describe('a busy server', () => {
     const { status, err } = await models(hub);
     expect(status).toBe(1);
     expect(err).toBe(`${new URL(hub.url).host} answers with status 503; run this again to go on from there\n`);
-    expect(hub.asked).toHaveLength(3);
+    expect(hub.requests).toHaveLength(3);
   });
 
   test('has time as long as something arrives between the failures', async () => {
@@ -387,10 +392,10 @@ describe('a busy server', () => {
     for (const size of [PIECE, 2 * PIECE, 3 * PIECE]) {
       await reached(part(hub, VAE), size);
       hub.faults.stopAfter = PIECE;
-      hub.cut();
+      hub.closeStalled();
     }
     await reached(part(hub, VAE), 4 * PIECE);
-    hub.cut();
+    hub.closeStalled();
     expect((await download).status).toBe(0);
     expectWhole(hub);
   });
@@ -454,7 +459,7 @@ test('two at once: the second waits, and finds everything', async () => {
     out: { write: (text) => text.startsWith('another npm run models') && said() },
   });
   await waiting;
-  hub.cut();
+  hub.closeStalled();
   expect((await second).status).toBe(0);
   if (child.exitCode === null) await once(child, 'exit');
   expect(child.exitCode).toBe(0);
@@ -507,7 +512,7 @@ describe('the gate', () => {
     const hub = await hubWith({ gated: true });
     expect((await models(hub, ['svd_xt'], { env: { HF_TOKEN: `${TOKENS.accepted}\n` } })).status).toBe(0);
     const tokens = (origin: string) =>
-      new Set(hub.asked.filter((one) => one.origin === origin).map(({ authorization }) => authorization));
+      new Set(hub.requests.filter((one) => one.origin === origin).map(({ authorization }) => authorization));
     expect(tokens('hub')).toEqual(new Set([`Bearer ${TOKENS.accepted}`]));
     expect(tokens('cdn')).toEqual(new Set([undefined]));
     expectWhole(hub);
@@ -606,7 +611,7 @@ describe('ends with one line where', () => {
     const { status, err } = await models(hub);
     expect(status).toBe(1);
     expect(err).toMatch(/^\S+\/hf\/hub has [\d.]+ GB free, and 2999000\.00 GB are still to come\n$/);
-    expect(hub.asked.some(({ path }) => path.includes('/resolve/'))).toBe(false);
+    expect(hub.requests.some(({ path }) => path.includes('/resolve/'))).toBe(false);
   });
 
   test('the cache can’t be written', async () => {

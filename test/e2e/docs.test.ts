@@ -57,7 +57,7 @@ async function work() {
       const output = await service.finish(task_id, job.id);
       service.report(job.id, { output: { ...output, videos: [{ ...output.videos[0]!, sha256 }] } });
     }
-    await service.queue.change(1000, stop.signal);
+    await service.queue.waitForChange(1000, stop.signal);
   }
 }
 

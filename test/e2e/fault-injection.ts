@@ -146,7 +146,7 @@ export interface SceneOptions {
   /** how long a worker's poll is held, by that clock; milliseconds */
   hold?: number;
   /** how long a worker may be silent, by that clock; milliseconds */
-  silentAfter?: number;
+  workerTimeout?: number;
 }
 
 export type Scene = Awaited<ReturnType<typeof openScene>>;
@@ -174,7 +174,7 @@ export async function openScene(folder: string, { hold = 10 * SECOND, ...options
   })
     .png()
     .toBuffer();
-  const { app: queueApp, queue, close: closeQueue } = queueServer({ apiKey: KEY, hold, ...options });
+  const { app: queueApp, queue, close: closeQueue } = queueServer({ apiKey: KEY, pollTimeout: hold, ...options });
   const { app: bridgeApp } = tnlServer({ apiKey: KEY, duration: 0, draw: async () => dot });
   const bucket = await diskBucket(bucketFolder(dataDir), { publicUrl: '' });
 
@@ -428,7 +428,7 @@ export async function openScene(folder: string, { hold = 10 * SECOND, ...options
         const ended = await started.ended(patience);
         await until(() => !inFlight.get(id), `the last request of ${id}`);
         if (ended.signal === 'SIGKILL') await ageAskings(id);
-        queue.lost(id);
+        queue.workerLost(id);
         changed();
         return ended;
       },
@@ -555,7 +555,7 @@ export async function openScene(folder: string, { hold = 10 * SECOND, ...options
       control.fault = () => undefined;
       for (const { kill } of processes) kill('SIGKILL');
       await Promise.all(ends);
-      for (const { id } of workers) queue.lost(id);
+      for (const { id } of workers) queue.workerLost(id);
       closeQueue();
       await server.close();
     },

@@ -30,7 +30,7 @@ const running: Api[] = [];
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'keys-'));
-  queue = queueServer({ apiKey: RUNPOD_KEY, hold: 100, silentAfter: Infinity });
+  queue = queueServer({ apiKey: RUNPOD_KEY, pollTimeout: 100, workerTimeout: Infinity });
   far = await listen(queue.app);
 });
 afterEach(async () => {
@@ -205,7 +205,7 @@ describe('npm run keys, beside a running API', () => {
     expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.00', reserved: '0.25', open: '1' });
 
     const watching = api.ask(`/status?id=${task.id}`, key, { headers: { accept: 'text/event-stream' } });
-    for (let isDone = false; !isDone; await queue.queue.change(100))
+    for (let isDone = false; !isDone; await queue.queue.waitForChange(100))
       for (const job of queue.queue.take('worker', 1)) {
         queue.queue.report(job, 'worker', { output: outputOf(task.id, job.id) });
         isDone = true;

@@ -50,6 +50,6 @@ async function workAll(service: Awaited<ReturnType<typeof testService>>, signal:
       const { task_id } = job.input as { task_id: string };
       service.report(job.id, { output: await service.finish(task_id, job.id) });
     }
-    await service.queue.change(1000, signal);
+    await service.queue.waitForChange(1000, signal);
   }
 }

@@ -250,7 +250,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       expect([existsSync(join(app, 'README.md')), existsSync(join(app, 'new/READ.md'))]).toEqual([false, true]);
       expect(first.output()).toContain('"weights":"Hugging Face cache","folder":"/workspace/img2vid/huggingface/hub/');
       expect(await first.stop()).toBe(0);
-      expect(hub.asked.length).toBeGreaterThan(0);
+      expect(hub.requests.length).toBeGreaterThan(0);
       await hub.close();
       const taken = createServer().listen(port);
       const second = start(env);

@@ -20,7 +20,7 @@ let isRunPodBroken: boolean;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'stop-'));
-  const queue = queueServer({ apiKey: KEY, hold: 100 });
+  const queue = queueServer({ apiKey: KEY, pollTimeout: 100 });
   isRunPodBroken = false;
   const far = await listen({
     fetch: (request) => (isRunPodBroken ? new Response('broken', { status: 500 }) : queue.app.fetch(request)),

@@ -26,7 +26,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
   test('two, one of them killed amid its work: every task ends, and none is submitted twice but by the crash', async () => {
     const { name, url } = await postgres.database();
     const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
-    const { app, queue, close: closeQueue } = queueServer({ apiKey: KEY, hold: 100, silentAfter: Infinity });
+    const { app, queue, close: closeQueue } = queueServer({ apiKey: KEY, pollTimeout: 100, workerTimeout: Infinity });
     const submissions: { task: string; by: Replica }[] = [];
     let onSubmission: ((by: Replica) => void) | undefined;
 
@@ -64,7 +64,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
           const { task_id } = job.input as { task_id: string };
           queue.report(job, 'worker', { output: outputOf(task_id, job.id) });
         }
-        await queue.change(100);
+        await queue.waitForChange(100);
       }
     })();
 
@@ -155,7 +155,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
   test('fifty posts at once to two processes, with a budget for ten: ten are accepted', async () => {
     const { name, url } = await postgres.database();
     const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
-    const { app, queue, close } = queueServer({ apiKey: KEY, hold: 100, silentAfter: Infinity });
+    const { app, queue, close } = queueServer({ apiKey: KEY, pollTimeout: 100, workerTimeout: Infinity });
     const line = await listen(app);
     const store = await openStore(url);
     const { id, headers } = await makeKey(store, { budget: 100_000 });
@@ -190,7 +190,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
         queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 4000 } } });
         done++;
       }
-      await queue.change(100);
+      await queue.waitForChange(100);
     }
     const spent = { reserved: 0, spent: 40_000, open_tasks: 0, days: [{ succeeded: 10, amount: 40_000 }] };
     await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent), { timeout: 15_000 });

@@ -77,7 +77,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
   const clock = { now, sleep: (ms: number, signal?: AbortSignal) => sleep(ms / rate, signal) };
 
   const folder = await mkdtemp(join(tmpdir(), 'chaos-'));
-  const scene = await openScene(folder, { clock, hold: 5 * SECOND * rate, silentAfter: 60 * SECOND * rate });
+  const scene = await openScene(folder, { clock, hold: 5 * SECOND * rate, workerTimeout: 60 * SECOND * rate });
   const ledger = createLedger(scene.changed);
   const { plans, found, find } = ledger;
   const names = postgres ? ['api-1', 'api-2'] : ['api-1'];

@@ -46,7 +46,13 @@ export async function testService(env: Record<string, string> = {}, limits: List
   const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
   const clock = { ahead: 0 }; // milliseconds that the service's clock runs ahead
   const now = () => Date.now() + clock.ahead;
-  const queue = queueServer({ apiKey: RUNPOD_KEY, hold: 100, callbackRetry: 10, silentAfter: Infinity, now });
+  const queue = queueServer({
+    apiKey: RUNPOD_KEY,
+    pollTimeout: 100,
+    callbackRetryDelay: 10,
+    workerTimeout: Infinity,
+    now,
+  });
   const runpod = await listen({
     fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
   });
@@ -176,7 +182,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
           taken.delete(taskId);
           return job;
         }
-        await queue.queue.change(1000);
+        await queue.queue.waitForChange(1000);
       }
     },
 

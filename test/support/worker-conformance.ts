@@ -47,10 +47,10 @@ export type FarEnd = Awaited<ReturnType<typeof farEnd>>;
  * The queue of infra/local behind HTTP, and gates at which jobs wait.
  * @param hold how long polls are held; milliseconds
  * @param pingInterval milliseconds
- * @param silentAfter after which a silent worker's jobs go back into the queue; milliseconds
+ * @param workerTimeout after which a silent worker's jobs go back into the queue; milliseconds
  */
-export async function farEnd({ hold = SECOND, silentAfter = 60 * SECOND, pingInterval = SECOND } = {}) {
-  const { app: queueApp, queue, close } = queueServer({ apiKey: KEY, hold, silentAfter });
+export async function farEnd({ hold = SECOND, workerTimeout = 60 * SECOND, pingInterval = SECOND } = {}) {
+  const { app: queueApp, queue, close } = queueServer({ apiKey: KEY, pollTimeout: hold, workerTimeout });
   const news = new EventEmitter().setMaxListeners(0);
   const happened = () => news.emit('news');
   const asked: Asked[] = [];
