@@ -1,109 +1,161 @@
-/** `npm run keys -- create|list|set|rotate|revoke`: the API keys in the environment's database, also while the API runs. */
-import { realpathSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+/** `npm run keys`: the API keys in the environment's database. It works while the API runs, too. */
 import { databaseUrl } from '../../api/config.ts';
 import { NEW_KEY, newText, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, monthOf, SCOPES, type Scope } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
 import { HOUR } from '../../core/time.ts';
+import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
 
-const USAGE = `npm run keys -- create | list | set ID | rotate ID | revoke ID
-
-  create  makes a key and shows it, and the secret of its webhooks, this once
-          --name NAME           whose it is; needed
-          --scopes submit,read  and admin, which may do all; submit,read if not said
-  set     changes a key's name, scopes or limits; create takes these, too:
-          --budget AMOUNT       the most that it may spend in a calendar month (UTC), in units of CURRENCY, or none
-          --max-open N          tasks open at a time, instead of MAX_OPEN_TASKS; usual takes that back, here and below
-          --submissions N       a minute, instead of SUBMISSIONS_PER_MINUTE
-          --requests N          a minute, instead of REQUESTS_PER_MINUTE
-  rotate  gives a key a new text, or with --webhook its webhooks a new secret; the old one is good as well
-          --hours N             for so long, 24 if not said
-  revoke  ends a key for good; its tasks go on
-
-The database is that of DATABASE_URL, or the file in DATA_DIR. The API heeds a change within a second. As soon as there is a key, every
-request needs one. The key 'local' is that of requests from this machine as long as there is no other.
-`;
-
-export interface Surroundings {
-  env: NodeJS.ProcessEnv;
-  out: { write(text: string): unknown };
-  err: { write(text: string): unknown };
-  now?: () => number;
-}
-
-/** @returns the exit status; what was wrong is one line on `err` */
-export async function main(args: string[], { env, out, err, now = Date.now }: Surroundings): Promise<number> {
-  try {
-    const { values, positionals } = readArgs(args);
-    const [command = '', id, ...more] = positionals;
-    if (values.help) {
-      out.write(USAGE);
-      return 0;
-    }
-    const work = Object.hasOwn(COMMANDS, command) ? COMMANDS[command as keyof typeof COMMANDS] : undefined;
-    const takesId = command !== 'create' && command !== 'list';
-    if (!work || more.length > 0 || takesId !== (id !== undefined)) throw new Error(USAGE.trimEnd());
-    for (const name of Object.keys(values))
-      if (!work.options.includes(name)) throw new Error(`--${name}: not for ${command}`);
-    const given = readValues(values); // before a database is made
-    const store = await openStore(databaseUrl(env), { beside: true });
-    try {
-      out.write(await work.run({ store, id: id ?? '', given, now: now() }));
-    } finally {
-      await store.close();
-    }
-    return 0;
-  } catch (error) {
-    err.write(`${(error as Error).message}\n`);
-    return 1;
-  }
-}
-
-const OPTIONS = {
-  name: { type: 'string' },
-  scopes: { type: 'string' },
-  budget: { type: 'string' },
-  'max-open': { type: 'string' },
-  submissions: { type: 'string' },
-  requests: { type: 'string' },
-  hours: { type: 'string' },
-  webhook: { type: 'boolean' },
-  help: { type: 'boolean' },
+const LIMITS = {
+  name: { value: 'NAME', help: 'the owner; required by create; 1 to 100 characters' },
+  scopes: {
+    value: 'LIST',
+    help: `some of ${SCOPES.join(', ')}, separated by commas; default submit,read; admin may do all`,
+  },
+  budget: {
+    value: 'AMOUNT',
+    help: 'the most that the key may spend in a calendar month (UTC), in units of CURRENCY, or none',
+  },
+  'max-open': {
+    value: 'N',
+    help: 'active tasks at a time instead of MAX_OPEN_TASKS; usual restores that, here and below',
+  },
+  submissions: { value: 'N', help: 'tasks per minute instead of SUBMISSIONS_PER_MINUTE' },
+  requests: { value: 'N', help: 'requests per minute instead of REQUESTS_PER_MINUTE' },
 } as const;
 
-function readArgs(args: string[]) {
+const ROTATION = {
+  webhook: { help: 'replaces the webhook secret instead of the key' },
+  hours: { value: 'N', help: 'hours for which the old one stays valid, 0 to 9999; default 24' },
+} as const;
+
+const NOTES = `
+The database is that of DATABASE_URL, or the file in DATA_DIR. The API applies a change within a second. As soon as there is a key,
+every request needs one. The key 'local' stands for requests from this machine as long as there is no other key.`;
+
+/** @returns the exit status */
+export const main = defineCommand(
+  'npm run keys',
+  {
+    create: { help: 'creates a key; it and its webhook secret are printed only now', options: LIMITS, run: create },
+    list: { help: 'lists the keys with their limits and spending', run: list },
+    set: {
+      help: 'changes name, scopes or limits of a key; it takes the options of create',
+      args: ['ID'],
+      options: LIMITS,
+      run: set,
+    },
+    rotate: {
+      help: 'gives a key a new value; the old one stays valid for a while',
+      args: ['ID'],
+      options: ROTATION,
+      run: rotate,
+    },
+    revoke: { help: 'revokes a key for good; its tasks go on', args: ['ID'], run: revoke },
+  },
+  NOTES,
+);
+
+async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefined> {
+  const { name, ...changes } = readLimits(values);
+  if (name === undefined) throw new UsageError('--name is required: the owner of the key');
+  await withStore(io, async (store) => {
+    const isFirst = !(await store.hasKeys());
+    const { id, text, hash } = newText();
+    const webhook_secret = newWebhookSecret();
+    const key = { ...NEW_KEY, name, scopes: ['submit', 'read'] as Scope[], ...changes };
+    await store.addKey({ ...key, id, hash, webhook_secret, created_at: Date.now() });
+    const note = isFirst ? '\nThis is the first key: from now on every request needs one.\n' : '';
+    return `${line('id', id)}${line('key', text)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;
+  });
+}
+
+async function list(io: CliIo): Promise<undefined> {
+  await withStore(io, async (store) => formatTable((await store.keys()).map(rowOf)));
+}
+
+async function set(io: CliIo, values: Values<typeof LIMITS>, id: string): Promise<undefined> {
+  const changes = readLimits(values);
+  if (Object.keys(changes).length === 0)
+    throw new UsageError(
+      `set: needs at least one of ${Object.keys(LIMITS)
+        .map((name) => `--${name}`)
+        .join(', ')}`,
+    );
+  if (id === LOCAL && changes.scopes) throw new UsageError(`--scopes: the key ${LOCAL} has all scopes`);
+  await withStore(io, async (store) => {
+    const { name } = await findKey(store, id);
+    await store.changeKey(id, changes);
+    return `${changes.name ?? name} (${id}): changed\n`;
+  });
+}
+
+async function rotate(io: CliIo, { webhook, hours = '24' }: Values<typeof ROTATION>, id: string): Promise<undefined> {
+  if (!/^\d{1,4}$/.test(hours)) throw new UsageError('--hours must be a whole number from 0 to 9999');
+  if (id === LOCAL && !webhook)
+    throw new UsageError(`the key ${LOCAL} has no value to rotate; --webhook replaces its webhook secret`);
+  const until = Date.now() + Number(hours) * HOUR;
+  await withStore(io, async (store) => {
+    const key = await findKey(store, id);
+    if (webhook) {
+      const webhook_secret = newWebhookSecret();
+      const old = { old_webhook_secret: key.webhook_secret, old_webhook_until: until };
+      await store.changeKey(id, { webhook_secret, ...old });
+      return line('webhook secret', webhook_secret);
+    }
+    if (key.revoked_at !== null) throw new Error(`the key ${id} is revoked: create another one`);
+    const { text, hash } = newText(id);
+    await store.changeKey(id, { hash, old_hash: key.hash, old_until: until });
+    return line('key', text);
+  });
+}
+
+async function revoke(io: CliIo, _: Values, id: string): Promise<undefined> {
+  if (id === LOCAL)
+    throw new UsageError(`the key ${LOCAL} can’t be revoked; it grants nothing once there is another key`);
+  await withStore(io, async (store) => {
+    const { name, revoked_at } = await findKey(store, id);
+    await store.changeKey(id, { revoked_at: revoked_at ?? Date.now() });
+    return `${name} (${id}): revoked\n`;
+  });
+}
+
+/** Prints what `work` returns. */
+async function withStore({ env, out }: CliIo, work: (store: Store) => Promise<string>): Promise<undefined> {
+  const store = await openStore(databaseUrl(env), { beside: true });
   try {
-    return parseArgs({ args, options: OPTIONS, allowPositionals: true });
-  } catch (error) {
-    throw new Error((error as Error).message.split(/[.\n]/)[0]); // what follows are hints on quoting
+    out.write(await work(store));
+  } finally {
+    await store.close();
   }
 }
-type Values = ReturnType<typeof readArgs>['values'];
 
-/** @throws Error that names the option and what is allowed */
-function readValues(values: Values) {
-  const { name, scopes, budget, hours = '24', webhook = false } = values;
+async function findKey(store: Store, id: string): Promise<Key> {
+  const key = await store.key(id);
+  if (!key) throw new Error(`there is no key ${id}; npm run keys -- list shows all`);
+  return key;
+}
+
+/** @throws UsageError that names the option and what is allowed */
+function readLimits(values: Values<typeof LIMITS>): KeyChanges {
+  const { name, scopes, budget } = values;
   if (name !== undefined && !/^\S(.{0,98}\S)?$/.test(name))
-    throw new Error('--name must be text of 1 to 100 characters');
-  const changes: KeyChanges = {
+    throw new UsageError('--name must be text of 1 to 100 characters');
+  return {
     ...(name !== undefined && { name }),
     ...(scopes !== undefined && { scopes: readScopes(scopes) }),
     ...(budget !== undefined && { budget: readBudget(budget) }),
-    ...limit('max_open', values['max-open'], 'max-open', 1_000_000),
-    ...limit('submissions_per_minute', values.submissions, 'submissions', 60_000),
-    ...limit('requests_per_minute', values.requests, 'requests', 60_000),
+    ...readLimit('max_open', values['max-open'], 'max-open', 1_000_000),
+    ...readLimit('submissions_per_minute', values.submissions, 'submissions', 60_000),
+    ...readLimit('requests_per_minute', values.requests, 'requests', 60_000),
   };
-  if (!/^\d{1,4}$/.test(hours)) throw new Error('--hours must be a whole number from 0 to 9999');
-  return { changes, grace: Number(hours) * HOUR, webhook };
 }
 
 function readScopes(text: string): Scope[] {
   const scopes = text.split(',').map((scope) => scope.trim());
   if (!scopes.every((scope) => (SCOPES as readonly string[]).includes(scope)))
-    throw new Error(`--scopes must be some of ${SCOPES.join(', ')}, with commas between`);
+    throw new UsageError(`--scopes must be some of ${SCOPES.join(', ')}, separated by commas`);
   return [...new Set(scopes)] as Scope[];
 }
 
@@ -111,126 +163,51 @@ function readBudget(text: string): number | null {
   if (text === 'none') return null;
   const price = parsePrice(text);
   if (price === undefined || price % 1_000_000n !== 0n)
-    throw new Error('--budget must be none or a decimal number, such as 25 or 0.50, with at most 6 decimals');
+    throw new UsageError('--budget must be none or a decimal number, such as 25 or 0.50, with at most 6 decimals');
   return costOf(price);
 }
 
-function limit(field: keyof KeyChanges, text: string | undefined, option: string, max: number): KeyChanges {
+function readLimit(field: keyof KeyChanges, text: string | undefined, option: string, max: number): KeyChanges {
   if (text === undefined) return {};
   if (text === 'usual') return { [field]: null };
   const value = /^\d{1,7}$/.test(text) ? Number(text) : 0;
-  if (value < 1 || value > max) throw new Error(`--${option} must be usual or a whole number from 1 to ${max}`);
+  if (value < 1 || value > max) throw new UsageError(`--${option} must be usual or a whole number from 1 to ${max}`);
   return { [field]: value };
-}
-
-interface Work {
-  store: Store;
-  id: string;
-  given: ReturnType<typeof readValues>;
-  /** milliseconds since 1970 */
-  now: number;
-}
-
-const LIMITS = ['name', 'scopes', 'budget', 'max-open', 'submissions', 'requests'];
-
-/** What each does; it returns what is to be shown. */
-const COMMANDS: Record<string, { options: string[]; run(work: Work): Promise<string> }> = {
-  create: {
-    options: LIMITS,
-    async run({ store, given: { changes }, now }) {
-      if (changes.name === undefined) throw new Error('--name is needed: whose key is it?');
-      const isFirst = !(await store.hasKeys());
-      const { id, text, hash } = newText();
-      const webhook_secret = newWebhookSecret();
-      const key = { ...NEW_KEY, name: changes.name, scopes: ['submit', 'read'] as Scope[], ...changes };
-      await store.addKey({ ...key, id, hash, webhook_secret, created_at: now });
-      const note = isFirst ? '\nThis is the first key: from now on every request needs one.\n' : '';
-      return `${line('id', id)}${line('key', text)}${line('webhook secret', webhook_secret)}\nThey are shown this once.\n${note}`;
-    },
-  },
-
-  list: {
-    options: [],
-    run: async ({ store, now }) => table((await store.keys()).map((key) => rowOf(key, now))),
-  },
-
-  set: {
-    options: LIMITS,
-    async run({ store, id, given: { changes } }) {
-      if (Object.keys(changes).length === 0) throw new Error(`what? ${LIMITS.map((name) => `--${name}`).join(', ')}`);
-      if (id === LOCAL && changes.scopes) throw new Error(`the key ${LOCAL} has all scopes`);
-      return done(id, 'changed', await store.changeKey(id, changes));
-    },
-  },
-
-  rotate: {
-    options: ['webhook', 'hours'],
-    async run({ store, id, given: { webhook, grace }, now }) {
-      const key = await store.key(id);
-      if (!key) throw unknown(id);
-      if (webhook) {
-        const webhook_secret = newWebhookSecret();
-        const old = { old_webhook_secret: key.webhook_secret, old_webhook_until: now + grace };
-        await store.changeKey(id, { webhook_secret, ...old });
-        return line('webhook secret', webhook_secret);
-      }
-      if (id === LOCAL) throw new Error(`the key ${LOCAL} has no text; --webhook gives its webhooks a new secret`);
-      if (key.revoked_at !== null) throw new Error(`the key ${id} is revoked: create another`);
-      const { text, hash } = newText(id);
-      await store.changeKey(id, { hash, old_hash: key.hash, old_until: now + grace });
-      return line('key', text);
-    },
-  },
-
-  revoke: {
-    options: [],
-    async run({ store, id, now }) {
-      if (id === LOCAL)
-        throw new Error(`the key ${LOCAL} is no key that could be revoked; with any other key it opens nothing`);
-      const key = await store.key(id);
-      return done(id, 'revoked', key && (await store.changeKey(id, { revoked_at: key.revoked_at ?? now })));
-    },
-  },
-};
-
-const unknown = (id: string) => new Error(`there is no key ${id}; list shows them`);
-
-function done(id: string, what: string, key: Key | undefined): string {
-  if (!key) throw unknown(id);
-  return `${key.name} (${id}): ${what}\n`;
 }
 
 const line = (name: string, value: string) => `${name.padEnd(15)} ${value}\n`;
 
-function rowOf(key: Key, now: number): Record<string, string> {
+function rowOf(key: Key): Record<string, string> {
   const units = (micro: number) => (micro / 1e6).toFixed(2);
-  const usual = (limit: number | null) => String(limit ?? 'usual');
+  const limit = (value: number | null) => String(value ?? 'usual');
+  const day = (time: number) => new Date(time).toISOString().slice(0, 10);
   return {
     id: key.id,
     name: key.name,
     scopes: key.scopes.join(','),
     budget: key.budget === null ? 'none' : units(key.budget),
-    spent: units(key.month === monthOf(now) ? key.spent : 0),
+    spent: units(key.month === monthOf(Date.now()) ? key.spent : 0),
     reserved: units(key.reserved),
     open: String(key.open),
-    'max open': usual(key.max_open),
-    submissions: usual(key.submissions_per_minute),
-    requests: usual(key.requests_per_minute),
-    created: new Date(key.created_at).toISOString().slice(0, 10),
-    revoked: key.revoked_at === null ? '' : new Date(key.revoked_at).toISOString().slice(0, 10),
+    'max open': limit(key.max_open),
+    submissions: limit(key.submissions_per_minute),
+    requests: limit(key.requests_per_minute),
+    created: day(key.created_at),
+    revoked: key.revoked_at === null ? '' : day(key.revoked_at),
   };
 }
 
-function table(rows: Record<string, string>[]): string {
+/** @param rows at least one: there is always the key `local` */
+function formatTable(rows: Record<string, string>[]): string {
   const names = Object.keys(rows[0]!);
-  const widths = names.map((name) => Math.max(name.length, ...rows.map((row) => row[name]!.length)));
-  const print = (cells: string[]) =>
-    cells
-      .map((cell, i) => cell.padEnd(widths[i]!))
+  const cells = [names, ...rows.map((row) => names.map((name) => row[name]!))];
+  const widths = names.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
+  const print = (row: string[]) =>
+    `${row
+      .map((cell, column) => cell.padEnd(widths[column]!))
       .join('  ')
-      .trimEnd();
-  return `${[print(names), ...rows.map((row) => print(names.map((name) => row[name]!)))].join('\n')}\n`;
+      .trimEnd()}\n`;
+  return cells.map(print).join('');
 }
 
-if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url))
-  process.exitCode = await main(process.argv.slice(2), { env: process.env, out: process.stdout, err: process.stderr });
+await runIfMain(import.meta.url, main);

@@ -214,19 +214,19 @@ describe('npm run keys, beside a running API', () => {
     expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.25', reserved: '0.00', open: '0' });
   });
 
-  test('what is wrong is one line that names the flag', async () => {
+  test('wrong usage ends with 2 and one line that names the option', async () => {
     const { out, err, status } = await keys('create', '--name', 'me', '--budget', '1,5');
     expect([out, err, status]).toEqual([
       '',
       expect.stringMatching(/^--budget must be none or a decimal number.*\n$/),
-      1,
+      2,
     ]);
-    async function complaint(...args: string[]): Promise<string> {
-      const said: string[] = [];
-      const err = { write: (part: string) => said.push(part) };
+    async function failure(expectedStatus: number, ...args: string[]): Promise<string> {
+      const lines: string[] = [];
+      const err = { write: (part: string) => lines.push(part) };
       const out = { write: (part: string) => expect.fail(part) };
-      expect(await main(args, { env: { DATA_DIR: folder }, out, err })).toBe(1);
-      return said.join('');
+      expect(await main(args, { env: { DATA_DIR: folder }, out, err })).toBe(expectedStatus);
+      return lines.join('');
     }
     const NAME = ['create', '--name', 'me'];
     for (const [flag, ...args] of [
@@ -235,7 +235,9 @@ describe('npm run keys, beside a running API', () => {
       ['name', 'create', '--name'],
       ['name', 'list', '--name', 'me'],
       ['nam', 'create', '--nam', 'me'],
+      ['name', 'set', 'local'],
       ['scopes', ...NAME, '--scopes', 'write'],
+      ['scopes', 'set', 'local', '--scopes', 'read'],
       ['budget', ...NAME, '--budget', '0.0000001'],
       ['budget', ...NAME, '--budget', '-5'],
       ['max-open', ...NAME, '--max-open', '0'],
@@ -244,9 +246,12 @@ describe('npm run keys, beside a running API', () => {
       ['hours', 'rotate', 'local', '--hours', '1.5'],
       ['hours', ...NAME, '--hours', '1'],
       ['webhook', 'rotate', 'local', '--webhook=1'],
+      ['webhook', 'rotate', 'local'],
     ])
-      expect(await complaint(...args)).toMatch(new RegExp(`^[^\n]*--${flag}\\b[^\n]*\n$`));
-    expect(await complaint('revoke', 'nobody')).toBe('there is no key nobody; list shows them\n');
+      expect(await failure(2, ...args)).toMatch(new RegExp(`^[^\n]*--${flag}\\b[^\n]*\n$`));
+    expect(await failure(2)).toBe('which action: must be one of create, list, set, rotate, revoke\n');
+    expect(await failure(2, 'revoke')).toBe('revoke: takes ID\n');
+    expect(await failure(1, 'revoke', 'nobody')).toBe('there is no key nobody; npm run keys -- list shows all\n');
   });
 });
 

@@ -1,0 +1,105 @@
+/**
+ * The skeleton of the operator's commands (`npm run keys`, `bucket`, `models`, `cuda`, `deploy`). A command declares its actions with
+ * their options and help once; `defineCommand` adds argument parsing, the usage text, exit status and error lines.
+ */
+import { realpathSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+/** What a command reads and writes; tests pass their own. */
+export interface CliIo {
+  env: NodeJS.ProcessEnv;
+  out: { write(text: string): unknown; isTTY?: boolean };
+  err: { write(text: string): unknown };
+}
+
+/** A wrong command line. The message names the option or argument and what is allowed. */
+export class UsageError extends Error {}
+
+/** `value` is the placeholder of the option's value in the usage. An option without it is a switch. */
+type Options = Record<string, { value?: string; help: string }>;
+export type Values<O extends Options = Options> = {
+  [K in keyof O]?: O[K] extends { value: string } ? string : boolean;
+};
+
+export interface Action<Io extends CliIo = CliIo> {
+  help: string;
+  /** Placeholders of the positional arguments, all of which are required. */
+  args?: string[];
+  options?: Options;
+  /** @returns the exit status, 0 if undefined */
+  run(io: Io, values: Values, ...args: string[]): Promise<number | undefined>;
+}
+
+/**
+ * @param actions by name; the one named '' runs where no name is given
+ * @param notes the end of the usage text
+ * @returns the command's main function, which resolves with the exit status: 0 for success, 1 for a failure, 2 for wrong usage
+ * @example defineCommand('npm run greet', { hello: { help: 'greets', run: async ({ out }) => void out.write('hello\n') } }, '');
+ */
+export function defineCommand<Io extends CliIo>(command: string, actions: Record<string, Action<Io>>, notes: string) {
+  return async (args: string[], io: Io): Promise<number> => {
+    try {
+      const { values, positionals } = parse(args, Object.assign({}, ...Object.values(actions).map((a) => a.options)));
+      if (values.help) {
+        io.out.write(usageOf(command, actions, notes));
+        return 0;
+      }
+      const { name, words } = selectAction(actions, positionals);
+      const { args: wanted = [], options = {}, run } = actions[name]!;
+      const title = name || command;
+      if (words.length !== wanted.length) throw new UsageError(`${title}: takes ${wanted.join(' ') || 'no arguments'}`);
+      const foreign = Object.keys(values).find((option) => !Object.hasOwn(options, option));
+      if (foreign) throw new UsageError(`--${foreign}: not an option of ${title}, which takes ${listOf(options)}`);
+      return (await run(io, values, ...words)) ?? 0;
+    } catch (error) {
+      io.err.write(`${(error as Error).message}\n`);
+      return error instanceof UsageError ? 2 : 1;
+    }
+  };
+}
+
+function parse(args: string[], options: Options): { values: Values; positionals: string[] } {
+  const types = Object.entries({ ...options, help: { help: '' } } as Options).map(
+    ([name, { value }]) => [name, { type: value ? 'string' : 'boolean' } as const] as const,
+  );
+  try {
+    const { values, positionals } = parseArgs({ args, options: Object.fromEntries(types), allowPositionals: true });
+    return { values: values as Values, positionals };
+  } catch (error) {
+    const [complaint] = (error as Error).message.split(/[.\n]/); // what follows are hints on quoting
+    throw new UsageError(`${complaint}; the options are ${listOf(options)}`);
+  }
+}
+
+const listOf = (options: Options) => [...Object.keys(options), 'help'].map((name) => `--${name}`).join(', ');
+
+/** @returns the action's name, and the words that are its arguments */
+function selectAction(actions: Record<string, unknown>, [first, ...rest]: string[]) {
+  if (first !== undefined && Object.hasOwn(actions, first)) return { name: first, words: rest };
+  const names = Object.keys(actions).filter((name) => name !== '');
+  const isUnknown = names.length > 0 && first !== undefined;
+  if (isUnknown || !Object.hasOwn(actions, ''))
+    throw new UsageError(`${first ?? 'which action'}: must be one of ${names.join(', ')}`);
+  return { name: '', words: first === undefined ? [] : [first, ...rest] };
+}
+
+/** Options that several actions share are listed once, with the first. */
+function usageOf(command: string, actions: Record<string, Omit<Action, 'run'>>, notes: string): string {
+  const listed = new Set<Options>();
+  const rows = Object.entries(actions).flatMap(([name, { help, args = [], options = {} }]) => {
+    const entries = listed.has(options) ? [] : Object.entries(options);
+    listed.add(options);
+    const flags = entries.map(([flag, { value = '', help }]) => [`    --${flag} ${value}`.trimEnd(), help] as const);
+    return [[`  ${[name, ...args].join(' ')}`, help] as const, ...flags];
+  });
+  const width = Math.max(...rows.map(([label]) => label.length)) + 2;
+  const lines = rows.map(([label, help]) => label.padEnd(width) + help.replaceAll('\n', `\n${' '.repeat(width)}`));
+  return `Usage: ${command} -- [ACTION] [OPTION …]\n\n${lines.join('\n')}\n\n${notes.trim()}\n`;
+}
+
+/** Runs `main` if its module is the program that Node was started with. */
+export async function runIfMain(moduleUrl: string, main: (args: string[], io: CliIo) => Promise<number>) {
+  if (!process.argv[1] || realpathSync(process.argv[1]) !== fileURLToPath(moduleUrl)) return;
+  process.exitCode = await main(process.argv.slice(2), { env: process.env, out: process.stdout, err: process.stderr });
+}
