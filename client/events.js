@@ -1,82 +1,88 @@
-// Server-sent events by fetch: unlike EventSource it can send an API key.
+// @ts-check
+// Server-sent events by fetch: EventSource cannot send an API key. JavaScript, because the web page loads this module as it is.
+import { sleep } from './sleep.js';
 
-/** Pauses between attempts; milliseconds. Each is twice the one before, until something has been heard again. */
-const SHORTEST = 1000;
-const LONGEST = 30_000;
+/** Pauses between connections double from the first to the second of these, in ms; data resets them. */
+const FIRST_PAUSE = 1000;
+const MAX_PAUSE = 30_000;
 
 /**
- * Follows a stream of events, and takes it up again where it broke off.
- * @param connect `(headers) => Promise<Response>`. An error that it throws is worth another attempt unless `again` in it is false;
- *   `again.after` is the least pause before that, in seconds
- * @param onData told each event's data; what it returns says whether that was the last one
- * @param onBreak told why nothing comes for a while; nothing where the stream has just ended
- * @returns when the last event has come, the server has said that there is nothing more (204), or `signal` is aborted
- * @throws the error that is not worth another attempt
+ * Follows a stream of events, and reconnects after the last event where it breaks off. Resolves after the last event, when the server
+ * has no more of them (204), and when `signal` is aborted.
+ * @param {(headers: Record<string, string>) => Promise<{ status: number, body: ReadableStream<Uint8Array> | null }>} connect
+ *   An error that it throws ends everything if its `retryable` is false. Else its `retryAfter`, seconds, is the shortest pause.
+ * @param {object} options
+ * @param {(data: string) => boolean} options.onData gets each event's data; returns whether this was the last event
+ * @param {(error?: unknown) => void} options.onBreak called before each pause, with the error if there is one
+ * @param {AbortSignal} options.signal
+ * @throws the error that is not retryable
+ * @example
+ * await followEvents((headers) => fetch(`/status?id=${id}`, { headers }), {
+ *   onData: (data) => JSON.parse(data).finished_at !== undefined,
+ *   onBreak: () => console.warn('reconnecting'),
+ *   signal: AbortSignal.timeout(60_000),
+ * });
  */
 export async function followEvents(connect, { onData, onBreak, signal }) {
-  let last = '';
-  let pause = SHORTEST;
+  let lastId = '';
+  let pause = FIRST_PAUSE;
   while (!signal.aborted) {
-    let least = 0;
+    let minPause = 0;
     try {
-      const response = await connect({ accept: 'text/event-stream', ...(last && { 'last-event-id': last }) });
+      const response = await connect({ accept: 'text/event-stream', ...(lastId && { 'last-event-id': lastId }) });
       if (response.status === 204) return;
-      for await (const { id = last, data } of read(response.body)) {
-        last = id;
-        pause = SHORTEST;
+      for await (const { id = lastId, data } of readEvents(response.body)) {
+        lastId = id;
+        pause = FIRST_PAUSE;
         if (signal.aborted || onData(data)) return;
       }
       onBreak();
     } catch (error) {
+      const { retryable, retryAfter = 0 } = /** @type {{ retryable?: boolean, retryAfter?: number }} */ (error);
       if (signal.aborted) return;
-      if (error.again === false) throw error;
-      least = 1000 * (error.again?.after ?? 0);
+      if (retryable === false) throw error;
+      minPause = 1000 * retryAfter;
       onBreak(error);
     }
-    await resting(Math.max(pause, least), signal);
-    pause = Math.min(2 * pause, LONGEST);
+    await sleep(Math.max(pause, minPause), signal).catch(() => undefined); // only rejects on abort, which ends the loop
+    pause = Math.min(2 * pause, MAX_PAUSE);
   }
 }
 
-/** Ends early where the signal aborts. */
-function resting(ms, signal) {
-  return new Promise((resolve) => {
-    const over = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', over);
-      resolve();
-    };
-    const timer = setTimeout(over, ms);
-    signal.addEventListener('abort', over);
-    if (signal.aborted) over();
-  });
-}
-
-/** The events in a body of text/event-stream. What breaks off amid one is none. */
-async function* read(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+/**
+ * The events of a text/event-stream body. An event that breaks off in the middle is dropped.
+ * @param {ReadableStream<Uint8Array> | null} body
+ * @returns {AsyncGenerator<{ id: string | undefined, data: string }, void>}
+ */
+async function* readEvents(body) {
+  if (!body) return;
+  const reader = body
+    .pipeThrough(/** @type {ReadableWritablePair<string, any>} */ (new TextDecoderStream()))
+    .getReader();
   let text = '';
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
       const events = (text + value).split(/\r?\n\r?\n/);
-      text = events.pop();
-      for (const event of events) {
-        const { id, data } = fields(event);
-        if (data !== undefined) yield { id, data }; // else it is a comment: the server is still there
-      }
+      text = events.pop() ?? '';
+      for (const { id, data } of events.map(parseFields)) if (data !== undefined) yield { id, data }; // else a comment, sent to keep the connection
     }
   } finally {
     reader.cancel().catch(() => undefined); // it may be broken
   }
 }
 
-function fields(event) {
-  const found = {};
+/**
+ * @param {string} event
+ * @returns {Record<string, string | undefined>} fields by name; lines of `data` are joined
+ */
+function parseFields(event) {
+  /** @type {Record<string, string | undefined>} */
+  const fields = {};
   for (const line of event.split(/\r?\n/)) {
-    const [, name, value] = /^([^:]+)(?:: ?(.*))?$/s.exec(line) ?? []; // a comment has nothing before the colon
-    if (name) found[name] = name in found && name === 'data' ? `${found.data}\n${value ?? ''}` : (value ?? '');
+    const [, name, value = ''] = /^([^:]+)(?:: ?(.*))?$/s.exec(line) ?? []; // a comment has nothing before the colon
+    if (name) fields[name] = name === 'data' && fields.data !== undefined ? `${fields.data}\n${value}` : value;
   }
-  return found;
+  return fields;
 }

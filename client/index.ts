@@ -114,7 +114,7 @@ export function createClient({
         heard = Date.now();
         return { status: response.status, body: response.body && lively(response.body, () => (heard = Date.now())) };
       } catch (error) {
-        if (error instanceof ApiError && Date.now() - heard > patience) error.again = false;
+        if (error instanceof ApiError && Date.now() - heard > patience) error.retryable = false;
         throw error;
       }
     }

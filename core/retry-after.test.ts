@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseRetryAfter } from './retry-after.ts';
+import { parseRetryAfter } from './retry-after.js';
 
 const NOW = Date.UTC(2026, 0, 31, 18, 0, 0);
 

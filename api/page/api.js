@@ -1,5 +1,7 @@
 // Asking the API: with the key of this tab, refusals in words, and whether there is anybody who answers.
 
+import { parseRetryAfter } from '../../core/retry-after.js';
+
 let key = storedKey(); // null: none
 /** Aborted when the key changes: what was begun with another one then ends. */
 let session = new AbortController();
@@ -14,8 +16,8 @@ export class Refusal extends Error {
   constructor({ status, headers }, { detail, code, errors = [] }) {
     super(detail);
     Object.assign(this, { name: 'Refusal', status, code, errors });
-    this.after = Number(headers.get('retry-after')) || 0; // seconds
-    this.again = (status === 429 || status >= 500) && { after: this.after };
+    this.retryAfter = Math.ceil((parseRetryAfter(headers.get('retry-after')) ?? 0) / 1000); // seconds
+    this.retryable = status === 429 || status >= 500;
   }
 }
 

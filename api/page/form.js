@@ -128,7 +128,7 @@ export function createForm(parameters, { onTask }) {
       const inputs = (error.errors ?? []).map(({ field, message }) => showAt(field, message, true)).filter(Boolean);
       hints = (error.errors ?? []).map(({ field }) => field);
       const isTold = inputs.length > 0 && inputs.length === error.errors.length;
-      refuse(isTold ? '' : inWords(error), error.after);
+      refuse(isTold ? '' : inWords(error), error.retryAfter);
       $('make').disabled = false; // what is disabled takes no focus from here
       inputs[0]?.focus();
     } finally {

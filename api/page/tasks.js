@@ -82,7 +82,7 @@ export function createTasks(parameters, { form, onEnd }) {
       await action();
       return true;
     } catch (error) {
-      complain(inWords(error) + (error.after ? `; again in ${duration(error.after)}` : ''));
+      complain(inWords(error) + (error.retryAfter ? `; again in ${duration(error.retryAfter)}` : ''));
       return false;
     }
   }
@@ -107,7 +107,7 @@ export function createTasks(parameters, { form, onEnd }) {
           if (!session.aborted) changed(await askJson(`/status?id=${id}`));
         }
       } catch (error) {
-        if (error.name !== 'Refusal' || error.again) continue;
+        if (error.name !== 'Refusal' || error.retryable) continue;
         if (error.status === 404) forget(id);
         else onCard({ id })(inWords(error));
         break;

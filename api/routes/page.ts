@@ -7,8 +7,9 @@ import { Problem } from '../http/problem.ts';
 import { isServed, staticFile } from '../http/static-files.ts';
 
 const folder = fileURLToPath(new URL('../page', import.meta.url));
-/** The page shares this module with the client. Its path under `/` matches the page's relative import. */
-const EVENTS = fileURLToPath(new URL('../../client/events.js', import.meta.url));
+const root = fileURLToPath(new URL('../..', import.meta.url));
+/** Modules that the page shares with other code. Each URL is the path in the repository, so that relative imports resolve. */
+const SHARED_MODULES = ['client/events.js', 'client/sleep.js', 'core/retry-after.js'];
 const fonts = join(createRequire(import.meta.url).resolve('@fontsource/inter/package.json'), '../files');
 
 /** GET / and /page/FILE: the web page and the files that it needs. Nothing from elsewhere may run in it. */
@@ -31,14 +32,12 @@ export function page(linkOrigin: string) {
       .map((name) => join(folder, name)),
     ...[400, 500, 600].map((weight) => join(fonts, `inter-latin-${weight}-normal.woff2`)),
   ];
-  const serveEvents = staticFile(EVENTS, readFileSync(EVENTS), policy);
   const files = new Map(paths.map((path) => [basename(path), staticFile(path, readFileSync(path), policy)]));
-  return new Hono()
-    .get('/', files.get('index.html')!)
-    .get('/client/events.js', serveEvents)
-    .get('/page/:name', (c) => {
-      const serve = files.get(c.req.param('name'));
-      if (!serve) throw new Problem(404, 'not_found', 'the page has no such file');
-      return serve(c);
-    });
+  const app = new Hono().get('/', files.get('index.html')!).get('/page/:name', (c) => {
+    const serve = files.get(c.req.param('name'));
+    if (!serve) throw new Problem(404, 'not_found', 'the page has no such file');
+    return serve(c);
+  });
+  for (const path of SHARED_MODULES) app.get(`/${path}`, staticFile(path, readFileSync(join(root, path)), policy));
+  return app;
 }

@@ -15,6 +15,8 @@ for (const path of [
   'api/page',
   'api/docs',
   'client/events.js',
+  'client/sleep.js',
+  'core/retry-after.js',
   'docs',
 ])
   cpSync(path, `dist/${path}`, { recursive: true, filter: (source) => !source.endsWith('.ts') });
