@@ -2,10 +2,11 @@
 import { toJsonSchema } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
 import { MODELS } from './job.ts';
+import { PARAMETER_LABELS, type ParameterLabel } from './parameter-labels.ts';
 import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from './parameters.ts';
 import type { ModelName } from './presets.ts';
 
-interface ParameterSchema {
+export interface ParameterSchema extends ParameterLabel {
   type: 'integer' | 'number' | 'string';
   description: string;
   default?: number | string;
@@ -51,6 +52,7 @@ export function requestProperties({
       own % 64 === 0 ? { multipleOf: 64 } : { anyOf: [{ multipleOf: 64 }, { const: own }] },
     );
   }
+  for (const [name, label] of Object.entries(PARAMETER_LABELS)) Object.assign(properties[name]!, label);
   for (const [name, value] of Object.entries(defaults(model))) properties[name]!.default = value;
   for (const [name, home] of Object.entries(BELONGS_TO)) {
     const schema = properties[name]!;
