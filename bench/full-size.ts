@@ -75,7 +75,6 @@ const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL, name, 
 function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
   const shapes = new Map<string, readonly number[]>();
   const asked: SafeTensors = {
-    file: path,
     folder: dirname(path),
     name: basename(path),
     get(tensor, shape) {

@@ -11,6 +11,7 @@ import { guidanceScales, withGuidance } from '../core/guider.ts';
 import { openSvd, openWeights } from '../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
 import { createGraph, type Graph } from '../handler/onnx/graph.ts';
+import { NO_WEIGHTS } from '../handler/onnx/safetensors.ts';
 import { openSession } from '../handler/onnx/session.ts';
 import { unet, unetConfig } from '../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
@@ -123,10 +124,7 @@ async function matrixProduct(peer: Peer | undefined) {
     const once = () => peer.run({ run: 'sgemm', H, W, T, steps, threads });
     return { name: `${name}, torch`, rate: () => best(once), close: peer.close };
   }
-  const get = () => {
-    throw new Error('a product of inputs has no weights');
-  };
-  const g = createGraph({ file: '', folder: '', name: '', get });
+  const g = createGraph(NO_WEIGHTS);
   const operands = ['a', 'b'].map((name) => g.input(name, [MATRIX, MATRIX]));
   g.output('product', g.op('MatMul', operands, [MATRIX, MATRIX]));
   const session = await openSession(g, { threads });

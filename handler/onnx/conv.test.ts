@@ -21,7 +21,8 @@ const { randn } = generator(3);
 const tensors = { 'conv.weight': randn(OUTS[1] * C * 9), 'conv.bias': randn(OUTS[1]) };
 writeFileSync(join(folder, 'weights'), Buffer.concat(Object.values(tensors).map((data) => Buffer.from(data.buffer))));
 const weights: SafeTensors = {
-  ...{ file: join(folder, 'weights'), folder, name: 'weights' },
+  folder,
+  name: 'weights',
   get(tensor, shape) {
     const offset = tensor === 'conv.bias' ? tensors['conv.weight'].byteLength : 0;
     return { type: 'float32', shape: [...shape], offset, length: 4 * shape.reduce((a, b) => a * b, 1) };

@@ -1,4 +1,4 @@
-/** What the networks run on, and how much memory there is. */
+/** The device that the networks run on, and its memory. */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
@@ -7,20 +7,20 @@ import { promisify } from 'node:util';
 import { createGraph } from './graph.ts';
 import type { Device } from './policy.ts';
 import { CUDA_PROVIDER, providerFolder } from './provider.ts';
-import type { SafeTensors } from './safetensors.ts';
+import { NO_WEIGHTS } from './safetensors.ts';
 import { openSession } from './session.ts';
 
 export interface ChosenDevice {
   device: Device;
-  /** bytes that may be used, Infinity if that can't be told */
+  /** bytes that may be used, Infinity if unknown */
   memory: number;
-  /** why it was chosen, for the log */
+  /** why it was chosen, as text for the log */
   reason: string;
 }
 
 /**
  * @param wanted auto: CUDA where its provider and a GPU are there, else the processor
- * @throws Error in one line: cuda is wanted and can't be had
+ * @throws Error of one line: cuda is wanted and does not work
  */
 export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<ChosenDevice> {
   const cpu = (reason: string): ChosenDevice => ({ device: 'cpu', memory: usableMemory(), reason });
@@ -35,26 +35,20 @@ export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<Cho
 }
 
 /**
- * Most of the machine's memory, or of the container's, or less where others have taken more already. A fixed part, so that what
- * depends on it, and with it a job's result, is the same after a restart.
+ * Bytes: 85 % of the memory of machine or container, or what is free if that is less. A fixed share, so that a job's result, which
+ * depends on it, is the same after a restart.
  */
 export function usableMemory(): number {
   const limit = Math.min(totalmem(), process.constrainedMemory() || Infinity);
   return Math.min(0.85 * limit, process.availableMemory());
 }
 
-/** Why CUDA can't be used, or undefined: the only proof is a graph that runs. */
+/** Why CUDA can't be used, or undefined. The only proof is a graph that runs. */
 async function cudaObstacle(): Promise<string | undefined> {
   if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
     return 'onnxruntime’s CUDA provider is not in place (npm run cuda)';
   try {
-    const none: SafeTensors = {
-      ...{ file: '', folder: '.', name: '' },
-      get(tensor) {
-        throw new Error(`${tensor}: there are no weights`);
-      },
-    };
-    const graph = createGraph(none, { policy: 'cuda' });
+    const graph = createGraph(NO_WEIGHTS, { policy: 'cuda' });
     graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));
     const session = await openSession(graph);
     await session.run({ x: new Float32Array(1) });
@@ -66,7 +60,7 @@ async function cudaObstacle(): Promise<string | undefined> {
   }
 }
 
-/** Of the first GPU that this process may see. */
+/** Bytes that are free on the first GPU that this process may see, Infinity if unknown. */
 async function freeGpuMemory(): Promise<number> {
   const gpu = process.env.CUDA_VISIBLE_DEVICES?.split(',')[0] || '0';
   const query = ['--query-gpu=memory.free', '--format=csv,noheader,nounits', `--id=${gpu}`];

@@ -13,8 +13,6 @@ import {
   type Parts,
   peakOf,
   planOf,
-  product,
-  sizeOf,
 } from './memory-plan.ts';
 import {
   type Attribute,
@@ -26,7 +24,7 @@ import {
   type OnnxValue,
 } from './protobuf.ts';
 import type { SafeTensors } from './safetensors.ts';
-import type { Policy, Value } from './value.ts';
+import { type Policy, product, sizeOf, type Value } from './value.ts';
 
 export type Graph = ReturnType<typeof createGraph>;
 

@@ -4,9 +4,8 @@
  */
 import { temporalConv } from './conv.ts';
 import type { Graph } from './graph.ts';
-import { product } from './memory-plan.ts';
 import type { Attribute } from './protobuf.ts';
-import type { Value } from './value.ts';
+import { product, type Value } from './value.ts';
 
 const GROUPS = 32; // of every group norm in these networks
 /** Bytes of a frame's values that don't stay in a processor's cache, */

@@ -1,7 +1,7 @@
 /** What can be told of a graph that is written: what belongs where, what runs, how much memory and how many operations that takes. */
 
-import { ELEMENT_BYTES, type OnnxInitializer, type OnnxNode } from './protobuf.ts';
-import type { Policy, Value } from './value.ts';
+import type { OnnxInitializer, OnnxNode } from './protobuf.ts';
+import { type Policy, product, sizeOf, type Value } from './value.ts';
 
 /** A graph within a node. It sees the values around it; of its own only the output is seen outside. */
 export interface Body {
@@ -38,9 +38,6 @@ export interface Parts {
 
 /** What belongs into a body, or, without one, into the graph around all. */
 export type OwnOf = (body?: Body) => { made: readonly OnnxNode[]; constants: readonly OnnxInitializer[] };
-
-export const product = (shape: readonly number[]) => shape.reduce((total, size) => total * size, 1);
-export const sizeOf = ({ type, shape }: Value) => product(shape) * ELEMENT_BYTES[type];
 
 /** What is made of constants, and the constants themselves where weights are not mapped, by the only body that uses it. */
 export function ownedBy({ policy, nodes, early, initializers, replaceable }: Parts): OwnOf {

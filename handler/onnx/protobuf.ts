@@ -41,135 +41,81 @@ export interface OnnxGraph {
 }
 
 const IR_VERSION = 9;
-const OPSETS: Record<string, number> = { '': 20, 'com.microsoft': 1 };
+const OPSETS = { '': 20, 'com.microsoft': 1 };
 
 /** @returns a serialized ModelProto */
 export function encodeModel(model: OnnxGraph): Uint8Array {
-  const opsets = Object.entries(OPSETS);
-  return message()
-    .integer(1, IR_VERSION)
-    .text(2, 'text-to-video-api')
-    .message(7, graph(model))
-    .messages(8, opsets, ([domain, version]) => message().text(1, domain).integer(2, version))
-    .finish();
+  const opsets = Object.entries(OPSETS).map(([domain, version]) => message(8, [text(1, domain), integer(2, version)]));
+  return Buffer.concat([integer(1, IR_VERSION), text(2, 'text-to-video-api'), message(7, graph(model)), ...opsets]);
 }
 
-function graph({ nodes, initializers = [], inputs = [], outputs }: OnnxGraph): Message {
-  return message()
-    .messages(1, nodes, node)
-    .text(2, 'graph')
-    .messages(5, initializers, tensor)
-    .messages(11, inputs, valueInfo)
-    .messages(12, outputs, valueInfo);
+// A message is the list of its fields. Each function below gives the fields of the message it is named for.
+
+const graph = ({ nodes, initializers = [], inputs = [], outputs }: OnnxGraph): Buffer[] => [
+  ...nodes.map((one) => message(1, node(one))),
+  text(2, 'graph'),
+  ...initializers.map((one) => message(5, tensor(one))),
+  ...inputs.map((one) => message(11, valueInfo(one))),
+  ...outputs.map((one) => message(12, valueInfo(one))),
+];
+
+const node = ({ op, domain, name, inputs, outputs, attributes }: OnnxNode): Buffer[] => [
+  ...inputs.map((input) => text(1, input)),
+  ...outputs.map((output) => text(2, output)),
+  text(3, name),
+  text(4, op),
+  ...Object.entries(attributes).map(([name, value]) => message(5, [text(1, name), ...attribute(value)])),
+  text(7, domain),
+];
+
+function attribute(value: Attribute): Buffer[] {
+  if (typeof value === 'string') return [text(4, value), integer(20, 3)];
+  if (typeof value === 'number') return [integer(3, value), integer(20, 2)];
+  if ('float' in value) return [float(2, value.float), integer(20, 1)];
+  if ('graph' in value) return [message(6, graph(value.graph)), integer(20, 5)];
+  return [...value.map((item) => integer(8, item)), integer(20, 7)];
 }
 
-function node({ op, domain, name, inputs, outputs, attributes }: OnnxNode) {
-  const out = message();
-  for (const input of inputs) out.text(1, input);
-  for (const output of outputs) out.text(2, output);
-  return out.text(3, name).text(4, op).messages(5, Object.entries(attributes), attribute).text(7, domain);
+function tensor({ name, type, shape, ...stored }: OnnxInitializer): Buffer[] {
+  const fields = [...shape.map((size) => integer(1, size)), integer(2, ELEMENT_TYPE[type]), text(8, name)];
+  if ('data' in stored) return [...fields, bytes(9, stored.data)];
+  const entries = Object.entries(stored.external).map(([key, value]) =>
+    message(13, [text(1, key), text(2, String(value))]),
+  );
+  return [...fields, ...entries, integer(14, 1)];
 }
 
-function attribute([name, value]: [string, Attribute]) {
-  const out = message().text(1, name);
-  if (typeof value === 'string') return out.text(4, value).integer(20, 3);
-  if (typeof value === 'number') return out.integer(3, value).integer(20, 2);
-  if ('float' in value) return out.float(2, value.float).integer(20, 1);
-  if ('graph' in value) return out.message(6, graph(value.graph)).integer(20, 5);
-  for (const item of value) out.integer(8, item);
-  return out.integer(20, 7);
+function valueInfo({ name, type, shape }: OnnxValue): Buffer[] {
+  const dimensions = shape.map((size) => message(1, size === -1 ? [] : [integer(1, size)]));
+  const tensorType = message(1, [integer(1, ELEMENT_TYPE[type]), message(2, dimensions)]);
+  return [text(1, name), message(2, [tensorType])];
 }
 
-function tensor(initializer: OnnxInitializer) {
-  const out = message();
-  for (const size of initializer.shape) out.integer(1, size);
-  out.integer(2, ELEMENT_TYPE[initializer.type]).text(8, initializer.name);
-  if ('data' in initializer) return out.bytes(9, initializer.data);
-  const entries = Object.entries(initializer.external);
-  return out.messages(13, entries, ([key, value]) => message().text(1, key).text(2, String(value))).integer(14, 1);
+// Fields on the wire (protobuf.dev/programming-guides/encoding): a key, which holds the number and the wire type, then the value.
+
+const integer = (field: number, value: number) => Buffer.from([...varint(field << 3), ...varint(value)]);
+
+function float(field: number, value: number): Buffer {
+  const out = Buffer.from([...varint((field << 3) | 5), 0, 0, 0, 0]);
+  out.writeFloatLE(value, out.length - 4);
+  return out;
 }
 
-function valueInfo({ name, type, shape }: OnnxValue) {
-  const dimensions = message().messages(1, shape, (size) => (size === -1 ? message() : message().integer(1, size)));
-  const tensorType = message().integer(1, ELEMENT_TYPE[type]).message(2, dimensions);
-  return message().text(1, name).message(2, message().message(1, tensorType));
-}
+const bytes = (field: number, value: Uint8Array) =>
+  Buffer.concat([Buffer.from([...varint((field << 3) | 2), ...varint(value.length)]), value]);
+const text = (field: number, value: string) => bytes(field, Buffer.from(value));
+const message = (field: number, fields: readonly Buffer[]) => bytes(field, Buffer.concat(fields));
 
-const VARINT = 0;
-const LENGTH_DELIMITED = 2;
-const FIXED_32 = 5;
-
-const message = () => new Message();
-
-/** Fields one after the other, in a buffer that grows. A class, for a graph has a hundred thousand of them. */
-class Message {
-  #buffer = Buffer.allocUnsafe(128);
-  #length = 0;
-
-  #makeRoom(more: number) {
-    if (this.#length + more <= this.#buffer.length) return;
-    const larger = Buffer.allocUnsafe(Math.max(2 * this.#buffer.length, this.#length + more));
-    this.#buffer.copy(larger, 0, 0, this.#length);
-    this.#buffer = larger;
+/** Seven bits a byte, the lowest first. A negative number is the 64 bits of its two's complement. */
+function varint(value: number): number[] {
+  const out: number[] = [];
+  let rest = value;
+  if (value < 0) {
+    let bits = BigInt.asUintN(64, BigInt(value));
+    for (; bits > 127n; bits >>= 7n) out.push(Number(bits & 127n) | 128);
+    rest = Number(bits);
   }
-
-  #varint(value: number) {
-    this.#makeRoom(10);
-    let rest = value;
-    if (value < 0) {
-      let bits = BigInt.asUintN(64, BigInt(value));
-      for (; bits > 127n; bits >>= 7n) this.#buffer[this.#length++] = Number(bits & 127n) | 128;
-      rest = Number(bits);
-    }
-    for (; rest > 127; rest = Math.floor(rest / 128)) this.#buffer[this.#length++] = (rest % 128) | 128;
-    this.#buffer[this.#length++] = rest;
-  }
-
-  #key(field: number, wireType: number) {
-    this.#varint((field << 3) | wireType);
-  }
-
-  integer(field: number, value: number): this {
-    this.#key(field, VARINT);
-    this.#varint(value);
-    return this;
-  }
-
-  float(field: number, value: number): this {
-    this.#key(field, FIXED_32);
-    this.#makeRoom(4);
-    this.#length = this.#buffer.writeFloatLE(value, this.#length);
-    return this;
-  }
-
-  bytes(field: number, value: Uint8Array): this {
-    this.#key(field, LENGTH_DELIMITED);
-    this.#varint(value.length);
-    this.#makeRoom(value.length);
-    this.#buffer.set(value, this.#length);
-    this.#length += value.length;
-    return this;
-  }
-
-  text(field: number, value: string): this {
-    const size = Buffer.byteLength(value);
-    this.#key(field, LENGTH_DELIMITED);
-    this.#varint(size);
-    this.#makeRoom(size);
-    this.#length += this.#buffer.write(value, this.#length);
-    return this;
-  }
-
-  message(field: number, value: Message): this {
-    return this.bytes(field, value.finish());
-  }
-
-  messages<T>(field: number, values: readonly T[], encode: (value: T) => Message): this {
-    for (const value of values) this.message(field, encode(value));
-    return this;
-  }
-
-  finish(): Uint8Array {
-    return this.#buffer.subarray(0, this.#length);
-  }
+  for (; rest > 127; rest = Math.floor(rest / 128)) out.push((rest % 128) | 128);
+  out.push(rest);
+  return out;
 }

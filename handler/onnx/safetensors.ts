@@ -2,14 +2,14 @@
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import * as v from 'valibot';
+import { sizeOf } from './value.ts';
 
-const ELEMENT_BYTES = { F32: 4, F16: 2 } as const;
-const TYPE_NAMES = { F32: 'float32', F16: 'float16' } as const;
+const ELEMENT_TYPES: Record<string, 'float32' | 'float16'> = { F32: 'float32', F16: 'float16' };
 const MAX_HEADER = 100_000_000; // bytes, as in the format's own reader
 
 export interface StoredTensor {
   type: 'float32' | 'float16';
-  shape: number[];
+  shape: readonly number[];
   /** of its first byte, from the beginning of the file */
   offset: number;
   /** in bytes */
@@ -17,9 +17,7 @@ export interface StoredTensor {
 }
 
 export interface SafeTensors {
-  /** the real file, behind any links of a cache */
-  file: string;
-  /** its folder and name */
+  /** folder and name of the real file, behind any links of a cache */
   folder: string;
   name: string;
   /**
@@ -29,7 +27,16 @@ export interface SafeTensors {
   get(tensor: string, shape: readonly number[]): StoredTensor;
 }
 
-/** A weights file that can't be used; the message names the file and the tensor. */
+/** The weights of a graph that has none. */
+export const NO_WEIGHTS: SafeTensors = {
+  folder: '.',
+  name: '',
+  get(tensor) {
+    throw new Error(`${tensor}: the graph has no weights`);
+  },
+};
+
+/** A weights file that can’t be used. The message names the file and the tensor. */
 export class WeightsError extends Error {
   constructor(file: string, message: string, options?: ErrorOptions) {
     super(`${file}: ${message}`, options);
@@ -37,47 +44,44 @@ export class WeightsError extends Error {
   }
 }
 
-const headerSchema = v.record(
-  v.string(),
-  v.looseObject({
-    dtype: v.optional(v.string()),
-    shape: v.optional(v.array(v.pipe(v.number(), v.integer(), v.minValue(0)))),
-    data_offsets: v.optional(v.tuple([v.number(), v.number()])),
-  }),
+const headerSchema = v.pipe(
+  v.looseObject({ __metadata__: v.optional(v.unknown()) }),
+  v.transform(({ __metadata__, ...tensors }) => tensors),
+  v.record(
+    v.string(),
+    v.object({
+      dtype: v.string(),
+      shape: v.array(v.pipe(v.number(), v.integer(), v.minValue(0))),
+      data_offsets: v.tuple([v.pipe(v.number(), v.minValue(0)), v.number()]),
+    }),
+  ),
 );
 
 /**
- * Reads the header; the tensors stay where they are.
+ * Reads the header. The tensors stay in the file.
  * @throws WeightsError: missing, truncated, or not such a file
  */
 export function openSafeTensors(path: string): SafeTensors {
-  const { header, dataStart, size, file } = readHeader(path);
-  const tensors = new Map<string, { dtype: string; shape: number[]; begin: number; end: number }>();
-  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
-    if (name === '__metadata__') continue;
-    if (!dtype || !shape || !data_offsets) throw new WeightsError(path, `the header’s entry for ${name} is not whole`);
-    const [begin, end] = data_offsets;
-    if (begin < 0 || end < begin || dataStart + end > size) {
-      throw new WeightsError(path, `truncated: ${name} ends at byte ${dataStart + end}, the file at ${size}`);
-    }
-    tensors.set(name, { dtype, shape, begin, end });
+  const { tensors, dataStart, size, file } = readHeader(path);
+  for (const [name, { data_offsets }] of Object.entries(tensors)) {
+    const end = dataStart + data_offsets[1];
+    if (end > size) throw new WeightsError(path, `truncated: ${name} ends at byte ${end}, the file at ${size}`);
   }
   return {
-    file,
     folder: dirname(file),
     name: basename(file),
     get(name, shape) {
-      const tensor = tensors.get(name);
+      const tensor = Object.hasOwn(tensors, name) && tensors[name];
       if (!tensor) throw new WeightsError(path, `has no tensor ${name}`);
-      if (tensor.dtype !== 'F32' && tensor.dtype !== 'F16')
-        throw new WeightsError(path, `${name} is ${tensor.dtype}, not F32 or F16`);
+      const type = ELEMENT_TYPES[tensor.dtype];
+      if (!type) throw new WeightsError(path, `${name} is ${tensor.dtype}, not F32 or F16`);
       if (tensor.shape.join() !== shape.join())
         throw new WeightsError(path, `${name} has shape [${tensor.shape}], not [${shape}]`);
-      const length = tensor.end - tensor.begin;
-      if (length !== shape.reduce((product, n) => product * n, 1) * ELEMENT_BYTES[tensor.dtype]) {
-        throw new WeightsError(path, `${name} has ${length} bytes, which is not what its shape says`);
-      }
-      return { type: TYPE_NAMES[tensor.dtype], shape: tensor.shape, offset: dataStart + tensor.begin, length };
+      const [begin, end] = tensor.data_offsets;
+      const [length, expected] = [end - begin, sizeOf({ type, shape })];
+      if (length !== expected)
+        throw new WeightsError(path, `${name} has ${length} bytes, not the ${expected} of its shape`);
+      return { type, shape, offset: dataStart + begin, length };
     },
   };
 }
@@ -94,12 +98,12 @@ function readHeader(path: string) {
   try {
     const { size } = fstatSync(descriptor);
     const prefix = Buffer.alloc(8);
-    if (readSync(descriptor, prefix, 0, 8, 0) < 8) throw new WeightsError(path, 'truncated: it has not even a header');
+    if (readSync(descriptor, prefix, 0, 8, 0) < 8) throw new WeightsError(path, 'truncated: it has no header');
     const length = Number(prefix.readBigUInt64LE());
     if (length > MAX_HEADER || 8 + length > size) throw new WeightsError(path, 'truncated, or no safetensors file');
     const bytes = Buffer.alloc(length);
     readSync(descriptor, bytes, 0, length, 8);
-    return { header: v.parse(headerSchema, JSON.parse(bytes.toString('utf8'))), dataStart: 8 + length, size, file };
+    return { tensors: v.parse(headerSchema, JSON.parse(bytes.toString())), dataStart: 8 + length, size, file };
   } catch (cause) {
     if (cause instanceof WeightsError) throw cause;
     throw new WeightsError(path, 'its header is not that of a safetensors file', { cause });

@@ -3,7 +3,7 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Graph } from './graph.ts';
 import { SESSION } from './policy.ts';
-import type { Policy } from './value.ts';
+import { type Policy, product } from './value.ts';
 
 export interface Session {
   /**
@@ -72,7 +72,7 @@ export async function openSession(
       const tensors: Record<string, Tensor> = {};
       for (const { name, shape } of graph.inputs) {
         const data = feeds[name];
-        const length = shape.reduce((product, size) => product * size, 1);
+        const length = product(shape);
         if (data?.length !== length)
           throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
         tensors[name] = new Tensor('float32', data, shape);
