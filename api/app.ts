@@ -6,7 +6,7 @@ import { StorageError } from '../core/bucket/bucket.ts';
 import { Problem, renderProblem } from './http/problem.ts';
 import { MAX_BODY_BYTES } from './http/read-body.ts';
 import { requestId } from './http/request-id.ts';
-import { otherPages, securityHeaders } from './http/security.ts';
+import { allowOrigins, noStore, securityHeaders } from './http/security.ts';
 import { createAccess } from './keys/access.ts';
 import { openApiDocument } from './openapi/document.ts';
 import { callback } from './routes/callback.ts';
@@ -48,30 +48,28 @@ const PATHS: Record<string, { allow: 'POST' | 'GET, HEAD'; scope?: Scope }> = {
   '/openapi.json': { allow: 'GET, HEAD' },
 };
 
-function tooLarge(): never {
-  throw new Problem(413, 'too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
-}
-/** Only for bodies that come in pieces: it makes a Request of Node's, which costs as much as all else around a small one. */
-const limitPieces = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: tooLarge });
-
 export function createApp(services: Services) {
   const { config, stopping } = services;
   setMaxListeners(0, stopping); // one a caller who waits
   const app = new Hono();
   app.use(requestId(services));
   app.use(securityHeaders(config.publicUrl));
+  app.use(noStore);
   const access = createAccess(services);
   app.use(access.guard);
   if (config.corsOrigins.length > 0) {
-    const pages = otherPages(config.corsOrigins);
+    const pages = allowOrigins(config.corsOrigins);
     const isForAll = config.corsOrigins.includes('*');
     app.use(async (c, next) => (isForAll && !(await access.needsKey()) ? next() : pages(c, next)));
   }
-  app.use((c, next) => {
-    if (c.req.header('transfer-encoding') !== undefined) return limitPieces(c, next);
-    if (Number(c.req.header('content-length') ?? 0) > MAX_BODY_BYTES) tooLarge(); // Node takes no more than was announced
-    return next();
-  });
+  app.use(
+    bodyLimit({
+      maxSize: MAX_BODY_BYTES,
+      onError: () => {
+        throw new Problem(413, 'too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
+      },
+    }),
+  );
   for (const [path, { scope }] of Object.entries(PATHS)) if (scope) app.use(path, access.needs(scope));
   app.route('/', img2vid(services));
   app.route('/', status(services));

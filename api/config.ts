@@ -5,7 +5,7 @@ import type { BucketEnvironment } from '../core/bucket/open-bucket.ts';
 import { httpUrl, integer, modelName, optionalInteger, readEnvironment, sharedVariables } from '../core/environment.ts';
 import type { Limits } from '../core/parameters.ts';
 import type { ModelName } from '../core/presets.ts';
-import { ownAddress } from './http/host.ts';
+import { localUrl } from './http/host.ts';
 import { type Prices, parsePrice } from './money.ts';
 
 export interface Config {
@@ -119,7 +119,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     environment,
   );
   const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-${env.PORT}.proxy.runpod.net`;
-  const publicUrl = env.PUBLIC_URL ?? podAddress ?? ownAddress(env.HOST, env.PORT);
+  const publicUrl = env.PUBLIC_URL ?? podAddress ?? localUrl(env.HOST, env.PORT);
   return {
     port: env.PORT,
     host: env.HOST,

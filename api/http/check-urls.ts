@@ -3,8 +3,8 @@ import type { Input } from '../../core/parameters.ts';
 import type { FieldNote } from '../../core/request.ts';
 import type { Config } from '../config.ts';
 
-/** What can be said of a caller's addresses now; where names lead is checked when they are used. */
-export function wrongAddresses(
+/** What is wrong with a client's URLs without resolving names; resolved addresses are checked at each use. */
+export function urlErrors(
   { image_url, webhook_url }: Pick<Input, 'image_url' | 'webhook_url'>,
   { allowPrivateUrls }: Pick<Config, 'allowPrivateUrls'>,
 ): FieldNote[] {

@@ -1,10 +1,10 @@
-/** Hosts that a server listens at. */
+/** Loopback test; URL of a bind address. */
 
-/** Whether only this machine reaches it. */
+/** Whether a host name or bind address is reachable from this machine only. */
 export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);
 
-/** Where this machine reaches what listens at a host: for one that means every address of the machine, at loopback's. */
-export function ownAddress(host: string, port: number): string {
-  const reached = { '0.0.0.0': '127.0.0.1', '::': '::1' }[host] ?? host;
-  return `http://${reached.includes(':') ? `[${reached}]` : reached}:${port}`;
+/** The URL at which this machine reaches a server; one bound to all addresses is reached on loopback. */
+export function localUrl(host: string, port: number): string {
+  const reachable = { '0.0.0.0': '127.0.0.1', '::': '::1' }[host] ?? host;
+  return `http://${reachable.includes(':') ? `[${reachable}]` : reachable}:${port}`;
 }

@@ -54,7 +54,7 @@ describe('a reader who takes nothing', () => {
 
   const gone = (route: string) =>
     vi.waitFor(
-      () => expect(service.logged).toContainEqual(expect.objectContaining({ route, msg: 'the caller went away' })),
+      () => expect(service.logged).toContainEqual(expect.objectContaining({ route, msg: 'client disconnected' })),
       { timeout: 10_000 },
     );
 

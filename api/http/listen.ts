@@ -30,9 +30,9 @@ export interface Listener {
   port: number;
   /**
    * Takes no new connections, closes those that nothing is under way on, and lets the others end.
-   * @param patience milliseconds after which they are cut off
+   * @param gracePeriod milliseconds after which they are cut off
    */
-  close(patience: number): Promise<void>;
+  close(gracePeriod: number): Promise<void>;
 }
 
 /** @throws Error in one line: the port is taken, the address is not this machine's */
@@ -73,9 +73,9 @@ export function listen(app: Pick<Hono, 'fetch'>, { hostname, port, limits = {} }
       const address = server.address();
       resolve({
         port: typeof address === 'object' && address ? address.port : port,
-        close: (patience) =>
+        close: (gracePeriod) =>
           new Promise((closed) => {
-            const cut = setTimeout(() => server.closeAllConnections(), patience);
+            const cut = setTimeout(() => server.closeAllConnections(), gracePeriod);
             server.close(() => {
               clearTimeout(cut);
               closed();

@@ -81,5 +81,7 @@ test('an answer that fails halfway breaks off and says nothing of the reason; th
   })();
   await expect(reading).rejects.toThrow();
   expect(text).not.toContain('inside');
-  expect(await lines('half')).toMatchObject([{ level: PINO.error, route: '/status', msg: 'the answer broke off' }]);
+  expect(await lines('half')).toMatchObject([
+    { level: PINO.error, route: '/status', msg: 'response failed before its end' },
+  ]);
 });

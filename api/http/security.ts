@@ -1,29 +1,39 @@
-/** What browsers are told of our answers: to guess nothing, frame nothing, keep no links, and which other pages may read them. */
+/** Headers that tell browsers what they may do with responses, and which other origins may read them. */
 import type { MiddlewareHandler } from 'hono';
 import { cors } from 'hono/cors';
-import { presetHeader } from './preset-header.ts';
+import { secureHeaders } from 'hono/secure-headers';
 
 const YEAR = 365 * 24 * 3600; // seconds
 
-/** Headers of every answer; a route's own prevail. HSTS only where callers come by https. */
-export function securityHeaders(publicUrl: string): MiddlewareHandler {
-  const headers = Object.entries({
-    'x-content-type-options': 'nosniff',
-    'referrer-policy': 'no-referrer', // an address may be a signed link
-    'content-security-policy': "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    'x-frame-options': 'DENY',
-    'cross-origin-resource-policy': 'same-origin',
-    'cache-control': 'no-store', // there are links in tasks
-    ...(publicUrl.startsWith('https:') && { 'strict-transport-security': `max-age=${YEAR}` }),
+/** Adds security headers to every response; a route's own take precedence. HSTS only where clients use https. */
+export const securityHeaders = (publicUrl: string): MiddlewareHandler =>
+  secureHeaders({
+    overwrite: false,
+    contentSecurityPolicy: {
+      defaultSrc: ["'none'"],
+      baseUri: ["'none'"],
+      formAction: ["'none'"],
+      frameAncestors: ["'none'"],
+    },
+    referrerPolicy: 'no-referrer', // a URL may be a signed link
+    xFrameOptions: 'DENY',
+    strictTransportSecurity: publicUrl.startsWith('https:') && `max-age=${YEAR}`,
+    crossOriginOpenerPolicy: false,
+    originAgentCluster: false,
+    xDnsPrefetchControl: false,
+    xDownloadOptions: false,
+    xPermittedCrossDomainPolicies: false,
+    xXssProtection: false,
   });
-  return (c, next) => {
-    for (const [name, value] of headers) presetHeader(c, name, value);
-    return next();
-  };
-}
 
-/** Lets the pages of these origins use the API, `*` those of any. No cookies: there are none. */
-export const otherPages = (origins: string[]): MiddlewareHandler =>
+/** Forbids caches to keep responses, because tasks contain signed links; a route's own header takes precedence. */
+export const noStore: MiddlewareHandler = async (c, next) => {
+  await next();
+  if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store');
+};
+
+/** Lets pages of these origins use the API; `*` lets those of any. There are no cookies, so credentials stay off. */
+export const allowOrigins = (origins: string[]): MiddlewareHandler =>
   cors({
     origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'HEAD', 'POST'],

@@ -5,7 +5,6 @@ import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Config } from '../config.ts';
 import { isLoopback } from '../http/host.ts';
 import { loopbackOnly } from '../http/loopback-only.ts';
-import { presetHeader } from '../http/preset-header.ts';
 import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 import { type Key, LOCAL, type Scope } from '../store/key.ts';
@@ -127,7 +126,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
             headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
           });
         c.set('key', key);
-        for (const [name, value] of Object.entries(count(key))) presetHeader(c, name, value);
+        for (const [name, value] of Object.entries(count(key))) c.header(name, value);
         await next();
       },
   };

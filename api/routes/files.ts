@@ -1,10 +1,9 @@
 import { createReadStream } from 'node:fs';
-import { Readable } from 'node:stream';
 import { Hono } from 'hono';
 import parseRange from 'range-parser';
 import { contentType } from '../../core/bucket/bucket.ts';
 import type { DiskBucket } from '../../core/bucket/disk.ts';
-import { breakOff } from '../http/destroy-on-error.ts';
+import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { Problem } from '../http/problem.ts';
 
 /** The file itself as a page: browsers show it in one that they make, by its own policy. */
@@ -54,7 +53,6 @@ export function files(bucket: DiskBucket) {
     }
     headers['content-length'] = String(part.end - part.start + 1);
     if (c.req.method === 'HEAD') return c.body(null, status, headers);
-    const stream = Readable.toWeb(createReadStream(file.path, part)) as ReadableStream<Uint8Array>;
-    return c.body(breakOff(c, stream), status, headers);
+    return c.body(destroyConnectionOnError(c, createReadStream(file.path, part)), status, headers);
   });
 }

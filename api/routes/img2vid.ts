@@ -7,7 +7,7 @@ import { checkPicture } from '../../core/picture/picture.ts';
 import { createRequestParser, InvalidRequest } from '../../core/request.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
-import { wrongAddresses } from '../http/check-urls.ts';
+import { urlErrors } from '../http/check-urls.ts';
 import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
 import { waitOf } from '../http/prefer.ts';
 import { Problem } from '../http/problem.ts';
@@ -187,7 +187,7 @@ export function img2vid(services: Services) {
   function check(values: Record<string, unknown>, hasImage: boolean) {
     try {
       const checked = read(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
-      const errors = wrongAddresses(checked.input, config);
+      const errors = urlErrors(checked.input, config);
       if (errors.length > 0) invalid(errors);
       if (checked.input.prompt !== undefined && config.bridge === 'none')
         invalid([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');

@@ -4,7 +4,7 @@ import type { Context } from 'hono';
 import * as v from 'valibot';
 import { STATUSES } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
-import { breakOff } from '../http/destroy-on-error.ts';
+import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import type { Services } from '../services.ts';
 import type { Selection } from '../store/store.ts';
 import type { ListedTask } from '../store/task.ts';
@@ -54,32 +54,21 @@ export function listOf({ config, store, bucket, now }: Services) {
     return c.body(`[${await texts(page)}]`, 200, { 'content-type': 'application/json' });
   }
 
-  async function whole(c: Context, selection: Selection): Promise<Response> {
-    const parts = allPages(selection);
-    const first = await parts.next(); // a store that is out of reach is an error before the answer has begun
-    const encoder = new TextEncoder();
-    const body = new ReadableStream<Uint8Array>({
-      start: (controller) => controller.enqueue(encoder.encode(first.value)),
-      async pull(controller) {
-        await setImmediate(); // a page and its sending may take no turn of the event loop: others would wait until the list's end
-        const { done, value } = await parts.next();
-        if (done) controller.close();
-        else controller.enqueue(encoder.encode(value));
-      },
-    });
-    return c.body(breakOff(c, body), 200, { 'content-type': 'application/json' });
+  async function all(c: Context, selection: Selection): Promise<Response> {
+    const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
+    return c.body(destroyConnectionOnError(c, chunks(selection, first)), 200, { 'content-type': 'application/json' });
   }
 
-  /** A page in memory at a time, each begun below the last id of the one before: no cursor stays open for a slow reader. */
-  async function* allPages(selection: Selection): AsyncGenerator<string, undefined> {
-    let tasks = await store.list({ ...selection, limit: PAGE });
-    yield `[${await texts(tasks)}`;
-    while (tasks.length === PAGE) {
+  /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
+  async function* chunks(selection: Selection, first: ListedTask[]): AsyncGenerator<Uint8Array> {
+    const encoder = new TextEncoder();
+    yield encoder.encode(`[${await texts(first)}`);
+    for (let tasks = first; tasks.length === PAGE; ) {
+      await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
       tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
-      if (tasks.length > 0) yield `,${await texts(tasks)}`;
+      if (tasks.length > 0) yield encoder.encode(`,${await texts(tasks)}`);
     }
-    yield ']';
-    return undefined;
+    yield encoder.encode(']');
   }
 
   /** All that match, newest first; with `limit` or `cursor` a page of them, with the address of the next in `Link`. */
@@ -89,7 +78,7 @@ export function listOf({ config, store, bucket, now }: Services) {
       .filter((id) => id !== undefined)
       .sort();
     const selection = { owner, status, from, before };
-    if (limit === undefined && cursor === undefined) return whole(c, selection);
+    if (limit === undefined && cursor === undefined) return all(c, selection);
     return onePage(c, selection, limit ?? PAGE);
   };
 }

@@ -1,7 +1,7 @@
 import { Hono } from 'hono';
 import * as v from 'valibot';
 import { parameters } from '../../core/parameters.ts';
-import { wrongAddresses } from '../http/check-urls.ts';
+import { urlErrors } from '../http/check-urls.ts';
 import { Problem } from '../http/problem.ts';
 import { invalid } from '../http/read-body.ts';
 import { readQuery } from '../http/read-query.ts';
@@ -42,7 +42,7 @@ export function webhooks(services: Services) {
     })
     .post('/webhooks/test', async (c) => {
       const { webhook_url } = readQuery(c, TEST);
-      const errors = wrongAddresses({ webhook_url }, config);
+      const errors = urlErrors({ webhook_url }, config);
       if (errors.length > 0) invalid(errors);
       return c.json(shown(await webhooks.test(c.get('key').id, webhook_url)), 202);
     });

@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { basename } from 'node:path';
-import { ownAddress } from '../../api/http/host.ts';
+import { localUrl } from '../../api/http/host.ts';
 import { defaultRole } from './roles.ts';
 
 const { env } = process;
@@ -34,7 +34,7 @@ const role = runningRole();
 if (role === undefined) end('nothing runs');
 if (role !== 'api' && role !== 'all') end();
 
-const address = ownAddress(env.HOST || '127.0.0.1', Number(env.PORT || 5000));
+const address = localUrl(env.HOST || '127.0.0.1', Number(env.PORT || 5000));
 get(`${address}/healthz`, { timeout: 4000 }, ({ statusCode }) =>
   end(statusCode === 200 ? undefined : `/healthz answers ${statusCode}`),
 )

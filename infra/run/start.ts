@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
 import { databaseUrl } from '../../api/config.ts';
-import { isLoopback, ownAddress } from '../../api/http/host.ts';
+import { isLoopback, localUrl } from '../../api/http/host.ts';
 import { makeFirstKey } from '../../api/keys/first-key.ts';
 import { openStore } from '../../api/store/store.ts';
 import { SECOND } from '../../core/time.ts';
@@ -77,7 +77,7 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     RUNPOD_API_KEY: key,
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${far.url}/v2`,
-    CALLBACK_URL: ownAddress(host, port), // what others reach it by may be a proxy that this machine does not
+    CALLBACK_URL: localUrl(host, port), // what others reach it by may be a proxy that this machine does not
     ...(!env.MIDJOURNEY_BRIDGE && { LOCAL_BRIDGE: isPlaceholder ? 'placeholder' : 'none' }),
   };
   const workerEnv = {
@@ -115,7 +115,7 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     const working = Promise.all([api.ready, worker.ready]);
     const [{ url: publicUrl }] = await (signal ? Promise.race([working, aborted(signal)]) : working);
     const pids = () => ({ api: api.pid(), worker: worker.pid() });
-    return { url: ownAddress(host, port), publicUrl: publicUrl!, dataDir, pids, stop };
+    return { url: localUrl(host, port), publicUrl: publicUrl!, dataDir, pids, stop };
   } catch (error) {
     await stop();
     throw error;
