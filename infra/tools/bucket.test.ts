@@ -24,24 +24,25 @@ async function run(args: string[], env: NodeJS.ProcessEnv) {
   return { status, out, err, lines: out.trimEnd().split('\n') };
 }
 
-test.each<[string[], NodeJS.ProcessEnv, RegExp]>([
-  [[], {}, /^setup or check\?\n\nnpm run bucket -- setup \| check/],
-  [['check', 'setup'], {}, /^setup or check\?/],
-  [['check'], {}, /^BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup\n$/],
-  [['check'], { BUCKET_NAME: 'films' }, /^BUCKET_ACCESS_KEY_ID is needed for the bucket films\n$/],
+test.each<[string[], NodeJS.ProcessEnv, number, RegExp]>([
+  [[], {}, 2, /^which action: must be one of setup, check\n$/],
+  [['check', 'setup'], {}, 2, /^check: takes no arguments\n$/],
+  [['check'], {}, 1, /^BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup\n$/],
+  [['check'], { BUCKET_NAME: 'films' }, 1, /^BUCKET_ACCESS_KEY_ID is needed for the bucket films\n$/],
   [
     ['setup'],
     { BUCKET_NAME: 'films', AWS_ACCESS_KEY_ID: 'a', AWS_SECRET_ACCESS_KEY: 'b', CORS_ORIGINS: '*' },
-    /^CORS_ORIGINS must be /,
+    1,
+    /^CORS_ORIGINS must be http or https URLs, separated by commas\n$/,
   ],
-  [['setup'], { RETAIN_DAYS: '0' }, /^RETAIN_DAYS must be a whole number from 1 to 3650\n$/],
-])('%j in %j ends with one line', async (args, env, message) => {
+  [['setup'], { RETAIN_DAYS: '0' }, 1, /^RETAIN_DAYS must be a whole number from 1 to 3650\n$/],
+])('%j in %j ends with status %i and one line', async (args, env, expectedStatus, message) => {
   const { status, out, err } = await run(args, env);
-  expect([status, out]).toEqual([1, '']);
+  expect([status, out]).toEqual([expectedStatus, '']);
   expect(err).toMatch(message);
 });
 
-test('--help', async () => {
+test('--help prints the usage', async () => {
   expect(await run(['--help'], {})).toMatchObject({
     status: 0,
     err: '',
@@ -87,7 +88,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       'ok       lists and deletes (s3:ListBucket, s3:DeleteObject)',
     ];
 
-    test('all is there, and nothing is left behind', async () => {
+    test('every step passes at a complete store, and nothing is left behind', async () => {
       expect(await run(['check'], environment())).toMatchObject({ status: 0, err: '', lines: STEPS });
       const Bucket = options.bucket;
       expect((await client().send(new ListObjectsV2Command({ Bucket }))).Contents).toBeUndefined();
@@ -120,7 +121,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       'conditional writes': [
         ({ headers }) => headers['if-none-match'] === '*',
         { status: 200, body: '' },
-        [/^missing {2}creates .*: 5 of 5 created the same object; of two jobs/],
+        [/^missing {2}creates .*: 5 of 5 created the same object; two jobs of one task/],
       ],
       'conditional writes that are refused': [
         ({ headers }) => headers['if-none-match'] === '*',
@@ -130,14 +131,14 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       links: [
         isLink,
         { status: 401, body: '' },
-        [/^missing {2}links open .*: a link is answered with 401; the store must know presigned/],
+        [/^missing {2}links open .*: a link answers with status 401; the store must support presigned/],
       ],
       Range: [
         (request) => isLink(request) && request.headers.range !== undefined,
         { status: 200, body: 'a film of 26 letters long.' },
-        [/^missing {2}links open .*: no parts \(Range\)/],
+        [/^missing {2}links open .*: no Range requests/],
       ],
-      'the check of links': [
+      'verified links': [
         (request) =>
           isLink(request) &&
           request.headers.range === undefined &&
@@ -146,24 +147,27 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
         [/^missing {2}links that were changed are refused: a link with another X-Amz-\w+ opens/],
       ],
     };
-    test.each(Object.entries(cases))('without %s', async (_, [when, fault, expected]) => {
-      faultIf(when, fault);
-      const { status, err, lines } = await run(['check'], environment());
-      expect([status, err]).toEqual([1, '']);
-      const missing = lines.filter((text) => text.startsWith('missing'));
-      expect(missing).toEqual(expected.map((pattern) => expect.stringMatching(pattern)));
-      const { Contents = [] } = await client().send(new ListObjectsV2Command({ Bucket: options.bucket }));
-      if (!lines.at(-1)!.startsWith('missing')) expect(Contents).toEqual([]);
-    });
+    test.each(Object.entries(cases))(
+      'the steps that need %s fail where the store lacks it',
+      async (_, [when, fault, expected]) => {
+        faultIf(when, fault);
+        const { status, err, lines } = await run(['check'], environment());
+        expect([status, err]).toEqual([1, '']);
+        const missing = lines.filter((text) => text.startsWith('missing'));
+        expect(missing).toEqual(expected.map((pattern) => expect.stringMatching(pattern)));
+        const { Contents = [] } = await client().send(new ListObjectsV2Command({ Bucket: options.bucket }));
+        if (!lines.at(-1)!.startsWith('missing')) expect(Contents).toEqual([]);
+      },
+    );
 
-    test('a public bucket works, and is said', async () => {
+    test('a public bucket passes, with a note', async () => {
       faultIf(({ url, headers }) => !url!.includes('?') && !headers.authorization, { status: 200, body: 'x' });
       const { status, lines } = await run(['check'], environment());
       expect(status).toBe(0);
-      expect(lines[6]).toBe('note     the bucket is public: whoever guesses an address reads it, without a link');
+      expect(lines[6]).toBe('note     the bucket is public: whoever guesses a URL can read it without a link');
     });
 
-    test('where nothing works, one line', async () => {
+    test('a store, bucket or key that is wrong ends the check with one line', async () => {
       const wrong = { ...environment(), BUCKET_NAME: 'no-such-bucket' };
       expect(await run(['check'], wrong)).toMatchObject({
         status: 1,
@@ -174,7 +178,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   });
 
   describe('setup', () => {
-    test('CORS for the page, beside what others have set', async () => {
+    test('setup lets the page read by CORS and keeps the rules of others', async () => {
       const Bucket = options.bucket;
       const theirs = { ID: 'theirs', AllowedMethods: ['PUT'], AllowedOrigins: ['https://theirs.example'] };
       await client().send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [theirs] } }));
@@ -205,13 +209,13 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(preflight.headers.get('access-control-allow-origin')).toBe('https://a.example');
     });
 
-    test('a store without lifecycle rules, and no page', async () => {
+    test('setup notes that a store has no lifecycle rules, and that no page is named', async () => {
       const { status, lines } = await run(['setup'], environment());
       expect(status).toBe(0);
       expect(lines).toEqual([
-        'note     CORS: left as it is; set PUBLIC_URL or CORS_ORIGINS, and the page there may read',
+        'note     CORS: unchanged; set PUBLIC_URL or CORS_ORIGINS to let the page there read',
         expect.stringMatching(
-          /^note {5}lifecycle: the store has none of it \(.*GetBucketLifecycleConfiguration.*\); then nothing is deleted/,
+          /^note {5}lifecycle: not supported \(.*GetBucketLifecycleConfiguration.*\); nothing is deleted automatically/,
         ),
       ]);
     });
@@ -245,13 +249,13 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     }
     const ids = ({ rules }: { rules: string }) => [...rules.matchAll(/<ID>(.*?)<\/ID>/g)].map(([, id]) => id);
 
-    test('tasks end, and uploads that broke off; others’ rules stay', async () => {
+    test('setup expires tasks and unfinished uploads and keeps the rules of others', async () => {
       const kept = lifecycle({ rules: THEIRS });
       await run(['setup'], environment());
       const { status, lines } = await run(['setup'], environment({ RETAIN_DAYS: '7' }));
       expect([status, lines[1]]).toEqual([
         0,
-        'ok       lifecycle: tasks/ ends after 7 days, uploads that broke off after 1 day',
+        'ok       lifecycle: tasks/ expires after 7 days, unfinished uploads after 1 day',
       ]);
       expect(ids(kept)).toEqual(['theirs', 'img2vid-retain', 'img2vid-uploads']);
       expect(kept.rules).toContain('<Prefix>logs/</Prefix>');
@@ -262,17 +266,17 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     test.each([
       ['refuses', (xml: string) => (xml.includes('AbortIncomplete') ? undefined : xml)],
       ['drops', (xml: string) => xml.replace(/<AbortIncomplete.*<\/AbortIncompleteMultipartUpload>/s, '')],
-    ])('a store that %s the rule for uploads', async (_, take) => {
+    ])('setup expires tasks alone at a store that %s the rule for uploads', async (_, take) => {
       const kept = lifecycle({ rules: '', take });
       const { status, lines } = await run(['setup'], environment());
       expect([status, lines[1]]).toEqual([
         0,
-        'ok       lifecycle: tasks/ ends after 30 days; uploads that broke off stay: the store has no rule for them',
+        'ok       lifecycle: tasks/ expires after 30 days; unfinished uploads stay: the store has no rule for them',
       ]);
       expect(ids(kept)).toEqual(['img2vid-retain']);
     });
 
-    test('where others’ rules can’t be read nothing is written', async () => {
+    test('setup writes nothing where the rules of others can’t be read', async () => {
       const denied = { status: 403, body: errorBody('AccessDenied') };
       faultIf(({ method, url }) => method === 'GET' && /cors|lifecycle/.test(url!), denied);
       const { status, lines } = await run(['setup'], environment({ PUBLIC_URL: 'https://a.example' }));
