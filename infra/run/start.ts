@@ -140,7 +140,7 @@ async function farEnds(key: string): Promise<{ url: string; workerLost(id: strin
     const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) => {
       resolve({
         url: `http://127.0.0.1:${port}`,
-        workerLost: queue.workerLost,
+        workerLost: (id) => queue.workerLost(id),
         close() {
           server.close();
           if ('closeAllConnections' in server) server.closeAllConnections();

@@ -2,9 +2,9 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { HOUR } from '../../core/time.ts';
-import { createAgenda, realClock, steppedClock } from './clock.ts';
+import { PriorityQueue, realClock, steppedClock } from './clock.ts';
 
-test('a stepped clock wakes sleepers in the order of their times, each at its own, also those that fall asleep on the way', async () => {
+test('a stepped clock wakes each sleeper at its own time, in order, also those that fall asleep during the step', async () => {
   const clock = steppedClock(100);
   const woken: [string, number][] = [];
   async function sleeper(name: string, ...naps: number[]) {
@@ -25,7 +25,7 @@ test('a stepped clock wakes sleepers in the order of their times, each at its ow
     ['often', 140],
   ]);
   expect(clock.now()).toBe(140);
-  expect(clock.asleep()).toBe(1);
+  expect(clock.sleeping()).toBe(1);
 });
 
 test.each([
@@ -57,20 +57,23 @@ test('a real sleep keeps no process alive', async () => {
   expect(stdout).toBe('asleep\n');
 });
 
-test('an agenda gives the least first, equals in the order they came', () => {
-  const agenda = createAgenda<number>();
-  const numbers = Array.from({ length: 500 }, (_, n) => (n * 7919) % 101);
+test('a priority queue gives the least first, equals in the order they were added', () => {
+  const queue = new PriorityQueue<number>();
+  const priorities = Array.from({ length: 500 }, (_, n) => (n * 7919) % 101);
   const given: number[] = [];
-  numbers.forEach((at, n) => {
-    agenda.add(at, n);
+  priorities.forEach((priority, n) => {
+    queue.add(priority, n);
     if (n % 3 === 2) {
-      const at = agenda.next();
-      given.push(agenda.shift()!);
-      expect(numbers[given.at(-1)!]).toBe(at);
+      const least = queue.nextPriority;
+      given.push(queue.shift()!);
+      expect(priorities[given.at(-1)!]).toBe(least);
     }
   });
-  const rest = numbers.map((_, n) => n).filter((n) => !given.includes(n));
-  rest.sort((a, b) => numbers[a]! - numbers[b]! || a - b);
-  expect(rest.map(() => agenda.shift())).toEqual(rest);
-  expect([agenda.next(), agenda.shift()]).toEqual([Infinity, undefined]);
+  const rest = priorities.map((_, n) => n).filter((n) => !given.includes(n));
+  rest.sort((a, b) => priorities[a]! - priorities[b]! || a - b);
+  const deleted = rest.splice(7, 1)[0]!;
+  queue.delete(deleted);
+  expect(queue.size).toBe(rest.length);
+  expect(rest.map(() => queue.shift())).toEqual(rest);
+  expect([queue.nextPriority, queue.shift()]).toEqual([Infinity, undefined]);
 });

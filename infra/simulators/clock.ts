@@ -1,29 +1,20 @@
-/** Time for the stand-ins: the real one, or for tests one that stands still until it is stepped. */
+/** Time for the simulators: real, or in tests one that stands still until it is stepped. Times are milliseconds. */
+import { setTimeout as delay } from 'node:timers/promises';
 
 export interface Clock {
-  /** milliseconds */
   now(): number;
-  /** Resolves after `ms`, or at once when the signal comes. Never rejects, and keeps no process alive. */
+  /** Resolves after `ms`, or at once when the signal is aborted. Never rejects, and keeps no process alive. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
 }
 
-const LONGEST = 2 ** 31 - 1; // of Node's timers; a longer sleep ends early, after 24 days
+const LONGEST_TIMER = 2 ** 31 - 1; // Node's limit; a longer sleep ends after 24 days
 
-/** @param now for a clock that runs ahead or behind; sleeps are real all the same */
+/** @param now of a clock that runs ahead or behind; sleeps take real time all the same */
 export function realClock(now: () => number = Date.now): Clock {
   return {
     now,
     sleep: (ms, signal) =>
-      new Promise((resolve) => {
-        if (signal?.aborted) return resolve();
-        const finish = () => {
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', finish);
-          resolve();
-        };
-        const timer = setTimeout(finish, Math.min(ms, LONGEST)).unref();
-        signal?.addEventListener('abort', finish);
-      }),
+      delay(Math.min(ms, LONGEST_TIMER), undefined, { ref: false, ...(signal && { signal }) }).catch(() => {}),
   };
 }
 
@@ -32,83 +23,71 @@ export type SteppedClock = ReturnType<typeof steppedClock>;
 /** A clock that stands at `start` until it is stepped. */
 export function steppedClock(start = 0) {
   let time = start;
-  const sleepers = createAgenda<() => void>();
-  const asleep = new Set<() => void>();
+  const sleepers = new PriorityQueue<() => void>();
   return {
     now: () => time,
     sleep: (ms: number, signal?: AbortSignal) =>
       new Promise<void>((resolve) => {
         if (signal?.aborted || ms <= 0) return resolve();
-        const finish = () => {
-          asleep.delete(finish);
-          signal?.removeEventListener('abort', finish);
+        const wake = () => {
+          sleepers.delete(wake);
+          signal?.removeEventListener('abort', wake);
           resolve();
         };
-        asleep.add(finish);
-        sleepers.add(time + ms, finish);
-        signal?.addEventListener('abort', finish);
+        sleepers.add(time + ms, wake);
+        signal?.addEventListener('abort', wake);
       }),
 
-    /** How many sleep: what a test waits for before it steps, and what must be none at the end. */
-    asleep: () => asleep.size,
+    /** How many sleeps are pending. */
+    sleeping: () => sleepers.size,
 
-    /** Lets time pass: wakes whoever's time has come, one after the other, each at its own moment and heard out before the next. */
+    /** Lets time pass. Sleepers wake in the order of their times; each runs as far as it can before the next wakes. */
     async step(ms: number) {
       const end = time + ms;
-      await turn(); // who was about to sleep does
-      while (sleepers.next() <= end) {
-        const at = sleepers.next();
-        const wake = sleepers.shift()!;
-        if (!asleep.has(wake)) continue; // woken before its time
-        time = at;
-        wake();
-        await turn();
+      await settle(); // those about to sleep fall asleep first
+      while (sleepers.nextPriority <= end) {
+        time = sleepers.nextPriority;
+        sleepers.shift()!();
+        await settle();
       }
       time = end;
     },
   };
 }
 
-/** Lets everything run that waits for nothing from outside. */
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+/** Lets all code run that waits for nothing from outside. */
+const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
 
-/** Things to come, by a number each, such as a time: the least comes first, among equals the first added. A binary heap. */
-export function createAgenda<T>() {
-  const heap: { at: number; order: number; item: T }[] = [];
-  let order = 0;
-  const isBefore = (a: number, b: number) =>
-    heap[a]!.at < heap[b]!.at || (heap[a]!.at === heap[b]!.at && heap[a]!.order < heap[b]!.order);
-  const swap = (a: number, b: number) => {
-    [heap[a], heap[b]] = [heap[b]!, heap[a]!];
-  };
-  return {
-    /** The least number; Infinity if there is nothing. */
-    next: () => heap[0]?.at ?? Infinity,
+/** Items by a number such as a time: the least comes first, among equals the first added. */
+export class PriorityQueue<T> {
+  readonly #entries: { priority: number; item: T }[] = []; // sorted
 
-    add(at: number, item: T) {
-      let child = heap.push({ at, order: order++, item }) - 1;
-      while (child > 0) {
-        const parent = (child - 1) >> 1;
-        if (!isBefore(child, parent)) break;
-        swap(child, parent);
-        child = parent;
-      }
-    },
+  get size() {
+    return this.#entries.length;
+  }
 
-    /** Removes and returns what comes first. */
-    shift(): T | undefined {
-      if (heap.length === 0) return undefined;
-      swap(0, heap.length - 1);
-      const { item } = heap.pop()!;
-      for (let parent = 0; ; ) {
-        const left = 2 * parent + 1;
-        const right = left + 1;
-        if (left >= heap.length) return item;
-        const least = right < heap.length && isBefore(right, left) ? right : left;
-        if (!isBefore(least, parent)) return item;
-        swap(least, parent);
-        parent = least;
-      }
-    },
-  };
+  /** The least number; Infinity if the queue is empty. */
+  get nextPriority() {
+    return this.#entries[0]?.priority ?? Infinity;
+  }
+
+  add(priority: number, item: T) {
+    let [low, high] = [0, this.#entries.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#entries[middle]!.priority <= priority) low = middle + 1;
+      else high = middle;
+    }
+    this.#entries.splice(low, 0, { priority, item });
+  }
+
+  /** Removes and returns the first item. */
+  shift(): T | undefined {
+    return this.#entries.shift()?.item;
+  }
+
+  delete(item: T) {
+    const index = this.#entries.findIndex((entry) => entry.item === item);
+    if (index !== -1) this.#entries.splice(index, 1);
+  }
 }

@@ -14,7 +14,7 @@ import { queueServer } from './runpod-queue-server.ts';
 
 const KEY = 'test-key';
 
-/** What testdata/client.py asks for. */
+/** Does what the jobs of testdata/client.py ask for. */
 const handle: Handle = ({ input }, { progress, signal }) => {
   const { fail, chunks, hold } = input as { fail?: string; chunks?: unknown[]; hold?: true };
   if (fail) throw new Error(fail);
@@ -29,7 +29,7 @@ const handle: Handle = ({ input }, { progress, signal }) => {
 };
 
 describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
-  let said: Record<string, unknown>;
+  let results: Record<string, unknown>;
 
   beforeAll(async () => {
     const { app, close } = queueServer({ apiKey: KEY });
@@ -53,7 +53,7 @@ describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
     const env = { PATH: process.env.PATH, HOME: tmpdir(), RUNPOD_ENDPOINT_BASE_URL: base, KEY };
     try {
       const { stdout } = await promisify(execFile)(python!, [client], { env, timeout: 60_000, killSignal: 'SIGKILL' });
-      said = JSON.parse(stdout.trim().split('\n').at(-1)!);
+      results = JSON.parse(stdout.trim().split('\n').at(-1)!);
     } finally {
       ending.abort();
       await worker;
@@ -65,7 +65,7 @@ describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
   const ECHO = { echo: 'héllo' };
   const STREAM = [1, { b: 2 }, null];
   const purged = { removed: 2, status: 'completed' };
-  /** one job is running, these are waiting */
+  /** while one job runs */
   const health = (inQueue: number) => ({
     jobs: expect.objectContaining({ inProgress: 1, inQueue }),
     workers: expect.objectContaining({ idle: 0, running: 1 }),
@@ -98,6 +98,6 @@ describe.skipIf(!python)(`RunPod’s own Python clients${skipped}`, () => {
     ['async cancel', true],
     ['async cancelled', 'CANCELLED'],
   ])('%s', (what, expected) => {
-    expect(said[what]).toEqual(expected);
+    expect(results[what]).toEqual(expected);
   });
 });

@@ -18,11 +18,11 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-/** Waits for what happens soon, however busy the machine. */
+/** Waits until the check passes; generous, for busy machines. */
 const soon = (check: () => void) => vi.waitFor(check, { timeout: 4 * SECOND, interval: 5 });
 
-/** The queue behind HTTP at /v2/ep, with the SDK's client before it, on a clock that stands still until it is stepped. */
-async function farQueue(options: Partial<QueueServerOptions> = {}) {
+/** The queue over HTTP at /v2/ep, with the SDK's client, on a stepped clock. */
+async function httpQueue(options: Partial<QueueServerOptions> = {}) {
   const clock = steppedClock(5000);
   const { app, queue } = queueServer({ apiKey: KEY, clock, ...options });
   const server = serve({ fetch: new Hono().route('/v2', app).fetch, hostname: '127.0.0.1', port: 0 }) as Server;
@@ -48,8 +48,8 @@ async function farQueue(options: Partial<QueueServerOptions> = {}) {
   };
 }
 
-/** The same without a connection, so that a stepped clock settles all that can be settled. */
-function nearQueue(options: Partial<QueueServerOptions> = {}) {
+/** The same without a network, so that the stepped clock controls everything. */
+function memoryQueue(options: Partial<QueueServerOptions> = {}) {
   const clock = steppedClock(5000);
   const { app, queue, close } = queueServer({ apiKey: KEY, clock, ...options });
   const request = async (authorization: string, path: string, body?: unknown) =>
@@ -69,7 +69,7 @@ function nearQueue(options: Partial<QueueServerOptions> = {}) {
   };
 }
 
-/** What becomes of a request: undefined, or the status and body of its answer. */
+/** A request's answer: its status and body, or undefined while there is none. */
 function watched(request: Promise<Response>) {
   const watch: { answer?: [status: number, body: unknown] } = {};
   void request.then(async (response) => {
@@ -78,8 +78,8 @@ function watched(request: Promise<Response>) {
   return watch;
 }
 
-/** Stands in for whoever hears callbacks; @returns what was sent, and when. */
-function fakeHearer(clock: { now(): number }, answer: (call: number, signal: AbortSignal) => Promise<Response>) {
+/** Replaces fetch, which sends callbacks. @returns what was sent, and when */
+function fakeReceiver(clock: { now(): number }, answer: (call: number, signal: AbortSignal) => Promise<Response>) {
   const calls: { at: number; body: Record<string, unknown> }[] = [];
   vi.spyOn(globalThis, 'fetch').mockImplementation((_, init) => {
     calls.push({ at: clock.now(), body: JSON.parse(String(init!.body)) });
@@ -88,7 +88,7 @@ function fakeHearer(clock: { now(): number }, answer: (call: number, signal: Abo
   return calls;
 }
 
-/** A far end for webhooks; `answer` has the number of the call. */
+/** A receiver of webhooks. @param answer gets the number of the call, from 1 */
 async function webhookServer(answer: (call: number, response: ServerResponse) => void) {
   const calls: { headers: IncomingMessage['headers']; text: string; body: unknown }[] = [];
   const server = createServer(async (request, response) => {
@@ -102,7 +102,7 @@ async function webhookServer(answer: (call: number, response: ServerResponse) =>
 }
 
 test('the npm client’s run and status see a job through', async () => {
-  const { endpoint, worker, clock } = await farQueue();
+  const { endpoint, worker, clock } = await httpQueue();
   const { id, status } = await endpoint.run({ input: { n: 1 } });
   expect(status).toBe('IN_QUEUE');
   expect(await endpoint.status(id)).toEqual({
@@ -133,8 +133,8 @@ test('the npm client’s run and status see a job through', async () => {
   });
 });
 
-test('a failed job shows its error; it can be tried again, a completed one cannot', async () => {
-  const { endpoint, worker, client } = await farQueue();
+test('a failed job shows its error and can be retried; a completed one cannot', async () => {
+  const { endpoint, worker, client } = await httpQueue();
   const { id } = await endpoint.run({ input: {} });
   await worker('job-take/w1');
   await worker(`job-done/w1/${id}`, { error: 'boom' });
@@ -150,9 +150,9 @@ test('a failed job shows its error; it can be tried again, a completed one canno
   expect((await client(`retry/${id}`, {})).status).toBe(400);
 });
 
-test('runSync waits for the outcome', async () => {
+test('the npm client’s runSync waits for the outcome', async () => {
   vi.spyOn(console, 'log').mockImplementation(() => {}); // the SDK is talkative
-  const { endpoint, worker } = await farQueue();
+  const { endpoint, worker } = await httpQueue();
   const outcome = endpoint.runSync({ input: { n: 1 } });
   const { id } = await (await worker('job-take/w1')).json();
   await worker(`job-done/w1/${id}`, { output: 2 });
@@ -166,9 +166,9 @@ test.each([
   ['?wait=x', 90 * SECOND],
   ['?wait=999999', 300 * SECOND],
 ])(
-  'status-sync and runsync answer with the outcome, or with the state when the wait is over: %s',
+  'status-sync and runsync answer with the outcome, or with the status when the wait is over: %s',
   async (query, ms) => {
-    const { client, worker, run, clock } = nearQueue();
+    const { client, worker, run, clock } = memoryQueue();
     const id = await run({});
     const [late, never] = [
       watched(client(`status-sync/${id}${query}`)),
@@ -188,8 +188,8 @@ test.each([
   },
 );
 
-test('cancel and purgeQueue through the npm client', async () => {
-  const { endpoint, worker } = await farQueue();
+test('the npm client’s cancel and purgeQueue cancel jobs', async () => {
+  const { endpoint, worker } = await httpQueue();
   const ids = [];
   for (const n of [1, 2, 3, 4]) ids.push((await endpoint.run({ input: n })).id);
   await worker('job-take/w1');
@@ -199,8 +199,8 @@ test('cancel and purgeQueue through the npm client', async () => {
   expect(states).toEqual(['IN_PROGRESS', 'CANCELLED', 'CANCELLED', 'CANCELLED']);
 });
 
-test('health through the npm client', async () => {
-  const { endpoint, worker } = await farQueue();
+test('the npm client’s health counts jobs and workers', async () => {
+  const { endpoint, worker } = await httpQueue();
   await endpoint.run({ input: 1 });
   await endpoint.run({ input: 2 });
   await worker('ping/idle-one');
@@ -211,8 +211,8 @@ test('health through the npm client', async () => {
   });
 });
 
-test('stream through the npm client: each chunk once, until the job has ended', async () => {
-  const { endpoint, worker } = await farQueue();
+test('the npm client’s stream yields each chunk once, until the job has ended', async () => {
+  const { endpoint, worker } = await httpQueue();
   const { id } = await endpoint.run({ input: {} });
   await worker('job-take/w1');
   await worker(`job-stream/w1/${id}?isStream=false`, { output: 'a' });
@@ -236,8 +236,8 @@ test.each([
   ['retry/x', {}],
   ['purge-queue', {}],
   ['health', undefined],
-])('the public side wants Bearer and the key: %s', async (path, body) => {
-  const { request, queue } = await farQueue();
+])('the public API requires Bearer and the key: %s', async (path, body) => {
+  const { request, queue } = await httpQueue();
   for (const wrong of [undefined, 'Bearer other', 'Bearer ', KEY]) {
     expect((await request(wrong, path, body)).status).toBe(401);
   }
@@ -251,8 +251,8 @@ test.each([
   ['job-done/w1/x', {}],
   ['job-stream/w1/x', {}],
   ['ping/w1', undefined],
-])('the workers’ side wants the bare key: %s', async (path, body) => {
-  const { request, queue } = await farQueue();
+])('the workers’ API requires the key alone: %s', async (path, body) => {
+  const { request, queue } = await httpQueue();
   for (const wrong of [undefined, 'other', `Bearer ${KEY}`]) {
     expect((await request(wrong, path, body)).status).toBe(401);
   }
@@ -260,34 +260,34 @@ test.each([
 });
 
 test('a wrong key reaches the npm client as an error with its status', async () => {
-  const { request } = await farQueue();
+  const { request } = await httpQueue();
   const { url } = await request(undefined, 'health');
   const endpoint = createSdk('other', { baseUrl: url.replace('/ep/health', '') }).endpoint('ep')!;
   await expect(endpoint.run({ input: {} })).rejects.toMatchObject({ response: { status: 401 } });
 });
 
 test.each(['{}', '{"input":null}', 'null', '[]', '"text"', 'not JSON', ''])(
-  'no job without input: %s',
+  'a submission without input is refused: %s',
   async (body) => {
-    const { client, queue } = await farQueue();
+    const { client, queue } = await httpQueue();
     expect((await client('run', body)).status).toBe(400);
     expect((await client('runsync', body)).status).toBe(400);
     expect(queue.health().jobs.inQueue).toBe(0);
   },
 );
 
-test('an unknown job is 404 everywhere', async () => {
-  const { client, worker, endpoint } = await farQueue();
+test('every operation answers 404 for an unknown job', async () => {
+  const { client, worker, endpoint } = await httpQueue();
   for (const path of ['status/x', 'status-sync/x', 'stream/x']) expect((await client(path)).status).toBe(404);
   for (const path of ['cancel/x', 'retry/x']) expect((await client(path, {})).status).toBe(404);
   for (const path of ['job-done/w1/x', 'job-stream/w1/x']) expect((await worker(path, {})).status).toBe(404);
   await expect(endpoint.status('x')).rejects.toMatchObject({ response: { status: 404 } });
 });
 
-test('a job that runs too long ends by itself: its worker’s held poll and the callback tell of it', async () => {
-  const { run, worker, client, clock } = nearQueue({ pollTimeout: MINUTE });
-  const calls = fakeHearer(clock, async () => new Response());
-  const id = await run({ webhook: 'http://hears/', policy: { executionTimeout: 6 * SECOND } });
+test('a job that exceeds its executionTimeout ends: its worker’s stop poll and the callback report it', async () => {
+  const { run, worker, client, clock } = memoryQueue({ pollTimeout: MINUTE });
+  const calls = fakeReceiver(clock, async () => new Response());
+  const id = await run({ webhook: 'http://receiver/', policy: { executionTimeout: 6 * SECOND } });
   await worker('job-take/w1');
   const stop = watched(worker('job-stop/w1'));
   await clock.step(6 * SECOND - 1);
@@ -301,8 +301,8 @@ test('a job that runs too long ends by itself: its worker’s held poll and the 
   expect(await (await client(`retry/${id}`, {})).json()).toEqual({ id, status: 'IN_QUEUE' });
 });
 
-test('an expired job is 404, even a running one, which its worker shall stop', async () => {
-  const { run, worker, client, clock } = nearQueue({ pollTimeout: MINUTE });
+test('an expired job is 404; if it was running, its worker is told to stop it', async () => {
+  const { run, worker, client, clock } = memoryQueue({ pollTimeout: MINUTE });
   const id = await run({ policy: { ttl: 10 * SECOND } });
   await worker('job-take/w1');
   const [stop, waiting] = [watched(worker('job-stop/w1')), watched(client(`status-sync/${id}`))];
@@ -319,8 +319,8 @@ test.each([
   ['runsync', MINUTE],
   ['runsync?wait=5000', MINUTE],
   ['runsync?wait=120000', 2 * MINUTE],
-])('the result of %s is kept for its time', async (path, ms) => {
-  const { client, worker, clock } = nearQueue();
+])('the result of %s is kept for its retention time', async (path, ms) => {
+  const { client, worker, clock } = memoryQueue();
   const submitted = client(path, { input: {} });
   await clock.step(0);
   const { id } = await (await worker('job-take/w1')).json();
@@ -332,8 +332,8 @@ test.each([
   expect((await client(`status/${id}`)).status).toBe(404);
 });
 
-test('the job of a worker that died without a word goes to another that waits for one', async () => {
-  const { run, worker, client, clock } = nearQueue({ pollTimeout: 90 * SECOND });
+test('the job of a worker that died silently goes to another worker’s held poll', async () => {
+  const { run, worker, client, clock } = memoryQueue({ pollTimeout: 90 * SECOND });
   const id = await run({ webhook: null });
   await worker('job-take/w1');
   await clock.step(20 * SECOND);
@@ -355,8 +355,8 @@ test.each([
   ['job-stop/w1', undefined],
   ['job-done/w1/ID', { status: 'IN_PROGRESS', output: 1 }],
   ['job-stream/w1/ID', { output: 1 }],
-])('a worker is alive that sends %s', async (path, body) => {
-  const { run, worker, client, clock } = nearQueue();
+])('%s shows that the worker is alive', async (path, body) => {
+  const { run, worker, client, clock } = memoryQueue();
   const id = await run({});
   await worker('job-take/w1');
   for (let n = 0; n < 4; n++) {
@@ -368,10 +368,10 @@ test.each([
   expect((await (await client('health')).json()).workers).toMatchObject({ ready: 1, running: 1 });
 });
 
-test('a report that is sent again, and one of a worker that has the job no more, are accepted and change nothing', async () => {
-  const { run, worker, client, queue, clock } = nearQueue();
-  const calls = fakeHearer(clock, async () => new Response());
-  const id = await run({ webhook: 'http://hears/' });
+test('a repeated report and one from a worker that has lost the job are accepted without effect', async () => {
+  const { run, worker, client, queue, clock } = memoryQueue();
+  const calls = fakeReceiver(clock, async () => new Response());
+  const id = await run({ webhook: 'http://receiver/' });
   await worker('job-take/w1');
   queue.workerLost('w1');
   await worker('job-take/w2');
@@ -381,7 +381,7 @@ test('a report that is sent again, and one of a worker that has the job no more,
   const before = await (await client(`status/${id}`)).json();
   expect(before).toMatchObject({ status: 'COMPLETED', output: 'good' });
   await clock.step(SECOND);
-  expect(clock.asleep()).toBe(1); // the queue itself: the callback was heard
+  expect(clock.sleeping()).toBe(1); // the queue itself: the callback was accepted
   for (const again of [{ output: 'good' }, { output: 'other' }, { error: 'no' }, { status: 'IN_PROGRESS', output: 1 }])
     expect((await worker(`job-done/w2/${id}`, again)).status).toBe(200);
   expect(await (await client(`status/${id}`)).json()).toEqual(before);
@@ -394,16 +394,16 @@ test.each([
   ['ttl', 9999],
   ['ttl', 7 * 24 * 60 * MINUTE + 1],
   ['ttl', null],
-])('RunPod’s limits hold for the policy: %s %j', async (name, value) => {
-  const { client, queue } = nearQueue();
+])('a policy outside RunPod’s limits is refused: %s %j', async (name, value) => {
+  const { client, queue } = memoryQueue();
   for (const path of ['run', 'runsync'])
     expect((await client(path, { input: {}, policy: { [name]: value } })).status).toBe(400);
   expect(queue.health().jobs.inQueue).toBe(0);
 });
 
-test('bodies have their largest sizes', async () => {
-  const { client, worker, run, queue } = nearQueue();
-  /** so many bytes; é has two of them */
+test('bodies above RunPod’s maximum sizes are refused', async () => {
+  const { client, worker, run, queue } = memoryQueue();
+  /** @param bytes of the whole; é has two */
   const sized = (bytes: number, field: string, more: object = {}) => {
     const text = bytes > MB + 1 ? '' : 'é';
     const rest = bytes - Buffer.byteLength(JSON.stringify({ ...more, [field]: text }));
@@ -430,14 +430,14 @@ test('bodies have their largest sizes', async () => {
   expect(String(queue.find(syncId)!.output).length).toBeGreaterThan(9 * MB);
 });
 
-test('a closed queue lets everyone go', async () => {
-  const { run, client, worker, queue, clock, close } = nearQueue({ pollTimeout: MINUTE });
-  const calls = fakeHearer(clock, async (call, signal) => {
+test('closing the queue ends held requests and callbacks', async () => {
+  const { run, client, worker, queue, clock, close } = memoryQueue({ pollTimeout: MINUTE });
+  const calls = fakeReceiver(clock, async (call, signal) => {
     if (call === 1) return new Response(null, { status: 500 });
     return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
   });
   for (let n = 0; n < 2; n++) {
-    const id = await run({ webhook: 'http://hears-not/' });
+    const id = await run({ webhook: 'http://receiver/' });
     await worker('job-take/w1');
     await worker(`job-done/w1/${id}`, {}); // one callback will wait for its second try, the other for its answer
   }
@@ -453,14 +453,14 @@ test('a closed queue lets everyone go', async () => {
     [204, undefined],
   ]);
   expect(waiting.answer).toMatchObject([200, { status: 'IN_PROGRESS' }]);
-  expect(clock.asleep()).toBe(0);
+  expect(clock.sleeping()).toBe(0);
   await clock.step(60 * MINUTE);
   expect(calls).toHaveLength(2);
   expect(queue.find(running)!.status).toBe('IN_PROGRESS');
 });
 
-test('a held job-take-batch answers as soon as a job comes', async () => {
-  const { run, worker, clock } = nearQueue();
+test('a held job-take-batch answers as soon as a job is submitted', async () => {
+  const { run, worker, clock } = memoryQueue();
   const taking = watched(worker('job-take-batch/w1?batch_size=3'));
   await clock.step(SECOND);
   const id = await run({});
@@ -468,8 +468,8 @@ test('a held job-take-batch answers as soon as a job comes', async () => {
   expect(taking.answer).toEqual([200, [{ id, input: {} }]]);
 });
 
-test('a held job-take answers as soon as a job comes', async () => {
-  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+test('a held job-take answers as soon as a job is submitted', async () => {
+  const { endpoint, worker, queue } = await httpQueue({ pollTimeout: 60 * SECOND });
   const change = vi.spyOn(queue, 'waitForChange'); // called when there is nothing to take
   const taking = worker('job-take/w1');
   await soon(() => expect(change).toHaveBeenCalled());
@@ -478,12 +478,12 @@ test('a held job-take answers as soon as a job comes', async () => {
 });
 
 test.each(['job-take/w1', 'job-take-batch/w1?batch_size=2', 'job-stop/w1'])(
-  '%s answers 204 after the hold',
+  '%s answers 204 after the poll timeout',
   async (path) => {
-    const { worker, clock, queue } = nearQueue({ pollTimeout: 8 * SECOND });
+    const { worker, clock, queue } = memoryQueue({ pollTimeout: 8 * SECOND });
     const poll = watched(worker(path));
     await clock.step(5 * SECOND);
-    queue.cancel(queue.submit({ input: {} })); // news, but nothing for this poll, and the hold doesn’t begin anew
+    queue.cancel(queue.submit({ input: {} })); // a change without effect on this poll: its timeout goes on
     await clock.step(3 * SECOND - 1);
     expect(poll.answer).toBeUndefined();
     await clock.step(1);
@@ -492,7 +492,7 @@ test.each(['job-take/w1', 'job-take-batch/w1?batch_size=2', 'job-stop/w1'])(
 );
 
 test('job-take-batch gives a list of at most batch_size, oldest first', async () => {
-  const { worker, queue } = await farQueue();
+  const { worker, queue } = await httpQueue();
   const jobs = [1, 2, 3, 4].map((input) => queue.submit({ input }));
   const inputs = async (path: string) => {
     const taken = await (await worker(path)).json();
@@ -505,7 +505,7 @@ test('job-take-batch gives a list of at most batch_size, oldest first', async ()
 });
 
 test('a held job-stop answers when a job of this worker is cancelled, and to no other worker', async () => {
-  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+  const { endpoint, worker, queue } = await httpQueue({ pollTimeout: 60 * SECOND });
   const { id } = await endpoint.run({ input: {} });
   await worker('job-take/w1');
   const change = vi.spyOn(queue, 'waitForChange');
@@ -519,8 +519,8 @@ test('a held job-stop answers when a job of this worker is cancelled, and to no 
   expect(await other).toBe('still held');
 });
 
-test('a worker whose connection is gone does not swallow a job', async () => {
-  const { endpoint, worker, server, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+test('a worker that has disconnected receives no job', async () => {
+  const { endpoint, worker, server, queue } = await httpQueue({ pollTimeout: 60 * SECOND });
   const change = vi.spyOn(queue, 'waitForChange');
   const connected = once(server, 'connection') as Promise<[Socket]>;
   const gone = new AbortController();
@@ -538,8 +538,8 @@ test('a worker whose connection is gone does not swallow a job', async () => {
   expect(await endpoint.status(id)).toMatchObject({ status: 'IN_PROGRESS', workerId: 'w2' });
 });
 
-test('of two held polls one gets the job, the other stays', async () => {
-  const { endpoint, worker, queue } = await farQueue({ pollTimeout: 60 * SECOND });
+test('of two held polls one gets the job and the other stays held', async () => {
+  const { endpoint, worker, queue } = await httpQueue({ pollTimeout: 60 * SECOND });
   const change = vi.spyOn(queue, 'waitForChange');
   const polls = [worker('job-take/w1'), worker('job-take/w2')];
   await soon(() => expect(change).toHaveBeenCalledTimes(2));
@@ -550,9 +550,9 @@ test('of two held polls one gets the job, the other stays', async () => {
   expect(await (await loser!).json()).toEqual({ id: second.id, input: 2 });
 });
 
-test('the webhook hears of a completed job, with what RunPod sends', async () => {
+test('the callback of a completed job has RunPod’s fields', async () => {
   const { url, calls } = await webhookServer((_, response) => response.end());
-  const { endpoint, worker, clock } = await farQueue();
+  const { endpoint, worker, clock } = await httpQueue();
   const { id } = await endpoint.run({ input: { task: 7 }, webhook: url });
   await clock.step(40);
   await worker('job-take/w1');
@@ -567,9 +567,9 @@ test('the webhook hears of a completed job, with what RunPod sends', async () =>
   });
 });
 
-test('the webhook hears of a failed job', async () => {
+test('a failed job has a callback', async () => {
   const { url, calls } = await webhookServer((_, response) => response.end());
-  const { endpoint, worker } = await farQueue();
+  const { endpoint, worker } = await httpQueue();
   const { id } = await endpoint.run({ input: {}, webhook: url });
   await worker('job-take/w1');
   await worker(`job-done/w1/${id}`, { error: 'boom' });
@@ -585,7 +585,7 @@ test('a callback is sent again, byte for byte, until it is answered 200', async 
     else if (call === 2) response.destroy();
     else response.end();
   });
-  const { endpoint, worker, clock } = await farQueue({ log: (line) => lines.push(line) });
+  const { endpoint, worker, clock } = await httpQueue({ log: (line) => lines.push(line) });
   const { id } = await endpoint.run({ input: {}, webhook: url });
   await worker('job-take/w1');
   await worker(`job-done/w1/${id}`, { output: 1 });
@@ -599,43 +599,43 @@ test('a callback is sent again, byte for byte, until it is answered 200', async 
 });
 
 test.each([
-  ['heard at once', [200], [0]],
-  ['heard at last', [500, 204, 200], [0, 10, 20]],
-  ['never heard', [500], [0, 10, 20]],
+  ['accepted at once', [200], [0]],
+  ['accepted at the third attempt', [500, 204, 200], [0, 10, 20]],
+  ['never accepted', [500], [0, 10, 20]],
   ['never answered', ['nothing'], [0, 40, 80]],
-])('a callback %s is sent when RunPod would', async (_, answers, seconds) => {
+])('a callback that is %s is sent at RunPod’s intervals', async (_, answers, seconds) => {
   const lines: string[] = [];
-  const { run, worker, clock } = nearQueue({ log: (line) => lines.push(line) });
-  const calls = fakeHearer(clock, async (call, signal) => {
+  const { run, worker, clock } = memoryQueue({ log: (line) => lines.push(line) });
+  const calls = fakeReceiver(clock, async (call, signal) => {
     const answer = answers[Math.min(call, answers.length) - 1]!;
     if (typeof answer === 'number') return new Response(null, { status: answer });
     return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
   });
-  const id = await run({ webhook: 'http://hears/' });
+  const id = await run({ webhook: 'http://receiver/' });
   await worker('job-take/w1');
   await worker(`job-done/w1/${id}`, { output: 1 });
   await clock.step(10 * MINUTE);
   expect(calls.map(({ at }) => (at - 5000) / SECOND)).toEqual(seconds);
-  const unheard = answers.at(-1) === 200 ? answers.length - 1 : 3;
+  const rejected = answers.at(-1) === 200 ? answers.length - 1 : 3;
   expect(lines).toEqual(
-    Array.from({ length: unheard }, (_, n) => `callback for job ${id} was not heard (attempt ${n + 1} of 3)`),
+    Array.from({ length: rejected }, (_, n) => `callback for job ${id} was not accepted (attempt ${n + 1} of 3)`),
   );
 });
 
-test('what was cancelled is not announced', async () => {
-  const { run, worker, client, clock } = nearQueue();
-  const calls = fakeHearer(clock, async () => new Response());
-  const running = await run({ webhook: 'http://hears/' });
+test('a cancelled job has no callback', async () => {
+  const { run, worker, client, clock } = memoryQueue();
+  const calls = fakeReceiver(clock, async () => new Response());
+  const running = await run({ webhook: 'http://receiver/' });
   await worker('job-take/w1');
-  const waiting = await run({ webhook: 'http://hears/' });
-  await run({ webhook: 'http://hears/' });
+  const waiting = await run({ webhook: 'http://receiver/' });
+  await run({ webhook: 'http://receiver/' });
   for (const id of [running, waiting]) await client(`cancel/${id}`, {});
   expect(await (await client('purge-queue', {})).json()).toEqual({ removed: 1, status: 'completed' });
   await clock.step(MINUTE);
   expect(calls).toEqual([]);
 });
 
-test('a report that is no JSON object is refused for good, and the job goes on', async () => {
+test('a report that is not a JSON object is refused, and the job goes on', async () => {
   const { app, queue } = queueServer({ apiKey: KEY });
   const job = queue.submit({ input: {} });
   queue.take('w1', 1);

@@ -1,24 +1,24 @@
 import { expect, test, vi } from 'vitest';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import { steppedClock } from './clock.ts';
-import { createQueue, type QueuedJob, stopsOf, WORK } from './runpod-queue.ts';
+import { NEW_WORK, type QueuedJob, RunPodQueue, stopTopic } from './runpod-queue.ts';
 
-/** A queue whose clock stands still until it is stepped; the first worker has been heard of. */
+/** A queue on a stepped clock, which knows worker w1. */
 function steppedQueue() {
   const clock = steppedClock(1_000_000);
   const ended: QueuedJob[] = [];
-  const queue = createQueue({ clock, onEnd: (job) => ended.push({ ...job }) });
-  queue.heard('w1');
+  const queue = new RunPodQueue({ clock, onEnd: (job) => ended.push({ ...job }) });
+  queue.touchWorker('w1');
   return {
     queue,
     clock,
     ended,
-    /** Lets time pass; the workers named are heard of every 10 seconds, and at the end. */
+    /** Lets time pass. The workers named show that they are alive every 10 seconds, and at the end. */
     async step(ms: number, ...alive: string[]) {
       const pause = alive.length > 0 ? 10 * SECOND : ms;
       for (let left = ms; left > 0; left -= pause) {
         await clock.step(Math.min(left, pause));
-        for (const worker of alive) queue.heard(worker);
+        for (const worker of alive) queue.touchWorker(worker);
       }
     },
     /** A job that w1 has taken. */
@@ -30,7 +30,7 @@ function steppedQueue() {
   };
 }
 
-test('a submitted job waits in the queue under an id of its own', () => {
+test('a submitted job is queued under a unique id', () => {
   const { queue } = steppedQueue();
   const first = queue.submit({ input: { n: 1 } });
   const second = queue.submit({ input: { n: 1 } });
@@ -40,7 +40,7 @@ test('a submitted job waits in the queue under an id of its own', () => {
   expect(queue.find('other')).toBeUndefined();
 });
 
-test('jobs are taken oldest first, each once, at most as many as asked for', async () => {
+test('jobs are taken oldest first, each once, at most `count` at a time', async () => {
   const { queue, step } = steppedQueue();
   const [a, b, c] = [1, 2, 3].map((input) => queue.submit({ input }));
   await step(SECOND, 'w1');
@@ -51,7 +51,7 @@ test('jobs are taken oldest first, each once, at most as many as asked for', asy
   expect(c).toMatchObject({ workerId: 'w2' });
 });
 
-test('progress shows as output while the job runs; the latest wins', () => {
+test('the latest progress is the output of a running job', () => {
   const { queue, running } = steppedQueue();
   const job = running();
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: { step: 1 } });
@@ -69,7 +69,7 @@ test('a report without error completes the job', async () => {
   expect(ended).toEqual([job]);
 });
 
-test('a completed job without output has null, not its last progress', () => {
+test('a completed job without output has null instead of its last progress', () => {
   const { queue, running } = steppedQueue();
   const job = running();
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: { step: 1 } });
@@ -77,7 +77,7 @@ test('a completed job without output has null, not its last progress', () => {
   expect(job).toMatchObject({ status: 'COMPLETED', output: null });
 });
 
-test('a report with an error fails the job, and its progress is gone', () => {
+test('a report with an error fails the job and removes its progress', () => {
   const { queue, running, ended } = steppedQueue();
   const job = running();
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: { step: 1 } });
@@ -94,24 +94,24 @@ test('nothing changes a job that has ended', async () => {
   const before = structuredClone(job);
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: 2 });
   queue.report(job, 'w1', { error: 'late' });
-  queue.chunk(job, 'w1', 'late');
+  queue.addChunk(job, 'w1', 'late');
   queue.cancel(job);
   queue.purge();
   await step(11 * MINUTE); // more than its executionTimeout
   expect(job).toEqual(before);
   expect(ended).toHaveLength(1);
   expect(queue.take('w2', 9)).toEqual([]);
-  expect(queue.stops('w1')).toEqual([]);
+  expect(queue.takeStops('w1')).toEqual([]);
 });
 
-test('a cancelled job that waited is never taken, and no worker is told', () => {
+test('a job cancelled in the queue is never taken, and no worker has to stop it', () => {
   const { queue, ended } = steppedQueue();
   const job = queue.submit({ input: {} });
   queue.cancel(job);
   expect(job.status).toBe('CANCELLED');
   expect(ended).toEqual([job]);
   expect(queue.take('w1', 9)).toEqual([]);
-  expect(queue.stops('w1')).toEqual([]);
+  expect(queue.takeStops('w1')).toEqual([]);
 });
 
 test('cancelling a running job tells its worker to stop, once', () => {
@@ -122,29 +122,29 @@ test('cancelling a running job tells its worker to stop, once', () => {
   queue.cancel(job);
   expect(job.status).toBe('CANCELLED');
   expect(job).not.toHaveProperty('output');
-  expect(queue.stops('w2')).toEqual([]);
-  expect(queue.stops('w1')).toEqual([job.id]);
-  expect(queue.stops('w1')).toEqual([]);
+  expect(queue.takeStops('w2')).toEqual([]);
+  expect(queue.takeStops('w1')).toEqual([job.id]);
+  expect(queue.takeStops('w1')).toEqual([]);
   queue.report(job, 'w1', { output: 'too late' });
   expect(job.status).toBe('CANCELLED');
   expect(other.status).toBe('IN_PROGRESS');
 });
 
-test('purge cancels what waits and leaves what runs', () => {
+test('purge cancels queued jobs and leaves running ones', () => {
   const { queue, running } = steppedQueue();
   const first = running();
   const waiting = [queue.submit({ input: 1 }), queue.submit({ input: 2 })];
   expect(queue.purge()).toBe(2);
   expect(waiting.map(({ status }) => status)).toEqual(['CANCELLED', 'CANCELLED']);
   expect(first.status).toBe('IN_PROGRESS');
-  expect(queue.stops('w1')).toEqual([]);
+  expect(queue.takeStops('w1')).toEqual([]);
   expect(queue.purge()).toBe(0);
 });
 
-test('retry puts a failed job back under its id and wipes its outcome', () => {
+test('retry queues a failed job under the same id, without its outcome', () => {
   const { queue, running } = steppedQueue();
   const job = running();
-  queue.chunk(job, 'w1', 'part');
+  queue.addChunk(job, 'w1', 'part');
   queue.report(job, 'w1', { error: 'boom' });
   expect(queue.retry(job)).toBe(true);
   expect(job).toMatchObject({ status: 'IN_QUEUE', retries: 1, stream: [] });
@@ -154,7 +154,7 @@ test('retry puts a failed job back under its id and wipes its outcome', () => {
   expect(job).toMatchObject({ status: 'COMPLETED', output: 'better' });
 });
 
-test('only what failed or timed out can be tried again', () => {
+test('only a failed or timed-out job can be retried', () => {
   const { queue, running } = steppedQueue();
   const job = queue.submit({ input: {} });
   expect(queue.retry(job)).toBe(false);
@@ -168,7 +168,7 @@ test('only what failed or timed out can be tried again', () => {
   expect(queue.health().jobs.retried).toBe(0);
 });
 
-test('a job that runs longer than its executionTimeout times out, and its worker is told', async () => {
+test('a job that exceeds its executionTimeout times out, and its worker is told to stop it', async () => {
   const { queue, running, step, ended } = steppedQueue();
   const job = running({ executionTimeout: 5 * SECOND });
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: 1 });
@@ -178,10 +178,10 @@ test('a job that runs longer than its executionTimeout times out, and its worker
   expect(job).toMatchObject({ status: 'TIMED_OUT', ended: 1_005_000 });
   expect(job).not.toHaveProperty('output');
   expect(ended).toEqual([job]);
-  expect(queue.stops('w1')).toEqual([job.id]);
+  expect(queue.takeStops('w1')).toEqual([job.id]);
 });
 
-test('executionTimeout counts from the taking, 10 minutes unless said', async () => {
+test('executionTimeout counts from the start and defaults to 10 minutes', async () => {
   const { queue, step } = steppedQueue();
   const job = queue.submit({ input: {} });
   await step(2 * HOUR);
@@ -193,19 +193,19 @@ test('executionTimeout counts from the taking, 10 minutes unless said', async ()
   expect(job.status).toBe('TIMED_OUT');
 });
 
-test('a timed out job tried again by the same worker is not stopped for its first try', async () => {
+test('a timed-out job retried by the same worker is not stopped for its first attempt', async () => {
   const { queue, running, step } = steppedQueue();
   const job = running({ executionTimeout: 5 * SECOND });
   await step(6 * SECOND, 'w1');
   expect(queue.retry(job)).toBe(true);
   expect(queue.take('w1', 1)).toEqual([job]);
-  expect(queue.stops('w1')).toEqual([]);
+  expect(queue.takeStops('w1')).toEqual([]);
   await step(5 * SECOND - 1, 'w1');
-  expect(job.status).toBe('IN_PROGRESS'); // the second try has its own time
+  expect(job.status).toBe('IN_PROGRESS'); // the second attempt has its own timeout
 });
 
 test.each(['IN_QUEUE', 'IN_PROGRESS', 'COMPLETED'] as const)(
-  'ttl after submission a job is forgotten: %s',
+  'a job is deleted when its ttl has passed since submission: %s',
   async (status) => {
     const { queue, step, ended } = steppedQueue();
     const job = queue.submit({ input: {}, policy: { ttl: 20 * SECOND } });
@@ -216,13 +216,13 @@ test.each(['IN_QUEUE', 'IN_PROGRESS', 'COMPLETED'] as const)(
     expect(queue.find(job.id)).toBe(job);
     await step(1, 'w1');
     expect(queue.find(job.id)).toBeUndefined();
-    expect(queue.stops('w1')).toEqual(status === 'IN_PROGRESS' ? [job.id] : []);
+    expect(queue.takeStops('w1')).toEqual(status === 'IN_PROGRESS' ? [job.id] : []);
     expect(queue.take('w1', 1)).toEqual([]);
     expect(ended).toHaveLength(status === 'COMPLETED' ? 1 : 0);
   },
 );
 
-test('ttl is 24 hours unless said', async () => {
+test('ttl defaults to 24 hours', async () => {
   const { queue, step } = steppedQueue();
   const { id } = queue.submit({ input: {} });
   await step(24 * HOUR - 1);
@@ -232,7 +232,7 @@ test('ttl is 24 hours unless said', async () => {
 });
 
 test.each(['COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT'] as const)(
-  '30 minutes after its end a job is forgotten: %s',
+  'a job is deleted 30 minutes after its end: %s',
   async (status) => {
     const { queue, running, step } = steppedQueue();
     const job = running({ executionTimeout: 5 * SECOND });
@@ -253,7 +253,7 @@ test('the job of a silent worker goes back into the queue, before younger ones',
   const job = running();
   const younger = queue.submit({ input: {} });
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: 1 });
-  queue.chunk(job, 'w1', 'part');
+  queue.addChunk(job, 'w1', 'part');
   await step(30 * SECOND - 1);
   expect(job.status).toBe('IN_PROGRESS');
   await step(1);
@@ -263,14 +263,14 @@ test('the job of a silent worker goes back into the queue, before younger ones',
   expect(ended).toEqual([]);
 });
 
-test('a worker that is heard of keeps its job', async () => {
+test('a worker that shows that it is alive keeps its job', async () => {
   const { running, step } = steppedQueue();
   const job = running();
   for (let i = 0; i < 10; i++) await step(20 * SECOND, 'w1');
   expect(job).toMatchObject({ status: 'IN_PROGRESS', workerId: 'w1' });
 });
 
-test('the job of a worker that is known to be gone goes back at once', () => {
+test('the job of a lost worker goes back into the queue at once', () => {
   const { queue, running } = steppedQueue();
   const job = running();
   queue.workerLost('another');
@@ -281,19 +281,19 @@ test('the job of a worker that is known to be gone goes back at once', () => {
   expect(queue.take('w2', 1)).toEqual([job]);
 });
 
-test('a late report of the silent worker is ignored, whether the job waits or another has it', async () => {
+test('a late report of a silent worker is ignored, whether the job is queued or another worker runs it', async () => {
   const { queue, running, step } = steppedQueue();
   const job = running();
   await step(31 * SECOND);
   queue.report(job, 'w1', { output: 'late' });
   expect(job.status).toBe('IN_QUEUE');
 
-  queue.heard('w2');
+  queue.touchWorker('w2');
   queue.take('w2', 1);
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: 'late' });
   queue.report(job, 'w1', { output: 'late' });
   queue.report(job, 'w1', { error: 'late' });
-  queue.chunk(job, 'w1', 'late');
+  queue.addChunk(job, 'w1', 'late');
   expect(job).toMatchObject({ status: 'IN_PROGRESS', workerId: 'w2', stream: [] });
   expect(job).not.toHaveProperty('output');
 
@@ -301,7 +301,7 @@ test('a late report of the silent worker is ignored, whether the job waits or an
   expect(job).toMatchObject({ status: 'COMPLETED', output: 'good' });
 });
 
-test('health counts jobs by state and workers by what they do', async () => {
+test('health counts jobs by status and workers by activity', async () => {
   const { queue, running, step } = steppedQueue();
   queue.report(running(), 'w1', {});
   queue.report(running(), 'w1', {});
@@ -314,54 +314,54 @@ test('health counts jobs by state and workers by what they do', async () => {
   queue.submit({ input: {} });
   queue.submit({ input: {} });
   queue.submit({ input: {} });
-  queue.heard('w2');
-  queue.heard('w3');
+  queue.touchWorker('w2');
+  queue.touchWorker('w3');
   expect(queue.health()).toEqual({
     jobs: { completed: 2, failed: 1, inProgress: 2, inQueue: 3, retried: 1 },
     workers: { idle: 2, initializing: 0, ready: 3, running: 1, throttled: 0 },
   });
 
-  await step(31 * SECOND, 'w2'); // w1 and w3 are silent: what w1 had waits again
+  await step(31 * SECOND, 'w2'); // w1 and w3 are silent: the jobs of w1 are queued again
   expect(queue.health()).toMatchObject({
     jobs: { inProgress: 0, inQueue: 5 },
     workers: { idle: 1, ready: 1, running: 0 },
   });
 });
 
-test('a worker that was silent for long is forgotten when a new one comes', async () => {
+test('a worker that was silent for ten timeouts is removed when a new one appears', async () => {
   const { queue, clock, running } = steppedQueue();
   const job = running();
-  queue.cancel(job); // w1 has yet to be told
+  queue.cancel(job); // w1 does not know yet
   await clock.step(300 * SECOND);
-  queue.heard('w2');
-  expect(queue.stops('w1')).toEqual([job.id]);
-  queue.heard('w1');
+  queue.touchWorker('w2');
+  expect(queue.takeStops('w1')).toEqual([job.id]);
+  queue.touchWorker('w1');
   queue.cancel(running());
   await clock.step(300 * SECOND + 1);
-  queue.heard('w3');
-  expect(queue.stops('w1')).toEqual([]);
+  queue.touchWorker('w3');
+  expect(queue.takeStops('w1')).toEqual([]);
 });
 
-test('whoever waits for a change hears of it, and of nothing else', async () => {
+test('waitForChange resolves at a change, and not without one', async () => {
   const { queue, clock } = steppedQueue();
-  const heard = vi.fn();
-  const change = queue.waitForChange(HOUR).then(heard);
-  queue.heard('w1');
+  const changed = vi.fn();
+  const change = queue.waitForChange(HOUR).then(changed);
+  queue.touchWorker('w1');
   queue.take('w1', 1); // there is nothing to take
-  queue.sweep();
+  queue.applyTimeouts();
   await clock.step(1);
-  expect(heard).not.toHaveBeenCalled();
+  expect(changed).not.toHaveBeenCalled();
   queue.submit({ input: {} });
   await change;
-  expect(heard).toHaveBeenCalledOnce();
+  expect(changed).toHaveBeenCalledOnce();
 });
 
-test('whoever waits for one topic hears of that alone', async () => {
+test('waitForChange of a topic resolves at that topic’s changes only', async () => {
   const { queue, clock, running } = steppedQueue();
   const job = running();
   const other = running();
   const news: string[] = [];
-  for (const topic of [WORK, job.id, stopsOf('w1'), stopsOf('w2')])
+  for (const topic of [NEW_WORK, job.id, stopTopic('w1'), stopTopic('w2')])
     void queue.waitForChange(HOUR, undefined, topic).then(() => news.push(topic));
   await clock.step(1);
   queue.report(other, 'w1', {});
@@ -369,13 +369,13 @@ test('whoever waits for one topic hears of that alone', async () => {
   expect(news).toEqual([]);
   queue.cancel(job);
   await clock.step(1);
-  expect(news.splice(0).sort()).toEqual([job.id, stopsOf('w1')].sort());
+  expect(news.splice(0).sort()).toEqual([job.id, stopTopic('w1')].sort());
   queue.submit({ input: {} });
   await clock.step(1);
-  expect(news).toEqual([WORK]);
+  expect(news).toEqual([NEW_WORK]);
 });
 
-test('waiting for a change ends with its time, its signal or the queue', async () => {
+test('waitForChange ends with its timeout, its signal or the queue', async () => {
   const { queue, clock } = steppedQueue();
   const ended = vi.fn();
   void queue.waitForChange(MINUTE).then(ended);
@@ -394,14 +394,14 @@ test('waiting for a change ends with its time, its signal or the queue', async (
   queue.close();
   await untilClosed;
   await queue.waitForChange(HOUR);
-  expect(clock.asleep()).toBe(0);
+  expect(clock.sleeping()).toBe(0);
 });
 
-test('what falls due happens at its moment, whatever the size of the step', async () => {
+test('timeouts happen on time, whatever the size of the clock’s step', async () => {
   const { queue, clock, running, ended } = steppedQueue();
   const [a, b] = [running({ executionTimeout: 7 * SECOND }), running({ executionTimeout: 6 * SECOND })];
   const c = queue.submit({ input: {}, policy: { ttl: 6500 } });
-  queue.heard('w1');
+  queue.touchWorker('w1');
   await clock.step(HOUR);
   expect(ended.map(({ id, ended }) => [id, ended])).toEqual([
     [b.id, 1_006_000],
@@ -410,7 +410,7 @@ test('what falls due happens at its moment, whatever the size of the step', asyn
   for (const { id } of [a, b, c]) expect(queue.find(id)).toBeUndefined();
 });
 
-test('a job of /runsync is kept for a minute, or as long as was asked', async () => {
+test('a job of /runsync is kept for a minute, or for the requested retention', async () => {
   const { queue, clock } = steppedQueue();
   const short = queue.submit({ input: {}, sync: true });
   const long = queue.submit({ input: {}, sync: true, retention: 5 * MINUTE });
@@ -426,16 +426,16 @@ test('a job of /runsync is kept for a minute, or as long as was asked', async ()
   expect(queue.find(long.id)).toBeUndefined();
 });
 
-test('a closed queue lets no more time pass', async () => {
+test('a closed queue applies no timeouts', async () => {
   const { queue, clock, running } = steppedQueue();
   const job = running();
   queue.close();
-  expect(clock.asleep()).toBe(0);
+  expect(clock.sleeping()).toBe(0);
   await clock.step(HOUR);
   expect(job.status).toBe('IN_PROGRESS');
 });
 
-test('the oldest is first however jobs come back, and what is gone is not handed out', async () => {
+test('requeued jobs keep their order, and deleted ones are not taken', async () => {
   const { queue, clock } = steppedQueue();
   const jobs = Array.from({ length: 60 }, (_, n) =>
     queue.submit({ input: n, policy: { ttl: n % 7 === 0 ? 20 * SECOND : HOUR } }),
@@ -445,19 +445,19 @@ test('the oldest is first however jobs come back, and what is gone is not handed
   for (const job of jobs.slice(30, 45)) queue.report(job, 'w3', { error: 'boom' });
   for (const job of jobs.slice(30, 45)) expect(queue.retry(job)).toBe(true);
   for (const n of [16, 33, 50]) queue.cancel(jobs[n]!);
-  await clock.step(20 * SECOND); // the sevenths are gone
+  await clock.step(20 * SECOND); // every seventh has been deleted
   const expected = jobs.map((_, n) => n).filter((n) => n >= 15 && n % 7 !== 0 && ![16, 33, 50].includes(n));
   expect(queue.health().jobs.inQueue).toBe(expected.length);
   expect(queue.take('w4', 100).map(({ input }) => input)).toEqual(expected);
 });
 
-test('neither waiting nor ended jobs nor past waits slow the next jobs down', async () => {
+test('the time per job does not grow with queued jobs, ended jobs or past waits', async () => {
   const { queue } = steppedQueue();
   const finish = (count: number) => {
     const start = process.cpuUsage();
     for (let n = 0; n < count; n++) {
       queue.submit({ input: {} });
-      queue.sweep();
+      queue.applyTimeouts();
       queue.report(queue.take('w1', 1)[0]!, 'w1', {});
       queue.health();
     }
@@ -466,6 +466,6 @@ test('neither waiting nor ended jobs nor past waits slow the next jobs down', as
   for (let n = 0; n < 10_000; n++) queue.submit({ input: {} });
   for (let n = 0; n < 10_000; n++) await queue.waitForChange(0);
   finish(10_000);
-  expect(finish(2000)).toBeLessThan(200); // microseconds; a look at all of them takes some hundred at each step
+  expect(finish(2000)).toBeLessThan(200); // microseconds; a loop over all jobs would take several hundred
   expect(queue.health().jobs).toMatchObject({ completed: 12_000, inQueue: 10_000 });
 });

@@ -1,52 +1,53 @@
 /**
- * RunPod's queue on this machine: its jobs, their states and transitions. `queue-server.ts` puts HTTP in front of it.
+ * RunPod's job queue in memory. `runpod-queue-server.ts` is its HTTP side.
  *
- *   IN_QUEUE ──take──▶ IN_PROGRESS ──done──▶ COMPLETED | FAILED
+ *   IN_QUEUE ──take──▶ IN_PROGRESS ──report──▶ COMPLETED | FAILED
  *      │  ▲                │ │ └──executionTimeout──▶ TIMED_OUT
  *      │  └─worker silent──┘ └──cancel──▶ CANCELLED
  *      └──cancel, purge──▶ CANCELLED
  *   FAILED | TIMED_OUT ──retry──▶ IN_QUEUE
  *
- * A job is forgotten when its ttl has passed since submission, or 30 minutes after it ended (1 minute, if it came by /runsync).
- * What the passing of time does happens by itself, at its moment: each job is on an agenda under the time when something may fall due
- * for it, and the queue sleeps until the first of those. Nothing here looks at all jobs, so thousands of ended ones cost nothing.
+ * A job is deleted when its ttl has passed since submission, or 30 minutes after its end (1 minute if it came by /runsync).
+ * Timeouts happen on time by themselves: the queue sleeps until the next one is due.
  */
 import { randomUUID } from 'node:crypto';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
-import { type Clock, createAgenda, realClock } from './clock.ts';
+import { type Clock, PriorityQueue, realClock } from './clock.ts';
 
 export type JobStatus = 'IN_QUEUE' | 'IN_PROGRESS' | 'COMPLETED' | 'FAILED' | 'CANCELLED' | 'TIMED_OUT';
 
+/** Times are milliseconds by the queue's clock. */
 export interface QueuedJob {
   id: string;
   /** the number of its submission; the least is taken first */
   order: number;
   input: unknown;
   status: JobStatus;
-  /** milliseconds, by the queue's clock */
   created: number;
   started?: number;
   ended?: number;
   workerId?: string;
+  /** the last progress while the job runs, its output afterwards */
   output?: unknown;
   error?: string;
+  /** chunks that no client has fetched yet */
   stream: unknown[];
   retries: number;
   webhook?: string | undefined;
   /** whether it came by /runsync */
   sync: boolean;
-  /** milliseconds: of running, of existing, and of being kept after the end */
+  /** maximum durations: of running, from submission to deletion, from the end to deletion */
   executionTimeout: number;
   ttl: number;
   retention: number;
 }
 
 export interface QueueOptions {
-  /** a job whose worker has not been heard of for so long goes back into the queue; milliseconds */
+  /** a job goes back into the queue when its worker has been silent for so long; milliseconds, default 30 s */
   workerTimeout?: number;
-  /** for everything that takes time; the real one unless given */
+  /** default: real time */
   clock?: Clock;
-  /** for a real clock that runs ahead; what falls due then is seen at the next request */
+  /** of a real clock that runs ahead; timeouts then happen at the next request */
   now?: () => number;
   /** called when a job has ended */
   onEnd?: (job: QueuedJob) => void;
@@ -55,309 +56,316 @@ export interface QueueOptions {
 export interface Submission {
   input: unknown;
   webhook?: string | null | undefined;
-  /** RunPod's lowPriority is not here: it keeps RunPod from starting workers for a job, and here nothing starts workers. */
+  /** milliseconds. RunPod's lowPriority is missing: it keeps RunPod from starting workers, and nothing here starts workers. */
   policy?: { executionTimeout?: number | undefined; ttl?: number | undefined } | null | undefined;
   sync?: boolean;
-  /** how long it is kept after its end; milliseconds, 30 minutes unless given, or 1 minute for a `sync` one */
+  /** milliseconds; default 30 minutes, or 1 minute for a `sync` job */
   retention?: number;
 }
 
-/** What `change` can wait for besides a job's own news (its id): work for any worker, a word for one worker, or anything. */
-export const WORK = 'work';
-export const stopsOf = (workerId: string) => `stops of ${workerId}`;
+/** Topics of `waitForChange`, besides a job's id: a job to take, a job that this worker shall stop, any change at all. */
+export const NEW_WORK = 'new work';
+export const stopTopic = (workerId: string) => `stop at ${workerId}`;
 const ANYTHING = 'anything';
 
-interface Worker {
-  /** when; milliseconds */
-  heard: number;
+interface QueueWorker {
+  lastSeen: number;
   jobs: Set<QueuedJob>;
-  /** ids of jobs that it shall stop */
+  /** ids of jobs that it shall stop and has not been told of */
   stops: Set<string>;
 }
 
-export type Queue = ReturnType<typeof createQueue>;
+export class RunPodQueue {
+  readonly #workerTimeout: number;
+  readonly #clock: Clock;
+  readonly #onEnd: ((job: QueuedJob) => void) | undefined;
 
-export function createQueue({ workerTimeout = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
-  const jobs = new Map<string, QueuedJob>();
-  const counts = { IN_QUEUE: 0, IN_PROGRESS: 0, COMPLETED: 0, FAILED: 0, CANCELLED: 0, TIMED_OUT: 0 }; // of `jobs`
-  const line = createAgenda<QueuedJob>(); // the waiting ones, and some that no longer wait
-  const workers = new Map<string, Worker>();
-  const waiting = new Map<string, Set<() => void>>(); // whoever waits, by what for
-  let submitted = 0;
-  let retried = 0;
-  let isClosed = false;
+  readonly #jobs = new Map<string, QueuedJob>();
+  readonly #counts = { IN_QUEUE: 0, IN_PROGRESS: 0, COMPLETED: 0, FAILED: 0, CANCELLED: 0, TIMED_OUT: 0 };
+  readonly #waiting = new PriorityQueue<QueuedJob>(); // those in the queue, and some that have left it
+  readonly #workers = new Map<string, QueueWorker>();
+  #submitted = 0;
+  #retried = 0;
 
-  const agenda = createAgenda<string>(); // ids of jobs, by the time when each is looked at
-  const looks = new Map<string, number>(); // job → the time that counts; it may be on the agenda for others too
-  let alarm = { at: Infinity, off: new AbortController() };
+  /** ids of jobs by the time of their next timeout; entries of the past are harmless */
+  readonly #timeouts = new PriorityQueue<string>();
+  #alarm = { at: Infinity, cancel: new AbortController() };
+  readonly #waiters = new Map<string, Set<() => void>>(); // by topic
+  #isClosed = false;
 
-  function changed(...topics: string[]) {
-    for (const topic of [...topics, ANYTHING]) for (const wake of [...(waiting.get(topic) ?? [])]) wake();
-  }
-  const isEnded = (job: QueuedJob) => job.status !== 'IN_QUEUE' && job.status !== 'IN_PROGRESS';
-  const isRunningAt = (job: QueuedJob, workerId: string) => job.status === 'IN_PROGRESS' && job.workerId === workerId;
-
-  function workerOf(id: string): Worker {
-    const known = workers.get(id);
-    if (known) return known;
-    for (const [other, { heard }] of workers) if (clock.now() - heard > 10 * workerTimeout) workers.delete(other);
-    const worker = { heard: clock.now(), jobs: new Set<QueuedJob>(), stops: new Set<string>() };
-    workers.set(id, worker);
-    return worker;
+  constructor({ workerTimeout = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
+    this.#workerTimeout = workerTimeout;
+    this.#clock = clock;
+    this.#onEnd = onEnd;
   }
 
-  function become(job: QueuedJob, status: JobStatus) {
-    if (job.workerId !== undefined) workers.get(job.workerId)?.jobs.delete(job);
-    counts[job.status]--;
-    counts[status]++;
-    job.status = status;
+  // For clients.
+
+  submit({ input, webhook, policy, sync = false, retention }: Submission): QueuedJob {
+    const { executionTimeout = 10 * MINUTE, ttl = 24 * HOUR } = policy ?? {};
+    const job: QueuedJob = {
+      id: `${sync ? 'sync-' : ''}${randomUUID()}-u1`,
+      order: this.#submitted++,
+      input,
+      webhook: webhook ?? undefined,
+      executionTimeout,
+      ttl,
+      retention: retention ?? (sync ? MINUTE : 30 * MINUTE),
+      status: 'IN_QUEUE',
+      created: this.#clock.now(),
+      stream: [],
+      retries: 0,
+      sync,
+    };
+    this.#jobs.set(job.id, job);
+    this.#counts.IN_QUEUE++;
+    this.#waiting.add(job.order, job);
+    this.#schedule(job);
+    this.#notify(NEW_WORK);
+    return job;
   }
 
-  function end(job: QueuedJob, status: JobStatus, result: { output?: unknown; error?: string } = {}) {
-    become(job, status);
-    delete job.output; // progress
-    Object.assign(job, result, { ended: clock.now() });
-    lookInTime(job);
-    onEnd?.(job);
-    changed(job.id);
+  /** A job that has not been deleted. */
+  find(id: string) {
+    return this.#jobs.get(id);
   }
 
-  function tellToStop(job: QueuedJob) {
-    if (job.status !== 'IN_PROGRESS') return;
-    workerOf(job.workerId!).stops.add(job.id);
-    changed(stopsOf(job.workerId!));
+  cancel(job: QueuedJob) {
+    if (job.status !== 'IN_QUEUE' && job.status !== 'IN_PROGRESS') return;
+    this.#requestStop(job);
+    this.#end(job, 'CANCELLED');
   }
 
-  function requeue(job: QueuedJob) {
-    become(job, 'IN_QUEUE');
-    delete job.workerId;
-    delete job.started;
-    delete job.ended;
-    delete job.output;
-    delete job.error;
-    job.stream = [];
-    line.add(job.order, job);
-    changed(WORK);
+  /** Queues a failed or timed-out job again, without its outcome. @returns false for any other job */
+  retry(job: QueuedJob): boolean {
+    if (job.status !== 'FAILED' && job.status !== 'TIMED_OUT') return false;
+    job.retries++;
+    this.#retried++;
+    this.#requeue(job);
+    return true;
   }
 
-  function forget(job: QueuedJob) {
-    tellToStop(job);
-    if (job.workerId !== undefined) workers.get(job.workerId)?.jobs.delete(job);
-    counts[job.status]--;
-    jobs.delete(job.id);
-    looks.delete(job.id);
-    changed(job.id);
+  /** Cancels all jobs in the queue; running ones go on. @returns how many */
+  purge(): number {
+    const count = this.#counts.IN_QUEUE;
+    for (let job = this.#nextWaiting(); job; job = this.#nextWaiting()) this.#end(job, 'CANCELLED');
+    return count;
   }
 
-  /** When time next does something to the job, by what is known now. */
-  function dueTimes(job: QueuedJob) {
-    const isRunning = job.status === 'IN_PROGRESS';
-    const heard = isRunning ? Math.max(workers.get(job.workerId!)?.heard ?? 0, job.started!) : Infinity;
+  /** Jobs that have not been deleted by state, and workers that are alive by what they do. */
+  health() {
+    const ready = [...this.#workers.values()].filter(
+      ({ lastSeen }) => this.#clock.now() - lastSeen < this.#workerTimeout,
+    );
+    const running = ready.filter((worker) => worker.jobs.size > 0).length;
+    const { COMPLETED: completed, FAILED: failed, IN_PROGRESS: inProgress, IN_QUEUE: inQueue } = this.#counts;
     return {
-      forgotten: Math.min(job.created + job.ttl, (job.ended ?? Infinity) + job.retention),
-      timedOut: isRunning ? job.started! + job.executionTimeout : Infinity,
-      silent: heard + workerTimeout,
+      jobs: { completed, failed, inProgress, inQueue, retried: this.#retried },
+      workers: { idle: ready.length - running, initializing: 0, ready: ready.length, running, throttled: 0 },
     };
   }
 
-  /** Puts the job on the agenda, unless it is looked at by then anyway. */
-  function lookInTime(job: QueuedJob) {
-    const { forgotten, timedOut, silent } = dueTimes(job);
-    const at = Math.min(forgotten, timedOut, silent);
-    if (at >= (looks.get(job.id) ?? Infinity)) return;
-    looks.set(job.id, at);
-    agenda.add(at, job.id);
-    setAlarm();
+  // For workers.
+
+  /** Notes that the worker is alive. */
+  touchWorker(workerId: string) {
+    this.#worker(workerId).lastSeen = this.#clock.now();
   }
 
-  /** What the passing of time does. Happens by itself; a clock that was set ahead needs it called before each look. */
-  function sweep() {
-    while (agenda.next() <= clock.now()) {
-      const at = agenda.next();
-      const id = agenda.shift()!;
-      if (looks.get(id) !== at) continue; // another time counts now, or it is forgotten
-      looks.delete(id);
-      const job = jobs.get(id)!;
-      const { forgotten, timedOut, silent } = dueTimes(job);
-      if (forgotten <= clock.now()) {
-        forget(job);
+  /** The platform knows that this worker is gone: its jobs go back into the queue at once. */
+  workerLost(workerId: string) {
+    for (const job of [...(this.#workers.get(workerId)?.jobs ?? [])]) this.#requeue(job);
+    this.#workers.delete(workerId);
+  }
+
+  /** Gives the worker the oldest jobs in the queue, at most `count`. */
+  take(workerId: string, count: number): QueuedJob[] {
+    const worker = this.#worker(workerId);
+    const taken: QueuedJob[] = [];
+    while (taken.length < count) {
+      const job = this.#nextWaiting();
+      if (!job) break;
+      this.#setStatus(job, 'IN_PROGRESS');
+      Object.assign(job, { workerId, started: this.#clock.now() });
+      worker.jobs.add(job);
+      worker.stops.delete(job.id); // of an earlier attempt
+      this.#schedule(job);
+      taken.push(job);
+    }
+    if (taken.length > 0) this.#notify();
+    return taken;
+  }
+
+  /** Ids of jobs that this worker shall stop. Each is returned once. */
+  takeStops(workerId: string): string[] {
+    const stops = this.#workers.get(workerId)?.stops;
+    const ids = [...(stops ?? [])];
+    stops?.clear();
+    return ids;
+  }
+
+  /** A worker's progress or outcome. It changes nothing if the job is not, or no longer, this worker's. */
+  report(
+    job: QueuedJob,
+    workerId: string,
+    { status, output, error }: { status?: string; output?: unknown; error?: string },
+  ) {
+    if (!isRunningAt(job, workerId)) return;
+    if (status === 'IN_PROGRESS') {
+      job.output = output;
+      this.#notify();
+    } else if (error !== undefined) {
+      this.#end(job, 'FAILED', { error });
+    } else {
+      this.#end(job, 'COMPLETED', { output: output ?? null });
+    }
+  }
+
+  addChunk(job: QueuedJob, workerId: string, output: unknown) {
+    if (!isRunningAt(job, workerId)) return;
+    job.stream.push(output);
+    this.#notify();
+  }
+
+  // Time and changes.
+
+  /** Applies the timeouts that are due. Happens by itself, unless the clock runs ahead: then call it before each request. */
+  applyTimeouts() {
+    const now = this.#clock.now();
+    while (this.#timeouts.nextPriority <= now) {
+      const job = this.#jobs.get(this.#timeouts.shift()!);
+      if (!job) continue;
+      const { deletion, execution, silence } = this.#timeoutsOf(job);
+      if (deletion <= now) {
+        this.#delete(job);
         continue;
       }
-      if (timedOut <= clock.now()) {
-        tellToStop(job);
-        end(job, 'TIMED_OUT');
-      } else if (silent <= clock.now()) {
-        requeue(job);
+      if (execution <= now) {
+        this.#requestStop(job);
+        this.#end(job, 'TIMED_OUT');
+      } else {
+        if (silence <= now) this.#requeue(job);
+        this.#schedule(job);
       }
-      lookInTime(job);
     }
-    setAlarm();
+    this.#setAlarm();
   }
 
-  function setAlarm() {
-    const at = agenda.next();
-    if (at >= alarm.at || isClosed) return;
-    alarm.off.abort();
-    const off = new AbortController();
-    alarm = { at, off };
-    void clock.sleep(at - clock.now(), off.signal).then(() => {
-      if (off.signal.aborted) return;
-      alarm.at = Infinity;
-      sweep();
+  /** Resolves at the next change of the topic (default: any change), after `ms`, or when the signal is aborted. */
+  async waitForChange(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
+    const woken = new AbortController();
+    const wake = () => woken.abort();
+    const waiters = this.#waiters.get(topic) ?? new Set();
+    this.#waiters.set(topic, waiters.add(wake));
+    signal?.addEventListener('abort', wake, { signal: woken.signal });
+    if (signal?.aborted || this.#isClosed) wake();
+    await this.#clock.sleep(ms, woken.signal);
+    wake(); // removes the listener
+    waiters.delete(wake);
+    if (waiters.size === 0) this.#waiters.delete(topic);
+  }
+
+  get isClosed() {
+    return this.#isClosed;
+  }
+
+  /** Stops all timeouts and ends all waits for changes. */
+  close() {
+    this.#isClosed = true;
+    this.#alarm.cancel.abort();
+    this.#notify(...this.#waiters.keys());
+  }
+
+  // Transitions.
+
+  #setStatus(job: QueuedJob, status: JobStatus) {
+    if (job.workerId !== undefined) this.#workers.get(job.workerId)?.jobs.delete(job);
+    this.#counts[job.status]--;
+    this.#counts[status]++;
+    job.status = status;
+  }
+
+  #end(job: QueuedJob, status: JobStatus, result: { output?: unknown; error?: string } = {}) {
+    this.#setStatus(job, status);
+    delete job.output; // progress
+    Object.assign(job, result, { ended: this.#clock.now() });
+    this.#schedule(job);
+    this.#onEnd?.(job);
+    this.#notify(job.id);
+  }
+
+  #requeue(job: QueuedJob) {
+    this.#setStatus(job, 'IN_QUEUE');
+    for (const field of ['workerId', 'started', 'ended', 'output', 'error'] as const) delete job[field];
+    job.stream = [];
+    this.#waiting.add(job.order, job);
+    this.#notify(NEW_WORK);
+  }
+
+  #delete(job: QueuedJob) {
+    this.#requestStop(job);
+    if (job.workerId !== undefined) this.#workers.get(job.workerId)?.jobs.delete(job);
+    this.#counts[job.status]--;
+    this.#jobs.delete(job.id);
+    this.#notify(job.id);
+  }
+
+  #requestStop(job: QueuedJob) {
+    if (job.status !== 'IN_PROGRESS') return;
+    this.#worker(job.workerId!).stops.add(job.id);
+    this.#notify(stopTopic(job.workerId!));
+  }
+
+  #nextWaiting(): QueuedJob | undefined {
+    for (let job = this.#waiting.shift(); job; job = this.#waiting.shift())
+      if (job.status === 'IN_QUEUE' && this.#jobs.has(job.id)) return job;
+    return undefined;
+  }
+
+  /** The worker's entry; a new one also removes those of workers that have been silent for long. */
+  #worker(id: string): QueueWorker {
+    const known = this.#workers.get(id);
+    if (known) return known;
+    const now = this.#clock.now();
+    for (const [other, { lastSeen }] of this.#workers)
+      if (now - lastSeen > 10 * this.#workerTimeout) this.#workers.delete(other);
+    const worker = { lastSeen: now, jobs: new Set<QueuedJob>(), stops: new Set<string>() };
+    this.#workers.set(id, worker);
+    return worker;
+  }
+
+  /** When each of a job's timeouts is due, as far as is known now. */
+  #timeoutsOf(job: QueuedJob) {
+    const isRunning = job.status === 'IN_PROGRESS';
+    const lastSeen = isRunning ? Math.max(this.#workers.get(job.workerId!)?.lastSeen ?? 0, job.started!) : Infinity;
+    return {
+      deletion: Math.min(job.created + job.ttl, (job.ended ?? Infinity) + job.retention),
+      execution: isRunning ? job.started! + job.executionTimeout : Infinity,
+      silence: lastSeen + this.#workerTimeout,
+    };
+  }
+
+  #schedule(job: QueuedJob) {
+    this.#timeouts.add(Math.min(...Object.values(this.#timeoutsOf(job))), job.id);
+    this.#setAlarm();
+  }
+
+  #setAlarm() {
+    const at = this.#timeouts.nextPriority;
+    if (at >= this.#alarm.at || this.#isClosed) return;
+    this.#alarm.cancel.abort();
+    const cancel = new AbortController();
+    this.#alarm = { at, cancel };
+    void this.#clock.sleep(at - this.#clock.now(), cancel.signal).then(() => {
+      if (cancel.signal.aborted) return;
+      this.#alarm.at = Infinity;
+      this.applyTimeouts();
     });
   }
 
-  return {
-    submit({ input, webhook, policy, sync = false, retention }: Submission): QueuedJob {
-      const { executionTimeout = 10 * MINUTE, ttl = 24 * HOUR } = policy ?? {};
-      const job: QueuedJob = {
-        id: `${sync ? 'sync-' : ''}${randomUUID()}-u1`,
-        order: submitted++,
-        input,
-        webhook: webhook ?? undefined,
-        executionTimeout,
-        ttl,
-        retention: retention ?? (sync ? MINUTE : 30 * MINUTE),
-        status: 'IN_QUEUE',
-        created: clock.now(),
-        stream: [],
-        retries: 0,
-        sync,
-      };
-      jobs.set(job.id, job);
-      counts.IN_QUEUE++;
-      line.add(job.order, job);
-      lookInTime(job);
-      changed(WORK);
-      return job;
-    },
-
-    /** A job that has not been forgotten. */
-    find: (id: string) => jobs.get(id),
-
-    cancel(job: QueuedJob) {
-      if (isEnded(job)) return;
-      tellToStop(job);
-      end(job, 'CANCELLED');
-    },
-
-    /** Only what has failed can be tried again; its outcome is wiped. */
-    retry(job: QueuedJob): boolean {
-      if (job.status !== 'FAILED' && job.status !== 'TIMED_OUT') return false;
-      job.retries++;
-      retried++;
-      requeue(job);
-      return true;
-    },
-
-    /** Drops what waits; running jobs go on. */
-    purge(): number {
-      const before = counts.IN_QUEUE;
-      for (let job = line.shift(); job; job = line.shift()) {
-        if (job.status === 'IN_QUEUE' && jobs.has(job.id)) end(job, 'CANCELLED');
-      }
-      return before;
-    },
-
-    heard(workerId: string) {
-      workerOf(workerId).heard = clock.now();
-    },
-
-    /** The platform knows that this worker is no more: its jobs go back into the queue at once. */
-    workerLost(workerId: string) {
-      for (const job of [...(workers.get(workerId)?.jobs ?? [])]) requeue(job);
-      workers.delete(workerId);
-    },
-
-    /** The oldest waiting jobs, at most `count`, for this worker. */
-    take(workerId: string, count: number): QueuedJob[] {
-      const worker = workerOf(workerId);
-      const taken: QueuedJob[] = [];
-      while (taken.length < count) {
-        const job = line.shift();
-        if (!job) break;
-        if (job.status !== 'IN_QUEUE' || !jobs.has(job.id)) continue; // cancelled or forgotten since
-        become(job, 'IN_PROGRESS');
-        Object.assign(job, { workerId, started: clock.now() });
-        worker.jobs.add(job);
-        worker.stops.delete(job.id); // of an earlier try
-        lookInTime(job);
-        taken.push(job);
-      }
-      if (taken.length > 0) changed();
-      return taken;
-    },
-
-    /** Jobs that this worker shall stop, each told once. */
-    stops(workerId: string): string[] {
-      const stops = workers.get(workerId)?.stops;
-      const ids = [...(stops ?? [])];
-      stops?.clear();
-      return ids;
-    },
-
-    /** A worker's word on a job; nothing if the job is no longer its own, or if it says the same again. */
-    report(
-      job: QueuedJob,
-      workerId: string,
-      { status, output, error }: { status?: string; output?: unknown; error?: string },
-    ) {
-      if (!isRunningAt(job, workerId)) return;
-      if (status === 'IN_PROGRESS') {
-        job.output = output;
-        changed();
-      } else if (error !== undefined) {
-        end(job, 'FAILED', { error });
-      } else {
-        end(job, 'COMPLETED', { output: output ?? null });
-      }
-    },
-
-    chunk(job: QueuedJob, workerId: string, output: unknown) {
-      if (!isRunningAt(job, workerId)) return;
-      job.stream.push(output);
-      changed();
-    },
-
-    sweep,
-
-    /** Resolves at the next change (of anything, unless a topic is named), after `ms`, or when the signal comes. */
-    async waitForChange(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
-      const awake = new AbortController();
-      const wake = () => awake.abort();
-      const others = waiting.get(topic) ?? new Set();
-      waiting.set(topic, others.add(wake));
-      signal?.addEventListener('abort', wake, { signal: awake.signal });
-      if (signal?.aborted || isClosed) wake();
-      await clock.sleep(ms, awake.signal);
-      wake(); // takes the listener off
-      others.delete(wake);
-      if (others.size === 0) waiting.delete(topic);
-    },
-
-    /** Kept jobs by state, and workers that have been heard of by what they do. */
-    health() {
-      const ready = [...workers.values()].filter(({ heard }) => clock.now() - heard < workerTimeout);
-      const running = ready.filter((worker) => worker.jobs.size > 0).length;
-      return {
-        jobs: {
-          completed: counts.COMPLETED,
-          failed: counts.FAILED,
-          inProgress: counts.IN_PROGRESS,
-          inQueue: counts.IN_QUEUE,
-          retried,
-        },
-        workers: { idle: ready.length - running, initializing: 0, ready: ready.length, running, throttled: 0 },
-      };
-    },
-
-    isClosed: () => isClosed,
-
-    /** Time does nothing any more, and whoever waits for a change is let go. */
-    close() {
-      isClosed = true;
-      alarm.off.abort();
-      for (const topic of [...waiting.keys()]) changed(topic);
-    },
-  };
+  #notify(...topics: string[]) {
+    for (const topic of [...topics, ANYTHING]) for (const wake of [...(this.#waiters.get(topic) ?? [])]) wake();
+  }
 }
+
+const isRunningAt = (job: QueuedJob, workerId: string) => job.status === 'IN_PROGRESS' && job.workerId === workerId;

@@ -25,39 +25,39 @@ const CPU = [{ id: 'cpu5c', vcpuCount: 4 }];
 const BY_COUNT = { type: 'REQUEST_COUNT', requestCount: 1 };
 
 test.each<[string, object, number]>([
-  ['all that is needed', {}, 201],
+  ['all required fields', {}, 201],
   ['neither gpu nor cpu', { gpu: undefined }, 400],
   ['both', { cpu: CPU }, 400],
   ['cpu', { gpu: undefined, cpu: CPU }, 201],
   [
-    'a bound of CUDA and a list',
+    'a minimum CUDA version and a list',
     { gpu: { pools: ['ADA_24'], minCudaVersion: '13.0', allowedCudaVersions: ['12.8'] } },
     400,
   ],
   [
-    'a bound of CUDA and an empty list',
+    'a minimum CUDA version and an empty list',
     { gpu: { pools: ['ADA_24'], minCudaVersion: '13.0', allowedCudaVersions: [] } },
     201,
   ],
-  ['a bound of CUDA that is none', { gpu: { pools: ['ADA_24'], minCudaVersion: '13' } }, 422],
-  ['a pool that is none', { gpu: { pools: ['NVIDIA L4'] } }, 400],
-  ['no pool', { gpu: { pools: [] } }, 422],
+  ['a malformed minimum CUDA version', { gpu: { pools: ['ADA_24'], minCudaVersion: '13' } }, 422],
+  ['an unknown pool', { gpu: { pools: ['NVIDIA L4'] } }, 400],
+  ['no pools', { gpu: { pools: [] } }, 422],
   ['an exclusion from other pools', { gpu: { pools: ['ADA_24'], excludedTypes: ['NVIDIA L4'] } }, 400],
   ['everything excluded', { gpu: { pools: ['ADA_24'], excludedTypes: [' NVIDIA GeForce RTX 4090'] } }, 400],
   ['no image', { image: undefined }, 422],
   ['no scaling', { scaling: undefined }, 422],
   ['an unknown field', { gpus: 1 }, 422],
-  ['an unknown field inside', { workers: { maximum: 3 } }, 422],
-  ['a variable that is no text', { env: { A: 1 } }, 422],
-  ['an idle timeout with a count of requests', { scaling: BY_COUNT, workers: { idleTimeout: 5 } }, 400],
+  ['an unknown nested field', { workers: { maximum: 3 } }, 422],
+  ['a variable that is not a string', { env: { A: 1 } }, 422],
+  ['an idle timeout while scaling by request count', { scaling: BY_COUNT, workers: { idleTimeout: 5 } }, 400],
   ['a load balancer that scales by delay', { type: 'LOAD_BALANCER' }, 422],
-  ['a template that is not there', { templateId: 'nosuch' }, 404],
-  ['a volume that is not there', { networkVolumes: ['nosuch'] }, 400],
+  ['an unknown template', { templateId: 'nosuch' }, 404],
+  ['an unknown volume', { networkVolumes: ['nosuch'] }, 400],
 ])('an endpoint with %s', async (_, change, status) => {
   expect(await ask('POST', '/serverless', { ...ENDPOINT, ...change })).toMatchObject({ status });
 });
 
-test('defaults are RunPod’s, and not the console’s', async () => {
+test('defaults are those of RunPod’s API, not of its console', async () => {
   const { body } = await ask('POST', '/serverless', ENDPOINT);
   expect(body).toMatchObject({ workers: { min: 0, max: 3, idleTimeout: 10 }, timeout: 300_000, flashboot: 'OFF' });
   const template = await ask('POST', '/templates', { name: 't', image: 'you/it:1' });
@@ -67,7 +67,7 @@ test('defaults are RunPod’s, and not the console’s', async () => {
   });
 });
 
-test('a template counts at the creation: variables are merged, CUDA versions taken over unless there is a bound', async () => {
+test('a template applies when it is named: variables are merged, CUDA versions copied unless there is a minimum', async () => {
   const wanted = {
     name: 's',
     image: 'you/it:2',
@@ -95,7 +95,7 @@ test('a template counts at the creation: variables are merged, CUDA versions tak
   expect(applied.body.env).not.toHaveProperty('A');
 });
 
-test('a change leaves what it does not name, but for exclusions, which go with their pools', async () => {
+test('a PATCH leaves fields that it does not name, except exclusions, which belong to their pools', async () => {
   const gpu = { pools: ['AMPERE_48'], excludedTypes: ['NVIDIA A40'], minCudaVersion: '12.1' };
   const { id } = (await ask('POST', '/serverless', { ...ENDPOINT, gpu, env: { A: '1' } })).body;
   const change = async (body: object) => (await ask('PATCH', `/serverless/${id}`, body)).body;
@@ -112,7 +112,7 @@ test('a change leaves what it does not name, but for exclusions, which go with t
   expect((await ask('PATCH', `/serverless/${id}`, { type: 'QUEUE' })).status).toBe(422);
 });
 
-test('volumes only grow', async () => {
+test('a volume’s size can only increase', async () => {
   const wanted = { name: 'v', size: 20, dataCenter: 'EU-RO-1' };
   const { id } = (await ask('POST', '/network-volumes', wanted)).body;
   const change = (body: object) => ask('PATCH', `/network-volumes/${id}`, body);
@@ -123,7 +123,7 @@ test('volumes only grow', async () => {
   expect((await ask('DELETE', `/network-volumes/${id}`)).status).toBe(404);
 });
 
-test('a wrong key and wrong filters', async () => {
+test('a wrong key and invalid filters are refused', async () => {
   const problem = { title: expect.any(String), status: 401, detail: expect.any(String) };
   expect(await ask('GET', '/serverless', undefined, 'other')).toEqual({ status: 401, body: problem });
   expect((await ask('GET', '/catalog/gpus?minCudaVersion=13.0')).status).toBe(400);
