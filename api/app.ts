@@ -60,7 +60,7 @@ export function createApp(services: Services) {
   if (config.corsOrigins.length > 0) {
     const pages = allowOrigins(config.corsOrigins);
     const isForAll = config.corsOrigins.includes('*');
-    app.use(async (c, next) => (isForAll && !(await access.needsKey()) ? next() : pages(c, next)));
+    app.use(async (c, next) => (isForAll && !(await access.isKeyRequired()) ? next() : pages(c, next)));
   }
   app.use(
     bodyLimit({
@@ -70,7 +70,7 @@ export function createApp(services: Services) {
       },
     }),
   );
-  for (const [path, { scope }] of Object.entries(PATHS)) if (scope) app.use(path, access.needs(scope));
+  for (const [path, { scope }] of Object.entries(PATHS)) if (scope) app.use(path, access.requireScope(scope));
   app.route('/', img2vid(services));
   app.route('/', status(services));
   app.route('/', cancel(services));

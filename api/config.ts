@@ -23,7 +23,7 @@ export interface Config {
   /** of every API key that has none of its own; undefined: the usual ones */
   keyLimits: {
     /** tasks open at a time */
-    maxOpen: number | undefined;
+    maxActive: number | undefined;
     /** a minute */
     submissions: number | undefined;
     requests: number | undefined;
@@ -131,7 +131,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
     keyLimits: {
-      maxOpen: env.MAX_OPEN_TASKS,
+      maxActive: env.MAX_OPEN_TASKS,
       submissions: env.SUBMISSIONS_PER_MINUTE,
       requests: env.REQUESTS_PER_MINUTE,
     },

@@ -7,8 +7,8 @@ import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
 import { isLoopback } from './http/host.ts';
 import { listen } from './http/listen.ts';
-import { makeFirstKey, showWebhookSecret } from './keys/first-key.ts';
-import { createMetrics, measured } from './metrics.ts';
+import { createFirstKey, writeWebhookSecret } from './keys/first-key.ts';
+import { createMetrics, instrument } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createEstimator } from './tasks/estimate.ts';
@@ -22,9 +22,9 @@ try {
   const log = createLog(process.env);
   const config = readConfig(process.env);
   const metrics = createMetrics(log);
-  const store = measured(await openStore(config.databaseUrl), metrics.storeAsked);
-  if (isLoopback(config.host)) await showWebhookSecret(config.dataDir, store);
-  else tellFirstKey(await makeFirstKey(store, Date.now()));
+  const store = instrument(await openStore(config.databaseUrl), metrics.observeStoreCall);
+  if (isLoopback(config.host)) await writeWebhookSecret(config.dataDir, store);
+  else tellFirstKey(await createFirstKey(store, Date.now()));
   const { bucket, disk } = await openBucket(config.bucket, {
     publicUrl: config.publicUrl,
     retryBudget: 8000, // milliseconds: callers wait
@@ -35,10 +35,10 @@ try {
     bucket,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
-    onAttempt: metrics.webhookTried,
+    onAttempt: metrics.observeWebhookAttempt,
     log,
   });
-  const runpod = measured(openRunPod(config.runpod), metrics.runpodAsked);
+  const runpod = instrument(openRunPod(config.runpod), metrics.observeRunPodCall);
   const queueIsHere = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname);
   const lifecycle = createLifecycle({
     store,
@@ -50,8 +50,8 @@ try {
     retain: config.retain,
     ...(queueIsHere && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
     watchInterval: queueIsHere ? 150 : 1000, // RunPod limits looks; a stand-in on this machine does not
-    onAnnouncement: webhooks.wake,
-    onEnd: metrics.taskEnded,
+    onDeliveryAdded: webhooks.wake,
+    onTaskEnded: metrics.observeTaskEnd,
     log,
   });
   const stopping = new AbortController();

@@ -73,7 +73,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   }
   const deliver = async (attempts: number) => {
     await vi.waitFor(async () => {
-      const [delivery] = await service.store.deliveries({ owner: 'local', task: id, limit: 1 });
+      const [delivery] = await service.store.listDeliveries({ owner: 'local', task: id, limit: 1 });
       expect(delivery!.attempts).toBe(attempts);
     }, soon);
     service.clock.ahead += 40 * 60 * SECOND;

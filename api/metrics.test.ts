@@ -268,20 +268,20 @@ test('webhooks: each attempt has one outcome, and those that are heard a lag', a
     const id = await create(service, { webhook_url: url });
     await fetch(`${service.url}/cancel?id=${id}`, { method: 'POST' });
     await soon(async () => {
-      const [delivery] = await service.store.deliveries({ owner: 'local', task: id, limit: 1 });
+      const [delivery] = await service.store.listDeliveries({ owner: 'local', task: id, limit: 1 });
       expect(delivery!.attempts).toBe(1);
     });
   };
-  expect([await attempts('heard'), await attempts('given_up')]).toEqual([0, 0]);
+  expect([await attempts('delivered'), await attempts('exhausted')]).toEqual([0, 0]);
   await announced(`${receiver.url}/hook`);
   expect(await attempts('refused')).toBe(1);
   status = 204;
   service.clock.ahead += 7 * SECOND;
   service.webhooks.wake();
-  await soon(async () => expect(await attempts('heard')).toBe(1));
+  await soon(async () => expect(await attempts('delivered')).toBe(1));
   status = 410;
   await announced(`${receiver.url}/hook`);
-  expect(await attempts('given_up')).toBe(1);
+  expect(await attempts('exhausted')).toBe(1);
   await receiver.close();
   await announced(`${receiver.url}/other`); // the first hears nothing more after its 410
   expect(await attempts('unreachable')).toBe(1);
@@ -308,14 +308,14 @@ test('requests to RunPod, by operation and by what came of them', async () => {
   service.clock.ahead += 61 * SECOND;
   const id = await create(service);
   await service.take(id);
-  await service.until(id, () => true); // a look
+  await service.until(id, () => true);
   await soon(async () => {
     expect(await count('submit', 'ok')).toBeGreaterThan(0);
-    expect(await count('look', 'ok')).toBeGreaterThan(0);
+    expect(await count('getStatus', 'ok')).toBeGreaterThan(0);
   });
   const { of, value } = await scrape(service);
   const labels = new Set(of('runpod_requests_total').map(({ labels }) => labels.operation));
-  for (const operation of labels) expect(['submit', 'look', 'cancel', 'health']).toContain(operation);
+  for (const operation of labels) expect(['submit', 'getStatus', 'cancel', 'health']).toContain(operation);
   expect(value('runpod_request_seconds_count', { operation: 'health' })).toBe(2);
   await service.close();
 });
@@ -333,17 +333,17 @@ test('questions to the store, and those that fail; without it a scrape shows the
   expect(value('store_errors_total', { operation: 'getOwn' })).toBe(1);
   expect(value('http_requests_total', { route: '/img2vid' })).toBe(1);
   expect([...of('tasks'), ...of('jobs_out'), ...of('queue_age_seconds')]).toEqual([]); // no old numbers
-  expect((await scrape(service)).value('store_errors_total', { operation: 'openTasks' })).toBeGreaterThan(0);
+  expect((await scrape(service)).value('store_errors_total', { operation: 'countActive' })).toBeGreaterThan(0);
   expect(service.logged).toContainEqual(expect.objectContaining({ gauge: 'tasks', msg: 'a gauge could not be read' }));
   await service.close().catch(() => undefined);
 });
 
 test('many who scrape at once cost the store one question', async () => {
-  const openTasks = vi.fn(async () => ({ queued: 3, running: 2, out: 2, oldest: 5000 }));
+  const countActive = vi.fn(async () => ({ queued: 3, running: 2, out: 2, oldest: 5000 }));
   const keys = vi.fn(async () => []);
   const app = scraped({
     metrics: createMetrics(pino({ level: 'silent' })),
-    store: { openTasks, keys } as never,
+    store: { countActive, listKeys: keys } as never,
     now: () => 7500,
   });
   const texts = await Promise.all(Array.from({ length: 20 }, async () => (await app.request('/metrics')).text()));
@@ -351,9 +351,9 @@ test('many who scrape at once cost the store one question', async () => {
     const families = parse(text).filter(({ name }) => /img2vid_(tasks|jobs_out|queue_age_seconds)$/.test(name));
     expect(families.map(({ samples }) => samples.map(({ value }) => value))).toEqual([[3, 2], [2], [2.5]]);
   }
-  expect([openTasks, keys].map(({ mock }) => mock.calls.length)).toEqual([1, 1]);
+  expect([countActive, keys].map(({ mock }) => mock.calls.length)).toEqual([1, 1]);
   await app.request('/metrics');
-  expect(openTasks).toHaveBeenCalledTimes(2);
+  expect(countActive).toHaveBeenCalledTimes(2);
 });
 
 test('a gauge that takes too long is left out, and comes again', async () => {

@@ -10,7 +10,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import { ERROR_CODES, TIMED_STAGES } from '../core/job.ts';
 import { ENDED_STATUSES } from '../core/responses.ts';
 import { SECOND } from '../core/time.ts';
-import { Unanswered } from './runpod.ts';
+import { UnansweredError } from './runpod.ts';
 import type { Task } from './store/task.ts';
 
 const MINUTE = 60; // seconds, from here on
@@ -20,9 +20,9 @@ const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 /** The pattern that Hono tells where there is no route. */
 const NO_ROUTE = '/*';
 
-const ATTEMPTS = ['heard', 'refused', 'unreachable', 'given_up'] as const;
-/** What came of one attempt to deliver a webhook. `given_up`: it was not heard, and there will be no other. */
-export type Attempt = (typeof ATTEMPTS)[number];
+const ATTEMPTS = ['delivered', 'refused', 'unreachable', 'exhausted'] as const;
+/** What came of one attempt to deliver a webhook. `exhausted`: it failed, and there is no further attempt. */
+export type AttemptOutcome = (typeof ATTEMPTS)[number];
 
 /** Histograms' bounds, in seconds. */
 const BUCKETS = {
@@ -47,14 +47,10 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
   const histogram = <L extends string>(name: string, help: string, labelNames: L[], buckets: number[]) =>
     new Histogram({ ...common(name, help), labelNames, buckets });
 
-  const requests = counter('http_requests_total', 'Answers, by the pattern of their route', [
-    'method',
-    'route',
-    'status',
-  ]);
+  const requests = counter('http_requests_total', 'Responses, by route pattern', ['method', 'route', 'status']);
   const requestSeconds = histogram(
     'http_request_duration_seconds',
-    'From a request to the end of its answer',
+    'From a request to the end of its response',
     ['method', 'route'],
     BUCKETS.http,
   );
@@ -72,7 +68,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
   const attempts = counter('webhook_attempts_total', 'Attempts to deliver a webhook', ['outcome']);
   const webhookLag = histogram(
     'webhook_lag_seconds',
-    'From a task’s end until its webhook was heard',
+    'From a task’s end until its webhook was delivered',
     [],
     BUCKETS.webhook,
   );
@@ -81,8 +77,8 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
     'outcome',
   ]);
   const runpodSeconds = histogram('runpod_request_seconds', 'Requests to RunPod', ['operation'], BUCKETS.runpod);
-  const storeSeconds = histogram('store_seconds', 'Questions to the store', ['operation'], BUCKETS.store);
-  const storeErrors = counter('store_errors_total', 'Questions to the store that failed', ['operation']);
+  const storeSeconds = histogram('store_seconds', 'Store calls', ['operation'], BUCKETS.store);
+  const storeErrors = counter('store_errors_total', 'Store calls that failed', ['operation']);
 
   // What is rare is there from the beginning, so that the first time shows as an increase.
   for (const status of ENDED_STATUSES) if (status !== 'failed') ends.inc({ status, code: '' }, 0);
@@ -109,7 +105,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
     text: (): Promise<string> => registry.metrics(),
 
     /** @param request its `route` is a pattern, never an address; `ms`: until its answer had ended, or broken off */
-    requestEnded({ method, route, status, ms }: { method: string; route: string; status: number; ms: number }): void {
+    observeRequest({ method, route, status, ms }: { method: string; route: string; status: number; ms: number }): void {
       const labels = {
         method: METHODS.includes(method) ? method : 'other',
         route: route === NO_ROUTE ? 'unknown' : route,
@@ -118,7 +114,7 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
       requestSeconds.observe(labels, ms / SECOND);
     },
 
-    taskEnded({ status, error, output, created_at, finished_at }: Task): void {
+    observeTaskEnd({ status, error, output, created_at, finished_at }: Task): void {
       const code = error ? (Object.hasOwn(ERROR_CODES, error.code) ? error.code : 'other') : '';
       ends.inc({ status, code });
       taskSeconds.observe({ status }, Math.max(0, finished_at! - created_at) / SECOND);
@@ -129,20 +125,20 @@ export function createMetrics(log: Logger, { patience = 3 * SECOND } = {}) {
     },
 
     /** @param ms since the task's end */
-    webhookTried(outcome: Attempt, ms: number): void {
+    observeWebhookAttempt(outcome: AttemptOutcome, ms: number): void {
       attempts.inc({ outcome });
-      if (outcome === 'heard') webhookLag.observe(Math.max(0, ms) / SECOND); // another process may have written the end
+      if (outcome === 'delivered') webhookLag.observe(Math.max(0, ms) / SECOND); // another process may have written the end
     },
 
     /** For `measured`. */
-    runpodAsked(operation: string, ms: number, error: unknown): void {
-      const outcome = error === undefined ? 'ok' : error instanceof Unanswered ? 'unanswered' : 'error';
+    observeRunPodCall(operation: string, ms: number, error: unknown): void {
+      const outcome = error === undefined ? 'ok' : error instanceof UnansweredError ? 'unanswered' : 'error';
       runpodRequests.inc({ operation, outcome });
       runpodSeconds.observe({ operation }, ms / SECOND);
     },
 
     /** For `measured`. */
-    storeAsked(operation: string, ms: number, error: unknown): void {
+    observeStoreCall(operation: string, ms: number, error: unknown): void {
       if (error !== undefined) storeErrors.inc({ operation });
       storeSeconds.observe({ operation }, ms / SECOND);
     },
@@ -180,7 +176,7 @@ type Call = (...args: never[]) => Promise<unknown>;
  * The same object, each call of its functions timed.
  * @param ended told after each call the function's name, milliseconds, and the error if it failed
  */
-export function measured<T extends { [K in keyof T]: boolean | Call }>(
+export function instrument<T extends { [K in keyof T]: boolean | Call }>(
   object: T,
   ended: (operation: string, ms: number, error: unknown) => void,
 ): T {

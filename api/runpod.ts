@@ -21,13 +21,13 @@ const seen = v.object({
   input: v.optional(v.fallback(v.looseObject({ task_id: v.optional(v.unknown()) }), {})),
 });
 /** A job as RunPod shows it; `output` is its progress while it runs. `input` is not in RunPod's documents, its callbacks have it. */
-export type SeenJob = v.InferOutput<typeof seen>;
+export type RunPodJob = v.InferOutput<typeof seen>;
 
-export const isGoingOn = ({ status }: SeenJob) =>
+export const isUnfinished = ({ status }: RunPodJob) =>
   status === 'IN_QUEUE' || status === 'IN_PROGRESS' || status === 'RUNNING';
 
 /** Nobody knows whether RunPod has taken a submission: it was sent, and no answer came that can be read. */
-export class Unanswered extends Error {
+export class UnansweredError extends Error {
   override readonly name = 'Unanswered';
 }
 
@@ -45,7 +45,7 @@ export interface RunPod {
   /** @returns the job's id. @throws Error: RunPod can't be reached or refuses; Unanswered: there may be a job all the same */
   submit(submission: Submission): Promise<string>;
   /** @returns undefined if RunPod knows no such job (any more). @throws Error: RunPod can't be reached or refuses */
-  look(jobId: string): Promise<SeenJob | undefined>;
+  getStatus(jobId: string): Promise<RunPodJob | undefined>;
   /** Also of a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
   cancel(jobId: string): Promise<void>;
   /** @throws Error: RunPod can't be reached, or does not take the key or the endpoint */
@@ -71,10 +71,10 @@ export function openRunPod({
         return read(submitted, await endpoint.run(submission, TIMEOUT)).id;
       } catch (error) {
         if ((statusOf(error) ?? GATEWAY_TIMEOUT) !== GATEWAY_TIMEOUT || NOT_SENT.has(causeOf(error))) throw error;
-        throw new Unanswered('RunPod did not say whether it has taken the job', { cause: error });
+        throw new UnansweredError('RunPod did not say whether it has taken the job', { cause: error });
       }
     },
-    async look(jobId) {
+    async getStatus(jobId) {
       try {
         return read(seen, await endpoint.status(jobId, TIMEOUT));
       } catch (error) {

@@ -76,7 +76,7 @@ async function fill(): Promise<{ ids: string[]; copy(): Promise<{ folder: string
     const some = Array.from({ length: Math.min(1000, tasks - done) }, () => ended());
     await Promise.all(some.map((task) => insertTask(store, task)));
     const due = await store.claimDue({ lease: 60_000, limit: some.length });
-    await Promise.all(due.map((task) => store.update(task, { due_in: null }))); // nothing is left to do for them
+    await Promise.all(due.map((task) => store.update(task, { nextRunIn: null }))); // nothing is left to do for them
     ids.push(...some.map(({ id }) => id));
   }
   await store.close();

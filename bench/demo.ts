@@ -19,7 +19,7 @@ const start = await timed(async () => {
   service = await startLocal({ env, quiet: true });
 });
 
-const store = await openStore(databaseUrl(env), { beside: true });
+const store = await openStore(databaseUrl(env), { exclusive: false });
 const stages: Record<string, number[]> = {};
 const whole: number[] = [];
 const client = createClient({ url: service!.url });

@@ -97,7 +97,7 @@ async function store() {
       store.list({ owner: 'local', before: ids[Math.floor(Math.random() * ids.length)]!, limit: 100 }),
     'a new task': ({ store }) => insertTask(store, newTask({})),
     'tasks that are due': ({ store }) => store.claimDue({ lease: 60_000, limit: 20 }),
-    'the agenda': ({ store }) => store.agenda(),
+    'next due': ({ store }) => store.nextDue(),
   };
   for (const [what, ask] of Object.entries(questions)) {
     const often = (of: typeof few) => async () => {
@@ -121,7 +121,7 @@ async function filled(count: number) {
     const tasks = Array.from({ length: Math.min(1000, count - done) }, () => newTask({}));
     await Promise.all(tasks.map((task) => insertTask(store, task)));
     const due = await store.claimDue({ lease: 60_000, limit: tasks.length });
-    await Promise.all(due.map((task, i) => store.update(task, { due_in: i % 10 ? null : 3_600_000 })));
+    await Promise.all(due.map((task, i) => store.update(task, { nextRunIn: i % 10 ? null : 3_600_000 })));
     ids.push(...tasks.map(({ id }) => id));
   }
   return { store, ids };

@@ -240,7 +240,7 @@ test('Ctrl-C ends the watching only, and says how to go on', async () => {
 
 test('with keys it needs one; it is taken from the environment or the command line', async () => {
   const own = await testService();
-  const { text } = await own.key();
+  const { value: text } = await own.key();
   const without = await img2vid(['list'], { env: { IMG2VID_URL: own.url } });
   expect([without.code, without.err]).toEqual([EXIT.failed, expect.stringContaining('--key, or IMG2VID_API_KEY')]);
   const env = { IMG2VID_URL: own.url, IMG2VID_API_KEY: text };

@@ -162,7 +162,7 @@ test('a signal ends the waiting with its reason, and leaving the loop ends the c
 
 test('the key goes to the API, and to no link', async () => {
   const own = await testService();
-  const { text } = await own.key();
+  const { value: text } = await own.key();
   await expect(createClient({ url: own.url }).status('a')).rejects.toMatchObject({ code: 'unauthorized' });
   const sent: [string, string | null][] = [];
   const keyed = createClient({

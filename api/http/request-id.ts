@@ -36,7 +36,7 @@ export function requestId({
     const onEnd = () => {
       const ms = performance.now() - startedAt;
       const ended = { method: c.req.method, route: routePath(c, -1), status, ms }; // the URL may hold a token
-      metrics.requestEnded(ended);
+      metrics.observeRequest(ended);
       const line = { ...ended, ms: Math.round(ms) };
       if (outgoing?.errored) log.error({ ...line, error: outgoing.errored }, 'response failed before its end');
       else if (outgoing && !outgoing.writableFinished) log.debug(line, 'client disconnected');

@@ -1,7 +1,7 @@
 /** Who may do what, over HTTP. */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { makeKey, type TestService, testService } from '../../test/support/test-api.ts';
-import { newText } from './key-value.ts';
+import { generateKey } from './key-value.ts';
 
 const NONE = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 const json = { 'content-type': 'application/json' };
@@ -51,19 +51,19 @@ describe('a request', () => {
     ['nothing', () => 'Bearer '],
     ['two keys', (text: string) => `Bearer ${text} ${text}`],
     ['its id only', (text: string) => `Bearer ${text.slice(0, 20)}`],
-    ['another secret', (text: string) => `Bearer ${newText(text.slice(4, 20)).text}`],
+    ['another secret', (text: string) => `Bearer ${generateKey(text.slice(4, 20)).value}`],
     ['a letter in another case', (text: string) => `Bearer ${text.replace(/[a-z](?=[^a-z]*$)/i, swap)}`],
     ['a letter less', (text: string) => `Bearer ${text.slice(0, -1)}`],
     ['a letter more', (text: string) => `Bearer ${text}A`],
-    ['a key that never was', () => `Bearer ${newText().text}`],
+    ['a key that never was', () => `Bearer ${generateKey().value}`],
     ['the key of this machine', () => 'Bearer local'],
     ['its hash', (_: string, hash: string) => `Bearer ${hash}`],
     ['an injection', () => `Bearer i2v_' or 1=1 --`],
     ['a megabyte', () => `Bearer ${'a'.repeat(10_000)}`],
   ])('with %s is refused like every other one', async (_name, wrong) => {
     const own = await testService({ HOST: '0.0.0.0' });
-    const { id, text } = await own.key();
-    const { hash } = (await own.store.key(id))!;
+    const { id, value: text } = await own.key();
+    const { hash } = (await own.store.getKey(id))!;
     expect((await call('/usage', { authorization: `Bearer ${text}` }, {}, own)).code).toBe(200);
     const { code, headers, body } = await call('/usage', { authorization: wrong(text, hash!) }, {}, own);
     expect([code, body.detail]).toEqual([401, expect.stringMatching(/^(this API key is not valid|send an API key)/)]);
@@ -72,7 +72,7 @@ describe('a request', () => {
   });
 
   test('may name the scheme as it likes', async () => {
-    const { text } = await service.key();
+    const { value: text } = await service.key();
     for (const scheme of ['bearer', 'BEARER', 'Bearer  '])
       expect((await call('/usage', { authorization: `${scheme} ${text}` })).code, scheme).toBe(200);
   });
@@ -101,7 +101,7 @@ describe('a key', () => {
   test('that is revoked opens nothing after a second; its tasks go on', async () => {
     const { id, headers } = await service.key();
     const { body } = await post(headers);
-    await service.store.changeKey(id, { revoked_at: Date.now() });
+    await service.store.updateKey(id, { revoked_at: Date.now() });
     service.clock.ahead += 1001;
     expect((await call('/status', headers)).code).toBe(401);
     const job = await service.take(body.id);
@@ -111,15 +111,15 @@ describe('a key', () => {
 
   test('that is rotated opens by its old text for a while', async () => {
     const { id, headers } = await service.key();
-    const { hash: old_hash } = (await service.store.key(id))!;
-    const { text, hash } = newText(id);
-    await service.store.changeKey(id, { hash, old_hash, old_until: Date.now() + service.clock.ahead + 60_000 });
+    const { hash: old_hash } = (await service.store.getKey(id))!;
+    const { value, hash } = generateKey(id);
+    await service.store.updateKey(id, { hash, old_hash, old_until: Date.now() + service.clock.ahead + 60_000 });
     service.clock.ahead += 1001;
-    for (const good of [headers, { authorization: `Bearer ${text}` }])
+    for (const good of [headers, { authorization: `Bearer ${value}` }])
       expect((await call('/usage', good)).code).toBe(200);
     service.clock.ahead += 60_000;
     expect((await call('/usage', headers)).code).toBe(401);
-    expect((await call('/usage', { authorization: `Bearer ${text}` })).code).toBe(200);
+    expect((await call('/usage', { authorization: `Bearer ${value}` })).code).toBe(200);
   });
 
   test('guesses are counted by address; who has used a good key from there goes on', async () => {
@@ -127,7 +127,7 @@ describe('a key', () => {
     const { headers } = await makeKey(own.store);
     const from = (address: string, more: Headers) => call('/usage', { 'x-forwarded-for': address, ...more }, {}, own);
     expect((await from('192.0.2.1', headers)).code).toBe(200);
-    const guess = () => from('203.0.113.9, 192.0.2.1', { authorization: `Bearer ${newText().text}` });
+    const guess = () => from('203.0.113.9, 192.0.2.1', { authorization: `Bearer ${generateKey().value}` });
     const codes = [];
     for (let i = 0; i < 62; i++) codes.push((await guess()).code);
     expect(codes).toEqual([...Array(60).fill(401), 429, 429]);
@@ -154,7 +154,7 @@ describe('as long as there is no key', () => {
     own.clock.ahead += 1001;
     expect((await call('/usage', {}, {}, own)).code).toBe(401);
     expect((await call('/status', headers, {}, own)).body).toEqual([]); // the tasks of this machine are not its
-    await own.store.changeKey(id, { revoked_at: Date.now() });
+    await own.store.updateKey(id, { revoked_at: Date.now() });
     own.clock.ahead += 1001;
     expect((await call('/usage', {}, {}, own)).code).toBe(401);
   });
@@ -298,7 +298,7 @@ describe('limits', () => {
   });
 
   test('of open tasks are free again when one ends', async () => {
-    const { headers } = await service.key({ max_open: 1 });
+    const { headers } = await service.key({ max_active: 1 });
     const { body } = await post(headers);
     const refused = await post(headers);
     expect([refused.code, refused.body.code, refused.headers.get('retry-after')]).toEqual([429, 'too_many_open', '10']);
@@ -310,7 +310,7 @@ describe('limits', () => {
     const own = await testService({ MAX_OPEN_TASKS: '3', SUBMISSIONS_PER_MINUTE: '5', REQUESTS_PER_MINUTE: '7' });
     const limits = { open_tasks: 3, submissions_per_minute: 5, requests_per_minute: 7 };
     expect((await call('/usage', {}, {}, own)).body.limits).toEqual(limits); // also of this machine
-    const { headers } = await own.key({ max_open: 9 });
+    const { headers } = await own.key({ max_active: 9 });
     own.clock.ahead += 1001;
     expect((await call('/usage', headers, {}, own)).body.limits).toEqual({ ...limits, open_tasks: 9 });
     await own.close();

@@ -8,18 +8,18 @@ import { loopbackOnly } from '../http/loopback-only.ts';
 import { Problem } from '../http/problem.ts';
 import type { Services } from '../services.ts';
 import { type Key, LOCAL, type Scope } from '../store/key.ts';
-import { idOf, opens } from './key-value.ts';
-import { rateHeaders, take, wait } from './rate.ts';
+import { parseKeyId, verifyKey } from './key-value.ts';
+import { rateHeaders, secondsUntilNext, takeToken } from './rate.ts';
 
 /** How long a key that was read counts as known: a revocation is heeded after this. */
-const KEPT = SECOND;
+const KEY_CACHE_TTL = SECOND;
 /** Keys that open nothing, from one address in a minute; then the store is not asked about its further ones. */
-const GUESSES = 60;
+const MAX_FAILED_ATTEMPTS = 60;
 /** Keys and addresses remembered; of more all are forgotten. */
-const REMEMBERED = 10_000;
+const MAX_CACHED = 10_000;
 
 /** What a key without limits of its own may do. */
-const USUAL = { maxOpen: 100, submissions: 60, requests: 1200 };
+const DEFAULT_LIMITS = { maxActive: 100, submissions: 60, requests: 1200 };
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -30,9 +30,10 @@ declare module 'hono' {
 
 /** How many tasks a key may have open, and how often it may submit and ask. The key of this machine may do all, unless said otherwise. */
 export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
-  const usual = (name: keyof typeof USUAL) => keyLimits[name] ?? (key.id === LOCAL ? Infinity : USUAL[name]);
+  const usual = (name: keyof typeof DEFAULT_LIMITS) =>
+    keyLimits[name] ?? (key.id === LOCAL ? Infinity : DEFAULT_LIMITS[name]);
   return {
-    maxOpen: key.max_open ?? usual('maxOpen'),
+    maxActive: key.max_active ?? usual('maxActive'),
     submissions: { perMinute: key.submissions_per_minute ?? usual('submissions') },
     requests: { perMinute: key.requests_per_minute ?? usual('requests') },
   };
@@ -41,54 +42,54 @@ export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
 export function createAccess({ config, store, now }: Pick<Services, 'config' | 'store' | 'now'>) {
   const known = new Map<string, { key: Key; until: number }>();
   const asked = new Map<string, number>(); // by key: see rate.ts
-  const guesses = new Map<string, { count: number; until: number }>(); // by address
-  let areKeys = false; // once there are, there are for ever
-  let areKeysUntil = 0;
+  const failedAttempts = new Map<string, { count: number; until: number }>(); // by address
+  let keysExist = false; // once there are, there are for ever
+  let keysExistUntil = 0;
 
   /** Whether requests need a key: where others than this machine may come, and where one was ever made. */
-  async function needsKey(): Promise<boolean> {
-    if (!isLoopback(config.host) || areKeys) return true;
-    if (now() >= areKeysUntil) {
-      areKeys = await asking(store.hasKeys());
-      areKeysUntil = now() + KEPT;
+  async function isKeyRequired(): Promise<boolean> {
+    if (!isLoopback(config.host) || keysExist) return true;
+    if (now() >= keysExistUntil) {
+      keysExist = await orUnavailable(store.hasKeys());
+      keysExistUntil = now() + KEY_CACHE_TTL;
     }
-    return areKeys;
+    return keysExist;
   }
 
   async function find(id: string): Promise<Key | undefined> {
     const kept = known.get(id);
     if (kept && now() < kept.until) return kept.key;
-    const key = await asking(store.key(id));
-    if (known.size >= REMEMBERED) known.clear();
-    if (key) known.set(id, { key, until: now() + KEPT });
+    const key = await orUnavailable(store.getKey(id));
+    if (known.size >= MAX_CACHED) known.clear();
+    if (key) known.set(id, { key, until: now() + KEY_CACHE_TTL });
     else known.delete(id);
     return key;
   }
 
   async function keyOf(c: Context): Promise<Key> {
-    if (!(await needsKey())) return (await find(LOCAL))!;
+    if (!(await isKeyRequired())) return (await find(LOCAL))!;
     const given = c.req.header('authorization');
     if (given === undefined) throw unauthorized('send an API key: Authorization: Bearer i2v_…');
     const [, text = ''] = /^Bearer +(\S+) *$/i.exec(given) ?? [];
-    const id = idOf(text);
+    const id = parseKeyId(text);
     const address = addressOf(c, config.trustProxy);
-    const isTooMany = failures(address) >= GUESSES;
+    const isTooMany = failures(address) >= MAX_FAILED_ATTEMPTS;
     const key = id === undefined || (isTooMany && !known.has(id)) ? undefined : await find(id);
-    if (key && opens(text, key, now())) return key;
-    if (!key) opens(text, undefined, now()); // takes as long as for a key that exists
+    if (key && verifyKey(text, key, now())) return key;
+    if (!key) verifyKey(text, undefined, now()); // takes as long as for a key that exists
     if (isTooMany)
       throw new Problem(429, 'too_many_guesses', 'too many API keys from here were wrong; try again in a minute', {
         headers: { 'retry-after': '60' },
       });
-    guesses.get(address)!.count++;
+    failedAttempts.get(address)!.count++;
     throw unauthorized('this API key is not valid', ', error="invalid_token"');
   }
 
   function failures(address: string): number {
-    const entry = guesses.get(address);
+    const entry = failedAttempts.get(address);
     if (entry && now() < entry.until) return entry.count;
-    if (guesses.size >= REMEMBERED) guesses.clear();
-    guesses.set(address, { count: 0, until: now() + MINUTE });
+    if (failedAttempts.size >= MAX_CACHED) failedAttempts.clear();
+    failedAttempts.set(address, { count: 0, until: now() + MINUTE });
     return 0;
   }
 
@@ -97,13 +98,13 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
     const { requests } = limitsOf(key, config);
     if (requests.perMinute === Infinity) return {};
     const at = asked.get(key.id) ?? 0;
-    const next = take(at, now(), requests);
+    const next = takeToken(at, now(), requests);
     const headers = rateHeaders('requests', next ?? at, now(), requests);
     if (next === undefined)
       throw new Problem(429, 'too_many_requests', `this key has ${requests.perMinute} requests a minute`, {
-        headers: { ...headers, 'retry-after': String(wait(at, now(), requests)) },
+        headers: { ...headers, 'retry-after': String(secondsUntilNext(at, now(), requests)) },
       });
-    if (asked.size >= REMEMBERED) asked.clear();
+    if (asked.size >= MAX_CACHED) asked.clear();
     asked.set(key.id, next);
     return headers;
   }
@@ -111,13 +112,13 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
   const fromHere = loopbackOnly(config.corsOrigins);
 
   return {
-    needsKey,
+    isKeyRequired,
 
     /** Without keys: only programs on this machine and our own page. */
-    guard: (async (c, next) => ((await needsKey()) ? next() : fromHere(c, next))) satisfies MiddlewareHandler,
+    guard: (async (c, next) => ((await isKeyRequired()) ? next() : fromHere(c, next))) satisfies MiddlewareHandler,
 
     /** Lets those pass whose key has this scope; an admin's has all. */
-    needs:
+    requireScope:
       (scope: Scope): MiddlewareHandler =>
       async (c, next) => {
         const key = await keyOf(c);
@@ -133,7 +134,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
 }
 
 /** @throws Problem 503 where the store can't be asked: nobody can be let in */
-function asking<T>(question: Promise<T>): Promise<T> {
+function orUnavailable<T>(question: Promise<T>): Promise<T> {
   return question.catch((cause) => {
     const headers = { 'retry-after': '5' };
     throw new Problem(503, 'unavailable', 'API keys can’t be looked up now; try again', { headers, cause });

@@ -1,9 +1,9 @@
 import { ENDED_STATUSES, type Usage, type UsageDay } from '../../core/responses.ts';
-import { type DayOfUse, type Key, monthOf } from '../store/key.ts';
+import { type DailyUsage, type Key, monthOf } from '../store/key.ts';
 
 /** The most of each that a key may have; Infinity: any number. */
 interface Limits {
-  maxOpen: number;
+  maxActive: number;
   submissions: { perMinute: number };
   requests: { perMinute: number };
 }
@@ -13,7 +13,7 @@ interface Limits {
  * @param rows what its tasks have used, by day and by how they ended
  * @param now milliseconds since 1970
  */
-export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, currency: string, now: number): Usage {
+export function presentAccount(key: Key, rows: DailyUsage[], limits: Limits, currency: string, now: number): Usage {
   const month = monthOf(now);
   const finite = (limit: number) => (limit === Infinity ? null : limit);
   const spent = key.month === month ? key.spent : 0;
@@ -24,9 +24,9 @@ export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, curre
     spent,
     reserved: key.reserved,
     left: key.budget === null ? null : Math.max(0, key.budget - spent - key.reserved),
-    open_tasks: key.open,
+    open_tasks: key.active_tasks,
     limits: {
-      open_tasks: finite(limits.maxOpen),
+      open_tasks: finite(limits.maxActive),
       submissions_per_minute: finite(limits.submissions.perMinute),
       requests_per_minute: finite(limits.requests.perMinute),
     },
@@ -39,7 +39,7 @@ export function presentAccount(key: Key, rows: DayOfUse[], limits: Limits, curre
   };
 }
 
-function sumOf(day: string, rows: DayOfUse[]): UsageDay {
+function sumOf(day: string, rows: DailyUsage[]): UsageDay {
   const sum = (name: 'tasks' | 'amount' | 'gpu_time' | 'stills') => rows.reduce((total, row) => total + row[name], 0);
   const byStatus = ENDED_STATUSES.map((status) => [status, rows.find((row) => row.status === status)?.tasks ?? 0]);
   return {

@@ -9,11 +9,11 @@ const TEXT = /^i2v_([\da-f]{16})_[\w-]{43}$/;
 export const FIRST_KEY = '0'.repeat(16);
 
 /** What no key has from the beginning. */
-export const NEW_KEY = {
+export const KEY_DEFAULTS = {
   old_hash: null,
   old_until: null,
   budget: null,
-  max_open: null,
+  max_active: null,
   submissions_per_minute: null,
   requests_per_minute: null,
   old_webhook_secret: null,
@@ -22,16 +22,16 @@ export const NEW_KEY = {
 };
 
 /** @returns the key's text, which is shown once, and what is kept of it */
-export function newText(id = randomBytes(8).toString('hex')): { id: string; text: string; hash: string } {
-  const text = `i2v_${id}_${randomBytes(32).toString('base64url')}`;
-  return { id, text, hash: hashOf(text) };
+export function generateKey(id = randomBytes(8).toString('hex')): { id: string; value: string; hash: string } {
+  const value = `i2v_${id}_${randomBytes(32).toString('base64url')}`;
+  return { id, value, hash: hashOf(value) };
 }
 
 /** The id that a text claims to have; undefined if it is no key's. */
-export const idOf = (text: string): string | undefined => TEXT.exec(text)?.[1];
+export const parseKeyId = (text: string): string | undefined => TEXT.exec(text)?.[1];
 
 /** Whether it is this key's text, in a time that tells nothing of how much of it is right. */
-export function opens(text: string, key: Key | undefined, now: number): boolean {
+export function verifyKey(text: string, key: Key | undefined, now: number): boolean {
   const hash = hashOf(text);
   const isCurrent = equal(hash, key?.hash);
   const isOld = equal(hash, key?.old_hash) && now < (key?.old_until ?? 0);

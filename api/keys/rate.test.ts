@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { pace, rateHeaders, take, wait } from './rate.ts';
+import { pace, rateHeaders, secondsUntilNext, takeToken } from './rate.ts';
 
 const NOW = 1_795_000_000_000;
 
@@ -9,26 +9,26 @@ describe.each([1, 2, 3, 7, 60, 1200, 60_000])('%i a minute', (perMinute) => {
   test('may all be taken at once, and not one more; how many are left is told', () => {
     let at = 0;
     for (let i = 1; i <= perMinute; i++) {
-      const next = take(at, NOW, rate);
+      const next = takeToken(at, NOW, rate);
       expect(next, `number ${i}`).toBeDefined();
       at = next!;
       if (i % Math.ceil(perMinute / 9) === 0)
         expect(rateHeaders('x', at, NOW, rate).ratelimit).toContain(`;r=${perMinute - i};`);
     }
-    expect(take(at, NOW, rate)).toBeUndefined();
+    expect(takeToken(at, NOW, rate)).toBeUndefined();
     expect(rateHeaders('x', at, NOW, rate).ratelimit).toBe('"x";r=0;t=60');
-    const seconds = wait(at, NOW, rate);
+    const seconds = secondsUntilNext(at, NOW, rate);
     expect(seconds).toBe(Math.max(1, Math.ceil(60 / perMinute)));
-    expect(take(at, NOW + seconds * 1000, rate)).toBeDefined();
+    expect(takeToken(at, NOW + seconds * 1000, rate)).toBeDefined();
     const { interval, window } = pace(rate);
     const rest = window - perMinute * interval; // whole milliseconds don't always divide a minute
-    expect(take(at, NOW + interval - rest - 1, rate)).toBeUndefined();
+    expect(takeToken(at, NOW + interval - rest - 1, rate)).toBeUndefined();
   });
 
   test('an even rate is never refused', () => {
     let at = 0;
     for (let i = 0; i < 2 * perMinute && i < 1000; i++) {
-      const next = take(at, NOW + i * Math.ceil(60_000 / perMinute), rate);
+      const next = takeToken(at, NOW + i * Math.ceil(60_000 / perMinute), rate);
       expect(next).toBeDefined();
       at = next!;
     }
@@ -37,6 +37,6 @@ describe.each([1, 2, 3, 7, 60, 1200, 60_000])('%i a minute', (perMinute) => {
 
 test('without a limit nothing is refused, and nothing said', () => {
   const rate = { perMinute: Infinity };
-  expect(take(NOW + 1000, NOW, rate)).toBe(NOW + 1000);
+  expect(takeToken(NOW + 1000, NOW, rate)).toBe(NOW + 1000);
   expect(rateHeaders('x', 0, NOW, rate)).toEqual({});
 });

@@ -14,14 +14,14 @@ export interface Rate {
 export const pace = ({ perMinute }: Rate) => ({ interval: Math.floor(MINUTE / perMinute), window: MINUTE });
 
 /** @returns the new `at`, or undefined if it would be too often */
-export function take(at: number, now: number, rate: Rate): number | undefined {
+export function takeToken(at: number, now: number, rate: Rate): number | undefined {
   const { interval, window } = pace(rate);
   const next = Math.max(at, now) + interval;
   return next <= now + window ? next : undefined;
 }
 
 /** Seconds, rounded up, until there is one again. */
-export function wait(at: number, now: number, rate: Rate): number {
+export function secondsUntilNext(at: number, now: number, rate: Rate): number {
   const { interval, window } = pace(rate);
   return Math.max(1, Math.ceil((Math.max(at, now) + interval - now - window) / 1000));
 }

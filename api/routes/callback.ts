@@ -15,13 +15,13 @@ export function callback({ store, lifecycle, now }: Services) {
   const recent = new Map<string, number>(); // task id → when a callback last made us look
 
   return new Hono().post('/runpod/callback/:token', async (c) => {
-    const task = await store.byCallbackToken(c.req.param('token'));
+    const task = await store.findByCallbackToken(c.req.param('token'));
     if (!task) throw new Problem(404, 'not_found', 'there is no such task');
     const body = v.safeParse(message, await c.req.json().catch(() => undefined)); // anything else still makes us look
     for (const [id, at] of recent) if (now() - at > SECOND) recent.delete(id);
     if (!recent.has(task.id)) {
       recent.set(task.id, now());
-      lifecycle.callback(task, body.success ? body.output.id : undefined);
+      lifecycle.onCallback(task, body.success ? body.output.id : undefined);
     }
     return c.body(null, 200);
   });

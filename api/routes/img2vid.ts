@@ -14,15 +14,15 @@ import { Problem } from '../http/problem.ts';
 import { invalid, readBody } from '../http/read-body.ts';
 import { readQuery } from '../http/read-query.ts';
 import { limitsOf } from '../keys/access.ts';
-import { pace, rateHeaders, wait } from '../keys/rate.ts';
+import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
 import type { Services } from '../services.ts';
-import { type Key, monthOf, type Order } from '../store/key.ts';
-import type { Inserted } from '../store/store.ts';
-import { FRESH, type ListedTask, type NewTask, READ, type Task } from '../store/task.ts';
-import { type Estimate, mostOf, presentEstimate } from '../tasks/estimate.ts';
+import { type Admission, type Key, monthOf } from '../store/key.ts';
+import type { InsertResult } from '../store/store.ts';
+import { DETAIL_COLUMNS, INITIAL_STATE, type ListedTask, type NewTask, type Task } from '../store/task.ts';
+import { type Estimate, maxCost, presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
-import { taskIds } from '../tasks/id.ts';
-import { present } from '../tasks/present.ts';
+import { createTaskIds } from '../tasks/id.ts';
+import { presentTask } from '../tasks/present.ts';
 
 const GONE =
   'this receiver has answered 410 and hears nothing more, until a delivery to it is replayed or a test is sent';
@@ -40,7 +40,7 @@ const QUERY = v.object({
 /** POST /img2vid: a checked request becomes a stored task, or with ?dry_run=1 an account of what it would be. */
 export function img2vid(services: Services) {
   const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
-  const nextId = taskIds(now);
+  const nextId = createTaskIds(now);
   const read = createRequestParser(config);
 
   return new Hono().post('/img2vid', async (c) => {
@@ -50,7 +50,7 @@ export function img2vid(services: Services) {
     const { input, warnings, request } = check(values, image !== undefined);
     const once = isTrial ? NO_KEY : readIdempotency(c, request, image);
     const { idempotency_key: key } = once;
-    const earlier = key === null ? undefined : await store.byIdempotencyKey(owner, key, now());
+    const earlier = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
     if (earlier) return replay(c, earlier, once);
     const source_key =
       input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
@@ -64,7 +64,7 @@ export function img2vid(services: Services) {
     const { id, created_at } = nextId();
     const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
     const task: NewTask = {
-      ...FRESH,
+      ...INITIAL_STATE,
       id,
       owner,
       ...once,
@@ -86,7 +86,7 @@ export function img2vid(services: Services) {
 
   /** For a warning only: where the store is away the post is answered all the same, if by then it is back. */
   function isGone(c: Context, owner: string, url: string): Promise<boolean> {
-    return store.isGone(owner, url).catch((error) => {
+    return store.isWebhookDisabled(owner, url).catch((error) => {
       c.get('log').warn({ error }, 'whether a receiver is gone could not be read');
       return false;
     });
@@ -103,7 +103,7 @@ export function img2vid(services: Services) {
     const seconds = waitOf(c.req.header('prefer'));
     if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
     const latest = seconds === undefined ? task : await ended(c, task, seconds);
-    const shown = await present(latest, { bucket, linkSeconds: config.linkSeconds, now });
+    const shown = await presentTask(latest, { bucket, linkSeconds: config.linkSeconds, now });
     const status = seconds === undefined || isActive(latest.status) ? 202 : 200;
     return c.json(shown, status, { location: `/status?id=${task.id}` });
   }
@@ -112,7 +112,7 @@ export function img2vid(services: Services) {
   async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<ListedTask> {
     const over = new AbortController();
     const timer = setTimeout(() => over.abort(), seconds * SECOND);
-    const readAgain = () => store.getOwn(task.owner, task.id, READ);
+    const readAgain = () => store.getOwn(task.owner, task.id, DETAIL_COLUMNS);
     let latest: ListedTask = task;
     try {
       const followed = follow(task.owner, (await readAgain())!, services, [over.signal, c.req.raw.signal, stopping]);
@@ -137,16 +137,16 @@ export function img2vid(services: Services) {
     image: Uint8Array | undefined,
     { quote, expectedGpuTime }: Estimate,
   ): Promise<Task | undefined> {
-    const { maxOpen, submissions } = limitsOf(c.get('key'), config);
+    const { maxActive, submissions } = limitsOf(c.get('key'), config);
     const at = now();
     const order = {
-      amount: mostOf(quote),
+      amount: maxCost(quote),
       now: at,
-      maxOpen: Math.min(maxOpen, Number.MAX_SAFE_INTEGER),
+      maxActive: Math.min(maxActive, Number.MAX_SAFE_INTEGER),
       submissions: pace(submissions),
       expectedGpuTime,
     };
-    let inserted: Inserted;
+    let inserted: InsertResult;
     try {
       if (task.image_key) await bucket.put(task.image_key, image!);
       inserted = await store.insert(task, order);
@@ -160,17 +160,17 @@ export function img2vid(services: Services) {
         cause,
       });
     }
-    if (inserted.earlier || inserted.refused) await forgetPicture(c, task);
-    if (inserted.earlier) return inserted.earlier;
+    if (inserted.existing || inserted.refused) await forgetPicture(c, task);
+    if (inserted.existing) return inserted.existing;
     const { key, refused } = inserted;
     for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
       c.header(name, value);
     if (refused === 'rate')
       throw tooMany('too_many_submissions', `tasks a minute with this API key: at most ${submissions.perMinute}`, {
-        'retry-after': String(wait(key.submissions_at, at, submissions)),
+        'retry-after': String(secondsUntilNext(key.submissions_at, at, submissions)),
       });
-    if (refused === 'open')
-      throw tooMany('too_many_open', `open tasks with this API key: at most ${maxOpen}; wait for one to end`, {
+    if (refused === 'active')
+      throw tooMany('too_many_open', `open tasks with this API key: at most ${maxActive}; wait for one to end`, {
         'retry-after': '10',
       });
     if (refused === 'budget') throw new Problem(402, 'budget_spent', spent(key, order, quote.currency));
@@ -214,7 +214,7 @@ export function img2vid(services: Services) {
 const tooMany = (code: 'too_many_submissions' | 'too_many_open', detail: string, headers: Record<string, string>) =>
   new Problem(429, code, detail, { headers });
 
-function spent(key: Key, { amount, now }: Order, currency: string): string {
+function spent(key: Key, { amount, now }: Admission, currency: string): string {
   const units = (micro: number) => `${micro / 1e6} ${currency}`;
   const left = Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
   return `this task may cost ${units(amount)}; ${units(left)} of this month’s budget of ${units(key.budget!)} are left`;

@@ -9,7 +9,7 @@ import type { Services } from '../services.ts';
 import type { Selection } from '../store/store.ts';
 import type { ListedTask } from '../store/task.ts';
 import { firstIdAt, isTaskId } from '../tasks/id.ts';
-import { present } from '../tasks/present.ts';
+import { presentTask } from '../tasks/present.ts';
 
 /** Tasks read from the store at a time, and those of a page if no limit is given. */
 export const PAGE = 100;
@@ -41,7 +41,7 @@ export function listOf({ config, store, bucket, now }: Services) {
   /** The tasks as JSON, with commas between. */
   async function texts(tasks: ListedTask[]): Promise<string> {
     const options = { bucket, linkSeconds: config.linkSeconds, now };
-    return (await Promise.all(tasks.map(async (task) => JSON.stringify(await present(task, options))))).join(',');
+    return (await Promise.all(tasks.map(async (task) => JSON.stringify(await presentTask(task, options))))).join(',');
   }
 
   /** The cursor is the last id of the page before. It lets nobody see more: every query names the owner. */

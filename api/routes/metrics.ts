@@ -5,8 +5,8 @@ import { type Key, monthOf } from '../store/key.ts';
 
 /** GET /metrics: what was counted in this process, and how many tasks are open in the store, in Prometheus' text format. */
 export function metrics({ metrics, store, now }: Pick<Services, 'metrics' | 'store' | 'now'>) {
-  const open = shared(() => store.openTasks());
-  const keys = shared(() => store.keys());
+  const open = shared(() => store.countActive());
+  const keys = shared(() => store.listKeys());
 
   metrics.gauge('tasks', 'Open tasks in the store', ['status'], async () => {
     const { queued, running } = await open();
@@ -34,7 +34,7 @@ export function metrics({ metrics, store, now }: Pick<Services, 'metrics' | 'sto
     month === monthOf(now()) ? spent : 0,
   );
   ofKeys('key_reserved_micro_units', 'What is reserved for a key’s open tasks', ({ reserved }) => reserved);
-  ofKeys('key_open_tasks', 'Tasks that a key has open', ({ open }) => open);
+  ofKeys('key_open_tasks', 'Tasks that a key has open', ({ active_tasks }) => active_tasks);
 
   return new Hono().get('/metrics', async (c) =>
     c.body(await metrics.text(), 200, { 'content-type': metrics.contentType }),

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 import { insertTask, newTask } from '../../test/support/test-store.ts';
 import type { NewTask } from '../store/task.ts';
-import { taskIds } from '../tasks/id.ts';
+import { createTaskIds } from '../tasks/id.ts';
 
 let service: TestService;
 beforeAll(async () => {
@@ -68,7 +68,7 @@ describe('GET /status', () => {
   let key: Awaited<ReturnType<TestService['key']>>;
   beforeAll(async () => {
     own = await testService({ PUBLIC_URL: 'https://video.example.com' });
-    key = await own.key({ requests_per_minute: 60_000, max_open: 10_000 });
+    key = await own.key({ requests_per_minute: 60_000, max_active: 10_000 });
   });
   afterAll(() => own.close());
   const get = (query = '', headers = {}) =>
@@ -77,7 +77,7 @@ describe('GET /status', () => {
   const idsOf = async (response: Response) => ((await response.json()) as { id: string }[]).map(({ id }) => id);
   /** Straight into the store, with these times of creation; their ids in the list's order. */
   async function insert(times: number[], changes: Partial<NewTask> = {}) {
-    const tasks = times.map((time) => newTask({ ...taskIds(() => time)(), owner: key.id, ...changes }));
+    const tasks = times.map((time) => newTask({ ...createTaskIds(() => time)(), owner: key.id, ...changes }));
     await Promise.all(tasks.map((task) => insertTask(own.store, task)));
     return tasks
       .map(({ id }) => id)

@@ -22,8 +22,8 @@ export function usage({ config, store, now }: Services) {
     const owner = c.get('key').id;
     const from = since ?? `${until?.slice(0, 7) ?? monthOf(now())}-01`;
     const [key, rows] = await Promise.all([
-      store.key(owner).then((key) => key!),
-      store.usage(owner, from, until ?? '9999-12-31'),
+      store.getKey(owner).then((key) => key!),
+      store.getUsage(owner, from, until ?? '9999-12-31'),
     ]);
     return c.json(presentAccount(key, rows, limitsOf(key, config), config.prices.currency, now()));
   });

@@ -37,10 +37,10 @@ async function taken() {
 }
 /** Resolves when somebody listens for changes, with a function that tells how many listeners have gone. */
 function listening() {
-  const { onChange } = service.lifecycle;
+  const { subscribe } = service.lifecycle;
   return new Promise<{ gone: Promise<void> }>((resolve) => {
-    vi.spyOn(service.lifecycle, 'onChange').mockImplementation((id, listener) => {
-      const forget = onChange(id, listener);
+    vi.spyOn(service.lifecycle, 'subscribe').mockImplementation((id, listener) => {
+      const forget = subscribe(id, listener);
       let left = () => {};
       const gone = new Promise<void>((done) => {
         left = done;
@@ -115,7 +115,7 @@ test('an end between the reading of the task and the listening is not missed', a
     const task = (await getOwn(owner, id))!;
     const error = { code: 'internal', message: 'x', retryable: false } as const;
     for (let ended: unknown; !ended; )
-      ended = await update((await getOwn(owner, id))!, { status: 'failed', error, due_in: 0 });
+      ended = await update((await getOwn(owner, id))!, { status: 'failed', error, nextRunIn: 0 });
     return task;
   });
   const { status, task } = await send('wait=60');
@@ -128,7 +128,7 @@ test('nor is one that is told while an older state is being read', async () => {
   spy.mockImplementationOnce(getOwn).mockImplementationOnce(async (owner, id) => {
     const older = await getOwn(owner, id);
     const told = new Promise<void>((resolve) => {
-      service.lifecycle.onChange(id, ({ status }) => status === 'succeeded' && resolve());
+      service.lifecycle.subscribe(id, ({ status }) => status === 'succeeded' && resolve());
     });
     const job = await service.take(id);
     service.report(job.id, { output: await service.finish(id, job.id) });

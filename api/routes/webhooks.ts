@@ -31,7 +31,7 @@ export function webhooks(services: Services) {
       const owner = c.get('key').id;
       const { id, task, status, limit = PAGE, cursor } = readQuery(c, LIST);
       if (id !== undefined) return c.json([await own(owner, id)].map(shown));
-      const found = await store.deliveries({ owner, task, status, before: cursor, limit: limit + 1 });
+      const found = await store.listDeliveries({ owner, task, status, before: cursor, limit: limit + 1 });
       const page = found.slice(0, limit);
       if (found.length > limit) c.header('link', nextLink(c, config, page.at(-1)!.id));
       return c.json(page.map(shown));
@@ -48,7 +48,7 @@ export function webhooks(services: Services) {
     });
 
   async function own(owner: string, id: string): Promise<Delivery> {
-    const delivery = await store.delivery(owner, id);
+    const delivery = await store.getDelivery(owner, id);
     if (!delivery) throw new Problem(404, 'not_found', 'there is no such delivery');
     return delivery;
   }
@@ -57,11 +57,11 @@ export function webhooks(services: Services) {
 /** A delivery as callers see it. */
 function shown(delivery: Delivery) {
   const { id, type, task_id, url, status, created_at, attempts, attempted_at, status_code, error } = delivery;
-  const { delivered_at, due_at } = delivery;
+  const { delivered_at, next_attempt_at } = delivery;
   return {
     ...{ id, type, ...(task_id !== null && { task_id }), url, status, created_at: time(created_at), attempts },
     ...(attempted_at !== null && { attempted_at: time(attempted_at) }),
-    ...(status === 'pending' && due_at !== null && { next_attempt_at: time(due_at) }),
+    ...(status === 'pending' && next_attempt_at !== null && { next_attempt_at: time(next_attempt_at) }),
     ...(status_code !== null && { status_code }),
     ...(error !== null && { error }),
     ...(delivered_at !== null && { delivered_at: time(delivered_at) }),

@@ -16,19 +16,19 @@ export interface DeliverySelection {
 export function deliveryQueries({ db, write, writeAll, fromNow, skipLocked }: Dialect) {
   const now = () => fromNow(0);
   const isGone = (write: Write, owner: string, url: string) =>
-    write(db.selectFrom('gone_webhooks').select('url').where('owner', '=', owner).where('url', '=', url)).then(
+    write(db.selectFrom('disabled_webhooks').select('url').where('owner', '=', owner).where('url', '=', url)).then(
       ({ length }) => length > 0,
     );
 
   /** Due at once; unless its receiver is gone. */
   async function add(write: Write, delivery: NewDelivery): Promise<Delivery> {
-    const due: Pick<Delivery, 'status'> & { due_at: ReturnType<typeof now> | null } = (await isGone(
+    const due: Pick<Delivery, 'status'> & { next_attempt_at: ReturnType<typeof now> | null } = (await isGone(
       write,
       delivery.owner,
       delivery.url,
     ))
-      ? { status: 'disabled', due_at: null }
-      : { status: 'pending', due_at: now() };
+      ? { status: 'disabled', next_attempt_at: null }
+      : { status: 'pending', next_attempt_at: now() };
     const [row] = await write(
       db
         .insertInto('deliveries')
@@ -45,7 +45,7 @@ export function deliveryQueries({ db, write, writeAll, fromNow, skipLocked }: Di
       addDelivery: (delivery: NewDelivery): Promise<Delivery> => writeAll((write) => add(write, delivery)),
 
       /** Newest first. */
-      async deliveries({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> {
+      async listDeliveries({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> {
         let query = db
           .selectFrom('deliveries')
           .selectAll()
@@ -58,13 +58,13 @@ export function deliveryQueries({ db, write, writeAll, fromNow, skipLocked }: Di
         return query.execute();
       },
 
-      delivery: (owner: string, id: string): Promise<Delivery | undefined> =>
+      getDelivery: (owner: string, id: string): Promise<Delivery | undefined> =>
         db.selectFrom('deliveries').selectAll().where('owner', '=', owner).where('id', '=', id).executeTakeFirst(),
 
       /** Whether a receiver has answered 410 and was not asked for since. */
-      isGone: async (owner: string, url: string): Promise<boolean> =>
+      isWebhookDisabled: async (owner: string, url: string): Promise<boolean> =>
         (await db
-          .selectFrom('gone_webhooks')
+          .selectFrom('disabled_webhooks')
           .select('url')
           .where('owner', '=', owner)
           .where('url', '=', url)
@@ -72,78 +72,85 @@ export function deliveryQueries({ db, write, writeAll, fromNow, skipLocked }: Di
 
       /** Takes deliveries that are due, but of these owners, and puts the next attempt off, as a lease. */
       claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
-        let due = db.selectFrom('deliveries').select('id').where('due_at', '<=', now()).orderBy('due_at').limit(limit);
+        let due = db
+          .selectFrom('deliveries')
+          .select('id')
+          .where('next_attempt_at', '<=', now())
+          .orderBy('next_attempt_at')
+          .limit(limit);
         if (except.length > 0) due = due.where('owner', 'not in', except);
         return write(
           db
             .with('due', () => skipLocked(due))
             .updateTable('deliveries')
-            .set({ due_at: fromNow(lease) })
+            .set({ next_attempt_at: fromNow(lease) })
             .where('id', 'in', (e) => e.selectFrom('due').select('id'))
             .returningAll(),
         );
       },
 
       /** Milliseconds until the next delivery is due, but of these owners; below 0 if one already is, undefined if there is none. */
-      async deliveryDueIn(except: string[]): Promise<number | undefined> {
+      async nextDeliveryDue(except: string[]): Promise<number | undefined> {
         let query = db
           .selectFrom('deliveries')
-          .select((e) => e(e.fn.min('due_at'), '-', now()).as('wait'))
-          .where('due_at', 'is not', null);
+          .select((e) => e(e.fn.min('next_attempt_at'), '-', now()).as('wait'))
+          .where('next_attempt_at', 'is not', null);
         if (except.length > 0) query = query.where('owner', 'not in', except);
         return (await query.executeTakeFirst())?.wait ?? undefined;
       },
 
       /** Writes an attempt down, unless the delivery was replayed, or tried by somebody else, meanwhile. */
-      setAttempt: ({ id, attempts }: Delivery, { due_in, ...attempt }: Attempt): Promise<void> =>
+      recordAttempt: ({ id, attempts }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> =>
         write(
           db
             .updateTable('deliveries')
-            .set({ ...attempt, due_at: due_in === null ? null : fromNow(due_in) })
+            .set({ ...attempt, next_attempt_at: nextAttemptIn === null ? null : fromNow(nextAttemptIn) })
             .where('id', '=', id)
             .where('attempts', '=', attempts),
         ).then(() => undefined),
 
       /** A receiver wants no more: what else is due there is not tried, nor what is still to come. */
-      disable: (owner: string, url: string): Promise<void> =>
+      disableWebhook: (owner: string, url: string): Promise<void> =>
         writeAll(async (write) => {
           await write(
             db
-              .insertInto('gone_webhooks')
+              .insertInto('disabled_webhooks')
               .values({ owner, url })
               .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing()),
           );
           await write(
             db
               .updateTable('deliveries')
-              .set({ status: 'disabled', due_at: null })
+              .set({ status: 'disabled', next_attempt_at: null })
               .where('owner', '=', owner)
               .where('url', '=', url)
-              .where('due_at', 'is not', null),
+              .where('next_attempt_at', 'is not', null),
           );
         }),
 
       /** A receiver is wanted again. */
-      enable: (owner: string, url: string): Promise<void> =>
-        write(db.deleteFrom('gone_webhooks').where('owner', '=', owner).where('url', '=', url)).then(() => undefined),
+      enableWebhook: (owner: string, url: string): Promise<void> =>
+        write(db.deleteFrom('disabled_webhooks').where('owner', '=', owner).where('url', '=', url)).then(
+          () => undefined,
+        ),
 
       /** A receiver is overloaded: what is due there within so many milliseconds waits as long. */
-      putOff: (owner: string, url: string, ms: number): Promise<void> =>
+      postponeWebhook: (owner: string, url: string, ms: number): Promise<void> =>
         write(
           db
             .updateTable('deliveries')
-            .set({ due_at: fromNow(ms) })
+            .set({ next_attempt_at: fromNow(ms) })
             .where('owner', '=', owner)
             .where('url', '=', url)
-            .where('due_at', '<', fromNow(ms)),
+            .where('next_attempt_at', '<', fromNow(ms)),
         ).then(() => undefined),
 
       /** Begins anew with a delivery, whatever became of it. @returns it */
-      async replay({ id }: Delivery): Promise<Delivery> {
+      async resetDelivery({ id }: Delivery): Promise<Delivery> {
         const [row] = await write(
           db
             .updateTable('deliveries')
-            .set({ status: 'pending', due_at: now(), attempts: sql<number>`0`, delivered_at: null })
+            .set({ status: 'pending', next_attempt_at: now(), attempts: sql<number>`0`, delivered_at: null })
             .where('id', '=', id)
             .returningAll(),
         );

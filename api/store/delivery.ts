@@ -3,7 +3,7 @@ export const DELIVERY_STATUSES = ['pending', 'delivered', 'failed', 'disabled'] 
 /** `failed`: given up; `disabled`: its receiver has answered 410 to this or another one. Either may be replayed. */
 export type DeliveryStatus = (typeof DELIVERY_STATUSES)[number];
 
-/** Times are milliseconds since 1970; `due_at` by the database's clock, the others by the API's. */
+/** Times are milliseconds since 1970; `next_attempt_at` by the database's clock, the others by the API's. */
 export interface Delivery {
   /** UUIDv7: ids sort by creation. The receiver sees it as webhook-id, the same at each attempt */
   id: string;
@@ -15,7 +15,7 @@ export interface Delivery {
   status: DeliveryStatus;
   created_at: number;
   /** when it is tried next, or, while it is being tried, tried by somebody else; null: not at all */
-  due_at: number | null;
+  next_attempt_at: number | null;
   /** tried so often since it was created or replayed */
   attempts: number;
   attempted_at: number | null;
@@ -33,5 +33,5 @@ export type Attempt = Pick<
   'status' | 'attempts' | 'attempted_at' | 'status_code' | 'error' | 'delivered_at'
 > & {
   /** milliseconds until the next; null: there is none */
-  due_in: number | null;
+  nextAttemptIn: number | null;
 };

@@ -1,20 +1,20 @@
 /** What the queries need of a database: its tables, and how the two dialects, libSQL and Postgres, differ. */
 import type { Compilable, Expression, Kysely, SelectQueryBuilder } from 'kysely';
 import type { Delivery } from './delivery.ts';
-import type { Key, LedgerLine } from './key.ts';
+import type { Key, LedgerEntry } from './key.ts';
 import type { Task } from './task.ts';
 
-export const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'strays', 'quote', 'cost'] as const;
+export const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'jobs_to_cancel', 'quote', 'cost'] as const;
 export type Row = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
 };
 export interface Tables {
   tasks: Row;
   keys: Omit<Key, 'scopes'> & { scopes: string };
-  ledger: LedgerLine;
+  ledger: LedgerEntry;
   deliveries: Delivery;
   /** receivers that have answered 410 */
-  gone_webhooks: { owner: string; url: string };
+  disabled_webhooks: { owner: string; url: string };
 }
 
 /** Executes one statement. @returns its rows */
@@ -38,7 +38,7 @@ export interface Dialect {
 }
 
 /** Why a task was not stored, in the order in which it is looked at. */
-export type Refusal = 'rate' | 'open' | 'budget';
+export type Refusal = 'rate' | 'active' | 'budget';
 
 export interface Claim {
   /** milliseconds */

@@ -1,11 +1,21 @@
 /** API keys and their accounts: what each may spend, has reserved and has spent, and the ledger with a line a task. */
 import { sql } from 'kysely';
 import type { Dialect, Refusal, Tables, Write } from './dialect.ts';
-import { type DayOfUse, dayOf, type Key, type KeyChanges, LOCAL, monthOf, type Order } from './key.ts';
+import {
+  type Admission,
+  type DailyUsage,
+  dayOf,
+  type Key,
+  type KeyChanges,
+  LOCAL,
+  monthOf,
+  NEW_ACCOUNT,
+  type NewKey,
+} from './key.ts';
 import type { NewTask, Task } from './task.ts';
 
 /** Takes back all that was written with it. */
-export class Refused extends Error {
+export class AdmissionRefused extends Error {
   constructor(
     readonly reason: Refusal,
     readonly key: Key,
@@ -25,7 +35,11 @@ export function keyQueries({ db, write }: Dialect) {
   const monthNow = (month: string) => sql<string>`(case when month < ${month} then ${month} else month end)`;
 
   /** @throws Refused */
-  async function reserve(write: Write, owner: string, { amount, now, maxOpen, submissions }: Order): Promise<Key> {
+  async function reserve(
+    write: Write,
+    owner: string,
+    { amount, now, maxActive, submissions }: Admission,
+  ): Promise<Key> {
     const month = monthOf(now);
     const { interval, window } = submissions;
     const next = sql<number>`(case when submissions_at < ${now} then ${now} else submissions_at end) + ${interval}`;
@@ -37,12 +51,12 @@ export function keyQueries({ db, write }: Dialect) {
             month: monthNow(month),
             spent: spentIn(month),
             reserved: sql<number>`reserved + ${amount}`,
-            open: sql<number>`open + 1`,
+            active_tasks: sql<number>`active_tasks + 1`,
             submissions_at: next,
           })
           .where('id', '=', owner)
           .where(sql<boolean>`(budget is null or ${spentIn(month)} + reserved + ${amount} <= budget)`)
-          .where('open', '<', maxOpen)
+          .where('active_tasks', '<', maxActive)
           .where(sql<boolean>`${next} <= ${now + window}`)
           .returningAll(),
       );
@@ -50,10 +64,10 @@ export function keyQueries({ db, write }: Dialect) {
       const [refusing] = await write(db.selectFrom('keys').selectAll().where('id', '=', owner));
       if (!refusing) throw new Error(`there is no key ${owner}`);
       const key = fromRow(refusing);
-      if (Math.max(key.submissions_at, now) + interval > now + window) throw new Refused('rate', key);
-      if (key.open >= maxOpen) throw new Refused('open', key);
+      if (Math.max(key.submissions_at, now) + interval > now + window) throw new AdmissionRefused('rate', key);
+      if (key.active_tasks >= maxActive) throw new AdmissionRefused('active', key);
       const spent = key.month < month ? 0 : key.spent;
-      if (key.budget !== null && spent + key.reserved + amount > key.budget) throw new Refused('budget', key);
+      if (key.budget !== null && spent + key.reserved + amount > key.budget) throw new AdmissionRefused('budget', key);
       // What refused it has changed in between.
     }
   }
@@ -61,7 +75,7 @@ export function keyQueries({ db, write }: Dialect) {
   return {
     reserve,
 
-    writeLine: (write: Write, { id, owner, model }: NewTask, { amount, expectedGpuTime }: Order) =>
+    writeLine: (write: Write, { id, owner, model }: NewTask, { amount, expectedGpuTime }: Admission) =>
       write(
         db
           .insertInto('ledger')
@@ -90,7 +104,7 @@ export function keyQueries({ db, write }: Dialect) {
             month: monthNow(month),
             spent: sql<number>`${spentIn(month)} + ${amount}`,
             reserved: sql<number>`reserved - ${line.reserved}`,
-            open: sql<number>`open - 1`,
+            active_tasks: sql<number>`active_tasks - 1`,
           })
           .where('id', '=', owner),
       );
@@ -98,9 +112,9 @@ export function keyQueries({ db, write }: Dialect) {
 
     /** For whoever has the store. */
     own: {
-      key: read,
+      getKey: read,
 
-      keys: async (): Promise<Key[]> =>
+      listKeys: async (): Promise<Key[]> =>
         (await db.selectFrom('keys').selectAll().orderBy('created_at').orderBy('id').execute()).map(fromRow),
 
       /** Whether there was ever a key that a text opens, revoked ones too. */
@@ -108,12 +122,11 @@ export function keyQueries({ db, write }: Dialect) {
         (await db.selectFrom('keys').select('id').where('id', '!=', LOCAL).limit(1).execute()).length > 0,
 
       /** @returns whether it was added: of keys with the same id the first is kept */
-      async addKey(key: Omit<Key, 'month' | 'spent' | 'reserved' | 'open' | 'submissions_at'>): Promise<boolean> {
-        const row = toRow(key);
+      async addKey(key: NewKey): Promise<boolean> {
         const added = await write(
           db
             .insertInto('keys')
-            .values({ ...row, month: '', spent: 0, reserved: 0, open: 0, submissions_at: 0 })
+            .values({ ...toRow(key), ...NEW_ACCOUNT })
             .onConflict((conflict) => conflict.column('id').doNothing())
             .returning('id'),
         );
@@ -121,13 +134,13 @@ export function keyQueries({ db, write }: Dialect) {
       },
 
       /** @returns the changed key; undefined if there is none */
-      async changeKey(id: string, changes: KeyChanges): Promise<Key | undefined> {
+      async updateKey(id: string, changes: KeyChanges): Promise<Key | undefined> {
         const [row] = await write(db.updateTable('keys').set(toRow(changes)).where('id', '=', id).returningAll());
         return row && fromRow(row);
       },
 
       /** What was settled on days from `since` to `until`, such as 2026-11-29, both included; by day and how tasks ended. */
-      usage: async (owner: string, since: string, until: string): Promise<DayOfUse[]> => {
+      getUsage: async (owner: string, since: string, until: string): Promise<DailyUsage[]> => {
         const rows = await db
           .selectFrom('ledger')
           .select((e) => [
@@ -145,11 +158,11 @@ export function keyQueries({ db, write }: Dialect) {
           .orderBy('day')
           .orderBy('status')
           .execute();
-        return rows as DayOfUse[];
+        return rows as DailyUsage[];
       },
 
       /** Of a model's latest results: how many milliseconds a GPU took, and how many were expected. */
-      gpuTimes: async (model: string, limit: number): Promise<{ took: number; expected: number }[]> =>
+      listGpuTimes: async (model: string, limit: number): Promise<{ took: number; expected: number }[]> =>
         (await db
           .selectFrom('ledger')
           .select(['gpu_time as took', 'expected_gpu_time as expected'])

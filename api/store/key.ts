@@ -26,9 +26,9 @@ export interface Key {
   /** for tasks that have not ended, whichever month they are of */
   reserved: number;
   /** tasks that have not ended */
-  open: number;
+  active_tasks: number;
   /** limits of its own instead of the environment's */
-  max_open: number | null;
+  max_active: number | null;
   submissions_per_minute: number | null;
   requests_per_minute: number | null;
   /** when its accepted submissions would have come, had they come at an even rate (see keys/rate.ts) */
@@ -42,18 +42,20 @@ export interface Key {
   revoked_at: number | null;
 }
 
-export type KeyChanges = Partial<
-  Omit<Key, 'id' | 'month' | 'spent' | 'reserved' | 'open' | 'submissions_at' | 'created_at'>
->;
+/** A key's account before its first task. */
+export const NEW_ACCOUNT = { month: '', spent: 0, reserved: 0, active_tasks: 0, submissions_at: 0 };
+
+export type NewKey = Omit<Key, keyof typeof NEW_ACCOUNT>;
+export type KeyChanges = Partial<Omit<NewKey, 'id' | 'created_at'>>;
 
 /** What a task may cost, told to its key before it is accepted. */
-export interface Order {
+export interface Admission {
   /** the most that it will cost */
   amount: number;
   /** milliseconds since 1970 */
   now: number;
   /** tasks that the key may have open, this one counted */
-  maxOpen: number;
+  maxActive: number;
   /** so many milliseconds between submissions at an even rate, and so far may they run ahead of it */
   submissions: { interval: number; window: number };
   /** by the parameters alone: how long a GPU would take, in milliseconds */
@@ -61,7 +63,7 @@ export interface Order {
 }
 
 /** A day of a key's, UTC. */
-export interface DayOfUse {
+export interface DailyUsage {
   /** such as 2026-11-29 */
   day: string;
   status: TaskStatus;
@@ -75,7 +77,7 @@ export const monthOf = (ms: number) => new Date(ms).toISOString().slice(0, 7);
 export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
 
 /** What a task may cost, and, once it has ended, what it has. Amounts are micro-units. */
-export interface LedgerLine {
+export interface LedgerEntry {
   task_id: string;
   owner: string;
   model: string;

@@ -16,8 +16,8 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 const url = () => `file:${folder}/tasks.db`;
 
-contract('libSQL', async (ahead) => {
-  const store = await openStore(url(), { ahead });
+contract('libSQL', async (clockSkew) => {
+  const store = await openStore(url(), { clockSkew });
   return { store, other: store, close: () => store.close().catch(() => undefined) };
 });
 
@@ -27,7 +27,7 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
   const [leased, later] = [newTask(), newTask()];
   for (const task of [leased, later]) await insertTask(store, task);
   await store.claim([leased.id], { lease: 60_000 });
-  await store.update((await store.get(later.id))!, { due_in: 60_000 });
+  await store.update((await store.get(later.id))!, { nextRunIn: 60_000 });
   await store.close();
   const next = await openStore(url());
   expect((await next.claimWaiting({ lease: 1000, limit: 10 })).map(({ id }) => id)).toEqual([leased.id]);

@@ -15,16 +15,16 @@ const GROUP = 200;
 /**
  * SQLite has one writer, and each commit waits for the disk. So writes queue up here, not inside it, and those that wait are committed
  * together. Two connections, one for writing: whoever reads while a transaction is open sees what was before it.
- * @param isBeside whether another process may be using the file: then its work is left alone
- * @throws Error if another process uses the folder, unless this one is beside it
+ * @param exclusive whether to lock the folder, and to end the leases that a dead process left; false: another process may use the file
+ * @throws Error exclusive, and another process uses the folder
  */
-export async function openLibsql(url: string, ahead: () => number, isBeside: boolean): Promise<Dialect> {
+export async function openLibsql(url: string, clockSkew: () => number, exclusive: boolean): Promise<Dialect> {
   const folder = dirname(url.replace(/^file:(\/\/)?/, ''));
   await mkdir(folder, { recursive: true });
-  const lock = isBeside ? undefined : await lockFolder(folder);
+  const lock = exclusive ? await lockFolder(folder) : undefined;
   const writer = await connect(url);
   await migrate(new Kysely<Tables>({ dialect: transactional(new LibsqlDialect({ client: writer })) }));
-  if (lock) await writer.execute('update tasks set due_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
+  if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
   const reader = await connect(url);
   const queue = createQueue(writer);
 
@@ -43,7 +43,7 @@ export async function openLibsql(url: string, ahead: () => number, isBeside: boo
           await execute(statement('release work'));
         }
       }),
-    fromNow: (ms) => sql<number>`${Math.round(Date.now() + ahead() + ms)}`, // the database is in this process
+    fromNow: (ms) => sql<number>`${Math.round(Date.now() + clockSkew() + ms)}`, // the database is in this process
     skipLocked: (query) => query,
     isShared: false,
     async close() {

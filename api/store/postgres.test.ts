@@ -14,9 +14,9 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   });
   afterAll(() => postgres?.stop());
 
-  contract('PostgreSQL', async (ahead) => {
+  contract('PostgreSQL', async (clockSkew) => {
     const { url } = await postgres.database();
-    const [store, other] = await Promise.all([openStore(url, { ahead }), openStore(url, { ahead })]); // migrations by two at once
+    const [store, other] = await Promise.all([openStore(url, { clockSkew }), openStore(url, { clockSkew })]); // migrations by two at once
     return {
       store,
       other,
@@ -44,7 +44,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
       expect(await store.claimWaiting({ lease: 60_000, limit: 1 })).toHaveLength(1);
       const left = 'leased_until - extract(epoch from now()) * 1000';
       expect(await postgres.query(name, `select ${left} between 50000 and 60000 from tasks`)).toBe('t');
-      expect((await store.agenda()).waiting).toBeLessThanOrEqual(60_000);
+      expect((await store.nextDue()).waiting).toBeLessThanOrEqual(60_000);
     } finally {
       Date.now = realNow;
       await store.close();
@@ -99,7 +99,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     await once(line, 'listening');
     const by = new URL(url);
     by.port = String((line.address() as AddressInfo).port);
-    const store = await openStore(by.href, { patience: 1000 });
+    const store = await openStore(by.href, { queryTimeout: 1000 });
     const task = newTask();
     await insertTask(store, task);
     const silence = () => sockets.splice(0).map((socket) => socket.unpipe().pause()); // those to come are not silent

@@ -10,11 +10,11 @@ const OLDEST = 15;
 const BIGINT = 20; // pg_type's number for it
 
 /** @throws Error in one line: the server can't be reached, refuses, is too old, or the database is not in UTF8 */
-export async function openPostgres(url: string, ahead: () => number, patience: number): Promise<Dialect> {
+export async function openPostgres(url: string, clockSkew: () => number, queryTimeout: number): Promise<Dialect> {
   const pool = new pg.Pool({
     connectionString: url,
     connectionTimeoutMillis: 10 * SECOND,
-    query_timeout: patience,
+    query_timeout: queryTimeout,
     keepAlive: true,
     application_name: 'img2vid',
     // Our bigints are milliseconds and counts, far below 2^53; pg would give texts.
@@ -39,7 +39,8 @@ export async function openPostgres(url: string, ahead: () => number, patience: n
         .transaction()
         .execute((transaction) => work((query) => transaction.executeQuery(query.compile()).then(({ rows }) => rows))),
     // now() and not clock_timestamp(): only what stands still during a statement can be looked up in an index.
-    fromNow: (ms) => sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(ahead() + ms)}::bigint)`,
+    fromNow: (ms) =>
+      sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
     skipLocked: (query) => query.forUpdate().skipLocked(),
     isShared: true,
     close: () => db.destroy(),

@@ -1,85 +1,83 @@
-/** Databases of earlier versions, as they are found at a start. */
+/** What a start makes of the database that it finds: it creates the tables, keeps its own, and refuses those of another version. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createClient } from '@libsql/client';
-import { LibsqlDialect } from '@libsql/kysely-libsql';
-import { Kysely, type Dialect as KyselyDialect, Migrator, PostgresDialect } from 'kysely';
-import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
+import { insertTask, newTask } from '../../test/support/test-store.ts';
 import { migrations } from './schema.ts';
 import { openStore } from './store.ts';
 
-const SECRET = 'whsec_of-before';
+/** What remains of an unreleased 0.1.0: its tables, with and without its migrations' names. */
+const OLD = {
+  'tables without migrations': ['create table tasks (id text primary key)'],
+  'migrations of other names': [
+    'create table kysely_migration (name varchar(255) primary key, timestamp varchar(255) not null)',
+    "insert into kysely_migration values ('001_tasks', '2026-11-01T00:00:00.000Z')",
+    'create table tasks (id text primary key)',
+  ],
+};
+const REFUSAL = /^DATABASE_URL: the tables in this database are from another version .* name an empty database$/;
 
-/** Without keys, money and an outbox: an open task, one that is announced for the third time, and one that was heard. */
-async function before(dialect: KyselyDialect): Promise<void> {
-  // biome-ignore lint/suspicious/noExplicitAny: its tables are of an earlier version
-  const db = new Kysely<any>({ dialect });
-  const provider = { getMigrations: async () => migrations };
-  const { error } = await new Migrator({ db, provider }).migrateTo('004_list');
-  if (error) throw error;
-  await db.insertInto('secrets').values({ name: 'webhook', value: SECRET }).execute();
-  const task = {
-    progress: 0,
-    created_at: 1,
-    model: 'camera',
-    warnings: '[]',
-    jobs: 1,
-    failures: 0,
-    version: 1,
-    due_at: 0,
-  };
-  const input = JSON.stringify({ prompt: 'x', webhook_url: 'https://example.com/' });
-  const all = { ...task, input, webhook_attempts: 0 };
-  const ended = { ...all, status: 'failed', finished_at: 5 };
-  await db
-    .insertInto('tasks')
-    .values([
-      {
-        ...all,
-        id: 'open',
-        callback_token: 'a',
-        status: 'running',
-        finished_at: null,
-        webhook_due_at: null,
-        job_id: 'j',
-      },
-      { ...ended, id: 'announced', callback_token: 'b', webhook_due_at: 7, webhook_attempts: 2, job_id: null },
-      { ...ended, id: 'heard', callback_token: 'c', webhook_due_at: null, webhook_attempts: 1, job_id: null },
-    ])
-    .execute();
-  await db.destroy();
+interface Database {
+  url: string;
+  /** @returns the rows' first columns */
+  query(statement: string): Promise<string[]>;
 }
 
-async function expectKept(url: string): Promise<void> {
-  const store = await openStore(url);
-  expect(await store.key('local')).toMatchObject({
-    webhook_secret: SECRET,
-    hash: null,
-    open: 0,
-    reserved: 0,
-    spent: 0,
+function behavesWith(open: () => Promise<Database>) {
+  let database: Database;
+  beforeEach(async () => {
+    database = await open();
   });
-  expect(await store.deliveries({ owner: 'local', limit: 9 })).toMatchObject([
-    { id: 'announced', task_id: 'announced', type: 'task.failed', url: 'https://example.com/', attempts: 2, due_at: 7 },
-  ]);
-  const open = (await store.get('open'))!;
-  expect(open).toMatchObject({ quote: null, cost: null, status: 'running' });
-  await store.update(open, { status: 'succeeded', finished_at: 9, cost: null, due_in: 0 });
-  expect(await store.deliveries({ owner: 'local', task: 'open', limit: 9 })).toHaveLength(1);
-  expect(await store.key('local')).toMatchObject({ open: 0, reserved: 0, spent: 0 }); // nothing was reserved for it
-  expect(await store.usage('local', '1970-01-01', '2100-01-01')).toEqual([]);
-  await store.close();
+
+  test('an empty database gets the tables, and a later start keeps what is in them', async () => {
+    const store = await openStore(database.url);
+    const { webhook_secret } = (await store.getKey('local'))!;
+    const task = newTask();
+    await insertTask(store, task);
+    await store.close();
+    const next = await openStore(database.url);
+    expect(await next.getKey('local')).toMatchObject({ hash: null, active_tasks: 1, webhook_secret });
+    expect(await next.get(task.id)).toMatchObject({ id: task.id });
+    expect(await database.query('select name from kysely_migration')).toEqual(Object.keys(migrations));
+    await next.close();
+  });
+
+  test.each(Object.entries(OLD))('%s are refused, and left as they are', async (_name, statements) => {
+    for (const statement of statements) await database.query(statement);
+    await database.query("insert into tasks values ('kept')");
+    await expect(openStore(database.url)).rejects.toThrow(REFUSAL);
+    expect(await database.query('select id from tasks')).toEqual(['kept']);
+  });
 }
 
-test('a libSQL file', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'migrations-'));
-  const url = `file:${join(folder, 'tasks.db')}`;
-  await before(new LibsqlDialect({ client: createClient({ url }) }));
-  await expectKept(url);
-  await rm(folder, { recursive: true });
+describe('libSQL', () => {
+  let folder: string;
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'schema-'));
+  });
+  afterEach(() => rm(folder, { recursive: true }));
+  const url = () => `file:${join(folder, 'tasks.db')}`;
+
+  behavesWith(async () => ({
+    url: url(),
+    async query(statement) {
+      const client = createClient({ url: url() });
+      const { rows } = await client.execute(statement);
+      client.close();
+      return rows.map((row) => String(row[0]));
+    },
+  }));
+
+  test('two that start at the same time on an empty file make its tables once', async () => {
+    const stores = await Promise.all([0, 1].map(() => openStore(url(), { exclusive: false })));
+    for (const store of stores) {
+      expect(await store.listKeys()).toHaveLength(1);
+      await store.close();
+    }
+  });
 });
 
 describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
@@ -89,9 +87,9 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   });
   afterAll(() => postgres?.stop());
 
-  test('a database', async () => {
-    const { url } = await postgres.database();
-    await before(new PostgresDialect({ pool: new pg.Pool({ connectionString: url }) }));
-    await expectKept(url);
+  behavesWith(async () => {
+    const { name, url } = await postgres.database();
+    const lines = async (statement: string) => (await postgres.query(name, statement)).split('\n').filter(Boolean);
+    return { url, query: lines };
   });
 });

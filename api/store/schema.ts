@@ -1,223 +1,160 @@
+/** The tables and indexes. One definition serves both databases: SQLite takes Postgres' type names. Columns are described in task.ts, key.ts and delivery.ts. */
 import { randomBytes } from 'node:crypto';
-import { type ColumnBuilderCallback, type Kysely, type Migration, Migrator, sql } from 'kysely';
-import { LOCAL, SCOPES } from './key.ts';
+import { type Kysely, type Migration, Migrator, sql } from 'kysely';
+import { LOCAL, NEW_ACCOUNT, SCOPES } from './key.ts';
 
-/** Open, and without a job: to be submitted. As SQL, for an index over such rows serves only a query that says the very same. */
-export const WAITING = sql<boolean>`(job_id is null and finished_at is null)`;
-export const NOT_WAITING = sql<boolean>`(job_id is not null or finished_at is not null)`;
+// A partial index serves only queries that repeat its condition word for word.
+const WAITING_ROWS = 'job_id is null and finished_at is null';
+const NOT_WAITING_ROWS = 'job_id is not null or finished_at is not null';
+const ACTIVE_ROWS = 'finished_at is null';
+const SUBMITTED_ROWS = 'job_id is not null and finished_at is null';
+
+/** Active, and without a job: to be submitted. */
+export const WAITING = sql<boolean>`(${sql.raw(WAITING_ROWS)})`;
+export const NOT_WAITING = sql<boolean>`(${sql.raw(NOT_WAITING_ROWS)})`;
 /** Not ended: with a job or without. */
-export const NOT_ENDED = sql<boolean>`(finished_at is null)`;
-/** Open, with a job at RunPod. */
-export const OUT = sql<boolean>`(job_id is not null and finished_at is null)`;
+export const ACTIVE = sql<boolean>`(${sql.raw(ACTIVE_ROWS)})`;
+/** Active, with a job at RunPod. */
+export const SUBMITTED = sql<boolean>`(${sql.raw(SUBMITTED_ROWS)})`;
 
-/** In the order of their names; one that has run is never changed. */
+const SCHEMA = `
+  create table tasks (
+    id text primary key,
+    owner text not null,
+    idempotency_key text,
+    idempotency_hash text,
+    status text not null,
+    stage text,
+    step integer,
+    steps integer,
+    progress double precision not null,
+    created_at bigint not null,
+    started_at bigint,
+    finished_at bigint,
+    model text not null,
+    input text not null,
+    warnings text not null,
+    image_key text,
+    source_key text,
+    still text,
+    output text,
+    error text,
+    callback_token text not null unique,
+    job_id text,
+    submitted_at bigint,
+    jobs integer not null,
+    failures integer not null,
+    next_run_at bigint not null,
+    leased_until bigint not null,
+    quote text,
+    cost text,
+    cancel_requested_at bigint,
+    jobs_to_cancel text not null,
+    expired_at bigint,
+    version integer not null
+  );
+  create index tasks_owner on tasks (owner, id);
+  create index tasks_status on tasks (owner, status, id);
+  create unique index tasks_idempotency on tasks (owner, idempotency_key) where idempotency_key is not null;
+  create index tasks_due on tasks (next_run_at) where (${NOT_WAITING_ROWS});
+  create index tasks_waiting on tasks (next_run_at) where (${WAITING_ROWS});
+  create index tasks_waiting_by_owner on tasks (owner, next_run_at) where (${WAITING_ROWS});
+  create index tasks_submitted on tasks (job_id) where (${SUBMITTED_ROWS});
+  -- Covers all that the metrics count, so that they read no row.
+  create index tasks_active on tasks (status, job_id, created_at) where (${ACTIVE_ROWS});
+
+  create table keys (
+    id text primary key,
+    name text not null,
+    scopes text not null,
+    hash text,
+    old_hash text,
+    old_until bigint,
+    budget bigint,
+    month text not null,
+    spent bigint not null,
+    reserved bigint not null,
+    active_tasks bigint not null,
+    max_active bigint,
+    submissions_per_minute bigint,
+    requests_per_minute bigint,
+    submissions_at bigint not null,
+    webhook_secret text not null,
+    old_webhook_secret text,
+    old_webhook_until bigint,
+    created_at bigint not null,
+    revoked_at bigint
+  );
+
+  create table ledger (
+    task_id text primary key,
+    owner text not null,
+    model text not null,
+    reserved bigint not null,
+    expected_gpu_time bigint not null,
+    settled_at bigint,
+    day text,
+    status text,
+    amount bigint,
+    gpu_time bigint,
+    stills bigint
+  );
+  create index ledger_day on ledger (owner, day);
+  create index ledger_gpu_times on ledger (model, settled_at) where (gpu_time is not null);
+
+  create table deliveries (
+    id text primary key,
+    owner text not null,
+    task_id text,
+    type text not null,
+    url text not null,
+    status text not null,
+    created_at bigint not null,
+    next_attempt_at bigint,
+    attempts bigint not null,
+    attempted_at bigint,
+    status_code bigint,
+    error text,
+    delivered_at bigint
+  );
+  create index deliveries_owner on deliveries (owner, id);
+  create index deliveries_task on deliveries (task_id);
+  create index deliveries_due on deliveries (next_attempt_at) where next_attempt_at is not null;
+
+  create table disabled_webhooks (
+    owner text not null,
+    url text not null,
+    primary key (owner, url)
+  )`;
+
+/** In the order of their names. Once released, a migration never changes. */
 export const migrations: Record<string, Migration> = {
-  '001_tasks': {
-    async up(db: Kysely<unknown>) {
-      await db.schema
-        .createTable('tasks')
-        .addColumn('id', 'text', (column) => column.primaryKey())
-        .addColumn('status', 'text', (column) => column.notNull())
-        .addColumn('stage', 'text')
-        .addColumn('step', 'integer')
-        .addColumn('steps', 'integer')
-        .addColumn('progress', 'double precision', (column) => column.notNull())
-        .addColumn('created_at', 'bigint', (column) => column.notNull())
-        .addColumn('started_at', 'bigint')
-        .addColumn('finished_at', 'bigint')
-        .addColumn('model', 'text', (column) => column.notNull())
-        .addColumn('input', 'text', (column) => column.notNull())
-        .addColumn('warnings', 'text', (column) => column.notNull())
-        .addColumn('image_key', 'text')
-        .addColumn('source_key', 'text')
-        .addColumn('still', 'text')
-        .addColumn('output', 'text')
-        .addColumn('error', 'text')
-        .addColumn('callback_token', 'text', (column) => column.notNull().unique())
-        .addColumn('job_id', 'text')
-        .addColumn('submitted_at', 'bigint')
-        .addColumn('jobs', 'integer', (column) => column.notNull())
-        .addColumn('failures', 'integer', (column) => column.notNull())
-        .addColumn('due_at', 'bigint', (column) => column.notNull())
-        .addColumn('webhook_due_at', 'bigint')
-        .addColumn('webhook_attempts', 'integer', (column) => column.notNull())
-        .addColumn('version', 'integer', (column) => column.notNull())
-        .execute();
-      await db.schema.createIndex('tasks_due').on('tasks').columns(['status', 'due_at']).execute();
-      await db.schema.createIndex('tasks_webhook').on('tasks').column('webhook_due_at').execute();
-    },
-  },
-  '002_leases': {
-    async up(db: Kysely<unknown>) {
-      await db.schema
-        .alterTable('tasks')
-        .addColumn('leased_until', 'bigint', (column) => column.notNull().defaultTo(0))
-        .execute();
-      await db.schema
-        .createTable('secrets')
-        .addColumn('name', 'text', (column) => column.primaryKey())
-        .addColumn('value', 'text', (column) => column.notNull())
-        .execute();
-    },
-  },
-  '003_lifecycle': {
-    async up(db: Kysely<unknown>) {
-      const columns: [string, 'text' | 'bigint', ColumnBuilderCallback?][] = [
-        ['owner', 'text', (column) => column.notNull().defaultTo('local')],
-        ['idempotency_key', 'text'],
-        ['idempotency_hash', 'text'],
-        ['cancel_requested_at', 'bigint'],
-        ['strays', 'text', (column) => column.notNull().defaultTo('[]')],
-        ['expired_at', 'bigint'],
-      ];
-      for (const [name, type, build] of columns)
-        await db.schema.alterTable('tasks').addColumn(name, type, build).execute();
-      await db.schema.createIndex('tasks_owner').on('tasks').columns(['owner', 'id']).execute();
-      await db.schema
-        .createIndex('tasks_idempotency')
-        .on('tasks')
-        .columns(['owner', 'idempotency_key'])
-        .unique()
-        .where(sql.ref('idempotency_key'), 'is not', null)
-        .execute();
-      await db.schema.dropIndex('tasks_due').execute();
-      await db.schema.createIndex('tasks_due').on('tasks').column('due_at').where(NOT_WAITING).execute();
-      await db.schema.createIndex('tasks_waiting').on('tasks').column('due_at').where(WAITING).execute();
-      await db.schema.createIndex('tasks_line').on('tasks').columns(['owner', 'due_at']).where(WAITING).execute();
-      await db.schema.createIndex('tasks_out').on('tasks').column('job_id').where(OUT).execute();
-    },
-  },
-  '004_list': {
-    async up(db: Kysely<unknown>) {
-      await db.schema.createIndex('tasks_status').on('tasks').columns(['owner', 'status', 'id']).execute();
-    },
-  },
-  '005_keys': {
-    // biome-ignore lint/suspicious/noExplicitAny: it reads and writes tables of several ages
+  '001_initial': {
+    // biome-ignore lint/suspicious/noExplicitAny: a migration does not know the tables of later ones
     async up(db: Kysely<any>) {
-      await db.schema
-        .createTable('keys')
-        .addColumn('id', 'text', (column) => column.primaryKey())
-        .addColumn('name', 'text', (column) => column.notNull())
-        .addColumn('scopes', 'text', (column) => column.notNull())
-        .addColumn('hash', 'text')
-        .addColumn('old_hash', 'text')
-        .addColumn('old_until', 'bigint')
-        .addColumn('budget', 'bigint')
-        .addColumn('month', 'text', (column) => column.notNull().defaultTo(''))
-        .addColumn('spent', 'bigint', (column) => column.notNull().defaultTo(0))
-        .addColumn('reserved', 'bigint', (column) => column.notNull().defaultTo(0))
-        .addColumn('open', 'bigint', (column) => column.notNull().defaultTo(0))
-        .addColumn('max_open', 'bigint')
-        .addColumn('submissions_per_minute', 'bigint')
-        .addColumn('requests_per_minute', 'bigint')
-        .addColumn('submissions_at', 'bigint', (column) => column.notNull().defaultTo(0))
-        .addColumn('webhook_secret', 'text', (column) => column.notNull())
-        .addColumn('old_webhook_secret', 'text')
-        .addColumn('old_webhook_until', 'bigint')
-        .addColumn('created_at', 'bigint', (column) => column.notNull())
-        .addColumn('revoked_at', 'bigint')
-        .execute();
-      await db.schema
-        .createTable('ledger')
-        .addColumn('task_id', 'text', (column) => column.primaryKey())
-        .addColumn('owner', 'text', (column) => column.notNull())
-        .addColumn('model', 'text', (column) => column.notNull())
-        .addColumn('reserved', 'bigint', (column) => column.notNull())
-        .addColumn('expected_gpu_time', 'bigint', (column) => column.notNull())
-        .addColumn('settled_at', 'bigint')
-        .addColumn('day', 'text')
-        .addColumn('status', 'text')
-        .addColumn('amount', 'bigint')
-        .addColumn('gpu_time', 'bigint')
-        .addColumn('stills', 'bigint')
-        .execute();
-      await db.schema.createIndex('ledger_day').on('ledger').columns(['owner', 'day']).execute();
-      const hasResult = sql<boolean>`(gpu_time is not null)`;
-      await db.schema
-        .createIndex('ledger_history')
-        .on('ledger')
-        .columns(['model', 'settled_at'])
-        .where(hasResult)
-        .execute();
-      await db.schema
-        .createTable('deliveries')
-        .addColumn('id', 'text', (column) => column.primaryKey())
-        .addColumn('owner', 'text', (column) => column.notNull())
-        .addColumn('task_id', 'text')
-        .addColumn('type', 'text', (column) => column.notNull())
-        .addColumn('url', 'text', (column) => column.notNull())
-        .addColumn('status', 'text', (column) => column.notNull())
-        .addColumn('created_at', 'bigint', (column) => column.notNull())
-        .addColumn('due_at', 'bigint')
-        .addColumn('attempts', 'bigint', (column) => column.notNull().defaultTo(0))
-        .addColumn('attempted_at', 'bigint')
-        .addColumn('status_code', 'bigint')
-        .addColumn('error', 'text')
-        .addColumn('delivered_at', 'bigint')
-        .execute();
-      await db.schema.createIndex('deliveries_owner').on('deliveries').columns(['owner', 'id']).execute();
-      await db.schema.createIndex('deliveries_task').on('deliveries').columns(['task_id']).execute();
-      await db.schema
-        .createIndex('deliveries_due')
-        .on('deliveries')
-        .column('due_at')
-        .where('due_at', 'is not', null)
-        .execute();
-      await db.schema
-        .createTable('gone_webhooks')
-        .addColumn('owner', 'text', (column) => column.notNull())
-        .addColumn('url', 'text', (column) => column.notNull())
-        .addPrimaryKeyConstraint('gone_webhooks_key', ['owner', 'url'])
-        .execute();
-
-      const secret = await db.selectFrom('secrets').select('value').where('name', '=', 'webhook').executeTakeFirst();
+      for (const statement of SCHEMA.split(';\n')) await sql.raw(statement).execute(db);
+      const local = { id: LOCAL, name: 'this machine', scopes: JSON.stringify(SCOPES), created_at: Date.now() };
+      const webhook_secret = `whsec_${randomBytes(32).toString('base64')}`;
       await db
         .insertInto('keys')
-        .values({
-          id: LOCAL,
-          name: 'this machine',
-          scopes: JSON.stringify(SCOPES),
-          webhook_secret: secret?.value ?? `whsec_${randomBytes(32).toString('base64')}`,
-          created_at: Date.now(),
-        })
+        .values({ ...local, ...NEW_ACCOUNT, webhook_secret })
         .execute();
-      await db.schema.dropTable('secrets').execute();
-
-      for (const name of ['quote', 'cost']) await db.schema.alterTable('tasks').addColumn(name, 'text').execute();
-      const due = await db.selectFrom('tasks').selectAll().where('webhook_due_at', 'is not', null).execute();
-      for (const { id, owner, status, input, finished_at, webhook_due_at, webhook_attempts } of due)
-        await db
-          .insertInto('deliveries')
-          .values({
-            ...{
-              id,
-              owner,
-              task_id: id,
-              type: `task.${status}`,
-              url: JSON.parse(input).webhook_url,
-              status: 'pending',
-            },
-            ...{ created_at: finished_at, due_at: webhook_due_at, attempts: webhook_attempts },
-          })
-          .execute();
-      await db.schema.dropIndex('tasks_webhook').execute();
-      for (const name of ['webhook_due_at', 'webhook_attempts'])
-        await db.schema.alterTable('tasks').dropColumn(name).execute();
-    },
-  },
-  '006_open': {
-    async up(db: Kysely<unknown>) {
-      // All that the metrics count is in the index: no row is read.
-      const columns = ['status', 'job_id', 'created_at'];
-      await db.schema.createIndex('tasks_open').on('tasks').columns(columns).where(NOT_ENDED).execute();
     },
   },
 };
 
-/** Runs what has not run yet, all or nothing; processes that start at once wait for one another. */
+/**
+ * Runs the migrations that have not run yet, all or none. Processes that start at the same time wait for one another.
+ * @throws Error the database holds other tables of these names, such as those of a version before the first release
+ */
 export async function migrate<T>(db: Kysely<T>): Promise<void> {
   const provider = { getMigrations: async () => migrations };
   const { error } = await new Migrator({ db, provider }).migrateToLatest();
+  if (/corrupted migrations|already exists/.test((error as Error | undefined)?.message ?? ''))
+    throw new Error(
+      'DATABASE_URL: the tables in this database are from another version and cannot be upgraded; ' +
+        'move the file away (DATA_DIR/tasks.db unless set) or name an empty database',
+      { cause: error },
+    );
   if (error) throw error;
 }

@@ -6,15 +6,15 @@ import type { TaskStatus } from '../../core/responses.ts';
 import type { NewDelivery } from './delivery.ts';
 import { deliveryQueries } from './delivery-queries.ts';
 import { type Claim, JSON_COLUMNS, type Refusal, type Row, type Tables } from './dialect.ts';
-import type { Key, Order } from './key.ts';
-import { keyQueries, Refused } from './key-queries.ts';
+import type { Admission, Key } from './key.ts';
+import { AdmissionRefused, keyQueries } from './key-queries.ts';
 import { openLibsql } from './libsql.ts';
 import { openPostgres } from './postgres.ts';
-import { NOT_ENDED, NOT_WAITING, OUT, WAITING } from './schema.ts';
-import { type Changes, isEnd, LISTED, type ListedTask, type NewTask, type Task, type Timed } from './task.ts';
+import { ACTIVE, NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
+import { type Changes, endsTask, LIST_COLUMNS, type ListedTask, type NewTask, type Task, type Timed } from './task.ts';
 
 /** How long after its task's creation an idempotency key stands for it; milliseconds. */
-export const KEY_LIFE = 24 * 3600 * 1000;
+export const IDEMPOTENCY_TTL = 24 * 3600 * 1000;
 
 /** Some of an owner's tasks. */
 export interface Selection {
@@ -30,19 +30,19 @@ export interface Selection {
 const NEVER = Number.MAX_SAFE_INTEGER;
 
 export interface StoreOptions {
-  /** for tests: how far the store's clock runs ahead of the database's; milliseconds */
-  ahead?: (() => number) | undefined;
-  /** how long Postgres may take for one statement; milliseconds */
-  patience?: number;
-  /** for the operator's tools: another process may be using the same file */
-  beside?: boolean;
+  /** for tests: added to the database's clock; milliseconds */
+  clockSkew?: (() => number) | undefined;
+  /** of one statement in Postgres; milliseconds */
+  queryTimeout?: number;
+  /** false: other processes may use the same file, as the operator's tools do */
+  exclusive?: boolean;
 }
 
 /** What became of a new task: stored, with its key's account as it is now; or there is one with its idempotency key; or refused. */
-export type Inserted =
-  | { key: Key; earlier?: undefined; refused?: undefined }
-  | { earlier: Task; refused?: undefined }
-  | { refused: Refusal; key: Key; earlier?: undefined };
+export type InsertResult =
+  | { key: Key; existing?: undefined; refused?: undefined }
+  | { existing: Task; refused?: undefined }
+  | { refused: Refusal; key: Key; existing?: undefined };
 
 /** Among how many owners a claim is shared out at most; SQLite puts some hundreds of selects together. */
 const OWNERS = 100;
@@ -55,27 +55,27 @@ export type Store = Awaited<ReturnType<typeof openStore>>;
  */
 export async function openStore(
   url: string,
-  { ahead = () => 0, patience = 30_000, beside = false }: StoreOptions = {},
+  { clockSkew = () => 0, queryTimeout = 30_000, exclusive = true }: StoreOptions = {},
 ) {
   const isFile = url.startsWith('file:');
-  const dialect = await (isFile ? openLibsql(url, ahead, beside) : openPostgres(url, ahead, patience));
+  const dialect = await (isFile ? openLibsql(url, clockSkew, exclusive) : openPostgres(url, clockSkew, queryTimeout));
   const { db, write, writeAll, fromNow, skipLocked } = dialect;
   const keys = keyQueries(dialect);
   const deliveries = deliveryQueries(dialect);
   const now = () => fromNow(0);
 
-  function toColumns({ due_in, hurry, ...task }: Changes) {
+  function toColumns({ nextRunIn, runNow, ...task }: Changes) {
     return {
       ...toRow(task),
-      ...(hurry && { due_at: now() }),
-      ...(due_in !== undefined && { due_at: due_in === null ? NEVER : fromNow(due_in), leased_until: 0 }),
+      ...(runNow && { next_run_at: now() }),
+      ...(nextRunIn !== undefined && { next_run_at: nextRunIn === null ? NEVER : fromNow(nextRunIn), leased_until: 0 }),
     };
   }
 
   const free = () => db.selectFrom('tasks').where('leased_until', '<=', now());
   function leased(lease: number) {
     const until = fromNow(lease);
-    return { due_at: until, leased_until: until, version: sql<number>`version + 1` };
+    return { next_run_at: until, leased_until: until, version: sql<number>`version + 1` };
   }
 
   /** Changes tasks that no other process is just changing. */
@@ -108,14 +108,14 @@ export async function openStore(
   }
 
   /** The task that the owner's key stands for at a time, in milliseconds since 1970. */
-  const byIdempotencyKey = (owner: string, key: string, at: number) =>
+  const findByIdempotencyKey = (owner: string, key: string, at: number) =>
     first(
       db
         .selectFrom('tasks')
         .selectAll()
         .where('owner', '=', owner)
         .where('idempotency_key', '=', key)
-        .where('created_at', '>', at - KEY_LIFE)
+        .where('created_at', '>', at - IDEMPOTENCY_TTL)
         .execute(),
     );
 
@@ -130,8 +130,8 @@ export async function openStore(
      * Stores the task, unless its idempotency key stands for an earlier one, or its key refuses the order. The task, its line in the
      * ledger and the key's account are written together; the account last, for others of the same key wait from there on.
      */
-    async insert(task: NewTask, order: Order): Promise<Inserted> {
-      const row = { ...toRow(task), due_at: now(), leased_until: 0 };
+    async insert(task: NewTask, order: Admission): Promise<InsertResult> {
+      const row = { ...toRow(task), next_run_at: now(), leased_until: 0 };
       const { owner, idempotency_key: idempotencyKey, created_at } = task;
       for (;;) {
         const inserted = await writeAll(async (write) => {
@@ -148,12 +148,12 @@ export async function openStore(
           await keys.writeLine(write, task, order);
           return { key: await keys.reserve(write, owner, order) };
         }).catch((error) => {
-          if (error instanceof Refused) return { refused: error.reason, key: error.key };
+          if (error instanceof AdmissionRefused) return { refused: error.reason, key: error.key };
           throw error;
         });
         if (inserted) return inserted;
-        const earlier = await byIdempotencyKey(owner, idempotencyKey!, created_at);
-        if (earlier) return { earlier };
+        const existing = await findByIdempotencyKey(owner, idempotencyKey!, created_at);
+        if (existing) return { existing };
         // It has outlived its time: one of those who want it frees it, and the first to insert then has it.
         await write(
           db
@@ -161,12 +161,12 @@ export async function openStore(
             .set({ idempotency_key: null, idempotency_hash: null })
             .where('owner', '=', owner)
             .where('idempotency_key', '=', idempotencyKey)
-            .where('created_at', '<=', created_at - KEY_LIFE),
+            .where('created_at', '<=', created_at - IDEMPOTENCY_TTL),
         );
       }
     },
 
-    byIdempotencyKey,
+    findByIdempotencyKey,
 
     /** Whoever's it is: not for callers. */
     get: (id: string) => first(db.selectFrom('tasks').selectAll().where('id', '=', storable(id)).execute()),
@@ -185,12 +185,17 @@ export async function openStore(
     getMany: async (ids: string[]): Promise<Task[]> =>
       ids.length === 0 ? [] : (await db.selectFrom('tasks').selectAll().where('id', 'in', ids).execute()).map(fromRow),
 
-    byCallbackToken: (token: string) =>
+    findByCallbackToken: (token: string) =>
       first(db.selectFrom('tasks').selectAll().where('callback_token', '=', storable(token)).execute()),
 
     /** Newest first. */
     async list({ owner, status, from, before, limit }: Selection & { limit: number }): Promise<ListedTask[]> {
-      let query = db.selectFrom('tasks').select(LISTED).where('owner', '=', owner).orderBy('id', 'desc').limit(limit);
+      let query = db
+        .selectFrom('tasks')
+        .select(LIST_COLUMNS)
+        .where('owner', '=', owner)
+        .orderBy('id', 'desc')
+        .limit(limit);
       if (status !== undefined) query = query.where('status', '=', status);
       if (from !== undefined) query = query.where('id', '>=', storable(from));
       if (before !== undefined) query = query.where('id', '<', storable(before));
@@ -209,7 +214,7 @@ export async function openStore(
         .where('id', '=', task.id)
         .where('version', '=', task.version)
         .returningAll();
-      if (!isEnd(task, changes)) return first(write(change));
+      if (!endsTask(task, changes)) return first(write(change));
       return writeAll(async (write) => {
         const ended = await first(write(change));
         if (!ended) return undefined;
@@ -226,7 +231,7 @@ export async function openStore(
      */
     claimDue: ({ lease, limit }: Claim) =>
       take(
-        free().select('id').where(NOT_WAITING).where('due_at', '<=', now()).orderBy('due_at').limit(limit),
+        free().select('id').where(NOT_WAITING).where('next_run_at', '<=', now()).orderBy('next_run_at').limit(limit),
         leased(lease),
       ),
 
@@ -235,20 +240,25 @@ export async function openStore(
       const owners = await waitingOwners();
       if (owners.length === 0) return [];
       const lines = owners.map((owner) => {
-        const due = free().where(WAITING).where('owner', '=', owner).where('due_at', '<=', now());
+        const due = free().where(WAITING).where('owner', '=', owner).where('next_run_at', '<=', now());
         return db
-          .selectFrom(due.select(['id', 'owner', 'due_at']).orderBy('due_at').limit(limit).as('line'))
+          .selectFrom(due.select(['id', 'owner', 'next_run_at']).orderBy('next_run_at').limit(limit).as('line'))
           .selectAll();
       });
       const ranked = db.selectFrom(lines.reduce((all, line) => all.unionAll(line)).as('lines')).select((e) => [
         'id',
-        'due_at',
+        'next_run_at',
         e.fn
           .agg<number>('row_number')
-          .over((rows) => rows.partitionBy('owner').orderBy('due_at'))
+          .over((rows) => rows.partitionBy('owner').orderBy('next_run_at'))
           .as('rank'),
       ]);
-      const fairest = db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('due_at').limit(limit);
+      const fairest = db
+        .selectFrom(ranked.as('ranked'))
+        .select('id')
+        .orderBy('rank')
+        .orderBy('next_run_at')
+        .limit(limit);
       return take(free().select('id').where(WAITING).where('id', 'in', fairest), leased(lease));
     },
 
@@ -263,7 +273,7 @@ export async function openStore(
       if (ids.length === 0) return [];
       let query = db.updateTable('tasks').set(leased(lease)).where('id', 'in', ids).where('leased_until', '<=', now());
       if (!waiting) query = query.where(NOT_WAITING);
-      if (dueAfter !== undefined) query = query.where('due_at', '>', fromNow(dueAfter));
+      if (dueAfter !== undefined) query = query.where('next_run_at', '>', fromNow(dueAfter));
       return (await write(query.returningAll())).map(fromRow);
     },
 
@@ -272,7 +282,7 @@ export async function openStore(
       write(
         db
           .updateTable('tasks')
-          .set({ due_at: now(), leased_until: 0 })
+          .set({ next_run_at: now(), leased_until: 0 })
           .where('id', '=', task.id)
           .where('leased_until', '=', task.leased_until),
       ).then(() => undefined),
@@ -281,13 +291,13 @@ export async function openStore(
      * What there is to do: milliseconds until the next task is due, of those that wait for a job and of all others (below 0 if one already
      * is, undefined if there is none), and how many jobs are out.
      */
-    async agenda(): Promise<{ waiting: number | undefined; due: number | undefined; out: number }> {
+    async nextDue(): Promise<{ waiting: number | undefined; due: number | undefined; out: number }> {
       const soonest = (of: typeof WAITING) =>
         db
           .selectFrom('tasks')
-          .select((e) => e(e.fn.min('due_at'), '-', now()).as('wait'))
+          .select((e) => e(e.fn.min('next_run_at'), '-', now()).as('wait'))
           .where(of)
-          .where('due_at', '<', NEVER);
+          .where('next_run_at', '<', NEVER);
       const row = await db
         .selectNoFrom((e) => [
           soonest(WAITING).as('waiting'),
@@ -295,7 +305,7 @@ export async function openStore(
           e
             .selectFrom('tasks')
             .select((e) => e.fn.countAll<number>().as('count'))
-            .where(OUT)
+            .where(SUBMITTED)
             .as('out'),
         ])
         .executeTakeFirstOrThrow();
@@ -303,7 +313,7 @@ export async function openStore(
     },
 
     /** Whoever's they are: how many tasks are open, how many jobs are out, and when the oldest task without a job was created. */
-    async openTasks(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
+    async countActive(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
       const { oldest, ...counts } = await db
         .selectFrom('tasks')
         .select(({ fn }) => [
@@ -312,17 +322,17 @@ export async function openStore(
           fn.count<number>('job_id').as('out'),
           fn.min('created_at').filterWhere('job_id', 'is', null).as('oldest'),
         ])
-        .where(NOT_ENDED)
+        .where(ACTIVE)
         .executeTakeFirstOrThrow();
       return { ...counts, oldest: oldest ?? undefined };
     },
 
     /** Ended tasks whose files are kept longer than `retain`, milliseconds from their end, are due at once. */
-    hurryRetention: (retain: number, now: number) =>
+    rescheduleExpiry: (retain: number, now: number) =>
       write(
         db
           .updateTable('tasks')
-          .set({ due_at: 0 })
+          .set({ next_run_at: 0 })
           .where('finished_at', '<', now - retain)
           .where('expired_at', 'is', null),
       ).then(() => undefined),

@@ -7,7 +7,7 @@ import { type Cost, isActive, type TaskStatus } from '../../core/responses.ts';
 
 /**
  * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
- * must agree (`due_at`, `leased_until`). Those are set as times from now.
+ * must agree (`next_run_at`, `leased_until`). Those are set as times from now.
  */
 export interface Task {
   /** UUIDv7: ids sort by creation */
@@ -49,7 +49,7 @@ export interface Task {
   /** attempts to reach RunPod that failed in a row */
   failures: number;
   /** when the task is to be looked at next, not before its lease is over; NEVER: nothing is left to do */
-  due_at: number;
+  next_run_at: number;
   /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
   leased_until: number;
   /** what was agreed on its price; null where it is from a time without prices */
@@ -59,7 +59,7 @@ export interface Task {
   /** when a caller asked to cancel it while it ran; RunPod's word is awaited */
   cancel_requested_at: number | null;
   /** RunPod's ids of jobs that nobody wants any more and that are still to be cancelled there */
-  strays: string[];
+  jobs_to_cancel: string[];
   /** when its files and prompt were deleted, or began to be */
   expired_at: number | null;
   /** counts changes and leases: each update names the version that it changes */
@@ -78,7 +78,7 @@ export interface Quote {
 }
 
 /** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */
-export const LISTED = [
+export const LIST_COLUMNS = [
   'id',
   'status',
   'stage',
@@ -97,18 +97,18 @@ export const LISTED = [
   'cost',
   'expired_at',
 ] as const;
-export type ListedTask = Pick<Task, (typeof LISTED)[number]>;
+export type ListedTask = Pick<Task, (typeof LIST_COLUMNS)[number]>;
 
 /** What a read of one task needs: to show it, and to tell what of it is news. */
-export const READ = [...LISTED, 'version'] as const;
-export type ReadTask = Pick<Task, (typeof READ)[number]>;
+export const DETAIL_COLUMNS = [...LIST_COLUMNS, 'version'] as const;
+export type TaskDetail = Pick<Task, (typeof DETAIL_COLUMNS)[number]>;
 
-export type Timed = 'due_at' | 'leased_until';
+export type Timed = 'next_run_at' | 'leased_until';
 /** A task as it begins: due at once, and nobody's. */
 export type NewTask = Omit<Task, Timed>;
 
 /** What every task begins with. */
-export const FRESH = {
+export const INITIAL_STATE = {
   status: 'queued',
   stage: null,
   step: null,
@@ -125,18 +125,18 @@ export const FRESH = {
   jobs: 0,
   failures: 0,
   cancel_requested_at: null,
-  strays: [],
+  jobs_to_cancel: [],
   expired_at: null,
   version: 1,
 } satisfies Partial<NewTask>;
 
 export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
   /** milliseconds until the task's next turn, null: there is none; gives the lease back, so only who has it may set this */
-  due_in?: number | null;
+  nextRunIn?: number | null;
   /** its next turn is now, or as soon as who has the lease gives it back; for anybody */
-  hurry?: true;
+  runNow?: true;
 };
 
 /** Whether these changes end the task. */
-export const isEnd = (task: Task, { status }: Changes) =>
+export const endsTask = (task: Task, { status }: Changes) =>
   isActive(task.status) && status !== undefined && !isActive(status);

@@ -130,7 +130,7 @@ describe('a price', () => {
     const { body } = await post({ prompt: 'x' });
     const first = await service.take(body.id);
     const task = (await service.store.get(body.id))!;
-    await service.store.update(task, { job_id: null, submitted_at: null, due_in: 0 }); // as after a loss
+    await service.store.update(task, { job_id: null, submitted_at: null, nextRunIn: 0 }); // as after a loss
     const second = await service.take(body.id);
     expect(second.id).not.toBe(first.id);
     const output = await service.finish(body.id, second.id);
@@ -172,7 +172,7 @@ describe('a budget', () => {
     const at = (text: string) => {
       own.clock.ahead = Date.parse(text) - Date.now();
     };
-    await own.store.changeKey('local', { budget: GPU });
+    await own.store.updateKey('local', { budget: GPU });
     const clip = async () => (await own.post({ image_url: 'https://example.com/x.png', ...SMALL })).status;
     at('2031-01-31T23:59:50Z');
     expect([await clip(), await clip()]).toEqual([202, 402]);

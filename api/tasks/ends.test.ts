@@ -53,7 +53,7 @@ describe('POST /cancel', () => {
     expect(response.status).toBe(202);
     expect(await response.json()).toMatchObject({ id, status: 'canceled', finished_at: expect.any(String) });
     await when(() => jobStatus(job_id!) === 'CANCELLED');
-    await when(async () => (await service.store.get(id))!.strays.length === 0);
+    await when(async () => (await service.store.get(id))!.jobs_to_cancel.length === 0);
     expect((await call(`/cancel?id=${id}`)).status).toBe(202); // whose first answer was lost
   });
 
@@ -92,7 +92,7 @@ describe('POST /cancel', () => {
       void create();
     });
     await when(() => cancelled && jobStatus(cancelled) === 'CANCELLED');
-    await when(async () => (await service.store.get(id))!.strays.length === 0);
+    await when(async () => (await service.store.get(id))!.jobs_to_cancel.length === 0);
     expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 0 });
     expect(await service.status(id)).toMatchObject({ status: 'canceled' });
   });
@@ -191,7 +191,7 @@ describe('POST /delete, and retention', () => {
     service.clock.ahead += 120 * SECOND;
     service.lifecycle.dispatch();
     await when(async () => (await files(id)).length === 0);
-    await when(async () => (await service.store.agenda()).due === undefined);
+    await when(async () => (await service.store.nextDue()).due === undefined);
   });
 
   test('an open task: 409 that says what to do', async () => {
@@ -226,7 +226,7 @@ describe('POST /delete, and retention', () => {
     const left = await service.status(id);
     expect(left.expired_at).toBeDefined();
     expect(left.input).not.toHaveProperty('prompt');
-    await when(async () => (await service.store.agenda()).due === undefined);
+    await when(async () => (await service.store.nextDue()).due === undefined);
   });
 });
 
@@ -259,7 +259,7 @@ describe('a job that the task does not know', () => {
     await announce(id, unknown.id);
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
     await when(() => jobStatus(job_id!) === 'CANCELLED');
-    await when(async () => (await service.store.get(id))!.strays.length === 0);
+    await when(async () => (await service.store.get(id))!.jobs_to_cancel.length === 0);
   });
 
   test('a submission whose answer was lost is found by its callback, and not made again', async () => {

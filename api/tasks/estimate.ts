@@ -16,7 +16,7 @@ const SHARE = 0.9;
 const MARGIN = 1.25;
 
 /** Roughly how long a slow GPU samples and decodes, by the parameters alone; whole milliseconds. */
-export function gpuTime(input: Input): number {
+export function estimateGpuTime(input: Input): number {
   const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
   return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * 1000);
 }
@@ -30,17 +30,17 @@ export interface Estimate {
 }
 
 /** The most that a task with this quote costs; micro-units. */
-export const mostOf = ({ gpu, still }: Quote) => gpu + still;
+export const maxCost = ({ gpu, still }: Quote) => gpu + still;
 
 /** As callers see it: the amount in micro-units. */
 export const presentEstimate = ({ gpuTime, quote }: Estimate): CostEstimate => ({
-  amount: mostOf(quote),
+  amount: maxCost(quote),
   currency: quote.currency,
   gpu_seconds: gpuTime / 1000,
 });
 
 interface EstimatorOptions {
-  store: Pick<Store, 'gpuTimes'>;
+  store: Pick<Store, 'listGpuTimes'>;
   log: Logger;
   model: ModelName;
   prices: Prices;
@@ -56,7 +56,7 @@ export function createEstimator({ store, log, model, prices, now }: EstimatorOpt
     if (now() < until) return factor;
     until = now() + MINUTE;
     const known = factor;
-    factor = store.gpuTimes(model, LATEST).then(factorOf, (error) => {
+    factor = store.listGpuTimes(model, LATEST).then(factorOf, (error) => {
       log.warn({ error }, 'how long tasks took could not be read; what was known is used');
       return known;
     });
@@ -64,7 +64,7 @@ export function createEstimator({ store, log, model, prices, now }: EstimatorOpt
   }
 
   return async (input: Input): Promise<Estimate> => {
-    const expectedGpuTime = gpuTime(input);
+    const expectedGpuTime = estimateGpuTime(input);
     const time = Math.ceil(expectedGpuTime * (await history()));
     const quote = {
       currency: prices.currency,

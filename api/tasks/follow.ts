@@ -1,6 +1,6 @@
 import { isActive } from '../../core/responses.ts';
 import type { Services } from '../services.ts';
-import { READ, type ReadTask } from '../store/task.ts';
+import { DETAIL_COLUMNS, type TaskDetail } from '../store/task.ts';
 
 /** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
 const SILENCE = 15 * 1000; // milliseconds
@@ -11,22 +11,22 @@ const SILENCE = 15 * 1000; // milliseconds
  */
 export async function* follow(
   owner: string,
-  task: ReadTask,
+  task: TaskDetail,
   { store, lifecycle }: Pick<Services, 'store' | 'lifecycle'>,
   signals: AbortSignal[],
-): AsyncGenerator<ReadTask | undefined, void> {
+): AsyncGenerator<TaskDetail | undefined, void> {
   let latest = task;
-  let told: ReadTask | undefined;
+  let told: TaskDetail | undefined;
   let wake = () => {};
-  const take = (changed: ReadTask | undefined) => {
+  const take = (changed: TaskDetail | undefined) => {
     if (changed && changed.version > latest.version) latest = changed;
     wake();
   };
-  const forget = lifecycle.onChange(task.id, take);
+  const forget = lifecycle.subscribe(task.id, take);
   const onAbort = () => wake();
   for (const signal of signals) signal.addEventListener('abort', onAbort);
   try {
-    take(await store.getOwn(owner, task.id, READ)); // it may have changed after it was read and before anybody listened
+    take(await store.getOwn(owner, task.id, DETAIL_COLUMNS)); // it may have changed after it was read and before anybody listened
     while (!signals.some(({ aborted }) => aborted)) {
       if (told !== latest) {
         told = latest;

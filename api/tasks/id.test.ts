@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest';
-import { firstIdAt, isTaskId, taskIds } from './id.ts';
+import { createTaskIds, firstIdAt, isTaskId } from './id.ts';
 
 const millisecond = (id: string) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16);
 
 test('ids rise, also within a millisecond and when the clock is set back, and hold the time that comes with them', () => {
   let clock = 1_795_551_510_000;
-  const next = taskIds(() => clock);
+  const next = createTaskIds(() => clock);
   const made = [next()];
   for (const change of [...Array(500).fill(0), 1, 0, -3_600_000, 0, 3_599_999, 2]) {
     clock += change;
@@ -15,17 +15,17 @@ test('ids rise, also within a millisecond and when the clock is set back, and ho
   expect(ids).toEqual([...new Set(ids)].sort());
   expect(made.filter(({ id, created_at }) => !isTaskId(id) || millisecond(id) !== created_at)).toEqual([]);
   expect(made.at(-1)!.created_at).toBe(clock);
-  const other = taskIds(() => clock)();
+  const other = createTaskIds(() => clock)();
   expect(other.id.slice(14)).not.toBe(made.at(-1)!.id.slice(14)); // nobody guesses an id from its time
 });
 
 test('a time’s first id is at most every id of its millisecond, and above every earlier one', () => {
   let clock = 1_795_551_510_000;
-  const next = taskIds(() => clock);
+  const next = createTaskIds(() => clock);
   const first = firstIdAt(clock);
   expect(isTaskId(first)).toBe(true);
   for (let i = 0; i < 100; i++) expect(next().id > first).toBe(true);
   clock = 0x0fff_ffff_ffff;
-  expect(firstIdAt(clock) > taskIds(() => clock - 1)().id).toBe(true);
+  expect(firstIdAt(clock) > createTaskIds(() => clock - 1)().id).toBe(true);
   expect(firstIdAt(-62_135_596_800_000)).toBe('00000000-0000-7000-8000-000000000000'); // the year 1
 });

@@ -9,7 +9,7 @@ export const isTaskId = (text: string) => TASK_ID.test(text);
  * Makes ids that rise, also within a millisecond and while the clock is set back: each with its own millisecond, the task's `created_at`.
  * @param now milliseconds since 1970
  */
-export function taskIds(now: () => number): () => { id: string; created_at: number } {
+export function createTaskIds(now: () => number): () => { id: string; created_at: number } {
   let created_at = Number.NEGATIVE_INFINITY;
   let serial = 0;
   return () => {

@@ -16,10 +16,10 @@ import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
-import { type Changes, isEnd, type ReadTask, type Task } from '../store/task.ts';
+import { type Changes, endsTask, type Task, type TaskDetail } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { backoff, createSteps, type StepOptions } from './step.ts';
-import { afterCancel, withoutContent } from './transition.ts';
+import { onCancelRequest, redacted } from './transition.ts';
 
 /** How long whoever has taken a task may need before another takes it: more than a submission's time-out and the bucket's patience. */
 const LEASE = 60 * SECOND;
@@ -38,9 +38,9 @@ const SHOWN = ['status', 'stage', 'step', 'progress', 'still', 'expired_at'] as 
 export interface LifecycleOptions extends StepOptions {
   store: Store;
   /** called when a webhook is due */
-  onAnnouncement?: () => void;
+  onDeliveryAdded?: () => void;
   /** called with each task that this process has ended, after that is stored */
-  onEnd?: (task: Task) => void;
+  onTaskEnded?: (task: Task) => void;
 }
 
 interface Flight {
@@ -57,11 +57,11 @@ export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
   const { store, bucket, retain, watchInterval = SECOND, log, now = Date.now } = options;
-  const { onAnnouncement = () => {}, onEnd = () => {} } = options;
+  const { onDeliveryAdded = () => {}, onTaskEnded = () => {} } = options;
   const steps = createSteps(options);
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, Flight>(); // tasks being advanced by this process
-  const watched = new Map<string, { until: number; seen: ReadTask }>(); // `seen`: as it was last told
+  const watched = new Map<string, { until: number; seen: TaskDetail }>(); // `seen`: as it was last told
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   let room = 0; // tasks that may be submitted now
@@ -105,9 +105,15 @@ export function createLifecycle(options: LifecycleOptions) {
   /** One step of a task whose lease is ours: the changes are found, then stored, then told. @returns whether they could be stored */
   async function advance(read: Task, found: string | undefined): Promise<boolean> {
     const step = await steps.step(read, found);
-    const ends = isEnd(read, step);
-    const due_in = step.failures ? backoff(step.failures) : ends ? (step.strays.length > 0 ? 0 : retain) : lookIn(read);
-    const updated = await save(read, { due_in, ...step });
+    const ends = endsTask(read, step);
+    const nextRunIn = step.failures
+      ? backoff(step.failures)
+      : ends
+        ? step.jobs_to_cancel.length > 0
+          ? 0
+          : retain
+        : lookIn(read);
+    const updated = await save(read, { nextRunIn, ...step });
     if (updated) told(updated, read);
     return updated !== undefined;
   }
@@ -119,8 +125,8 @@ export function createLifecycle(options: LifecycleOptions) {
   function told(task: Task, before: Task): void {
     tell(task, before);
     if (isActive(task.status) || !isActive(before.status)) return;
-    if (task.input.webhook_url !== undefined) onAnnouncement();
-    onEnd(task);
+    if (task.input.webhook_url !== undefined) onDeliveryAdded();
+    onTaskEnded(task);
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
   }
 
@@ -136,10 +142,10 @@ export function createLifecycle(options: LifecycleOptions) {
       try {
         const isOurs = isActive(current.status) && current.leased_until === task.leased_until;
         if (!job_id || isOurs) {
-          const strays = [...new Set([...current.strays, ...(changes.strays ?? [])])];
-          const updated = await store.update(current, { ...changes, ...(current !== task && { strays }) });
+          const jobs_to_cancel = [...new Set([...current.jobs_to_cancel, ...(changes.jobs_to_cancel ?? [])])];
+          const updated = await store.update(current, { ...changes, ...(current !== task && { jobs_to_cancel }) });
           if (updated) return updated;
-        } else if (await store.update(current, { strays: [...current.strays, job_id], hurry: true })) {
+        } else if (await store.update(current, { jobs_to_cancel: [...current.jobs_to_cancel, job_id], runNow: true })) {
           log.warn({ task: task.id, job: job_id }, 'the task does not want its new job any more');
           return undefined;
         }
@@ -155,7 +161,7 @@ export function createLifecycle(options: LifecycleOptions) {
   }
 
   /** Tells listeners of a change, once, whether this process made it or found it in the store. */
-  function tell(task: Task, before: ReadTask): void {
+  function tell(task: Task, before: TaskDetail): void {
     const watcher = watched.get(task.id);
     const shown = watcher?.seen ?? before; // another process may have changed it since, and what was read then is news here
     if (watcher) {
@@ -183,7 +189,7 @@ export function createLifecycle(options: LifecycleOptions) {
       let wait = POLL;
       while (armAgain && !stopped) {
         armAgain = false; // what changes from here on may be missing in the answer
-        const { due = POLL, waiting = POLL, out } = await store.agenda();
+        const { due = POLL, waiting = POLL, out } = await store.nextDue();
         const allowed = steps.room(out);
         room = allowed.room;
         wait = Math.min(due, room > 0 ? waiting : allowed.pause || POLL, POLL);
@@ -235,7 +241,7 @@ export function createLifecycle(options: LifecycleOptions) {
     for (let current: Task | undefined = task; current; current = await store.get(task.id)) {
       const changes = await changesOf(current);
       if (!changes) return current;
-      const updated = await store.update(current, { ...changes, hurry: true });
+      const updated = await store.update(current, { ...changes, runNow: true });
       if (!updated) continue;
       told(updated, current);
       wake(task.id);
@@ -251,7 +257,7 @@ export function createLifecycle(options: LifecycleOptions) {
     },
 
     /** RunPod says that something has happened to a job of the task. */
-    callback(task: Task, jobId: string | undefined): void {
+    onCallback(task: Task, jobId: string | undefined): void {
       wake(task.id, jobId === undefined ? {} : { found: jobId });
     },
 
@@ -263,21 +269,19 @@ export function createLifecycle(options: LifecycleOptions) {
     cancel: (task: Task): Promise<Task> =>
       change(task, async (task) => {
         if (!isActive(task.status) || task.cancel_requested_at !== null) return undefined;
-        const changes = afterCancel(task, now());
+        const changes = onCancelRequest(task, now());
         return changes.status ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
       }),
 
     /** Deletes the files and the prompt of an ended task. @throws Error the bucket is away: callers see them no more; they will be deleted */
     async expire(task: Task): Promise<Task> {
-      const expired = await change(task, (task) =>
-        task.expired_at === null ? withoutContent(task, now()) : undefined,
-      );
+      const expired = await change(task, (task) => (task.expired_at === null ? redacted(task, now()) : undefined));
       await bucket.delete(taskFolder(task.id));
       return expired;
     },
 
     /** Somebody wants to know: the task is looked at now, and more often for a while. */
-    watch(task: ReadTask): void {
+    watch(task: TaskDetail): void {
       if (!isActive(task.status)) return;
       const watcher = watched.get(task.id);
       const isNew = !watcher || watcher.until <= now();
@@ -288,13 +292,13 @@ export function createLifecycle(options: LifecycleOptions) {
     },
 
     /** Calls back at each change of a task, until the returned function is called. */
-    onChange(id: string, listener: (task: Task) => void): () => void {
+    subscribe(id: string, listener: (task: Task) => void): () => void {
       changes.on(id, listener);
       return () => changes.off(id, listener);
     },
 
     async start(): Promise<void> {
-      await store.hurryRetention(retain, now());
+      await store.rescheduleExpiry(retain, now());
       arm();
     },
 

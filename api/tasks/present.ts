@@ -3,7 +3,7 @@ import type { PresentedTask } from '../../core/responses.ts';
 import type { ListedTask } from '../store/task.ts';
 
 /** A task as callers see it, its links signed anew; without any once its files are deleted. */
-export async function present(
+export async function presentTask(
   task: ListedTask,
   { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
 ): Promise<PresentedTask> {

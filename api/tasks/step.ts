@@ -7,19 +7,19 @@ import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
-import { isGoingOn, type RunPod, Unanswered } from '../runpod.ts';
-import { type Changes, isEnd, type Task } from '../store/task.ts';
+import { isUnfinished, type RunPod, UnansweredError } from '../runpod.ts';
+import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
-import { gpuTime } from './estimate.ts';
+import { estimateGpuTime } from './estimate.ts';
 import {
-  afterFinding,
-  afterLook,
-  afterLoss,
   completed,
   failed,
   LOST_AFTER,
-  tooLate,
-  withoutContent,
+  onDeadline,
+  onJobLost,
+  onJobStatus,
+  onUnknownJob,
+  redacted,
 } from './transition.ts';
 
 /** After a failed attempt to reach RunPod: 1 s, doubling to a minute. */
@@ -71,16 +71,19 @@ export function createSteps({
   let pausedUntil = 0; // a RunPod that does not take one task is not asked to take the next at once
 
   /** @param found a job of which a callback told, and the task may not know */
-  async function step(read: Task, found: string | undefined): Promise<Changes & Pick<Task, 'strays' | 'failures'>> {
-    const strays = await cancelStrays(read);
-    const failures = strays.length > 0 ? read.failures + 1 : 0; // unless the step itself fails
-    return { strays, failures, ...(await next({ ...read, strays }, found)) };
+  async function step(
+    read: Task,
+    found: string | undefined,
+  ): Promise<Changes & Pick<Task, 'jobs_to_cancel' | 'failures'>> {
+    const jobs_to_cancel = await cancelStrays(read);
+    const failures = jobs_to_cancel.length > 0 ? read.failures + 1 : 0; // unless the step itself fails
+    return { jobs_to_cancel, failures, ...(await next({ ...read, jobs_to_cancel }, found)) };
   }
 
   /** @returns those of the task's unwanted jobs that RunPod could not be told about */
-  async function cancelStrays({ id, strays }: Task): Promise<string[]> {
+  async function cancelStrays({ id, jobs_to_cancel }: Task): Promise<string[]> {
     const left = await Promise.all(
-      strays.map(async (job) => {
+      jobs_to_cancel.map(async (job) => {
         try {
           await runpod.cancel(job);
           log.info({ task: id, job }, 'job cancelled');
@@ -97,7 +100,7 @@ export function createSteps({
   async function next(task: Task, found: string | undefined): Promise<Changes> {
     try {
       const changes = await changesOf(task, found);
-      return isEnd(task, changes) ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
+      return endsTask(task, changes) ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
     } catch (error) {
       log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
       return { failures: task.failures + 1 };
@@ -106,31 +109,31 @@ export function createSteps({
 
   async function changesOf(task: Task, found: string | undefined): Promise<Changes> {
     const changes = found === undefined ? undefined : await find(task, found);
-    if (changes) return { due_in: 0, ...changes };
+    if (changes) return { nextRunIn: 0, ...changes };
     if (!isActive(task.status)) return afterEnd(task);
-    if (now() > task.created_at + taskDeadline) return tooLate(task, now());
+    if (now() > task.created_at + taskDeadline) return onDeadline(task, now());
     if (task.job_id !== null) return look(task, task.job_id);
     return submit(task);
   }
 
   /** What is left to do for an ended task; at last there is nothing. */
   async function afterEnd(task: Task): Promise<Changes> {
-    if (task.strays.length > 0) return {};
+    if (task.jobs_to_cancel.length > 0) return {};
     if (task.expired_at === null) {
       const left = task.finished_at! + retain - now();
-      return left > 0 ? { due_in: left } : { due_in: 0, ...withoutContent(task, now()) };
+      return left > 0 ? { nextRunIn: left } : { nextRunIn: 0, ...redacted(task, now()) };
     }
     await bucket.delete(taskFolder(task.id));
     // RunPod lets no job live longer than until the deadline: after that nobody can leave anything there any more.
     const late = task.created_at + taskDeadline + MINUTE - now();
-    return { due_in: late > 0 ? late : null };
+    return { nextRunIn: late > 0 ? late : null };
   }
 
   /** Asks RunPod for a job of which the task does not know. */
   async function find(task: Task, jobId: string): Promise<Changes | undefined> {
-    if (task.job_id === jobId || task.strays.includes(jobId)) return undefined;
-    const job = await runpod.look(jobId);
-    const changes = job && afterFinding(task, jobId, job, now());
+    if (task.job_id === jobId || task.jobs_to_cancel.includes(jobId)) return undefined;
+    const job = await runpod.getStatus(jobId);
+    const changes = job && onUnknownJob(task, jobId, job, now());
     if (!changes || Object.keys(changes).length === 0) return undefined;
     log.warn({ task: task.id, job: jobId, status: job.status }, 'a job was found that the task did not know');
     return changes;
@@ -152,30 +155,30 @@ export function createSteps({
       const job_id = await runpod.submit({
         input: jobInput(task),
         webhook: callbackUrl(task.callback_token),
-        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * gpuTime(task.input), ttl },
+        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimateGpuTime(task.input), ttl },
       });
       refused = 0;
       log.info({ task: task.id, job: job_id }, 'job submitted');
-      return { job_id, submitted_at: now(), jobs: task.jobs + 1, due_in: watchInterval };
+      return { job_id, submitted_at: now(), jobs: task.jobs + 1, nextRunIn: watchInterval };
     } catch (error) {
       if (now() >= pausedUntil) pausedUntil = now() + backoff(++refused); // of many at once the first counts
-      if (!(error instanceof Unanswered)) throw error;
+      if (!(error instanceof UnansweredError)) throw error;
       // There may be a job: it has a minute to make itself known by a callback, or to leave its result in the bucket.
       log.warn({ task: task.id, error }, 'RunPod gave no answer to a submission');
-      return { failures: task.failures + 1, due_in: LOST_AFTER };
+      return { failures: task.failures + 1, nextRunIn: LOST_AFTER };
     }
   }
 
   async function look(task: Task, jobId: string): Promise<Changes> {
-    let job = await runpod.look(jobId);
-    if (job && isGoingOn(job) && task.cancel_requested_at !== null) {
+    let job = await runpod.getStatus(jobId);
+    if (job && isUnfinished(job) && task.cancel_requested_at !== null) {
       await runpod.cancel(jobId);
-      job = await runpod.look(jobId); // it may have ended otherwise
+      job = await runpod.getStatus(jobId); // it may have ended otherwise
     }
-    if (job) return afterLook(task, job, now());
+    if (job) return onJobStatus(task, job, now());
     if (now() - task.submitted_at! < LOST_AFTER) return {};
     log.warn({ task: task.id, job: jobId }, 'RunPod has forgotten the job');
-    return (await storedResult(task)) ?? { due_in: 0, ...afterLoss(task, now()) };
+    return (await storedResult(task)) ?? { nextRunIn: 0, ...onJobLost(task, now()) };
   }
 
   /** What a job left in the bucket, for RunPod keeps results for half an hour only. */

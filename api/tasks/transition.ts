@@ -31,7 +31,7 @@ import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
-import { isGoingOn, type SeenJob } from '../runpod.ts';
+import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
 
 export const LOST_AFTER = 60 * SECOND;
@@ -41,7 +41,7 @@ export const MAX_JOBS = 3;
 const NO_STAGE = { stage: null, step: null, steps: null };
 
 /** What a look at the task's job changes. */
-export function afterLook(task: Task, job: SeenJob, now: number): Changes {
+export function onJobStatus(task: Task, job: RunPodJob, now: number): Changes {
   switch (job.status) {
     case 'IN_QUEUE':
       return {};
@@ -65,29 +65,29 @@ export function failed(error: Task['error'], now: number): Changes {
 
 /** An end without the job's word: the job, if there is one, is not wanted any more. */
 const withoutJob = (task: Task): Changes =>
-  task.job_id === null ? {} : { strays: [...new Set([...task.strays, task.job_id])] };
+  task.job_id === null ? {} : { jobs_to_cancel: [...new Set([...task.jobs_to_cancel, task.job_id])] };
 
 export const canceled = (now: number): Changes => ({ ...NO_STAGE, status: 'canceled', finished_at: now });
 
-export const tooLate = (task: Task, now: number): Changes => ({
+export const onDeadline = (task: Task, now: number): Changes => ({
   ...failed(new JobError('expired', 'the task did not end before its deadline').data, now),
   ...withoutJob(task),
 });
 
 /** What a caller's cancel does to an open task. */
-export function afterCancel(task: Task, now: number): Changes {
+export function onCancelRequest(task: Task, now: number): Changes {
   if (task.status === 'queued' || task.job_id === null) return { ...canceled(now), ...withoutJob(task) };
   return { cancel_requested_at: task.cancel_requested_at ?? now };
 }
 
 /** What remains of a task when its files are to be deleted. */
-export function withoutContent(task: Task, now: number): Changes {
+export function redacted(task: Task, now: number): Changes {
   const { prompt: _, image_url: __, ...input } = task.input;
   return { expired_at: now, input: input as Task['input'] };
 }
 
 /** What it means for a task that RunPod has this job too, of which it did not know. */
-export function afterFinding(task: Task, jobId: string, job: SeenJob, now: number): Changes {
+export function onUnknownJob(task: Task, jobId: string, job: RunPodJob, now: number): Changes {
   const isNamed = job.input === undefined || job.input.task_id === task.id; // where RunPod shows no input, the callback's token must do
   if (!isNamed) return {};
   if (isActive(task.status)) {
@@ -95,13 +95,13 @@ export function afterFinding(task: Task, jobId: string, job: SeenJob, now: numbe
       const end = completed(task, job.output, now);
       return end.status === 'succeeded' ? { ...end, ...withoutJob(task) } : {};
     }
-    if (task.job_id === null) return { job_id: jobId, submitted_at: now, jobs: task.jobs + 1, due_in: 0 };
+    if (task.job_id === null) return { job_id: jobId, submitted_at: now, jobs: task.jobs + 1, nextRunIn: 0 };
   }
-  return isGoingOn(job) ? { strays: [...task.strays, jobId] } : {};
+  return isUnfinished(job) ? { jobs_to_cancel: [...task.jobs_to_cancel, jobId] } : {};
 }
 
 /** After RunPod has forgotten a job and the bucket holds no result of it. */
-export function afterLoss(task: Task, now: number): Changes {
+export function onJobLost(task: Task, now: number): Changes {
   if (task.cancel_requested_at !== null) return canceled(now);
   if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null };
   return failed(new JobError('lost', `${MAX_JOBS} jobs were lost`).data, now);

@@ -38,7 +38,7 @@ async function deliver(url: string): Promise<Delivery> {
   const { id } = await service.store.addDelivery({ ...DELIVERY, id: v7(), url });
   service.webhooks.wake();
   return vi.waitFor(async () => {
-    const delivery = (await service.store.delivery('local', id))!;
+    const delivery = (await service.store.getDelivery('local', id))!;
     expect(delivery.attempts).toBe(1);
     return delivery;
   });
@@ -62,7 +62,7 @@ test('what can be seen of an address is refused when it is posted', async () => 
   }
   const plain = await service.post({ prompt: 'x', webhook_url: 'http://example.com/' });
   expect((await plain.json()).errors).toEqual([{ field: 'webhook_url', message: 'must be an https URL' }]);
-  expect(await service.store.deliveries({ owner: 'local', limit: 1 })).toEqual([]);
+  expect(await service.store.listDeliveries({ owner: 'local', limit: 1 })).toEqual([]);
 });
 
 test.each([

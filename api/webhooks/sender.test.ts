@@ -51,7 +51,7 @@ async function endedTask(body: object = {}) {
 /** The delivery of a task's end, when so many attempts are written down. */
 async function written(id: string, attempts: number) {
   for (;;) {
-    const [delivery] = await service.store.deliveries({ owner: 'local', task: id, limit: 1 });
+    const [delivery] = await service.store.listDeliveries({ owner: 'local', task: id, limit: 1 });
     if (delivery && delivery.attempts >= attempts) return delivery;
     await new Promise((resolve) => setImmediate(resolve));
   }
@@ -84,7 +84,7 @@ test('the end of a task is announced once, signed, with links that work', async 
   expect(event.data.input.prompt).toHaveLength(500);
   expect((await fetch(event.data.videos[0]!.link)).status).toBe(200);
   expect(headers['webhook-id']).toBe((await later(id, 1, 3_600_000)).id);
-  expect(await written(id, 1)).toMatchObject({ status: 'delivered', status_code: 200, due_at: null });
+  expect(await written(id, 1)).toMatchObject({ status: 'delivered', status_code: 200, next_attempt_at: null });
   expect(deliveries).toHaveLength(1);
 });
 
@@ -107,14 +107,18 @@ test('one that is not heard comes again under the same id with links signed anew
   const waits = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]; // seconds
   for (const [i, seconds] of waits.entries()) {
     await delivery(i + 1);
-    const { due_at, attempted_at, status } = await written(id, i + 1);
+    const { next_attempt_at, attempted_at, status } = await written(id, i + 1);
     expect(status).toBe('pending');
-    expect((due_at! - attempted_at!) / seconds / 1000).toBeGreaterThan(0.89);
-    expect((due_at! - attempted_at!) / seconds / 1000).toBeLessThan(1.11);
-    await later(id, i + 1, due_at! - attempted_at!);
+    expect((next_attempt_at! - attempted_at!) / seconds / 1000).toBeGreaterThan(0.89);
+    expect((next_attempt_at! - attempted_at!) / seconds / 1000).toBeLessThan(1.11);
+    await later(id, i + 1, next_attempt_at! - attempted_at!);
   }
   await delivery(10);
-  expect(await later(id, 10, 100 * 3_600_000)).toMatchObject({ status: 'failed', due_at: null, status_code: 500 });
+  expect(await later(id, 10, 100 * 3_600_000)).toMatchObject({
+    status: 'failed',
+    next_attempt_at: null,
+    status_code: 500,
+  });
   expect(deliveries).toHaveLength(10);
   expect(new Set(deliveries.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
   expect(new Set(deliveries.map(({ headers }) => headers['webhook-timestamp'])).size).toBe(10);
@@ -127,7 +131,7 @@ test('410 ends it, for what else is to go there, too; a replay or a test begins 
   const id = await endedTask();
   await delivery(1);
   const first = await later(id, 1, 0);
-  expect(first).toMatchObject({ status: 'disabled', due_at: null, status_code: 410 });
+  expect(first).toMatchObject({ status: 'disabled', next_attempt_at: null, status_code: 410 });
   const posted = await service.post({ prompt: 'x', webhook_url: `${receiver.url}/hook` });
   const { id: next, warnings } = await posted.json();
   expect(warnings).toEqual([{ field: 'webhook_url', message: expect.stringContaining('410') }]);
@@ -154,10 +158,10 @@ test.each([
     new Response(null, { status: 302, headers: { location: `${receiver.url}/elsewhere`, 'retry-after': retryAfter } });
   const id = await endedTask();
   await delivery(1);
-  const { due_at, status_code } = await later(id, 1, 0);
+  const { next_attempt_at, status_code } = await later(id, 1, 0);
   expect(status_code).toBe(302);
-  expect(due_at! - Date.now()).toBeGreaterThan((seconds - 10) * 1000);
-  expect(due_at! - Date.now()).toBeLessThan((seconds + 10) * 1000);
+  expect(next_attempt_at! - Date.now()).toBeGreaterThan((seconds - 10) * 1000);
+  expect(next_attempt_at! - Date.now()).toBeLessThan((seconds + 10) * 1000);
   expect(deliveries).toHaveLength(1);
 });
 
@@ -185,9 +189,9 @@ test.each([429, 502, 504])(
     await service.store.addDelivery(next); // due at once
     release();
     expect(await written(id, 1)).toMatchObject({ status: 'pending', status_code: status });
-    const { attempts, due_at } = (await service.store.delivery('local', next.id))!;
+    const { attempts, next_attempt_at } = (await service.store.getDelivery('local', next.id))!;
     expect(attempts).toBe(0);
-    expect(due_at! - Date.now()).toBeGreaterThan(3000);
+    expect(next_attempt_at! - Date.now()).toBeGreaterThan(3000);
     await busy.close();
   },
 );
@@ -226,7 +230,7 @@ test('a slow receiver of one key does not keep those of others waiting', async (
   isSlow = false;
   for (const go of release) go();
   const left = async () =>
-    (await service.store.deliveries({ owner: keys[0]!.id, status: 'pending', limit: 99 })).length;
+    (await service.store.listDeliveries({ owner: keys[0]!.id, status: 'pending', limit: 99 })).length;
   while ((await left()) > 0) await new Promise((resolve) => setImmediate(resolve));
   await slow.close();
 });

@@ -9,11 +9,11 @@ import { v7 } from 'uuid';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
-import type { Attempt } from '../metrics.ts';
+import type { AttemptOutcome } from '../metrics.ts';
 import type { Delivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
-import { present } from '../tasks/present.ts';
+import { presentTask } from '../tasks/present.ts';
 
 /** Waits before each attempt after the first; then it is given up. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
@@ -22,8 +22,8 @@ const TIMEOUT = 20 * SECOND;
 const POLL = 5 * SECOND;
 const LEASE = MINUTE;
 /** Deliveries under way at a time, and of one key: its receivers may be slow, and others wait meanwhile. */
-const FLIGHTS = 64;
-const FLIGHTS_OF_ONE = 16;
+const MAX_IN_FLIGHT = 64;
+const MAX_IN_FLIGHT_PER_KEY = 16;
 const MAX_PROMPT = 500; // characters: a body stays under 20 kB
 
 const GONE = 410;
@@ -39,7 +39,7 @@ export interface WebhookOptions {
   /** lifts the guard against addresses that are not public */
   allowPrivate: boolean;
   /** called after each attempt; `ms`: since the task's end */
-  onAttempt?: (outcome: Attempt, ms: number) => void;
+  onAttempt?: (outcome: AttemptOutcome, ms: number) => void;
   log: Logger;
   now?: () => number;
 }
@@ -84,13 +84,13 @@ export function createWebhooks({
     try {
       while (again && !stopped) {
         again = false;
-        const limit = Math.min(FLIGHTS_OF_ONE, FLIGHTS - flights.size);
+        const limit = Math.min(MAX_IN_FLIGHT_PER_KEY, MAX_IN_FLIGHT - flights.size);
         if (limit <= 0) return; // the end of a flight comes back here
         const claimed = await store.claimDeliveries({ lease: LEASE, limit, except: busy() });
         for (const delivery of claimed) fly(delivery);
         again ||= claimed.length === limit;
       }
-      const wait = (await store.deliveryDueIn(busy())) ?? POLL;
+      const wait = (await store.nextDeliveryDue(busy())) ?? POLL;
       if (!stopped) timer = setTimeout(wake, Math.max(10, Math.min(POLL, wait)));
     } catch (error) {
       log.error({ error }, 'the store could not be reached; webhooks will be tried again');
@@ -102,7 +102,7 @@ export function createWebhooks({
   function busy(): string[] {
     const counts = new Map<string, number>();
     for (const owner of flights.values()) counts.set(owner, (counts.get(owner) ?? 0) + 1);
-    return [...counts].filter(([, count]) => count >= FLIGHTS_OF_ONE).map(([owner]) => owner);
+    return [...counts].filter(([, count]) => count >= MAX_IN_FLIGHT_PER_KEY).map(([owner]) => owner);
   }
 
   function fly(delivery: Delivery): void {
@@ -111,7 +111,7 @@ export function createWebhooks({
         log.error({ delivery: delivery.id, error }, 'webhook could not be handled; it will be tried again'),
       )
       .finally(() => {
-        const isFull = flights.size >= FLIGHTS || busy().length > 0;
+        const isFull = flights.size >= MAX_IN_FLIGHT || busy().length > 0;
         flights.delete(flight);
         if (isFull) wake();
       });
@@ -125,34 +125,34 @@ export function createWebhooks({
     const isHeard = status_code !== null && status_code >= 200 && status_code < 300;
     const delay = type === TEST ? undefined : DELAYS[attempts - 1];
     const isOver = isHeard || status_code === GONE || delay === undefined;
-    const due_in = isOver ? null : Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
+    const nextAttemptIn = isOver ? null : Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
     const status = isHeard ? 'delivered' : status_code === GONE ? 'disabled' : isOver ? 'failed' : 'pending';
 
-    if (status === 'disabled') await store.disable(owner, url);
-    if (due_in !== null && (retryAfter !== undefined || OVERLOADED.includes(status_code!)))
-      await store.putOff(owner, url, Math.min(due_in, retryAfter ?? 5 * MINUTE));
+    if (status === 'disabled') await store.disableWebhook(owner, url);
+    if (nextAttemptIn !== null && (retryAfter !== undefined || OVERLOADED.includes(status_code!)))
+      await store.postponeWebhook(owner, url, Math.min(nextAttemptIn, retryAfter ?? 5 * MINUTE));
     const delivered_at = isHeard ? now() : null;
-    await store.setAttempt(delivery, {
+    await store.recordAttempt(delivery, {
       status,
       attempts,
       attempted_at: now(),
       status_code,
       error,
       delivered_at,
-      due_in,
+      nextAttemptIn,
     });
     onAttempt(
-      isHeard ? 'heard' : isOver ? 'given_up' : status_code === null ? 'unreachable' : 'refused',
+      isHeard ? 'delivered' : isOver ? 'exhausted' : status_code === null ? 'unreachable' : 'refused',
       now() - delivery.created_at,
     );
     const line = { delivery: id, task: task_id, attempt: attempts, status, status_code, reason: error };
-    log[isHeard ? 'info' : 'warn'](line, isHeard ? 'webhook heard' : 'webhook not heard');
-    if (due_in !== null) wake();
+    log[isHeard ? 'info' : 'warn'](line, isHeard ? 'webhook delivered' : 'webhook not delivered');
+    if (nextAttemptIn !== null) wake();
   }
 
   /** One attempt: body and links made anew, the same id. */
   async function send(delivery: Delivery): Promise<Outcome> {
-    const key = (await store.key(delivery.owner))!;
+    const key = (await store.getKey(delivery.owner))!;
     const body = await bodyOf(delivery);
     const url = new URL(delivery.url);
     const at = new Date(now());
@@ -189,7 +189,7 @@ export function createWebhooks({
   async function bodyOf({ type, created_at, task_id }: Delivery): Promise<string> {
     const timestamp = new Date(created_at).toISOString();
     if (task_id === null) return JSON.stringify({ type, timestamp, data: { message: 'this receiver can be reached' } });
-    const data = await present((await store.get(task_id))!, { bucket, linkSeconds, now });
+    const data = await presentTask((await store.get(task_id))!, { bucket, linkSeconds, now });
     const { prompt } = data.input;
     if (prompt) data.input = { ...data.input, prompt: [...prompt].slice(0, MAX_PROMPT).join('') };
     return JSON.stringify({ type, timestamp, data });
@@ -207,15 +207,15 @@ export function createWebhooks({
 
     /** Begins anew with a delivery, also to a receiver that wanted no more. @returns it */
     async replay(delivery: Delivery): Promise<Delivery> {
-      await store.enable(delivery.owner, delivery.url);
-      const replayed = await store.replay(delivery);
+      await store.enableWebhook(delivery.owner, delivery.url);
+      const replayed = await store.resetDelivery(delivery);
       wake();
       return replayed;
     },
 
     /** Sends an event that means nothing, once. @returns its delivery, which tells later how it went */
     async test(owner: string, url: string): Promise<Delivery> {
-      await store.enable(owner, url);
+      await store.enableWebhook(owner, url);
       const delivery = { id: v7(), owner, task_id: null, type: TEST, url, created_at: now() };
       const added = await store.addDelivery(delivery);
       wake();

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { idOf } from '../../api/keys/key-value.ts';
+import { parseKeyId } from '../../api/keys/key-value.ts';
 import { parameterHelp, readFlags, WrongUsage } from '../../client/flags.ts';
 import { type ApiError, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
@@ -48,7 +48,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
 try {
   const wanted = readArguments(process.argv.slice(2));
-  if (apiKey !== undefined && idOf(apiKey) === undefined)
+  if (apiKey !== undefined && parseKeyId(apiKey) === undefined)
     throw new Error('IMG2VID_API_KEY is no API key: they begin with i2v_, and npm run keys makes them');
   const parameters = await readParameters(wanted);
   const framesRoot = wanted.frames && (await framesFolder(wanted.frames));

@@ -13,7 +13,7 @@ import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
 import { databaseUrl } from '../../api/config.ts';
 import { isLoopback, localUrl } from '../../api/http/host.ts';
-import { makeFirstKey } from '../../api/keys/first-key.ts';
+import { createFirstKey } from '../../api/keys/first-key.ts';
 import { openStore } from '../../api/store/store.ts';
 import { SECOND } from '../../core/time.ts';
 import { tnlServer } from '../simulators/bridges/tnl.ts';
@@ -123,9 +123,9 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
 }
 
 async function firstKeyIn(env: NodeJS.ProcessEnv): Promise<string | undefined> {
-  const store = await openStore(databaseUrl(env), { beside: true });
+  const store = await openStore(databaseUrl(env), { exclusive: false });
   try {
-    return await makeFirstKey(store, Date.now());
+    return await createFirstKey(store, Date.now());
   } finally {
     await store.close();
   }

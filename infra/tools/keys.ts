@@ -1,6 +1,6 @@
 /** `npm run keys`: the API keys in the environment's database. It works while the API runs, too. */
 import { databaseUrl } from '../../api/config.ts';
-import { NEW_KEY, newText, newWebhookSecret } from '../../api/keys/key-value.ts';
+import { generateKey, KEY_DEFAULTS, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, monthOf, SCOPES, type Scope } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
@@ -62,17 +62,17 @@ async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefin
   if (name === undefined) throw new UsageError('--name is required: the owner of the key');
   await withStore(io, async (store) => {
     const isFirst = !(await store.hasKeys());
-    const { id, text, hash } = newText();
+    const { id, value, hash } = generateKey();
     const webhook_secret = newWebhookSecret();
-    const key = { ...NEW_KEY, name, scopes: ['submit', 'read'] as Scope[], ...changes };
+    const key = { ...KEY_DEFAULTS, name, scopes: ['submit', 'read'] as Scope[], ...changes };
     await store.addKey({ ...key, id, hash, webhook_secret, created_at: Date.now() });
     const note = isFirst ? '\nThis is the first key: from now on every request needs one.\n' : '';
-    return `${line('id', id)}${line('key', text)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;
+    return `${line('id', id)}${line('key', value)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;
   });
 }
 
 async function list(io: CliIo): Promise<undefined> {
-  await withStore(io, async (store) => formatTable((await store.keys()).map(rowOf)));
+  await withStore(io, async (store) => formatTable((await store.listKeys()).map(rowOf)));
 }
 
 async function set(io: CliIo, values: Values<typeof LIMITS>, id: string): Promise<undefined> {
@@ -86,7 +86,7 @@ async function set(io: CliIo, values: Values<typeof LIMITS>, id: string): Promis
   if (id === LOCAL && changes.scopes) throw new UsageError(`--scopes: the key ${LOCAL} has all scopes`);
   await withStore(io, async (store) => {
     const { name } = await findKey(store, id);
-    await store.changeKey(id, changes);
+    await store.updateKey(id, changes);
     return `${changes.name ?? name} (${id}): changed\n`;
   });
 }
@@ -101,13 +101,13 @@ async function rotate(io: CliIo, { webhook, hours = '24' }: Values<typeof ROTATI
     if (webhook) {
       const webhook_secret = newWebhookSecret();
       const old = { old_webhook_secret: key.webhook_secret, old_webhook_until: until };
-      await store.changeKey(id, { webhook_secret, ...old });
+      await store.updateKey(id, { webhook_secret, ...old });
       return line('webhook secret', webhook_secret);
     }
     if (key.revoked_at !== null) throw new Error(`the key ${id} is revoked: create another one`);
-    const { text, hash } = newText(id);
-    await store.changeKey(id, { hash, old_hash: key.hash, old_until: until });
-    return line('key', text);
+    const { value, hash } = generateKey(id);
+    await store.updateKey(id, { hash, old_hash: key.hash, old_until: until });
+    return line('key', value);
   });
 }
 
@@ -116,14 +116,14 @@ async function revoke(io: CliIo, _: Values, id: string): Promise<undefined> {
     throw new UsageError(`the key ${LOCAL} can’t be revoked; it grants nothing once there is another key`);
   await withStore(io, async (store) => {
     const { name, revoked_at } = await findKey(store, id);
-    await store.changeKey(id, { revoked_at: revoked_at ?? Date.now() });
+    await store.updateKey(id, { revoked_at: revoked_at ?? Date.now() });
     return `${name} (${id}): revoked\n`;
   });
 }
 
 /** Prints what `work` returns. */
 async function withStore({ env, out }: CliIo, work: (store: Store) => Promise<string>): Promise<undefined> {
-  const store = await openStore(databaseUrl(env), { beside: true });
+  const store = await openStore(databaseUrl(env), { exclusive: false });
   try {
     out.write(await work(store));
   } finally {
@@ -132,7 +132,7 @@ async function withStore({ env, out }: CliIo, work: (store: Store) => Promise<st
 }
 
 async function findKey(store: Store, id: string): Promise<Key> {
-  const key = await store.key(id);
+  const key = await store.getKey(id);
   if (!key) throw new Error(`there is no key ${id}; npm run keys -- list shows all`);
   return key;
 }
@@ -146,7 +146,7 @@ function readLimits(values: Values<typeof LIMITS>): KeyChanges {
     ...(name !== undefined && { name }),
     ...(scopes !== undefined && { scopes: readScopes(scopes) }),
     ...(budget !== undefined && { budget: readBudget(budget) }),
-    ...readLimit('max_open', values['max-open'], 'max-open', 1_000_000),
+    ...readLimit('max_active', values['max-open'], 'max-open', 1_000_000),
     ...readLimit('submissions_per_minute', values.submissions, 'submissions', 60_000),
     ...readLimit('requests_per_minute', values.requests, 'requests', 60_000),
   };
@@ -188,8 +188,8 @@ function rowOf(key: Key): Record<string, string> {
     budget: key.budget === null ? 'none' : units(key.budget),
     spent: units(key.month === monthOf(Date.now()) ? key.spent : 0),
     reserved: units(key.reserved),
-    open: String(key.open),
-    'max open': limit(key.max_open),
+    open: String(key.active_tasks),
+    'max open': limit(key.max_active),
     submissions: limit(key.submissions_per_minute),
     requests: limit(key.requests_per_minute),
     created: day(key.created_at),

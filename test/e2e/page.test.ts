@@ -618,7 +618,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       beforeAll(async () => {
         folder = await mkdtemp(join(tmpdir(), 'page-'));
         const store = await openStore(`file:${join(folder, 'tasks.db')}`);
-        ({ text } = await makeKey(store, { budget: 20_000_000 }));
+        ({ value: text } = await makeKey(store, { budget: 20_000_000 }));
         await store.close();
         const port = await freePort();
         const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder, PRICE_PER_GPU_SECOND: '1' };
@@ -707,7 +707,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
           service.key({ scopes: ['read'] }),
           service.key({ scopes: ['submit'] }),
         ]);
-        await enter(poor.text);
+        await enter(poor.value);
         await isSaid('#budget', '$0.00 of $0.05 used this month');
         await post();
         await isSaid(
@@ -717,7 +717,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await expectAccessible('refused');
 
         await page.click('#forget');
-        await enter(slow.text);
+        await enter(slow.value);
         await post();
         await page.waitForSelector('.card');
         await post();
@@ -725,7 +725,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await shows('#countdown', /^Again in (\d\d s|1 min)$/);
 
         await page.click('#forget');
-        await enter(reader.text);
+        await enter(reader.value);
         await page.waitForSelector('#form', { state: 'visible' });
         expect(await page.locator('.card').count()).toBe(0); // that was the other key's
         expect(await page.textContent('#refusal')).toBe('');
@@ -733,13 +733,13 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await isSaid('#refusal', 'this API key has not the scope submit');
 
         await page.click('#forget');
-        await enter(writer.text);
+        await enter(writer.value);
         await isSaid('#list-problem', 'this API key has not the scope read');
         expect(await page.isVisible('#form')).toBe(true);
       });
 
       test('counts down until it may be tried again', async () => {
-        const { text } = await service.key();
+        const { value: text } = await service.key();
         await enter(text);
         await page.waitForSelector('#form', { state: 'visible' });
         await page.route('**/img2vid', (route) =>
@@ -761,7 +761,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       });
 
       test('a key that is revoked meanwhile is asked for again, and what was written stays', async () => {
-        const { id, text } = await service.key();
+        const { id, value: text } = await service.key();
         await enter(text);
         await page.waitForSelector('#form', { state: 'visible' });
         const looked = page.waitForResponse(
@@ -769,18 +769,18 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         );
         await writePrompt('a lighthouse');
         await looked; // so the form has nothing more to ask by itself
-        await service.store.changeKey(id, { revoked_at: Date.now() });
+        await service.store.updateKey(id, { revoked_at: Date.now() });
         service.clock.ahead += 1000; // for so long a key counts as known
         await page.click('#make');
         await isSaid('#key-error', 'this API key is not valid');
-        const { text: next } = await service.key();
+        const { value: next } = await service.key();
         await enter(next);
         await page.waitForSelector('#form', { state: 'visible' });
         expect(await page.inputValue('#prompt')).toBe('a lighthouse');
       });
 
       test('events that break off are taken up again, later and later, not sooner than the API says, until there are no more', async () => {
-        const { text, headers } = await service.key();
+        const { value: text, headers } = await service.key();
         const proxy = { status: 502, body: 'from a proxy' };
         const event = (id: number, task: object) =>
           `: here\r\n\r\nevent: task\r\nid: ${id}\r\ndata: ${JSON.stringify(task)}\r\n\r\nid: 9\r\nda`;

@@ -191,7 +191,7 @@ describe.skipIf(!hasBrowser)('the page at the proxy’s address, in Chromium', (
   test('follows a clip through the cuts and plays it', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'proxy-'));
     const store = await openStore(`file:${join(folder, 'tasks.db')}`);
-    const { text } = await makeKey(store);
+    const { value: text } = await makeKey(store);
     await store.close();
     const port = await freePort();
     const proxy = await startProxy(`http://127.0.0.1:${port}`, { milliseconds: 500 });

@@ -112,7 +112,10 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     // What is leased now is the dead one's. When its leases have run out the next process takes them.
     const orphans = new Set((await postgres.query(name, `select id ${open} and leased_until > 0`)).split('\n'));
     expect(orphans).toContain(submissions.filter(({ by }) => by === doomed).at(KILLED_AT - 1)!.task);
-    await postgres.query(name, 'update tasks set due_at = due_at - 60000, leased_until = leased_until - 60000');
+    await postgres.query(
+      name,
+      'update tasks set next_run_at = next_run_at - 60000, leased_until = leased_until - 60000',
+    );
     const next = await start();
     for (const id of accepted)
       for (let task = await status(next, id); ; task = await status(next, id)) {
@@ -194,7 +197,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     }
     const spent = { reserved: 0, spent: 40_000, open_tasks: 0, days: [{ succeeded: 10, amount: 40_000 }] };
     await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent), { timeout: 15_000 });
-    expect((await store.key(id))!.spent).toBe(40_000);
+    expect((await store.getKey(id))!.spent).toBe(40_000);
     for (const { child } of apis) child.kill('SIGTERM');
     for (const { exited } of apis) expect(await exited).toEqual([0, null]);
     await store.close();
@@ -223,7 +226,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       text += part;
       if (hasEnded || !text.includes('"progress":0.4')) continue;
       hasEnded = true;
-      await change({ status: 'failed', error: { code: 'internal', message: 'x', retryable: false }, due_in: 0 });
+      await change({ status: 'failed', error: { code: 'internal', message: 'x', retryable: false }, nextRunIn: 0 });
     }
     const told = [...text.matchAll(/^data: (.*)$/gm)].map(([, data]) => JSON.parse(data!) as PresentedTask);
     expect(told.map(({ status, progress }) => `${status} ${progress}`).slice(-2)).toEqual([
@@ -250,7 +253,8 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
         free = (await other.get(id))!;
         if (free.leased_until > 0) break;
         isEnded =
-          (await other.update(free, { status: 'canceled', finished_at: Date.now(), due_in: 3_600_000 })) !== undefined;
+          (await other.update(free, { status: 'canceled', finished_at: Date.now(), nextRunIn: 3_600_000 })) !==
+          undefined;
       }
       return claim(...given);
     };
@@ -271,7 +275,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     while ((await other.get(id))!.version < version + 6); // looks because somebody watches, and nothing else still to come
     for (let put: Task | undefined; !put; ) {
       const task = await submitted(other, id);
-      if (task.leased_until === 0) put = await other.update(task, { due_in: 3_600_000 });
+      if (task.leased_until === 0) put = await other.update(task, { nextRunIn: 3_600_000 });
     }
     service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.5 } });
     while ((await other.get(id))!.progress !== 0.5);

@@ -216,7 +216,7 @@ test('the process tells Prometheus what was done', async () => {
     'http_requests_total{method="POST",route="/img2vid",status="202"}',
     'tasks_ended_total{status="succeeded",code=""}',
     'stage_seconds_count{stage="waiting"}',
-    'webhook_attempts_total{outcome="heard"}',
+    'webhook_attempts_total{outcome="delivered"}',
     'runpod_requests_total{operation="submit",outcome="ok"}',
     'store_seconds_count{operation="insert"}',
   ])

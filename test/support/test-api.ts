@@ -7,8 +7,8 @@ import { pino } from 'pino';
 import { createApp } from '../../api/app.ts';
 import { readConfig } from '../../api/config.ts';
 import { type ListenOptions, listen as listenAt } from '../../api/http/listen.ts';
-import { newText } from '../../api/keys/key-value.ts';
-import { createMetrics, measured } from '../../api/metrics.ts';
+import { generateKey } from '../../api/keys/key-value.ts';
+import { createMetrics, instrument } from '../../api/metrics.ts';
 import { openRunPod } from '../../api/runpod.ts';
 import { LOCAL } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
@@ -29,9 +29,9 @@ export const RUNPOD_KEY = 'rpa_test-key';
 
 /** Makes an API key with these properties. @returns its id, and the headers that go with its requests */
 export async function makeKey(store: Store, changes: Partial<Parameters<Store['addKey']>[0]> = {}) {
-  const { id, text, hash } = newText();
+  const { id, value, hash } = generateKey();
   await store.addKey(newKey({ name: 'somebody', ...changes, id, hash }));
-  return { id, text, headers: { authorization: `Bearer ${text}` } };
+  return { id, value, headers: { authorization: `Bearer ${value}` } };
 }
 
 /** Listens on a free port of 127.0.0.1. */
@@ -83,18 +83,21 @@ export async function testService(env: Record<string, string> = {}, limits: List
   const logged: Record<string, unknown>[] = []; // every line of the log
   const log = pino({ level: 'debug', base: null, serializers }, { write: (line) => logged.push(JSON.parse(line)) });
   const metrics = createMetrics(log);
-  const store = measured(await openStore(config.databaseUrl, { ahead: () => clock.ahead }), metrics.storeAsked);
-  await store.changeKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
+  const store = instrument(
+    await openStore(config.databaseUrl, { clockSkew: () => clock.ahead }),
+    metrics.observeStoreCall,
+  );
+  await store.updateKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
   const webhooks = createWebhooks({
     store,
     bucket,
     linkSeconds: config.linkSeconds,
     allowPrivate: config.allowPrivateUrls,
-    onAttempt: metrics.webhookTried,
+    onAttempt: metrics.observeWebhookAttempt,
     log,
     now,
   });
-  const client = measured(openRunPod({ ...config.runpod, baseUrl: runpod.url }), metrics.runpodAsked);
+  const client = instrument(openRunPod({ ...config.runpod, baseUrl: runpod.url }), metrics.observeRunPodCall);
   const lifecycle = createLifecycle({
     store,
     bucket,
@@ -104,8 +107,8 @@ export async function testService(env: Record<string, string> = {}, limits: List
     stillTimeout: config.stillTimeout,
     retain: config.retain,
     watchInterval: 10,
-    onAnnouncement: webhooks.wake,
-    onEnd: metrics.taskEnded,
+    onDeliveryAdded: webhooks.wake,
+    onTaskEnded: metrics.observeTaskEnd,
     log,
     now,
   });

@@ -1,16 +1,16 @@
 /** For tests: tasks and keys. */
-import { NEW_KEY } from '../../api/keys/key-value.ts';
-import { type Key, LOCAL, type Order } from '../../api/store/key.ts';
-import type { Inserted, Store } from '../../api/store/store.ts';
-import { FRESH, type NewTask } from '../../api/store/task.ts';
-import { taskIds } from '../../api/tasks/id.ts';
+import { KEY_DEFAULTS } from '../../api/keys/key-value.ts';
+import { type Admission, type Key, LOCAL } from '../../api/store/key.ts';
+import type { InsertResult, Store } from '../../api/store/store.ts';
+import { INITIAL_STATE, type NewTask } from '../../api/store/task.ts';
+import { createTaskIds } from '../../api/tasks/id.ts';
 
-const nextId = taskIds(Date.now);
+const nextId = createTaskIds(Date.now);
 
 export function newTask(changes: Partial<NewTask> = {}): NewTask {
   const { id, created_at } = nextId();
   return {
-    ...FRESH,
+    ...INITIAL_STATE,
     id,
     created_at,
     model: 'camera',
@@ -28,16 +28,16 @@ export function newTask(changes: Partial<NewTask> = {}): NewTask {
 }
 
 /** Costs nothing, and no limit refuses it. */
-export const FREE: Order = {
+export const FREE: Admission = {
   amount: 0,
   now: Date.now(),
-  maxOpen: Number.MAX_SAFE_INTEGER,
+  maxActive: Number.MAX_SAFE_INTEGER,
   submissions: { interval: 0, window: 60_000 },
   expectedGpuTime: 1000,
 };
 
 /** Stores a task, and before it the key that it belongs to. */
-export async function insertTask(store: Store, task: NewTask, order: Partial<Order> = {}): Promise<Inserted> {
+export async function insertTask(store: Store, task: NewTask, order: Partial<Admission> = {}): Promise<InsertResult> {
   if (task.owner !== LOCAL) await store.addKey(newKey({ id: task.owner }));
   return store.insert(task, { ...FREE, ...order });
 }
@@ -47,7 +47,7 @@ export const newKey = (changes: Partial<Key> = {}): Parameters<Store['addKey']>[
   name: 'a',
   scopes: ['submit', 'read'],
   hash: null,
-  ...NEW_KEY,
+  ...KEY_DEFAULTS,
   webhook_secret: `whsec_${Buffer.alloc(32, 9).toString('base64')}`,
   created_at: Date.now(),
   ...changes,

@@ -61,7 +61,7 @@ export function wrongOf({ budget, spent, reserved, left, open_tasks }: Usage, ow
     [spent, reserved, open_tasks].every((amount) => Number.isSafeInteger(amount) && amount >= 0) &&
     (budget === null ? left === null : left === budget - spent - reserved && left >= 0);
   if (isSound) return undefined;
-  return `${owner.name}: spent ${spent}, reserved ${reserved}, left ${left} of ${budget}, ${open_tasks} tasks open`;
+  return `${owner.name}: spent ${spent}, reserved ${reserved}, left ${left} of ${budget}, ${open_tasks} active tasks`;
 }
 
 export interface AuditorOptions {
@@ -189,8 +189,9 @@ export function createAuditor({ scene, ledger, owners, realTime }: AuditorOption
           if (is !== shall || due !== cost!.amount)
             find(`${task_id}: the ledger has ${is}, and should ${shall}; it was told ${cost!.amount}`);
         }
-        for (const { name, reserved, open } of await db.selectFrom('keys').selectAll().execute())
-          if (reserved !== 0 || open !== 0) find(`the key ${name} has ${reserved} reserved and ${open} tasks open`);
+        for (const { name, reserved, active_tasks } of await db.selectFrom('keys').selectAll().execute())
+          if (reserved !== 0 || active_tasks !== 0)
+            find(`the key ${name} has ${reserved} reserved and ${open} active tasks`);
       } finally {
         await close();
       }
