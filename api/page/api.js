@@ -1,120 +1,164 @@
-// Asking the API: with the key of this tab, refusals in words, and whether there is anybody who answers.
-
+// @ts-check
+// Requests to the API: the API key of this tab, errors, and outages.
 import { parseRetryAfter } from '../../core/retry-after.js';
 
-let key = storedKey(); // null: none
-/** Aborted when the key changes: what was begun with another one then ends. */
+/** @import { FieldNote } from '../../core/request.ts' */
+
+const STORED_KEY = 'api-key'; // in sessionStorage: for this tab only
+/** Pauses between checks whether the API is back double from the first to the second of these, in ms. */
+const FIRST_PAUSE = 1000;
+const MAX_PAUSE = 10_000;
+
+let key = readStoredKey(); // null: none
+/** Aborted when the key changes: ends all requests with the key before. */
 let session = new AbortController();
 let isAway = false;
 
-/** Told by the API's answers, and heard by the page. */
-export const news = new EventTarget();
+const events = new EventTarget();
 
-/** A request that was refused, and why, in words. */
-export class Refusal extends Error {
-  /** @param problem application/problem+json */
-  constructor({ status, headers }, { detail, code, errors = [] }) {
+/**
+ * Listens for news of the API: `key` (a key is needed; the message tells what is wrong with the last one), `away` and `back`.
+ * @param {'key' | 'away' | 'back'} name
+ * @param {(message: string) => void} listener
+ * @param {AddEventListenerOptions} [options]
+ */
+export const onApi = (name, listener, options) =>
+  events.addEventListener(name, (event) => listener(/** @type {CustomEvent<string>} */ (event).detail), options);
+
+/** @param {'key' | 'away' | 'back'} name */
+const emit = (name, message = '') => events.dispatchEvent(new CustomEvent(name, { detail: message }));
+
+/** The API refused a request. */
+export class RefusedError extends Error {
+  /** @override */
+  name = 'RefusedError';
+  /** @type {FieldNote[]} every wrong field */
+  errors;
+
+  /**
+   * @param {Response} response
+   * @param {{ detail: string, errors?: FieldNote[] }} problem application/problem+json
+   */
+  constructor({ status, headers }, { detail, errors = [] }) {
     super(detail);
-    Object.assign(this, { name: 'Refusal', status, code, errors });
+    this.status = status;
+    this.errors = errors;
     this.retryAfter = Math.ceil((parseRetryAfter(headers.get('retry-after')) ?? 0) / 1000); // seconds
     this.retryable = status === 429 || status >= 500;
   }
 }
 
-/** Nobody answered, or somebody else than the API, such as a proxy. */
-export class NoAnswer extends Error {
+/** There was no response, or one of something else than the API, such as a proxy. */
+export class UnreachableError extends Error {
+  /** @override */
+  name = 'UnreachableError';
+
   constructor() {
     super(navigator.onLine ? 'The service does not answer.' : 'You are offline.');
-    this.name = 'NoAnswer';
+  }
+}
+
+/** @param {unknown} error */
+export const isAbort = (error) => error instanceof Error && error.name === 'AbortError';
+
+/**
+ * fetch with the API key. A missing or wrong key emits `key`.
+ * @param {string} url
+ * @param {Omit<RequestInit, 'signal'> & { signal?: AbortSignal, headers?: Record<string, string> }} [init]
+ * @returns {Promise<Response>} a success
+ * @throws RefusedError, UnreachableError; AbortError when `signal` aborts or the key changes
+ */
+export async function request(url, { headers, signal, ...init } = {}) {
+  const { signal: sessionSignal } = session;
+  const authorization = key === null ? {} : { authorization: `Bearer ${key}` };
+  let response;
+  let problem;
+  try {
+    response = await fetch(url, {
+      ...init,
+      signal: AbortSignal.any(signal ? [sessionSignal, signal] : [sessionSignal]),
+      headers: { ...headers, ...authorization },
+    });
+    if (!response.ok) problem = await response.json();
+  } catch (error) {
+    if (isAbort(error)) throw error;
+  }
+  if (response?.ok) return response;
+  if (!response || problem?.detail === undefined) {
+    waitForApi();
+    throw new UnreachableError();
+  }
+  const refusal = new RefusedError(response, problem);
+  if (refusal.status === 401 && !sessionSignal.aborted) emit('key', key === null ? '' : refusal.message);
+  throw refusal;
+}
+
+/**
+ * The JSON of a response.
+ * @param {Parameters<typeof request>} args as of `request`
+ * @throws as `request`
+ */
+export async function requestJson(...args) {
+  const response = await request(...args);
+  try {
+    return await response.json();
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    waitForApi(); // the response broke off
+    throw new UnreachableError();
   }
 }
 
 /**
- * fetch with the API key. A wrong or missing key is told as news, `key`, with what was wrong.
- * @throws Refusal, NoAnswer, AbortError: nobody wants to know any more
+ * The text that an error is shown with; '' for one that the page already shows elsewhere, and for aborts.
+ * @param {unknown} error
  */
-export async function ask(address, { headers, signal, ...init } = {}) {
-  const asked = session;
-  const signals = signal ? [asked.signal, signal] : [asked.signal];
-  const authorization = key === null ? {} : { authorization: `Bearer ${key}` };
-  const options = { ...init, signal: AbortSignal.any(signals), headers: { ...headers, ...authorization } };
-  let response;
-  let problem;
-  try {
-    response = await fetch(address, options);
-    if (!response.ok) problem = await response.json();
-  } catch (error) {
-    if (error.name === 'AbortError') throw error;
-  }
-  if (!response || (!response.ok && problem?.detail === undefined)) {
-    lost();
-    throw new NoAnswer();
-  }
-  if (response.ok) return response;
-  const refusal = new Refusal(response, problem);
-  if (refusal.status === 401 && !asked.signal.aborted)
-    news.dispatchEvent(new CustomEvent('key', { detail: key === null ? '' : refusal.message }));
-  throw refusal;
-}
+export const errorText = (error) =>
+  (error instanceof RefusedError && error.status === 401) || isAbort(error) ? '' : /** @type {Error} */ (error).message;
 
-/** The answer's JSON. @throws as ask */
-export async function askJson(address, init) {
-  const response = await ask(address, init);
-  try {
-    return await response.json();
-  } catch (error) {
-    if (error.name === 'AbortError') throw error;
-    lost(); // it broke off
-    throw new NoAnswer();
-  }
-}
-
-/** What did not work, in words, or '' where that has been said already or nobody needs to know. */
-export const inWords = (error) => (error.status === 401 || error.name === 'AbortError' ? '' : error.message);
-
-/** Milliseconds between looks whether the API is back. */
-const SHORTEST = 1000;
-const LONGEST = 10_000;
-
-/** Says so, once, and looks until it is back. */
-async function lost() {
+/** Emits `away`, checks until the API is back, and emits `back`. */
+async function waitForApi() {
   if (isAway) return;
   isAway = true;
-  for (let pause = SHORTEST; isAway; pause = Math.min(2 * pause, LONGEST)) {
-    news.dispatchEvent(new CustomEvent('away', { detail: new NoAnswer().message }));
+  for (let pause = FIRST_PAUSE; isAway; pause = Math.min(2 * pause, MAX_PAUSE)) {
+    emit('away', new UnreachableError().message);
     await new Promise((resolve) => {
       setTimeout(resolve, pause);
       addEventListener('online', resolve, { once: true });
     });
-    const answer = await fetch('/healthz').catch(() => undefined);
-    isAway = !answer?.ok;
+    const response = await fetch('/healthz').catch(() => undefined);
+    isAway = !response?.ok;
   }
-  news.dispatchEvent(new CustomEvent('back'));
+  emit('back');
 }
 
-/** The key of this tab: in no other storage, and in no address. */
-function storedKey() {
+/** @returns {string | null} */
+function readStoredKey() {
   try {
-    return sessionStorage.getItem('api-key');
+    return sessionStorage.getItem(STORED_KEY);
   } catch {
-    return null; // a browser that stores nothing asks again after a reload
+    return null; // a browser without storage asks for the key after each reload
   }
 }
 
-/** Keeps the key that is in use, or forgets the one before. */
+/** Stores the key that is in use, or removes the stored one. */
 export function storeKey() {
   try {
-    if (key === null) sessionStorage.removeItem('api-key');
-    else sessionStorage.setItem('api-key', key);
-  } catch {} // as above: it is then asked for after a reload
+    if (key === null) sessionStorage.removeItem(STORED_KEY);
+    else sessionStorage.setItem(STORED_KEY, key);
+  } catch {} // as in readStoredKey
 }
 
-/** Takes this key for all that follows, null: none. What is under way with the one before ends. */
-export function useKey(text) {
+/**
+ * Uses another key from now on, and aborts all requests with the one before.
+ * @param {string | null} newKey null: none
+ */
+export function useKey(newKey) {
   session.abort();
   session = new AbortController();
-  key = text;
+  key = newKey;
 }
 
 export const hasKey = () => key !== null;
+/** Aborts when the key changes. */
 export const sessionSignal = () => session.signal;

@@ -1,20 +1,49 @@
-// The page's own small vocabulary for making and finding elements.
-
-export const $ = (id) => document.getElementById(id);
+// @ts-check
+// Finding and creating elements.
 
 /**
- * An element with attributes and children. Text is never read as HTML.
- * @param attributes true stands for an attribute without a value; undefined and false for none
+ * The elements of index.html that are more than an HTMLElement, by id.
+ * @typedef {object} Elements
+ * @property {HTMLFormElement} form
+ * @property {HTMLFormElement} key-form
+ * @property {HTMLInputElement} key
+ * @property {HTMLTextAreaElement} prompt
+ * @property {HTMLInputElement} image
+ * @property {HTMLInputElement} image_url
+ * @property {HTMLImageElement} preview
+ * @property {HTMLButtonElement} make
+ * @property {HTMLButtonElement} more
+ * @property {HTMLSelectElement} filter
+ * @property {HTMLDialogElement} confirm
  */
-export function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes))
-    if (value !== undefined && value !== false) node.setAttribute(key, value === true ? '' : value);
-  node.append(...children.filter((child) => child !== undefined && child !== ''));
+
+/**
+ * @template {string} I
+ * @param {I} id one of index.html's
+ * @returns {I extends keyof Elements ? Elements[I] : HTMLElement}
+ */
+export const $ = (id) => /** @type {any} */ (document.getElementById(id));
+
+/**
+ * Creates an element. Text is never parsed as HTML.
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, string | number | boolean | undefined>} [attributes] true: without a value; undefined, false: absent
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes))
+    if (value !== undefined && value !== false) node.setAttribute(name, value === true ? '' : String(value));
+  node.append(...children);
   return node;
 }
 
-/** One of icons.svg. It says nothing: what it stands for is told in words beside it. */
+/**
+ * An icon of icons.svg. Screen readers skip it: a label stands next to it.
+ * @param {string} name
+ */
 export function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   svg.setAttribute('class', 'icon');
@@ -25,17 +54,42 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with an icon and words; `attributes` may hold the class. */
-export function button(words, iconName, onClick, attributes = {}) {
-  const node = element('button', { type: 'button', ...attributes }, icon(iconName), words);
+/**
+ * A button with an icon and a label.
+ * @param {string} label
+ * @param {string} iconName
+ * @param {() => void} onClick
+ * @param {Record<string, string>} [attributes]
+ */
+export function button(label, iconName, onClick, attributes = {}) {
+  const node = element('button', { type: 'button', ...attributes }, icon(iconName), label);
   node.addEventListener('click', onClick);
   return node;
 }
 
-/** Tells it to those who listen to the page. */
-export function say(text) {
-  $('said').textContent = text;
+/**
+ * Shows a note under an input; '' removes it.
+ * @param {{ place: HTMLElement, input: HTMLElement }} field
+ * @param {string} text
+ * @param {boolean} isProblem false: only a warning
+ */
+export function showNote({ place, input }, text, isProblem) {
+  place.textContent = text;
+  place.classList.toggle('caution', !isProblem);
+  if (isProblem && text) input.setAttribute('aria-invalid', 'true');
+  else input.removeAttribute('aria-invalid');
 }
 
-/** Whether whoever looks on wants little to move. */
-export const wantsStillness = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
+/**
+ * Announces a text to screen readers.
+ * @param {string} text
+ */
+export function announce(text) {
+  $('announcement').textContent = text;
+}
+
+/** Whether the user prefers little motion. */
+export const prefersReducedMotion = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
+
+/** @returns {ScrollBehavior} */
+export const scrollBehavior = () => (prefersReducedMotion() ? 'auto' : 'smooth');

@@ -1,219 +1,221 @@
-// The form for a new clip: checked while it is filled in, with what it will cost, and sent.
-import { askJson, inWords } from './api.js';
-import { $, say } from './dom.js';
-import { duration, money } from './labels.js';
-import { problemWith } from './schema.js';
+// @ts-check
+// The form for a new clip: checked while it is edited, with the highest cost, and submitted.
+import { errorText, isAbort, RefusedError, requestJson } from './api.js';
+import { $, announce, showNote } from './dom.js';
+import { formatDuration, formatMoney } from './format.js';
+import { findProblem } from './schema.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
+import { submit } from './submit.js';
 
-const PAUSE = 400; // milliseconds without a keystroke, after which what is written is looked at
-/** Stands for any picture in a dry run: it costs the same wherever it comes from, and a large one need not be sent for that. */
+/** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
+/** @import { FieldNote } from '../../core/request.ts' */
+/** @import { CostEstimate } from '../../core/responses.ts' */
+/** @import { Parameters } from './settings.js' */
+/** @import { Entry } from './source.js' */
+/** @import { Submission } from './submit.js' */
+/** @typedef {ReturnType<typeof createForm>} Form */
+
+const CHECK_DELAY = 400; // ms after the last keystroke
+/** Stands for any picture in a dry run: the cost is the same, and a large file need not be sent. @type {Entry} */
 const ANY_PICTURE = ['image_url', 'https://example.com/picture.png'];
 
 /**
- * @param parameters the schemas of what may be asked for, by name
- * @param onTask told the task that was made, and what it was made of, as sent
+ * @param {Parameters} parameters
+ * @param {{ onTask: (submission: Submission) => void }} options
  */
 export function createForm(parameters, { onTask }) {
-  const source = createSource({ onChange: changed });
+  const source = createSource({ onChange });
   const settings = createSettings(parameters, { isOfFour: source.isPrompt });
-  let pause;
-  let trial = new AbortController(); // the dry run under way
-  let isSettled = false; // what is said of the cost is of the form as it stands
-  let attempt; // {key, entries}: a post that may have arrived or not
-  let hints = []; // fields that the last dry run said something about
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let checkTimer;
+  let dryRun = new AbortController();
+  let isCostCurrent = false;
+  /** @type {string[]} fields with a note from the API */
+  let noted = [];
 
-  function changed() {
+  function onChange() {
     settings.refresh();
     settings.check({ isAll: false });
-    isSettled = false;
-    clearTimeout(pause);
-    pause = setTimeout(settle, PAUSE);
+    isCostCurrent = false;
+    clearTimeout(checkTimer);
+    checkTimer = setTimeout(check, CHECK_DELAY);
   }
 
-  /** Says what is wrong, and if nothing is, what it will cost. */
-  async function settle() {
-    if ($('compose').hidden) return; // a key is asked for first
-    trial.abort();
-    trial = new AbortController();
+  /** Shows what is wrong, or else the highest cost. */
+  async function check() {
+    if ($('compose').hidden) return; // an API key is needed first
+    dryRun.abort();
+    dryRun = new AbortController();
     const wrong = settings.check({ isAll: true });
-    const isWrong = checkSource({ isNeeded: false });
-    if (wrong.length > 0 || isWrong) return showCost();
+    const wrongSource = checkSource({ isRequired: false });
+    if (wrong.length > 0 || wrongSource) return showCost();
     const entry = source.entry();
-    const begin = !entry || entry[0] === 'image' ? ANY_PICTURE : entry;
+    const first = !entry || entry[0] === 'image' ? ANY_PICTURE : entry;
     try {
-      const body = new URLSearchParams([begin, ...settings.entries()]);
-      const answer = await askJson('/img2vid?dry_run=1', { method: 'POST', body, signal: trial.signal });
+      const body = new URLSearchParams(/** @type {[string, string][]} */ ([first, ...settings.entries()]));
+      const answer = await requestJson('/img2vid?dry_run=1', { method: 'POST', body, signal: dryRun.signal });
       settings.resolve(answer.input);
-      showHints(answer.warnings, false);
+      showNotes(answer.warnings, false);
       showCost(answer.cost_estimate);
     } catch (error) {
-      if (error.name === 'AbortError') return;
-      showHints(error.errors ?? [], true);
+      if (isAbort(error)) return;
+      showNotes(fieldErrors(error), true);
       showCost();
     }
   }
 
+  /** @param {CostEstimate} [estimate] */
   function showCost(estimate) {
-    isSettled = true;
-    const time = estimate && `up to ${duration(estimate.gpu_seconds)} of computing`;
-    $('cost').textContent = !estimate
-      ? ''
-      : estimate.amount > 0
-        ? `At most ${money(estimate)}, ${time}`
-        : `Takes ${time}`;
+    isCostCurrent = true;
+    $('cost').textContent = estimate ? costText(estimate) : '';
   }
 
-  function showHints(notes, isProblem) {
-    for (const name of hints) if (!notes.some(({ field }) => field === name)) showAt(name, '', false);
-    hints = notes.map(({ field }) => field);
-    for (const { field, message } of notes) showAt(field, message, isProblem);
+  /** @param {FieldNote[]} notes replace those of the last dry run @param {boolean} areProblems */
+  function showNotes(notes, areProblems) {
+    for (const name of noted) if (!notes.some(({ field }) => field === name)) showAt(name, '', false);
+    noted = notes.map(({ field }) => field);
+    return notes.map(({ field, message }) => showAt(field, message, areProblems));
   }
 
-  /** Puts words beside a field. @returns the field's input, or undefined if there is no such field */
+  /**
+   * Shows a note under a field.
+   * @param {string} name @param {string} text @param {boolean} isProblem
+   * @returns {HTMLElement | undefined} the field's input; undefined if the form has no such field
+   */
   function showAt(name, text, isProblem) {
     if (settings.has(name)) {
       settings.show(name, text, isProblem);
       return settings.input(name);
     }
-    const [place, input] =
-      {
-        prompt: [$('prompt-problem'), $('prompt')],
-        image: [$('image-problem'), $('chosen').hidden ? $('image') : $('remove')],
-        still_of: [$('image-problem'), $('remove')],
-        image_url: [$('image_url-problem'), $('image_url')],
-      }[name] ?? [];
-    if (!place) return undefined;
-    place.textContent = text;
-    place.classList.toggle('caution', !isProblem);
-    if (isProblem && text) input.setAttribute('aria-invalid', 'true');
-    else input.removeAttribute('aria-invalid');
-    return input;
+    const field = sourceFields()[name];
+    if (field) showNote(field, text, isProblem);
+    return field?.input;
   }
 
-  /** @param isNeeded whether nothing at all is wrong, too. @returns the input that is wrong, if one is */
-  function checkSource({ isNeeded }) {
-    for (const name of ['prompt', 'image_url']) if (!hints.includes(name)) showAt(name, '', false);
-    const entry = source.entry();
-    if (entry) {
-      const [name, value] = entry;
-      const problem = typeof value === 'string' ? problemWith(parameters[name], value) : undefined;
-      return problem && showAt(name, problem, true);
+  /** @param {{ isRequired: boolean }} options @returns {HTMLElement | undefined} the input that is wrong */
+  function checkSource({ isRequired }) {
+    for (const name of ['prompt', 'image_url']) if (!noted.includes(name)) showAt(name, '', false);
+    const [name, value] = source.entry() ?? [];
+    if (name !== undefined) {
+      const schema = /** @type {ParameterSchema} */ (parameters[name]);
+      const problem = typeof value === 'string' ? findProblem(schema, value) : undefined;
+      return problem === undefined ? undefined : showAt(name, problem, true);
     }
-    if (!isNeeded) return undefined;
+    if (!isRequired) return undefined;
     return source.isPrompt()
       ? showAt('prompt', 'Write what the clip shall show', true)
       : showAt('image', 'Choose a picture', true);
   }
 
-  async function submit(event) {
+  /** @param {Event} event */
+  async function onSubmit(event) {
     event.preventDefault();
-    refuse('');
-    // What is now said must not be taken back by a look at the form that is still to come: nothing need be given for that, and any
-    // picture will do.
-    clearTimeout(pause);
-    trial.abort();
+    showRefusal('');
+    // A check that is still to come must not take back what this one shows: it ignores a missing source, and sends another picture.
+    clearTimeout(checkTimer);
+    dryRun.abort();
     const [wrong] = settings.check({ isAll: true });
-    const first = checkSource({ isNeeded: true }) ?? (wrong && settings.input(wrong));
-    if (first) {
-      if (!isSettled) showCost();
-      return first.focus();
+    const first = checkSource({ isRequired: true }) ?? (wrong === undefined ? undefined : settings.input(wrong));
+    const entry = source.entry();
+    if (first || !entry) {
+      if (!isCostCurrent) showCost();
+      return first?.focus();
     }
-    $('make').disabled = true;
-    $('make').textContent = 'Sending…';
+    setSending(true);
     try {
-      onTask(await send([source.entry(), ...settings.entries()]));
-      if (!isSettled) changed(); // what it costs has not been said yet
+      onTask(await submit([entry, ...settings.entries()]));
+      if (!isCostCurrent) onChange();
     } catch (error) {
-      const inputs = (error.errors ?? []).map(({ field, message }) => showAt(field, message, true)).filter(Boolean);
-      hints = (error.errors ?? []).map(({ field }) => field);
-      const isTold = inputs.length > 0 && inputs.length === error.errors.length;
-      refuse(isTold ? '' : inWords(error), error.retryAfter);
-      $('make').disabled = false; // what is disabled takes no focus from here
-      inputs[0]?.focus();
+      const errors = fieldErrors(error);
+      const inputs = errors.length > 0 ? showNotes(errors, true) : [];
+      const isShown = inputs.length > 0 && !inputs.includes(undefined);
+      const seconds = error instanceof RefusedError ? error.retryAfter : 0;
+      showRefusal(isShown ? '' : errorText(error), seconds);
+      setSending(false); // a disabled button would not give the focus away
+      inputs.find((input) => input)?.focus();
     } finally {
-      $('make').disabled = false;
-      $('make').textContent = 'Make a clip';
+      setSending(false);
     }
   }
 
-  /**
-   * Posts a request. The same one again, after there was no answer, makes no second task.
-   * @param entries [name, text or File]
-   * @returns the task, and the file that it was made of, if any
-   */
-  async function send(entries) {
-    const isSame =
-      attempt?.entries.length === entries.length &&
-      entries.every(([name, value], i) => attempt.entries[i][0] === name && attempt.entries[i][1] === value);
-    if (!isSame) attempt = { key: newKey(), entries };
-    const file = entries.find(([name]) => name === 'image')?.[1];
-    const body = file ? new FormData() : new URLSearchParams();
-    for (const [name, value] of entries) body.append(name, value);
-    try {
-      const task = await askJson('/img2vid', { method: 'POST', headers: { 'idempotency-key': attempt.key }, body });
-      attempt = undefined;
-      return { task, file };
-    } catch (error) {
-      if (error.name === 'Refusal') attempt = undefined;
-      throw error;
-    }
-  }
-
-  let countdown;
-  /** Says why it was refused, and counts down until it may be tried again; seconds. */
-  function refuse(text, after = 0) {
-    clearInterval(countdown);
-    $('refusal').textContent = text;
-    const until = Date.now() + 1000 * after;
-    const tick = () => {
-      const left = Math.ceil((until - Date.now()) / 1000);
-      $('countdown').textContent = left > 0 ? `Again in ${duration(left)}` : '';
-      if (left > 0 || after === 0) return;
-      clearInterval(countdown);
-      $('refusal').textContent = '';
-      say('You may try again now');
-    };
-    tick();
-    if (after > 0) countdown = setInterval(tick, 1000);
-  }
-
-  $('form').addEventListener('submit', submit);
-  $('form').addEventListener('input', ({ target: { name, type } }) => {
-    if (['source', 'size', ''].includes(name) || type === 'file') return; // what follows from these is told by itself
-    if (hints.includes(name) || !settings.has(name)) showAt(name, '', false);
-    hints = hints.filter((one) => one !== name);
-    changed();
+  $('form').addEventListener('submit', onSubmit);
+  $('form').addEventListener('input', ({ target }) => {
+    const { name, type } = /** @type {HTMLInputElement} */ (target);
+    if (['source', 'size', ''].includes(name) || type === 'file') return; // these call onChange themselves
+    if (noted.includes(name) || !settings.has(name)) showAt(name, '', false);
+    noted = noted.filter((one) => one !== name);
+    onChange();
   });
   $('form').addEventListener('keydown', (event) => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('form').requestSubmit();
   });
+  /** @param {Record<string, unknown>} values settings by name */
+  function fill(values) {
+    settings.fill(values);
+    onChange();
+  }
   $('reset').addEventListener('click', () => {
-    settings.fill({});
-    changed();
+    fill({});
     $('make').focus();
   });
-  source.show();
+  source.render();
 
   return {
     source,
-    send,
-    /** Reads the price anew. */
-    settle,
-    /** @param values of settings by name */
-    fill(values) {
-      settings.fill(values);
-      changed();
-    },
+    check,
+    fill,
     clear() {
       source.clear();
-      settings.fill({});
-      refuse('');
-      changed();
+      showRefusal('');
+      fill({});
     },
   };
 }
 
-/** A word for Idempotency-Key. crypto.randomUUID is not there on a page that came by plain http. */
-const newKey = () =>
-  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+/** Inputs and places for notes of what a clip is made from. @returns {Record<string, { place: HTMLElement, input: HTMLElement }>} */
+const sourceFields = () => ({
+  prompt: { place: $('prompt-problem'), input: $('prompt') },
+  image: { place: $('image-problem'), input: $('chosen').hidden ? $('image') : $('remove') },
+  still_of: { place: $('image-problem'), input: $('remove') },
+  image_url: { place: $('image_url-problem'), input: $('image_url') },
+});
+
+/** @param {unknown} error */
+const fieldErrors = (error) => (error instanceof RefusedError ? error.errors : []);
+
+/** @param {CostEstimate} estimate */
+function costText(estimate) {
+  const time = `up to ${formatDuration(estimate.gpu_seconds)} of computing`;
+  return estimate.amount > 0 ? `At most ${formatMoney(estimate)}, ${time}` : `Takes ${time}`;
+}
+
+/** @param {boolean} isSending */
+function setSending(isSending) {
+  $('make').disabled = isSending;
+  $('make').textContent = isSending ? 'Sending…' : 'Make a clip';
+}
+
+/** @type {ReturnType<typeof setInterval> | undefined} */
+let countdown;
+
+/**
+ * Shows why a request was refused, and counts down until it may be sent again.
+ * @param {string} text '' removes it
+ * @param {number} [seconds]
+ */
+function showRefusal(text, seconds = 0) {
+  clearInterval(countdown);
+  $('refusal').textContent = text;
+  const end = Date.now() + 1000 * seconds;
+  const tick = () => {
+    const left = Math.ceil((end - Date.now()) / 1000);
+    $('countdown').textContent = left > 0 ? `Again in ${formatDuration(left)}` : '';
+    if (left > 0 || seconds === 0) return;
+    clearInterval(countdown);
+    $('refusal').textContent = '';
+    announce('You may try again now');
+  };
+  tick();
+  if (seconds > 0) countdown = setInterval(tick, 1000);
+}

@@ -1,5 +1,9 @@
-// What the API's names and numbers are called on the page.
+// @ts-check
+// Texts for the API's names: statuses, stages, error codes and models.
 
+/** @import { PresentedTask as Task } from '../../core/responses.ts' */
+
+/** @type {Record<string, string>} */
 const STAGES = {
   still: 'Getting the picture',
   loading: 'Loading the model',
@@ -8,6 +12,8 @@ const STAGES = {
   encoding: 'Encoding',
   uploading: 'Saving',
 };
+
+/** @type {Record<Task['status'], string>} */
 export const STATUSES = {
   queued: 'Queued',
   running: 'Running',
@@ -16,48 +22,7 @@ export const STATUSES = {
   canceled: 'Canceled',
 };
 
-/** What is being done, such as `Sampling, 7 of 12`. */
-export function stageOf({ status, stage, step, steps, input }) {
-  if (status === 'queued') return 'Waiting for a worker';
-  const words = stage === 'still' && input.prompt ? 'Making the picture' : (STAGES[stage] ?? stage ?? 'Starting');
-  return step === undefined || !(steps > 1) ? words : `${words}, ${step} of ${steps}`;
-}
-
-/** @param seconds such as 75: `1 min 15 s` */
-export function duration(seconds) {
-  const whole = Math.max(1, Math.round(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min${whole % 60 && whole < 600 ? ` ${whole % 60} s` : ''}`;
-  return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
-}
-
-/** A clip's length, such as `2.3 s`. */
-export const length = (frames, fps) => `${number(frames / fps, 1)} s`;
-
-export const number = (value, digits = 3) =>
-  new Intl.NumberFormat('en', { maximumFractionDigits: digits }).format(value);
-
-/** @param amount in millionths of the currency's unit; at least two figures of it are shown, however small it is */
-export function money({ amount, currency }) {
-  const units = amount / 1e6;
-  const digits = units > 0 && units < 0.1 ? Math.min(6, 1 - Math.floor(Math.log10(units))) : 2;
-  const style = { style: 'currency', currency, minimumFractionDigits: 2, maximumFractionDigits: Math.max(2, digits) };
-  return new Intl.NumberFormat('en', style).format(units);
-}
-
-export function bytes(count) {
-  return count < 1e6 ? `${Math.max(1, Math.round(count / 1000))} kB` : `${number(count / 1e6, 1)} MB`;
-}
-
-/** `14:05` today, else with the day. */
-export function when(iso) {
-  const date = new Date(iso);
-  const isToday = date.toDateString() === new Date().toDateString();
-  const clock = { hour: '2-digit', minute: '2-digit' };
-  return date.toLocaleString(undefined, isToday ? clock : { day: 'numeric', month: 'short', ...clock });
-}
-
-/** Why a task failed, by its code, and what can be done about it. */
+/** What happened and what to do about it, by error code. @type {Record<string, [string, string]>} */
 const FAILURES = {
   invalid_input: ['The settings do not work together', 'Change what is named below.'],
   banned_prompt: ['Midjourney refuses this prompt', 'Say it in other words.'],
@@ -83,13 +48,19 @@ const FAILURES = {
   internal: ['Something went wrong here', 'Try again.'],
 };
 
-/** @returns [what happened, what to do] */
-export const failure = ({ code, retryable }) =>
+/** What a task does now: `Sampling, 7 of 12`. @param {Task} task */
+export function stageLabel({ status, stage, step, steps = 0, input }) {
+  if (status === 'queued') return 'Waiting for a worker';
+  const label = stage === 'still' && input.prompt ? 'Making the picture' : (STAGES[stage ?? ''] ?? stage ?? 'Starting');
+  return step === undefined || steps <= 1 ? label : `${label}, ${step} of ${steps}`;
+}
+
+/** @param {NonNullable<Task['error']>} error @returns {[string, string]} what happened, and what to do */
+export const failureLabel = ({ code, retryable }) =>
   FAILURES[code] ?? ['It did not work', retryable ? 'Try again.' : 'Change the settings.'];
 
-/** What a model is, and what not to expect of it. */
-export function aboutModel(name) {
-  if (name === 'camera')
-    return 'Model: camera, a small built-in one. It moves over the picture; it knows no depth and moves nothing in it.';
-  return `Model: ${name} (Stable Video Diffusion). Short clips without sound; faces, hands and lettering may come out wrong.`;
-}
+/** What a model is, and its limits. @param {string} name */
+export const modelDescription = (name) =>
+  name === 'camera'
+    ? 'Model: camera, a small built-in one. It moves over the picture; it knows no depth and moves nothing in it.'
+    : `Model: ${name} (Stable Video Diffusion). Short clips without sound; faces, hands and lettering may come out wrong.`;

@@ -1,8 +1,10 @@
-// The page at /: asks for an API key where one is wanted, and puts the form and the list together.
-import { askJson, hasKey, inWords, news, storeKey, useKey } from './api.js';
+// @ts-check
+// The page at /: asks for an API key where one is needed, and puts the form and the list of tasks together.
+import { errorText, hasKey, onApi, RefusedError, requestJson, storeKey, UnreachableError, useKey } from './api.js';
 import { $, element, icon } from './dom.js';
 import { createForm } from './form.js';
-import { aboutModel, money } from './labels.js';
+import { formatMoney } from './format.js';
+import { modelDescription } from './labels.js';
 import { createTasks } from './tasks.js';
 
 const EXAMPLES = [
@@ -10,115 +12,117 @@ const EXAMPLES = [
   { file: 'example-cat.webp', name: 'A cat' },
 ];
 
-/** The API's own document. It comes with the page, so where the API is away it is waited for. */
-async function apiDocument() {
-  for (;;) {
-    try {
-      return await askJson('/openapi.json');
-    } catch {
-      await new Promise((resolve) => news.addEventListener('back', resolve, { once: true }));
-    }
-  }
-}
-
-news.addEventListener('away', ({ detail }) => {
-  $('outage').textContent = `${detail} Trying again; what was begun goes on.`;
+onApi('away', (message) => {
+  $('outage').textContent = `${message} Trying again; what was begun goes on.`;
 });
-news.addEventListener('back', () => {
+onApi('back', () => {
   $('outage').textContent = '';
 });
-news.addEventListener('key', ({ detail }) => askForKey(detail));
+onApi('key', askForKey);
 
-const { info, components } = await apiDocument();
+const { info, components } = await fetchDocument();
 const { properties: parameters } = components.schemas.Request;
-const form = createForm(parameters, {
-  onTask: (made) => tasks.made(made),
+const form = createForm(parameters, { onTask: (submission) => tasks.showNew(submission) });
+const tasks = createTasks(parameters, {
+  form,
+  onEnd: () => showBudget().catch(() => undefined), // an outage is shown already
 });
-// Where the budget can’t be read it stays as it was: an API that is away has been told of.
-const tasks = createTasks(parameters, { form, onEnd: () => showUse().catch(() => undefined) });
 
-$('model').textContent = aboutModel(info['x-model']);
+$('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
 if (bridge === 'placeholder')
   $('prompt-help').textContent = 'No Midjourney bridge is set up here: the picture of a prompt is a drawn placeholder.';
 if (bridge === 'none') {
-  form.source.refusePrompts();
-  $('sources').append(
-    element(
-      'p',
-      { class: 'help' },
-      'Prompts need a Midjourney bridge, and this service has none. Begin with a picture.',
-    ),
-  );
+  form.source.disablePrompts();
+  const text = 'Prompts need a Midjourney bridge, and this service has none. Begin with a picture.';
+  $('sources').append(element('p', { class: 'help' }, text));
 }
-buildEmpty();
-news.addEventListener('back', () => $('key-part').hidden && load());
-$('key-form').addEventListener('submit', tryKey);
-$('forget').addEventListener('click', forgetKey);
+buildEmptyList();
+onApi('back', () => {
+  if ($('key-part').hidden) load();
+});
+$('key-form').addEventListener('submit', onKeySubmit);
+$('forget').addEventListener('click', onForget);
 await load();
 
-/** What stands where clips will be. */
-function buildEmpty() {
+/** The OpenAPI document; waits for the API if that is away. */
+async function fetchDocument() {
+  for (;;) {
+    try {
+      return await requestJson('/openapi.json');
+    } catch {
+      await new Promise((resolve) => onApi('back', resolve, { once: true }));
+    }
+  }
+}
+
+/** Shows what the list has in place of cards. */
+function buildEmptyList() {
   const examples = EXAMPLES.map(({ file, name }) => {
     const button = element('button', { type: 'button' }, element('img', { src: `/page/${file}`, alt: '' }), name);
     button.addEventListener('click', async () => {
-      const picture = await fetch(`/page/${file}`).then((answer) => answer.blob());
+      const picture = await fetch(`/page/${file}`).then((response) => response.blob());
       form.source.useFile(new File([picture], file, { type: picture.type }));
       $('make').focus();
     });
     return button;
   });
+  const text = 'Write a prompt, or drop a picture anywhere on this page. Or try one of these:';
   $('empty').append(
     element(
       'div',
       { class: 'first' },
       icon('film'),
       element('h3', {}, 'Your first clip is a minute away'),
-      element('p', {}, 'Write a prompt, or drop a picture anywhere on this page. Or try one of these:'),
+      element('p', {}, text),
       element('div', { class: 'examples' }, ...examples),
     ),
     element('p', { class: 'none' }, 'There are no such clips.'),
   );
 }
 
-/** Shows what has been made, and goes on following what has not ended. */
+/** Loads the list and the budget. Whether that is allowed shows whether the API key is right. */
 async function load() {
   try {
     await tasks.load();
     acceptKey();
     $('list-problem').textContent = '';
-    form.settle();
-    await showUse();
+    form.check();
+    await showBudget();
   } catch (error) {
-    if (error.status === 403) acceptKey(); // it is one, if for other things
-    if (error.name === 'NoAnswer' && $('key-part').hidden) showParts({ isKeyWanted: false });
-    $('list-problem').textContent = error.name === 'Refusal' ? inWords(error) : '';
+    const isRefused = error instanceof RefusedError;
+    if (isRefused && error.status === 403) acceptKey(); // a valid key without the scope
+    if (error instanceof UnreachableError && $('key-part').hidden) showParts({ isKeyNeeded: false });
+    $('list-problem').textContent = isRefused ? errorText(error) : '';
   }
 }
 
-/** How much of its budget the key has used, if it has one. */
-async function showUse() {
-  const { budget, spent, currency } = await askJson('/usage');
-  const [used, all] = [spent, budget].map((amount) => money({ amount, currency }));
+/** Shows how much of its budget the key has used, if it has one. */
+async function showBudget() {
+  const { budget, spent, currency } = await requestJson('/usage');
+  const [used, total] = [spent, budget].map((amount) => formatMoney({ amount, currency }));
   $('budget').hidden = budget === null;
-  $('budget').textContent = budget === null ? '' : `${used} of ${all} used this month`;
+  $('budget').textContent = budget === null ? '' : `${used} of ${total} used this month`;
 }
 
-/** Takes this key, null: none, and clears away what was shown for the one before. */
-function changeKey(text) {
-  useKey(text);
-  tasks.forgetAll();
+/**
+ * Uses another API key and removes what was shown for the one before.
+ * @param {string | null} key null: none
+ */
+function changeKey(key) {
+  useKey(key);
+  tasks.reset();
   $('budget').hidden = true;
   $('list-problem').textContent = '';
 }
 
-/** @param complaint about the key that was sent */
-function askForKey(complaint) {
+/** @param {string} problem with the last key */
+function askForKey(problem) {
   changeKey(null);
   storeKey();
-  showParts({ isKeyWanted: true });
-  $('key-error').textContent = complaint;
-  $('key').toggleAttribute('aria-invalid', complaint !== '');
+  showParts({ isKeyNeeded: true });
+  $('key-error').textContent = problem;
+  $('key').toggleAttribute('aria-invalid', problem !== '');
   $('key').value = '';
   $('key').focus();
 }
@@ -128,27 +132,29 @@ function acceptKey() {
   storeKey();
   $('key').value = '';
   $('key-error').textContent = '';
-  showParts({ isKeyWanted: false });
-  if (isNew) (form.source.isPrompt() ? $('prompt') : $('image')).focus();
+  showParts({ isKeyNeeded: false });
+  if (isNew) $(form.source.isPrompt() ? 'prompt' : 'image').focus();
 }
 
-function showParts({ isKeyWanted }) {
-  $('key-part').hidden = !isKeyWanted;
-  for (const id of ['compose', 'clips']) $(id).hidden = isKeyWanted;
-  $('forget').hidden = isKeyWanted || !hasKey();
+/** @param {{ isKeyNeeded: boolean }} options */
+function showParts({ isKeyNeeded }) {
+  $('key-part').hidden = !isKeyNeeded;
+  for (const id of ['compose', 'clips']) $(id).hidden = isKeyNeeded;
+  $('forget').hidden = isKeyNeeded || !hasKey();
 }
 
-async function tryKey(event) {
+/** @param {Event} event */
+async function onKeySubmit(event) {
   event.preventDefault();
-  const text = $('key').value.trim();
-  if (!/^[!-~]+$/.test(text)) return askForKey('this is no API key'); // nothing else fits into a header
-  changeKey(text);
+  const key = $('key').value.trim();
+  if (!/^[!-~]+$/.test(key)) return askForKey('this is no API key'); // a header cannot hold anything else
+  changeKey(key);
   await load();
 }
 
-async function forgetKey() {
+async function onForget() {
   changeKey(null);
   storeKey();
   form.clear();
-  await load(); // asks for another one where it is needed
+  await load(); // asks for another key if one is needed
 }

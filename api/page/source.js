@@ -1,133 +1,126 @@
-// What a clip begins with: a prompt, or a picture that is chosen, dropped, pasted, at an address, or an earlier clip's.
-import { $, say } from './dom.js';
-import { bytes } from './labels.js';
+// @ts-check
+// What a clip is made from: a prompt, or a picture that is chosen, dropped, pasted, at a URL, or of an earlier clip.
+import { $, announce } from './dom.js';
+import { formatBytes } from './format.js';
 
-const MOST_BYTES = 20_000_000;
+/** @import { PresentedTask as Task } from '../../core/responses.ts' */
+/** @typedef {[name: string, value: string | File]} Entry a field of the request */
 
-/**
- * @param onChange told after each change of what is begun with
- * @returns what there is now, and ways to change it
- */
+const MAX_BYTES = 20_000_000;
+
+/** @param {'prompt' | 'picture'} value @returns {HTMLInputElement} */
+const radio = (value) => /** @type {any} */ (document.querySelector(`[name="source"][value="${value}"]`));
+const isPrompt = () => radio('prompt').checked;
+
+/** @param {{ onChange: () => void }} options */
 export function createSource({ onChange }) {
-  let file; // a picture of this machine
-  let earlier; // the id of the clip whose picture it is
-  const radio = (value) => document.querySelector(`[name="source"][value="${value}"]`);
-  const isPrompt = () => radio('prompt').checked;
+  /** @type {File | undefined} a picture of the user's machine */
+  let file;
+  /** @type {string | undefined} the id of the task whose picture it is */
+  let earlier;
 
-  function show() {
-    const isChosen = file !== undefined || earlier !== undefined;
+  function render() {
+    const hasPicture = file !== undefined || earlier !== undefined;
     $('prompt-part').hidden = !isPrompt();
     $('picture-part').hidden = isPrompt();
-    $('chosen').hidden = !isChosen;
-    $('drop').hidden = isChosen;
-    $('address-part').hidden = isChosen;
+    $('chosen').hidden = !hasPicture;
+    $('drop').hidden = hasPicture;
+    $('image_url-part').hidden = hasPicture;
     onChange();
   }
 
+  /** @param {string} link @param {string} name */
   function showPicture(link, name) {
     if ($('preview').src.startsWith('blob:')) URL.revokeObjectURL($('preview').src);
     $('preview').hidden = false;
     $('preview').src = link;
     $('chosen-name').textContent = name;
-    say(`Picture: ${name}`);
+    announce(`Picture: ${name}`);
     radio('picture').checked = true;
-    show();
+    render();
   }
 
-  function complain(message) {
+  /** @param {string} problem */
+  function rejectFile(problem) {
     radio('picture').checked = true;
-    show();
-    $('image-problem').textContent = message;
+    render();
+    $('image-problem').textContent = problem;
   }
 
-  function complainNoMore() {
+  function clearProblems() {
     for (const name of ['image', 'image_url']) {
       $(`${name}-problem`).textContent = '';
       $(name).removeAttribute('aria-invalid');
     }
   }
 
-  function useFile(picture) {
-    const isKnown = picture.type === '' || $('image').accept.split(',').includes(picture.type);
-    complainNoMore();
-    if (!isKnown) return complain(`${picture.name} is no jpeg, png, webp, avif, gif or tiff`);
-    if (picture.size > MOST_BYTES) return complain(`${picture.name} has ${bytes(picture.size)}; 20 MB are the most`);
-    [file, earlier] = [picture, undefined];
-    showPicture(URL.createObjectURL(picture), `${picture.name}, ${bytes(picture.size)}`);
-  }
-
-  function useEarlier(task) {
-    complainNoMore();
-    [file, earlier] = [undefined, task.id];
-    showPicture(task.still.link, 'The picture of an earlier clip');
-  }
-
-  function useAddress(text) {
-    clear();
-    radio('picture').checked = true;
-    $('image_url').value = text;
-    show();
-  }
-
-  function clear() {
-    [file, earlier] = [undefined, undefined];
+  function clearPicture() {
+    file = earlier = undefined;
     $('image').value = '';
     $('image_url').value = '';
-    complainNoMore();
+    clearProblems();
   }
 
-  for (const input of document.querySelectorAll('[name="source"]')) input.addEventListener('change', show);
-  $('image').addEventListener('change', () => $('image').files.length > 0 && useFile($('image').files[0]));
+  /** @param {File} picture */
+  function useFile(picture) {
+    const isKnownType = picture.type === '' || $('image').accept.split(',').includes(picture.type);
+    clearProblems();
+    if (!isKnownType) return rejectFile(`${picture.name} is no jpeg, png, webp, avif, gif or tiff`);
+    if (picture.size > MAX_BYTES)
+      return rejectFile(`${picture.name} has ${formatBytes(picture.size)}; 20 MB are the most`);
+    [file, earlier] = [picture, undefined];
+    showPicture(URL.createObjectURL(picture), `${picture.name}, ${formatBytes(picture.size)}`);
+  }
+
+  /** @param {Task} task one with a picture */
+  function useEarlier(task) {
+    clearProblems();
+    [file, earlier] = [undefined, task.id];
+    showPicture(task.still?.link ?? '', 'The picture of an earlier clip');
+  }
+
+  /** @param {string} url */
+  function useUrl(url) {
+    clearPicture();
+    radio('picture').checked = true;
+    $('image_url').value = url;
+    render();
+  }
+
+  for (const value of /** @type {const} */ (['prompt', 'picture'])) radio(value).addEventListener('change', render);
+  $('image').addEventListener('change', () => {
+    const picture = $('image').files?.[0];
+    if (picture) useFile(picture);
+  });
   $('remove').addEventListener('click', () => {
-    clear();
-    show();
+    clearPicture();
+    render();
     $('image').focus();
   });
   $('preview').addEventListener('error', () => {
-    $('preview').hidden = true; // a browser need not know every kind that the service knows
+    $('preview').hidden = true; // a browser need not know every type that the service knows
   });
-  document.addEventListener('paste', (event) => {
-    const [picture] = event.clipboardData.files;
-    if (!picture) return;
-    event.preventDefault();
-    useFile(picture);
-  });
-  const carries = ({ dataTransfer }) =>
-    dataTransfer?.types.includes('Files') || dataTransfer?.types.includes('text/uri-list');
-  let depth = 0; // entering an element comes before leaving the one around it
-  const isCaught = (inside) => document.body.classList.toggle('catching', inside);
-  addEventListener('dragenter', (event) => carries(event) && isCaught(++depth > 0));
-  addEventListener('dragleave', (event) => carries(event) && isCaught(--depth > 0));
-  addEventListener('dragover', (event) => carries(event) && event.preventDefault());
-  addEventListener('drop', (event) => {
-    depth = 0;
-    isCaught(false);
-    if (!carries(event) || $('compose').hidden) return;
-    event.preventDefault();
-    const [picture] = event.dataTransfer.files;
-    const address = event.dataTransfer.getData('text/uri-list').split('\n')[0].trim();
-    if (picture) useFile(picture);
-    else if (address) useAddress(address);
-  });
+  listenForPictures({ onFile: useFile, onUrl: useUrl });
 
   return {
     useFile,
     useEarlier,
-    useAddress,
+    useUrl,
+    /** @param {string} text */
     usePrompt(text) {
       radio('prompt').checked = true;
       $('prompt').value = text;
-      show();
+      render();
     },
-    show,
+    render,
     isPrompt,
-    /** Prompts can't be drawn here, so that only pictures are left. */
-    refusePrompts() {
+    /** Leaves only pictures, where the service has no bridge for prompts. */
+    disablePrompts() {
       radio('prompt').disabled = true;
       radio('picture').checked = true;
-      show();
+      render();
     },
-    /** @returns what is sent: [name, text or File], or undefined if nothing was given */
+    /** @returns {Entry | undefined} the field that is sent; undefined if nothing was given */
     entry() {
       if (isPrompt()) return $('prompt').value.trim() === '' ? undefined : ['prompt', $('prompt').value];
       if (file) return ['image', file];
@@ -135,9 +128,43 @@ export function createSource({ onChange }) {
       return $('image_url').value.trim() === '' ? undefined : ['image_url', $('image_url').value.trim()];
     },
     clear() {
-      clear();
+      clearPicture();
       $('prompt').value = '';
-      show();
+      render();
     },
   };
+}
+
+/**
+ * Takes pictures that are pasted, or dropped anywhere on the page.
+ * @param {{ onFile: (file: File) => void, onUrl: (url: string) => void }} options
+ */
+function listenForPictures({ onFile, onUrl }) {
+  document.addEventListener('paste', (event) => {
+    const picture = event.clipboardData?.files[0];
+    if (!picture) return;
+    event.preventDefault();
+    onFile(picture);
+  });
+  /** @param {DragEvent} event */
+  const hasPicture = ({ dataTransfer }) =>
+    dataTransfer?.types.includes('Files') || dataTransfer?.types.includes('text/uri-list');
+  let depth = 0; // a drag enters an element before it leaves the one around it
+  /** @param {number} change */
+  const moveDrag = (change) => {
+    depth += change;
+    document.body.classList.toggle('dragging', depth > 0);
+  };
+  addEventListener('dragenter', (event) => hasPicture(event) && moveDrag(1));
+  addEventListener('dragleave', (event) => hasPicture(event) && moveDrag(-1));
+  addEventListener('dragover', (event) => hasPicture(event) && event.preventDefault());
+  addEventListener('drop', (event) => {
+    moveDrag(-depth);
+    if (!event.dataTransfer || !hasPicture(event) || $('compose').hidden) return;
+    event.preventDefault();
+    const [picture] = event.dataTransfer.files;
+    const url = event.dataTransfer.getData('text/uri-list').split('\n')[0]?.trim();
+    if (picture) onFile(picture);
+    else if (url) onUrl(url);
+  });
 }

@@ -219,7 +219,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.keyboard.press('Enter');
       const { id } = await (await answer).json();
       await becomes(id, 'succeeded');
-      await isSaid('#said', 'Finished. a harbour');
+      await isSaid('#announcement', 'Finished. a harbour');
 
       await page.focus(`[id="${id}"] video`);
       const inCard = () => page.evaluate(() => document.activeElement!.getAttribute('aria-label'));
@@ -238,7 +238,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.keyboard.press('Tab');
       await page.keyboard.press('Enter');
       await page.waitForSelector(`[id="${id}"]`, { state: 'detached' });
-      await isSaid('#said', 'Deleted');
+      await isSaid('#announcement', 'Deleted');
       const { expired_at, videos } = await (await fetch(`${service.url}/status?id=${id}`)).json();
       expect([typeof expired_at, videos]).toEqual(['string', undefined]);
       await page.reload();
@@ -360,7 +360,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect(await visible()).toEqual(['sampler', 'steps', 'order', 'discretization', 'guider', 'cfg_scale']);
       await page.selectOption('#setting-discretization', 'EDMDiscretization'); // named, it has other numbers than the model's
       await eventually(async () => expect(await page.getAttribute('#setting-sigma_min', 'placeholder')).toBe('0.0292'));
-      await isSaid('details:has(#setting-sampler) .now', 'Linear Multistep, 12 steps');
+      await isSaid('details:has(#setting-sampler) .summary', 'Linear Multistep, 12 steps');
       await expectAccessible('settings');
 
       await page.fill('#setting-fps', '12');
@@ -820,7 +820,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         }
         await becomes('.card .problem', 'away');
         await becomes('.card .stage', 'Sampling, 3 of 12');
-        await becomes('.card .quietly', 'Canceled');
+        await becomes('.card .canceled-note', 'Canceled');
         await page.clock.runFor(60_000);
         const times = await page.evaluate(() => (window as unknown as Noted).times);
         const pauses = times.slice(1).map((time, i) => time - times[i]!);

@@ -1,0 +1,110 @@
+// @ts-check
+// What the buttons of a card do.
+import { RefusedError, request, requestJson } from './api.js';
+import { confirmDelete } from './confirm.js';
+import { $, announce, scrollBehavior } from './dom.js';
+import { changedSettings, isDeleted, sourceEntries } from './repeat.js';
+import { reportErrors } from './report-errors.js';
+import { submit } from './submit.js';
+
+/** @import { PresentedTask as Task } from '../../core/responses.ts' */
+/** @import { Form } from './form.js' */
+/** @import { Parameters } from './settings.js' */
+/** @import { Entry } from './source.js' */
+/** @import { Submission } from './submit.js' */
+/** @import { TaskList } from './task-list.js' */
+/** @typedef {ReturnType<typeof createActions>} Actions */
+
+/**
+ * @param {object} options
+ * @param {Parameters} options.parameters
+ * @param {Form} options.form
+ * @param {TaskList} options.list
+ * @param {Map<string, File>} options.uploads pictures that this page has sent, by task id
+ * @param {(submission: Submission) => Promise<void>} options.onTask
+ */
+export function createActions({ parameters, form, list, uploads, onTask }) {
+  /** @param {Task} task */
+  const showOn = (task) => (/** @type {string} */ text) => list.showProblem(task.id, text);
+  /** @param {Task} task */
+  const settingsOf = (task) => changedSettings(task.input, parameters);
+  /** @param {Task} task @param {number} [index] */
+  const sourceOf = (task, index) => sourceEntries(task, { ...(index && { index }), file: uploads.get(task.id) });
+
+  /** The task with the prompt whose four pictures this one is made from, if the page knows it. @param {Task} task */
+  function promptTaskOf(task) {
+    if (task.input.prompt) return task;
+    const origin = list.get(task.input.still_of ?? '');
+    return origin?.input.prompt ? origin : undefined;
+  }
+
+  /** Puts settings and source of a task into the form. @param {Task} task */
+  function reuse(task) {
+    const { prompt, image_url, image_index } = task.input;
+    const upload = uploads.get(task.id);
+    if (prompt) form.source.usePrompt(prompt);
+    else if (task.still) form.source.useEarlier(task);
+    else if (image_url) form.source.useUrl(image_url);
+    else if (upload) form.source.useFile(upload);
+    form.fill({ ...settingsOf(task), ...(prompt && image_index !== 1 && { image_index }) });
+    $('compose').scrollIntoView({ block: 'start', behavior: scrollBehavior() });
+    $('make').focus({ preventScroll: true });
+    announce('The settings are in the form');
+  }
+
+  return {
+    promptTaskOf,
+    reuse,
+
+    /** @param {Task} task */
+    cancel: (task) =>
+      reportErrors(
+        async () => list.update(await requestJson(`/cancel?id=${task.id}`, { method: 'POST' })),
+        showOn(task),
+      ),
+
+    /** @param {Task} task */
+    async remove(task) {
+      if (!(await confirmDelete())) return;
+      const isDone = await reportErrors(() => request(`/delete?id=${task.id}`, { method: 'POST' }), showOn(task));
+      if (!isDone) return;
+      list.removeFocused(task.id);
+      announce('Deleted');
+    },
+
+    /** The same with another seed, or with the same seed and another of the four pictures. @param {Task} task @param {number} [index] */
+    another: (task, index) =>
+      reportErrors(async () => {
+        const { seed, ...settings } = settingsOf(task);
+        const source = sourceOf((index && promptTaskOf(task)) || task, index) ?? [];
+        const entries = [...source, ...Object.entries(settings)];
+        await onTask(await submit(index && seed !== undefined ? [...entries, ['seed', seed]] : entries));
+      }, showOn(task)),
+
+    /** The same once more. @param {Task} task */
+    again: (task) =>
+      reportErrors(async () => {
+        const source = sourceOf(task);
+        if (!source) return reuse(task);
+        const [[name], ...others] = /** @type {[Entry, ...Entry[]]} */ (source);
+        const settings = Object.entries(settingsOf(task));
+        // The pictures of a prompt may be kept although the task does not show them: then they are not paid for again.
+        const isPaid = name === 'prompt' && !isDeleted(task);
+        const kept = isPaid && (await submitUnlessGone([['still_of', task.id], ...others, ...settings]));
+        await onTask(kept || (await submit([...source, ...settings])));
+      }, showOn(task)),
+
+    /** Gets the task with new links. @param {Task} task */
+    refresh: (task) => reportErrors(() => list.refresh(task.id), showOn(task)),
+  };
+}
+
+/** @param {Entry[]} entries with still_of @returns undefined if that task has no picture */
+async function submitUnlessGone(entries) {
+  try {
+    return await submit(entries);
+  } catch (error) {
+    if (error instanceof RefusedError && error.errors.some(({ field }) => field === 'still_of')) return undefined;
+    throw error;
+  }
+}
