@@ -7,6 +7,7 @@ import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
+import { CLEAR_LINE } from '../core/format.ts';
 import { parseTextFields } from '../core/request.ts';
 import { isActive, STATUSES } from '../core/responses.ts';
 import { checkNames, type Flags, parameterHelp, readFlags, WrongUsage } from './flags.ts';
@@ -107,7 +108,7 @@ export async function main(args: string[], surroundings: Surroundings): Promise<
       key: given.values.key ?? (env.IMG2VID_API_KEY || undefined),
       onBreak: (error) => note(`${error ? (error as Error).message : 'the connection ended'}; trying again …`),
     });
-    const note = (text: string) => void (isQuiet || err.write(`${err.isTTY ? '\r\x1b[K' : ''}${text}\n`));
+    const note = (text: string) => void (isQuiet || err.write(`${err.isTTY ? CLEAR_LINE : ''}${text}\n`));
     async function show(asked: Task | Promise<Task>) {
       const task = await asked;
       out.write(isJson ? asJson(task) : isQuiet ? briefly(task) : inWords(task));
@@ -116,7 +117,7 @@ export async function main(args: string[], surroundings: Surroundings): Promise<
     return await run({ ...surroundings, given, client, id, isJson, note, show });
   } catch (error) {
     if (signal.aborted) return EXIT.interrupted;
-    const clear = err.isTTY ? '\r\x1b[K' : '';
+    const clear = err.isTTY ? CLEAR_LINE : '';
     if (error instanceof WrongUsage) {
       err.write(`${clear}${error.message}\nimg2vid --help tells more\n`);
       return EXIT.usage;

@@ -1,7 +1,6 @@
 import type { WriteStream } from 'node:tty';
+import { CLEAR_LINE, formatBar } from '../core/format.ts';
 import type { PresentedTask } from '../core/responses.ts';
-
-const WIDTH = 28; // characters
 
 /** A task's progress in one line of a terminal; where the output is no terminal, a line for each stage. */
 export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
@@ -16,16 +15,14 @@ export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
         lastStage = name;
         return;
       }
-      const filled = Math.round(progress * WIDTH);
-      const bar = '█'.repeat(filled) + '░'.repeat(WIDTH - filled);
       const count = step === undefined ? '' : ` ${step}/${steps}`;
       const left = eta_seconds === undefined ? '' : `  about ${eta_seconds} s left`;
-      out.write(`\r\x1b[K${bar} ${String(Math.round(progress * 100)).padStart(3)} %  ${name}${count}${left}`);
+      out.write(`${CLEAR_LINE}${formatBar(progress)}  ${name}${count}${left}`);
     },
 
     end({ status }: PresentedTask) {
       const seconds = ((Date.now() - start) / 1000).toFixed(1);
-      out.write(`${out.isTTY ? '\r\x1b[K' : ''}${status} after ${seconds} s\n`);
+      out.write(`${out.isTTY ? CLEAR_LINE : ''}${status} after ${seconds} s\n`);
     },
   };
 }

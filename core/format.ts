@@ -18,3 +18,15 @@ export const formatDuration = (seconds: number): string =>
 /** An amount in micro-units of a currency: `0.25 USD`. */
 export const formatMoney = (microUnits: number, currency: string): string =>
   `${(microUnits / 1e6).toFixed(2)} ${currency}`;
+
+/** Clears a terminal's current line. */
+export const CLEAR_LINE = '\r\x1b[K';
+
+const BAR_WIDTH = 28; // characters
+
+/** A progress bar with its percentage: `███████░░░░░░░░░░░░░░░░░░░░░  25 %`. @param fraction 0 to 1 */
+export function formatBar(fraction: number): string {
+  const filled = Math.round(fraction * BAR_WIDTH);
+  const percentage = String(Math.round(fraction * 100)).padStart(3);
+  return `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)} ${percentage} %`;
+}

@@ -241,7 +241,7 @@ describe('a download', () => {
     expect((await download).status).toBe(0);
     const lines = written.split('\r\x1b[K');
     expect(lines).toContainEqual(
-      expect.stringMatching(/^█+░+ {2}30 % {2}unet {2}533\.3 kB of 1\.7 MB {2}.+\/s {2}about \d+ s left$/),
+      expect.stringMatching(/^█+░+ {2}31 % {2}unet {2}533\.3 kB of 1\.7 MB {2}.+\/s {2}about \d+ s left$/),
     );
     expect(lines).toContainEqual(expect.stringMatching(/^█{28} 100 % {2}checking unet {2}1\.7 MB of 1\.7 MB/));
     expect(lines).toContainEqual(expect.stringMatching(/broke at 100.0 kB of 480.0 kB; next try in 0.001 s\n$/));

@@ -13,6 +13,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type Client, createClient } from '@libsql/client';
+import { formatBytes } from '../../core/format.ts';
 import { SECOND } from '../../core/time.ts';
 import {
   CONFIGS,
@@ -25,7 +26,7 @@ import {
   type WeightsName,
 } from '../../handler/models/weights.ts';
 import { type Hub, openHub, Passing, persist, type RemoteFile } from './hub-client.ts';
-import { inWords, transferBar } from './transfer-bar.ts';
+import { transferBar } from './transfer-bar.ts';
 
 const WAITS = [1, 2, 5, 10, 30].map((seconds) => seconds * SECOND);
 const LOCK_POLL = 0.2 * SECOND;
@@ -80,14 +81,14 @@ type Tools = Required<Pick<Surroundings, 'env' | 'waits' | 'silence'>> & { progr
 
 async function bring({ model, precision, revision, cache }: Wanted, { env, waits, silence, progress }: Tools) {
   const repository = REPOSITORIES[model];
-  const hub = openHub(repository, { env, waits, silence, say: progress.say });
+  const hub = openHub(repository, { env, waits, silence, say: progress.log });
   try {
     const commit = await hub.commit(revision);
     const files = choose(await hub.list(commit), precision, `${repository} at ${revision}`);
 
     const folder = join(cache, cacheName(repository));
     const snapshot = join(folder, 'snapshots', commit);
-    const lock = await lockFor(join(cache, '.locks', cacheName(repository), 'npm-run-models.db'), progress.say);
+    const lock = await lockFor(join(cache, '.locks', cacheName(repository), 'npm-run-models.db'), progress.log);
     try {
       const missing = files.filter(({ path, size }) => sizeOf(join(snapshot, path)) !== size);
       const blobOf = ({ etag }: RemoteFile) => join(folder, 'blobs', etag);
@@ -95,7 +96,7 @@ async function bring({ model, precision, revision, cache }: Wanted, { env, waits
       await mkdir(join(folder, 'blobs'), { recursive: true });
       await checkSpace(cache, toBring, blobOf);
 
-      progress.begin(toBring.reduce((sum, { size }) => sum + size, 0));
+      progress.start(toBring.reduce((sum, { size }) => sum + size, 0));
       try {
         for (const file of toBring) await download(file, blobOf(file), { hub, commit, waits, progress });
       } finally {
@@ -107,7 +108,7 @@ async function bring({ model, precision, revision, cache }: Wanted, { env, waits
     } finally {
       lock.close();
     }
-    progress.say(`${model} is in ${snapshot}; ${howToUse(model, snapshot, env)}`);
+    progress.log(`${model} is in ${snapshot}; ${howToUse(model, snapshot, env)}`);
   } finally {
     await hub.close();
   }
@@ -162,7 +163,7 @@ async function checkSpace(cache: string, files: RemoteFile[], blobOf: (file: Rem
   const needed = files.reduce((sum, file) => sum + file.size - (sizeOf(`${blobOf(file)}.incomplete`) ?? 0), 0);
   const { bavail, bsize } = await statfs(cache);
   if (needed > bavail * bsize)
-    throw new Error(`${cache} has ${inWords(bavail * bsize)} free, and ${inWords(needed)} are still to come`);
+    throw new Error(`${cache} has ${formatBytes(bavail * bsize)} free, and ${formatBytes(needed)} are still to come`);
 }
 
 interface Download {
@@ -180,14 +181,14 @@ async function download(file: RemoteFile, blob: string, { hub, commit, waits, pr
   const { path, size, etag } = file;
   const part = `${blob}.incomplete`;
   const before = sizeOf(part) ?? 0;
-  progress.file(path, size, before);
+  progress.startFile(path, size, before);
 
   const handle = await open(part, constants.O_RDWR | constants.O_CREAT);
   let hash: string;
   try {
     const arrived = async () => (await handle.stat()).size;
-    await persist(() => fetchRest(handle, file, { hub, commit, progress }), { waits, say: progress.say, arrived });
-    progress.checking();
+    await persist(() => fetchRest(handle, file, { hub, commit, progress }), { waits, say: progress.log, arrived });
+    progress.showChecking();
     hash = await hashOf(part, size, etag);
     if (hash === etag) await handle.datasync(); // or a power cut could leave a blob with holes
   } finally {
@@ -195,13 +196,13 @@ async function download(file: RemoteFile, blob: string, { hub, commit, waits, pr
   }
   if (hash === etag) {
     await rename(part, blob);
-    progress.done(size);
+    progress.finishFile(size);
     return;
   }
   await rm(part);
   if (before === 0)
     throw new Error(`${path}: what arrived is not what the hub lists (its hash is ${hash}); it was deleted`);
-  progress.say(`${path}: what was there of it does not fit; it is brought anew`);
+  progress.log(`${path}: what was there of it does not fit; it is brought anew`);
   await download(file, blob, { hub, commit, waits, progress });
 }
 
@@ -236,9 +237,11 @@ async function fetchRest(
   const reader = response.body!.getReader();
   try {
     while (position <= size) {
-      progress.moved(position);
+      progress.move(position);
       const { done, value } = await reader.read().catch((cause) => {
-        throw new Passing(`${path}: the connection broke at ${inWords(position)} of ${inWords(size)}`, { cause });
+        throw new Passing(`${path}: the connection broke at ${formatBytes(position)} of ${formatBytes(size)}`, {
+          cause,
+        });
       });
       if (done) break;
       for (let written = 0; written < value.length; )

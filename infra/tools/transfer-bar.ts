@@ -1,63 +1,56 @@
+import { CLEAR_LINE, formatBar, formatBytes, formatDuration } from '../../core/format.ts';
 import { SECOND } from '../../core/time.ts';
+import type { CliIo } from './command.ts';
 
-const BAR_EVERY = 0.1 * SECOND;
-const BAR_WIDTH = 28; // characters
+const REDRAW_INTERVAL = 0.1 * SECOND;
 
-/** A terminal's bar over all files; elsewhere a line for each. */
-export function transferBar(out: { write(text: string): unknown; isTTY?: boolean }) {
-  const clear = out.isTTY ? '\r\x1b[K' : '';
-  let [total, finished, position] = [0, 0, 0]; // bytes
-  let [name, fetched, began, drawn] = ['', 0, 0, 0];
+/** The progress of a download of several files: a bar over all of them on a terminal, elsewhere a line for each. Sizes are bytes. */
+export function transferBar(out: CliIo['out']) {
+  const clear = out.isTTY ? CLEAR_LINE : '';
+  let total = 0;
+  let finished = 0; // size of the files that are complete
+  let position = 0; // in the current file
+  let received = 0; // in this run
+  let [name, startedAt, drawnAt] = ['', 0, 0];
 
-  function draw(doing = name) {
+  function draw(label = name) {
     if (!out.isTTY) return;
-    drawn = Date.now();
-    const at = finished + position;
-    const filled = Math.round((at / total) * BAR_WIDTH);
-    const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
-    const speed = (fetched / Math.max(1, drawn - began)) * SECOND;
-    const left = speed > 0 ? `  ${inWords(speed)}/s  about ${duration((total - at) / speed)} left` : '';
-    out.write(
-      `${clear}${bar} ${String(Math.floor((at / total) * 100)).padStart(3)} %  ${doing}  ${inWords(at)} of ${inWords(total)}${left}`,
-    );
+    drawnAt = Date.now();
+    const done = finished + position;
+    const speed = (received / Math.max(1, drawnAt - startedAt)) * SECOND;
+    const left = speed > 0 ? `  ${formatBytes(speed)}/s  about ${formatDuration((total - done) / speed)} left` : '';
+    out.write(`${clear}${formatBar(done / total)}  ${label}  ${formatBytes(done)} of ${formatBytes(total)}${left}`);
   }
 
   return {
-    begin(bytes: number) {
-      total = bytes;
-      began = Date.now();
+    start(size: number) {
+      total = size;
+      startedAt = Date.now();
     },
-    file(path: string, size: number, before: number) {
-      name = path.split('/')[0]!; // the network; a whole path would not fit beside the bar
-      position = before;
-      if (!out.isTTY)
-        out.write(`${path}  ${inWords(size)}${before > 0 ? `, of which ${inWords(before)} are here already` : ''}\n`);
+    /** @param present how much of the file is there from an earlier run */
+    startFile(path: string, size: number, present: number) {
+      name = path.split('/')[0]!; // the network: the whole path would be too long for the line
+      position = present;
+      const note = present > 0 ? `, of which ${formatBytes(present)} are here already` : '';
+      if (!out.isTTY) out.write(`${path}  ${formatBytes(size)}${note}\n`);
       draw();
     },
-    /** @param now in the file; it falls when the file is begun anew */
-    moved(now: number) {
-      fetched += Math.max(0, now - position);
-      position = now;
-      if (Date.now() - drawn >= BAR_EVERY) draw();
+    /** @param next position in the current file; smaller than the last one when the file starts over */
+    move(next: number) {
+      received += Math.max(0, next - position);
+      position = next;
+      if (Date.now() - drawnAt >= REDRAW_INTERVAL) draw();
     },
-    checking: () => draw(`checking ${name}`),
-    done(size: number) {
+    showChecking: () => draw(`checking ${name}`),
+    finishFile(size: number) {
       finished += size;
       position = 0;
     },
     end() {
       out.write(clear);
     },
-    say(text: string) {
-      out.write(`${clear}${text}\n`);
+    log(line: string) {
+      out.write(`${clear}${line}\n`);
     },
   };
 }
-
-export function inWords(bytes: number): string {
-  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB`;
-  if (bytes >= 1e6) return `${(bytes / 1e6).toFixed(1)} MB`;
-  return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(1)} kB` : `${Math.round(bytes)} bytes`;
-}
-
-const duration = (seconds: number) => (seconds < 100 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);
