@@ -1,8 +1,28 @@
-import { defineConfig } from 'vitest/config';
+import { configDefaults, defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/** Where Vitest has not yet seen how long files take, it begins with the largest. These are small and take long: they come before. */
-const SLOW = /(image\/image|e2e\/(pod|chaos|openapi|demo|docs|svd|s3))\.test\.ts$/;
+/** The whole system: its processes together, the image, a pod. */
+const E2E = ['test/e2e/**/*.test.ts', 'infra/image/image.test.ts'];
+
+/** Tests that start another program (a process of ours, a database, an S3 server, Python), or compute for long. */
+const INTEGRATION = [
+  'api/store/{libsql,postgres,schema}.test.ts',
+  'client/cli.test.ts',
+  'core/bucket/s3*.test.ts',
+  'core/picture/*.test.ts',
+  'handler/models/svd*.test.ts',
+  'handler/onnx/{conv,networks}.test.ts',
+  'handler/pipeline.test.ts',
+  'handler/runpod/{conformance,process}*.test.ts',
+  'handler/still/midjourney/*.test.ts',
+  'infra/deploy/*.test.ts',
+  'infra/simulators/python-client.test.ts',
+  'infra/tools/{bucket,cuda,models}*.test.ts',
+  'test/soak/**/*.test.ts',
+];
+
+/** Small files that take long. Vitest starts with the largest files as long as it does not know how long each takes. */
+const SLOW = /(image\/image|e2e\/(pod|chaos|openapi|demo|docs|svd|s3)|models\/svd-memory)\.test\.ts$/;
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {
@@ -12,13 +32,21 @@ class SlowFirst extends BaseSequencer {
   }
 }
 
+const project = (name: string, include: string[], exclude: string[] = []) => ({
+  extends: true as const,
+  test: { name, include, exclude: [...configDefaults.exclude, ...exclude] },
+});
+
 export default defineConfig({
   test: {
-    include: ['{core,handler,api,client,infra,test}/**/*.test.ts'],
-    maxWorkers: 2, // else one on a machine with two cores, and most of these tests wait for processes
+    projects: [
+      project('unit', ['{core,handler,api,client,infra,test}/**/*.test.ts'], [...INTEGRATION, ...E2E]),
+      project('integration', INTEGRATION, E2E),
+      project('e2e', E2E),
+    ],
+    maxWorkers: 2, // Vitest's default on two cores is one, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },
-    // For what hangs. What only takes long on a machine that is busy with other things is no failure.
-    testTimeout: 60_000,
+    testTimeout: 60_000, // for what hangs; a busy machine alone makes no test fail
     hookTimeout: 60_000,
     reporters: process.env.TEST_REPORT ? ['default', ['json', { outputFile: process.env.TEST_REPORT }]] : ['default'],
   },
