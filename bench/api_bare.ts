@@ -1,9 +1,9 @@
 /**
- * For `npm run bench -- api`: what the API would be if it did nothing but keep tasks: Hono, JSON, and the same store. No checks, no links,
- * no jobs, no headers.
+ * The peer of `npm run bench -- api`, which only keeps tasks: Hono, JSON, and the same store. No checks, no links, no jobs, no headers.
  */
 import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
+import { stream } from 'hono/streaming';
 import { openStore } from '../api/store/store.ts';
 import { insertTask, newTask } from '../test/support/test-store.ts';
 
@@ -20,19 +20,16 @@ app.post('/img2vid', async (c) => {
 app.get('/status', async (c) => {
   const id = c.req.query('id');
   if (id !== undefined) return c.json(await store.get(id));
-  const encoder = new TextEncoder();
-  let before: string | undefined;
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
+  c.header('content-type', 'application/json');
+  return stream(c, async (out) => {
+    for (let before: string | undefined, opening = '['; ; opening = ',') {
       const tasks = await store.list({ owner: 'local', before, limit: PAGE });
-      const opening = before === undefined ? '[' : ',';
       before = tasks.at(-1)?.id;
-      const text = tasks.map((task) => JSON.stringify(task)).join(',');
-      controller.enqueue(encoder.encode(tasks.length === PAGE ? opening + text : `${opening}${text}]`));
-      if (tasks.length < PAGE) controller.close();
-    },
+      const text = opening + tasks.map((task) => JSON.stringify(task)).join(',');
+      if (tasks.length < PAGE) return void (await out.write(`${text}]`));
+      await out.write(text);
+    }
   });
-  return c.body(body, 200, { 'content-type': 'application/json' });
 });
 
 serve({ fetch: app.fetch, hostname: '127.0.0.1', port: Number(process.env.PORT) }, () =>

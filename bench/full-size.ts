@@ -50,7 +50,7 @@ const UNET: UNetConfig = {
  * Makes the folder; its files are holes, so they take neither the time nor the space of 9 GB on a disk.
  * @returns where it is, and what removes it
  */
-export function fullSize(): { folder: string; remove(): void } {
+export function makeFullSize(): { folder: string; remove(): void } {
   const folder = mkdtempSync(join(tmpdir(), 'full-size-svd-'));
   cpSync(SMALL, folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
   const network = (name: string, file: string, config: object, graphs: ((weights: SafeTensors) => Graph)[]) => {

@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- idle`: how long the GPU has nothing to do while a worker makes prompts into clips, with one job in hand and with
- * several. The worker's runtime and pipeline, the queue and the bridge are the ones that run locally; only sampling is a wait, of a
- * steady length, for what is measured is what goes on beside it.
+ * `npm run bench -- idle`: how long the GPU has nothing to do while a worker makes prompts into clips, with one job at a time and with
+ * two. The worker's runtime and pipeline, the queue and the bridge are the ones that run locally. Sampling is a wait of a steady length,
+ * because the measure is what goes on next to it.
  */
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -11,77 +11,59 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
 import { diskBucket } from '../core/bucket/disk.ts';
 import { parseRequest } from '../core/request.ts';
+import { SECOND } from '../core/time.ts';
 import { camera } from '../handler/models/camera.ts';
 import type { Model } from '../handler/models/model.ts';
 import { runJob, type Worker } from '../handler/pipeline.ts';
 import { serve } from '../handler/runpod/index.ts';
 import { tnl } from '../handler/still/midjourney/tnl.ts';
 import { tnlServer } from '../infra/simulators/bridges/tnl.ts';
-import { readFlags } from './flags.ts';
+import { numberFlags } from './measure.ts';
 import { openQueue, runAll } from './queue.ts';
-import { type Row, row, tell } from './report.ts';
+import { type Report, row } from './report.ts';
 
-const flags = readFlags({
-  jobs: { type: 'string', default: '10' },
-  /** how many in hand; a run for each, compared with the first */
-  concurrency: { type: 'string', default: '1,2' },
-  /** seconds that the bridge takes for a still */
-  still: { type: 'string', default: '5' },
-  /** seconds that a clip samples */
-  clip: { type: 'string', default: '6' },
-  /** of both times, for a quick look; what the pipeline itself takes stays as it is and weighs more */
-  scale: { type: 'string', default: '1' },
-});
-const jobs = Number(flags.jobs);
-const still = 1000 * Number(flags.still) * Number(flags.scale);
-const clip = 1000 * Number(flags.clip) * Number(flags.scale);
+/** Seconds that the bridge takes for a still, and that a clip samples. */
+const { jobs, still, clip } = numberFlags({ jobs: 10, still: 5, clip: 6 });
 
+/** When a clip was on the GPU, by performance.now(). */
 interface Span {
   from: number;
   to: number;
 }
 
-const rows: Row[] = [];
-let first: number | undefined;
-for (const concurrency of flags.concurrency.split(',').map(Number)) {
-  const { spans, took } = await measure(concurrency);
-  const whole = Math.max(...spans.map(({ to }) => to)) - Math.min(...spans.map(({ from }) => from));
-  const { busy, most } = union(spans);
-  if (most > 1) throw new Error(`${most} clips were on the GPU at once`);
-  const pair = { ours: took / 1000, ...(first !== undefined && { theirs: first }) };
-  first ??= took / 1000;
-  rows.push(
-    row(`GPU idle, ${concurrency} in hand`, '%', [{ ours: 100 * (1 - busy / whole) }], {
-      ...(concurrency === 2 && { aim: { of: 'ours', most: 5 } }),
-    }),
-    row(`all prompts, ${concurrency} in hand`, 's', [pair], { peer: 'the first' }),
-  );
+export async function run(): Promise<Report> {
+  const single = await measure(1);
+  const double = await measure(2);
+  return {
+    how: `GPU: ${jobs} prompts, a bridge of ${still} s, sampling is a wait of ${clip} s; busy while a clip is opened, sampled and decoded.`,
+    rows: [
+      row('GPU idle, one job at a time', '%', [{ ours: single.idle }]),
+      row('GPU idle, two at a time', '%', [{ ours: double.idle }], { aim: { of: 'ours', most: 5 } }),
+      row('all prompts, two at a time', 's', [{ ours: double.seconds, theirs: single.seconds }], { peer: 'one' }),
+    ],
+  };
 }
-tell(
-  `GPU: ${jobs} prompts, a bridge of ${still / 1000} s, sampling is a wait of ${clip / 1000} s; busy while a clip is opened, sampled and decoded.`,
-  rows,
-);
-process.exit(0);
 
-async function measure(concurrency: number): Promise<{ spans: Span[]; took: number }> {
+/** @returns per cent of the time between the first clip's start and the last one's end, and the seconds of all jobs */
+async function measure(concurrency: number): Promise<{ idle: number; seconds: number }> {
   const apiKey = 'a key';
-  const bridge = tnlServer({ apiKey, duration: still });
+  const bridge = tnlServer({ apiKey, duration: still * SECOND });
   const { queue, url, env, close } = await openQueue(new Hono().route('/bridge/v2', bridge.app));
   const folder = await mkdtemp(join(tmpdir(), 'bench-'));
   const spans: Span[] = [];
   const worker: Worker = {
     modelName: 'camera',
-    model: steady(spans),
+    model: steadyCamera(spans),
     bucket: await diskBucket(folder, { publicUrl: '' }),
     bridges: [tnl({ apiKey, baseUrl: `${url}/bridge/v2` })],
     allowPrivate: false,
-    stillTimeout: still + 60_000,
+    stillTimeout: (still + 60) * SECOND,
     framesDir: undefined,
   };
-  const over = new AbortController();
+  const stopping = new AbortController();
   const serving = serve(
     ({ id, input }, { progress, signal }) => runJob(input, worker, { jobId: id, progress, signal }),
-    { concurrency, env, argv: [], log: () => {}, signal: over.signal }, // this command's line and output are its own
+    { concurrency, env, argv: [], log: () => {}, signal: stopping.signal }, // this process's flags and output are not its own
   );
   try {
     const limits = { maxFrames: 100, maxFps: 120 };
@@ -91,26 +73,32 @@ async function measure(concurrency: number): Promise<{ spans: Span[]; took: numb
       return { ...input, task_id: randomUUID(), model: 'camera' };
     });
     const done = await runAll(queue, inputs);
-    return { spans, took: Math.max(...done.map(({ ended }) => ended)) - done[0]!.created };
+    const whole = spans.at(-1)!.to - spans[0]!.from;
+    const busy = spans.reduce((sum, { from, to }) => sum + to - from, 0);
+    if (spans.some(({ from }, i) => i > 0 && from < spans[i - 1]!.to))
+      throw new Error('two clips were on the GPU at once');
+    const seconds = (Math.max(...done.map(({ ended }) => ended)) - done[0]!.created) / SECOND;
+    return { idle: 100 * (1 - busy / whole), seconds };
   } finally {
-    over.abort();
+    stopping.abort();
     await serving;
-    close();
+    await close();
     await rm(folder, { recursive: true });
   }
 }
 
-/** The camera, whose sampling takes as long as it is told, the same for each step. Notes when a clip was on the GPU. */
-function steady(spans: Span[]): Model {
+/** The camera, whose sampling always takes the same time. Adds each clip's time on the GPU to `spans`, in order. */
+function steadyCamera(spans: Span[]): Model {
   return {
     ...camera,
     async open(request) {
       const from = performance.now();
       const opened = await camera.open(request);
+      const pause = (clip * SECOND) / request.steps;
       return {
         ...opened,
         async denoise(x, sigma, conditional) {
-          if (conditional) await delay(clip / request.steps, undefined, { signal: request.signal }); // once a step
+          if (conditional) await delay(pause, undefined, { signal: request.signal }); // once a step
           return opened.denoise(x, sigma, conditional);
         },
         async *decode(x) {
@@ -120,22 +108,4 @@ function steady(spans: Span[]): Model {
       };
     },
   };
-}
-
-/** The time in which there was at least one, and how many there were at most at once. */
-function union(spans: Span[]): { busy: number; most: number } {
-  const changes = spans
-    .flatMap(({ from, to }) => [
-      { at: from, by: 1 },
-      { at: to, by: -1 },
-    ])
-    .toSorted((a, b) => a.at - b.at || a.by - b.by);
-  let [busy, most, count, since] = [0, 0, 0, 0];
-  for (const { at, by } of changes) {
-    if (count > 0) busy += at - since;
-    count += by;
-    most = Math.max(most, count);
-    since = at;
-  }
-  return { busy, most };
 }

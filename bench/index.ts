@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: all benchmarks, each in a process of its own, into one Markdown table of ratios against peers in the same run;
- * `--json FILE` writes it as JSON too. `npm run bench -- NAME` runs one, with its own flags.
+ * `npm run bench`: runs all benchmarks, each in its own process, and prints one Markdown table of ratios against peers in the same run.
+ * `--json FILE` also writes it as JSON. `npm run bench -- NAME` runs one benchmark, with that benchmark's flags.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,9 +8,9 @@ import { writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { isMet, machine, type Row, say, table } from './report.ts';
+import { isMet, machine, machineLine, type Report, say, table } from './report.ts';
 
-const BENCHMARKS: Record<string, () => Promise<unknown>> = {
+const BENCHMARKS: Record<string, () => Promise<{ run(): Promise<Report> }>> = {
   svd: () => import('./svd.ts'),
   memory: () => import('./memory.ts'),
   media: () => import('./media.ts'),
@@ -22,28 +22,36 @@ const BENCHMARKS: Record<string, () => Promise<unknown>> = {
 };
 
 const name = process.argv[2];
-if (name === undefined || name.startsWith('--')) await all();
-else if (BENCHMARKS[name]) await BENCHMARKS[name]();
+if (name === undefined || name.startsWith('--')) await runAll();
+else if (BENCHMARKS[name]) await runOne(BENCHMARKS[name]);
 else {
   say(`npm run bench [-- NAME], with one of: ${Object.keys(BENCHMARKS).join(', ')}`);
   process.exit(1);
 }
 
-async function all() {
+async function runOne(load: (typeof BENCHMARKS)[string]): Promise<never> {
+  const { run } = await load();
+  const { how, rows } = await run();
+  if (process.argv.includes('--json')) console.log(JSON.stringify({ how, rows }));
+  else console.log(`${how}\n${machineLine}\n\n${table(rows)}`);
+  process.exit(0);
+}
+
+async function runAll(): Promise<void> {
   const { values: flags } = parseArgs({ args: process.argv.slice(2), options: { json: { type: 'string' } } });
-  const results: { name: string; how: string; rows: Row[] }[] = [];
+  const results: (Report & { name: string })[] = [];
   const failed: string[] = [];
   for (const name of Object.keys(BENCHMARKS)) {
     say(`${name} …`);
     const command = ['--import', 'tsx', fileURLToPath(import.meta.url), name, '--json'];
     const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] });
-    const [said, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
-    if (code === 0) results.push({ name, ...JSON.parse(said) });
+    const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+    if (code === 0) results.push({ name, ...JSON.parse(output) });
     else failed.push(name);
   }
   const rows = results.flatMap(({ rows }) => rows);
   const [met, missed] = [true, false].map((wanted) => rows.filter((row) => isMet(row) === wanted).length);
-  console.log(`${machine.cpu}, ${machine.cores} cores, ${machine.memory_gib} GiB, Node ${machine.node}\n`);
+  console.log(`${machineLine}\n`);
   for (const { how } of results) console.log(`- ${how}`);
   console.log(`\n${table(rows)}\n\n${met} aims met, ${missed} missed`);
   if (flags.json) writeFileSync(flags.json, `${JSON.stringify({ machine, results }, null, 1)}\n`);

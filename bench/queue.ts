@@ -1,34 +1,31 @@
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
-import { serve } from '@hono/node-server';
 import { Hono } from 'hono';
 import { queueServer } from '../infra/simulators/runpod-queue-server.ts';
+import { listen } from '../test/support/test-api.ts';
 
 const KEY = 'a key';
 
 /**
- * RunPod's queue in this process, on a free port of this machine; its jobs' times are those of `performance.now()`.
+ * Starts RunPod's queue in this process, on a free port of 127.0.0.1. Its jobs' times are those of `performance.now()`.
  * @param root what else the server does: middleware, other routes
  */
 export async function openQueue(root = new Hono()) {
-  const { app, queue } = queueServer({ apiKey: KEY, now: () => performance.now() });
-  const server = serve({ fetch: root.route('/v2', app).fetch, hostname: '127.0.0.1', port: 0 });
-  await once(server, 'listening');
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { app, queue, close } = queueServer({ apiKey: KEY, now: () => performance.now() });
+  const server = await listen(root.route('/v2', app));
   return {
     queue,
-    url,
-    /** what RunPod gives its workers */
+    url: server.url,
+    apiKey: KEY,
+    /** the variables that RunPod gives its workers */
     env: {
       RUNPOD_AI_API_KEY: KEY,
       RUNPOD_POD_ID: 'bench',
-      RUNPOD_WEBHOOK_GET_JOB: `${url}/v2/bench/job-take/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_POST_OUTPUT: `${url}/v2/bench/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_PING: `${url}/v2/bench/ping/$RUNPOD_POD_ID`,
+      RUNPOD_WEBHOOK_GET_JOB: `${server.url}/v2/bench/job-take/$ID?gpu=none`,
+      RUNPOD_WEBHOOK_POST_OUTPUT: `${server.url}/v2/bench/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
+      RUNPOD_WEBHOOK_PING: `${server.url}/v2/bench/ping/$RUNPOD_POD_ID`,
     },
-    close() {
-      server.close();
-      if ('closeAllConnections' in server) server.closeAllConnections();
+    async close() {
+      close();
+      await server.close();
     },
   };
 }

@@ -1,74 +1,48 @@
 /**
- * `npm run bench -- svd`: each network in its real size beside diffusers and beside a plain matrix product, by turns, with the same weights
- * and threads; and, with the tests' small networks, where it shows most, how much of a whole clip is spent outside of networks.
+ * `npm run bench -- svd`: each network in its real size against diffusers and against a plain matrix product, alternating, with the same
+ * weights and threads. Then, with the tests' small networks, where it shows most: how much of a whole clip is spent outside of networks.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { noiseLevels } from '../core/discretization.ts';
 import { guidanceScales, withGuidance } from '../core/guider.ts';
 import { openSvd, openWeights } from '../handler/models/svd.ts';
 import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
-import { createGraph, type Graph } from '../handler/onnx/graph.ts';
-import { NO_WEIGHTS } from '../handler/onnx/safetensors.ts';
+import type { Graph } from '../handler/onnx/graph.ts';
 import { openSession } from '../handler/onnx/session.ts';
 import { unet, unetConfig } from '../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
 import type { Policy } from '../handler/onnx/value.ts';
 import { eulerEDM } from '../handler/sampling/samplers.ts';
 import { generator } from '../handler/sampling/torch-random.ts';
-import { diffusersPython, openPeer, type Peer } from './diffusers.ts';
-import { readFlags } from './flags.ts';
-import { fullSize } from './full-size.ts';
-import { byTurns, type Pair, type Row, row, settle, tell, timed } from './report.ts';
+import { makeFullSize } from './full-size.ts';
+import { comparePairs, numberFlags, settle, timed } from './measure.ts';
+import { diffusers, type Peer, SMALL_SVD } from './peers.ts';
+import { type Pair, type Report, type Row, row } from './report.ts';
 
-const SMALL = fileURLToPath(new URL('../handler/models/testdata/small-svd', import.meta.url));
-const MATRIX = 2048; // rows and columns of the product that shows what the processor can do
-const PRODUCTS = 4; // in a measurement of a tenth of a second or more
+const MATRIX = 2048; // rows and columns, as in diffusers_peer.py
+const PRODUCTS = 4; // the best of them counts
 
-const flags = readFlags({
-  /** a folder as for MODEL_DIR, for the networks; default: one of svd_xt's size is made */
-  model: { type: 'string' },
-  H: { type: 'string', default: '192' },
-  W: { type: 'string', default: '256' },
-  T: { type: 'string', default: '7' },
-  /** of the whole clip, which is of 256×384 */
-  steps: { type: 'string', default: '4' },
-  threads: { type: 'string', default: '2' },
-  rounds: { type: 'string', default: '3' },
-  /** which networks, by name; default: all */
-  only: { type: 'string', default: 'clip,encoder,unet,decoder,whole' },
-  /** a Python with torch and diffusers; default: installed */
-  python: { type: 'string' },
-});
-const [H, W, T, steps, threads, rounds] = [flags.H, flags.W, flags.T, flags.steps, flags.threads, flags.rounds].map(
-  Number,
-) as [number, number, number, number, number, number];
-const only = flags.only.split(',');
+/** Steps are those of the whole clip. */
+const { H, W, T, steps, threads, rounds } = numberFlags({ H: 192, W: 256, T: 7, steps: 4, threads: 2, rounds: 3 });
 
-const NAMES = { clip: 'CLIP', encoder: 'VAE encoder', unet: 'UNet', decoder: 'temporal decoder' };
-const unknown = only.find((name) => name !== 'whole' && !(name in NAMES));
-if (unknown !== undefined) throw new Error(`--only ${unknown}: one or more of ${Object.keys(NAMES)},whole`);
+export async function run(): Promise<Report> {
+  const start = await diffusers();
+  const rows = await measureNetworks(start);
+  rows.push(...(await measureWhole(start?.(SMALL_SVD))));
+  return {
+    how: `Networks of svd_xt’s size, weights of zeros: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds. A rate counts every convolution’s products, also those that were saved.`,
+    rows,
+  };
+}
 
-const peerPython = await diffusersPython(flags.python);
-const rows: Row[] = [];
-await measureNetworks();
-if (only.includes('whole')) await measureWhole();
-tell(
-  `Networks ${flags.model ? `of ${flags.model}` : 'of svd_xt’s size, weights of zeros'}: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds. A rate counts every convolution’s products, also those that were saved.`,
-  rows,
-);
-process.exit(0);
-
-async function measureNetworks() {
-  const made = flags.model ? undefined : fullSize();
-  const folder = flags.model ?? made!.folder;
-  const peer = peerPython ? openPeer(peerPython, folder) : undefined;
-  const sgemm = await matrixProduct(peerPython ? openPeer(peerPython, folder) : undefined);
+async function measureNetworks(start: Awaited<ReturnType<typeof diffusers>>): Promise<Row[]> {
+  const rows: Row[] = [];
+  const made = makeFullSize();
+  const [peer, multiplier] = [start?.(made.folder), start?.(made.folder)];
   try {
-    for (const [name, graph] of Object.entries(networks(folder))) {
-      if (!only.includes(name)) continue;
+    for (const [run, { label, graph }] of Object.entries(networks(made.folder))) {
       const written = graph('prepacked');
       const operations = graph('mapped').operations(); // of convolutions as they are defined, with all their products
       const session = await openSession(written, { threads });
@@ -76,68 +50,58 @@ async function measureNetworks() {
         written.inputs.map(({ name, shape }) => [name, new Float32Array(shape.reduce((a, b) => a * b, 1))]),
       );
       const rates: Pair[] = [];
-      const run = async () => {
+      const ours = async () => {
         const ms = await timed(() => session.run(feeds));
-        rates.push({ ours: operations / ms / 1e6, theirs: await sgemm.rate() });
+        rates.push({ ours: operations / ms / 1e6, ...(multiplier && { theirs: await productRate(multiplier) }) });
         return ms;
       };
-      const label = NAMES[name as keyof typeof NAMES];
-      const theirs = peer && (() => peer.run({ run: name, H, W, T, steps, threads }));
-      const pairs = await byTurns(rounds, run, theirs);
+      const pairs = await comparePairs(rounds, ours, peer && (() => peer.run({ run, H, W, T, threads })));
       rows.push(
         row(label, 'ms', pairs, { peer: 'diffusers', aim: { of: 'ratio', most: 0.75 } }),
-        row(`${label}, rate`, 'GFLOP/s', rates.slice(1), { peer: sgemm.name, aim: { of: 'ratio', least: 0.85 } }),
+        row(`${label}, rate`, 'GFLOP/s', rates.slice(1), {
+          peer: `sgemm ${MATRIX}³, torch`,
+          aim: { of: 'ratio', least: 0.85 },
+        }),
       );
       await session.close();
     }
   } finally {
     peer?.close();
-    sgemm.close();
-    made?.remove();
+    multiplier?.close();
+    made.remove();
   }
+  return rows;
 }
 
-function networks(folder: string): Record<keyof typeof NAMES, (policy: Policy) => Graph> {
+function networks(folder: string): Record<string, { label: string; graph: (policy: Policy) => Graph }> {
   const config = <S extends v.GenericSchema>(schema: S, name: string): v.InferOutput<S> =>
     v.parse(schema, JSON.parse(readFileSync(join(folder, name, 'config.json'), 'utf8')));
   const weights = (name: string, file = 'diffusion_pytorch_model') => openWeights(join(folder, name), file);
   const [h, w] = [H / 8, W / 8];
+  const clip = config(clipConfig, 'image_encoder');
+  const vae = config(vaeConfig, 'vae');
+  const denoiser = config(unetConfig, 'unet');
   return {
-    clip: (policy) => clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'), { policy }),
-    encoder: (policy) => vaeEncoder(weights('vae'), config(vaeConfig, 'vae'), { B: 1, H, W }, { policy }),
-    unet: (policy) => unet(weights('unet'), config(unetConfig, 'unet'), { B: 1, T, h, w }, { policy }),
-    decoder: (policy) => vaeDecoder(weights('vae'), config(vaeConfig, 'vae'), { T, h, w }, { policy }),
+    clip: { label: 'CLIP', graph: (policy) => clipVision(weights('image_encoder', 'model'), clip, { policy }) },
+    encoder: { label: 'VAE encoder', graph: (policy) => vaeEncoder(weights('vae'), vae, { B: 1, H, W }, { policy }) },
+    unet: { label: 'UNet', graph: (policy) => unet(weights('unet'), denoiser, { B: 1, T, h, w }, { policy }) },
+    decoder: { label: 'temporal decoder', graph: (policy) => vaeDecoder(weights('vae'), vae, { T, h, w }, { policy }) },
   };
 }
 
-/** What the processor reaches in a product of square matrices: torch's, where there is one, for it is the faster. */
-async function matrixProduct(peer: Peer | undefined) {
-  const rateOf = (ms: number) => (2 * MATRIX ** 3) / ms / 1e6; // GFLOP/s
-  const best = async (once: () => Promise<number>) => {
-    await settle();
-    let least = Number.POSITIVE_INFINITY;
-    for (let i = 0; i < PRODUCTS; i++) least = Math.min(least, await once());
-    return rateOf(least);
-  };
-  const name = `sgemm ${MATRIX}³`;
-  if (peer) {
-    const once = () => peer.run({ run: 'sgemm', H, W, T, steps, threads });
-    return { name: `${name}, torch`, rate: () => best(once), close: peer.close };
-  }
-  const g = createGraph(NO_WEIGHTS);
-  const operands = ['a', 'b'].map((name) => g.input(name, [MATRIX, MATRIX]));
-  g.output('product', g.op('MatMul', operands, [MATRIX, MATRIX]));
-  const session = await openSession(g, { threads });
-  const feeds = { a: new Float32Array(MATRIX ** 2).fill(0.5), b: new Float32Array(MATRIX ** 2).fill(0.5) };
-  const once = () => timed(() => session.run(feeds));
-  return { name: `${name}, onnxruntime`, rate: () => best(once), close: () => void session.close() };
+/** What the processor reaches in torch's product of square matrices, GFLOP/s. */
+async function productRate(peer: Peer): Promise<number> {
+  await settle();
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < PRODUCTS; i++) least = Math.min(least, await peer.run({ run: 'sgemm', H, W, T, threads }));
+  return (2 * MATRIX ** 3) / least / 1e6;
 }
 
-/** A clip as the worker makes it, from the still to bytes. */
-async function measureWhole() {
+/** A clip of 384×256 as the worker makes it, from the still to frames. */
+async function measureWhole(peer: Peer | undefined): Promise<Row[]> {
   const [H, W] = [256, 384];
-  let inside = 0;
-  const model = openSvd(SMALL, {
+  let inside = 0; // milliseconds within networks
+  const model = openSvd(SMALL_SVD, {
     threads,
     onRun: (ms) => {
       inside += ms;
@@ -147,7 +111,7 @@ async function measureWhole() {
   const sigmas = noiseLevels(steps, { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 });
   const scales = guidanceScales(T, { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 3 });
   const numbers = { H, W, T, fps: 6, motion_bucket_id: 127, cond_aug: 0.02, decoding_t: T, steps };
-  async function clip() {
+  async function makeClip() {
     const { randn } = generator(1);
     const clip = await model.open({ ...numbers, still, randn, signal: new AbortController().signal });
     const noise = randn((T * 4 * H * W) / 64);
@@ -156,21 +120,17 @@ async function measureWhole() {
     for await (const _ of clip.decode(latents));
     await clip.close();
   }
-  const outside: Pair[] = [];
-  const peer = peerPython ? openPeer(peerPython, SMALL) : undefined;
-  const pairs = await byTurns(
-    rounds,
-    async () => {
-      inside = 0;
-      const ms = await timed(clip);
-      outside.push({ ours: 100 * (1 - inside / ms) });
-      return ms;
-    },
-    peer && (() => peer.run({ run: 'whole', H, W, T, steps, threads })),
-  );
+  const outside: Pair[] = []; // per cent
+  const ours = async () => {
+    inside = 0;
+    const ms = await timed(makeClip);
+    outside.push({ ours: 100 * (1 - inside / ms) });
+    return ms;
+  };
+  const pairs = await comparePairs(rounds, ours, peer && (() => peer.run({ run: 'whole', H, W, T, steps, threads })));
   peer?.close();
-  rows.push(
+  return [
     row('whole clip, small networks', 'ms', pairs, { peer: 'diffusers', aim: { of: 'ratio', most: 0.75 } }),
     row('whole clip outside of networks', '%', outside.slice(1), { aim: { of: 'ours', most: 3 } }),
-  );
+  ];
 }

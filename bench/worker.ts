@@ -1,214 +1,126 @@
 /**
- * `npm run bench -- worker`: our worker runtime, RunPod's own for Python and a bare loop in Node by turns on one queue, each in a process
- * of its own. The queue is in this process, which does nothing else while jobs run, and its clock is the measure.
+ * `npm run bench -- worker`: our worker runtime and RunPod's own for Python, alternating on one queue, each a process of its own. The queue
+ * is in this process, which does nothing else while jobs run; its clock is the measure.
  */
 import { deepEqual } from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync, spawn } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { Hono } from 'hono';
-import { readFlags } from './flags.ts';
+import { numberFlags } from './measure.ts';
+import { pathOf, python } from './peers.ts';
 import { openQueue, runAll } from './queue.ts';
-import { type Aim, python, type Row, row, tell } from './report.ts';
-import { median, quantile } from './statistics.ts';
+import { type Aim, median, type Report, row } from './report.ts';
 
-const flags = readFlags({
-  rounds: { type: 'string', default: '3' },
-  /** jobs queued at once; RunPod's own worker does one a second for each of its slots, and gets ten for each */
-  jobs: { type: 'string', default: '200' },
-  /** seconds of idleness over which the processor's time is counted */
-  idle: { type: 'string', default: '5' },
-});
-const [rounds, jobs, idle] = [flags.rounds, flags.jobs, flags.idle].map(Number) as [number, number, number];
-const CONCURRENCIES = [1, 10];
-const CLOCK_TICK = 100; // of /proc's processor times, per second: USER_HZ on every Linux that Node runs on
-
-interface Runtime {
-  command: string[];
-  /** how many jobs it gets */
-  jobs(concurrency: number): number;
-}
-
-const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-execFileSync(process.execPath, [file('../infra/image/build.mjs')]); // ours as the image has it
-const runtimes: Record<string, Runtime> = {
-  ours: { command: [process.execPath, file('worker_ours.mjs')], jobs: () => jobs },
-  bare: { command: [process.execPath, file('worker_bare.mjs')], jobs: () => jobs },
-  ...(await python('runpod==1.12.0').then((program) => program && runpodsOwn(program))),
-};
-const names = Object.keys(runtimes);
+const { rounds, jobs } = numberFlags({ rounds: 3, jobs: 200 });
+/** RunPod's own worker takes one job a second. */
+const PEER_JOBS = 10;
 
 /** What one life of a worker process shows. */
 interface Life {
-  /** milliseconds */
-  start: number;
   jobsPerSecond: number;
-  /** milliseconds from the queue's giving a job away to its having the outcome */
-  p50: number;
-  p95: number;
-  /** milliseconds of the processor for each job */
-  cpu: number;
-  /** % of one core */
-  idleCpu: number;
-  /** MB, of all processes together; PSS counts a page that n share as an nth */
-  rss: number;
-  pss: number;
-  /** milliseconds from SIGTERM; undefined where the worker knows no orderly end */
-  exit: number;
+  /** median of the milliseconds from the queue's giving a job away to its having the outcome */
+  takeToDone: number;
+  /** milliseconds from the start to the first take */
+  start: number;
+  /** resident memory of all its processes, MB */
+  memory: number;
 }
 
-const lives: { name: string; concurrency: number; life: Life }[] = [];
-for (let round = 1; round <= rounds; round++) {
-  for (const concurrency of CONCURRENCIES) {
-    for (const name of names) {
-      const { command, jobs } = runtimes[name]!;
-      lives.push({ name, concurrency, life: await live(command, concurrency, jobs(concurrency)) });
-    }
+const FIGURES: { what: keyof Life; label: string; unit: string; aim: Aim }[] = [
+  { what: 'jobsPerSecond', label: 'jobs', unit: '/s', aim: { of: 'ratio', least: 200 } },
+  { what: 'takeToDone', label: 'take → done, median', unit: 'ms', aim: { of: 'ratio', most: 0.05 } },
+  { what: 'start', label: 'start → first take', unit: 'ms', aim: { of: 'ratio', most: 0.2 } },
+  { what: 'memory', label: 'memory (RSS)', unit: 'MB', aim: { of: 'ratio', most: 0.8 } },
+];
+
+export async function run(): Promise<Report> {
+  execFileSync(process.execPath, [pathOf('../infra/image/build.mjs')]); // ours as the image has it
+  const program = await python('runpod==1.12.0');
+  const lives: { ours: Life; theirs?: Life }[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const ours = await measureLife([process.execPath, pathOf('worker_ours.mjs')], jobs);
+    const theirs = program && (await measureLife([program, pathOf('worker_peer.py')], PEER_JOBS));
+    lives.push({ ours, ...(theirs && { theirs }) });
   }
+  return {
+    how: `Worker: ${jobs} trivial jobs queued at once (${PEER_JOBS} for RunPod’s own, which takes one a second), ${rounds} rounds.`,
+    rows: FIGURES.map(({ what, label, unit, aim }) => {
+      const pairs = lives.map(({ ours, theirs }) => ({ ours: ours[what], ...(theirs && { theirs: theirs[what] }) }));
+      return row(`worker: ${label}`, unit, pairs, { peer: 'RunPod’s for Python', aim });
+    }),
+  };
 }
-print();
-process.exit(0);
 
-async function live([program, ...args]: string[], concurrency: number, count: number): Promise<Life> {
-  let asked = () => {};
-  const firstTake = new Promise<void>((resolve) => {
-    asked = resolve;
-  });
+async function measureLife([program, ...args]: [string, string], count: number): Promise<Life> {
+  const events = new EventEmitter();
+  const firstTake = once(events, 'take');
   const watch = new Hono().use(async (c, next) => {
-    if (c.req.path.includes('/job-take')) asked();
+    if (c.req.path.includes('/job-take')) events.emit('take');
     await next();
   });
   const { queue, env, close } = await openQueue(watch);
 
   const spawned = performance.now();
-  const child = spawn(program!, args, {
+  const child = spawn(program, args, {
     env: {
       ...env,
       PATH: process.env.PATH,
       HOME: tmpdir(), // RunPod's own worker would read a key from there
-      CONCURRENCY: String(concurrency),
-      RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: 'true', // they reach for the internet
+      RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: 'true', // they need the internet
       RUNPOD_SKIP_GPU_CHECK: 'true',
       RUNPOD_LOG_LEVEL: 'ERROR',
     },
     stdio: ['ignore', 'ignore', 'inherit'],
   });
-  const gone = once(child, 'exit');
-  await Promise.race([firstTake, gone.then(([code]) => Promise.reject(new Error(`${program} ended with ${code}`)))]);
+  const exited = once(child, 'exit');
+  const failed = exited.then(([code]) => Promise.reject(new Error(`${program} ended with ${code}`)));
+  await Promise.race([firstTake, failed]);
   const start = performance.now() - spawned;
   await delay(500); // whatever else it does at its start
 
-  const atStart = processorSeconds(child);
   const inputs = Array.from({ length: count }, (_, i) => ({ i }));
-  const done = await runAll(queue, inputs);
+  const done = await Promise.race([runAll(queue, inputs), failed]);
   deepEqual(
     done.map(({ output }) => output),
     inputs,
   );
-  const took = done.map(({ started, ended }) => ended - started);
   const seconds = (Math.max(...done.map(({ ended }) => ended)) - done[0]!.created) / 1000;
-
-  await delay(1000); // the last answers, and what is done after them
-  const before = processorSeconds(child);
-  const cpu = (1000 * (before - atStart)) / count;
-  const since = performance.now();
-  await delay(idle * 1000);
-  const idleCpu = (100 * (processorSeconds(child) - before)) / ((performance.now() - since) / 1000);
-  const memory = processes(child).map(memoryOf);
-
-  const told = performance.now();
+  const memory = processTree(child.pid!).reduce((sum, pid) => sum + residentMemory(pid), 0);
+  failed.catch(() => {}); // from here on it shall end
   child.kill('SIGTERM');
-  await gone;
-  const exit = performance.now() - told;
-  close();
+  await exited;
+  await close();
   return {
     start,
     jobsPerSecond: count / seconds,
-    p50: median(took),
-    p95: quantile(took, 0.95),
-    cpu,
-    idleCpu,
-    rss: memory.reduce((sum, { rss }) => sum + rss, 0),
-    pss: memory.reduce((sum, { pss }) => sum + pss, 0),
-    exit,
+    takeToDone: median(done.map(({ started, ended }) => ended - started)),
+    memory,
   };
 }
 
-function runpodsOwn(program: string): Record<string, Runtime> {
-  return { python: { command: [program, file('worker_peer.py')], jobs: (concurrency) => 10 * concurrency } };
-}
-
-/** A child and all that it has started, as process ids. */
-function processes({ pid }: ChildProcess): number[] {
+/** A process and all that it has started, as ids. */
+function processTree(root: number): number[] {
   const parents = new Map<number, number>();
   for (const name of readdirSync('/proc')) {
-    const stat = /^\d+$/.test(name) && fieldsOf(Number(name));
-    if (stat) parents.set(Number(name), Number(stat[1]));
+    const parent = /^\d+$/.test(name) && /^PPid:\s+(\d+)$/m.exec(readStatus(Number(name)))?.[1];
+    if (parent) parents.set(Number(name), Number(parent));
   }
-  const all = [pid!];
+  const all = [root];
   for (const one of all) for (const [child, parent] of parents) if (parent === one) all.push(child);
   return all;
 }
 
-/** /proc/PID/stat after the name, which may hold spaces: state, parent, … (proc(5) counts from 3). */
-function fieldsOf(pid: number): string[] | undefined {
+/** MB. */
+const residentMemory = (pid: number) => (Number(/^VmRSS:\s+(\d+) kB$/m.exec(readStatus(pid))?.[1] ?? 0) * 1024) / 1e6;
+
+/** /proc/PID/status, empty for a process that has ended. */
+function readStatus(pid: number): string {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return readFileSync(`/proc/${pid}/status`, 'utf8');
   } catch {
-    return undefined; // it has ended
+    return '';
   }
-}
-
-/** Of a child and all that it has started. */
-function processorSeconds(child: ChildProcess): number {
-  const ticks = processes(child).map((pid) => {
-    const stat = fieldsOf(pid);
-    return stat ? Number(stat[11]) + Number(stat[12]) : 0; // utime, stime
-  });
-  return ticks.reduce((sum, each) => sum + each, 0) / CLOCK_TICK;
-}
-
-/** In MB. */
-function memoryOf(pid: number): { rss: number; pss: number } {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
-  const megabytes = (name: string) => (Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text)![1]) * 1024) / 1e6;
-  return { rss: megabytes('Rss'), pss: megabytes('Pss') };
-}
-
-function print() {
-  const figures: { label: string; what: keyof Life; unit: string; aim?: Aim }[] = [
-    { label: 'jobs', what: 'jobsPerSecond', unit: '/s', aim: { of: 'ratio', least: 200 } },
-    { label: 'take → done, median', what: 'p50', unit: 'ms', aim: { of: 'ratio', most: 0.05 } },
-    { label: 'take → done, 95 %', what: 'p95', unit: 'ms' },
-    { label: 'processor a job', what: 'cpu', unit: 'ms' },
-    { label: 'start → first take', what: 'start', unit: 'ms', aim: { of: 'ratio', most: 0.2 } },
-    { label: 'idle, of a core', what: 'idleCpu', unit: '%' },
-    { label: 'memory (RSS)', what: 'rss', unit: 'MB', aim: { of: 'ratio', most: 0.8 } },
-    { label: 'memory (PSS)', what: 'pss', unit: 'MB' },
-    { label: 'SIGTERM when idle → exit', what: 'exit', unit: 'ms' },
-  ];
-  const of = (name: string, concurrency: number, what: keyof Life) =>
-    lives.flatMap((one) => (one.name === name && one.concurrency === concurrency ? [one.life[what]] : []));
-  const rows: Row[] = [];
-  for (const concurrency of CONCURRENCIES)
-    for (const [i, { label, what, unit, aim }] of figures.entries())
-      for (const peer of names.filter((name) => name !== 'ours')) {
-        const isMain = i < 2; // beside the bare loop and with more in hand only these tell something new
-        if (!isMain && (peer === 'bare' || concurrency > 1)) continue;
-        const theirs = of(peer, concurrency, what);
-        const rounds = of('ours', concurrency, what).map((ours, i) => ({ ours, theirs: theirs[i]! }));
-        // Python takes a job a second for each slot: the more slots, the less of a difference.
-        const isAimed = peer === 'python' && concurrency === 1;
-        rows.push(
-          row(`worker, ${concurrency} in hand: ${label}`, unit, rounds, { peer, ...(isAimed && aim && { aim }) }),
-        );
-      }
-  tell(
-    `Worker: trivial jobs queued at once, ${jobs} (RunPod’s own for Python, a job a second: 10 a slot), idle over ${idle} s, ${rounds} rounds.`,
-    rows,
-  );
 }

@@ -1,7 +1,4 @@
-"""RunPod's own worker as the peer of `npm run bench -- worker`: echoes."""
-import os
-
+"""RunPod's own worker as the peer of `npm run bench -- worker`: its handler returns the input."""
 import runpod
 
-concurrency = int(os.environ["CONCURRENCY"])
-runpod.serverless.start({"handler": lambda job: job["input"], "concurrency_modifier": lambda _: concurrency})
+runpod.serverless.start({"handler": lambda job: job["input"]})

@@ -1,0 +1,80 @@
+"""diffusers as the peer of `npm run bench -- svd` and `-- memory`: loads from a folder, in float32, what each line of input names, and
+runs it once.
+
+usage: diffusers_peer.py FOLDER, then JSON lines {"run": …, "H", "W", "T", "threads", "steps"}. `run` is one of
+  clip, encoder, unet, decoder: that network alone
+  whole: a clip by the whole pipeline
+  load, step, decode: the whole pipeline loaded; CLIP, encoder and one guided step of it; T frames decoded
+  sgemm: a product of two square matrices
+"""
+import json
+import os
+import sys
+import time
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from PIL import Image
+from transformers import CLIPVisionModelWithProjection
+
+torch.set_grad_enabled(False)
+folder = sys.argv[1]
+half = os.path.exists(os.path.join(folder, "unet/diffusion_pytorch_model.fp16.safetensors"))
+options = {"variant": "fp16" if half else None, "torch_dtype": torch.float32}
+loaders = {
+    "clip": lambda: CLIPVisionModelWithProjection.from_pretrained(folder, subfolder="image_encoder", **options),
+    "unet": lambda: UNetSpatioTemporalConditionModel.from_pretrained(folder, subfolder="unet", **options),
+    "vae": lambda: AutoencoderKLTemporalDecoder.from_pretrained(folder, subfolder="vae", **options),
+    "whole": lambda: StableVideoDiffusionPipeline.from_pretrained(folder, **options),
+    "sgemm": lambda: torch.rand(2048, 2048),
+}
+PARTS = {"encoder": "vae", "decoder": "vae", "load": "whole", "step": "whole", "decode": "whole"}
+loaded, model = None, None
+
+
+def load(part):
+    """One at a time, so that the machine's memory suffices for our process too."""
+    global loaded, model
+    if part != loaded:
+        model = None
+        loaded, model = part, loaders[part]()
+        if part == "whole":
+            model.set_progress_bar_config(disable=True)
+    return model
+
+
+def denoise(unet, B, T, H, W):
+    context = torch.zeros(B, 1, unet.config.cross_attention_dim)
+    unet(torch.zeros(B, T, 8, H // 8, W // 8), torch.tensor(1.6), context, torch.tensor([[5.0, 127.0, 0.02]] * B))
+
+
+def work(it, run, H, W, T, steps):
+    if run == "clip":
+        it(torch.zeros(1, 3, 224, 224))
+    elif run == "encoder":
+        it.encode(torch.zeros(1, 3, H, W)).latent_dist.mode()
+    elif run == "unet":
+        denoise(it, 1, T, H, W)
+    elif run == "decoder":
+        it.decode(torch.zeros(T, 4, H // 8, W // 8), num_frames=T)
+    elif run == "whole":
+        it(Image.new("RGB", (W, H), (90, 120, 150)), height=H, width=W, num_frames=T, num_inference_steps=steps, fps=6,
+           decode_chunk_size=T, generator=torch.Generator("cpu").manual_seed(1), output_type="pt")
+    elif run == "step":
+        it.image_encoder(torch.zeros(1, 3, 224, 224))
+        it.vae.encode(torch.zeros(1, 3, H, W)).latent_dist.mode()
+        denoise(it.unet, 2, T, H, W)  # as its pipeline does: both branches of guidance in one batch
+    elif run == "decode":
+        it.vae.decode(torch.randn(T, 4, H // 8, W // 8), num_frames=T)
+    elif run == "sgemm":
+        torch.mm(it, it)
+
+
+for line in sys.stdin:
+    task = json.loads(line)
+    run = task["run"]
+    torch.set_num_threads(task["threads"])
+    it = load(PARTS.get(run, run))
+    start = time.perf_counter()
+    work(it, run, task["H"], task["W"], task["T"], task.get("steps"))
+    print(json.dumps({"ms": (time.perf_counter() - start) * 1000}), flush=True)
