@@ -17,8 +17,7 @@ import { limitsOf } from '../keys/access.ts';
 import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
 import type { Services } from '../services.ts';
 import { type Admission, type Key, monthOf } from '../store/key.ts';
-import type { InsertResult } from '../store/store.ts';
-import { DETAIL_COLUMNS, INITIAL_STATE, type ListedTask, type NewTask, type Task } from '../store/task.ts';
+import { INITIAL_STATE, type InsertResult, type ListedTask, type NewTask, type Task } from '../store/task.ts';
 import { type Estimate, maxCost, presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
@@ -112,7 +111,7 @@ export function img2vid(services: Services) {
   async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<ListedTask> {
     const over = new AbortController();
     const timer = setTimeout(() => over.abort(), seconds * SECOND);
-    const readAgain = () => store.getOwn(task.owner, task.id, DETAIL_COLUMNS);
+    const readAgain = () => store.getOwn(task.owner, task.id);
     let latest: ListedTask = task;
     try {
       const followed = follow(task.owner, (await readAgain())!, services, [over.signal, c.req.raw.signal, stopping]);

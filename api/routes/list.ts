@@ -6,8 +6,8 @@ import { STATUSES } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import type { Services } from '../services.ts';
-import type { Selection } from '../store/store.ts';
-import type { ListedTask } from '../store/task.ts';
+
+import type { ListedTask, TaskSelection } from '../store/task.ts';
 import { firstIdAt, isTaskId } from '../tasks/id.ts';
 import { presentTask } from '../tasks/present.ts';
 
@@ -45,7 +45,7 @@ export function listOf({ config, store, bucket, now }: Services) {
   }
 
   /** The cursor is the last id of the page before. It lets nobody see more: every query names the owner. */
-  async function onePage(c: Context, selection: Selection, limit: number): Promise<Response> {
+  async function onePage(c: Context, selection: TaskSelection, limit: number): Promise<Response> {
     const tasks = await store.list({ ...selection, limit: limit + 1 });
     const page = tasks.slice(0, limit);
     if (tasks.length > limit) {
@@ -54,13 +54,13 @@ export function listOf({ config, store, bucket, now }: Services) {
     return c.body(`[${await texts(page)}]`, 200, { 'content-type': 'application/json' });
   }
 
-  async function all(c: Context, selection: Selection): Promise<Response> {
+  async function all(c: Context, selection: TaskSelection): Promise<Response> {
     const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
     return c.body(destroyConnectionOnError(c, chunks(selection, first)), 200, { 'content-type': 'application/json' });
   }
 
   /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
-  async function* chunks(selection: Selection, first: ListedTask[]): AsyncGenerator<Uint8Array> {
+  async function* chunks(selection: TaskSelection, first: ListedTask[]): AsyncGenerator<Uint8Array> {
     const encoder = new TextEncoder();
     yield encoder.encode(`[${await texts(first)}`);
     for (let tasks = first; tasks.length === PAGE; ) {

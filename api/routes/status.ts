@@ -6,7 +6,7 @@ import { Problem } from '../http/problem.ts';
 import { invalid } from '../http/read-body.ts';
 import { readQuery } from '../http/read-query.ts';
 import type { Services } from '../services.ts';
-import { DETAIL_COLUMNS, type TaskDetail } from '../store/task.ts';
+import type { Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
 import { presentTask } from '../tasks/present.ts';
 import { LIST_QUERY, listOf } from './list.ts';
@@ -20,7 +20,7 @@ const QUERY = v.object({
 export function status(services: Services) {
   const { config, store, bucket, lifecycle, stopping, now } = services;
   const list = listOf(services);
-  const shown = (task: TaskDetail) => presentTask(task, { bucket, linkSeconds: config.linkSeconds, now });
+  const shown = (task: Task) => presentTask(task, { bucket, linkSeconds: config.linkSeconds, now });
 
   return new Hono().get('/status', async (c) => {
     const owner = c.get('key').id;
@@ -29,7 +29,7 @@ export function status(services: Services) {
     const strays = Object.keys(query);
     if (strays.length > 0) invalid(strays.map((field) => ({ field, message: 'only for the list, which has no id' })));
 
-    const task = await store.getOwn(owner, id, DETAIL_COLUMNS);
+    const task = await store.getOwn(owner, id);
     if (!task) throw new Problem(404, 'not_found', 'there is no such task');
     const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
     if (!wantsEvents) {
@@ -46,7 +46,7 @@ export function status(services: Services) {
   });
 
   /** The task at once and at each change, until it ends or the process stops. */
-  async function events(owner: string, task: TaskDetail, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
+  async function events(owner: string, task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
     const gone = new AbortController();
     stream.onAbort(() => gone.abort());
     for await (const changed of follow(owner, task, services, [gone.signal, stopping])) {

@@ -1,161 +1,146 @@
-/** The outbox: what is to be announced to webhooks, and what became of it. */
-import { sql } from 'kysely';
-import type { Attempt, Delivery, DeliveryStatus, NewDelivery } from './delivery.ts';
+/** Queries of the outbox: webhook deliveries and their attempts. */
+import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
 import type { Claim, Dialect, Write } from './dialect.ts';
 
-/** Some of an owner's deliveries. */
-export interface DeliverySelection {
-  owner: string;
-  status?: DeliveryStatus | undefined;
-  task?: string | undefined;
-  /** ids below this one */
-  before?: string | undefined;
-  limit: number;
+/** Adds a delivery that is due at once, or a disabled one if its webhook is disabled. */
+export async function insertDelivery({ db, fromNow }: Dialect, write: Write, delivery: NewDelivery): Promise<Delivery> {
+  const { owner, url } = delivery;
+  const disabled = await write(
+    db.selectFrom('disabled_webhooks').select('url').where('owner', '=', owner).where('url', '=', url),
+  );
+  const state =
+    disabled.length > 0
+      ? { status: 'disabled' as const, next_attempt_at: null }
+      : { status: 'pending' as const, next_attempt_at: fromNow(0) };
+  const [row] = await write(
+    db
+      .insertInto('deliveries')
+      .values({ ...delivery, ...state, attempts: 0 })
+      .returningAll(),
+  );
+  return row!;
 }
 
-export function deliveryQueries({ db, write, writeAll, fromNow, skipLocked }: Dialect) {
-  const now = () => fromNow(0);
-  const isGone = (write: Write, owner: string, url: string) =>
-    write(db.selectFrom('disabled_webhooks').select('url').where('owner', '=', owner).where('url', '=', url)).then(
-      ({ length }) => length > 0,
-    );
-
-  /** Due at once; unless its receiver is gone. */
-  async function add(write: Write, delivery: NewDelivery): Promise<Delivery> {
-    const due: Pick<Delivery, 'status'> & { next_attempt_at: ReturnType<typeof now> | null } = (await isGone(
-      write,
-      delivery.owner,
-      delivery.url,
-    ))
-      ? { status: 'disabled', next_attempt_at: null }
-      : { status: 'pending', next_attempt_at: now() };
-    const [row] = await write(
-      db
-        .insertInto('deliveries')
-        .values({ ...delivery, ...due, attempts: 0 })
-        .returningAll(),
-    );
-    return row!;
-  }
-
+export function deliveryQueries(dialect: Dialect) {
+  const { db, write, writeAll, fromNow, skipLocked } = dialect;
+  const deliveriesOf = (owner: string) => db.selectFrom('deliveries').selectAll().where('owner', '=', owner);
   return {
-    add,
+    addDelivery: (delivery: NewDelivery): Promise<Delivery> =>
+      writeAll((write) => insertDelivery(dialect, write, delivery)),
 
-    own: {
-      addDelivery: (delivery: NewDelivery): Promise<Delivery> => writeAll((write) => add(write, delivery)),
+    getDelivery: (owner: string, id: string): Promise<Delivery | undefined> =>
+      deliveriesOf(owner).where('id', '=', id).executeTakeFirst(),
 
-      /** Newest first. */
-      async listDeliveries({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> {
-        let query = db
-          .selectFrom('deliveries')
-          .selectAll()
-          .where('owner', '=', owner)
-          .orderBy('id', 'desc')
-          .limit(limit);
-        if (status !== undefined) query = query.where('status', '=', status);
-        if (task !== undefined) query = query.where('task_id', '=', task);
-        if (before !== undefined) query = query.where('id', '<', before);
-        return query.execute();
-      },
+    /** Newest first. */
+    async listDeliveries({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> {
+      let query = deliveriesOf(owner).orderBy('id', 'desc').limit(limit);
+      if (status !== undefined) query = query.where('status', '=', status);
+      if (task !== undefined) query = query.where('task_id', '=', task);
+      if (before !== undefined) query = query.where('id', '<', before);
+      return query.execute();
+    },
 
-      getDelivery: (owner: string, id: string): Promise<Delivery | undefined> =>
-        db.selectFrom('deliveries').selectAll().where('owner', '=', owner).where('id', '=', id).executeTakeFirst(),
+    /** Leases deliveries that are due, except those of some owners: their next attempt is the lease's expiry. */
+    claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
+      const due = db
+        .selectFrom('deliveries')
+        .select('id')
+        .where('next_attempt_at', '<=', fromNow(0))
+        .$if(except.length > 0, (query) => query.where('owner', 'not in', except))
+        .orderBy('next_attempt_at')
+        .limit(limit);
+      return write(
+        db
+          .with('due', () => skipLocked(due))
+          .updateTable('deliveries')
+          .set({ next_attempt_at: fromNow(lease) })
+          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
+          .returningAll(),
+      );
+    },
 
-      /** Whether a receiver has answered 410 and was not asked for since. */
-      isWebhookDisabled: async (owner: string, url: string): Promise<boolean> =>
-        (await db
-          .selectFrom('disabled_webhooks')
-          .select('url')
-          .where('owner', '=', owner)
-          .where('url', '=', url)
-          .executeTakeFirst()) !== undefined,
+    /** Milliseconds until the next attempt, except those of some owners. Below 0: one is due; undefined: there is none. */
+    async nextDeliveryDue(except: string[]): Promise<number | undefined> {
+      const row = await db
+        .selectFrom('deliveries')
+        .select((e) => e(e.fn.min('next_attempt_at'), '-', fromNow(0)).as('wait'))
+        .where('next_attempt_at', 'is not', null)
+        .$if(except.length > 0, (query) => query.where('owner', 'not in', except))
+        .executeTakeFirst();
+      return row?.wait ?? undefined;
+    },
 
-      /** Takes deliveries that are due, but of these owners, and puts the next attempt off, as a lease. */
-      claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
-        let due = db
-          .selectFrom('deliveries')
-          .select('id')
-          .where('next_attempt_at', '<=', now())
-          .orderBy('next_attempt_at')
-          .limit(limit);
-        if (except.length > 0) due = due.where('owner', 'not in', except);
-        return write(
+    /** Stores the outcome of an attempt, unless the delivery was reset or attempted by another process meanwhile. */
+    async recordAttempt({ id, attempts }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> {
+      const next_attempt_at = nextAttemptIn === null ? null : fromNow(nextAttemptIn);
+      await write(
+        db
+          .updateTable('deliveries')
+          .set({ ...attempt, next_attempt_at })
+          .where('id', '=', id)
+          .where('attempts', '=', attempts),
+      );
+    },
+
+    /** Makes a delivery pending and due, with no attempts, whatever its status. @returns it */
+    async resetDelivery({ id }: Delivery): Promise<Delivery> {
+      const [row] = await write(
+        db
+          .updateTable('deliveries')
+          .set({ status: 'pending', next_attempt_at: fromNow(0), attempts: 0, delivered_at: null })
+          .where('id', '=', id)
+          .returningAll(),
+      );
+      return row!;
+    },
+  };
+}
+
+/** Queries of webhooks: a webhook is one owner's URL. */
+export function webhookQueries({ db, write, writeAll, fromNow }: Dialect) {
+  return {
+    /** Whether the webhook answered 410 and was not enabled since. */
+    isWebhookDisabled: async (owner: string, url: string): Promise<boolean> =>
+      (await db
+        .selectFrom('disabled_webhooks')
+        .select('url')
+        .where('owner', '=', owner)
+        .where('url', '=', url)
+        .executeTakeFirst()) !== undefined,
+
+    /** Disables the webhook's scheduled deliveries, and all that come until it is enabled. */
+    disableWebhook: (owner: string, url: string): Promise<void> =>
+      writeAll(async (write) => {
+        await write(
           db
-            .with('due', () => skipLocked(due))
-            .updateTable('deliveries')
-            .set({ next_attempt_at: fromNow(lease) })
-            .where('id', 'in', (e) => e.selectFrom('due').select('id'))
-            .returningAll(),
+            .insertInto('disabled_webhooks')
+            .values({ owner, url })
+            .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing()),
         );
-      },
-
-      /** Milliseconds until the next delivery is due, but of these owners; below 0 if one already is, undefined if there is none. */
-      async nextDeliveryDue(except: string[]): Promise<number | undefined> {
-        let query = db
-          .selectFrom('deliveries')
-          .select((e) => e(e.fn.min('next_attempt_at'), '-', now()).as('wait'))
-          .where('next_attempt_at', 'is not', null);
-        if (except.length > 0) query = query.where('owner', 'not in', except);
-        return (await query.executeTakeFirst())?.wait ?? undefined;
-      },
-
-      /** Writes an attempt down, unless the delivery was replayed, or tried by somebody else, meanwhile. */
-      recordAttempt: ({ id, attempts }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> =>
-        write(
+        await write(
           db
             .updateTable('deliveries')
-            .set({ ...attempt, next_attempt_at: nextAttemptIn === null ? null : fromNow(nextAttemptIn) })
-            .where('id', '=', id)
-            .where('attempts', '=', attempts),
-        ).then(() => undefined),
-
-      /** A receiver wants no more: what else is due there is not tried, nor what is still to come. */
-      disableWebhook: (owner: string, url: string): Promise<void> =>
-        writeAll(async (write) => {
-          await write(
-            db
-              .insertInto('disabled_webhooks')
-              .values({ owner, url })
-              .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing()),
-          );
-          await write(
-            db
-              .updateTable('deliveries')
-              .set({ status: 'disabled', next_attempt_at: null })
-              .where('owner', '=', owner)
-              .where('url', '=', url)
-              .where('next_attempt_at', 'is not', null),
-          );
-        }),
-
-      /** A receiver is wanted again. */
-      enableWebhook: (owner: string, url: string): Promise<void> =>
-        write(db.deleteFrom('disabled_webhooks').where('owner', '=', owner).where('url', '=', url)).then(
-          () => undefined,
-        ),
-
-      /** A receiver is overloaded: what is due there within so many milliseconds waits as long. */
-      postponeWebhook: (owner: string, url: string, ms: number): Promise<void> =>
-        write(
-          db
-            .updateTable('deliveries')
-            .set({ next_attempt_at: fromNow(ms) })
+            .set({ status: 'disabled', next_attempt_at: null })
             .where('owner', '=', owner)
             .where('url', '=', url)
-            .where('next_attempt_at', '<', fromNow(ms)),
-        ).then(() => undefined),
-
-      /** Begins anew with a delivery, whatever became of it. @returns it */
-      async resetDelivery({ id }: Delivery): Promise<Delivery> {
-        const [row] = await write(
-          db
-            .updateTable('deliveries')
-            .set({ status: 'pending', next_attempt_at: now(), attempts: sql<number>`0`, delivered_at: null })
-            .where('id', '=', id)
-            .returningAll(),
+            .where('next_attempt_at', 'is not', null),
         );
-        return row!;
-      },
+      }),
+
+    async enableWebhook(owner: string, url: string): Promise<void> {
+      await write(db.deleteFrom('disabled_webhooks').where('owner', '=', owner).where('url', '=', url));
+    },
+
+    /** Schedules no attempt at the webhook within the next `ms` milliseconds. */
+    async postponeWebhook(owner: string, url: string, ms: number): Promise<void> {
+      await write(
+        db
+          .updateTable('deliveries')
+          .set({ next_attempt_at: fromNow(ms) })
+          .where('owner', '=', owner)
+          .where('url', '=', url)
+          .where('next_attempt_at', '<', fromNow(ms)),
+      );
     },
   };
 }

@@ -41,6 +41,7 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
     // now() and not clock_timestamp(): only what stands still during a statement can be looked up in an index.
     fromNow: (ms) =>
       sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
+    forUpdate: (query) => query.forUpdate(),
     skipLocked: (query) => query.forUpdate().skipLocked(),
     isShared: true,
     close: () => db.destroy(),

@@ -1,26 +1,27 @@
-/** A task as the store keeps it, and what may be changed of it. */
+/** A task as the store keeps it, and what may change in it. */
 import type { JobErrorData, JobOutput, Stage } from '../../core/job.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { FieldNote } from '../../core/request.ts';
 import { type Cost, isActive, type TaskStatus } from '../../core/responses.ts';
+import type { Key, Refusal } from './key.ts';
 
 /**
- * A task as it is kept. Times are milliseconds since 1970: by the API's clock where callers see them, by the database's where replicas
- * must agree (`next_run_at`, `leased_until`). Those are set as times from now.
+ * Times are milliseconds since 1970: by the API's clock where clients see them, by the database's where replicas must agree
+ * (`next_run_at`, `leased_until`). The latter are written as times from now.
  */
 export interface Task {
   /** UUIDv7: ids sort by creation */
   id: string;
   /** id of the key that created it; 'local' where there are no keys */
   owner: string;
-  /** the caller's word for this request, if it gave one; unique to the owner, and freed a day later */
+  /** Idempotency-Key; unique per owner for 24 h */
   idempotency_key: string | null;
-  /** of what was asked for with it */
+  /** of the request that came with the key */
   idempotency_hash: string | null;
   status: TaskStatus;
   stage: Stage | null;
-  /** of the stage: the sampling step or the frame that is done, and how many there are */
+  /** finished sampling steps or frames of the stage, and their total */
   step: number | null;
   steps: number | null;
   /** 0–1, never falls */
@@ -31,53 +32,53 @@ export interface Task {
   model: ModelName;
   input: Input;
   warnings: FieldNote[];
-  /** bucket key of the picture that came with the request */
+  /** bucket key of the uploaded picture */
   image_key: string | null;
   /** bucket key of an earlier task's picture */
   source_key: string | null;
-  /** bucket key of the still, once there is one */
+  /** bucket key of the still, once it exists */
   still: string | null;
   output: JobOutput | null;
   error: JobErrorData | null;
-  /** in the address that RunPod calls back */
+  /** secret part of the URL that RunPod calls back */
   callback_token: string;
-  /** RunPod's id of the job that is out for this task */
+  /** RunPod's id of the task's current job */
   job_id: string | null;
   submitted_at: number | null;
   /** jobs submitted so far */
   jobs: number;
-  /** attempts to reach RunPod that failed in a row */
+  /** consecutive failed steps; they determine the backoff */
   failures: number;
-  /** when the task is to be looked at next, not before its lease is over; NEVER: nothing is left to do */
+  /** time of the next step, at the earliest when the lease expires; NEVER: nothing is left to do */
   next_run_at: number;
-  /** until when one process alone may submit it or look at it; 0: nobody has it. The number also tells one lease from the next */
+  /** lease expiry; 0: not leased. The number also tells one lease from the next */
   leased_until: number;
-  /** what was agreed on its price; null where it is from a time without prices */
+  /** null for a task from before there were prices */
   quote: Quote | null;
-  /** what it has cost, once it has ended */
+  /** once it has ended */
   cost: Cost | null;
-  /** when a caller asked to cancel it while it ran; RunPod's word is awaited */
+  /** when its owner canceled it while it ran; RunPod has yet to confirm */
   cancel_requested_at: number | null;
-  /** RunPod's ids of jobs that nobody wants any more and that are still to be cancelled there */
+  /** RunPod's ids of superseded jobs, which are still to be cancelled there */
   jobs_to_cancel: string[];
-  /** when its files and prompt were deleted, or began to be */
+  /** when the deletion of its files and prompt began */
   expired_at: number | null;
   /** counts changes and leases: each update names the version that it changes */
   version: number;
 }
 
-/** The prices of a task, fixed when it is accepted: later changes of the environment don't count for it. */
+/** The prices of a task, fixed when it is accepted. */
 export interface Quote {
   currency: string;
-  /** the most that the GPU's time will cost; micro-units */
+  /** highest cost of the GPU time; micro-units */
   gpu: number;
   /** pico-units */
   per_gpu_second: number;
-  /** of the picture, if a bridge is to make one; micro-units */
+  /** of a generated picture; micro-units */
   still: number;
 }
 
-/** What callers are shown. Lists read only this: half of a row's columns, and half of the time that reading takes. */
+/** The columns that a client sees. */
 export const LIST_COLUMNS = [
   'id',
   'status',
@@ -99,15 +100,11 @@ export const LIST_COLUMNS = [
 ] as const;
 export type ListedTask = Pick<Task, (typeof LIST_COLUMNS)[number]>;
 
-/** What a read of one task needs: to show it, and to tell what of it is news. */
-export const DETAIL_COLUMNS = [...LIST_COLUMNS, 'version'] as const;
-export type TaskDetail = Pick<Task, (typeof DETAIL_COLUMNS)[number]>;
+/** A task before it is stored; then it is due at once, and not leased. */
+export type NewTask = Omit<Task, Scheduling>;
+type Scheduling = 'next_run_at' | 'leased_until';
 
-export type Timed = 'next_run_at' | 'leased_until';
-/** A task as it begins: due at once, and nobody's. */
-export type NewTask = Omit<Task, Timed>;
-
-/** What every task begins with. */
+/** The state of every new task. */
 export const INITIAL_STATE = {
   status: 'queued',
   stage: null,
@@ -130,13 +127,30 @@ export const INITIAL_STATE = {
   version: 1,
 } satisfies Partial<NewTask>;
 
-export type Changes = Partial<Omit<Task, 'id' | 'version' | 'created_at' | Timed>> & {
-  /** milliseconds until the task's next turn, null: there is none; gives the lease back, so only who has it may set this */
+/** What `update` may change. */
+export type Changes = Partial<Omit<NewTask, 'id' | 'version' | 'created_at'>> & {
+  /** milliseconds until the task's next step; null: there is none. Also ends the lease, so only its holder may set this */
   nextRunIn?: number | null;
-  /** its next turn is now, or as soon as who has the lease gives it back; for anybody */
+  /** schedules the next step for now, or for the end of the current lease; anybody may set this */
   runNow?: true;
 };
 
 /** Whether these changes end the task. */
 export const endsTask = (task: Task, { status }: Changes) =>
   isActive(task.status) && status !== undefined && !isActive(status);
+
+/** Some of an owner's tasks. */
+export interface TaskSelection {
+  owner: string;
+  status?: TaskStatus | undefined;
+  /** ids from this one on, itself included */
+  from?: string | undefined;
+  /** ids below this one */
+  before?: string | undefined;
+}
+
+/** The outcome of `insert`: the task is stored, and this is its key afterwards; its idempotency key is taken; or its key refused it. */
+export type InsertResult =
+  | { key: Key; existing?: undefined; refused?: undefined }
+  | { existing: Task; refused?: undefined }
+  | { refused: Refusal; key: Key; existing?: undefined };

@@ -1,6 +1,6 @@
 import { isActive } from '../../core/responses.ts';
 import type { Services } from '../services.ts';
-import { DETAIL_COLUMNS, type TaskDetail } from '../store/task.ts';
+import type { Task } from '../store/task.ts';
 
 /** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
 const SILENCE = 15 * 1000; // milliseconds
@@ -11,14 +11,14 @@ const SILENCE = 15 * 1000; // milliseconds
  */
 export async function* follow(
   owner: string,
-  task: TaskDetail,
+  task: Task,
   { store, lifecycle }: Pick<Services, 'store' | 'lifecycle'>,
   signals: AbortSignal[],
-): AsyncGenerator<TaskDetail | undefined, void> {
+): AsyncGenerator<Task | undefined, void> {
   let latest = task;
-  let told: TaskDetail | undefined;
+  let told: Task | undefined;
   let wake = () => {};
-  const take = (changed: TaskDetail | undefined) => {
+  const take = (changed: Task | undefined) => {
     if (changed && changed.version > latest.version) latest = changed;
     wake();
   };
@@ -26,7 +26,7 @@ export async function* follow(
   const onAbort = () => wake();
   for (const signal of signals) signal.addEventListener('abort', onAbort);
   try {
-    take(await store.getOwn(owner, task.id, DETAIL_COLUMNS)); // it may have changed after it was read and before anybody listened
+    take(await store.getOwn(owner, task.id)); // it may have changed after it was read and before anybody listened
     while (!signals.some(({ aborted }) => aborted)) {
       if (told !== latest) {
         told = latest;

@@ -16,7 +16,7 @@ import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
-import { type Changes, endsTask, type Task, type TaskDetail } from '../store/task.ts';
+import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { backoff, createSteps, type StepOptions } from './step.ts';
 import { onCancelRequest, redacted } from './transition.ts';
@@ -61,7 +61,7 @@ export function createLifecycle(options: LifecycleOptions) {
   const steps = createSteps(options);
   const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
   const flights = new Map<string, Flight>(); // tasks being advanced by this process
-  const watched = new Map<string, { until: number; seen: TaskDetail }>(); // `seen`: as it was last told
+  const watched = new Map<string, { until: number; seen: Task }>(); // `seen`: as it was last told
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   let room = 0; // tasks that may be submitted now
@@ -161,7 +161,7 @@ export function createLifecycle(options: LifecycleOptions) {
   }
 
   /** Tells listeners of a change, once, whether this process made it or found it in the store. */
-  function tell(task: Task, before: TaskDetail): void {
+  function tell(task: Task, before: Task): void {
     const watcher = watched.get(task.id);
     const shown = watcher?.seen ?? before; // another process may have changed it since, and what was read then is news here
     if (watcher) {
@@ -281,7 +281,7 @@ export function createLifecycle(options: LifecycleOptions) {
     },
 
     /** Somebody wants to know: the task is looked at now, and more often for a while. */
-    watch(task: TaskDetail): void {
+    watch(task: Task): void {
       if (!isActive(task.status)) return;
       const watcher = watched.get(task.id);
       const isNew = !watcher || watcher.until <= now();

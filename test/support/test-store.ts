@@ -1,8 +1,8 @@
 /** For tests: tasks and keys. */
 import { KEY_DEFAULTS } from '../../api/keys/key-value.ts';
 import { type Admission, type Key, LOCAL } from '../../api/store/key.ts';
-import type { InsertResult, Store } from '../../api/store/store.ts';
-import { INITIAL_STATE, type NewTask } from '../../api/store/task.ts';
+import type { Store } from '../../api/store/store.ts';
+import { INITIAL_STATE, type InsertResult, type NewTask } from '../../api/store/task.ts';
 import { createTaskIds } from '../../api/tasks/id.ts';
 
 const nextId = createTaskIds(Date.now);

@@ -1,0 +1,192 @@
+/** Queries of tasks by id, owner or token, and their creation and change. */
+import { sql } from 'kysely';
+import { v7 } from 'uuid';
+import { DAY } from '../../core/time.ts';
+import type { NewDelivery } from './delivery.ts';
+import { insertDelivery } from './delivery-queries.ts';
+import { type Dialect, JSON_COLUMNS, type TaskRow } from './dialect.ts';
+import type { Admission } from './key.ts';
+import { AdmissionRefused, reserve, settle } from './key-queries.ts';
+import { ACTIVE } from './schema.ts';
+import {
+  type Changes,
+  endsTask,
+  type InsertResult,
+  LIST_COLUMNS,
+  type ListedTask,
+  type NewTask,
+  type Task,
+  type TaskSelection,
+} from './task.ts';
+
+/** How long an idempotency key stands for its task, from the task's creation; milliseconds. */
+const IDEMPOTENCY_TTL = DAY;
+/** `next_run_at` of a task without a next step. */
+export const NEVER = Number.MAX_SAFE_INTEGER;
+
+export function taskQueries({ db }: Dialect) {
+  const tasks = () => db.selectFrom('tasks').selectAll();
+  return {
+    /** Not scoped to an owner; internal only. */
+    get: async (id: string): Promise<Task | undefined> =>
+      fromOptionalRow(await tasks().where('id', '=', storable(id)).executeTakeFirst()),
+
+    getOwn: async (owner: string, id: string): Promise<Task | undefined> =>
+      fromOptionalRow(await tasks().where('owner', '=', owner).where('id', '=', storable(id)).executeTakeFirst()),
+
+    /** Not scoped to an owner; internal only. */
+    getMany: async (ids: string[]): Promise<Task[]> =>
+      ids.length === 0 ? [] : (await tasks().where('id', 'in', ids).execute()).map(fromRow),
+
+    findByCallbackToken: async (token: string): Promise<Task | undefined> =>
+      fromOptionalRow(await tasks().where('callback_token', '=', storable(token)).executeTakeFirst()),
+
+    /** The task that an owner's idempotency key stands for at a time, in milliseconds since 1970. */
+    findByIdempotencyKey: async (owner: string, key: string, at: number): Promise<Task | undefined> =>
+      fromOptionalRow(
+        await tasks()
+          .where('owner', '=', owner)
+          .where('idempotency_key', '=', key)
+          .where('created_at', '>', at - IDEMPOTENCY_TTL)
+          .executeTakeFirst(),
+      ),
+
+    /** Newest first. */
+    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<ListedTask[]> {
+      let query = db
+        .selectFrom('tasks')
+        .select(LIST_COLUMNS)
+        .where('owner', '=', owner)
+        .orderBy('id', 'desc')
+        .limit(limit);
+      if (status !== undefined) query = query.where('status', '=', status);
+      if (from !== undefined) query = query.where('id', '>=', storable(from));
+      if (before !== undefined) query = query.where('id', '<', storable(before));
+      return (await query.execute()).map(fromRow);
+    },
+
+    /** Active tasks of all owners, their jobs at RunPod, and when the oldest task without a job was created. */
+    async countActive(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
+      const { oldest, ...counts } = await db
+        .selectFrom('tasks')
+        .select(({ fn }) => [
+          fn.countAll<number>().filterWhere('status', '=', 'queued').as('queued'),
+          fn.countAll<number>().filterWhere('status', '=', 'running').as('running'),
+          fn.count<number>('job_id').as('out'),
+          fn.min('created_at').filterWhere('job_id', 'is', null).as('oldest'),
+        ])
+        .where(ACTIVE)
+        .executeTakeFirstOrThrow();
+      return { ...counts, oldest: oldest ?? undefined };
+    },
+
+    check: () => sql`select 1`.execute(db).then(() => undefined),
+  };
+}
+
+export function taskWrites(dialect: Dialect) {
+  const { db, write, writeAll, fromNow } = dialect;
+  const { findByIdempotencyKey } = taskQueries(dialect);
+
+  /** One transaction writes the task, its line in the ledger, and its key's account. @returns undefined: the idempotency key is taken */
+  const insertOnce = (task: NewTask, admission: Admission) =>
+    writeAll(async (write): Promise<InsertResult | undefined> => {
+      const stored = await write(
+        db
+          .insertInto('tasks')
+          .values({ ...toRow(task), next_run_at: fromNow(0), leased_until: 0 })
+          .onConflict((conflict) =>
+            conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
+          )
+          .returning('id'),
+      );
+      return stored.length === 0 ? undefined : { key: await reserve(dialect, write, task, admission) };
+    }).catch((error): InsertResult => {
+      if (error instanceof AdmissionRefused) return { refused: error.reason, key: error.key };
+      throw error;
+    });
+
+  /** Of several processes that release the key at once, the first to insert gets it. */
+  const releaseIdempotencyKey = ({ owner, idempotency_key, created_at }: NewTask) =>
+    write(
+      db
+        .updateTable('tasks')
+        .set({ idempotency_key: null, idempotency_hash: null })
+        .where('owner', '=', owner)
+        .where('idempotency_key', '=', idempotency_key)
+        .where('created_at', '<=', created_at - IDEMPOTENCY_TTL),
+    );
+
+  return {
+    /** Stores the task, unless its idempotency key stands for an existing one or its API key refuses it. */
+    async insert(task: NewTask, admission: Admission): Promise<InsertResult> {
+      for (;;) {
+        const inserted = await insertOnce(task, admission);
+        if (inserted) return inserted;
+        const existing = await findByIdempotencyKey(task.owner, task.idempotency_key!, task.created_at);
+        if (existing) return { existing };
+        await releaseIdempotencyKey(task);
+      }
+    },
+
+    /**
+     * Changes the task, unless another process changed or leased it since it was read. A change that ends it also settles its account
+     * and adds its delivery, in one transaction.
+     * @returns the changed task, or undefined
+     */
+    async update(task: Task, { nextRunIn, runNow, ...changes }: Changes): Promise<Task | undefined> {
+      const next_run_at = nextRunIn === null ? NEVER : fromNow(nextRunIn ?? 0);
+      const change = db
+        .updateTable('tasks')
+        .set({ ...toRow(changes), version: task.version + 1 })
+        .$if(runNow || nextRunIn !== undefined, (query) => query.set({ next_run_at }))
+        .$if(nextRunIn !== undefined, (query) => query.set({ leased_until: 0 }))
+        .where('id', '=', task.id)
+        .where('version', '=', task.version)
+        .returningAll();
+      if (!endsTask(task, changes)) return fromOptionalRow((await write(change))[0]);
+      return writeAll(async (write) => {
+        const ended = fromOptionalRow((await write(change))[0]);
+        if (!ended) return undefined;
+        const delivery = deliveryOf(ended);
+        if (delivery) await insertDelivery(dialect, write, delivery);
+        await settle(dialect, write, ended);
+        return ended;
+      });
+    },
+
+    /** Makes ended tasks due whose files are older than `retain` milliseconds, for the case that RETAIN_DAYS was shortened. */
+    async rescheduleExpiry(retain: number, now: number): Promise<void> {
+      await write(
+        db
+          .updateTable('tasks')
+          .set({ next_run_at: 0 })
+          .where('finished_at', '<', now - retain)
+          .where('expired_at', 'is', null),
+      );
+    },
+  };
+}
+
+/** The webhook delivery of a task that has just ended. */
+function deliveryOf({ id, owner, status, input, finished_at }: Task): NewDelivery | undefined {
+  if (input.webhook_url === undefined) return undefined;
+  return { id: v7(), owner, task_id: id, type: `task.${status}`, url: input.webhook_url, created_at: finished_at! };
+}
+
+/** Postgres can't store NUL. No id or token contains U+FFFF, so the replaced text finds nothing. */
+const storable = (text: string) => text.replaceAll('\0', '\uffff');
+
+function toRow<T extends Partial<NewTask>>(task: T): { [K in keyof T & keyof TaskRow]: TaskRow[K] } {
+  const row: Record<string, unknown> = { ...task };
+  for (const name of JSON_COLUMNS) if (row[name] != null) row[name] = JSON.stringify(row[name]);
+  return row as ReturnType<typeof toRow<T>>;
+}
+
+export function fromRow<R extends Partial<TaskRow>>(row: R): Pick<Task, keyof R & keyof Task> {
+  const task: Record<string, unknown> = { ...row };
+  for (const name of JSON_COLUMNS) if (typeof row[name] === 'string') task[name] = JSON.parse(row[name]);
+  return task as Pick<Task, keyof R & keyof Task>;
+}
+
+const fromOptionalRow = (row: TaskRow | undefined): Task | undefined => row && fromRow(row);
