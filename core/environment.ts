@@ -21,8 +21,8 @@ export const optionalInteger = (min: number, max: number) => v.optional(number(m
 
 export const httpUrl = v.pipe(
   v.string(),
-  v.regex(/^https?:\/\//, 'must be an http or https address'),
-  v.url('must be an http or https address'),
+  v.regex(/^https?:\/\//, 'must be an http or https URL'),
+  v.url('must be an http or https URL'),
   v.transform((url) => url.replace(/\/+$/, '')),
 );
 

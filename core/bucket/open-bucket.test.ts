@@ -128,7 +128,7 @@ describe('s3Options', () => {
     ...['Films', 'a', '-films', 'films-', 'my_films', 'my..films', '10.0.0.1', 'films/x', 'f'.repeat(64)].map(
       (name): [NodeJS.ProcessEnv, string] => [
         { ...named, BUCKET_NAME: name },
-        'BUCKET_NAME must be a bucket’s name: 3 to 63 small letters, digits, hyphens and dots',
+        'BUCKET_NAME must be a bucket’s name: 3 to 63 lower-case letters, digits, hyphens and dots',
       ],
     ),
     ...[
@@ -139,14 +139,14 @@ describe('s3Options', () => {
       'https://store.example?k=geheim',
     ].map((address): [NodeJS.ProcessEnv, string] => [
       { ...named, BUCKET_ENDPOINT_URL: address },
-      'BUCKET_ENDPOINT_URL must be an http or https address, without keys or a query',
+      'BUCKET_ENDPOINT_URL must be an http or https URL, without keys or a query',
     ]),
-    [{ ...named, AWS_ENDPOINT_URL: 'x' }, 'AWS_ENDPOINT_URL must be an http or https address, without keys or a query'],
+    [{ ...named, AWS_ENDPOINT_URL: 'x' }, 'AWS_ENDPOINT_URL must be an http or https URL, without keys or a query'],
     [{ ...named, BUCKET_REGION: 'eu central' }, 'BUCKET_REGION must be a region, such as eu-central-1'],
     [{ ...named, AWS_DEFAULT_REGION: 'eu_1' }, 'AWS_DEFAULT_REGION must be a region, such as eu-central-1'],
     [
       { ...named, BUCKET_ENDPOINT_URL: 'https://others.s3.eu-central-1.amazonaws.com' },
-      'BUCKET_ENDPOINT_URL is the address of the bucket others, and BUCKET_NAME is films',
+      'BUCKET_ENDPOINT_URL names the bucket others, but BUCKET_NAME is films',
     ],
   ])('%j: %s', (environment, message) => {
     expect(() => options(environment)).toThrow(new Error(message));

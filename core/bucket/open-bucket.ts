@@ -1,4 +1,4 @@
-/** The environment's bucket: at an S3 store, or a folder of this machine. */
+/** Opens the bucket that the environment names: at an S3 store, or a folder of this machine. */
 import type * as v from 'valibot';
 import { bucketFolder, type sharedVariables } from '../environment.ts';
 import type { Bucket } from './bucket.ts';
@@ -7,15 +7,16 @@ import type { S3Options } from './s3.ts';
 
 type Shared = v.InferOutput<v.ObjectSchema<typeof sharedVariables, undefined>>;
 
-/** The variables that say where the bucket is, as `readEnvironment` gives them. */
+/** The variables that name the bucket, as `readEnvironment` returns them. */
 export type BucketEnvironment = Pick<Shared, 'DATA_DIR' | Extract<keyof Shared, `${'BUCKET' | 'AWS'}_${string}`>>;
 
 /**
- * @param publicUrl where the API is reached, without a slash at the end: a folder's links lead there
- * @param retryBudget how long a store that fails is tried again, in milliseconds; default two minutes
+ * Sends no request to the store yet.
+ * @param publicUrl the API's own URL, without a trailing slash: a folder's links lead there
+ * @param retryBudget how long a failing request is retried, in milliseconds; default 2 minutes
  * @param now milliseconds since 1970
- * @returns `disk` where the bucket is a folder: the API then serves its `/files`
- * @throws Error that names the variable; nothing is asked of the store yet
+ * @returns `disk` where the bucket is a folder: the API then serves it at `/files`
+ * @throws Error that names the variable
  */
 export async function openBucket(
   env: BucketEnvironment,
@@ -23,7 +24,7 @@ export async function openBucket(
 ): Promise<{ bucket: Bucket; disk: DiskBucket | undefined }> {
   const s3 = s3Options(env);
   if (s3) {
-    const { s3Bucket } = await import('./s3.ts'); // a tenth of a second, which a folder's users need not spend
+    const { s3Bucket } = await import('./s3.ts'); // takes 0.1 s to load
     return { bucket: s3Bucket(s3, { retryBudget, now }), disk: undefined };
   }
   const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, now });
@@ -32,7 +33,7 @@ export async function openBucket(
 
 const BUCKET_NAME = /^(?!.*\.\.)(?![\d.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
 
-/** Hosts that begin with a bucket's name, as in RunPod's documentation of BUCKET_ENDPOINT_URL and on providers' pages. */
+/** Hosts that begin with the bucket's name, as in RunPod's documentation of BUCKET_ENDPOINT_URL. */
 const BUCKET_HOST = new RegExp(
   `^(?<bucket>.+)\\.(?<store>${[
     's3(?:[.-][a-z0-9.-]+)?\\.amazonaws\\.com(?:\\.cn)?',
@@ -42,13 +43,12 @@ const BUCKET_HOST = new RegExp(
   ].join('|')})$`,
 );
 
-/** Hosts that name their region. */
+/** Hosts that contain their region. */
 const REGION_HOST = /^s3(?:\.dualstack)?[.-](?<region>[a-z]+-[a-z0-9-]+)\.(?:amazonaws|backblazeb2)\.com/;
 
 /**
- * Puts the BUCKET_ variables together with the AWS_ ones that they fall back to. AWS_ variables alone make no bucket: they may be
- * there for something else.
- * @returns nothing where the bucket is a folder
+ * Resolves the BUCKET_ variables, with the AWS_ ones as fallback. AWS_ variables alone select no bucket: they may serve something else.
+ * @returns undefined where the bucket is a folder
  * @throws Error that names the variable
  */
 export function s3Options(env: BucketEnvironment): S3Options | undefined {
@@ -57,14 +57,14 @@ export function s3Options(env: BucketEnvironment): S3Options | undefined {
   const bucket = env.BUCKET_NAME ?? (env.BUCKET_ENDPOINT_URL && named);
   if (!bucket) {
     const rest = ['BUCKET_ENDPOINT_URL', 'BUCKET_ACCESS_KEY_ID', 'BUCKET_SECRET_ACCESS_KEY', 'BUCKET_REGION'] as const;
-    const alone = rest.find((name) => env[name] !== undefined);
-    if (alone) throw new Error(`BUCKET_NAME is needed for ${alone}; without any of them a folder in DATA_DIR is used`);
+    const given = rest.find((name) => env[name] !== undefined);
+    if (given) throw new Error(`BUCKET_NAME is needed for ${given}; without any of them a folder in DATA_DIR is used`);
     return undefined;
   }
   if (!BUCKET_NAME.test(bucket))
-    throw new Error('BUCKET_NAME must be a bucket’s name: 3 to 63 small letters, digits, hyphens and dots');
+    throw new Error('BUCKET_NAME must be a bucket’s name: 3 to 63 lower-case letters, digits, hyphens and dots');
   if (named && named !== bucket)
-    throw new Error(`BUCKET_ENDPOINT_URL is the address of the bucket ${named}, and BUCKET_NAME is ${bucket}`);
+    throw new Error(`BUCKET_ENDPOINT_URL names the bucket ${named}, but BUCKET_NAME is ${bucket}`);
   if (endpoint) {
     endpoint.hostname = store ?? endpoint.hostname;
     const path = endpoint.pathname.replace(/\/+$/, '');
@@ -85,11 +85,11 @@ function endpointOf(env: BucketEnvironment): URL | undefined {
   const text = env[name]!;
   const url = /^https?:\/\//.test(text) && URL.canParse(text) ? new URL(text) : undefined;
   if (!url || url.username || url.password || url.search || url.hash)
-    throw new Error(`${name} must be an http or https address, without keys or a query`); // not repeated: it may hold a key
+    throw new Error(`${name} must be an http or https URL, without keys or a query`); // not quoted: it may contain a key
   return url;
 }
 
-/** A host that names its region knows best. */
+/** BUCKET_REGION, else the region in the host, else AWS_REGION. */
 function regionOf(env: BucketEnvironment, host: string): string {
   const ofHost = host.endsWith('.r2.cloudflarestorage.com') ? 'auto' : host.match(REGION_HOST)?.groups?.region;
   const region = env.BUCKET_REGION ?? ofHost ?? env.AWS_REGION ?? env.AWS_DEFAULT_REGION ?? 'us-east-1';
@@ -100,14 +100,14 @@ function regionOf(env: BucketEnvironment, host: string): string {
   return region;
 }
 
-/** One pair: an id of the one kind does not go with a secret of the other. */
+/** The key id and its secret, both from BUCKET_ variables or both from AWS_ ones. */
 function keysOf(env: BucketEnvironment): Pick<S3Options, 'accessKeyId' | 'secretAccessKey' | 'sessionToken'> {
   const isOwn = env.BUCKET_ACCESS_KEY_ID !== undefined || env.BUCKET_SECRET_ACCESS_KEY !== undefined;
   const accessKeyId = isOwn ? env.BUCKET_ACCESS_KEY_ID : env.AWS_ACCESS_KEY_ID;
   const secretAccessKey = isOwn ? env.BUCKET_SECRET_ACCESS_KEY : env.AWS_SECRET_ACCESS_KEY;
   if (!accessKeyId || !secretAccessKey) {
-    const lacking = accessKeyId ? 'BUCKET_SECRET_ACCESS_KEY' : 'BUCKET_ACCESS_KEY_ID';
-    throw new Error(`${lacking} is needed for the bucket ${env.BUCKET_NAME ?? 'of BUCKET_ENDPOINT_URL'}`);
+    const missing = accessKeyId ? 'BUCKET_SECRET_ACCESS_KEY' : 'BUCKET_ACCESS_KEY_ID';
+    throw new Error(`${missing} is needed for the bucket ${env.BUCKET_NAME ?? 'of BUCKET_ENDPOINT_URL'}`);
   }
   return { accessKeyId, secretAccessKey, sessionToken: isOwn ? undefined : env.AWS_SESSION_TOKEN };
 }

@@ -1,4 +1,5 @@
-/** What a store's errors mean: which of them pass, and what to say of those that don't. */
+/** Which errors of an S3 store can be retried, and how the others are explained. */
+import { HOUR, MINUTE } from '../time.ts';
 import { StorageError } from './bucket.ts';
 
 /** What the SDK throws, or Node below it. */
@@ -12,11 +13,11 @@ interface Failure {
   $response?: { statusCode?: number; headers?: Record<string, string> };
 }
 
-/** The network's errors that more tries don't cure: an address of another kind of server, or a certificate that is not trusted. */
-const LASTING = /^(ERR_|EPROTO|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|HOSTNAME_MISMATCH|ENOENT|EACCES)/;
+/** Network errors that a retry does not cure: not an S3 server, no such host, or a certificate that is not trusted. */
+const PERMANENT_NETWORK_ERROR = /^(ERR_|EPROTO|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|HOSTNAME_MISMATCH|ENOENT|EACCES)/;
 
-/** Refusals that hold for the moment only; the last four say that the body was spoilt on its way. */
-const MOMENTARY = [
+/** Codes of temporary refusals. The last four say that the body was damaged on its way. */
+const TEMPORARY = [
   'SlowDown',
   'Throttling',
   'ThrottlingException',
@@ -32,23 +33,24 @@ const MOMENTARY = [
   'XAmzContentSHA256Mismatch',
 ];
 
-/** Whether the same request may go through a little later. */
+/** Whether the same request may succeed a little later. */
 export function isRetryable(error: unknown): boolean {
   const failure = error as Failure;
   const status = statusOf(failure);
-  if (MOMENTARY.includes(codeOf(failure))) return true;
-  if (status !== undefined)
-    return status === 408 || status === 429 || (status >= 500 && !isLasting5xx(failure, status));
-  return failure.name === 'TimeoutError' || (failure.code !== undefined && !LASTING.test(failure.code));
+  if (TEMPORARY.includes(codeOf(failure))) return true;
+  if (status === undefined)
+    return (
+      failure.name === 'TimeoutError' || (failure.code !== undefined && !PERMANENT_NETWORK_ERROR.test(failure.code))
+    );
+  if (status === 501 || isFull(failure)) return false;
+  return status === 408 || status === 429 || status >= 500;
 }
 
-const isLasting5xx = (failure: Failure, status: number) => status === 501 || isFull(failure, status);
+const isFull = (failure: Failure) =>
+  statusOf(failure) === 507 || /Quota|StorageFull|InsufficientStorage|CapExceeded/i.test(codeOf(failure));
 
-const isFull = (failure: Failure, status: number | undefined) =>
-  status === 507 || /Quota|StorageFull|InsufficientStorage|CapExceeded/i.test(codeOf(failure));
-
-interface Circumstances {
-  /** S3's name of it */
+interface RequestContext {
+  /** S3's name of the operation, such as GetObject */
   request: string;
   attempts: number;
   bucket: string;
@@ -59,42 +61,37 @@ interface Circumstances {
 }
 
 /**
- * Errors in one line each. They are written anew, never passed on: the store's own may repeat what was signed, with keys in it.
- * What is thrown by a mistake in the program stays as it is.
+ * An error of the store as a StorageError with a message of our own: the store's may repeat what was signed, with keys in it.
+ * A programming error is returned unchanged.
  */
-export function toStorageError(error: unknown, { request, attempts, ...where }: Circumstances): unknown {
+export function toStorageError(error: unknown, context: RequestContext): unknown {
   const failure = error as Failure;
   if (statusOf(failure) === undefined && failure.code === undefined && failure.name !== 'TimeoutError') return error;
-  return new StorageError(explain(failure, request, attempts, where), codeOf(failure), attempts);
+  return new StorageError(explain(failure, context), codeOf(failure), context.attempts);
 }
 
-function explain(
-  failure: Failure,
-  request: string,
-  attempts: number,
-  { bucket, host, region, now }: Omit<Circumstances, 'request' | 'attempts'>,
-): string {
+function explain(failure: Failure, { request, attempts, bucket, host, region, now }: RequestContext): string {
   const status = statusOf(failure);
   const code = codeOf(failure);
-  const tried = attempts > 1 ? `, ${attempts} times in a row` : '';
+  const times = attempts > 1 ? `, ${attempts} times in a row` : '';
   if (status === undefined) {
-    if (code === 'TimeoutError') return `the bucket’s store at ${host} does not answer in time${tried}`;
-    return `the bucket’s store at ${host} can’t be reached (${code})${tried}`;
+    if (code === 'TimeoutError') return `the bucket’s store at ${host} does not answer in time${times}`;
+    return `the bucket’s store at ${host} can’t be reached (${code})${times}`;
   }
-  if (isFull(failure, status)) return `the bucket ${bucket} at ${host} has no space left, or its quota is used up`;
+  if (isFull(failure)) return `the bucket ${bucket} at ${host} has no space left, or its quota is used up`;
   switch (code) {
     case 'NoSuchBucket':
       return `there is no bucket ${bucket} at ${host} (BUCKET_NAME)`;
     case 'InvalidAccessKeyId':
-    case 'XAdminUserNotFound': // versitygw's word
+    case 'XAdminUserNotFound': // versitygw's code
       return `${host} does not know the access key (BUCKET_ACCESS_KEY_ID)`;
     case 'SignatureDoesNotMatch':
       return `${host} refuses the signature: the secret is not that of the access key (BUCKET_SECRET_ACCESS_KEY)`;
     case 'ExpiredToken':
     case 'InvalidToken':
-      return `${host} refuses the session token (AWS_SESSION_TOKEN): it has expired, or is not one`;
+      return `${host} refuses the session token (AWS_SESSION_TOKEN): it has expired or is malformed`;
     case 'RequestTimeTooSkewed':
-      return `this machine’s clock is ${inWords(now() - Date.parse(failure.$response?.headers?.date ?? ''))} the one of ${host}`;
+      return `this machine’s clock is ${formatSkew(now() - Date.parse(failure.$response?.headers?.date ?? ''))} the one of ${host}`;
     case 'PermanentRedirect':
     case 'AuthorizationHeaderMalformed':
     case 'IllegalLocationConstraintException': {
@@ -105,42 +102,45 @@ function explain(
     case 'Forbidden':
     case 'AllAccessDisabled':
       return `the access key may not ${requiredPermission(request)} in the bucket ${bucket} at ${host}${
-        request === 'GetObject' ? ' (or the object is missing, and it may not s3:ListBucket, which would tell)' : ''
+        request === 'GetObject'
+          ? ' (or the object is missing, and without s3:ListBucket the store does not say so)'
+          : ''
       }`;
     case 'NotImplemented':
-      return `${host} does not know ${request}, or not in this form`;
+      return `${host} does not implement ${request}, or not in this form`;
   }
   if (status < 300) return `${host} answers, but not as an S3 store does (BUCKET_ENDPOINT_URL)`;
-  return `${host} answered ${status} ${code} to ${request}${tried}`;
+  return `${host} answered ${status} ${code} to ${request}${times}`;
 }
 
-/** S3's name of an error, or the network's. Where an answer has none, as when another kind of server sent it, its status. */
-function codeOf(failure: Failure): string {
-  const status = statusOf(failure);
-  if (status === undefined) return failure.code ?? failure.name ?? 'unknown'; // the SDK calls resets, too, a TimeoutError
-  const { name = '' } = failure;
-  if (name === 'InternalError' || (/^[A-Z]\w+$/.test(name) && !/Error$|^Unknown$/.test(name))) return name; // else the SDK's own
-  return STATUSES[status] ?? 'without a code';
-}
-
-const STATUSES: Record<number, string> = {
+/** Codes of responses without one, as another kind of server sends them. */
+const CODES_BY_STATUS: Record<number, string> = {
   403: 'Forbidden',
   404: 'NotFound',
   412: 'PreconditionFailed',
   501: 'NotImplemented',
 };
 
+/** The store's error code, or the network's; without one, a code for the status. */
+function codeOf(failure: Failure): string {
+  const status = statusOf(failure);
+  if (status === undefined) return failure.code ?? failure.name ?? 'unknown'; // the SDK also names a reset TimeoutError
+  const { name = '' } = failure;
+  const isSdkName = name !== 'InternalError' && (!/^[A-Z]\w+$/.test(name) || /Error$|^Unknown$/.test(name));
+  return isSdkName ? (CODES_BY_STATUS[status] ?? 'without a code') : name;
+}
+
 const statusOf = ({ $metadata, $response }: Failure) => $metadata?.httpStatusCode ?? $response?.statusCode;
 
 /** @param ahead milliseconds; negative where the clock is behind */
-function inWords(ahead: number): string {
+function formatSkew(ahead: number): string {
   if (Number.isNaN(ahead)) return 'far from';
-  const minutes = Math.round(Math.abs(ahead) / 60_000);
-  const long = minutes < 120 ? `${minutes} minutes` : `${Math.round(minutes / 60)} hours`;
-  return `${long} ${ahead > 0 ? 'ahead of' : 'behind'}`;
+  const skew = Math.abs(ahead);
+  const amount = skew < 2 * HOUR ? `${Math.round(skew / MINUTE)} minutes` : `${Math.round(skew / HOUR)} hours`;
+  return `${amount} ${ahead > 0 ? 'ahead of' : 'behind'}`;
 }
 
-/** What a policy must allow for a request, where it is not called alike. */
+/** Permissions whose names differ from the operation's. */
 const PERMISSIONS: Record<string, string> = {
   UploadPart: 'PutObject',
   CreateMultipartUpload: 'PutObject',
@@ -154,4 +154,6 @@ const PERMISSIONS: Record<string, string> = {
   GetBucketLifecycleConfiguration: 'GetLifecycleConfiguration',
   PutBucketLifecycleConfiguration: 'PutLifecycleConfiguration',
 };
+
+/** The permission that a policy must grant for an operation: `s3:PutObject` for UploadPart. */
 export const requiredPermission = (request: string) => `s3:${PERMISSIONS[request] ?? request}`;

@@ -346,7 +346,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
           /is not in the region us-east-1 \(BUCKET_REGION\), but in eu-west-1$/,
           { 'x-amz-bucket-region': 'eu-west-1' },
         ],
-        [501, errorBody('NotImplemented'), /does not know GetObject, or not in this form$/],
+        [501, errorBody('NotImplemented'), /does not implement GetObject, or not in this form$/],
         [418, errorBody('IAmATeapot'), /answered 418 IAmATeapot to GetObject$/],
         [405, '<html>not here</html>', /answered 405 without a code to GetObject$/],
         [404, '<html>not here</html>', /answered 404 NotFound to GetObject$/],

@@ -16,25 +16,21 @@ import {
   S3Client,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
-import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
-import { SECOND } from '../time.ts';
+import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
 // biome-ignore-end lint/style/noRestrictedImports: The imports of the S3 client end here.
-import { type Bucket, contentType, isBucketKey, StorageError } from './bucket.ts';
+import { DAY, SECOND } from '../time.ts';
+import { assertBucketKey, type Bucket, contentType, StorageError } from './bucket.ts';
 import { isRetryable, toStorageError } from './s3-errors.ts';
-import { createPresigner } from './s3-presign.ts';
 
-const MIB = 2 ** 20;
-const PART = 8 * MIB;
-const LONGEST_LINK = 7 * 24 * 3600; // seconds; S3 allows no more
-
-/** Before each new try: 2 minutes in all. */
-const WAITS = [0.5, 1, 2, 4, 8, 12, 15, 18, 20, 20, 20].map((seconds) => seconds * SECOND);
-/** The default. */
-const RETRY_BUDGET = 120 * SECOND;
+const PART_BYTES = 8 * 2 ** 20;
+/** Seconds; S3 allows no more. */
+const MAX_LINK_SECONDS = (7 * DAY) / SECOND;
+/** Pauses before each retry: 2 minutes in all. */
+const RETRY_DELAYS = [0.5, 1, 2, 4, 8, 12, 15, 18, 20, 20, 20].map((seconds) => seconds * SECOND);
 
 export interface S3Options {
   bucket: string;
-  /** the store's address, without the bucket; AWS's own if absent */
+  /** the store's URL, without the bucket; AWS's own if absent */
   endpoint?: string | undefined;
   region: string;
   accessKeyId: string;
@@ -42,12 +38,12 @@ export interface S3Options {
   sessionToken?: string | undefined;
 }
 
+/** Times are in milliseconds. */
 export interface S3Tuning {
-  /** no new try is made later than this after the first failure, however long each took; milliseconds */
+  /** how long after its first failure a request may be retried, however long each attempt took; default 2 minutes */
   retryBudget?: number | undefined;
-  /** resolves after so many milliseconds */
   wait?: (time: number) => Promise<unknown>;
-  /** how long a connection may take to be made, and be silent; milliseconds */
+  /** how long a connection may take to open, and how long it may be silent */
   timeouts?: { connection: number; silence: number };
   /** milliseconds since 1970 */
   now?: () => number;
@@ -58,94 +54,49 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
   const { bucket: Bucket } = options;
   const { now = Date.now } = tuning;
   const client = s3Client(options, tuning);
+  let presigner: ReturnType<typeof createPresigner> | undefined;
 
-  /** What names an object in a request. */
-  const place = (key: string) => {
-    if (!isBucketKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
+  /** The parameters that name an object in a request. */
+  const locate = (key: string) => {
+    assertBucketKey(key);
     return { Bucket, Key: key };
   };
 
-  let sign: ReturnType<typeof firstLink> | undefined;
-  /** One by the SDK, which knows where each store keeps a bucket. It asks nobody. */
-  async function firstLink() {
-    const link = await getSignedUrl(client, new GetObjectCommand(place('probe')), { signingDate: new Date(now()) });
-    return createPresigner(link, 'probe', options.secretAccessKey);
-  }
-
   return {
     async put(key, body) {
-      await client.send(new PutObjectCommand({ ...place(key), ...contents(key, body) }));
+      await client.send(new PutObjectCommand({ ...locate(key), ...contents(key, body) }));
     },
 
-    async putFile(key, path) {
-      const object = place(key);
-      const mark = randomUUID();
-      const upload = new Upload({
-        client,
-        params: { ...object, Body: createReadStream(path), ContentType: storedType(key), Metadata: { mark } },
-        partSize: PART,
-      });
-      try {
-        await upload.done();
-      } catch (error) {
-        // Its last request may have done its work although the answer was lost: when it was sent again the upload was over.
-        if (isCode(error, 'NoSuchUpload')) {
-          const { Metadata } = await client.send(new HeadObjectCommand(object)).catch(() => ({ Metadata: undefined }));
-          if (Metadata?.mark === mark) return;
-        }
-        // Upload itself leaves the parts there when that request fails. Where this fails too, the store's lifecycle rule clears up.
-        const { uploadId: UploadId } = upload;
-        if (UploadId)
-          await client.send(new AbortMultipartUploadCommand({ ...object, UploadId })).catch(() => undefined);
-        throw error;
-      }
-    },
+    putFile: async (key, path) => uploadFile(client, locate(key), path),
 
-    async create(key, body) {
-      const object = place(key);
-      const mark = randomUUID();
-      const written = { ...contents(key, body), Metadata: { mark } };
-      try {
-        await client.send(new PutObjectCommand({ ...object, ...written, IfNoneMatch: '*' }));
-        return true;
-      } catch (error) {
-        if (!isCode(error, 'PreconditionFailed')) throw error;
-        // What is there may be ours: written by an earlier try whose answer was lost. Its mark tells; where the store keeps no marks,
-        // its contents, and only after such a try.
-        const found = await client.send(new GetObjectCommand(object)).catch(ifMissing);
-        if (found.Metadata?.mark) return found.Metadata.mark === mark;
-        return error.attempts > 1 && (await found.Body?.transformToString()) === body;
-      }
-    },
+    create: async (key, body) => createObject(client, locate(key), body),
 
     async get(key) {
-      const { Body } = await client.send(new GetObjectCommand(place(key))).catch(ifMissing);
+      const { Body } = await client.send(new GetObjectCommand(locate(key))).catch(ifMissing);
       return Body && Buffer.from(await Body.transformToByteArray());
     },
 
     async has(key) {
-      // Not by HEAD: its answers have no body, so a bucket that is missing would look like an object that is.
+      // Not by HEAD: its responses have no body, so a missing bucket would look like a missing object.
       try {
-        await client.send(new GetObjectCommand({ ...place(key), Range: 'bytes=0-0' }));
+        await client.send(new GetObjectCommand({ ...locate(key), Range: 'bytes=0-0' }));
         return true;
       } catch (error) {
-        if (isCode(error, 'InvalidRange')) return true; // an empty object has no first byte
+        if (hasCode(error, 'InvalidRange')) return true; // an empty object has no first byte
         ifMissing(error);
         return false;
       }
     },
 
     async delete(key) {
-      await client.send(new DeleteObjectCommand(place(key)));
-      const folder = { Bucket, Prefix: `${key}/` };
+      await client.send(new DeleteObjectCommand(locate(key)));
       for (let StartAfter: string | undefined; ; ) {
-        const page = await client.send(new ListObjectsV2Command({ ...folder, ...(StartAfter && { StartAfter }) }));
+        const page = await client.send(new ListObjectsV2Command({ Bucket, Prefix: `${key}/`, StartAfter }));
         const Objects = (page.Contents ?? []).map(({ Key }) => ({ Key: Key! }));
         if (Objects.length > 0) {
-          const { Errors = [] } = await client.send(
-            new DeleteObjectsCommand({ Bucket, Delete: { Objects, Quiet: true } }),
-          );
-          // One by one they are tried again, or tell why not.
+          const Delete = { Objects, Quiet: true };
+          const { Errors = [] } = await client.send(new DeleteObjectsCommand({ Bucket, Delete }));
+          // Deleted one by one, they are retried, and fail with a reason.
           for (const { Key } of Errors) await client.send(new DeleteObjectCommand({ Bucket, Key: Key! }));
         }
         if (!page.IsTruncated || Objects.length === 0) return;
@@ -154,51 +105,110 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
     },
 
     async link(key, expires) {
-      place(key);
-      sign ??= firstLink();
-      const type = contentType(key);
-      const second = Math.min(Math.floor(now() / SECOND), expires - 1); // one that has expired stays expired
-      return (await sign)({
-        key,
-        query: {
-          'response-content-type': type ?? 'application/octet-stream',
-          'response-content-disposition': `${type ? 'inline' : 'attachment'}; filename="${key.split('/').at(-1)}"`,
-        },
-        date: new Date(second * SECOND),
-        expiresIn: Math.min(expires - second, LONGEST_LINK),
-      });
+      assertBucketKey(key);
+      presigner ??= createPresigner(client, Bucket);
+      const second = Math.min(Math.floor(now() / SECOND), expires - 1); // a link that has expired is still signed, as expired
+      const signingDate = new Date(second * SECOND);
+      return (await presigner)(key, { signingDate, expiresIn: Math.min(expires - second, MAX_LINK_SECONDS) });
     },
   };
 }
 
+interface ObjectName {
+  Bucket: string;
+  Key: string;
+}
+
+async function uploadFile(client: S3Client, object: ObjectName, path: string): Promise<void> {
+  const mark = randomUUID();
+  const params = { ...object, Body: createReadStream(path), ContentType: storedType(object.Key), Metadata: { mark } };
+  const upload = new Upload({ client, params, partSize: PART_BYTES });
+  try {
+    await upload.done();
+  } catch (error) {
+    // If the response to the last request was lost, its retry finds no upload. The object's mark shows that it succeeded.
+    if (hasCode(error, 'NoSuchUpload')) {
+      const { Metadata } = await client.send(new HeadObjectCommand(object)).catch(() => ({ Metadata: undefined }));
+      if (Metadata?.mark === mark) return;
+    }
+    // Upload leaves the parts in place when that request fails. If this fails too, the store's lifecycle rule removes them.
+    const { uploadId: UploadId } = upload;
+    if (UploadId) await client.send(new AbortMultipartUploadCommand({ ...object, UploadId })).catch(() => undefined);
+    throw error;
+  }
+}
+
+/** @returns false if another writer's object is there */
+async function createObject(client: S3Client, object: ObjectName, body: string): Promise<boolean> {
+  const mark = randomUUID();
+  const written = { ...object, ...contents(object.Key, body), Metadata: { mark } };
+  try {
+    await client.send(new PutObjectCommand({ ...written, IfNoneMatch: '*' }));
+    return true;
+  } catch (error) {
+    if (!hasCode(error, 'PreconditionFailed')) throw error;
+    // The object may be ours, written by an attempt whose response was lost. Its mark tells. If the store keeps no metadata, equal
+    // contents count, but only after a retry.
+    const found = await client.send(new GetObjectCommand(object)).catch(ifMissing);
+    if (found.Metadata?.mark) return found.Metadata.mark === mark;
+    return error.attempts > 1 && (await found.Body?.transformToString()) === body;
+  }
+}
+
 /**
- * A client that tries again what may pass, and throws nothing but StorageError when the store refuses.
- * @param tuning see there
+ * Signs links (Signature Version 4, in the query) without a request to the store. `getSignedUrl` runs the SDK's whole middleware, and
+ * a list of tasks has hundreds of links: it signs one, and the SDK's signer alone makes the others from that one's URL.
  */
+async function createPresigner(client: S3Client, Bucket: string) {
+  const Key = 'probe';
+  const { protocol, hostname, port, origin, pathname, searchParams } = new URL(
+    await getSignedUrl(client, new GetObjectCommand({ Bucket, Key })),
+  );
+  const folder = pathname.slice(0, -Key.length);
+  const unsigned = Object.fromEntries([...searchParams].filter(([name]) => !name.startsWith('X-Amz-')));
+  const address = { method: 'GET', protocol, hostname, ...(port && { port: Number(port) }) };
+  const signer = new S3RequestPresigner(client.config);
+
+  return async (key: string, options: { signingDate: Date; expiresIn: number }): Promise<string> => {
+    const path = folder + key;
+    const type = contentType(key);
+    const query = {
+      ...unsigned,
+      'response-content-type': type ?? 'application/octet-stream',
+      'response-content-disposition': `${type ? 'inline' : 'attachment'}; filename="${key.split('/').at(-1)}"`,
+    };
+    const signed = await signer.presign({ ...address, path, query, headers: {} }, options);
+    const parameters = Object.entries(signed.query as Record<string, string>).sort(([a], [b]) => (a < b ? -1 : 1));
+    const search = parameters.map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value)}`);
+    return `${origin}${path}?${search.join('&')}`;
+  };
+}
+
+/** A client that retries what may succeed later. It throws only StorageError when the store refuses. */
 export function s3Client(
   { bucket, endpoint, region, sessionToken, ...keys }: S3Options,
   tuning: S3Tuning = {},
 ): S3Client {
-  const { retryBudget = RETRY_BUDGET, wait = delay, now = Date.now } = tuning;
+  const { retryBudget = 120 * SECOND, wait = delay, now = Date.now } = tuning;
   const { timeouts = { connection: 10 * SECOND, silence: 30 * SECOND } } = tuning;
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'; // the version is pinned to one for this Node
   const host = endpoint ? new URL(endpoint).host : `s3.${region}.amazonaws.com`;
   const client = new S3Client({
     region,
     credentials: { ...keys, ...(sessionToken && { sessionToken }) },
-    // Stores that begin with the bucket's name in the host know it in the path, too; only AWS is leaving that.
+    // Only AWS is leaving the path style; all other stores support it.
     ...(endpoint && { endpoint, forcePathStyle: !/\.amazonaws\.com(\.cn)?$/.test(new URL(endpoint).hostname) }),
-    // Other stores refuse the checksums that AWS's have learnt lately, or keep their framing as part of the object.
+    // Other stores refuse AWS's recent checksums, or keep their framing as part of the object.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: { connectionTimeout: timeouts.connection, socketTimeout: timeouts.silence },
-    maxAttempts: 1, // `persist` does that
+    maxAttempts: 1, // the middleware `retry` below does that
   });
 
-  // The SDK would take the store's clock for requests, and keep this machine's for links, which would then not work.
+  // The SDK would take the store's clock for requests, but this machine's for links, which would then be invalid.
   Object.defineProperty(client.config, 'systemClockOffset', { get: () => now() - Date.now(), set: () => undefined });
 
-  // Answers are read to their end within a try, so that one that breaks off is tried again like a connection that does.
+  // A response is read to its end within an attempt, so that one that breaks off is retried like a lost connection.
   client.middlewareStack.add(
     (next) => async (args) => {
       const result = await next(args);
@@ -209,7 +219,7 @@ export function s3Client(
     { name: 'readWhole', step: 'deserialize', priority: 'low' },
   );
 
-  // Where S3 wants a checksum, older stores know only this one.
+  // Where S3 requires a checksum, older stores know only this one.
   client.middlewareStack.add(
     (next, { commandName = '' }) =>
       (args) => {
@@ -225,26 +235,27 @@ export function s3Client(
     (next, { commandName = '' }) =>
       async (args) => {
         const request = commandName.replace(/Command$/, '');
-        const waits = request === 'AbortMultipartUpload' ? WAITS.slice(0, 2) : WAITS; // the upload itself was patient already
-        let failing: number | undefined; // since when; milliseconds since 1970
+        // The upload that is aborted has used its own retry budget.
+        const delays = request === 'AbortMultipartUpload' ? RETRY_DELAYS.slice(0, 2) : RETRY_DELAYS;
+        let failedAt: number | undefined; // milliseconds since 1970, of the first failure
         for (let attempts = 1; ; attempts++) {
           try {
             return await next(args);
           } catch (error) {
-            failing ??= now();
-            const time = waits[attempts - 1];
-            if (time === undefined || now() - failing + time > retryBudget || !isRetryable(error))
+            failedAt ??= now();
+            const time = delays[attempts - 1];
+            if (time === undefined || now() - failedAt + time > retryBudget || !isRetryable(error))
               throw toStorageError(error, { request, attempts, bucket, host, region, now });
-            await wait(time * (0.75 + Math.random() / 2)); // so that workers don't come back all at once
+            await wait(time * (0.75 + Math.random() / 2)); // so that workers do not return all at once
           }
         }
       },
-    { name: 'persist', step: 'build', priority: 'low' }, // each try is signed anew after this
+    { name: 'retry', step: 'build', priority: 'low' }, // each attempt is signed anew after this
   );
   return client;
 }
 
-/** A picture's type would let a browser show what a caller has uploaded: it gets none. */
+/** A picture's own type would let a browser show what a caller uploaded: an upload gets none. */
 const storedType = (key: string) =>
   key.endsWith('.json') ? 'application/json' : (contentType(key) ?? 'application/octet-stream');
 
@@ -253,11 +264,11 @@ const contents = (key: string, body: Uint8Array | string) => {
   return { Body, ContentLength: Body.length, ContentType: storedType(key) };
 };
 
-const isCode = (error: unknown, code: string): error is StorageError =>
+const hasCode = (error: unknown, code: string): error is StorageError =>
   error instanceof StorageError && error.code === code;
 
-/** What is read of an object that is not there. A bare 404 is none of S3's answers, but to HEAD: the address may be wrong. */
+/** The result of reading a missing object. S3 answers a bare 404 only to HEAD; elsewhere it means that the endpoint may be wrong. */
 function ifMissing(error: unknown): { Body?: undefined; Metadata?: undefined } {
-  if (isCode(error, 'NoSuchKey')) return {};
+  if (hasCode(error, 'NoSuchKey')) return {};
   throw error;
 }

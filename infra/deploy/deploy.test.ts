@@ -581,7 +581,7 @@ describe('what is missing or wrong is said before anything is sent', () => {
     });
     expect((await run(none)).err).toMatch(/^BUCKET_NAME is needed for the worker/);
     Object.assign(env, { RUNPOD_REST_URL: 'api.runpod.io' });
-    expect((await run()).err).toBe('RUNPOD_REST_URL must be an http or https address\n');
+    expect((await run()).err).toBe('RUNPOD_REST_URL must be an http or https URL\n');
     env.RUNPOD_REST_URL = '';
     env.IMAGE = 'no image';
     expect((await run()).err).toMatch(/^IMAGE must be an image, such as /);

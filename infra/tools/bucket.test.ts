@@ -126,7 +126,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       'conditional writes that are refused': [
         ({ headers }) => headers['if-none-match'] === '*',
         { status: 501, body: errorBody('NotImplemented') },
-        [/^missing {2}creates .*: 127\.0\.0\.1:\d+ does not know PutObject, or not in this form/],
+        [/^missing {2}creates .*: 127\.0\.0\.1:\d+ does not implement PutObject, or not in this form/],
       ],
       links: [
         isLink,

@@ -9,7 +9,7 @@ import { PROBLEMS } from '../../core/problems.ts';
 
 export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
 
-/** What a caller can do description a task that failed so. */
+/** What a caller can do about a task that failed so. */
 const REMEDIES: Record<ErrorCode, string> = {
   invalid_input: 'Tell whoever runs the service: its worker and API don’t fit, or have different models',
   banned_prompt: 'Write the prompt otherwise: Midjourney refuses it',

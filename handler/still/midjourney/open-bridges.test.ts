@@ -37,7 +37,7 @@ test.each([
   [['tnl,legnext', 'a,b,c'], /^MIDJOURNEY_API_KEY must have as many parts/],
   [['tnl,legnext', 'a,b', 'http://10.0.0.1'], /^MIDJOURNEY_BASE_URL must have as many parts/],
   [['mj-proxy', 'a'], /^MIDJOURNEY_BASE_URL is needed for MIDJOURNEY_BRIDGE mj-proxy/],
-  [['tnl', 'a', 'example.com'], /^MIDJOURNEY_BASE_URL must be an http or https address$/],
+  [['tnl', 'a', 'example.com'], /^MIDJOURNEY_BASE_URL must be an http or https URL$/],
 ] as const)('%j stops the start', (env, message) => {
   expect(() => open(...(env as unknown as Parameters<typeof open>))).toThrow(message);
 });
