@@ -1,40 +1,48 @@
-/** Pictures from strangers: what is one, and how large it may be. They are decoded in processes of their own (decode.mjs). */
+/** Checks and decodes untrusted pictures, each in a process of its own (decode.mjs). */
 import { spawn } from 'node:child_process';
 import { tmpdir } from 'node:os';
+import { buffer, text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
-import { deadline } from '../deadline.ts';
 import { JobError } from '../job.ts';
 import { createMutex } from '../mutex.ts';
-import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, MAX_PICTURE_SIDE, PICTURE_TYPES_TEXT } from './limits.ts';
+import { SECOND } from '../time.ts';
+import {
+  MAX_PICTURE_BYTES,
+  MAX_PICTURE_PIXELS,
+  MAX_PICTURE_SIDE,
+  PICTURE_LIMITS_TEXT,
+  PICTURE_TYPES_TEXT,
+} from './limits.ts';
 
-const TIMEOUT = 30_000; // for one decoding; the largest picture takes a few seconds
+/** For one picture; the largest takes a few seconds. */
+const TIMEOUT = 30 * SECOND;
 
-/** Also where this process dies before its decoder: no core file, seconds of computing, and KiB of memory (the most seen is 1.7 GB). */
-const LIMITS = `ulimit -c 0; ulimit -t ${(2 * TIMEOUT) / 1000}; ulimit -d ${3 * 1024 * 1024}`;
-/** Where memory runs out all the same, the kernel shall take the decoder before anybody else. */
-const FIRST_TO_GO = '{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null';
+/** These hold even if this process dies first: no core file, a limit in CPU seconds, and one in KiB of memory (1.7 GB was the most seen). */
+const LIMITS = `ulimit -c 0; ulimit -t ${(2 * TIMEOUT) / SECOND}; ulimit -d ${3 * 1024 * 1024}`;
+/** If the machine runs out of memory, the kernel kills the decoder first. */
+const OOM_FIRST = '{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null';
 const DECODER = fileURLToPath(new URL('decode.mjs', import.meta.url));
 
-// As decode.mjs has them.
+// The same as in decode.mjs.
 const TOO_LARGE = 2;
 const NO_PICTURE = 3;
-/** How a process ends by its own fault; any other signal came from outside. */
+/** Signals of a crash; any other signal came from outside. */
 const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS', 'SIGXCPU'];
 
-/** Two at a time, so that one that takes long does not hold up everybody, and a crowd does not take all memory. */
-const turns = [createMutex(), createMutex()];
-let asked = 0;
+/** Two decoders at a time: a slow picture does not block all others, and many pictures do not take all memory. */
+const mutexes = [createMutex(), createMutex()];
+let count = 0;
 
 /**
- * Decodes the whole picture once, at low resolution, so that a broken one is found before anything is done with it.
- * @throws JobError image_rejected: no picture of a known type, truncated, or too large
+ * Decodes the whole picture at low resolution, which finds a broken one.
+ * @throws JobError image_rejected: not a picture of an accepted type, truncated, or too large
  */
 export async function checkPicture(bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
   await decode(bytes, false, signal);
 }
 
 /**
- * The picture as a PNG at its full size: upright (EXIF), sRGB, alpha over white, nothing but pixels.
+ * The picture as a PNG at its full size: upright (EXIF), sRGB, alpha over white, without metadata.
  * @throws JobError image_rejected
  */
 export async function toPng(bytes: Uint8Array, signal?: AbortSignal): Promise<Buffer> {
@@ -42,61 +50,48 @@ export async function toPng(bytes: Uint8Array, signal?: AbortSignal): Promise<Bu
 }
 
 export const pictureTooLarge = () =>
-  new JobError(
-    'image_rejected',
-    `the picture is larger than ${MAX_PICTURE_BYTES / 1e6} MB, ${MAX_PICTURE_PIXELS / 1e6} megapixels or ${MAX_PICTURE_SIDE} pixels a side`,
-  );
+  new JobError('image_rejected', `the picture is too large: ${PICTURE_LIMITS_TEXT} are accepted`);
 
 async function decode(bytes: Uint8Array, png: boolean, signal = new AbortController().signal): Promise<Buffer> {
   if (bytes.length > MAX_PICTURE_BYTES) throw pictureTooLarge();
-  const leave = await turns[asked++ % turns.length]!(signal);
+  const release = await mutexes[count++ % mutexes.length]!(signal);
   try {
     return await runDecoder(bytes, png, signal);
   } finally {
-    leave();
+    release();
   }
 }
 
 async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal): Promise<Buffer> {
   const options = JSON.stringify({ png, maxPixels: MAX_PICTURE_PIXELS, maxSide: MAX_PICTURE_SIDE });
-  const script = `${FIRST_TO_GO}; ${LIMITS}; exec "$0" "$@"`;
-  const limited = deadline(signal, TIMEOUT);
-  try {
-    const child = spawn('/bin/sh', ['-c', script, process.execPath, DECODER, options], {
-      env: { TMPDIR: tmpdir() }, // no secrets
-      signal: limited.signal,
-      killSignal: 'SIGKILL',
-    });
-    let failure: unknown;
-    child.on('error', (error) => {
-      failure = error; // it could not be started, or was killed by the signal
-    });
-    const closed = new Promise<[status: number | null, killedBy: string | null]>((resolve) =>
-      child.on('close', (...how) => resolve(how)),
-    );
-    child.stdin.on('error', () => {}).end(bytes); // it may end before it has read all: its status tells why
-    const [result, complaint, [status, killedBy]] = await Promise.all([all(child.stdout), all(child.stderr), closed]);
-    signal.throwIfAborted();
-    if (limited.passed()) throw new JobError('image_rejected', 'the picture takes too long to decode');
-    if (failure) throw failure;
-    if (status === 0) return result;
-    if (status === TOO_LARGE) throw pictureTooLarge();
-    const cause = new Error(`decoder: ${killedBy ?? status} ${complaint.subarray(-1000)}`.trim());
-    if (status === NO_PICTURE) {
-      const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
-      throw new JobError('image_rejected', message, { cause });
-    }
-    if (killedBy && CRASHES.includes(killedBy)) {
-      throw new JobError('image_rejected', 'the picture can’t be decoded', { cause });
-    }
-    throw cause;
-  } finally {
-    limited.clear();
+  const script = `${OOM_FIRST}; ${LIMITS}; exec "$0" "$@"`;
+  const timeout = AbortSignal.timeout(TIMEOUT);
+  const child = spawn('/bin/sh', ['-c', script, process.execPath, DECODER, options], {
+    env: { TMPDIR: tmpdir() }, // no secrets
+    signal: AbortSignal.any([signal, timeout]),
+    killSignal: 'SIGKILL',
+  });
+  let failure: unknown;
+  child.on('error', (error) => {
+    failure = error; // the process did not start, or was aborted
+  });
+  const closed = new Promise<[status: number | null, killedBy: string | null]>((resolve) =>
+    child.on('close', (...how) => resolve(how)),
+  );
+  child.stdin.on('error', () => {}).end(bytes); // the process may exit before it has read all; its status says why
+  const [result, message, [status, killedBy]] = await Promise.all([buffer(child.stdout), text(child.stderr), closed]);
+  signal.throwIfAborted();
+  if (timeout.aborted) throw new JobError('image_rejected', 'the picture takes too long to decode');
+  if (failure) throw failure;
+  if (status === 0) return result;
+  if (status === TOO_LARGE) throw pictureTooLarge();
+  const cause = new Error(`decoder: ${killedBy ?? status} ${message.slice(-1000)}`.trim());
+  if (status === NO_PICTURE) {
+    const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
+    throw new JobError('image_rejected', message, { cause });
   }
-}
-
-async function all(stream: AsyncIterable<Buffer>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return Buffer.concat(chunks);
+  if (killedBy && CRASHES.includes(killedBy)) {
+    throw new JobError('image_rejected', 'the picture can’t be decoded', { cause });
+  }
+  throw cause;
 }

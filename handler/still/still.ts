@@ -8,10 +8,10 @@ import { imagine, pictureKey } from './midjourney/imagine.ts';
 
 export interface StillOptions {
   bucket: Bucket;
-  /** asked in this order; none: prompts can't be done */
+  /** asked in this order; empty: prompts are refused */
   bridges: readonly Bridge[];
   allowPrivate: boolean;
-  /** how long a bridge may take, in milliseconds */
+  /** milliseconds that a bridge may take */
   stillTimeout: number;
   /** 0–1 */
   onProgress: (progress: number) => void;
@@ -22,7 +22,7 @@ export interface StillOptions {
 export const stillKey = (taskId: string) => `${taskFolder(taskId)}/still.png`;
 
 /**
- * The picture that the task animates, unfitted, as a PNG; saved in the task's folder, from where a second job takes it.
+ * The picture that the task animates, unfitted, as a PNG. It is saved in the task's folder, where a second job finds it.
  * @throws JobError
  */
 export async function prepareStill(job: JobInput, options: StillOptions): Promise<Buffer> {
@@ -50,34 +50,33 @@ async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> 
       log,
       signal,
     });
-    return stored(bucket, pictureKey(job.task_id, job.image_index));
+    return readStored(bucket, pictureKey(job.task_id, job.image_index));
   }
   if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }), signal);
-  if (job.still_key !== undefined) return stored(bucket, job.still_key);
-  return toPng(await stored(bucket, job.image_key!), signal);
+  if (job.still_key !== undefined) return readStored(bucket, job.still_key);
+  return toPng(await readStored(bucket, job.image_key!), signal);
 }
 
-/** One of a bridge's pictures, if need be by way of the bridge itself. */
+/** Fetches one of a bridge's pictures, through the bridge if the picture's host refuses us. */
 async function fetchBridgePicture(
   url: string,
   bridge: Bridge,
   allowPrivate: boolean,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without an address');
+  if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without a URL');
   const trusted = allowPrivate || bridge.trusts(new URL(url));
   try {
     return await fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
   } catch (error) {
-    const mayHelp = bridge.picture && error instanceof JobError && error.code === 'image_unavailable';
-    if (!mayHelp) throw error;
-    return bridge.picture!(url, signal).catch(() => {
-      throw error; // the first reason is the better one
+    if (!bridge.picture || !(error instanceof JobError) || error.code !== 'image_unavailable') throw error;
+    return bridge.picture(url, signal).catch(() => {
+      throw error; // the first reason says more
     });
   }
 }
 
-async function stored(bucket: Bucket, key: string): Promise<Buffer> {
+async function readStored(bucket: Bucket, key: string): Promise<Buffer> {
   const bytes = await bucket.get(key);
   if (!bytes) throw new JobError('image_unavailable', 'the picture is no longer kept');
   return bytes;

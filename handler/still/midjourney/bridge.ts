@@ -1,80 +1,68 @@
-/** What a Midjourney bridge is, and the one list of ways in which all of them fail. */
+/** What a Midjourney bridge is, and the errors that all bridges share. */
 import { JobError } from '../../../core/job.ts';
 
 export const BRIDGES = ['tnl', 'imaginepro', 'legnext', 'mj-proxy'] as const;
 export type BridgeName = (typeof BRIDGES)[number];
 
-/** A third-party Midjourney API: one file each, a function that returns this. */
+/** A third-party Midjourney API. Each has its own file, which describes it to createBridge. */
 export interface Bridge {
   readonly name: BridgeName;
-  /** How long to wait between two looks at an imagine, in milliseconds: by the bridge's own rate limit. */
+  /** Milliseconds between two status requests, by the provider's rate limit. */
   readonly pollInterval: number;
   /**
-   * Asks, and pays, for four pictures. It can't be aborted: an answer that is not heard is money lost.
-   * @param ref our own mark, which the bridge keeps with the imagine if it can
-   * @returns the bridge's id
-   * @throws JobError: the bridge refused and nothing was taken. Anything else that is thrown leaves open whether it was.
+   * Requests, and pays for, four pictures. It can't be aborted: a response that is not read is money lost.
+   * @param ref our reference, which most providers store with the imagine
+   * @returns the provider's id
+   * @throws JobError if the provider refused and charged nothing; any other error leaves that open
    */
   imagine(prompt: string, ref: string): Promise<string>;
-  /** The id of the imagine with our mark, if the bridge has one: where it can look one up. */
+  /** The id of the imagine with our reference, or undefined; only where the provider can search by reference. */
   find?(ref: string, signal: AbortSignal): Promise<string | undefined>;
-  /**
-   * One look at an imagine.
-   * @throws JobError: the look was refused, or not understood. Anything else that is thrown: it can't be looked at now.
-   */
-  getStatus(id: string, signal: AbortSignal): Promise<ImagineState>;
-  /** Stops an imagine that nobody wants any more, where the bridge can. */
+  /** @throws JobError if the request was refused or the response is malformed; any other error is temporary */
+  getStatus(id: string, signal: AbortSignal): Promise<ImagineStatus>;
+  /** Stops an imagine, where the provider can. */
   cancel?(id: string): Promise<void>;
-  /** A picture's bytes by way of the bridge, for when its address refuses them, where the bridge can. */
+  /** Downloads a picture through the provider, for hosts that refuse us, where the provider can. */
   picture?(url: string, signal: AbortSignal): Promise<Uint8Array>;
-  /** Whether a picture's address may be reached although it is not public: it lies on the operator's own bridge. */
+  /** Whether a picture's URL may be fetched from a private address: it is on the bridge's own host. */
   trusts(url: URL): boolean;
 }
 
-export type ImagineState =
+export type ImagineStatus =
   /** progress: 0–1 */
-  | { is: 'working'; progress: number }
-  /** addresses of the four pictures, or none, and of the 2×2 grid of them; at least one of the two */
-  | { is: 'done'; pictures: string[]; grid?: string | undefined }
-  /** it is over, and nothing will come of it */
-  | { is: 'failed'; error: JobError };
+  | { status: 'working'; progress: number }
+  /** URLs of the four pictures, or none, and of their 2×2 grid; at least one of the two */
+  | { status: 'done'; pictures: string[]; grid: string | undefined }
+  /** final: there will be no pictures */
+  | { status: 'failed'; error: JobError };
 
 /**
- * Every error of a bridge.
- * elsewhere: whether another bridge may do what this one would not. aboutPrompt: whether the bridge's own words are for the caller; the
- * rest is the operator's affair and stands in the log.
+ * The errors of all bridges. Where the prompt is at fault, no other bridge is tried and the provider's message is passed on to the
+ * caller. All other messages are the operator's affair and go to the log.
  */
 export const BRIDGE_ERRORS = {
-  banned_prompt: { elsewhere: false, aboutPrompt: true, text: 'Midjourney refuses the prompt' },
-  invalid_input: { elsewhere: false, aboutPrompt: true, text: 'Midjourney does not understand the prompt' },
-  image_unavailable: {
-    elsewhere: false,
-    aboutPrompt: true,
-    text: 'Midjourney could not get a picture that the prompt names',
-  },
-  queue_full: { elsewhere: true, aboutPrompt: false, text: 'the Midjourney bridge’s queue is full' },
-  no_credit: {
-    elsewhere: true,
-    aboutPrompt: false,
-    text: 'the Midjourney bridge refused the operator’s key or has no credit',
-  },
-  rate_limited: { elsewhere: true, aboutPrompt: false, text: 'the Midjourney bridge asks to slow down' },
-  upstream_timeout: { elsewhere: true, aboutPrompt: false, text: 'the Midjourney bridge took too long' },
-  upstream_error: { elsewhere: true, aboutPrompt: false, text: 'the Midjourney bridge failed' },
+  banned_prompt: { isPromptsFault: true, text: 'Midjourney refuses the prompt' },
+  invalid_input: { isPromptsFault: true, text: 'Midjourney does not understand the prompt' },
+  image_unavailable: { isPromptsFault: true, text: 'Midjourney could not get a picture that the prompt names' },
+  queue_full: { isPromptsFault: false, text: 'the Midjourney bridge’s queue is full' },
+  no_credit: { isPromptsFault: false, text: 'the Midjourney bridge refused the operator’s key or has no credit' },
+  rate_limited: { isPromptsFault: false, text: 'the Midjourney bridge asks to slow down' },
+  upstream_timeout: { isPromptsFault: false, text: 'the Midjourney bridge took too long' },
+  upstream_error: { isPromptsFault: false, text: 'the Midjourney bridge failed' },
 } as const;
 export type BridgeErrorCode = keyof typeof BRIDGE_ERRORS;
 
 /**
- * @param said the bridge's own words
- * @param cause for the log; the words themselves, if it is left out
+ * @param message the provider's own
+ * @param cause for the log; default: the message
  */
-export function bridgeError(code: BridgeErrorCode, said = '', cause: Error = new Error(said)): JobError {
-  const { text, aboutPrompt } = BRIDGE_ERRORS[code];
-  return new JobError(code, aboutPrompt && said ? `${text}: ${said.slice(0, 200)}` : text, { cause });
+export function bridgeError(code: BridgeErrorCode, message = '', cause: Error = new Error(message)): JobError {
+  const { text, isPromptsFault } = BRIDGE_ERRORS[code];
+  return new JobError(code, isPromptsFault && message ? `${text}: ${message.slice(0, 200)}` : text, { cause });
 }
 
-/** Midjourney's titles of its failures, and the bridges' own, which both come as free text; the first that fits counts. */
-const WORDS: [RegExp, BridgeErrorCode][] = [
+/** Failure titles of Midjourney and of the providers, which are free text. The first match counts. */
+const MESSAGE_PATTERNS: [RegExp, BridgeErrorCode][] = [
   [/moderation.outage|internal/, 'upstream_error'],
   [/banned|blocked|moderat|sensitive|nsfw|polic[yi]|violat|prohibited|敏感/, 'banned_prompt'],
   [/queue.*full|full.*queue|too.many.*(job|task)|concurren|队列已满/, 'queue_full'],
@@ -85,8 +73,8 @@ const WORDS: [RegExp, BridgeErrorCode][] = [
   [/time.?out|timed.out|超时/, 'upstream_timeout'],
 ];
 
-/** What a bridge's words mean. Of `[Title] description` only the title counts: the description may quote the prompt. */
-export function codeOf(said: string, otherwise: BridgeErrorCode = 'upstream_error'): BridgeErrorCode {
-  const words = (/^\s*\[([^\]]+)\]/.exec(said)?.[1] ?? said).toLowerCase();
-  return WORDS.find(([pattern]) => pattern.test(words))?.[1] ?? otherwise;
+/** The code for a provider's message. Of `[Title] description` only the title counts: the description may quote the prompt. */
+export function classifyMessage(message: string, fallback: BridgeErrorCode = 'upstream_error'): BridgeErrorCode {
+  const title = (/^\s*\[([^\]]+)\]/.exec(message)?.[1] ?? message).toLowerCase();
+  return MESSAGE_PATTERNS.find(([pattern]) => pattern.test(title))?.[1] ?? fallback;
 }

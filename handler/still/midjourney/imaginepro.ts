@@ -1,19 +1,12 @@
 import * as v from 'valibot';
-import { type Bridge, bridgeError, codeOf } from './bridge.ts';
-import {
-  createCall,
-  forgottenImagine,
-  parse,
-  pollInterval,
-  statusOf,
-  toFraction,
-  unexpectedAnswer,
-} from './bridge-call.ts';
+import { SECOND } from '../../../core/time.ts';
+import { type Bridge, bridgeError, classifyMessage } from './bridge.ts';
+import { type BridgeOptions, createBridge, done, failed, parse, toFraction } from './create-bridge.ts';
 
-const taken = v.object({ messageId: v.pipe(v.string(), v.nonEmpty()), success: v.optional(v.unknown()) });
-const notTaken = v.object({ success: v.union([v.literal(false), v.literal('FAIL')]), error: v.nullish(v.string()) });
-/** Its error answers say the short form in `error` and more in `message`. */
-const words = v.object({ error: v.optional(v.string()), message: v.optional(v.string()) });
+const accepted = v.object({ messageId: v.string() });
+const refused = v.object({ success: v.union([v.literal(false), v.literal('FAIL')]), error: v.nullish(v.string()) });
+/** `error` is the short form, `message` says more. */
+const errorAnswer = v.object({ error: v.optional(v.string()), message: v.optional(v.string()) });
 
 const message = v.object({
   status: v.picklist(['QUEUED', 'PROCESSING', 'DONE', 'FAIL']),
@@ -23,43 +16,27 @@ const message = v.object({
   error: v.nullish(v.string()),
 });
 
-/** ImaginePro: Bearer key. It gives the grid alone, and tells failures in Midjourney's own words. */
-export function imaginepro({
-  apiKey,
-  baseUrl = 'https://api.imaginepro.ai',
-}: {
-  apiKey: string;
-  baseUrl?: string | undefined;
-}): Bridge {
-  const call = createCall({
+/** ImaginePro. It returns the grid alone, and Midjourney's own failure messages. */
+export const imaginepro = ({ apiKey, baseUrl = 'https://api.imaginepro.ai' }: BridgeOptions): Bridge =>
+  createBridge({
+    name: 'imaginepro',
     baseUrl,
     headers: { authorization: `Bearer ${apiKey}` },
-    said: (answer) => (v.is(words, answer) ? (answer.error ?? answer.message) : undefined),
-  });
+    pollInterval: 6 * SECOND, // the documented limit is 10 requests a minute
+    errorMessage: (answer) => (v.is(errorAnswer, answer) ? (answer.error ?? answer.message) : undefined),
 
-  return {
-    name: 'imaginepro',
-    pollInterval: pollInterval(6000, baseUrl), // 10 requests a minute are documented
-
-    async imagine(prompt, ref) {
-      const answer = await call('/api/v1/nova/imagine', { body: { prompt, ref } });
-      if (v.is(notTaken, answer)) throw bridgeError(codeOf(answer.error ?? ''), answer.error ?? '');
-      if (v.is(taken, answer)) return answer.messageId;
-      throw unexpectedAnswer(answer);
+    imaginePath: '/api/v1/nova/imagine',
+    imagineBody: (prompt, ref) => ({ prompt, ref }),
+    readId(answer) {
+      if (v.is(refused, answer)) throw bridgeError(classifyMessage(answer.error ?? ''), answer.error ?? '');
+      return v.is(accepted, answer) ? answer.messageId : undefined;
     },
 
-    async getStatus(id, signal) {
-      const answer = await call(`/api/v1/midjourney/message/${encodeURIComponent(id)}`, { signal }).catch((error) => {
-        throw statusOf(error) === 404 ? forgottenImagine(error) : error;
-      });
+    statusPath: (id) => `/api/v1/midjourney/message/${id}`,
+    readStatus(answer) {
       const { status, progress, uri, originalUrl, error } = parse(message, answer);
-      if (status === 'FAIL') return { is: 'failed', error: bridgeError(codeOf(error ?? ''), error ?? '') };
-      if (status !== 'DONE') return { is: 'working', progress: toFraction(progress) };
-      const grid = uri || originalUrl;
-      if (!grid) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
-      return { is: 'done', pictures: [], grid };
+      if (status === 'FAIL') return failed(error);
+      if (status !== 'DONE') return { status: 'working', progress: toFraction(progress) };
+      return done(answer, [], uri || originalUrl);
     },
-
-    trusts: (url) => url.host === new URL(baseUrl).host,
-  };
-}
+  });

@@ -67,7 +67,7 @@ test('the original: only a grid, no cancel, and an empty answer for a task that 
   const { bridge } = await start('mj-proxy', { fork: false });
   const id = await bridge.imagine('one', 'a');
   expect(await bridge.getStatus(id, signal)).toMatchObject({
-    is: 'done',
+    status: 'done',
     pictures: [],
     grid: expect.stringContaining('grid'),
   });

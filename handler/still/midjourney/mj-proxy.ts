@@ -1,17 +1,10 @@
 import * as v from 'valibot';
-import { type Bridge, type BridgeErrorCode, bridgeError, codeOf } from './bridge.ts';
-import {
-  createCall,
-  forgottenImagine,
-  parse,
-  pollInterval,
-  statusOf,
-  toFraction,
-  unexpectedAnswer,
-} from './bridge-call.ts';
+import { SECOND } from '../../../core/time.ts';
+import { type Bridge, type BridgeErrorCode, bridgeError } from './bridge.ts';
+import { createBridge, done, failed, parse, toFraction, unexpectedAnswer, unknownImagine } from './create-bridge.ts';
 
-/** How submitting ended, by `code`. 21 is the id of an equal imagine that it has already. */
-const TAKEN = [1, 21, 22];
+/** Values of `code` in the answer to a submission: done, exists already, queued. */
+const ACCEPTED = [1, 21, 22];
 const REFUSED: Record<number, BridgeErrorCode> = {
   3: 'upstream_error', // no account that works
   4: 'invalid_input',
@@ -20,7 +13,7 @@ const REFUSED: Record<number, BridgeErrorCode> = {
   24: 'banned_prompt',
 };
 
-const submitted = v.object({
+const submission = v.object({
   code: v.number(),
   description: v.nullish(v.string()),
   result: v.nullish(v.union([v.string(), v.number()])),
@@ -41,62 +34,47 @@ const task = v.object({
 const tasks = v.array(v.object({ id: v.string(), state: v.nullish(v.string()) }));
 
 /**
- * midjourney-proxy on the operator's own machine, the Java original or its .NET fork. Our mark is the task's `state`, which its list of
- * tasks shows.
+ * midjourney-proxy on the operator's own machine, the Java original or its .NET fork. Our reference is the task's `state`, which its
+ * list of tasks contains.
  * @param apiKey its secret, if it has one
  * @param baseUrl without /mj
  */
-export function mjProxy({ apiKey, baseUrl }: { apiKey?: string | undefined; baseUrl: string }): Bridge {
-  const call = createCall({
+export const mjProxy = ({ apiKey, baseUrl }: { apiKey?: string | undefined; baseUrl: string }): Bridge =>
+  createBridge({
+    name: 'mj-proxy',
     baseUrl,
     headers: apiKey ? { 'mj-api-secret': apiKey } : {},
-    said: (answer) => (v.is(submitted, answer) ? (answer.description ?? undefined) : undefined),
-  });
+    pollInterval: 3 * SECOND,
+    errorMessage: (answer) => (v.is(submission, answer) ? (answer.description ?? undefined) : undefined),
 
-  return {
-    name: 'mj-proxy',
-    pollInterval: pollInterval(3000, baseUrl),
-
-    async imagine(prompt, ref) {
-      const answer = await call('/mj/submit/imagine', { body: { prompt, state: ref } });
-      if (!v.is(submitted, answer)) throw unexpectedAnswer(answer);
+    imaginePath: '/mj/submit/imagine',
+    imagineBody: (prompt, ref) => ({ prompt, state: ref }),
+    readId(answer) {
+      if (!v.is(submission, answer)) return undefined;
       const { code, result, description, properties } = answer;
-      if (TAKEN.includes(code)) {
-        if (result === null || result === undefined || result === '') throw unexpectedAnswer(answer);
-        return String(result);
-      }
+      if (ACCEPTED.includes(code)) return String(result ?? '');
       const word = properties?.bannedWord;
-      throw bridgeError(
-        REFUSED[code] ?? 'upstream_error',
-        word ? `“${word}”` : (description ?? ''),
-        unexpectedAnswer(answer),
-      );
+      const message = word ? `“${word}”` : (description ?? '');
+      throw bridgeError(REFUSED[code] ?? 'upstream_error', message, unexpectedAnswer(answer));
     },
 
-    async find(ref, signal) {
-      const answer = await call('/mj/task/list', { signal });
-      return parse(tasks, answer).find(({ state }) => state === ref)?.id;
-    },
-
-    async getStatus(id, signal) {
-      const answer = await call(`/mj/task/${encodeURIComponent(id)}/fetch`, { signal }).catch((error) => {
-        throw statusOf(error) === 404 ? forgottenImagine(error) : error;
-      });
-      if (answer === undefined || answer === null || answer === '') throw forgottenImagine(); // an empty answer: no such task
+    statusPath: (id) => `/mj/task/${id}/fetch`,
+    readStatus(answer) {
+      if (answer === undefined || answer === null || answer === '') throw unknownImagine(); // its answer for no such task
       const { status, progress, imageUrl, imageUrls, failReason } = parse(task, answer);
-      if (status === 'FAILURE' || status === 'CANCEL')
-        return { is: 'failed', error: bridgeError(codeOf(failReason ?? ''), failReason ?? status) };
-      if (status !== 'SUCCESS') return { is: 'working', progress: toFraction(progress) };
-      const pictures = imageUrls?.length === 4 ? imageUrls.map((url) => (typeof url === 'string' ? url : url.url)) : [];
-      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
-      return { is: 'done', pictures, grid: imageUrl ?? undefined };
+      if (status === 'FAILURE' || status === 'CANCEL') return failed(failReason ?? status);
+      if (status !== 'SUCCESS') return { status: 'working', progress: toFraction(progress) };
+      const pictures = imageUrls?.map((url) => (typeof url === 'string' ? url : url.url));
+      return done(answer, pictures, imageUrl);
     },
 
-    /** The fork's; the original answers 404. */
-    async cancel(id) {
-      await call(`/mj/task/${encodeURIComponent(id)}/cancel`, { body: {} });
-    },
-
-    trusts: (url) => url.host === new URL(baseUrl).host,
-  };
-}
+    extras: (call) => ({
+      async find(ref, signal) {
+        return parse(tasks, await call('/mj/task/list', { signal })).find(({ state }) => state === ref)?.id;
+      },
+      /** Only the fork can; the original answers 404. */
+      async cancel(id) {
+        await call(`/mj/task/${encodeURIComponent(id)}/cancel`, { body: {} });
+      },
+    }),
+  });

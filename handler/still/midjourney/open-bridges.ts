@@ -1,4 +1,4 @@
-/** The bridges that the environment names, in order. */
+/** Opens the bridges that the environment names, in order. */
 import * as v from 'valibot';
 import { httpUrl } from '../../../core/environment.ts';
 import { BRIDGES, type Bridge, type BridgeName } from './bridge.ts';
@@ -10,9 +10,9 @@ import { tnl } from './tnl.ts';
 export interface BridgeEnvironment {
   /** names, separated by commas */
   MIDJOURNEY_BRIDGE?: string | undefined;
-  /** of one bridge, or as many as there are bridges, separated by commas; one without a key leaves its place empty */
+  /** one for each bridge, separated by commas; empty for a bridge without a key */
   MIDJOURNEY_API_KEY?: string | undefined;
-  /** likewise; an empty place is the bridge's own address */
+  /** likewise; empty for the bridge's default URL */
   MIDJOURNEY_BASE_URL?: string | undefined;
 }
 
@@ -24,16 +24,16 @@ export function openBridges(env: BridgeEnvironment): Bridge[] {
   if (!names.every(isBridge) || new Set(names).size < names.length)
     throw new Error(`MIDJOURNEY_BRIDGE must be one of ${BRIDGES.join(', ')}, or several of them, separated by commas`);
 
-  const keys = inOrder('MIDJOURNEY_API_KEY', env.MIDJOURNEY_API_KEY, names);
-  const urls = inOrder('MIDJOURNEY_BASE_URL', env.MIDJOURNEY_BASE_URL, names).map((url) => {
+  const keys = splitValue('MIDJOURNEY_API_KEY', env.MIDJOURNEY_API_KEY, names.length);
+  const urls = splitValue('MIDJOURNEY_BASE_URL', env.MIDJOURNEY_BASE_URL, names.length).map((url) => {
     const { success, output, issues } = v.safeParse(v.optional(httpUrl), url);
     if (!success) throw new Error(`MIDJOURNEY_BASE_URL ${issues[0].message}`);
     return output;
   });
-  return names.map((name, i) => open(name, keys[i], urls[i]));
+  return names.map((name, i) => openBridge(name, keys[i], urls[i]));
 }
 
-function open(name: BridgeName, apiKey: string | undefined, baseUrl: string | undefined): Bridge {
+function openBridge(name: BridgeName, apiKey: string | undefined, baseUrl: string | undefined): Bridge {
   if (name === 'mj-proxy') {
     if (!baseUrl) throw new Error('MIDJOURNEY_BASE_URL is needed for MIDJOURNEY_BRIDGE mj-proxy, which is your own');
     return mjProxy({ apiKey, baseUrl });
@@ -42,10 +42,11 @@ function open(name: BridgeName, apiKey: string | undefined, baseUrl: string | un
   return { tnl, imaginepro, legnext }[name]({ apiKey, baseUrl });
 }
 
-/** A variable's value for each bridge: the whole text for one, its parts for several. */
-function inOrder(variable: string, text: string | undefined, names: string[]): (string | undefined)[] {
-  const parts = text === undefined || names.length === 1 ? [text] : text.split(',').map((part) => part.trim());
-  if (text !== undefined && parts.length !== names.length)
-    throw new Error(`${variable} must have as many parts, separated by commas, as MIDJOURNEY_BRIDGE: ${names.length}`);
-  return names.map((_, i) => parts[i] || undefined);
+/** The value of a variable for each of `count` bridges. A single bridge gets the whole text, commas and all. */
+function splitValue(variable: string, text: string | undefined, count: number): (string | undefined)[] {
+  if (text === undefined) return [];
+  const parts = count === 1 ? [text] : text.split(',').map((part) => part.trim());
+  if (parts.length !== count)
+    throw new Error(`${variable} must have as many parts, separated by commas, as MIDJOURNEY_BRIDGE: ${count}`);
+  return parts.map((part) => part || undefined);
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import type { JobInput } from '../../../core/job.ts';
+import type { ErrorCode, JobInput } from '../../../core/job.ts';
 import { contract } from '../../../test/contracts/bridge-contract.ts';
 import {
   COLOURS,
@@ -12,19 +12,21 @@ import {
 import { prepareStill } from '../still.ts';
 import { imagine } from './imagine.ts';
 
+/** All failures that TheNextLeg documents as an imagine's `content`, by what they mean to a caller. */
+const FAILURES: Partial<Record<ErrorCode, string[]>> = {
+  banned_prompt: ['BANNED_PROMPT', 'IMAGE_BLOCKED', 'BLOCKED'],
+  invalid_input: ['INVALID_PARAMETER'],
+  image_unavailable: ['INVALID_LINK'],
+  queue_full: ['QUEUE_FULL'],
+  no_credit: ['NO_FAST_HOURS'],
+  upstream_error: ['MODERATION_OUTAGE', 'INTERNAL_ERROR'],
+};
+
 contract('tnl', {
   refusals: {},
-  failures: {
-    BANNED_PROMPT: 'banned_prompt',
-    IMAGE_BLOCKED: 'banned_prompt',
-    BLOCKED: 'banned_prompt',
-    INVALID_PARAMETER: 'invalid_input',
-    INVALID_LINK: 'image_unavailable',
-    QUEUE_FULL: 'queue_full',
-    NO_FAST_HOURS: 'no_credit',
-    MODERATION_OUTAGE: 'upstream_error',
-    INTERNAL_ERROR: 'upstream_error',
-  },
+  failures: Object.fromEntries(
+    Object.entries(FAILURES).flatMap(([code, contents]) => contents.map((content) => [content, code as ErrorCode])),
+  ),
   statuses: [
     [400, { success: false, msg: "Invalid phrase: 'queue full'" }, 'banned_prompt', /Invalid phrase/],
     [400, {}, 'banned_prompt', /./],
@@ -55,9 +57,13 @@ test('a result or failure that stands flat in the message counts too', async () 
     intervene: (call, _, c) => (call === 'status' ? c.json(answer) : undefined),
   });
   answer = { progress: 'incomplete', content: 'QUEUE_FULL', imageUrls: [] };
-  expect(await bridge.getStatus('1', signal)).toMatchObject({ is: 'failed', error: { code: 'queue_full' } });
+  expect(await bridge.getStatus('1', signal)).toMatchObject({ status: 'failed', error: { code: 'queue_full' } });
   answer = { progress: 100, imageUrl: 'http://127.0.0.1/grid.png', content: 'a lighthouse' };
-  expect(await bridge.getStatus('1', signal)).toEqual({ is: 'done', pictures: [], grid: 'http://127.0.0.1/grid.png' });
+  expect(await bridge.getStatus('1', signal)).toEqual({
+    status: 'done',
+    pictures: [],
+    grid: 'http://127.0.0.1/grid.png',
+  });
   await close();
 });
 

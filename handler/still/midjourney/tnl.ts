@@ -1,17 +1,17 @@
 import * as v from 'valibot';
-import type { Bridge, BridgeErrorCode } from './bridge.ts';
-import { bridgeError } from './bridge.ts';
+import { SECOND } from '../../../core/time.ts';
+import { type Bridge, type BridgeErrorCode, bridgeError } from './bridge.ts';
 import {
-  createCall,
-  forgottenImagine,
+  type BridgeOptions,
+  createBridge,
+  done,
   parse,
-  pollInterval,
-  statusOf,
   toFraction,
   unexpectedAnswer,
-} from './bridge-call.ts';
+  unknownImagine,
+} from './create-bridge.ts';
 
-/** TheNextLeg's failure words, which arrive as an imagine's `content`. */
+/** TheNextLeg's failures, which arrive as an imagine's `content`. */
 const FAILURES: Record<string, BridgeErrorCode> = {
   BANNED_PROMPT: 'banned_prompt',
   IMAGE_BLOCKED: 'banned_prompt',
@@ -24,70 +24,53 @@ const FAILURES: Record<string, BridgeErrorCode> = {
   INTERNAL_ERROR: 'upstream_error',
 };
 
-const taken = v.object({ success: v.literal(true), messageId: v.pipe(v.string(), v.nonEmpty()) });
-const notTaken = v.object({ success: v.literal(false), msg: v.optional(v.string()) });
-const words = v.object({ msg: v.string() });
+const accepted = v.object({ success: v.literal(true), messageId: v.string() });
+const refused = v.object({ success: v.literal(false), msg: v.optional(v.string()) });
 
 const result = v.object({
   imageUrl: v.nullish(v.string()),
   imageUrls: v.nullish(v.array(v.string())),
   content: v.nullish(v.string()),
 });
-/** The documents show a finished result flat, clients read it under `response`. */
+/** The documentation shows a finished result flat, clients read it under `response`. */
 const message = v.intersect([
   result,
   v.object({ progress: v.union([v.number(), v.string()]), response: v.nullish(result) }),
 ]);
 
-/** TheNextLeg v2: Bearer key; one request in 3 s. */
-export function tnl({
-  apiKey,
-  baseUrl = 'https://api.thenextleg.io/v2',
-}: {
-  apiKey: string;
-  baseUrl?: string | undefined;
-}): Bridge {
-  const call = createCall({
+/** TheNextLeg v2. It can download pictures for us. */
+export const tnl = ({ apiKey, baseUrl = 'https://api.thenextleg.io/v2' }: BridgeOptions): Bridge =>
+  createBridge({
+    name: 'tnl',
     baseUrl,
     headers: { authorization: `Bearer ${apiKey}` },
-    said: (answer) => (v.is(words, answer) ? answer.msg : undefined),
-    statuses: { 400: 'banned_prompt' }, // "Invalid phrase: …"
-  });
+    pollInterval: 3 * SECOND,
+    errorMessage: (answer) => (v.is(v.object({ msg: v.string() }), answer) ? answer.msg : undefined),
+    errorCodes: { 400: 'banned_prompt' }, // "Invalid phrase: …"
 
-  return {
-    name: 'tnl',
-    pollInterval: pollInterval(3000, baseUrl),
-
-    async imagine(prompt, ref) {
-      const answer = await call('/imagine', { body: { msg: prompt, ref } });
-      if (v.is(taken, answer)) return answer.messageId;
-      if (v.is(notTaken, answer)) throw bridgeError('upstream_error', answer.msg);
-      throw unexpectedAnswer(answer);
+    imaginePath: '/imagine',
+    imagineBody: (prompt, ref) => ({ msg: prompt, ref }),
+    readId(answer) {
+      if (v.is(refused, answer)) throw bridgeError('upstream_error', answer.msg);
+      return v.is(accepted, answer) ? answer.messageId : undefined;
     },
 
-    async getStatus(id, signal) {
-      const answer = await call(`/message/${encodeURIComponent(id)}`, { query: { expireMins: 60 }, signal }).catch(
-        (error) => {
-          throw statusOf(error) === 404 ? forgottenImagine(error) : error;
-        },
-      );
+    statusPath: (id) => `/message/${id}?expireMins=60`,
+    readStatus(answer) {
       const { progress, response, ...flat } = parse(message, answer);
       const { content, imageUrl, imageUrls } = response ?? flat;
       const failure = FAILURES[content ?? ''];
-      if (failure) return { is: 'failed', error: bridgeError(failure, content!) };
-      if (progress === 'incomplete') throw forgottenImagine();
-      if (Number(progress) !== 100) return { is: 'working', progress: toFraction(progress) };
-      const pictures = imageUrls?.length === 4 ? imageUrls : [];
-      if (pictures.length === 0 && !imageUrl) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
-      return { is: 'done', pictures, grid: imageUrl ?? undefined };
+      if (failure) return { status: 'failed', error: bridgeError(failure, content!) };
+      if (progress === 'incomplete') throw unknownImagine();
+      if (Number(progress) !== 100) return { status: 'working', progress: toFraction(progress) };
+      return done(answer, imageUrls, imageUrl);
     },
 
-    async picture(url, signal) {
-      const bytes = await call('/getImage', { body: { imgUrl: url }, signal });
-      if (bytes instanceof Blob) return new Uint8Array(await bytes.arrayBuffer());
-      throw bridgeError('upstream_error', '', unexpectedAnswer(bytes));
-    },
-
-    trusts: (url) => url.host === new URL(baseUrl).host,
-  };
-}
+    extras: (call) => ({
+      async picture(url, signal) {
+        const bytes = await call('/getImage', { body: { imgUrl: url }, signal });
+        if (bytes instanceof Blob) return new Uint8Array(await bytes.arrayBuffer());
+        throw bridgeError('upstream_error', '', unexpectedAnswer(bytes));
+      },
+    }),
+  });

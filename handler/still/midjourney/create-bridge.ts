@@ -1,0 +1,186 @@
+/** What all bridges share: JSON over HTTP, the meaning of statuses, and the checks of what providers answer. */
+import { ofetch } from 'ofetch';
+import * as v from 'valibot';
+import { JobError } from '../../../core/job.ts';
+import { parseRetryAfter } from '../../../core/retry-after.ts';
+import { SECOND } from '../../../core/time.ts';
+import {
+  type Bridge,
+  type BridgeErrorCode,
+  type BridgeName,
+  bridgeError,
+  classifyMessage,
+  type ImagineStatus,
+} from './bridge.ts';
+
+export const CALL_TIMEOUT = 30 * SECOND;
+
+export interface BridgeOptions {
+  apiKey: string;
+  /** default: the provider's public URL */
+  baseUrl?: string | undefined;
+}
+
+type ErrorCodes = Partial<Record<number, BridgeErrorCode>>;
+
+/** One provider's API. Bodies and answers are JSON; `unexpectedAnswer` is for those that are not documented. */
+interface BridgeDefinition {
+  name: BridgeName;
+  baseUrl: string;
+  headers: Record<string, string>;
+  /** milliseconds between two status requests, by the provider's rate limit */
+  pollInterval: number;
+  /** the provider's message in an error response */
+  errorMessage(answer: unknown): string | undefined;
+  /** what HTTP statuses mean at this provider, whatever its message */
+  errorCodes?: ErrorCodes;
+  imaginePath: string;
+  imagineBody(prompt: string, ref: string): object;
+  /** @returns the imagine's id, or undefined for an unexpected answer. @throws JobError if the provider refuses with a status of 2xx */
+  readId(answer: unknown): string | undefined;
+  /** @param id URI-encoded */
+  statusPath(id: string): string;
+  readStatus(answer: unknown): ImagineStatus;
+  extras?(call: Call): Pick<Bridge, 'find' | 'cancel' | 'picture'>;
+}
+
+export function createBridge(definition: BridgeDefinition): Bridge {
+  const { name, baseUrl, pollInterval, imaginePath, imagineBody, readId, statusPath, readStatus } = definition;
+  const { host, hostname } = new URL(baseUrl);
+  const isLoopback = /^(127(\.\d+){3}|localhost|\[::1\])$/.test(hostname); // a simulator, which has no rate limit
+  const call = createCall(definition);
+
+  return {
+    name,
+    pollInterval: isLoopback ? Math.min(200, pollInterval) : pollInterval,
+
+    async imagine(prompt, ref) {
+      const answer = await call(imaginePath, { body: imagineBody(prompt, ref) });
+      const id = readId(answer);
+      if (!id) throw unexpectedAnswer(answer);
+      return id;
+    },
+
+    async getStatus(id, signal) {
+      try {
+        return readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
+      } catch (error) {
+        throw causeOf(error)?.status === 404 ? unknownImagine(error) : error;
+      }
+    },
+
+    trusts: (url) => url.host === host,
+    ...definition.extras?.(call),
+  };
+}
+
+/** An answer with another status than 2xx. */
+class StatusError extends Error {
+  constructor(
+    readonly status: number,
+    answer: unknown,
+    /** milliseconds that the server asks to wait */
+    readonly retryAfter: number | undefined,
+  ) {
+    super(`status ${status}: ${presentAnswer(answer)}`);
+    this.name = 'StatusError';
+  }
+}
+
+const ERROR_CODES: ErrorCodes = {
+  400: 'invalid_input',
+  401: 'no_credit',
+  402: 'no_credit',
+  403: 'no_credit',
+  413: 'invalid_input',
+  422: 'invalid_input',
+  429: 'rate_limited',
+};
+
+/** Statuses of which the message tells more. */
+const VAGUE = [400, 403, 422];
+
+interface CallOptions {
+  /** sent as a POST */
+  body?: object;
+  signal?: AbortSignal;
+}
+
+/** @returns the answer's JSON, or a Blob. @throws JobError if the provider refused; any other error leaves open what it did */
+type Call = (path: string, options?: CallOptions) => Promise<unknown>;
+
+/** Sends each request once: an imagine is a payment, and imagine.ts repeats status requests itself. */
+function createCall({ baseUrl, headers, errorMessage, errorCodes = {} }: BridgeDefinition): Call {
+  return async (path, { body, signal } = {}) => {
+    const timeout = AbortSignal.timeout(CALL_TIMEOUT);
+    const response = await ofetch
+      .raw(path, {
+        baseURL: baseUrl,
+        headers,
+        ...(body && { method: 'POST', body }),
+        retry: 0,
+        redirect: 'manual', // it would send the key and the prompt elsewhere
+        ignoreResponseError: true,
+        signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+      })
+      .catch((error) => {
+        // This use of `timeout` also keeps Node 20 from collecting it, after which it would never fire.
+        throw timeout.aborted ? new Error(`no answer within ${CALL_TIMEOUT / SECOND} s`, { cause: error }) : error;
+      });
+    const { status, _data: answer } = response;
+    if (status >= 200 && status < 300) return answer;
+    const error = new StatusError(status, answer, parseRetryAfter(response.headers.get('retry-after')));
+    if (status >= 500 || status === 408) throw error; // the provider may have accepted the request
+    const message = errorMessage(answer) ?? '';
+    const own = errorCodes[status];
+    const code = own ?? ERROR_CODES[status] ?? 'upstream_error';
+    throw bridgeError(!own && VAGUE.includes(status) ? classifyMessage(message, code) : code, message, error);
+  };
+}
+
+const causeOf = (error: unknown) =>
+  error instanceof JobError && error.cause instanceof StatusError ? error.cause : undefined;
+
+/** How long the provider that answered so asks to wait, in milliseconds. */
+export const getRetryAfter = (error: unknown): number | undefined =>
+  (error instanceof StatusError ? error : causeOf(error))?.retryAfter;
+
+/** The provider does not know the imagine, which may have been paid for. */
+export const unknownImagine = (cause?: unknown) =>
+  new JobError('lost', 'the Midjourney bridge has forgotten the prompt', { cause });
+
+/** @throws JobError upstream_error, with the answer in its cause */
+export function parse<S extends v.GenericSchema>(schema: S, answer: unknown): v.InferOutput<S> {
+  const { success, output } = v.safeParse(schema, answer);
+  if (success) return output;
+  throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
+}
+
+export const unexpectedAnswer = (answer: unknown) => new Error(`an unexpected answer: ${presentAnswer(answer)}`);
+
+const presentAnswer = (answer: unknown) => String(JSON.stringify(answer)).slice(0, 500);
+
+/** 0–1, of a percentage such as 37, '37' or '37%'; 0 for anything else. */
+export const toFraction = (percentage: unknown) =>
+  Math.min(1, Math.max(0, Number.parseFloat(String(percentage)) / 100 || 0));
+
+/** The status of an imagine that failed, by the provider's message. */
+export const failed = (message: string | null | undefined): ImagineStatus => ({
+  status: 'failed',
+  error: bridgeError(classifyMessage(message ?? ''), message ?? ''),
+});
+
+/**
+ * The status of a finished imagine.
+ * @param pictures their URLs; only four count
+ * @throws JobError upstream_error without pictures and grid
+ */
+export function done(
+  answer: unknown,
+  pictures: string[] | null | undefined,
+  grid: string | null | undefined,
+): ImagineStatus {
+  const four = pictures?.length === 4 ? pictures : [];
+  if (four.length === 0 && !grid) throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
+  return { status: 'done', pictures: four, grid: grid || undefined };
+}

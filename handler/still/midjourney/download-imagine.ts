@@ -1,0 +1,45 @@
+/** Downloads the four pictures of a finished imagine. */
+import sharp from 'sharp';
+import { JobError } from '../../../core/job.ts';
+import { toPng } from '../../../core/picture/picture.ts';
+import type { Bridge, ImagineStatus } from './bridge.ts';
+
+export interface DownloadOptions {
+  fetchPicture: (url: string, bridge: Bridge, signal: AbortSignal) => Promise<Uint8Array>;
+  signal: AbortSignal;
+}
+
+/**
+ * @returns four PNGs: the pictures themselves, or the quadrants of the grid
+ * @throws JobError image_unavailable
+ */
+export async function downloadImagine(
+  { pictures, grid }: Extract<ImagineStatus, { status: 'done' }>,
+  bridge: Bridge,
+  { fetchPicture, signal }: DownloadOptions,
+): Promise<Buffer[]> {
+  const download = async (url: string) => {
+    try {
+      return await toPng(await fetchPicture(url, bridge, signal), signal);
+    } catch (error) {
+      if (!(error instanceof JobError) || error.code !== 'image_rejected') throw error;
+      throw new JobError('image_unavailable', 'the bridge’s picture can’t be used', { cause: error }); // not the caller's fault
+    }
+  };
+  try {
+    if (pictures.length === 4) return await Promise.all(pictures.map(download));
+  } catch (error) {
+    if (!(error instanceof JobError) || grid === undefined) throw error;
+  }
+  return cutQuadrants(await download(grid!));
+}
+
+/** The four pictures of a 2×2 grid, row by row. */
+async function cutQuadrants(grid: Buffer): Promise<Buffer[]> {
+  const meta = await sharp(grid).metadata();
+  const width = Math.floor(meta.width / 2);
+  const height = Math.floor(meta.height / 2);
+  const cut = (left: number, top: number) =>
+    sharp(grid).extract({ left, top, width, height }).png({ compressionLevel: 2 }).toBuffer();
+  return Promise.all([cut(0, 0), cut(width, 0), cut(0, height), cut(width, height)]);
+}
