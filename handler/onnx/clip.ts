@@ -1,6 +1,7 @@
 /** The picture's embedding: transformers' CLIPVisionModelWithProjection (SVD's is ViT-H/14), from its config.json and weights. */
 import * as v from 'valibot';
-import { createGraph, type Graph, type GraphOptions } from './graph.ts';
+import { createNetworkGraph } from './formulations/index.ts';
+import type { Graph, GraphOptions } from './graph.ts';
 import { gelu, layerNorm, linear, quickGelu, selfAttention } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 import type { Value } from './value.ts';
@@ -22,7 +23,7 @@ export type ClipConfig = v.InferOutput<typeof clipConfig>;
 
 /** Input: `pixels` [1, 3, image_size, image_size], normalised. Output: `embedding` [1, projection_dim]. */
 export function clipVision(weights: SafeTensors, config: ClipConfig, options?: GraphOptions): Graph {
-  const g = createGraph(weights, options);
+  const g = createNetworkGraph(weights, options);
   const { hidden_size: D, image_size, patch_size: P, layer_norm_eps: epsilon } = config;
   const side = image_size / P;
   const S = side * side + 1; // the patches, and before them the class token
@@ -30,14 +31,8 @@ export function clipVision(weights: SafeTensors, config: ClipConfig, options?: G
   const of = (name: string) => `vision_model.${name}`;
 
   const pixels = g.input('pixels', [1, 3, image_size, image_size]);
-  const patches = g.op(
-    'Conv',
-    [pixels, g.weight(of('embeddings.patch_embedding.weight'), [D, 3, P, P])],
-    [1, D, side, side],
-    {
-      attributes: { kernel_shape: [P, P], strides: [P, P] },
-    },
-  );
+  const kernel = g.weight(of('embeddings.patch_embedding.weight'), [D, 3, P, P]);
+  const patches = g.conv(pixels, kernel, undefined, { strides: [P, P] });
   const rows = g.reshape(g.transpose(g.reshape(patches, [D, S - 1]), [1, 0]), [S - 1, D]);
   const classToken = g.weight(of('embeddings.class_embedding'), [D], { shape: [1, D] });
   let x = g.add(g.concat([classToken, rows], 0), g.weight(of('embeddings.position_embedding.weight'), [S, D]));
@@ -49,12 +44,8 @@ export function clipVision(weights: SafeTensors, config: ClipConfig, options?: G
     const names = { q: attn('q_proj'), k: attn('k_proj'), v: attn('v_proj'), out: attn('out_proj') };
     const normal = layerNorm(g, x, `${layer}.layer_norm1`, epsilon);
     x = g.add(x, selfAttention(g, normal, names, { N: 1, heads: config.num_attention_heads, bias: true }));
-    const inner = linear(
-      g,
-      layerNorm(g, x, `${layer}.layer_norm2`, epsilon),
-      `${layer}.mlp.fc1`,
-      config.intermediate_size,
-    );
+    const second = layerNorm(g, x, `${layer}.layer_norm2`, epsilon);
+    const inner = linear(g, second, `${layer}.mlp.fc1`, config.intermediate_size);
     x = g.add(x, linear(g, activation(inner), `${layer}.mlp.fc2`, D));
   }
 

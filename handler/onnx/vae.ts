@@ -1,8 +1,10 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
-import { conv2d, temporalConv, upsampleConv } from './conv.ts';
-import { createGraph, type Graph, type GraphOptions } from './graph.ts';
-import { attentionNames, framesOf, groupNorm, overTime, selfAttention, silu, temporalResidual } from './layers.ts';
+import { createNetworkGraph } from './formulations/index.ts';
+import type { NetworkGraph } from './formulations/types.ts';
+import type { Graph, GraphOptions } from './graph.ts';
+import * as layers from './layers.ts';
+import { conv2d, groupNorm, oneByOne, silu } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
 import type { Value } from './value.ts';
 
@@ -25,7 +27,7 @@ export function vaeEncoder(
   { B, H, W }: { B: number; H: number; W: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createGraph(weights, options);
+  const g = createNetworkGraph(weights, options);
   const channels = config.block_out_channels;
   let x = conv2d(g, g.input('picture', [B, config.in_channels, H, W]), 'encoder.conv_in', channels[0]!);
   for (const [i, C] of channels.entries()) {
@@ -42,13 +44,9 @@ export function vaeEncoder(
   x = conv2d(g, silu(g, groupNorm(g, x, 'encoder.conv_norm_out', 1e-6)), 'encoder.conv_out', 2 * Z);
 
   // Of mean and variance only the mean is wanted: the first half of the last layer's rows.
-  const mean = { rows: [0, Z] as const };
-  const operands = [
-    x,
-    g.weight('quant_conv.weight', [2 * Z, 2 * Z, 1, 1], mean),
-    g.weight('quant_conv.bias', [2 * Z], mean),
-  ];
-  g.output('latent', g.op('Conv', operands, x.shape.with(1, Z), { attributes: { kernel_shape: [1, 1] } }));
+  const rows = [0, Z] as const;
+  const kernel = g.weight('quant_conv.weight', [2 * Z, 2 * Z, 1, 1], { rows });
+  g.output('latent', g.conv(x, kernel, g.weight('quant_conv.bias', [2 * Z], { rows })));
   return g;
 }
 
@@ -63,54 +61,53 @@ export function vaeDecoder(
   { T, h, w }: { T: number; h: number; w: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createGraph(weights, options);
+  const g = createNetworkGraph(weights, options);
   const channels = config.block_out_channels.toReversed();
   const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
-  /** [T, C, H, W] → [T, out, …] */
+  /** A spatial layer: [T, C, H, W] → [T, out, …] */
   function spatial(x: Value, layer: (frames: Value) => Value): Value {
     const [, C, H, W] = x.shape as [number, number, number, number];
-    return 4 * C * H * W >= largest ? g.each(x, layer) : layer(x);
+    return 4 * C * H * W >= largest ? oneByOne(g, x, layer) : layer(x);
   }
-  function spatioTemporal(x: Value, name: string, C: number): Value {
+  function spatioTemporalResBlock(x: Value, name: string, C: number): Value {
     const s = spatial(x, (frames) => residual(g, frames, `${name}.spatial_res_block`, C));
-    const temporal = temporalResidual(g, overTime(g, s), name, { T, epsilon: 1e-5, blend: 'vae' });
-    return g.add(s, framesOf(g, temporal, T));
+    const options = { T, epsilon: 1e-5, switched: true };
+    const temporal = layers.temporalResidual(g, layers.overTime(g, s), name, options);
+    return g.add(s, layers.framesOf(g, temporal, T));
   }
 
   let x = spatial(g.input('latents', [T, config.latent_channels, h, w]), (frames) =>
     conv2d(g, frames, 'decoder.conv_in', channels[0]!),
   );
-  x = spatioTemporal(x, 'decoder.mid_block.resnets.0', channels[0]!);
+  x = spatioTemporalResBlock(x, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
     if (j === 1) x = spatial(x, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
-    x = spatioTemporal(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
+    x = spatioTemporalResBlock(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
-    for (let j = 0; j <= config.layers_per_block; j++) x = spatioTemporal(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
+    for (let j = 0; j <= config.layers_per_block; j++)
+      x = spatioTemporalResBlock(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
     if (i < channels.length - 1)
-      x = g.each(x, (frame) => upsampleConv(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
+      x = oneByOne(g, x, (frame) => layers.upsampleConv(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
   }
   const pictures = spatial(x, (frames) => {
     const normal = silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6));
     return conv2d(g, normal, 'decoder.conv_out', config.out_channels);
   });
-  const frames = temporalConv(g, overTime(g, pictures), 'decoder.time_conv_out', config.out_channels, T);
-  g.output('frames', framesOf(g, frames, T));
+  const frames = layers.temporalConv(g, layers.overTime(g, pictures), 'decoder.time_conv_out', config.out_channels, T);
+  g.output('frames', layers.framesOf(g, frames, T));
   return g;
 }
 
-function residual(g: Graph, x: Value, name: string, C: number): Value {
-  let y = conv2d(g, silu(g, groupNorm(g, x, `${name}.norm1`, 1e-6)), `${name}.conv1`, C);
-  y = conv2d(g, silu(g, groupNorm(g, y, `${name}.norm2`, 1e-6)), `${name}.conv2`, C);
-  return g.add(x.shape[1] === C ? x : conv2d(g, x, `${name}.conv_shortcut`, C, { kernel: 1 }), y);
-}
+const residual = (g: NetworkGraph, x: Value, name: string, C: number) =>
+  layers.resnetBlock(g, x, name, C, { epsilon: 1e-6 });
 
-/** One head over all places of a picture. */
-function attention(g: Graph, x: Value, name: string): Value {
+/** diffusers' Attention with one head, over all places of a picture. */
+function attention(g: NetworkGraph, x: Value, name: string): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   const normal = g.reshape(groupNorm(g, x, `${name}.group_norm`, 1e-6), [N, C, H * W]);
   const rows = g.reshape(g.transpose(normal, [0, 2, 1]), [N * H * W, C]);
-  const attended = selfAttention(g, rows, attentionNames(name), { N, heads: 1, bias: true });
+  const attended = layers.selfAttention(g, rows, layers.attentionNames(name), { N, heads: 1, bias: true });
   return g.add(g.reshape(g.transpose(g.reshape(attended, [N, H * W, C]), [0, 2, 1]), x.shape), x);
 }
