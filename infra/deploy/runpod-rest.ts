@@ -5,7 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import * as v from 'valibot';
 import { SECOND } from '../../core/time.ts';
-import { Passing, persist } from '../tools/hub-client.ts';
+import { retry, TransientError } from '../tools/retry.ts';
 
 const TIMEOUT = 30 * SECOND;
 /** Before each new try, and before each look for what may have been made. */
@@ -174,14 +174,15 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
     body?: object;
   }
 
-  const call = <T>(request: Request<T>): Promise<T> => persist(() => send(request), { waits: WAITS, say, pause });
+  const call = <T>(request: Request<T>): Promise<T> =>
+    retry(() => send(request), { delays: WAITS, log: say, sleep: pause });
 
   async function send<T>(request: Request<T>): Promise<T> {
     const { task, method = 'GET', url, schema, body } = request;
     const lost = (why: string, cause?: unknown) =>
       method === 'POST'
         ? new Unanswered(`${why}: whether it did ${task} is not known`, { cause })
-        : new Passing(why, { cause });
+        : new TransientError(why, { cause });
     for (let tries = 1; ; tries++) {
       const response = await fetch(url, {
         method,
@@ -192,7 +193,7 @@ export function openRest({ apiKey, baseUrl, jobsUrl, secrets, say, pause = delay
       }).catch((cause) => {
         const reason = reasonOf(cause);
         const why = `${new URL(url).host} can’t be reached (${reason})`;
-        throw NOT_SENT.has(reason) ? new Passing(why, { cause }) : lost(why, cause);
+        throw NOT_SENT.has(reason) ? new TransientError(why, { cause }) : lost(why, cause);
       });
       const answer = await response.text().catch((cause) => {
         throw lost(`RunPod’s answer broke off (${reasonOf(cause)})`, cause);

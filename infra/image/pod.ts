@@ -10,7 +10,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readConfig } from '../../api/config.ts';
-import { bringWeights } from './bring-weights.ts';
+import { ensureWeights } from './ensure-weights.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const GPU = '/dev/nvidiactl'; // there is one in every container that has an NVIDIA GPU
@@ -51,7 +51,7 @@ async function prepareWorker(): Promise<void> {
     env.DEVICE ||= 'cuda'; // a GPU that is paid for and can't be used ends the start, rather than being left idle
     await bringCuda();
   }
-  await bringWeights(model, env);
+  await ensureWeights(model, env);
 }
 
 async function bringCuda(): Promise<void> {

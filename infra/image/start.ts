@@ -26,9 +26,9 @@ if (!Object.hasOwn(programs, word)) {
 
 const model = { worker: env.MODEL || 'svd_xt', all: env.RUNPOD_ENDPOINT_ID ? undefined : env.MODEL }[word];
 if (model) {
-  const { bringWeights } = await import('./bring-weights.ts');
+  const { ensureWeights } = await import('./ensure-weights.ts');
   try {
-    await bringWeights(model, env);
+    await ensureWeights(model, env);
   } catch (error) {
     console.error(`${word}: ${(error as Error).message}`);
     process.exit(1);

@@ -91,7 +91,7 @@ function usageOf(command: string, actions: Record<string, Omit<Action, 'run'>>, 
     const entries = listed.has(options) ? [] : Object.entries(options);
     listed.add(options);
     const flags = entries.map(([flag, { value = '', help }]) => [`    --${flag} ${value}`.trimEnd(), help] as const);
-    return [[`  ${[name, ...args].join(' ')}`, help] as const, ...flags];
+    return [[`  ${[name, ...args].join(' ').trim()}`, help] as const, ...flags];
   });
   const width = Math.max(...rows.map(([label]) => label.length)) + 2;
   const lines = rows.map(([label, help]) => label.padEnd(width) + help.replaceAll('\n', `\n${' '.repeat(width)}`));

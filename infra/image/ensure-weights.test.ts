@@ -5,10 +5,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
 import { cacheName, findWeights, REPOSITORIES } from '../../handler/models/weights.ts';
 import { type HubOptions, type LocalHub, startHub } from '../simulators/hub-server.ts';
-import { bringWeights } from './bring-weights.ts';
+import { ensureWeights } from './ensure-weights.ts';
 
 const REPOSITORY = REPOSITORIES.svd_xt;
-/** In place of real weights, to be quick. */
+/** Small files instead of real weights. */
 const WEIGHTS = Object.fromEntries(
   ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model'].map((stem) => [
     `${stem}.fp16.safetensors`,
@@ -26,7 +26,7 @@ async function startWith(options: Partial<HubOptions> = {}) {
   env = { HF_HOME: join(home, 'hf'), HF_ENDPOINT: hub.url, RUNPOD_LOG_LEVEL: 'ERROR' };
 }
 beforeEach(async () => {
-  home = mkdtempSync(join(tmpdir(), 'bring-'));
+  home = mkdtempSync(join(tmpdir(), 'weights-'));
   volumes = { serverless: join(home, 'runpod-volume'), pod: join(home, 'workspace') };
   await startWith();
 });
@@ -36,54 +36,54 @@ afterEach(async () => {
 });
 
 const found = () => findWeights('svd_xt', env, volumes).folder;
-const bring = (name = 'svd_xt') => bringWeights(name, env, volumes);
-/** How often a large file was sent. */
+const ensure = (name = 'svd_xt') => ensureWeights(name, env, volumes);
+/** How many large files were sent. */
 const sent = () => hub.requests.filter(({ origin }) => origin === 'cdn').length;
 
-test('without a network volume they come into Hugging Face’s cache, once', async () => {
-  await bring();
+test('without a network volume the weights are downloaded once, into Hugging Face’s cache', async () => {
+  await ensure();
   expect(found()).toContain(join(home, 'hf/hub'));
   const count = hub.requests.length;
-  await bring();
+  await ensure();
   expect(hub.requests).toHaveLength(count);
   expect(existsSync(volumes.serverless)).toBe(false);
 });
 
-test('with one they come there, once for several workers that start together', async () => {
+test('with a network volume they are downloaded to it, once for several workers that start together', async () => {
   mkdirSync(volumes.serverless);
-  await Promise.all([bring(), bring()]);
+  await Promise.all([ensure(), ensure()]);
   expect(found()).toContain(volumes.serverless);
   expect(existsSync(join(home, 'hf'))).toBe(false);
   expect(sent()).toBe(Object.keys(WEIGHTS).length);
 });
 
-test('where it can’t be written to, or another cache is named, they come there', async () => {
+test('they go into the configured or default cache where the volume is read-only or another cache is configured', async () => {
   mkdirSync(volumes.serverless);
   const named = join(home, 'named');
   env.HF_HUB_CACHE = named;
-  await bring();
+  await ensure();
   expect(found()).toContain(named);
 
   delete env.HF_HUB_CACHE;
   writeFileSync(join(volumes.serverless, 'huggingface-cache'), 'no folder');
-  await bring();
+  await ensure();
   expect(found()).toContain(join(home, 'hf/hub', cacheName(REPOSITORY)));
 });
 
-test('nothing is fetched for the camera, or for a model that there is none', async () => {
-  await bring('camera');
-  await bring('constructor');
+test('nothing is downloaded for the camera or an unknown model', async () => {
+  await ensure('camera');
+  await ensure('constructor');
   expect(hub.requests).toEqual([]);
 });
 
-test('nor where MODEL_DIR lacks something', async () => {
+test('nothing is downloaded where MODEL_DIR is incomplete', async () => {
   env.MODEL_DIR = home;
-  await expect(bring()).rejects.toThrow(/^MODEL_DIR .* lacks feature_extractor/);
+  await expect(ensure()).rejects.toThrow(/^MODEL_DIR .* lacks feature_extractor/);
   expect(hub.requests).toEqual([]);
 });
 
-test('what keeps them away is said in one line', async () => {
+test('a failed download is one line', async () => {
   await hub.close();
   await startWith({ gated: true });
-  await expect(bring()).rejects.toThrow(/^.*HF_TOKEN.*$/);
+  await expect(ensure()).rejects.toThrow(/^.*HF_TOKEN.*$/);
 });
