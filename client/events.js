@@ -2,28 +2,23 @@
 // Server-sent events by fetch: EventSource cannot send an API key. JavaScript, because the web page loads this module as it is.
 import { sleep } from './sleep.js';
 
-/** Pauses between connections double from the first to the second of these, in ms; data resets them. */
+/** Pauses between connections double from the first to the second of these, in ms. An event resets them. */
 const FIRST_PAUSE = 1000;
 const MAX_PAUSE = 30_000;
 
 /**
- * Follows a stream of events, and reconnects after the last event where it breaks off. Resolves after the last event, when the server
- * has no more of them (204), and when `signal` is aborted.
+ * The data of each event of a stream. Where the stream breaks off, it is continued after the last event. The generator ends when the
+ * server has no more events (204) and when `signal` is aborted.
  * @param {(headers: Record<string, string>) => Promise<{ status: number, body: ReadableStream<Uint8Array> | null }>} connect
  *   An error that it throws ends everything if its `retryable` is false. Else its `retryAfter`, seconds, is the shortest pause.
- * @param {object} options
- * @param {(data: string) => boolean} options.onData gets each event's data; returns whether this was the last event
- * @param {(error?: unknown) => void} options.onBreak called before each pause, with the error if there is one
- * @param {AbortSignal} options.signal
+ * @param {{ onBreak: (error?: unknown) => void, signal: AbortSignal }} options onBreak is called before each pause
+ * @returns {AsyncGenerator<string, void>}
  * @throws the error that is not retryable
  * @example
- * await followEvents((headers) => fetch(`/status?id=${id}`, { headers }), {
- *   onData: (data) => JSON.parse(data).finished_at !== undefined,
- *   onBreak: () => console.warn('reconnecting'),
- *   signal: AbortSignal.timeout(60_000),
- * });
+ * const connect = (headers) => fetch(`/status?id=${id}`, { headers });
+ * for await (const data of followEvents(connect, { onBreak: console.warn, signal })) console.log(JSON.parse(data));
  */
-export async function followEvents(connect, { onData, onBreak, signal }) {
+export async function* followEvents(connect, { onBreak, signal }) {
   let lastId = '';
   let pause = FIRST_PAUSE;
   while (!signal.aborted) {
@@ -32,9 +27,10 @@ export async function followEvents(connect, { onData, onBreak, signal }) {
       const response = await connect({ accept: 'text/event-stream', ...(lastId && { 'last-event-id': lastId }) });
       if (response.status === 204) return;
       for await (const { id = lastId, data } of readEvents(response.body)) {
+        if (signal.aborted) return;
         lastId = id;
         pause = FIRST_PAUSE;
-        if (signal.aborted || onData(data)) return;
+        yield data;
       }
       onBreak();
     } catch (error) {
@@ -44,21 +40,20 @@ export async function followEvents(connect, { onData, onBreak, signal }) {
       minPause = 1000 * retryAfter;
       onBreak(error);
     }
-    await sleep(Math.max(pause, minPause), signal).catch(() => undefined); // only rejects on abort, which ends the loop
+    await sleep(Math.max(pause, minPause), signal).catch(() => undefined); // rejects only on abort, which ends the loop
     pause = Math.min(2 * pause, MAX_PAUSE);
   }
 }
 
 /**
- * The events of a text/event-stream body. An event that breaks off in the middle is dropped.
+ * The events of a text/event-stream body. One that breaks off in the middle is dropped.
  * @param {ReadableStream<Uint8Array> | null} body
  * @returns {AsyncGenerator<{ id: string | undefined, data: string }, void>}
  */
 async function* readEvents(body) {
   if (!body) return;
-  const reader = body
-    .pipeThrough(/** @type {ReadableWritablePair<string, any>} */ (new TextDecoderStream()))
-    .getReader();
+  const decoder = /** @type {ReadableWritablePair<string, any>} */ (new TextDecoderStream());
+  const reader = body.pipeThrough(decoder).getReader();
   let text = '';
   try {
     for (;;) {
@@ -66,7 +61,7 @@ async function* readEvents(body) {
       if (done) return;
       const events = (text + value).split(/\r?\n\r?\n/);
       text = events.pop() ?? '';
-      for (const { id, data } of events.map(parseFields)) if (data !== undefined) yield { id, data }; // else a comment, sent to keep the connection
+      for (const { id, data } of events.map(parseFields)) if (data !== undefined) yield { id, data }; // else a heartbeat
     }
   } finally {
     reader.cancel().catch(() => undefined); // it may be broken

@@ -1,36 +1,35 @@
 /**
- * The typed client. It runs in Node 20.19 or newer and in browsers: nothing of Node's is imported. What it sends and gets is typed by
- * the API's own schemas and functions.
+ * The typed client, for Node 20.19 or newer and for browsers: nothing of Node's is imported. Requests and responses are typed by the
+ * API's own schemas.
  */
 import type * as v from 'valibot';
 import type { Input, requestSchema } from '../core/parameters.ts';
 import type { FieldNote } from '../core/request.ts';
 import type { CostEstimate, PresentedTask, Usage } from '../core/responses.ts';
 import { isActive, type TaskStatus } from '../core/responses.ts';
-import { SECOND } from '../core/time.ts';
+import { MINUTE, SECOND } from '../core/time.ts';
 import { ApiError } from './error.ts';
 import { followEvents } from './events.js';
 import { type CallOptions, call } from './http.ts';
 
 export { ApiError } from './error.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
+export type { Usage };
 
-/** Events without a sign of life for so long have broken off unnoticed: one comes every 15 s. */
-const SILENCE = 45 * SECOND;
+/** The API sends something every 15 s, so a stream that is silent for longer than this has broken off. */
+const IDLE_TIMEOUT = 45 * SECOND;
 
 export type Task = PresentedTask;
 export type Video = NonNullable<Task['videos']>[number];
-/** What a clip is made of: one of `prompt`, `image_url`, `image` and `still_of`, and whatever else the API knows. */
+/** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. */
 export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
 export interface DryRun {
   /** every parameter, with the values that would be used */
   input: Input;
   warnings: FieldNote[];
-  /** the amount in millionths of the currency: the most that the task can cost */
+  /** the most that the task can cost; the amount in micro-units of the currency */
   cost_estimate: CostEstimate;
 }
-/** Amounts in millionths of the currency. */
-export type { Usage };
 
 export interface ClientOptions {
   /** such as https://video.example.com */
@@ -38,12 +37,12 @@ export interface ClientOptions {
   /** i2v_…; not needed, and may be empty, as long as the service has no keys */
   key?: string | undefined;
   fetch?: typeof fetch;
-  /** how often a request that got no answer, or 429, 502, 503 or 504, is sent again; 4 if it is not said */
+  /** retries after no response, 429, 502, 503 or 504; default 4 */
   retries?: number;
-  /** for how long events that broke off are taken up again without success; milliseconds, 10 minutes if it is not said */
-  patience?: number;
-  /** told why no news comes for a while; undefined where events have only ended, as when the service starts anew */
-  onBreak?: (error: unknown) => void;
+  /** how long a broken event stream is reconnected without success; milliseconds, default 10 minutes */
+  retryBudget?: number;
+  /** called when an event stream breaks off; without an error where it only ended, as when the service restarts */
+  onBreak?: (error?: unknown) => void;
 }
 
 export interface Options {
@@ -51,9 +50,9 @@ export interface Options {
 }
 
 export interface CreateOptions extends Options {
-  /** a word of your own, the same for the same clip; without one each call has its own, under which its retries are one task */
+  /** a unique string, the same for the same clip; by default random, so that only the retries of one call are one task */
   idempotencyKey?: string;
-  /** how long the answer may take if the task may have ended by then; seconds, at most 60 */
+  /** how long the response may wait for the end of the task; seconds, at most 60 */
   wait?: number;
 }
 
@@ -63,95 +62,88 @@ export interface ListOptions extends Options {
   since?: Date | string | undefined;
   /** created before */
   until?: Date | string | undefined;
-  /** tasks of one page: what is asked for at a time, 1 to 1000 */
+  /** tasks requested at a time, 1 to 1000; default 100 */
   pageSize?: number;
 }
 
-/** A task that can be followed: `for await (const update of task)` gives it as it is, and at each change until it ends. */
+/** A task that can be followed: iterating gives its current state and each later one, until it ends. */
 export interface FollowedTask extends AsyncIterable<Task> {
   readonly id: string;
-  /** @returns the task when it has ended, in whichever way: see its status */
+  /** @returns the task when it has ended, with any status */
   done(): Promise<Task>;
 }
 
 export interface CreatedTask extends FollowedTask {
-  /** as the post answered it */
+  /** the response to the post */
   readonly answer: Task;
-  /** whether an earlier post with this idempotency key has made it */
+  /** whether an earlier post with this idempotency key created it */
   readonly isReplayed: boolean;
 }
 
 export type Client = ReturnType<typeof createClient>;
 
-/** Every function throws ApiError where the API refuses something or can't be reached, or the signal's reason. */
+/**
+ * A client of one service. Every function throws ApiError where the API refuses something or cannot be reached, or the signal's reason.
+ * @example
+ * const client = createClient({ url: 'http://127.0.0.1:5000', key: process.env.IMG2VID_API_KEY });
+ * const task = await client.img2vid({ prompt: 'a lighthouse at dawn', T: 25 });
+ * for await (const { stage, progress } of task) console.log(stage, progress);
+ */
 export function createClient({
   url,
   key,
   fetch: send = (...args) => fetch(...args),
   retries = 4,
-  patience = 600 * SECOND,
+  retryBudget = 10 * MINUTE,
   onBreak = () => {},
 }: ClientOptions) {
   const base = url.replace(/\/+$/, '');
   const authorization: Record<string, string> = key ? { authorization: `Bearer ${key}` } : {};
 
-  const ask = (path: string, { headers, ...options }: CallOptions & { headers?: Record<string, string> } = {}) =>
+  const request = (path: string, { headers, ...options }: CallOptions & { headers?: Record<string, string> } = {}) =>
     call(send, base + path, { retries, ...options, headers: { ...authorization, ...headers } });
 
-  async function json<T>(asked: Promise<Response>): Promise<T> {
-    return (await (await asked).json()) as T;
+  async function requestJson<T>(path: string, options: CallOptions & { headers?: Record<string, string> }): Promise<T> {
+    return (await (await request(path, options)).json()) as T;
   }
 
-  /** The task and its changes; taken up again where the events break off. */
   async function* changes(id: string, given: AbortSignal | undefined): AsyncGenerator<Task, void> {
     const stop = new AbortController();
     const signal = given ? AbortSignal.any([given, stop.signal]) : stop.signal;
-    let heard = Date.now();
+    let lastActivity = Date.now();
+    const onActivity = () => {
+      lastActivity = Date.now();
+    };
 
     async function connect(headers: Record<string, string>) {
       try {
-        const response = await ask(`/status${query({ id })}`, { headers, signal, retries: 0 });
-        heard = Date.now();
-        return { status: response.status, body: response.body && lively(response.body, () => (heard = Date.now())) };
+        const { status, body } = await request(`/status${queryString({ id })}`, { headers, signal, retries: 0 });
+        onActivity();
+        return { status, body: body && withIdleTimeout(body, onActivity) };
       } catch (error) {
-        if (error instanceof ApiError && Date.now() - heard > patience) error.retryable = false;
+        if (error instanceof ApiError && Date.now() - lastActivity > retryBudget) error.retryable = false;
         throw error;
       }
     }
 
-    const news: Task[] = [];
-    let wake = () => {};
-    let isOver = false;
-    const following = followEvents(connect, {
-      onData(data) {
-        const task = JSON.parse(data) as Task;
-        news.push(task);
-        wake();
-        return !isActive(task.status);
-      },
-      onBreak,
-      signal,
-    }).finally(() => {
-      isOver = true;
-      wake();
-    });
-    following.catch(() => {}); // it is awaited below, unless nobody listens any more
     try {
-      while (!isOver || news.length > 0) {
-        if (news.length > 0) yield news.shift()!;
-        else
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-          });
+      for await (const data of followEvents(connect, { onBreak, signal })) {
+        const task = JSON.parse(data) as Task;
+        yield task;
+        if (!isActive(task.status)) return;
       }
-      await following;
       given?.throwIfAborted();
     } finally {
-      stop.abort();
+      stop.abort(); // ends the connection
     }
   }
 
-  function followed(id: string, signal: AbortSignal | undefined): FollowedTask {
+  /**
+   * Follows an existing task.
+   * @example
+   * const { videos, error } = await client.follow(id).done();
+   */
+  function follow(id: string, { signal }: Options = {}): FollowedTask {
     return {
       id,
       [Symbol.asyncIterator]: () => changes(id, signal),
@@ -164,98 +156,111 @@ export function createClient({
   }
 
   return {
-    /** Creates a task. It goes on also where nobody follows it: `signal` ends only the waiting. */
+    follow,
+
+    /**
+     * Creates a task. `signal` ends only the waiting: the task goes on.
+     * @example
+     * const { answer } = await client.img2vid({ image: await readFile('photo.jpg') }, { wait: 60 });
+     */
     async img2vid(
       parameters: Parameters,
-      { idempotencyKey = randomWord(), wait, signal }: CreateOptions = {},
+      { idempotencyKey = randomKey(), wait = 0, signal }: CreateOptions = {},
     ): Promise<CreatedTask> {
-      const headers: Record<string, string> = {
-        'idempotency-key': idempotencyKey,
-        ...(wait !== undefined && { prefer: `wait=${wait}` }),
-      };
-      const { body, type } = bodyOf(parameters);
-      const post = { method: 'POST', headers: { ...headers, ...type }, body, signal, wait: wait ?? 0 };
-      const response = await ask('/img2vid', post);
+      const { body, headers } = requestBody(parameters);
+      const response = await request('/img2vid', {
+        method: 'POST',
+        headers: { ...headers, 'idempotency-key': idempotencyKey, ...(wait > 0 && { prefer: `wait=${wait}` }) },
+        body,
+        signal,
+        wait,
+      });
       const answer = (await response.json()) as Task;
       const isReplayed = response.headers.get('idempotency-replayed') === 'true';
-      return { ...followed(answer.id, signal), answer, isReplayed };
+      return { ...follow(answer.id, { signal }), answer, isReplayed };
     },
 
-    /** What a task with these parameters would be, and the most that it can cost; nothing is made. */
-    dryRun(parameters: Parameters, { signal }: Options = {}): Promise<DryRun> {
-      const { body, type } = bodyOf(parameters);
-      return json(ask('/img2vid?dry_run=1', { method: 'POST', headers: type, body, signal }));
-    },
+    /** Resolves parameters and estimates the highest cost. Creates nothing. */
+    dryRun: (parameters: Parameters, { signal }: Options = {}) =>
+      requestJson<DryRun>('/img2vid?dry_run=1', { method: 'POST', ...requestBody(parameters), signal }),
 
-    /** A task that is there already, to be followed. */
-    follow: (id: string, { signal }: Options = {}): FollowedTask => followed(id, signal),
+    status: (id: string, { signal }: Options = {}) => requestJson<Task>(`/status${queryString({ id })}`, { signal }),
 
-    status: (id: string, { signal }: Options = {}): Promise<Task> => json(ask(`/status${query({ id })}`, { signal })),
-
-    /** Tasks, newest first; asked for a page at a time, as they are wanted. */
+    /**
+     * Tasks, newest first. Pages are requested as they are needed.
+     * @example
+     * for await (const { id } of client.list({ status: 'succeeded', since: '2026-01-31T18:00:00Z' })) console.log(id);
+     */
     async *list({ status, since, until, pageSize = 100, signal }: ListOptions = {}): AsyncGenerator<Task, void> {
       let cursor: string | undefined;
       do {
-        const asked = { status, since: time(since), until: time(until), limit: String(pageSize), cursor };
-        const response = await ask(`/status${query(asked)}`, { signal });
+        const query = { status, since: formatTime(since), until: formatTime(until), limit: String(pageSize), cursor };
+        const response = await request(`/status${queryString(query)}`, { signal });
         yield* (await response.json()) as Task[];
-        // Only the cursor: where a proxy's address is not the service's own, the link leads elsewhere.
+        // Only the cursor of the link: behind a proxy its origin may not be the one that this client knows.
         const [, next] = /<([^>]*)>; *rel="next"/.exec(response.headers.get('link') ?? '') ?? [];
         cursor = next && (new URL(next, base).searchParams.get('cursor') ?? undefined);
       } while (cursor);
     },
 
-    /** Cancels a queued task at once; of a running one a result may still come first. */
-    cancel: (id: string, { signal }: Options = {}): Promise<Task> =>
-      json(ask(`/cancel${query({ id })}`, { method: 'POST', signal })),
+    /** Cancels a task: a queued one at once; a running one may still succeed. */
+    cancel: (id: string, { signal }: Options = {}) =>
+      requestJson<Task>(`/cancel${queryString({ id })}`, { method: 'POST', signal }),
 
     /** Deletes the files and the prompt of an ended task. */
-    delete: (id: string, { signal }: Options = {}): Promise<Task> =>
-      json(ask(`/delete${query({ id })}`, { method: 'POST', signal })),
+    delete: (id: string, { signal }: Options = {}) =>
+      requestJson<Task>(`/delete${queryString({ id })}`, { method: 'POST', signal }),
 
-    /** What the key has spent: of this month, or by the day, such as 2026-11-01, from `since` to `until`. */
+    /** What the key has spent: this month, or on each day from `since` to `until`, such as 2026-11-01. Amounts in micro-units. */
     usage: ({ since, until, signal }: Options & { since?: string | undefined; until?: string | undefined } = {}) =>
-      json<Usage>(ask(`/usage${query({ since, until })}`, { signal })),
+      requestJson<Usage>(`/usage${queryString({ since, until })}`, { signal }),
 
-    /** A video's, grid's or still's bytes, such as `(await client.download(video)).blob()`. The key is not sent: links are signed. */
+    /**
+     * Gets a video, grid or still. Links are signed: the key is not sent.
+     * @example
+     * const blob = await (await client.download(video)).blob();
+     */
     download: ({ link }: { link: string }, { signal }: Options = {}): Promise<Response> =>
       call(send, link, { retries, signal }),
   };
 }
 
-/** As multipart where there is a picture, else as JSON. */
-function bodyOf({ image, ...parameters }: Parameters): { body: FormData | string; type: Record<string, string> } {
-  if (image === undefined) return { body: JSON.stringify(parameters), type: { 'content-type': 'application/json' } };
+/** Multipart with a picture, else JSON. */
+function requestBody({ image, ...parameters }: Parameters): {
+  body: FormData | string;
+  headers: Record<string, string>;
+} {
+  if (image === undefined) return { body: JSON.stringify(parameters), headers: { 'content-type': 'application/json' } };
   const body = new FormData();
   for (const [name, value] of Object.entries(parameters)) if (value !== undefined) body.append(name, String(value));
   body.append('image', image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]), 'image');
-  return { body, type: {} };
+  return { body, headers: {} };
 }
 
-function query(values: Record<string, string | undefined>): string {
-  const given = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
-  return given.length === 0 ? '' : `?${new URLSearchParams(given)}`;
+function queryString(values: Record<string, string | undefined>): string {
+  const defined = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  return defined.length === 0 ? '' : `?${new URLSearchParams(defined)}`;
 }
 
-const time = (given: Date | string | undefined) => (given instanceof Date ? given.toISOString() : given);
+const formatTime = (time: Date | string | undefined) => (time instanceof Date ? time.toISOString() : time);
 
-/** `crypto.randomUUID` is missing in pages that came without https. */
-const randomWord = () =>
+/** crypto.randomUUID is missing on pages loaded by plain http. */
+const randomKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 
-/** A body that fails when nothing has come for a while: a network may go away without a word. */
-function lively(body: ReadableStream<Uint8Array>, onSign: () => void): ReadableStream<Uint8Array> {
+/** A body that fails after IDLE_TIMEOUT without data: a network may go away without closing the connection. */
+function withIdleTimeout(body: ReadableStream<Uint8Array>, onActivity: () => void): ReadableStream<Uint8Array> {
   const reader = body.getReader();
   return new ReadableStream({
     async pull(controller) {
       let timer: ReturnType<typeof setTimeout> | undefined;
-      const silence = new Promise<never>((_, reject) => {
-        timer = setTimeout(reject, SILENCE, new Error(`no sign of life for ${SILENCE / SECOND} s`));
+      const timeout = new Promise<never>((_, reject) => {
+        timer = setTimeout(reject, IDLE_TIMEOUT, new Error(`no data for ${IDLE_TIMEOUT / SECOND} s`));
       });
       try {
-        const { done, value } = await Promise.race([reader.read(), silence]);
+        const { done, value } = await Promise.race([reader.read(), timeout]);
         if (done) return controller.close();
-        onSign();
+        onActivity();
         controller.enqueue(value);
       } catch (error) {
         reader.cancel(error).catch(() => {}); // it may be broken

@@ -2,7 +2,7 @@ import type { WriteStream } from 'node:tty';
 import { CLEAR_LINE, formatBar } from '../core/format.ts';
 import type { PresentedTask } from '../core/responses.ts';
 
-/** A task's progress in one line of a terminal; where the output is no terminal, a line for each stage. */
+/** A task's progress in one line of a terminal; a line for each stage where the output is no terminal. */
 export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
   const start = Date.now();
   let lastStage = '';
@@ -10,14 +10,11 @@ export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
   return {
     show({ status, stage, step, steps, progress, eta_seconds }: PresentedTask) {
       const name = stage ?? status;
-      if (!out.isTTY) {
-        if (name !== lastStage) out.write(`${name} …\n`);
-        lastStage = name;
-        return;
-      }
       const count = step === undefined ? '' : ` ${step}/${steps}`;
       const left = eta_seconds === undefined ? '' : `  about ${eta_seconds} s left`;
-      out.write(`${CLEAR_LINE}${formatBar(progress)}  ${name}${count}${left}`);
+      if (out.isTTY) out.write(`${CLEAR_LINE}${formatBar(progress)}  ${name}${count}${left}`);
+      else if (name !== lastStage) out.write(`${name} …\n`);
+      lastStage = name;
     },
 
     end({ status }: PresentedTask) {

@@ -91,7 +91,7 @@ test('events are given up where they are refused, and after long without any sig
   vi.useFakeTimers();
   const send = vi.fn<typeof fetch>(async () => Promise.reject(new TypeError('fetch failed')));
   const breaks = vi.fn();
-  const lost = createClient({ url: 'http://api.example', fetch: send, patience: 60_000, onBreak: breaks });
+  const lost = createClient({ url: 'http://api.example', fetch: send, retryBudget: 60_000, onBreak: breaks });
   const giving = expect(lost.follow('a').done()).rejects.toMatchObject({ code: 'unreachable' });
   await vi.advanceTimersByTimeAsync(120_000);
   await giving;

@@ -58,15 +58,15 @@ export function createFollower({ getTask, onTask, onProblem, onMissing }) {
     document.addEventListener('visibilitychange', onVisibility);
     streams++;
     try {
-      await followEvents((headers) => request(`/status?id=${id}`, { headers, signal: hidden.signal }), {
-        onData(data) {
-          onTask(JSON.parse(data));
-          return !isFollowed(id);
-        },
-        // The page as a whole shows that the API is away.
-        onBreak: (error) => onProblem(id, error instanceof RefusedError ? errorText(error) : ''),
-        signal: AbortSignal.any([hidden.signal, session]),
+      const signal = AbortSignal.any([hidden.signal, session]);
+      const updates = followEvents((headers) => request(`/status?id=${id}`, { headers, signal }), {
+        onBreak: (error) => onProblem(id, error instanceof RefusedError ? errorText(error) : ''), // outages: see api.js
+        signal,
       });
+      for await (const data of updates) {
+        onTask(JSON.parse(data));
+        if (!isFollowed(id)) break;
+      }
     } finally {
       streams--;
       document.removeEventListener('visibilitychange', onVisibility);

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseKeyId } from '../../api/keys/key-value.ts';
-import { parameterHelp, readFlags, WrongUsage } from '../../client/flags.ts';
+import { parameterHelp, parseFlags, UsageError } from '../../client/flags.ts';
 import { type ApiError, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
 import type { ModelName } from '../../core/presets.ts';
@@ -72,7 +72,7 @@ try {
   if (!ending) {
     await service?.stop();
     console.error(`\n${error instanceof Error ? error.message : error}`);
-    if (error instanceof WrongUsage) console.error(`\n${USAGE}`);
+    if (error instanceof UsageError) console.error(`\n${USAGE}`);
     process.exit(1);
   }
 }
@@ -85,7 +85,7 @@ function onFirstKey(text: string) {
 }
 
 function readArguments(args: string[]): Arguments {
-  const { words, values, switches, fields } = readFlags(args, {
+  const { positionals, values, switches, fields } = parseFlags(args, {
     values: ['image', 'out', 'frames'],
     switches: ['once', 'help'],
   });
@@ -93,7 +93,7 @@ function readArguments(args: string[]): Arguments {
     console.log(`${USAGE}\n\n${parameterHelp()}`);
     process.exit(0);
   }
-  if (words.length > 0) throw new WrongUsage(`${words[0]}: flags begin with --`);
+  if (positionals.length > 0) throw new UsageError(`${positionals[0]}: flags begin with --`);
   const { image, out, frames } = values;
   return { fields, image, out, frames, once: switches.has('once') };
 }

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { openStore } from '../../api/store/store.ts';
+import { followEvents } from '../../client/events.js';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { startLocal } from '../../infra/run/start.ts';
@@ -14,7 +15,6 @@ import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts
 import { makeKey, type TestService, testService } from '../support/test-api.ts';
 import { FREE, newTask } from '../support/test-store.ts';
 
-const { followEvents } = await import(new URL('../../client/events.js', import.meta.url).href);
 const PICTURE = await readFile(new URL('../../assets/coffee.png', import.meta.url));
 const MEGABYTE = 1_000_000;
 
@@ -115,22 +115,16 @@ describe('through a proxy that cuts requests', () => {
         output: { stage: 'sampling', progress: step / 5, step, steps: 5 },
       });
     };
-    await followEvents(
-      async (headers: Record<string, string>) => {
-        told.push(headers['last-event-id']);
-        await goOn(); // while nobody is connected
-        return ask(`/status?id=${id}`, { headers });
-      },
-      {
-        onData(data: string) {
-          const { step, status }: PresentedTask = JSON.parse(data);
-          if (step !== undefined && step !== steps.at(-1)) steps.push(step);
-          return status === 'succeeded';
-        },
-        onBreak: () => breaks++,
-        signal: new AbortController().signal,
-      },
-    );
+    const connect = async (headers: Record<string, string>) => {
+      told.push(headers['last-event-id']);
+      await goOn(); // while nobody is connected
+      return ask(`/status?id=${id}`, { headers });
+    };
+    for await (const data of followEvents(connect, { onBreak: () => breaks++, signal: new AbortController().signal })) {
+      const { step, status }: PresentedTask = JSON.parse(data);
+      if (step !== undefined && step !== steps.at(-1)) steps.push(step);
+      if (status === 'succeeded') break;
+    }
     expect(steps).toEqual([1, 2, 3]);
     expect(breaks).toBeGreaterThanOrEqual(3);
     expect(proxy.cuts()).toBe(breaks);
