@@ -1,39 +1,39 @@
 /**
- * A stand-in for the Hugging Face hub, as far as downloading a model needs it: model info, the list of files in pages, `resolve`,
- * the gate of a licence, and a CDN at another origin to which large files are redirected. Tests switch its faults.
+ * A simulator of the Hugging Face hub, for downloading one model: model info, the paginated list of files, `resolve`, access to a gated
+ * repository, and a CDN at another origin that large files are redirected to. Tests inject faults.
  */
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import type { RequestListener, ServerResponse } from 'node:http';
+import { join, relative } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import parseRange from 'range-parser';
+import { serveOnLoopback } from './loopback.ts';
 
-/** Of an account that has accepted the licence, of one that has not, and one that is not for such repositories. No others are known. */
+/** The only valid ones: of an account with access, of one without, and one whose permissions exclude gated repositories. */
 export const TOKENS = { accepted: 'hf_accepted', notAccepted: 'hf_notaccepted', narrow: 'hf_narrow' };
-/** A tag of the one commit, beside the branch main. */
+/** A tag of the one commit, which is also the branch main. */
 export const TAG = 'v1.0';
 
-const LARGE = /\.safetensors$/; // what is kept by LFS, and so at the CDN
+const LARGE = /\.safetensors$/; // kept in LFS, and so on the CDN
+const PAGE_SIZE = 5;
 
 export interface HubOptions {
   /** ORG/NAME */
   repository: string;
   /** whose files are served */
   folder: string;
-  /** more files, or others in their place, by path */
+  /** more files by path; they replace the folder's */
   extraFiles?: Record<string, string | Uint8Array>;
-  /** whether files are only for those who have accepted the licence */
+  /** whether only accounts with access get files */
   gated?: boolean;
 }
 
 export interface HubFile {
   bytes: Buffer;
-  /** its name among a cache's blobs: the sha256 of large files, git's id of small ones */
+  /** its name among a cache's blobs: the SHA-256 of large files, git's id of small ones */
   etag: string;
 }
 
@@ -45,19 +45,19 @@ export interface HubRequest {
   authorization: string | undefined;
 }
 
-/** All of them off at first. */
+/** All are off at first. Tests change them in place. */
 export interface Faults {
-  /** what the hub, and what the CDN, answers to the next requests */
+  /** statuses of the next answers of the hub and of the CDN */
   status: { hub: ContentfulStatusCode[]; cdn: number[] };
-  /** after how many bytes the CDN falls silent, once; `cut` then breaks the connection */
+  /** the next answer of the CDN stalls after so many bytes; `closeStalled` then breaks its connection */
   stopAfter: number | undefined;
-  /** what the CDN makes of the next requests for a part: sends the whole, answers 416, or sends another part than was asked for */
+  /** what the CDN does to the next requests with a range: sends the whole file, answers 416, or sends another range */
   ranges: ('ignore' | 'refuse' | 'mistake')[];
-  /** how many of the next files from the CDN have one wrong byte, their last */
+  /** how many of the next files from the CDN have a wrong last byte */
   corrupt: number;
-  /** the origin that has the list's next pages, if another */
+  /** another origin for the next pages of the list */
   nextPages: string | undefined;
-  /** what the list says instead */
+  /** changes the entries of the list, or removes them */
   list: (entry: TreeEntry) => TreeEntry | undefined;
 }
 
@@ -69,18 +69,19 @@ export interface TreeEntry {
   lfs?: { oid: string; size: number; pointerSize: number };
 }
 
+/** The one repository, at its one commit. */
+interface Repository {
+  name: string;
+  gated: boolean;
+  files: Map<string, HubFile>;
+  commit: string;
+}
+
 export type LocalHub = Awaited<ReturnType<typeof startHub>>;
 
 /** Starts the hub and its CDN on loopback. */
-export async function startHub({ repository, folder, extraFiles = {}, gated = false }: HubOptions) {
-  const paths = readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name));
-  const contents = new Map(paths.map((path) => [path.slice(folder.length + 1), readFileSync(path)]));
-  for (const [path, content] of Object.entries(extraFiles)) contents.set(path, Buffer.from(content));
-  const files = new Map<string, HubFile>(
-    [...contents].map(([path, bytes]) => [path, { bytes, etag: LARGE.test(path) ? sha256(bytes) : gitId(bytes) }]),
-  );
+export async function startHub({ repository: name, folder, extraFiles = {}, gated = false }: HubOptions) {
+  const files = readFiles(folder, extraFiles);
   const commit = sha1([...files].map(([path, { etag }]) => `${path} ${etag}\n`).join(''));
   const faults: Faults = {
     status: { hub: [], cdn: [] },
@@ -91,9 +92,38 @@ export async function startHub({ repository, folder, extraFiles = {}, gated = fa
     list: (entry) => entry,
   };
   const requests: HubRequest[] = [];
-  const stopped: ServerResponse[] = [];
+  const stalled: ServerResponse[] = [];
+  const recorded = (origin: HubRequest['origin'], listener: RequestListener): RequestListener => {
+    return (request, response) => {
+      const { range, authorization } = request.headers;
+      requests.push({ origin, path: request.url!, range, authorization });
+      listener(request, response);
+    };
+  };
+  const cdn = await serveOnLoopback(recorded('cdn', cdnListener(files, faults, stalled)));
+  const app = hubApp({ name, gated, files, commit }, cdn.url, faults);
+  const hub = await serveOnLoopback(recorded('hub', getRequestListener(app.fetch)));
+  return {
+    url: hub.url,
+    cdnUrl: cdn.url,
+    commit,
+    files,
+    faults,
+    /** every request to either origin, in order */
+    requests,
+    /** Breaks the connections that have stalled. */
+    closeStalled() {
+      for (const response of stalled.splice(0)) response.destroy();
+    },
+    async close() {
+      await Promise.all([hub.close(), cdn.close()]);
+    },
+  };
+}
 
-  // The hub.
+/** https://huggingface.co/docs/hub/api */
+function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
+  const { name, gated, files, commit } = repository;
   const app = new Hono();
 
   app.use(async (c, next) => {
@@ -102,102 +132,108 @@ export async function startHub({ repository, folder, extraFiles = {}, gated = fa
     await next();
   });
 
-  // A token that the hub does not know is refused even where none would be needed.
+  // The API refuses an unknown token even for public repositories.
   app.use('/api/models/*', async (c, next) => {
-    if (token(c) && !Object.values(TOKENS).includes(token(c)!))
+    const token = readToken(c);
+    if (token && !Object.values(TOKENS).includes(token))
       return refuse(c, 401, undefined, 'Invalid credentials in Authorization header');
     await next();
   });
 
-  for (const path of ['/api/models/:org/:name', '/api/models/:org/:name/revision/:revision'])
-    app.get(path, (c) => {
-      const wrong = unknown(c);
-      if (wrong) return wrong;
-      return c.json({
-        _id: '0123456789abcdef01234567',
-        id: repository,
-        sha: commit,
-        private: false,
-        gated: gated ? 'auto' : false,
-        downloads: 0,
-        likes: 0,
-        lastModified: '2024-07-10T11:43:18.000Z',
-        siblings: [...files.keys()].map((rfilename) => ({ rfilename })),
-      });
+  app.on('GET', ['/api/models/:org/:name', '/api/models/:org/:name/revision/:revision'], (c) => {
+    const notFound = refuseUnknown(c, repository);
+    if (notFound) return notFound;
+    return c.json({
+      _id: '0123456789abcdef01234567',
+      id: name,
+      sha: commit,
+      private: false,
+      gated: gated ? 'auto' : false,
+      downloads: 0,
+      likes: 0,
+      lastModified: '2024-07-10T11:43:18.000Z',
+      siblings: [...files.keys()].map((rfilename) => ({ rfilename })),
     });
+  });
 
   app.get('/api/models/:org/:name/tree/:revision', (c) => {
-    const wrong = unknown(c);
-    if (wrong) return wrong;
-    const all = tree(files)
+    const notFound = refuseUnknown(c, repository);
+    if (notFound) return notFound;
+    const entries = listTree(files)
       .filter(({ path }) => c.req.query('recursive') === 'true' || !path.includes('/'))
       .map(faults.list)
       .filter((entry) => entry !== undefined);
-    const from = Number(c.req.query('cursor') ?? 0);
-    const next = new URL(c.req.path, faults.nextPages ?? url);
-    next.search = new URLSearchParams({ ...c.req.query(), cursor: String(from + PAGE) }).toString();
-    if (from + PAGE < all.length) c.header('link', `<${next}>; rel="next"`);
-    return c.json(all.slice(from, from + PAGE));
+    const start = Number(c.req.query('cursor') ?? 0);
+    const end = start + PAGE_SIZE;
+    const next = new URL(c.req.path, faults.nextPages ?? c.req.url);
+    next.search = new URLSearchParams({ ...c.req.query(), cursor: String(end) }).toString();
+    if (end < entries.length) c.header('link', `<${next}>; rel="next"`);
+    return c.json(entries.slice(start, end));
   });
 
   app.get('/:org/:name/resolve/:revision/:path{.+}', (c) => {
-    const wrong = unknown(c) ?? closedGate(c);
-    if (wrong) return wrong;
+    const refusal = refuseUnknown(c, repository) ?? refuseWithoutAccess(c, repository);
+    if (refusal) return refusal;
     const path = c.req.param('path');
     const file = files.get(path);
     if (!file) return refuse(c, 404, 'EntryNotFound', 'Entry not found');
     c.header('x-repo-commit', commit);
     c.header('x-linked-size', String(file.bytes.length));
     c.header('x-linked-etag', `"${file.etag}"`);
-    if (!LARGE.test(path)) return c.redirect(`/api/resolve-cache/models/${repository}/${commit}/${path}`, 307);
+    if (!LARGE.test(path)) return c.redirect(`/api/resolve-cache/models/${name}/${commit}/${path}`, 307);
     return c.redirect(`${cdnUrl}/${file.etag}?Expires=1&Signature=s`, 302);
   });
 
   app.get('/api/resolve-cache/models/:org/:name/:revision/:path{.+}', (c) => {
-    const wrong = unknown(c) ?? closedGate(c);
-    if (wrong) return wrong;
-    const file = files.get(c.req.param('path'))!;
-    return c.body(new Uint8Array(file.bytes), 200, {
-      etag: `"${file.etag}"`,
-      'content-length': String(file.bytes.length),
-      'x-repo-commit': commit,
-    });
+    const refusal = refuseUnknown(c, repository) ?? refuseWithoutAccess(c, repository);
+    if (refusal) return refusal;
+    const { bytes, etag } = files.get(c.req.param('path'))!;
+    const headers = { etag: `"${etag}"`, 'content-length': String(bytes.length), 'x-repo-commit': commit };
+    return c.body(new Uint8Array(bytes), 200, headers);
   });
 
-  const token = (c: Context) => c.req.header('authorization')?.replace(/^Bearer /, '');
+  return app;
+}
 
-  /** What the hub says where there is no such repository or revision. */
-  function unknown(c: Context) {
-    const { org, name, revision = 'main' } = c.req.param() as Record<string, string>;
-    if (`${org}/${name}` !== repository) {
-      const [status, message] = token(c) ? [404, 'Repository not found'] : [401, 'Invalid username or password.'];
-      return refuse(c, status, 'RepoNotFound', message);
-    }
-    if (!['main', TAG, commit].includes(revision))
-      return refuse(c, 404, 'RevisionNotFound', `Invalid rev id: ${revision}`);
+const readToken = (c: Context) => c.req.header('authorization')?.replace(/^Bearer /, '');
+
+/** The hub's answer where the path names another repository or revision. */
+function refuseUnknown(c: Context, repository: Repository) {
+  const { org, name, revision = 'main' } = c.req.param() as Record<string, string>;
+  if (`${org}/${name}` !== repository.name) {
+    const [status, message] = readToken(c) ? [404, 'Repository not found'] : [401, 'Invalid username or password.'];
+    return refuse(c, status, 'RepoNotFound', message);
   }
+  if (!['main', TAG, repository.commit].includes(revision))
+    return refuse(c, 404, 'RevisionNotFound', `Invalid rev id: ${revision}`);
+}
 
-  /** A token that the hub doesn't know is here as good as none. */
-  function closedGate(c: Context) {
-    if (!gated || token(c) === TOKENS.accepted) return;
-    const start = `Access to model ${repository} is restricted`;
-    if (token(c) === TOKENS.notAccepted)
-      return refuse(c, 403, 'GatedRepo', `${start} and you are not in the authorized list.`);
-    if (token(c) === TOKENS.narrow)
-      return refuse(
-        c,
-        403,
-        undefined,
-        'Please enable access to public gated repositories in your fine-grained token settings',
-      );
-    return refuse(c, 401, 'GatedRepo', `${start}. You must have access to it and be authenticated to access it.`);
+/** The hub's answer where the account has no access. Here an unknown token counts as none. */
+function refuseWithoutAccess(c: Context, { name, gated }: Repository) {
+  const token = readToken(c);
+  if (!gated || token === TOKENS.accepted) return;
+  const start = `Access to model ${name} is restricted`;
+  if (token === TOKENS.notAccepted)
+    return refuse(c, 403, 'GatedRepo', `${start} and you are not in the authorized list.`);
+  if (token === TOKENS.narrow) {
+    const message = 'Please enable access to public gated repositories in your fine-grained token settings';
+    return refuse(c, 403, undefined, message);
   }
+  return refuse(c, 401, 'GatedRepo', `${start}. You must have access to it and be authenticated to access it.`);
+}
 
-  // The CDN.
-  function answerFile(request: IncomingMessage, response: ServerResponse) {
+function refuse(c: Context, status: number, code: string | undefined, message: string) {
+  if (code) c.header('x-error-code', code);
+  c.header('x-error-message', message);
+  return c.json({ error: message }, status as ContentfulStatusCode);
+}
+
+/** Serves files by their etags, whole or a range. @param stalled gets the responses that the fault `stopAfter` has left open */
+function cdnListener(files: Map<string, HubFile>, faults: Faults, stalled: ServerResponse[]): RequestListener {
+  return (request, response) => {
     const status = faults.status.cdn.shift();
     if (status) return void response.writeHead(status).end();
-    if (request.headers.authorization) return void response.writeHead(400).end(); // its links are signed already
+    if (request.headers.authorization) return void response.writeHead(400).end(); // its URLs are signed already
     const etag = request.url!.slice(1).split('?')[0];
     let bytes = [...files.values()].find((file) => file.etag === etag)?.bytes;
     if (!bytes) return void response.writeHead(403).end();
@@ -222,54 +258,24 @@ export async function startHub({ repository, folder, extraFiles = {}, gated = fa
     if (request.method === 'HEAD') return void response.end();
     if (stopAfter === undefined || stopAfter >= body.length) return void response.end(body);
     faults.stopAfter = undefined;
-    stopped.push(response);
+    stalled.push(response);
     response.write(body.subarray(0, stopAfter));
-  }
-
-  const [url, closeHub] = await listen('hub', getRequestListener(app.fetch));
-  const [cdnUrl, closeCdn] = await listen('cdn', answerFile);
-
-  async function listen(
-    origin: HubRequest['origin'],
-    answer: (request: IncomingMessage, response: ServerResponse) => unknown,
-  ) {
-    const server = createServer((request, response) => {
-      const { range, authorization } = request.headers;
-      requests.push({ origin, path: request.url!, range, authorization });
-      answer(request, response);
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const close = () => {
-      server.close();
-      server.closeAllConnections();
-    };
-    return [`http://127.0.0.1:${(server.address() as AddressInfo).port}`, close] as const;
-  }
-
-  return {
-    url,
-    cdnUrl,
-    commit,
-    files,
-    faults,
-    /** every request, to both origins */
-    requests,
-    /** Breaks the connections that have fallen silent. */
-    closeStalled() {
-      for (const response of stopped.splice(0)) response.destroy();
-    },
-    close() {
-      closeHub();
-      closeCdn();
-    },
   };
 }
 
-const PAGE = 5; // entries
+function readFiles(folder: string, extraFiles: Record<string, string | Uint8Array>): Map<string, HubFile> {
+  const paths = readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+  const contents = new Map(paths.map((path) => [relative(folder, path), readFileSync(path)]));
+  for (const [path, content] of Object.entries(extraFiles)) contents.set(path, Buffer.from(content));
+  return new Map(
+    [...contents].map(([path, bytes]) => [path, { bytes, etag: LARGE.test(path) ? sha256(bytes) : gitId(bytes) }]),
+  );
+}
 
-/** The list of files as the hub gives it, folders among them. */
-function tree(files: Map<string, HubFile>): TreeEntry[] {
+/** The list of files as the hub gives it, with the folders of the first level. */
+function listTree(files: Map<string, HubFile>): TreeEntry[] {
   const folders = new Set([...files.keys()].filter((path) => path.includes('/')).map((path) => path.split('/')[0]!));
   return [
     ...[...folders].map((path) => ({ type: 'directory' as const, path, size: 0, oid: sha1(path) })),
@@ -281,12 +287,6 @@ function tree(files: Map<string, HubFile>): TreeEntry[] {
       return { ...entry, oid: gitId(Buffer.from(pointer)), lfs };
     }),
   ];
-}
-
-function refuse(c: Context, status: number, code: string | undefined, message: string) {
-  if (code) c.header('x-error-code', code);
-  c.header('x-error-message', message);
-  return c.json({ error: message }, status as ContentfulStatusCode);
 }
 
 const sha1 = (data: string | Uint8Array) => createHash('sha1').update(data).digest('hex');

@@ -1,9 +1,8 @@
 /**
- * ImaginePro's protocol on this machine: POST /api/v1/nova/imagine, GET /api/v1/midjourney/message/:id. Words in the prompt make it fail:
- * those of `REFUSALS` when it is asked, those of `FAILURES` later, in Midjourney's words.
+ * A simulator of ImaginePro: POST /api/v1/nova/imagine, GET /api/v1/midjourney/message/:id. A keyword of `REFUSALS` in the prompt makes
+ * it refuse the request. One of `FAILURES` makes the task fail, with Midjourney's message.
  */
-import { Hono } from 'hono';
-import { type BridgeServer, type BridgeServerOptions, imagineLedger, wordIn } from './imagines.ts';
+import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword } from './imagines.ts';
 
 const REFUSALS = {
   INVALID_PARAMETERS: { statusCode: 400, message: 'Bad Request', error: 'INVALID_PARAMETERS' },
@@ -24,9 +23,7 @@ const FAILURES: Record<string, string> = {
 };
 
 export function imagineproServer(options: BridgeServerOptions): BridgeServer {
-  const { imagines, pictures, paid, take, progress, pictureLink, time } = imagineLedger(options, Object.keys(FAILURES));
-  const app = new Hono();
-  app.route('/', pictures);
+  const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => {
     if (c.req.header('authorization') === `Bearer ${options.apiKey}`) return next();
@@ -35,9 +32,9 @@ export function imagineproServer(options: BridgeServerOptions): BridgeServer {
 
   app.post('/api/v1/nova/imagine', async (c) => {
     const { prompt, ref } = await c.req.json();
-    const word = wordIn(prompt, Object.keys(REFUSALS)) as keyof typeof REFUSALS | undefined;
-    if (word) return c.json(REFUSALS[word], REFUSALS[word].statusCode);
-    return c.json({ success: true, messageId: take(prompt, ref).id, createdAt: time() });
+    const refusal = findKeyword(prompt, REFUSALS);
+    if (refusal) return c.json(refusal, refusal.statusCode);
+    return c.json({ success: true, messageId: accept(prompt, ref).id, createdAt: isoTime() });
   });
 
   app.get('/api/v1/midjourney/message/:id', (c) => {
@@ -45,11 +42,11 @@ export function imagineproServer(options: BridgeServerOptions): BridgeServer {
     if (!imagine) return c.json({ statusCode: 404, message: 'Not Found', error: 'Not Found' }, 404);
     const { id: messageId, prompt, ref, failure } = imagine;
     const percent = progress(imagine);
-    const common = { messageId, prompt, ref, createdAt: time(imagine.created), updatedAt: time() };
-    if (failure) return c.json({ ...common, status: 'FAIL', progress: 0, error: FAILURES[failure] });
+    const common = { messageId, prompt, ref, createdAt: isoTime(imagine.created), updatedAt: isoTime() };
+    if (failure) return c.json({ ...common, status: 'FAIL', progress: 0, error: failure });
     if (percent === 0) return c.json({ ...common, status: 'QUEUED', progress: 0 });
     if (percent < 100) return c.json({ ...common, status: 'PROCESSING', progress: percent });
-    const uri = pictureLink(c, '/', imagine, 'grid');
+    const uri = pictureUrls(c, imagine).grid;
     return c.json({ ...common, status: 'DONE', progress: 100, uri, originalUrl: uri, buttons: ['U1', 'U2', 'V1'] });
   });
 

@@ -1,4 +1,4 @@
-/** What the bridges' stand-ins share: who asked for what, how far it is on the clock, and pictures that are drawn when they are fetched. */
+/** What the simulators of image providers share: the tasks they have accepted, their progress, and pictures drawn on request. */
 import { randomUUID } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
@@ -7,12 +7,12 @@ import { placeholder } from '../placeholder.ts';
 
 export interface BridgeServerOptions {
   apiKey: string;
-  /** how long an imagine takes; milliseconds */
+  /** of an imagine; milliseconds, default 600 */
   duration?: number;
   now?: () => number;
-  /** of a picture, in pixels; Midjourney's is the default */
+  /** of a picture, in pixels; default 1024, as Midjourney's */
   longerSide?: number;
-  /** makes one of the four pictures, 1–4, as a PNG */
+  /** @returns one of the four pictures, 1–4, as a PNG */
   draw?: (words: string, index: number, width: number, height: number) => Promise<Buffer>;
 }
 
@@ -20,37 +20,41 @@ export interface Imagine {
   id: string;
   prompt: string;
   ref: string | undefined;
+  /** milliseconds since 1970 */
   created: number;
   canceled: boolean;
-  /** the word of its prompt for which it fails */
+  /** the message with which it fails */
   failure: string | undefined;
 }
 
-/** A stand-in: `app` is mounted where the bridge's address leads, `imagines` is all that it has taken. */
+/** A simulator: `app` is mounted at the path of the provider's base URL. */
 export interface BridgeServer {
   app: Hono;
+  /** all that were accepted, by id */
   imagines: Map<string, Imagine>;
   /** how many of them the operator pays for: those that do not fail */
   paid(): number;
 }
 
-/** @param failures words for which an imagine that was taken fails */
-export function imagineLedger(
+/** @param failures messages by keyword: an imagine with the keyword in its prompt is accepted and fails with the message */
+export function createImagines(
   { duration = 0.6 * SECOND, now = Date.now, longerSide = 1024, draw = placeholder }: BridgeServerOptions,
-  failures: string[],
+  failures: Record<string, string>,
 ) {
   const imagines = new Map<string, Imagine>();
+  const app = new Hono();
 
-  const pictures = new Hono().get('/pictures/:id/:file{([1-4]|grid)\\.png}', async (c) => {
+  app.get('/pictures/:id/:file{([1-4]|grid)\\.png}', async (c) => {
     const imagine = imagines.get(c.req.param('id'));
     if (!imagine) return c.notFound();
-    const { words, width, height } = readPrompt(imagine.prompt, longerSide);
+    const { words, width, height } = parsePrompt(imagine.prompt, longerSide);
     const [index] = c.req.param('file').split('.');
-    const png = index === 'grid' ? await grid(words, width, height) : await draw(words, Number(index), width, height);
+    const png =
+      index === 'grid' ? await drawGrid(words, width, height) : await draw(words, Number(index), width, height);
     return c.body(new Uint8Array(png), 200, { 'content-type': 'image/png' });
   });
 
-  async function grid(words: string, width: number, height: number): Promise<Buffer> {
+  async function drawGrid(words: string, width: number, height: number): Promise<Buffer> {
     const quarters = await Promise.all([1, 2, 3, 4].map((index) => draw(words, index, width, height)));
     const canvas = sharp({ create: { width: 2 * width, height: 2 * height, channels: 3, background: '#000' } });
     return canvas
@@ -60,12 +64,13 @@ export function imagineLedger(
   }
 
   return {
+    /** with a route for pictures, which needs no key */
+    app,
     imagines,
-    pictures,
     paid: () => [...imagines.values()].filter(({ failure }) => !failure).length,
 
-    take(prompt: string, ref?: string): Imagine {
-      const failure = wordIn(prompt, failures);
+    accept(prompt: string, ref?: string): Imagine {
+      const failure = findKeyword(prompt, failures);
       const imagine = { id: randomUUID(), prompt, ref, created: now(), canceled: false, failure };
       imagines.set(imagine.id, imagine);
       return imagine;
@@ -74,19 +79,22 @@ export function imagineLedger(
     /** 0–100 */
     progress: ({ created }: Imagine) => Math.min(100, Math.floor((100 * (now() - created)) / Math.max(1, duration))),
 
-    /** @param up the way from the request's address to the app's */
-    pictureLink: (c: Context, up: string, { id }: Imagine, file: number | 'grid') =>
-      new URL(`${up}pictures/${id}/${file}.png`, c.req.url).href,
+    /** @param root the path from the request's URL to the app's */
+    pictureUrls(c: Context, { id }: Imagine, root = '/') {
+      const url = (name: string) => new URL(`${root}pictures/${id}/${name}.png`, c.req.url).href;
+      return { grid: url('grid'), single: ['1', '2', '3', '4'].map(url) };
+    },
 
-    time: (ms = now()) => new Date(ms).toISOString(),
+    isoTime: (ms = now()) => new Date(ms).toISOString(),
   };
 }
 
-/** Which of the words stands in a prompt. */
-export const wordIn = (prompt: string, words: string[]) => words.find((word) => prompt.split(/\s+/).includes(word));
+/** The entry of the first keyword that the prompt contains as a word. */
+export const findKeyword = <T>(prompt: string, entries: Record<string, T>): T | undefined =>
+  Object.entries(entries).find(([keyword]) => prompt.split(/\s+/).includes(keyword))?.[1];
 
 /** The prompt without its flags, and the picture's size by its `--ar W:H`. */
-function readPrompt(prompt: string, longerSide: number): { words: string; width: number; height: number } {
+function parsePrompt(prompt: string, longerSide: number): { words: string; width: number; height: number } {
   const [, w = '1', h = '1'] = /--(?:ar|aspect)\s+(\d+):(\d+)/i.exec(prompt) ?? [];
   const scale = longerSide / Math.max(Number(w), Number(h));
   const words = prompt.replace(/\s--\S.*$/s, '').trim();

@@ -1,9 +1,8 @@
 /**
- * Legnext's protocol on this machine: POST /api/v1/diffusion, GET /api/v1/job/:id. Words in the prompt make it fail: those of `REFUSALS`
- * when it is asked, those of `FAILURES` later.
+ * A simulator of Legnext: POST /api/v1/diffusion, GET /api/v1/job/:id. A keyword of `REFUSALS` in the prompt makes it refuse the
+ * request. One of `FAILURES` makes the job fail.
  */
-import { Hono } from 'hono';
-import { type BridgeServer, type BridgeServerOptions, type Imagine, imagineLedger, wordIn } from './imagines.ts';
+import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
 
 const REFUSALS = {
   INVALID_PARAMETER: [400, 'Invalid parameter'],
@@ -26,45 +25,42 @@ const NO_ERROR = { code: 0, raw_message: '', message: '', detail: null };
 const errorOf = (code: number, message: string) => ({ code, raw_message: message, message, detail: null });
 
 export function legnextServer(options: BridgeServerOptions): BridgeServer {
-  const { imagines, pictures, paid, take, progress, pictureLink, time } = imagineLedger(options, Object.keys(FAILURES));
-  const app = new Hono();
-  app.route('/', pictures);
+  const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => {
     if (c.req.header('x-api-key') === options.apiKey) return next();
     return c.json({ error: errorOf(401, 'Invalid API key') }, 401);
   });
 
-  /** A job as both calls show it. */
-  const shown = ({ id, created }: Imagine, status: string, more: object = {}) => ({
+  const presentJob = ({ id, created }: Imagine, status: string, more: object = {}) => ({
     job_id: id,
     model: 'midjourney',
     task_type: 'diffusion',
     status,
     input: null,
     output: { image_url: '', image_urls: null, seed: '' },
-    meta: { created_at: time(created), usage: { type: 'point', frozen: 80, consume: 0 } },
+    meta: { created_at: isoTime(created), usage: { type: 'point', frozen: 80, consume: 0 } },
     error: NO_ERROR,
     ...more,
   });
 
   app.post('/api/v1/diffusion', async (c) => {
     const { text } = await c.req.json();
-    const word = wordIn(text, Object.keys(REFUSALS)) as keyof typeof REFUSALS | undefined;
-    if (word) return c.json({ error: errorOf(REFUSALS[word][0], REFUSALS[word][1]) }, REFUSALS[word][0]);
-    return c.json(shown(take(text), 'pending'));
+    const [status, message] = findKeyword(text, REFUSALS) ?? [];
+    if (status) return c.json({ error: errorOf(status, message) }, status);
+    return c.json(presentJob(accept(text), 'pending'));
   });
 
   app.get('/api/v1/job/:id', (c) => {
     const imagine = imagines.get(c.req.param('id'));
     if (!imagine) return c.json({ error: errorOf(404, 'Job not found') }, 404);
-    if (imagine.failure) return c.json(shown(imagine, 'failed', { error: errorOf(500, FAILURES[imagine.failure]!) }));
+    if (imagine.failure) return c.json(presentJob(imagine, 'failed', { error: errorOf(500, imagine.failure) }));
     const percent = progress(imagine);
     if (percent < 100)
-      return c.json(shown(imagine, percent === 0 ? 'pending' : percent < 30 ? 'staged' : 'processing'));
-    const image_urls = [1, 2, 3, 4].map((index) => pictureLink(c, '/', imagine, index));
-    const output = { image_url: pictureLink(c, '/', imagine, 'grid'), image_urls, seed: '2452171661' };
-    return c.json(shown(imagine, 'completed', { output }));
+      return c.json(presentJob(imagine, percent === 0 ? 'pending' : percent < 30 ? 'staged' : 'processing'));
+    const { grid, single } = pictureUrls(c, imagine);
+    const output = { image_url: grid, image_urls: single, seed: '2452171661' };
+    return c.json(presentJob(imagine, 'completed', { output }));
   });
 
   return { app, imagines, paid };

@@ -1,10 +1,10 @@
 /**
- * midjourney-proxy's protocol on this machine: POST /mj/submit/imagine, GET /mj/task/:id/fetch, GET /mj/task/list; as the fork also POST
- * /mj/task/:id/cancel and a picture each. Words in the prompt make it fail: those of `REFUSALS` when it is asked, those of `FAILURES`
- * later, in Midjourney's words.
+ * A simulator of midjourney-proxy: POST /mj/submit/imagine, GET /mj/task/:id/fetch, GET /mj/task/list. Its fork also has POST
+ * /mj/task/:id/cancel, and single pictures. A keyword of `REFUSALS` in the prompt makes it refuse the request. One of `FAILURES` makes
+ * the task fail, with Midjourney's message.
  */
-import { type Context, Hono } from 'hono';
-import { type BridgeServer, type BridgeServerOptions, type Imagine, imagineLedger, wordIn } from './imagines.ts';
+import type { Context } from 'hono';
+import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
 
 const REFUSALS = {
   NO_ACCOUNT: { code: 3, description: '无可用的账号实例' },
@@ -26,23 +26,21 @@ const FAILURES: Record<string, string> = {
 };
 
 export interface MjProxyServerOptions extends BridgeServerOptions {
-  /** the fork also cancels, and shows a picture each beside the grid */
+  /** whether it is the fork, which can cancel and has single pictures; default true */
   fork?: boolean;
 }
 
 export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions): BridgeServer {
-  const { imagines, pictures, paid, take, progress, pictureLink } = imagineLedger(options, Object.keys(FAILURES));
-  const app = new Hono();
-  app.route('/', pictures);
+  const { app, imagines, paid, accept, progress, pictureUrls } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => (c.req.header('mj-api-secret') === options.apiKey ? next() : c.body(null, 401)));
 
   app.post('/mj/submit/imagine', async (c) => {
     const { prompt, state } = await c.req.json();
-    const word = wordIn(prompt, Object.keys(REFUSALS)) as keyof typeof REFUSALS | undefined;
-    if (word) return c.json({ result: null, properties: {}, ...REFUSALS[word] });
+    const refusal = findKeyword<object>(prompt, REFUSALS);
+    if (refusal) return c.json({ result: null, properties: {}, ...refusal });
     const waiting = [...imagines.values()].filter((imagine) => progress(imagine) < 100).length;
-    const result = take(prompt, state).id;
+    const result = accept(prompt, state).id;
     if (waiting === 0) return c.json({ code: 1, description: '提交成功', result, properties: {} });
     return c.json({
       code: 22,
@@ -52,7 +50,7 @@ export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions)
     });
   });
 
-  function shown(c: Context, imagine: Imagine) {
+  function presentTask(c: Context, imagine: Imagine) {
     const { id, prompt, ref, created, failure, canceled } = imagine;
     const percent = progress(imagine);
     const common = {
@@ -64,21 +62,21 @@ export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions)
       imageUrl: null,
       failReason: null,
     };
-    if (failure) return { ...common, status: 'FAILURE', progress: '', failReason: FAILURES[failure] };
+    if (failure) return { ...common, status: 'FAILURE', progress: '', failReason: failure };
     if (canceled) return { ...common, status: 'FAILURE', progress: '', failReason: '取消任务' };
     if (percent === 0) return { ...common, status: 'SUBMITTED', progress: '0%' };
     if (percent < 100) return { ...common, status: 'IN_PROGRESS', progress: `${percent}%` };
-    const imageUrls = [1, 2, 3, 4].map((index) => ({ url: pictureLink(c, '/', imagine, index), thumbnail: null }));
-    const imageUrl = pictureLink(c, '/', imagine, 'grid');
-    return { ...common, status: 'SUCCESS', progress: '100%', imageUrl, ...(fork && { imageUrls }) };
+    const { grid, single } = pictureUrls(c, imagine);
+    const imageUrls = single.map((url) => ({ url, thumbnail: null }));
+    return { ...common, status: 'SUCCESS', progress: '100%', imageUrl: grid, ...(fork && { imageUrls }) };
   }
 
   app.get('/mj/task/:id/fetch', (c) => {
     const imagine = imagines.get(c.req.param('id'));
-    return imagine ? c.json(shown(c, imagine)) : c.body(null, fork ? 204 : 200);
+    return imagine ? c.json(presentTask(c, imagine)) : c.body(null, fork ? 204 : 200);
   });
 
-  app.get('/mj/task/list', (c) => c.json([...imagines.values()].reverse().map((imagine) => shown(c, imagine))));
+  app.get('/mj/task/list', (c) => c.json([...imagines.values()].reverse().map((imagine) => presentTask(c, imagine))));
 
   if (fork)
     app.post('/mj/task/:id/cancel', (c) => {

@@ -1,9 +1,8 @@
 /**
- * TheNextLeg's v2 protocol on this machine: POST /imagine, GET /message/:id, POST /getImage. Prompts with a word of `FAILURES` fail in
- * that way, so that every error of the real bridge can be tried.
+ * A simulator of TheNextLeg v2: POST /imagine, GET /message/:id, POST /getImage. A keyword of `FAILURES` in the prompt makes the message
+ * fail with that error.
  */
-import { Hono } from 'hono';
-import { type BridgeServer, type BridgeServerOptions, imagineLedger } from './imagines.ts';
+import { type BridgeServer, type BridgeServerOptions, createImagines } from './imagines.ts';
 
 const FAILURES = [
   'BANNED_PROMPT',
@@ -19,9 +18,8 @@ const FAILURES = [
 
 /** To be mounted at MIDJOURNEY_BASE_URL's path, such as /v2. */
 export function tnlServer(options: BridgeServerOptions): BridgeServer {
-  const { imagines, pictures, paid, take, progress, pictureLink, time } = imagineLedger(options, FAILURES);
-  const app = new Hono();
-  app.route('/', pictures);
+  const failures = Object.fromEntries(FAILURES.map((keyword) => [keyword, keyword]));
+  const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, failures);
 
   app.use(async (c, next) => {
     if (c.req.header('authorization') === `Bearer ${options.apiKey}`) return next();
@@ -31,7 +29,7 @@ export function tnlServer(options: BridgeServerOptions): BridgeServer {
   app.post('/imagine', async (c) => {
     const { msg, ref } = await c.req.json();
     if (typeof msg !== 'string' || msg === '') return c.json({ success: false, msg: "Invalid phrase: ''" }, 400);
-    return c.json({ success: true, messageId: take(msg, ref).id, createdAt: time() });
+    return c.json({ success: true, messageId: accept(msg, ref).id, createdAt: isoTime() });
   });
 
   app.get('/message/:id', (c) => {
@@ -39,17 +37,15 @@ export function tnlServer(options: BridgeServerOptions): BridgeServer {
     if (!imagine) return c.json({ progress: 'incomplete' });
     const { id, failure, prompt, ref, created } = imagine;
     if (progress(imagine) < 100 && !failure) return c.json({ progress: progress(imagine), progressImageUrl: '' });
-    const links = [1, 2, 3, 4].map((index) => pictureLink(c, '../', imagine, index));
+    const { grid, single } = pictureUrls(c, imagine, '../');
     return c.json({
       progress: 100,
       response: {
-        ...(failure
-          ? { content: failure }
-          : { imageUrl: pictureLink(c, '../', imagine, 'grid'), imageUrls: links, content: prompt }),
+        ...(failure ? { content: failure } : { imageUrl: grid, imageUrls: single, content: prompt }),
         originatingMessageId: id,
         ref,
-        createdAt: time(created),
-        responseAt: time(),
+        createdAt: isoTime(created),
+        responseAt: isoTime(),
         buttons: ['U1', 'U2', 'U3', 'U4'],
         buttonMessageId: id,
       },
@@ -59,7 +55,7 @@ export function tnlServer(options: BridgeServerOptions): BridgeServer {
   app.post('/getImage', async (c) => {
     const { imgUrl } = await c.req.json();
     const path = /\/pictures\/.*$/.exec(String(imgUrl))?.[0];
-    return path ? pictures.request(path) : c.json({ success: false, msg: 'Invalid image' }, 400);
+    return path ? app.request(path) : c.json({ success: false, msg: 'Invalid image' }, 400);
   });
 
   return { app, imagines, paid };
