@@ -46,20 +46,21 @@ export interface HubRequest {
 }
 
 /** All are off at first. Tests change them in place. */
-export interface Faults {
+const noFaults = () => ({
   /** statuses of the next answers of the hub and of the CDN */
-  status: { hub: ContentfulStatusCode[]; cdn: number[] };
+  status: { hub: [] as ContentfulStatusCode[], cdn: [] as number[] },
   /** the next answer of the CDN stalls after so many bytes; `closeStalled` then breaks its connection */
-  stopAfter: number | undefined;
+  stopAfter: undefined as number | undefined,
   /** what the CDN does to the next requests with a range: sends the whole file, answers 416, or sends another range */
-  ranges: ('ignore' | 'refuse' | 'mistake')[];
+  ranges: [] as ('ignore' | 'refuse' | 'mistake')[],
   /** how many of the next files from the CDN have a wrong last byte */
-  corrupt: number;
+  corrupt: 0,
   /** another origin for the next pages of the list */
-  nextPages: string | undefined;
+  nextPages: undefined as string | undefined,
   /** changes the entries of the list, or removes them */
-  list: (entry: TreeEntry) => TreeEntry | undefined;
-}
+  list: (entry: TreeEntry): TreeEntry | undefined => entry,
+});
+type Faults = ReturnType<typeof noFaults>;
 
 export interface TreeEntry {
   type: 'file' | 'directory';
@@ -83,23 +84,16 @@ export type LocalHub = Awaited<ReturnType<typeof startHub>>;
 export async function startHub({ repository: name, folder, extraFiles = {}, gated = false }: HubOptions) {
   const files = readFiles(folder, extraFiles);
   const commit = sha1([...files].map(([path, { etag }]) => `${path} ${etag}\n`).join(''));
-  const faults: Faults = {
-    status: { hub: [], cdn: [] },
-    stopAfter: undefined,
-    ranges: [],
-    corrupt: 0,
-    nextPages: undefined,
-    list: (entry) => entry,
-  };
+  const faults = noFaults();
   const requests: HubRequest[] = [];
   const stalled: ServerResponse[] = [];
-  const recorded = (origin: HubRequest['origin'], listener: RequestListener): RequestListener => {
-    return (request, response) => {
+  const recorded =
+    (origin: HubRequest['origin'], listener: RequestListener): RequestListener =>
+    (request, response) => {
       const { range, authorization } = request.headers;
       requests.push({ origin, path: request.url!, range, authorization });
       listener(request, response);
     };
-  };
   const cdn = await serveOnLoopback(recorded('cdn', cdnListener(files, faults, stalled)));
   const app = hubApp({ name, gated, files, commit }, cdn.url, faults);
   const hub = await serveOnLoopback(recorded('hub', getRequestListener(app.fetch)));

@@ -2,12 +2,13 @@
  * RunPod's queue over HTTP: the public v2 API, which `runpod-sdk` calls, and the workers' API. The public API wants
  * `Authorization: Bearer KEY`, the workers' API the key alone.
  */
+import { setMaxListeners } from 'node:events';
 import { type Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import * as v from 'valibot';
 import { DAY, MINUTE, SECOND } from '../../core/time.ts';
 import { type Clock, realClock } from './clock.ts';
-import { createCallbacks, presentJob } from './runpod-callback.ts';
+import { presentJob, sendCallback } from './runpod-callback.ts';
 import { NEW_WORK, type QueuedJob, type QueueOptions, RunPodQueue, stopTopic } from './runpod-queue.ts';
 
 const MB = 1e6;
@@ -35,8 +36,10 @@ export function queueServer({
   clock = realClock(now),
   ...options
 }: QueueServerOptions) {
-  const callbacks = createCallbacks({ clock, retryDelay: callbackRetryDelay, log });
-  const queue = new RunPodQueue({ ...options, clock, onEnd: (job) => void callbacks.send(job) });
+  const closing = new AbortController();
+  setMaxListeners(0, closing.signal); // one for each callback in progress
+  const callback = { clock, log, retryDelay: callbackRetryDelay, signal: closing.signal };
+  const queue = new RunPodQueue({ ...options, clock, onEnd: (job) => void sendCallback(job, callback) });
   const app = new Hono();
 
   app.use('/:endpoint/:operation{.+}', async (c, next) => {
@@ -55,7 +58,7 @@ export function queueServer({
     app,
     queue,
     close() {
-      callbacks.close();
+      closing.abort();
       queue.close();
     },
   };

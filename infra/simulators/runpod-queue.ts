@@ -11,6 +11,7 @@
  * Timeouts happen on time by themselves: the queue sleeps until the next one is due.
  */
 import { randomUUID } from 'node:crypto';
+import { EventEmitter } from 'node:events';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import { type Clock, PriorityQueue, realClock } from './clock.ts';
 
@@ -90,7 +91,7 @@ export class RunPodQueue {
   /** ids of jobs by the time of their next timeout; entries of the past are harmless */
   readonly #timeouts = new PriorityQueue<string>();
   #alarm = { at: Infinity, cancel: new AbortController() };
-  readonly #waiters = new Map<string, Set<() => void>>(); // by topic
+  readonly #changes = new EventEmitter().setMaxListeners(0); // an event for each topic
   #isClosed = false;
 
   constructor({ workerTimeout = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
@@ -255,14 +256,12 @@ export class RunPodQueue {
   async waitForChange(ms: number, signal?: AbortSignal, topic = ANYTHING): Promise<void> {
     const woken = new AbortController();
     const wake = () => woken.abort();
-    const waiters = this.#waiters.get(topic) ?? new Set();
-    this.#waiters.set(topic, waiters.add(wake));
+    this.#changes.once(topic, wake);
     signal?.addEventListener('abort', wake, { signal: woken.signal });
     if (signal?.aborted || this.#isClosed) wake();
     await this.#clock.sleep(ms, woken.signal);
-    wake(); // removes the listener
-    waiters.delete(wake);
-    if (waiters.size === 0) this.#waiters.delete(topic);
+    wake(); // removes the signal's listener
+    this.#changes.off(topic, wake);
   }
 
   get isClosed() {
@@ -273,7 +272,7 @@ export class RunPodQueue {
   close() {
     this.#isClosed = true;
     this.#alarm.cancel.abort();
-    this.#notify(...this.#waiters.keys());
+    for (const topic of this.#changes.eventNames()) this.#changes.emit(topic);
   }
 
   // Transitions.
@@ -364,7 +363,7 @@ export class RunPodQueue {
   }
 
   #notify(...topics: string[]) {
-    for (const topic of [...topics, ANYTHING]) for (const wake of [...(this.#waiters.get(topic) ?? [])]) wake();
+    for (const topic of [...topics, ANYTHING]) this.#changes.emit(topic);
   }
 }
 
