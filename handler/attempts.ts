@@ -1,10 +1,12 @@
 /**
- * Deaths of workers over one task. A worker that is killed leaves no word, and RunPod gives its job to the next; most likely a task on
- * which worker after worker dies needs more memory than they have.
+ * Counts the workers that died on a task. RunPod gives the job of a dead worker to the next one; a task on which worker after worker
+ * dies most likely needs more memory than they have.
  *
- * Each attempt takes one of three places in the task's folder, says every half minute that it is alive, and clears its place when the
- * job ends in any way but its worker's death. A place that nobody has spoken for in a while is a death. With the task's result all
- * places are cleared.
+ * An attempt slot is an object in the task's folder, and there are three:
+ *
+ *   free   →  taken   an attempt begins
+ *   taken  →  free    the job ended, or the task has a result
+ *   taken  →  dead    no heartbeat for 100 s; a dead slot stays until the task has a result
  */
 import { randomUUID } from 'node:crypto';
 import * as v from 'valibot';
@@ -12,73 +14,68 @@ import { type Bucket, getJson } from '../core/bucket/bucket.ts';
 import { JobError, taskFolder } from '../core/job.ts';
 import { SECOND } from '../core/time.ts';
 
-const DEATHS = 3;
-const ALIVE_EVERY = 30 * SECOND;
-/** Three words missed; the clocks of two workers may differ a little. */
-const DEAD_AFTER = 3 * ALIVE_EVERY + 10 * SECOND;
+const SLOTS = [1, 2, 3];
+const HEARTBEAT_INTERVAL = 30 * SECOND;
+/** Three heartbeats missed, plus a margin for the difference between two workers' clocks. */
+const DEAD_AFTER = 3 * HEARTBEAT_INTERVAL + 10 * SECOND;
 
-const attemptSchema = v.object({ attempt: v.string(), job: v.string(), alive_at: v.number() });
-
-const PLACES = Array.from({ length: DEATHS }, (_, i) => i + 1);
-const placeKey = (taskId: string, place: number) => `${taskFolder(taskId)}/attempt-${place}.json`;
-
-export interface AttemptOptions {
-  /** milliseconds since 1970 */
-  now?: () => number;
-}
+const slotSchema = v.object({ attempt: v.string(), job: v.string(), alive_at: v.number() });
+const slotKey = (taskId: string, slot: number) => `${taskFolder(taskId)}/attempt-${slot}.json`;
 
 /**
- * @returns what ends the attempt
- * @throws JobError: out_of_memory, after the third death
+ * Takes a free slot, if there is one, and writes heartbeats to it.
+ * @param now milliseconds since 1970
+ * @returns a function that ends the attempt
+ * @throws JobError out_of_memory if all slots are dead
  */
 export async function beginAttempt(
   bucket: Bucket,
   taskId: string,
   job: string,
-  { now = Date.now }: AttemptOptions = {},
+  { now = Date.now }: { now?: () => number } = {},
 ): Promise<() => Promise<void>> {
   const attempt = randomUUID();
-  const word = () => JSON.stringify({ attempt, job, alive_at: now() });
+  const heartbeat = () => JSON.stringify({ attempt, job, alive_at: now() });
   let own: string | undefined;
   let deaths = 0;
-  for (const place of PLACES) {
-    const key = placeKey(taskId, place);
-    if (!own && (await bucket.create(key, word()))) {
+  for (const slot of SLOTS) {
+    const key = slotKey(taskId, slot);
+    if (!own && (await bucket.create(key, heartbeat()))) {
       own = key;
       continue;
     }
-    const { success, output } = v.safeParse(attemptSchema, await getJson(bucket, key));
+    const { success, output } = v.safeParse(slotSchema, await getJson(bucket, key));
     if (success && now() - output.alive_at > DEAD_AFTER) deaths++;
   }
-  if (deaths >= DEATHS)
+  if (deaths === SLOTS.length)
     throw new JobError(
       'out_of_memory',
-      `${DEATHS} workers died over this task, most likely for lack of memory: a smaller size, fewer frames or a smaller decoding_t need less`,
+      `${deaths} workers died over this task, most likely for lack of memory: a smaller size, fewer frames or a smaller decoding_t need less`,
     );
-  if (!own) return async () => {}; // others are at work on it too
+  if (!own) return async () => {}; // other workers, alive, have the slots
   const key = own;
-  let lastWord: Promise<void> = Promise.resolve();
+  let lastWrite: Promise<void> = Promise.resolve();
   const timer = setInterval(() => {
-    lastWord = bucket.put(key, word()).catch(() => undefined); // the next one will do
-  }, ALIVE_EVERY).unref();
+    lastWrite = bucket.put(key, heartbeat()).catch(() => undefined); // the next heartbeat makes up for it
+  }, HEARTBEAT_INTERVAL).unref();
   return async () => {
     clearInterval(timer);
-    await lastWord; // or it would write the place anew
+    await lastWrite; // or it would create the slot anew
     await bucket.delete(key);
   };
 }
 
 /**
- * Clears the places of a task that has a result: no death counts any more, and whoever is still at it gives up its place again itself.
- * @returns the jobs that had one: they may have left files, and a worker that died just now can't be told from one that lives
+ * Frees all slots of a task that has a result. A worker that is still running frees its slot itself when it ends.
+ * @returns the jobs that had a slot: they may have left files
  */
 export async function clearAttempts(bucket: Bucket, taskId: string): Promise<string[]> {
-  const jobs = PLACES.map(async (place) => {
-    const key = placeKey(taskId, place);
+  const jobs = SLOTS.map(async (slot) => {
+    const key = slotKey(taskId, slot);
     const found = await getJson(bucket, key);
     if (found === undefined) return [];
     await bucket.delete(key);
-    const { success, output } = v.safeParse(attemptSchema, found);
+    const { success, output } = v.safeParse(slotSchema, found);
     return success ? [output.job] : [];
   });
   return (await Promise.all(jobs)).flat();

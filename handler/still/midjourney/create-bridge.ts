@@ -2,7 +2,7 @@
 import { ofetch } from 'ofetch';
 import * as v from 'valibot';
 import { JobError } from '../../../core/job.ts';
-import { parseRetryAfter } from '../../../core/retry-after.ts';
+import { parseRetryAfter } from '../../../core/retry-after.js';
 import { SECOND } from '../../../core/time.ts';
 import {
   type Bridge,

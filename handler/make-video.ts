@@ -1,0 +1,116 @@
+/** One video: still → clip → latents → frames → MP4. */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { noiseLevels } from '../core/discretization.ts';
+import { guidanceScales, withGuidance } from '../core/guider.ts';
+import { JobError, type JobInput, type JobOutput, type Progress } from '../core/job.ts';
+import { createMutex } from '../core/mutex.ts';
+import type { Clip, Model, Still } from './models/model.ts';
+import { sample } from './sampling/samplers.ts';
+import { type Generator, generator } from './sampling/torch-random.ts';
+import type { Timed } from './stage-timer.ts';
+import { type Mp4Options, writeMp4 } from './video/mp4.ts';
+
+// A process has one GPU, or its processor in place of it: one job samples and decodes, while others wait, fetch a still or upload.
+const lockGpu = createMutex();
+
+export interface VideoOptions {
+  model: Model;
+  still: Still;
+  seed: number;
+  /** where the MP4 is written */
+  path: string;
+  /** where every decoded frame is kept as a PNG */
+  framesDir: string | undefined;
+  timed: Timed;
+  /** `part` is the finished part of this video, 0–1 */
+  onProgress: (part: number, progress: Pick<Progress, 'stage' | 'step' | 'steps'>) => void;
+  signal: AbortSignal;
+}
+
+/** @returns the model's warnings. @throws JobError */
+export async function makeVideo(job: JobInput, options: VideoOptions): Promise<JobOutput['warnings']> {
+  const { model, still, seed, path, framesDir, timed, onProgress, signal } = options;
+  const { W, H, T, fps, steps } = job;
+  const { randn } = generator(seed); // first for what the model draws, then for the latents, as in the reference
+  const unlockGpu = await timed('waiting', () => lockGpu(signal));
+  const clip = await timed('loading', () => model.open({ ...job, still, randn, signal })).catch((error) => {
+    unlockGpu();
+    throw error;
+  });
+  const close = () => clip.close().finally(unlockGpu);
+  try {
+    const latents = await timed('sampling', () =>
+      sampleLatents(clip, job, randn, signal, (step) =>
+        onProgress((model.samplingShare * step) / steps, { stage: 'sampling', step, steps }),
+      ),
+    );
+    const decodingShare = 0.95 - model.samplingShare;
+    await timed('decoding', () => {
+      const onFrame = (step: number) =>
+        onProgress(model.samplingShare + (decodingShare * step) / T, { stage: 'decoding', step, steps: T });
+      let frames = withProgress(clip.decode(latents), onFrame, close);
+      if (framesDir) frames = keepFrames(frames, framesDir, job);
+      return writeMp4(path, frames, { width: W, height: H, fps, ...describeMp4(job, seed, model), signal });
+    });
+  } finally {
+    await close();
+  }
+  return clip.warnings;
+}
+
+/** Latents of one video: noise that the sampler brings down the noise levels. */
+async function sampleLatents(
+  clip: Clip,
+  job: JobInput,
+  randn: Generator['randn'],
+  signal: AbortSignal,
+  onStep: (step: number) => void,
+) {
+  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
+  const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
+  const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), randn, signal, onStep }, job);
+  if (latents.every(Number.isFinite)) return latents;
+  throw new JobError(
+    'invalid_input',
+    'with these numbers sampling overflows: lower sigma_max, s_noise, order or the guidance scales',
+  );
+}
+
+/** @param onEnd called after the last frame: the encoder still works then, on the frames that it holds for its look-ahead */
+async function* withProgress(
+  frames: AsyncIterable<Uint8Array>,
+  onFrame: (count: number) => void,
+  onEnd: () => Promise<void>,
+): AsyncIterable<Uint8Array> {
+  let count = 0;
+  for await (const frame of frames) {
+    yield frame;
+    onFrame(++count);
+  }
+  await onEnd();
+}
+
+/** Writes every frame to `folder` as an 8-bit PNG, 0001.png and so on, on its way to the encoder. */
+async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { W, H }: JobInput) {
+  await mkdir(folder, { recursive: true });
+  let count = 0;
+  for await (const frame of frames) {
+    const path = join(folder, `${String(++count).padStart(4, '0')}.png`);
+    await sharp(frame, { raw: { width: W, height: H, channels: 3 } })
+      .png()
+      .toFile(path);
+    yield frame;
+  }
+}
+
+/** What an MP4 says about itself: model, seed and numbers, but no ids, dates, URLs or prompts; and whether a network made it. */
+export function describeMp4(
+  job: JobInput,
+  seed: number,
+  { generative }: Model,
+): Pick<Mp4Options, 'metadata' | 'madeByAi'> {
+  const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+  return { metadata: { model: job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
+}
