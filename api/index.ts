@@ -13,6 +13,7 @@ import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
+import { presentTask } from './tasks/present.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
 /** What hangs at a stop is cut off after this. */
@@ -63,6 +64,7 @@ try {
     linkOrigin,
     lifecycle,
     webhooks,
+    presentTask: (task) => presentTask(task, { bucket, linkSeconds: config.linkSeconds, now: Date.now }),
     estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now: Date.now }),
     runpod,
     log,

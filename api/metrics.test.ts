@@ -341,11 +341,12 @@ test('questions to the store, and those that fail; without it a scrape shows the
 test('many who scrape at once cost the store one question', async () => {
   const countActive = vi.fn(async () => ({ queued: 3, running: 2, out: 2, oldest: 5000 }));
   const keys = vi.fn(async () => []);
-  const app = scraped({
+  const services = {
     metrics: createMetrics(pino({ level: 'silent' })),
-    store: { countActive, listKeys: keys } as never,
+    store: { countActive, listKeys: keys },
     now: () => 7500,
-  });
+  };
+  const app = new Hono().get('/metrics', scraped.handler(services as never)!);
   const texts = await Promise.all(Array.from({ length: 20 }, async () => (await app.request('/metrics')).text()));
   for (const text of texts) {
     const families = parse(text).filter(({ name }) => /img2vid_(tasks|jobs_out|queue_age_seconds)$/.test(name));

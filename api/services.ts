@@ -1,10 +1,12 @@
 import type { Logger } from 'pino';
 import type { Bucket } from '../core/bucket/bucket.ts';
 import type { DiskBucket } from '../core/bucket/disk.ts';
+import type { PresentedTask } from '../core/responses.ts';
 import type { Config } from './config.ts';
 import type { Metrics } from './metrics.ts';
 import type { RunPod } from './runpod.ts';
 import type { Store } from './store/store.ts';
+import type { ListedTask } from './store/task.ts';
 import type { createEstimator } from './tasks/estimate.ts';
 import type { Lifecycle } from './tasks/lifecycle.ts';
 import type { Webhooks } from './webhooks/sender.ts';
@@ -21,6 +23,8 @@ export interface Services {
   lifecycle: Lifecycle;
   webhooks: Webhooks;
   estimate: ReturnType<typeof createEstimator>;
+  /** a task as clients see it, with freshly signed links */
+  presentTask: (task: ListedTask) => Promise<PresentedTask>;
   runpod: RunPod;
   log: Logger;
   metrics: Metrics;

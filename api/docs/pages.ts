@@ -1,10 +1,10 @@
-/** The documentation: Markdown of docs/ as web pages. */
+/** Renders the Markdown files of docs/ as web pages. */
 import { readFileSync } from 'node:fs';
 import { Marked } from 'marked';
 
 const DOCS = new URL('../../docs/', import.meta.url);
 
-/** In the order of the navigation. */
+/** Titles by file name, in the order of the navigation. */
 const PAGES = {
   index: 'Quick start',
   client: 'Client and command line',
@@ -13,30 +13,30 @@ const PAGES = {
   webhooks: 'Webhooks',
   errors: 'Errors',
   reference: 'Reference',
+  glossary: 'Glossary',
 };
-/** The address that examples stand for. */
-const EXAMPLE = 'http://127.0.0.1:5000';
+/** The service's URL in the Markdown files. */
+const EXAMPLE_URL = 'http://127.0.0.1:5000';
 
-const addressOf = (name: string) => (name === 'index' ? '/docs' : `/docs/${name}`);
+const pathOf = (name: string) => (name === 'index' ? '/docs' : `/docs/${name}`);
 
 /**
- * @param publicUrl the service's own address, which examples then have
+ * @param publicUrl replaces the URL of the examples
  * @returns HTML by path
  */
-export function pages(publicUrl: string): Map<string, string> {
+export function renderPages(publicUrl: string): Map<string, string> {
   return new Map(
     Object.entries(PAGES).map(([name, title]) => {
-      const text = readFileSync(new URL(`${name}.md`, DOCS), 'utf8').replaceAll(EXAMPLE, publicUrl);
-      return [addressOf(name), shell(name, title, marked.parse(text, { async: false }))];
+      const text = readFileSync(new URL(`${name}.md`, DOCS), 'utf8').replaceAll(EXAMPLE_URL, publicUrl);
+      return [pathOf(name), shell(name, title, marked.parse(text, { async: false }))];
     }),
   );
 }
 
-/** Headings can be linked to; links and pictures lead to the pages' addresses instead of the files. */
+/** Gives headings ids, and makes links and pictures lead to the pages' URLs instead of the files. */
 const marked = new Marked({
   walkTokens(token) {
-    if (token.type === 'link')
-      token.href = token.href.replace(/^(\w+)\.md/, (_: string, name: string) => addressOf(name));
+    if (token.type === 'link') token.href = token.href.replace(/^(\w+)\.md/, (_: string, name: string) => pathOf(name));
     if (token.type === 'image') token.href = `/docs/${token.href}`;
   },
   renderer: {
@@ -52,7 +52,7 @@ const marked = new Marked({
 
 function shell(name: string, title: string, body: string): string {
   const links = Object.entries(PAGES).map(
-    ([other, text]) => `<a href="${addressOf(other)}"${other === name ? ' aria-current="page"' : ''}>${text}</a>`,
+    ([other, text]) => `<a href="${pathOf(other)}"${other === name ? ' aria-current="page"' : ''}>${text}</a>`,
   );
   const isReference = name === 'reference';
   return `<!doctype html>

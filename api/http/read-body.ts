@@ -1,22 +1,30 @@
-/** The body of a POST, in any of the three forms that callers may use, to named values. */
+/** Reads the body of a POST, in any of the three accepted content types, to values by name. */
 import type { Context } from 'hono';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import { type FieldNote, parseTextFields } from '../../core/request.ts';
-import { Problem } from './problem.ts';
+import { invalidInput, Problem } from './problem.ts';
 
-/** A picture and some text around it. */
+/** A picture and the text fields around it. */
 export const MAX_BODY_BYTES = MAX_PICTURE_BYTES + 1_000_000;
 const MAX_TEXT_BYTES = 1_000_000;
 
+export const unsupportedMediaType = () =>
+  new Problem(
+    415,
+    'unsupported_media_type',
+    'send application/json, application/x-www-form-urlencoded or multipart/form-data',
+    { headers: { accept: 'application/json, application/x-www-form-urlencoded, multipart/form-data' } },
+  );
+export const imageTooLarge = () => new Problem(413, 'too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
+export const notJson = (cause?: unknown) => new Problem(400, 'unreadable', 'the body is not JSON', { cause });
+
 export interface Body {
-  /** not yet checked */
+  /** unchecked */
   values: Record<string, unknown>;
   image: Uint8Array | undefined;
 }
 
-/**
- * @throws Problem 400 unreadable, 413 too large, 415 another content type, 422 a repeated field or a stray file
- */
+/** @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field or an unexpected file */
 export async function readBody(c: Context): Promise<Body> {
   const type = (c.req.header('content-type') ?? '').split(';')[0]!.trim().toLowerCase();
   switch (type) {
@@ -27,14 +35,7 @@ export async function readBody(c: Context): Promise<Body> {
     case 'multipart/form-data':
       return readMultipart(c);
     default:
-      throw new Problem(
-        415,
-        'unsupported_media_type',
-        'send application/json, application/x-www-form-urlencoded or multipart/form-data',
-        {
-          headers: { accept: 'application/json, application/x-www-form-urlencoded, multipart/form-data' },
-        },
-      );
+      throw unsupportedMediaType();
   }
 }
 
@@ -54,13 +55,13 @@ function readJson(text: string): Record<string, unknown> {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new Problem(400, 'unreadable', 'the body is not JSON', { cause });
+    throw notJson(cause);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new Problem(400, 'unreadable', 'the body must be a JSON object');
   }
   if ('image' in value)
-    invalid([{ field: 'image', message: 'a picture can only be sent as a file, in multipart/form-data' }]);
+    throw invalidInput([{ field: 'image', message: 'a picture can only be sent as a file, in multipart/form-data' }]);
   return value as Record<string, unknown>;
 }
 
@@ -69,7 +70,7 @@ function readFields(fields: URLSearchParams | FormData): Record<string, unknown>
   const errors = names
     .filter((name) => fields.getAll(name).length > 1)
     .map((field) => ({ field, message: 'given more than once' }));
-  if (errors.length > 0) invalid(errors);
+  if (errors.length > 0) throw invalidInput(errors);
   return parseTextFields(names.map((name) => [name, fields.get(name) as string] as const));
 }
 
@@ -89,22 +90,12 @@ async function readMultipart(c: Context): Promise<Body> {
   if (images.length > 1) errors.push({ field: 'image', message: 'given more than once' });
   if (images.some((image) => typeof image === 'string' && image !== ''))
     errors.push({ field: 'image', message: 'must be a file' });
-  if (errors.length > 0) invalid(errors);
+  if (errors.length > 0) throw invalidInput(errors);
   for (const [name] of files) form.delete(name);
   form.delete('image');
   const values = readFields(form);
   const [image] = images;
   if (image === undefined || typeof image === 'string' || image.size === 0) return { values, image: undefined };
-  if (image.size > MAX_PICTURE_BYTES)
-    throw new Problem(413, 'too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
+  if (image.size > MAX_PICTURE_BYTES) throw imageTooLarge();
   return { values, image: new Uint8Array(await image.arrayBuffer()) };
-}
-
-/** @throws Problem 422 that names the fields */
-export function invalid(
-  errors: FieldNote[],
-  code: 'invalid_input' | 'image_rejected' | 'no_bridge' = 'invalid_input',
-): never {
-  const detail = errors.map(({ field, message }) => `${field}: ${message}`).join('; ');
-  throw new Problem(422, code, detail.length > 1000 ? `${detail.slice(0, 1000)}…` : detail, { errors });
 }

@@ -1,10 +1,11 @@
-/** Files of ours that the API serves, such as the page's: read once, told by a tag whether they have changed, packed for who takes that. */
+/** Serves files of the program, such as the page's: read once, with an ETag, compressed for clients that accept gzip. */
 import { createHash } from 'node:crypto';
 import { extname } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { Context } from 'hono';
+import { Problem } from './problem.ts';
 
-/** Content types by a file's ending. */
+/** Content types by file extension. */
 const TYPES: Record<string, string> = {
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript; charset=utf-8',
@@ -13,34 +14,43 @@ const TYPES: Record<string, string> = {
   '.webp': 'image/webp',
   '.woff2': 'font/woff2',
 };
-/** What gzip makes smaller. */
-const IS_TEXT = /^text\/|svg/;
+const IS_COMPRESSIBLE = /^text\/|svg/;
 
 /** Whether a file of this name is one for browsers. */
 export const isServed = (name: string) => Object.hasOwn(TYPES, extname(name));
 
+type Respond = (c: Context) => Response;
+
 /**
- * @param name its ending tells its type, one of those that `isServed` knows
- * @param policy the Content-Security-Policy that it has
- * @returns what answers a GET of it
+ * @param name a file name; its extension, one that `isServed` accepts, determines the content type
+ * @param policy the file's Content-Security-Policy
  */
-export function staticFile(name: string, content: string | Uint8Array, policy: string): (c: Context) => Response {
+export function staticFile(name: string, content: string | Uint8Array, policy: string): Respond {
   const body = Uint8Array.from(Buffer.from(content));
   const type = TYPES[extname(name)]!;
-  const etag = `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`; // of the file, packed or not
+  const etag = `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`; // weak: the same with and without gzip
   const headers = {
     'content-type': type,
     'content-security-policy': policy,
     'cache-control': 'no-cache',
     etag,
-    ...(IS_TEXT.test(type) && { vary: 'accept-encoding' }),
+    ...(IS_COMPRESSIBLE.test(type) && { vary: 'accept-encoding' }),
   };
-  let packed: Uint8Array<ArrayBuffer> | undefined; // made when it is first asked for
+  let compressed: Uint8Array<ArrayBuffer> | undefined;
   return (c) => {
     if (c.req.header('if-none-match') === etag) return c.body(null, 304, headers);
-    if (!IS_TEXT.test(type) || !/\bgzip\b/.test(c.req.header('accept-encoding') ?? ''))
+    if (!IS_COMPRESSIBLE.test(type) || !/\bgzip\b/.test(c.req.header('accept-encoding') ?? ''))
       return c.body(body, 200, headers);
-    packed ??= gzipSync(body);
-    return c.body(packed, 200, { ...headers, 'content-encoding': 'gzip' });
+    compressed ??= gzipSync(body);
+    return c.body(compressed, 200, { ...headers, 'content-encoding': 'gzip' });
   };
 }
+
+/** Responds with the file at the request's path. @throws Problem 404 */
+export const serveFiles =
+  (files: Map<string, Respond>): Respond =>
+  (c) => {
+    const respond = files.get(c.req.path.replace(/(?<=.)\/$/, ''));
+    if (!respond) throw new Problem(404, 'not_found', 'there is no such page or file; /docs has links to all pages');
+    return respond(c);
+  };

@@ -4,8 +4,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MODELS } from '../../core/job.ts';
 import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
+import { EXAMPLE_REQUESTS } from '../routes/img2vid.ts';
+import { ENDPOINTS } from '../routes/index.ts';
 import { openApiDocument } from './document.ts';
-import { REQUESTS } from './examples.ts';
 
 let service: TestService;
 let document: ReturnType<typeof openApiDocument>;
@@ -42,7 +43,7 @@ test('a linter of OpenAPI has nothing to say, whatever the model, and of a wrong
       bridge: undefined,
       publicUrl: 'https://video.example.org',
     };
-    expect(await complaints(openApiDocument(about)), model).toEqual([]);
+    expect(await complaints(openApiDocument(about, ENDPOINTS)), model).toEqual([]);
   }
   const wrong = structuredClone(document);
   const shown = [...contents(wrong)].flatMap(([path, { examples = {} }]) =>
@@ -79,9 +80,9 @@ const dryRun = (body: BodyInit, headers: Record<string, string> = {}) =>
 test('every request that is shown is accepted, in each form', async () => {
   const { id } = await (await service.post({ prompt: 'x' })).json();
   for (const index of [1, 2, 3, 4]) await service.bucket.put(`tasks/${id}/imagine-${index}.png`, 'a picture');
-  const { content } = (document.paths['/img2vid'].post as unknown as Operation).requestBody!;
+  const { content } = (document.paths['/img2vid']!.post as unknown as Operation).requestBody!;
   expect(Object.values(content['application/json']!.examples!).map(({ value }) => value)).toEqual(
-    Object.values(REQUESTS),
+    Object.values(EXAMPLE_REQUESTS),
   );
   const own = <T>(value: T): T =>
     value && typeof value === 'object' && 'still_of' in value ? { ...value, still_of: id } : value;

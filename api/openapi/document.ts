@@ -1,22 +1,22 @@
-/** The OpenAPI 3.1 document, made from the schemas that check the requests. */
-import { accountPaths, announcements } from './account.ts';
-import { examples } from './examples.ts';
-import type { About } from './parts.ts';
-import { keyedRefusals } from './refusals.ts';
+/** The OpenAPI 3.1 document, made from the endpoints' definitions and the schemas that check requests. */
+import type * as v from 'valibot';
+import { jsonSchema } from '../../core/parameter-schema.ts';
+import type { Endpoint } from '../http/endpoint.ts';
+import { events } from './events.ts';
+import { type About, taskExamples } from './examples.ts';
+import type { DocumentContext, Operation } from './parts.ts';
+import { KEYED_REFUSALS, PUBLIC_REFUSALS } from './refusals.ts';
 import { schemas } from './schemas.ts';
-import { servicePaths } from './service.ts';
-import { taskPaths } from './tasks.ts';
 
-export function openApiDocument(about: About) {
-  const shown = examples(about);
-  const keyed = keyedRefusals(shown);
+export function openApiDocument(about: About, endpoints: Endpoint[]) {
+  const context = { ...about, tasks: taskExamples(about) };
   return {
     openapi: '3.1.0',
     info: {
       title: 'Text to Video API',
       version: '0.1.0',
       description:
-        'A prompt or a picture becomes a video: POST /img2vid gives a task, GET /status tells how it is doing and, at the end, a link to an MP4. Every answer has an X-Request-Id: the caller’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
+        'A prompt or a picture becomes a video: POST /img2vid creates a task, GET /status shows its progress and, at the end, a link to an MP4. Every response has an X-Request-Id: the client’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
       'x-model': about.model,
     },
@@ -25,17 +25,46 @@ export function openApiDocument(about: About) {
     tags: [
       { name: 'tasks', description: 'Create a task, follow it, cancel and delete it' },
       { name: 'account', description: 'What the API key has spent' },
-      { name: 'webhooks', description: 'How ends are announced' },
+      { name: 'webhooks', description: 'Notifications that a task has ended' },
       { name: 'files', description: 'Pictures and videos' },
       { name: 'service', description: 'The service itself' },
     ],
-    paths: { ...taskPaths(shown, keyed), ...accountPaths(shown, keyed), ...servicePaths(shown, keyed) },
-    webhooks: announcements(shown),
+    paths: paths(endpoints, context),
+    webhooks: events(context),
     components: {
       securitySchemes: {
         key: { type: 'http', scheme: 'bearer', description: 'An API key; none is needed before the first is made' },
       },
-      schemas: schemas(about),
+      schemas: { ...schemas(about), ...Object.assign({}, ...endpoints.map((one) => one.schemas)) },
     },
+  };
+}
+
+function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, Record<string, Operation>> {
+  const documented = endpoints.flatMap(({ method, path, scope, query, describe }) => {
+    if (!describe) return [];
+    const { parameters = [], responses, ...operation } = describe(context);
+    const described = {
+      ...operation,
+      ...(!scope && { security: [] }),
+      parameters: [...Object.entries(query?.entries ?? {}).map(queryParameter), ...parameters],
+      responses: { ...(scope ? KEYED_REFUSALS : PUBLIC_REFUSALS), ...responses },
+    };
+    // a wildcard stands for a bucket key
+    return [[String(path).replace('*', '{key}'), { [method.toLowerCase()]: described }] as const];
+  });
+  return Object.fromEntries(documented);
+}
+
+/** The parameter that a schema of the query checks; its metadata holds what the schema alone does not say. */
+function queryParameter([name, entry]: [string, v.GenericSchema]) {
+  const { description, examples, ...schema } = jsonSchema(entry) as { description?: string; examples?: unknown[] };
+  return {
+    name,
+    in: 'query',
+    required: entry.type !== 'optional',
+    description,
+    schema,
+    ...(examples && { example: examples[0] }),
   };
 }

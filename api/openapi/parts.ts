@@ -1,10 +1,21 @@
-/** What the document's parts are built of. */
-import type { ModelName } from '../../core/presets.ts';
-import type { Config } from '../config.ts';
-import { bodyOf, type Problem } from '../http/problem.ts';
+/** Building blocks of the OpenAPI document. */
+import { type Problem, problemBody } from '../http/problem.ts';
+import type { About, TaskExamples } from './examples.ts';
 
-/** What of the configuration the document tells. */
-export type About = Pick<Config, 'limits' | 'bridge' | 'publicUrl'> & { model: ModelName };
+/** What an endpoint's description may depend on. */
+export type DocumentContext = About & { tasks: TaskExamples };
+
+/** An OpenAPI operation; the document adds query parameters, security and the refusals of the access check. */
+export interface Operation {
+  operationId: string;
+  tags: string[];
+  summary: string;
+  description?: string;
+  /** those in headers and in the path */
+  parameters?: object[];
+  requestBody?: object;
+  responses: Record<string, object>;
+}
 
 export const text = { type: 'string' };
 export const number = { type: 'number' };
@@ -27,25 +38,14 @@ export const object = (properties: Record<string, object>, required = Object.key
 });
 export const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
 
-const parameter = (place: 'query' | 'header') => (name: string, schema: object, description: string) => ({
-  name,
-  in: place,
-  required: false,
-  description,
-  schema,
-});
-export const query = parameter('query');
-export const header = parameter('header');
-export const ofTask = (example: string) => ({
-  name: 'id',
-  in: 'query',
-  required: true,
-  description: 'The task',
-  schema: { type: 'string', minLength: 1 },
-  example,
-});
+export const fieldNote = object({ field: text, message: text });
+export const taskInput = { type: 'object', description: 'Every parameter, with the values that are used' };
+export const gpuSeconds = { type: 'number', minimum: 0, description: 'Seconds of sampling and decoding' };
 
-/** @param examples by their summary */
+/** A response header; it has a schema of its own. */
+export const responseHeader = (description: string, schema: object = text) => ({ description, schema });
+
+/** @param examples values by summary */
 export const examplesOf = (examples: Record<string, unknown>) =>
   Object.fromEntries(
     Object.entries(examples).map(([summary, value]) => [
@@ -57,13 +57,25 @@ export const json = (schema: object, examples: Record<string, unknown>) => ({
   'application/json': { schema, examples: examplesOf(examples) },
 });
 
-/** An error, with what it looks like. */
+/** A response with a component schema's JSON. */
+export const jsonResponse = (description: string, schema: string, examples: Record<string, unknown>) => ({
+  description,
+  content: json(ref(schema), examples),
+});
+
+/** An error response with examples. */
 export const problem = (description: string, ...examples: Problem[]) => ({
   description,
   content: {
     'application/problem+json': {
       schema: ref('Problem'),
-      examples: examplesOf(Object.fromEntries(examples.map((one) => [one.code, bodyOf(one)]))),
+      examples: examplesOf(Object.fromEntries(examples.map((one) => [one.code, problemBody(one)]))),
     },
   },
+});
+
+/** An error response that says when to retry. */
+export const retryLater = (description: string, ...examples: Problem[]) => ({
+  ...problem(description, ...examples),
+  headers: { 'Retry-After': responseHeader('Seconds until the next try') },
 });

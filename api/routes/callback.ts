@@ -1,28 +1,31 @@
-import { Hono } from 'hono';
 import * as v from 'valibot';
 import { SECOND } from '../../core/time.ts';
-import { Problem } from '../http/problem.ts';
-import type { Services } from '../services.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { noSuchTask } from './require-own-task.ts';
 
-/** What is used of RunPod's message: which job it is about. */
+/** The only part of RunPod's message that is used: which job it is about. */
 const message = v.object({ id: v.pipe(v.string(), v.regex(/^[\w-]{1,100}$/)) });
 
 /**
- * POST /runpod/callback/TOKEN: RunPod says that a job has ended. It signs nothing, so its word is not believed: it only makes us look,
- * at most once a second a task. A job that the task does not know is looked up at RunPod.
+ * RunPod says that a job has ended. It signs nothing, so the message is not trusted: it only makes the service ask RunPod, at most once
+ * a second for each task. A job that the task does not know is looked up at RunPod.
  */
-export function callback({ store, lifecycle, now }: Services) {
-  const recent = new Map<string, number>(); // task id → when a callback last made us look
+export const callback = endpoint({
+  method: 'POST',
+  path: '/runpod/callback/:token',
+  handle({ store, lifecycle, now }) {
+    const recent = new Map<string, number>(); // by task id: time of the last callback that was acted upon
 
-  return new Hono().post('/runpod/callback/:token', async (c) => {
-    const task = await store.findByCallbackToken(c.req.param('token'));
-    if (!task) throw new Problem(404, 'not_found', 'there is no such task');
-    const body = v.safeParse(message, await c.req.json().catch(() => undefined)); // anything else still makes us look
-    for (const [id, at] of recent) if (now() - at > SECOND) recent.delete(id);
-    if (!recent.has(task.id)) {
-      recent.set(task.id, now());
-      lifecycle.onCallback(task, body.success ? body.output.id : undefined);
-    }
-    return c.body(null, 200);
-  });
-}
+    return async (c) => {
+      const task = await store.findByCallbackToken(c.req.param('token')!);
+      if (!task) throw noSuchTask();
+      const body = v.safeParse(message, await c.req.json().catch(() => undefined)); // without an id the task is checked all the same
+      for (const [id, at] of recent) if (now() - at > SECOND) recent.delete(id);
+      if (!recent.has(task.id)) {
+        recent.set(task.id, now());
+        lifecycle.onCallback(task, body.success ? body.output.id : undefined);
+      }
+      return c.body(null, 200);
+    };
+  },
+});

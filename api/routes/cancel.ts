@@ -1,16 +1,33 @@
-import { Hono } from 'hono';
+import { endpoint } from '../http/endpoint.ts';
 import { Problem } from '../http/problem.ts';
-import type { Services } from '../services.ts';
-import { presentTask } from '../tasks/present.ts';
-import { requireOwnTask } from './require-own-task.ts';
+import { jsonResponse, problem } from '../openapi/parts.ts';
+import { requireOwnTask, TASK_QUERY, TASK_REFUSALS } from './require-own-task.ts';
 
-/** POST /cancel?id=: a queued task is canceled at once; of a running one RunPod is asked, and its result may still come first. */
-export function cancel(services: Services) {
-  const { config, bucket, lifecycle, now } = services;
-  return new Hono().post('/cancel', async (c) => {
-    const task = await lifecycle.cancel(await requireOwnTask(c, services));
-    if (task.status === 'succeeded' || task.status === 'failed')
-      throw new Problem(409, 'ended', `there is nothing left to cancel: the task has ${task.status}`);
-    return c.json(await presentTask(task, { bucket, linkSeconds: config.linkSeconds, now }), 202);
-  });
-}
+const alreadyEnded = (status: string) =>
+  new Problem(409, 'ended', `there is nothing left to cancel: the task has ${status}`);
+
+export const cancel = endpoint({
+  method: 'POST',
+  path: '/cancel',
+  scope: 'submit',
+  query: TASK_QUERY,
+  describe: ({ tasks }) => ({
+    operationId: 'cancel',
+    tags: ['tasks'],
+    summary: 'Cancel a task',
+    description:
+      'A queued task is canceled at once. For a running one the service asks RunPod; its result may still come first. Repeatable.',
+    responses: {
+      ...TASK_REFUSALS,
+      202: jsonResponse('The task', 'Task', { 'it was queued': tasks.canceled, 'it runs': tasks.running }),
+      409: problem('The task has succeeded or failed', alreadyEnded('succeeded')),
+    },
+  }),
+  handle:
+    (services) =>
+    async (c, { id }) => {
+      const task = await services.lifecycle.cancel(await requireOwnTask(c, services, id));
+      if (task.status === 'succeeded' || task.status === 'failed') throw alreadyEnded(task.status);
+      return c.json(await services.presentTask(task), 202);
+    },
+});

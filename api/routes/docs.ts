@@ -1,15 +1,13 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { Hono } from 'hono';
-import type { Config } from '../config.ts';
-import { pages } from '../docs/pages.ts';
-import { Problem } from '../http/problem.ts';
-import { staticFile } from '../http/static-files.ts';
+import { renderPages } from '../docs/pages.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { serveFiles, staticFile } from '../http/static-files.ts';
 
 const PLOTS = new URL('../../docs/plots/', import.meta.url);
 const require = createRequire(import.meta.url);
 
-/** From the package, and nothing from elsewhere; data: for the pictures in its stylesheet. */
+/** Scripts and styles from this service only; `data:` for the pictures in Swagger UI's stylesheet. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -20,26 +18,23 @@ const POLICY = [
   "base-uri 'none'",
   "frame-ancestors 'none'",
 ].join('; ');
-/** Of a plot, which has its own styles. */
+/** A plot contains its styles. */
 const PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 
-/** GET /docs, its pages and the files that they need. */
-export function docs({ publicUrl }: Pick<Config, 'publicUrl'>) {
-  const own = (name: string) => readFileSync(new URL(`../docs/${name}`, import.meta.url));
-  const packaged = (name: string) => readFileSync(require.resolve(`swagger-ui-dist/${name}`));
-  const files = new Map([
-    ...[...pages(publicUrl)].map(([path, html]) => [path, staticFile('page.html', html, POLICY)] as const),
-    ...readdirSync(PLOTS).map(
-      (name) => [`/docs/plots/${name}`, staticFile(name, readFileSync(new URL(name, PLOTS)), PLOT_POLICY)] as const,
-    ),
-    ...['docs.css', 'reference.js'].map((name) => [`/docs/${name}`, staticFile(name, own(name), POLICY)] as const),
-    ...['swagger-ui.css', 'swagger-ui-bundle.js'].map(
-      (name) => [`/docs/${name}`, staticFile(name, packaged(name), POLICY)] as const,
-    ),
-  ]);
-  return new Hono().on('GET', ['/docs', '/docs/*'], (c) => {
-    const serve = files.get(c.req.path.replace(/\/$/, ''));
-    if (!serve) throw new Problem(404, 'not_found', 'there is no such page; /docs leads to those that are');
-    return serve(c);
-  });
-}
+/** The documentation's pages and the files that they need. */
+export const docs = endpoint({
+  method: 'GET',
+  path: ['/docs', '/docs/*'],
+  handle({ config }) {
+    const files = new Map(
+      [...renderPages(config.publicUrl)].map(([path, html]) => [path, staticFile('page.html', html, POLICY)]),
+    );
+    const add = (name: string, path: string | URL, policy = POLICY) =>
+      files.set(`/docs/${name}`, staticFile(name, readFileSync(path), policy));
+    for (const name of readdirSync(PLOTS)) add(`plots/${name}`, new URL(name, PLOTS), PLOT_POLICY);
+    for (const name of ['docs.css', 'reference.js']) add(name, new URL(`../docs/${name}`, import.meta.url));
+    for (const name of ['swagger-ui.css', 'swagger-ui-bundle.js'])
+      add(name, require.resolve(`swagger-ui-dist/${name}`));
+    return serveFiles(files);
+  },
+});

@@ -6,6 +6,7 @@ import { diskBucket } from '../../core/bucket/disk.ts';
 import { linkContract } from '../../test/contracts/bucket-contract.ts';
 import { listen } from '../../test/support/test-api.ts';
 import { Problem, renderProblem } from '../http/problem.ts';
+import type { Services } from '../services.ts';
 import { files } from './files.ts';
 
 linkContract('a folder whose links the API serves', async (now) => {
@@ -16,7 +17,7 @@ linkContract('a folder whose links the API serves', async (now) => {
   });
   const server = await listen(app);
   const bucket = await diskBucket(folder, { publicUrl: server.url, now });
-  app.route('/', files(bucket));
+  app.get(String(files.path), files.handler({ disk: bucket } as Services)!);
   return {
     bucket,
     async close() {

@@ -81,7 +81,7 @@ test('other parameters, or another picture, are a conflict', async () => {
   for (const other of others) {
     const { status, answer, replayed } = await send(other);
     expect([status, answer.code, replayed]).toEqual([409, 'idempotency_conflict', null]);
-    expect(answer.detail).toContain(`stands for task ${first.id} of ${first.answer.created_at}`);
+    expect(answer.detail).toContain(`belongs to task ${first.id} of ${first.answer.created_at}`);
   }
   expect((await send(others[0]!, 'key-2')).status).toBe(202);
   expect(await tasks()).toHaveLength(2);

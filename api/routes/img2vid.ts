@@ -1,229 +1,336 @@
 import { randomBytes, randomInt } from 'node:crypto';
-import { type Context, Hono } from 'hono';
+import type { Context } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
 import type { Request } from '../../core/parameters.ts';
+import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { createRequestParser, InvalidRequest } from '../../core/request.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import { urlErrors } from '../http/check-urls.ts';
-import { checkSame, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
-import { waitOf } from '../http/prefer.ts';
-import { Problem } from '../http/problem.ts';
-import { invalid, readBody } from '../http/read-body.ts';
-import { readQuery } from '../http/read-query.ts';
-import { limitsOf } from '../keys/access.ts';
-import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
+import { endpoint } from '../http/endpoint.ts';
+import {
+  checkSame,
+  conflict,
+  IDEMPOTENCY_KEY,
+  type Idempotency,
+  NO_KEY,
+  readIdempotency,
+} from '../http/idempotency.ts';
+import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
+import { invalidInput } from '../http/problem.ts';
+import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
+import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
+import {
+  currency,
+  type DocumentContext,
+  examplesOf,
+  fieldNote,
+  gpuSeconds,
+  json,
+  jsonResponse,
+  list,
+  micro,
+  object,
+  problem,
+  ref,
+  responseHeader,
+  retryLater,
+  taskInput,
+  text,
+} from '../openapi/parts.ts';
+import { tooManyRequests } from '../openapi/refusals.ts';
 import type { Services } from '../services.ts';
-import { type Admission, type Key, monthOf } from '../store/key.ts';
-import { INITIAL_STATE, type InsertResult, type ListedTask, type NewTask, type Task } from '../store/task.ts';
-import { type Estimate, maxCost, presentEstimate } from '../tasks/estimate.ts';
+import { INITIAL_STATE, type ListedTask, type NewTask, type Task } from '../store/task.ts';
+import { presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
-import { presentTask } from '../tasks/present.ts';
-
-const GONE =
-  'this receiver has answered 410 and hears nothing more, until a delivery to it is replayed or a test is sent';
+import { budgetSpent, notStored, storeTask, tooManyActive, tooManySubmissions } from './store-task.ts';
 
 const TRUE = ['1', 'true'];
-export const DRY_RUN = [...TRUE, '0', 'false'];
-const QUERY = v.object({
-  /** whether a request is checked, and no more */
-  dry_run: v.pipe(
-    v.optional(v.picklist(DRY_RUN, `must be one of ${DRY_RUN.join(', ')}`), '0'),
-    v.transform((text) => TRUE.includes(text)),
-  ),
+const DRY_RUN = [...TRUE, '0', 'false'];
+
+const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
+/** Requests that the API accepts, by summary; `still_of` must be a task of the client's own. */
+export const EXAMPLE_REQUESTS = {
+  'a prompt': PROMPT_REQUEST,
+  'a picture by its URL': { image_url: 'https://example.com/photo.jpg', motion_bucket_id: 200, fps: 12 },
+  'another of the four pictures': { still_of: EXAMPLE_STILL_OF, image_index: 3 },
+  'a chosen sampler and guider': {
+    prompt: 'a lighthouse at dawn',
+    sampler: 'HeunEDMSampler',
+    s_churn: 10,
+    steps: 20,
+    guider: 'VanillaCFG',
+    cfg_scale: 2.5,
+  },
+  'several videos, and a webhook': {
+    prompt: 'a lighthouse at dawn',
+    num_cols: 3,
+    webhook_url: WEBHOOK_URL_EXAMPLE,
+  },
+};
+
+export const img2vid = endpoint({
+  method: 'POST',
+  path: '/img2vid',
+  scope: 'submit',
+  query: v.object({
+    dry_run: v.optional(
+      v.pipe(
+        v.picklist(DRY_RUN, `must be one of ${DRY_RUN.join(', ')}`),
+        v.description(
+          '1 or true: the request is checked like any other, but nothing is stored; the response shows the task’s input and highest cost',
+        ),
+        v.transform((value) => TRUE.includes(value)),
+      ),
+    ),
+  }),
+  unknownParameter: 'unknown in the query: parameters belong in the body',
+  schemas: {
+    DryRun: object({
+      input: taskInput,
+      warnings: list(fieldNote),
+      cost_estimate: {
+        ...object({ amount: micro, currency, gpu_seconds: gpuSeconds }),
+        description: 'The highest cost that the task can have',
+      },
+    }),
+  },
+  describe,
+
+  /** Turns a valid request into a stored task, or in a dry run into its input and highest cost. */
+  handle(services) {
+    const { config, store, lifecycle, estimate, now } = services;
+    const nextId = createTaskIds(now);
+    const parse = createRequestParser(config);
+
+    return async (c, { dry_run: isDryRun = false }) => {
+      const owner = c.get('key').id;
+      const { values, image } = await readBody(c);
+      const { input, warnings, request } = checkRequest(parse, values, image !== undefined, services);
+      const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
+      const { idempotency_key: key } = idempotency;
+      const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
+      if (existing) return replay(c, services, existing, idempotency);
+      const { still_of, image_index } = input;
+      const source_key =
+        still_of === undefined ? null : await findStill(services, owner, still_of, image_index, request);
+      const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
+      if (image) await checkImage(image); // an unused one too: the client should learn that it is broken
+      if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
+        warnings.push({
+          field: 'webhook_url',
+          message: 'disabled: it has responded 410; a replay or a test enables it',
+        });
+      const estimated = await estimate(input);
+      if (isDryRun) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
+
+      const { id, created_at } = nextId();
+      const task: NewTask = {
+        ...INITIAL_STATE,
+        id,
+        owner,
+        ...idempotency,
+        created_at,
+        model: config.model,
+        input,
+        warnings,
+        image_key: usesImage ? `${taskFolder(id)}/upload` : null,
+        source_key,
+        quote: estimated.quote,
+        callback_token: randomBytes(24).toString('base64url'),
+      };
+      const simultaneous = await storeTask(c, services, task, image, estimated);
+      if (simultaneous) return replay(c, services, simultaneous, idempotency);
+      c.get('log').info({ task: id }, 'task created');
+      lifecycle.dispatch();
+      return respond(c, services, task);
+    };
+  },
 });
 
-/** POST /img2vid: a checked request becomes a stored task, or with ?dry_run=1 an account of what it would be. */
-export function img2vid(services: Services) {
-  const { config, store, bucket, lifecycle, estimate, stopping, now } = services;
-  const nextId = createTaskIds(now);
-  const read = createRequestParser(config);
-
-  return new Hono().post('/img2vid', async (c) => {
-    const owner = c.get('key').id;
-    const { dry_run: isTrial } = readQuery(c, QUERY, 'unknown in the query: parameters belong in the body');
-    const { values, image } = await readBody(c);
-    const { input, warnings, request } = check(values, image !== undefined);
-    const once = isTrial ? NO_KEY : readIdempotency(c, request, image);
-    const { idempotency_key: key } = once;
-    const earlier = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
-    if (earlier) return replay(c, earlier, once);
-    const source_key =
-      input.still_of === undefined ? null : await earlierPicture(owner, input.still_of, input.image_index, request);
-    const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
-    if (image) await checkImage(image); // also one that is not used: the caller should know that it is broken
-    if (input.webhook_url !== undefined && (await isGone(c, owner, input.webhook_url)))
-      warnings.push({ field: 'webhook_url', message: GONE });
-    const estimated = await estimate(input);
-    if (isTrial) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
-
-    const { id, created_at } = nextId();
-    const image_key = usesImage ? `${taskFolder(id)}/upload` : null;
-    const task: NewTask = {
-      ...INITIAL_STATE,
-      id,
-      owner,
-      ...once,
-      created_at,
-      model: config.model,
-      input,
-      warnings,
-      image_key,
-      source_key,
-      quote: estimated.quote,
-      callback_token: randomBytes(24).toString('base64url'),
-    };
-    const sooner = await keep(c, task, image, estimated);
-    if (sooner) return replay(c, sooner, once); // the same request came at the same time
-    c.get('log').info({ task: id }, 'task created');
-    lifecycle.dispatch();
-    return answer(c, task);
-  });
-
-  /** For a warning only: where the store is away the post is answered all the same, if by then it is back. */
-  function isGone(c: Context, owner: string, url: string): Promise<boolean> {
-    return store.isWebhookDisabled(owner, url).catch((error) => {
-      c.get('log').warn({ error }, 'whether a receiver is gone could not be read');
-      return false;
-    });
-  }
-
-  function replay(c: Context, earlier: Task, once: Idempotency) {
-    checkSame(earlier, once);
-    c.header('idempotency-replayed', 'true');
-    return answer(c, earlier);
-  }
-
-  /** At once, or when the task has ended, if that is within the time that the caller would wait. */
-  async function answer(c: Context, task: Task | NewTask) {
-    const seconds = waitOf(c.req.header('prefer'));
-    if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
-    const latest = seconds === undefined ? task : await ended(c, task, seconds);
-    const shown = await presentTask(latest, { bucket, linkSeconds: config.linkSeconds, now });
-    const status = seconds === undefined || isActive(latest.status) ? 202 : 200;
-    return c.json(shown, status, { location: `/status?id=${task.id}` });
-  }
-
-  /** The task when it has ended, or as it is when the time is over or the caller has gone. */
-  async function ended(c: Context, task: Task | NewTask, seconds: number): Promise<ListedTask> {
-    const over = new AbortController();
-    const timer = setTimeout(() => over.abort(), seconds * SECOND);
-    const readAgain = () => store.getOwn(task.owner, task.id);
-    let latest: ListedTask = task;
-    try {
-      const followed = follow(task.owner, (await readAgain())!, services, [over.signal, c.req.raw.signal, stopping]);
-      for await (const changed of followed) latest = changed ?? latest;
-      if (isActive(latest.status)) latest = (await readAgain()) ?? latest; // what another process did a moment ago is told a moment later
-    } catch (error) {
-      c.get('log').warn({ task: task.id, error }, 'a caller’s wait broke off'); // the task is stored, and that is what is to be answered
-    } finally {
-      clearTimeout(timer);
-    }
-    return latest;
-  }
-
-  /**
-   * Stores the task and its picture.
-   * @returns the task that has its idempotency key, where another was sooner
-   * @throws Problem 402 or 429 the key's account or limits refuse it, 503; and nothing is left of it
-   */
-  async function keep(
-    c: Context,
-    task: NewTask,
-    image: Uint8Array | undefined,
-    { quote, expectedGpuTime }: Estimate,
-  ): Promise<Task | undefined> {
-    const { maxActive, submissions } = limitsOf(c.get('key'), config);
-    const at = now();
-    const order = {
-      amount: maxCost(quote),
-      now: at,
-      maxActive: Math.min(maxActive, Number.MAX_SAFE_INTEGER),
-      submissions: pace(submissions),
-      expectedGpuTime,
-    };
-    let inserted: InsertResult;
-    try {
-      if (task.image_key) await bucket.put(task.image_key, image!);
-      inserted = await store.insert(task, order);
-    } catch (cause) {
-      // It may be the store's word that was lost, and the task is there. Where it can't be asked, the picture stays in case it is.
-      const found = await store.getOwn(task.owner, task.id).catch(() => 'unknown');
-      if (found === undefined) await forgetPicture(c, task);
-      else if (found !== 'unknown') return undefined;
-      throw new Problem(503, 'unavailable', 'the task could not be stored; try again', {
-        headers: { 'retry-after': '5' },
-        cause,
-      });
-    }
-    if (inserted.existing || inserted.refused) await forgetPicture(c, task);
-    if (inserted.existing) return inserted.existing;
-    const { key, refused } = inserted;
-    for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
-      c.header(name, value);
-    if (refused === 'rate')
-      throw tooMany('too_many_submissions', `tasks a minute with this API key: at most ${submissions.perMinute}`, {
-        'retry-after': String(secondsUntilNext(key.submissions_at, at, submissions)),
-      });
-    if (refused === 'active')
-      throw tooMany('too_many_open', `open tasks with this API key: at most ${maxActive}; wait for one to end`, {
-        'retry-after': '10',
-      });
-    if (refused === 'budget') throw new Problem(402, 'budget_spent', spent(key, order, quote.currency));
-    return undefined;
-  }
-
-  async function forgetPicture(c: Context, { id, image_key }: NewTask): Promise<void> {
-    if (!image_key) return;
-    await bucket
-      .delete(taskFolder(id))
-      .catch((error) => c.get('log').warn({ task: id, error }, 'a picture that nobody needs stays'));
-  }
-
-  function check(values: Record<string, unknown>, hasImage: boolean) {
-    try {
-      const checked = read(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
-      const errors = urlErrors(checked.input, config);
-      if (errors.length > 0) invalid(errors);
-      if (checked.input.prompt !== undefined && config.bridge === 'none')
-        invalid([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
-      return checked;
-    } catch (error) {
-      if (error instanceof InvalidRequest) invalid(error.errors);
-      throw error;
-    }
-  }
-
-  /** The picture of an earlier task that is to be animated again; one answer for every reason why not. */
-  async function earlierPicture(owner: string, id: string, index: number, request: Request): Promise<string> {
-    const folder = taskFolder(id);
-    if (await store.getOwn(owner, id)) {
-      const oneOfFour = `${folder}/imagine-${index}.png`;
-      if (await bucket.has(oneOfFour)) return oneOfFour;
-      const only = `${folder}/still.png`; // of a task that began with a picture
-      if (request.image_index === undefined && (await bucket.has(only))) return only;
-    }
-    return invalid([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
+/** @throws Problem 422 with every invalid field */
+function checkRequest(
+  parse: ReturnType<typeof createRequestParser>,
+  values: Record<string, unknown>,
+  hasImage: boolean,
+  { config }: Pick<Services, 'config'>,
+) {
+  try {
+    const parsed = parse(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
+    const errors = urlErrors(parsed.input, config);
+    if (errors.length > 0) throw invalidInput(errors);
+    if (parsed.input.prompt !== undefined && config.bridge === 'none') throw noBridge();
+    return parsed;
+  } catch (error) {
+    throw error instanceof InvalidRequest ? invalidInput(error.errors) : error;
   }
 }
 
-const tooMany = (code: 'too_many_submissions' | 'too_many_open', detail: string, headers: Record<string, string>) =>
-  new Problem(429, code, detail, { headers });
-
-function spent(key: Key, { amount, now }: Admission, currency: string): string {
-  const units = (micro: number) => `${micro / 1e6} ${currency}`;
-  const left = Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
-  return `this task may cost ${units(amount)}; ${units(left)} of this month’s budget of ${units(key.budget!)} are left`;
+/** @returns the bucket key of an earlier task's picture. @throws Problem 422, the same for every reason why there is none */
+async function findStill(
+  { store, bucket }: Services,
+  owner: string,
+  id: string,
+  index: number,
+  request: Request,
+): Promise<string> {
+  const folder = taskFolder(id);
+  if (await store.getOwn(owner, id)) {
+    const oneOfFour = `${folder}/imagine-${index}.png`;
+    if (await bucket.has(oneOfFour)) return oneOfFour;
+    const only = `${folder}/still.png`; // of a task that began with a picture
+    if (request.image_index === undefined && (await bucket.has(only))) return only;
+  }
+  throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 
-async function checkImage(image: Uint8Array) {
+/** @throws Problem 422 */
+async function checkImage(image: Uint8Array): Promise<void> {
   try {
     await checkPicture(image);
   } catch (error) {
-    if (error instanceof JobError) invalid([{ field: 'image', message: error.message }], 'image_rejected');
-    throw error;
+    throw error instanceof JobError ? imageRejected(error.message) : error;
   }
+}
+
+/** Whether the webhook URL is disabled. It matters only for a warning, so an error of the store counts as no. */
+function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string): Promise<boolean> {
+  return store.isWebhookDisabled(c.get('key').id, url).catch((error) => {
+    c.get('log').warn({ error }, 'could not read whether a webhook URL is disabled');
+    return false;
+  });
+}
+
+function replay(c: Context, services: Services, existing: Task, idempotency: Idempotency) {
+  checkSame(existing, idempotency);
+  c.header('idempotency-replayed', 'true');
+  return respond(c, services, existing);
+}
+
+/** Responds with the task at once, or with `Prefer: wait` when it has ended or the time is over. */
+async function respond(c: Context, services: Services, task: Task | NewTask) {
+  const seconds = parsePreferredWait(c.req.header('prefer'));
+  if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
+  const latest = seconds === undefined ? task : await waitForEnd(c, services, task, seconds);
+  const status = seconds === undefined || isActive(latest.status) ? 202 : 200;
+  return c.json(await services.presentTask(latest), status, { location: `/status?id=${task.id}` });
+}
+
+/** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops */
+async function waitForEnd(c: Context, services: Services, task: Task | NewTask, seconds: number): Promise<ListedTask> {
+  const read = () => services.store.getOwn(task.owner, task.id);
+  const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
+  let latest: ListedTask = task;
+  try {
+    for await (const changed of follow(task.owner, (await read())!, services, signals)) latest = changed ?? latest;
+    if (isActive(latest.status)) latest = (await read()) ?? latest; // changes by other processes arrive late
+  } catch (error) {
+    c.get('log').warn({ task: task.id, error }, 'a wait for the end of a task failed'); // the task is stored: respond all the same
+  }
+  return latest;
+}
+
+const noBridge = () =>
+  invalidInput([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
+const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
+
+function describe({ model, limits, tasks }: DocumentContext) {
+  const { input, warnings } = tasks.queued;
+  const dryRun = { input, warnings, cost_estimate: { amount: 8_840, currency: 'USD', gpu_seconds: 26 } };
+  const headers = {
+    Location: responseHeader('URL of the task’s status'),
+    'Idempotency-Replayed': responseHeader('Present if an earlier request with this Idempotency-Key created the task', {
+      const: 'true',
+    }),
+    'Preference-Applied': responseHeader('The wait=N that was used; present after Prefer: wait=N'),
+  };
+  return {
+    operationId: 'img2vid',
+    tags: ['tasks'],
+    summary: 'Create a task',
+    description:
+      'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
+    parameters: [
+      {
+        name: 'Idempotency-Key',
+        in: 'header',
+        required: false,
+        description:
+          'A unique string for this request: within a day, a retry of the request with it returns the same task',
+        schema: { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
+      },
+      {
+        name: 'Prefer',
+        in: 'header',
+        required: false,
+        description: `wait=N: the response waits up to N seconds, at most ${MAX_WAIT}, for the task to end (RFC 7240)`,
+        schema: text,
+      },
+    ],
+    requestBody: {
+      required: true,
+      content: {
+        ...json(ref('Request'), EXAMPLE_REQUESTS),
+        'application/x-www-form-urlencoded': {
+          schema: ref('Request'),
+          examples: examplesOf({ 'a prompt': PROMPT_REQUEST }),
+        },
+        'multipart/form-data': {
+          schema: ref('Upload'),
+          examples: examplesOf({ 'a picture': { image: '(the file)', seed: 23 } }),
+        },
+      },
+    },
+    responses: {
+      200: {
+        description: 'The task, if it has ended within the time of Prefer; with dry_run its input and highest cost',
+        headers,
+        content: json(
+          { oneOf: [ref('Task'), ref('DryRun')] },
+          { 'with Prefer: wait, if it has ended': tasks.succeeded, 'with dry_run': dryRun },
+        ),
+      },
+      202: {
+        ...jsonResponse('The task', 'Task', { created: tasks.queued }),
+        headers,
+        links: Object.fromEntries(
+          ['status', 'cancel', 'delete'].map((operationId) => [
+            operationId,
+            { operationId, parameters: { id: '$response.body#/id' } },
+          ]),
+        ),
+      },
+      400: problem('The body can’t be read', notJson()),
+      402: problem(
+        'The highest cost of the task exceeds the API key’s budget',
+        budgetSpent(54_400, 21_000, 25e6, 'USD'),
+      ),
+      409: problem(
+        'The Idempotency-Key belongs to another request',
+        conflict({ id: EXAMPLE_STILL_OF, created_at: Date.parse('2025-11-29T11:57:30.114Z') }),
+      ),
+      413: problem('The body or the picture is too large', imageTooLarge()),
+      415: problem('Unsupported content type', unsupportedMediaType()),
+      422: problem(
+        'Invalid values: every field with the allowed values; code image_rejected for an unusable picture',
+        invalidExample(createRequestParser({ model, limits })),
+        imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
+        noBridge(),
+      ),
+      429: retryLater('Too many tasks or requests', tooManySubmissions(60), tooManyActive(100), tooManyRequests),
+      503: retryLater('The task could not be stored', notStored()),
+    },
+  };
+}
+
+function invalidExample(parse: ReturnType<typeof createRequestParser>) {
+  try {
+    parse({ H: 100, T: 0, step: 5 }, { hasImage: true, seed: 0 });
+  } catch (error) {
+    if (error instanceof InvalidRequest) return invalidInput(error.errors);
+  }
+  throw new Error('the example of invalid values is valid');
 }

@@ -1,4 +1,4 @@
-/** The list of a caller's tasks: whole, as a stream, or a page at a time. */
+/** The list of an owner's tasks: all of them as a stream, or one page. */
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
@@ -6,52 +6,67 @@ import { STATUSES } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import type { Services } from '../services.ts';
-
 import type { ListedTask, TaskSelection } from '../store/task.ts';
-import { firstIdAt, isTaskId } from '../tasks/id.ts';
-import { presentTask } from '../tasks/present.ts';
+import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 
-/** Tasks read from the store at a time, and those of a page if no limit is given. */
+/** Tasks read from the store at a time, and the default page size. */
 export const PAGE = 100;
 export const LARGEST_PAGE = 1000;
 
-const aLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
-const aTime = v.optional(
+const invalidLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
+export const limit = v.optional(
   v.pipe(
     v.string(),
-    v.transform(readTime),
-    v.check((ms) => !Number.isNaN(ms), 'must be an ISO 8601 time with its zone, such as 2026-01-31T18:00:00Z'),
+    v.metadata({
+      type: 'integer',
+      minimum: 1,
+      maximum: LARGEST_PAGE,
+      description: `Page size, default ${PAGE}`,
+    }),
+    v.check((text) => /^\d+$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_PAGE, invalidLimit),
+    v.transform(Number),
   ),
 );
-/** What the address may say. */
-export const LIST_QUERY = {
-  limit: v.optional(
-    v.pipe(v.string(), v.digits(aLimit), v.transform(Number), v.minValue(1, aLimit), v.maxValue(LARGEST_PAGE, aLimit)),
+export const cursor = v.optional(
+  v.pipe(
+    v.string(),
+    v.regex(TASK_ID, 'must be the cursor of a link to the next page'),
+    v.description('Position of a page, taken from the Link header of the page before'),
   ),
-  cursor: v.optional(v.pipe(v.string(), v.check(isTaskId, 'must be the cursor of a link to the next page'))),
-  status: v.optional(v.picklist(STATUSES, `must be one of ${STATUSES.join(', ')}`)),
-  /** created at or after it; milliseconds since 1970 */
-  since: aTime,
-  /** created before it */
-  until: aTime,
+);
+const timestamp = (description: string) =>
+  v.optional(
+    v.pipe(
+      v.string(),
+      v.metadata({ format: 'date-time', description }),
+      v.transform(parseTime),
+      v.check((ms) => !Number.isNaN(ms), 'must be an ISO 8601 time with its zone, such as 2026-01-31T18:00:00Z'),
+    ),
+  );
+/** Query parameters of the list; times become milliseconds since 1970. */
+export const LIST_QUERY = {
+  limit,
+  cursor,
+  status: v.optional(
+    v.pipe(v.picklist(STATUSES, `must be one of ${STATUSES.join(', ')}`), v.description('Only tasks with this status')),
+  ),
+  since: timestamp('Only tasks created at this time or later'),
+  until: timestamp('Only tasks created before this time'),
 };
 type ListQuery = v.InferOutput<v.ObjectSchema<typeof LIST_QUERY, undefined>>;
 
-export function listOf({ config, store, bucket, now }: Services) {
-  /** The tasks as JSON, with commas between. */
-  async function texts(tasks: ListedTask[]): Promise<string> {
-    const options = { bucket, linkSeconds: config.linkSeconds, now };
-    return (await Promise.all(tasks.map(async (task) => JSON.stringify(await presentTask(task, options))))).join(',');
-  }
+/** @returns a function that answers with all matching tasks, newest first, or with `limit` or `cursor` with one page of them */
+export function createTaskList({ config, store, presentTask }: Services) {
+  /** The tasks as JSON, separated by commas. */
+  const toJson = async (tasks: ListedTask[]): Promise<string> =>
+    (await Promise.all(tasks.map(async (task) => JSON.stringify(await presentTask(task))))).join(',');
 
-  /** The cursor is the last id of the page before. It lets nobody see more: every query names the owner. */
+  /** The cursor is the last id of the page before. It exposes no other tasks: every query names the owner. */
   async function onePage(c: Context, selection: TaskSelection, limit: number): Promise<Response> {
     const tasks = await store.list({ ...selection, limit: limit + 1 });
     const page = tasks.slice(0, limit);
-    if (tasks.length > limit) {
-      c.header('link', nextLink(c, config, page.at(-1)!.id));
-    }
-    return c.body(`[${await texts(page)}]`, 200, { 'content-type': 'application/json' });
+    if (tasks.length > limit) c.header('link', nextLink(c, config, page.at(-1)!.id));
+    return c.body(`[${await toJson(page)}]`, 200, { 'content-type': 'application/json' });
   }
 
   async function all(c: Context, selection: TaskSelection): Promise<Response> {
@@ -62,16 +77,15 @@ export function listOf({ config, store, bucket, now }: Services) {
   /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
   async function* chunks(selection: TaskSelection, first: ListedTask[]): AsyncGenerator<Uint8Array> {
     const encoder = new TextEncoder();
-    yield encoder.encode(`[${await texts(first)}`);
+    yield encoder.encode(`[${await toJson(first)}`);
     for (let tasks = first; tasks.length === PAGE; ) {
       await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
       tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
-      if (tasks.length > 0) yield encoder.encode(`,${await texts(tasks)}`);
+      if (tasks.length > 0) yield encoder.encode(`,${await toJson(tasks)}`);
     }
     yield encoder.encode(']');
   }
 
-  /** All that match, newest first; with `limit` or `cursor` a page of them, with the address of the next in `Link`. */
   return (c: Context, owner: string, { limit, cursor, status, since, until }: ListQuery): Promise<Response> => {
     const from = since === undefined ? undefined : firstIdAt(since);
     const [before] = [cursor, until === undefined ? undefined : firstIdAt(until)]
@@ -83,20 +97,20 @@ export function listOf({ config, store, bucket, now }: Services) {
   };
 }
 
-/** Where the page after this one is, as the header `Link` says it. */
+/** The `Link` header's value with the URL of the next page. */
 export function nextLink(c: Context, { publicUrl }: Pick<Config, 'publicUrl'>, last: string): string {
   const { searchParams } = new URL(c.req.url); // the filters stay
   searchParams.set('cursor', last);
   return `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`;
 }
 
-/** Milliseconds since 1970, a part of one counting as a whole; NaN if it is no time. */
-function readTime(text: string): number {
+/** Milliseconds since 1970, rounded up; NaN if the text is no ISO 8601 time with a zone. */
+function parseTime(text: string): number {
   const form = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d+))?(Z|[+ -]\d\d:?\d\d)$/i;
   const [, day = '', clock, fraction = '', zone = ''] = form.exec(text) ?? [];
   const midnight = Date.parse(`${day}T00:00Z`);
-  if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return Number.NaN; // such as a 30th of February
+  if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return Number.NaN; // such as February 30
   const part = Number(fraction.slice(0, 3).padEnd(3, '0')) + (/[1-9]/.test(fraction.slice(3)) ? 1 : 0);
-  const signed = zone.toUpperCase().replace(' ', '+'); // a + that was not escaped in the address is read as a space
+  const signed = zone.toUpperCase().replace(' ', '+'); // an unescaped + in a query is decoded as a space
   return Date.parse(`${day}T${clock}${signed}`) + part;
 }

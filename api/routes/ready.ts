@@ -1,85 +1,125 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { Hono } from 'hono';
+import type { Logger } from 'pino';
 import { taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
-import type { Services } from '../services.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { json, object, ref } from '../openapi/parts.ts';
 
-/** How long an outcome is good for: a flood of questions asks the parts nothing more. */
-const KEPT = SECOND;
+/** A result is reused for this long, so that many requests cause few checks. */
+const RESULT_TTL = SECOND;
+const TIMEOUT = 3 * SECOND;
 
-/** `error`: it answers, but not as it should, as where a key is wrong or a bucket is missing. The log says more. */
-type Part = { status: 'ok' } | { status: 'failing'; reason: 'timeout' | 'unreachable' | 'error' };
+/** `error`: the dependency responds with an error, such as a wrong key or a missing bucket. The log has details. */
+type DependencyStatus = { status: 'ok' } | { status: 'failing'; reason: 'timeout' | 'unreachable' | 'error' };
 
-export interface Readiness {
+interface Readiness {
   status: 'ready' | 'not_ready';
-  parts: Record<'store' | 'bucket' | 'runpod', Part>;
+  parts: Record<'store' | 'bucket' | 'runpod', DependencyStatus>;
 }
 
-/**
- * GET /readyz: whether requests can be taken, and how each part does. RunPod's absence keeps nobody out: tasks are stored, and sent
- * when it is back.
- * @param patience milliseconds that a part may take
- */
-export function ready(
+const dependency = object(
   {
-    store,
-    bucket,
-    runpod,
-    log,
-    stopping,
-    now,
-  }: Pick<Services, 'store' | 'bucket' | 'runpod' | 'log' | 'stopping' | 'now'>,
-  { patience = 3 * SECOND } = {},
-) {
-  let asked: { outcome: Promise<Readiness>; until: number } | undefined;
+    status: { type: 'string', enum: ['ok', 'failing'] },
+    reason: {
+      type: 'string',
+      enum: ['timeout', 'unreachable', 'error'],
+      description: 'error: it responds with an error; the log has details',
+    },
+  },
+  ['status'],
+);
+const ok = { status: 'ok' } as const;
+const withoutRunPod: Readiness = {
+  status: 'ready',
+  parts: { store: ok, bucket: ok, runpod: { status: 'failing', reason: 'timeout' } },
+};
+const withoutStore: Readiness = {
+  status: 'not_ready',
+  parts: { store: { status: 'failing', reason: 'unreachable' }, bucket: ok, runpod: ok },
+};
+const stopping = { status: 'stopping' };
 
-  return new Hono().get('/readyz', async (c) => {
-    if (stopping.aborted) return c.json({ status: 'stopping' }, 503);
-    if (!asked || asked.until <= now()) {
-      const asking = { outcome: ask(), until: Infinity };
-      asked = asking;
-      void asking.outcome.then(() => {
-        asking.until = now() + KEPT;
-      });
-    }
-    const readiness = await asked.outcome;
-    return c.json(readiness, readiness.status === 'ready' ? 200 : 503);
-  });
+export const ready = endpoint({
+  method: 'GET',
+  path: '/readyz',
+  schemas: {
+    Readiness: object(
+      {
+        status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
+        parts: object({ store: dependency, bucket: dependency, runpod: dependency }),
+      },
+      ['status'],
+    ),
+  },
+  describe: () => ({
+    operationId: 'ready',
+    tags: ['service'],
+    summary: 'Whether requests can be accepted, and the state of each dependency',
+    description:
+      'Checked at most once a second. The service is ready without RunPod: it stores tasks, and submits them when RunPod is back.',
+    responses: {
+      200: { description: 'Ready', content: json(ref('Readiness'), { 'ready, without RunPod': withoutRunPod }) },
+      503: {
+        description: 'Not ready, or stopping',
+        content: json(ref('Readiness'), { 'no store': withoutStore, 'it stops': stopping }),
+      },
+    },
+  }),
+  handle(services) {
+    const { store, bucket, runpod, log, now } = services;
+    let latest: { result: Promise<Readiness>; expires: number } | undefined;
 
-  async function ask(): Promise<Readiness> {
-    const [inStore, inBucket, atRunPod] = await Promise.all([
-      look('store', () => store.check()),
-      look('bucket', () => bucket.has(taskFolder('none'))),
-      look('runpod', () => runpod.health()),
-    ]);
-    const isReady = inStore.status === 'ok' && inBucket.status === 'ok';
-    return { status: isReady ? 'ready' : 'not_ready', parts: { store: inStore, bucket: inBucket, runpod: atRunPod } };
-  }
-
-  /** Never rejects. What comes of a question after the patience is over is not heard. */
-  async function look(part: string, question: () => Promise<unknown>): Promise<Part> {
-    const late = new AbortController();
-    try {
-      const answer = await Promise.race([
-        question().then(() => 'ok' as const),
-        delay(patience, 'timeout' as const, { signal: late.signal }),
+    async function checkAll(): Promise<Readiness> {
+      const [storeStatus, bucketStatus, runpodStatus] = await Promise.all([
+        check('store', () => store.check(), log),
+        check('bucket', () => bucket.has(taskFolder('none')), log),
+        check('runpod', () => runpod.health(), log),
       ]);
-      if (answer === 'ok') return { status: 'ok' };
-      log.warn({ part, ms: patience }, 'a part has not answered whether it is ready');
-      return { status: 'failing', reason: 'timeout' };
-    } catch (error) {
-      log.warn({ part, error }, 'a part is not ready');
-      return { status: 'failing', reason: isUnreachable(error) ? 'unreachable' : 'error' };
-    } finally {
-      late.abort();
+      const isReady = storeStatus.status === 'ok' && bucketStatus.status === 'ok';
+      return {
+        status: isReady ? 'ready' : 'not_ready',
+        parts: { store: storeStatus, bucket: bucketStatus, runpod: runpodStatus },
+      };
     }
+
+    return async (c) => {
+      if (services.stopping.aborted) return c.json(stopping, 503);
+      if (!latest || latest.expires <= now()) {
+        const current = { result: checkAll(), expires: Infinity };
+        latest = current;
+        void current.result.then(() => {
+          current.expires = now() + RESULT_TTL;
+        });
+      }
+      const readiness = await latest.result;
+      return c.json(readiness, readiness.status === 'ready' ? 200 : 503);
+    };
+  },
+});
+
+/** Never rejects. A response after the timeout is ignored. */
+async function check(part: string, request: () => Promise<unknown>, log: Logger): Promise<DependencyStatus> {
+  const timer = new AbortController();
+  try {
+    const outcome = await Promise.race([
+      request().then(() => 'ok' as const),
+      delay(TIMEOUT, 'timeout' as const, { signal: timer.signal }),
+    ]);
+    if (outcome === 'ok') return { status: 'ok' };
+    log.warn({ part, ms: TIMEOUT }, 'readiness check timed out');
+    return { status: 'failing', reason: 'timeout' };
+  } catch (error) {
+    log.warn({ part, error }, 'readiness check failed');
+    return { status: 'failing', reason: isUnreachable(error) ? 'unreachable' : 'error' };
+  } finally {
+    timer.abort();
   }
 }
 
-/** Whether it is the network's error, such as ECONNREFUSED, and not the part's own. */
+/** Whether the error comes from the network, such as ECONNREFUSED, and not from the dependency itself. */
 function isUnreachable(error: unknown): boolean {
   const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } };
   return [code, cause?.code].some(
-    (word) => typeof word === 'string' && /^(E[A-Z]+|UND_ERR\w+|TimeoutError)$/.test(word),
+    (value) => typeof value === 'string' && /^(E[A-Z]+|UND_ERR\w+|TimeoutError)$/.test(value),
   );
 }

@@ -1,16 +1,32 @@
+/** The query parameter `id`, and the task that it names. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { Problem } from '../http/problem.ts';
-import { readQuery } from '../http/read-query.ts';
+import { invalidInput, Problem } from '../http/problem.ts';
+import { TASK_ID_EXAMPLE } from '../openapi/examples.ts';
+import { problem } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 
-const anId = 'must be the id of a task';
-const QUERY = v.object({ id: v.pipe(v.string(anId), v.nonEmpty(anId)) });
+const message = 'must be the id of a task';
 
-/** @returns the task of the request's owner with the id in `?id=`. @throws Problem 404 no such task; 422 no id, or another parameter */
-export async function requireOwnTask(c: Context, { store }: Pick<Services, 'store'>): Promise<Task> {
-  const task = await store.getOwn(c.get('key').id, readQuery(c, QUERY).id);
-  if (!task) throw new Problem(404, 'not_found', 'there is no such task');
+export const TASK_QUERY = v.object({
+  id: v.pipe(
+    v.string(message),
+    v.nonEmpty(message),
+    v.metadata({ description: 'Id of the task', examples: [TASK_ID_EXAMPLE] }),
+  ),
+});
+
+export const noSuchTask = () => new Problem(404, 'not_found', 'there is no such task');
+
+export const TASK_REFUSALS = {
+  404: problem('There is no such task', noSuchTask()),
+  422: problem('No id, or an unknown query parameter', invalidInput([{ field: 'id', message }])),
+};
+
+/** @returns the task with this id, if it belongs to the request's API key. @throws Problem 404 */
+export async function requireOwnTask(c: Context, { store }: Pick<Services, 'store'>, id: string): Promise<Task> {
+  const task = await store.getOwn(c.get('key').id, id);
+  if (!task) throw noSuchTask();
   return task;
 }

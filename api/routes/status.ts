@@ -1,60 +1,100 @@
-import { Hono } from 'hono';
-import { streamSSE } from 'hono/streaming';
+import { type SSEStreamingApi, streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
-import { isActive } from '../../core/responses.ts';
-import { Problem } from '../http/problem.ts';
-import { invalid } from '../http/read-body.ts';
-import { readQuery } from '../http/read-query.ts';
+import { isActive, type PresentedTask } from '../../core/responses.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { invalidInput } from '../http/problem.ts';
+import { json, list, problem, ref, responseHeader, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
-import { presentTask } from '../tasks/present.ts';
-import { LIST_QUERY, listOf } from './list.ts';
+import { createTaskList, LIST_QUERY } from './list.ts';
+import { noSuchTask } from './require-own-task.ts';
 
-const QUERY = v.object({
-  id: v.optional(v.pipe(v.string(), v.nonEmpty('must be the id of a task'))),
-  ...LIST_QUERY,
+export const status = endpoint({
+  method: 'GET',
+  path: '/status',
+  scope: 'read',
+  query: v.object({
+    id: v.optional(
+      v.pipe(
+        v.string(),
+        v.nonEmpty('must be the id of a task'),
+        v.description('Id of a task; without it, the list of all tasks, newest first'),
+      ),
+    ),
+    ...LIST_QUERY,
+  }),
+  describe: ({ tasks }) => ({
+    operationId: 'status',
+    tags: ['tasks'],
+    summary: 'One task, or all of them',
+    description:
+      'With `Accept: text/event-stream` and an id: an event `task` with the whole task at each change, until it ends. All other parameters are for the list. With `limit` or `cursor` it comes in pages.',
+    responses: {
+      200: {
+        description: 'The task, or the list',
+        headers: { Link: responseHeader('URL of the next page, if there is one, with rel="next"') },
+        content: {
+          ...json(
+            { oneOf: [ref('Task'), list(ref('Task'))] },
+            { ...tasks, 'the list': [tasks.running, tasks.succeeded] },
+          ),
+          'text/event-stream': {
+            schema: text,
+            example: exampleEvent(tasks.running, 7) + exampleEvent(tasks.succeeded, 21),
+          },
+        },
+      },
+      204: { description: 'Events only: the task has ended already, no more events follow' },
+      404: problem('There is no such task', noSuchTask()),
+      422: problem(
+        'Every unknown, repeated or invalid query parameter, with the allowed values',
+        invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }]),
+      ),
+    },
+  }),
+  handle(services) {
+    const { store, lifecycle, presentTask } = services;
+    const respondWithList = createTaskList(services);
+    return async (c, { id, ...query }) => {
+      const owner = c.get('key').id;
+      if (id === undefined) return respondWithList(c, owner, query);
+      const listOnly = Object.keys(query);
+      if (listOnly.length > 0)
+        throw invalidInput(listOnly.map((field) => ({ field, message: 'only for the list, which has no id' })));
+
+      const task = await store.getOwn(owner, id);
+      if (!task) throw noSuchTask();
+      const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
+      if (!wantsEvents) {
+        lifecycle.watch(task);
+        return c.json(await presentTask(task));
+      }
+      const hasSeenEnd = !isActive(task.status) && c.req.header('last-event-id') === String(task.version);
+      if (hasSeenEnd) return c.body(null, 204);
+      return streamSSE(c, (stream) => {
+        c.header('cache-control', 'no-store'); // instead of streamSSE's own: events contain links
+        c.header('x-accel-buffering', 'no'); // nginx would buffer them
+        return writeEvents(services, owner, task, stream).catch(
+          (error) => c.get('log').error({ error }, 'event stream failed'), // the client reconnects
+        );
+      });
+    };
+  },
 });
 
-/** GET /status: one task, its changes as they come, or the list. */
-export function status(services: Services) {
-  const { config, store, bucket, lifecycle, stopping, now } = services;
-  const list = listOf(services);
-  const shown = (task: Task) => presentTask(task, { bucket, linkSeconds: config.linkSeconds, now });
-
-  return new Hono().get('/status', async (c) => {
-    const owner = c.get('key').id;
-    const { id, ...query } = readQuery(c, QUERY);
-    if (id === undefined) return list(c, owner, query);
-    const strays = Object.keys(query);
-    if (strays.length > 0) invalid(strays.map((field) => ({ field, message: 'only for the list, which has no id' })));
-
-    const task = await store.getOwn(owner, id);
-    if (!task) throw new Problem(404, 'not_found', 'there is no such task');
-    const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
-    if (!wantsEvents) {
-      lifecycle.watch(task);
-      return c.json(await shown(task));
-    }
-    if (!isActive(task.status) && c.req.header('last-event-id') === String(task.version)) return c.body(null, 204); // nothing more will come
-    const broken = (error: unknown) => c.get('log').error({ error }, 'the events broke off'); // the caller will reconnect
-    return streamSSE(c, (stream) => {
-      c.header('cache-control', 'no-store'); // instead of streamSSE's own: there are links in events
-      c.header('x-accel-buffering', 'no'); // nginx would keep them back
-      return events(owner, task, stream).catch(broken);
-    });
-  });
-
-  /** The task at once and at each change, until it ends or the process stops. */
-  async function events(owner: string, task: Task, stream: Parameters<Parameters<typeof streamSSE>[1]>[0]) {
-    const gone = new AbortController();
-    stream.onAbort(() => gone.abort());
-    for await (const changed of follow(owner, task, services, [gone.signal, stopping])) {
-      if (!changed) await stream.write(': still here\n\n');
-      else {
-        const data = JSON.stringify(await shown(changed));
-        await stream.writeSSE({ event: 'task', id: String(changed.version), data });
-      }
+/** Writes the task now and at each change, until it ends or the process stops. */
+async function writeEvents(services: Services, owner: string, task: Task, stream: SSEStreamingApi): Promise<void> {
+  const disconnected = new AbortController();
+  stream.onAbort(() => disconnected.abort());
+  for await (const changed of follow(owner, task, services, [disconnected.signal, services.stopping])) {
+    if (!changed) await stream.write(': still here\n\n');
+    else {
+      const data = JSON.stringify(await services.presentTask(changed));
+      await stream.writeSSE({ event: 'task', id: String(changed.version), data });
     }
   }
 }
+
+const exampleEvent = (task: PresentedTask, version: number) =>
+  `event: task\ndata: ${JSON.stringify(task)}\nid: ${version}\n\n`;

@@ -1,30 +1,89 @@
-import { Hono } from 'hono';
 import * as v from 'valibot';
-import { readQuery } from '../http/read-query.ts';
+import { ENDED_STATUSES } from '../../core/responses.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { invalidInput } from '../http/problem.ts';
 import { limitsOf } from '../keys/access.ts';
 import { presentAccount } from '../keys/account.ts';
-import type { Services } from '../services.ts';
+import { currency, day, jsonResponse, list, micro, number, object, orNull, problem, whole } from '../openapi/parts.ts';
 import { dayOf, monthOf } from '../store/key.ts';
 
-const aDay = v.optional(
-  v.pipe(
-    v.string(),
-    v.check((text) => /^\d{4}-\d\d-\d\d$/.test(text) && isDay(text), 'must be a day, such as 2026-01-31'),
-  ),
-);
-const QUERY = v.object({ since: aDay, until: aDay });
+const invalidDay = 'must be a day, such as 2026-01-31';
 const isDay = (text: string) => !Number.isNaN(Date.parse(text)) && dayOf(Date.parse(text)) === text;
+const dayParameter = (description: string) =>
+  v.optional(v.pipe(v.string(), v.isoDate(invalidDay), v.check(isDay, invalidDay), v.description(description)));
 
-/** GET /usage: what the key has spent, by day (UTC) on which tasks ended; this month's unless `since` or `until` say otherwise. */
-export function usage({ config, store, now }: Services) {
-  return new Hono().get('/usage', async (c) => {
-    const { since, until } = readQuery(c, QUERY);
-    const owner = c.get('key').id;
-    const from = since ?? `${until?.slice(0, 7) ?? monthOf(now())}-01`;
-    const [key, rows] = await Promise.all([
-      store.getKey(owner).then((key) => key!),
-      store.getUsage(owner, from, until ?? '9999-12-31'),
-    ]);
-    return c.json(presentAccount(key, rows, limitsOf(key, config), config.prices.currency, now()));
-  });
-}
+const Usage = object({
+  currency,
+  month: { type: 'string', description: 'The month of `spent`, UTC' },
+  budget: orNull(micro, 'Budget of a month; null: unlimited'),
+  spent: micro,
+  reserved: { ...micro, description: 'Reserved for active tasks' },
+  left: orNull(micro, 'What is left of the budget'),
+  open_tasks: whole,
+  limits: object(
+    Object.fromEntries(
+      ['open_tasks', 'submissions_per_minute', 'requests_per_minute'].map((name) => [
+        name,
+        orNull(whole, 'null: unlimited'),
+      ]),
+    ),
+  ),
+  days: list(
+    object({
+      day,
+      ...Object.fromEntries(['tasks', ...ENDED_STATUSES, 'stills'].map((name) => [name, whole])),
+      gpu_seconds: number,
+      amount: micro,
+    }),
+  ),
+});
+const account = { currency: 'USD', month: '2025-11' };
+const withBudget = {
+  ...account,
+  budget: 25_000_000,
+  spent: 8_840,
+  reserved: 12_000,
+  left: 24_979_160,
+  open_tasks: 1,
+  limits: { open_tasks: 100, submissions_per_minute: 60, requests_per_minute: 1200 },
+  days: [
+    { day: '2025-11-29', tasks: 3, succeeded: 1, failed: 1, canceled: 1, stills: 0, gpu_seconds: 26, amount: 8_840 },
+  ],
+};
+const unlimited = {
+  ...account,
+  budget: null,
+  spent: 0,
+  reserved: 0,
+  left: null,
+  open_tasks: 0,
+  limits: { open_tasks: null, submissions_per_minute: null, requests_per_minute: null },
+  days: [],
+};
+
+export const usage = endpoint({
+  method: 'GET',
+  path: '/usage',
+  scope: 'read',
+  query: v.object({ since: dayParameter('First day'), until: dayParameter('Last day') }),
+  schemas: { Usage },
+  describe: () => ({
+    operationId: 'usage',
+    tags: ['account'],
+    summary: 'What the API key has spent, and may still spend',
+    description:
+      'By the day, UTC, on which tasks ended: those of this month, or from `since` to `until`, both included. Amounts are in millionths of the currency.',
+    responses: {
+      200: jsonResponse('The account', 'Usage', { 'with a budget': withBudget, 'without any limit': unlimited }),
+      422: problem('Not a day, or an unknown query parameter', invalidInput([{ field: 'since', message: invalidDay }])),
+    },
+  }),
+  handle:
+    ({ config, store, now }) =>
+    async (c, { since, until }) => {
+      const owner = c.get('key').id;
+      const from = since ?? `${until?.slice(0, 7) ?? monthOf(now())}-01`;
+      const [key, rows] = await Promise.all([store.getKey(owner), store.getUsage(owner, from, until ?? '9999-12-31')]);
+      return c.json(presentAccount(key!, rows, limitsOf(key!, config), config.prices.currency, now()));
+    },
+});

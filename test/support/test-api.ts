@@ -14,6 +14,7 @@ import { LOCAL } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
 import { createEstimator } from '../../api/tasks/estimate.ts';
 import { createLifecycle } from '../../api/tasks/lifecycle.ts';
+import { presentTask } from '../../api/tasks/present.ts';
 import { createWebhooks } from '../../api/webhooks/sender.ts';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { diskBucket } from '../../core/bucket/disk.ts';
@@ -121,6 +122,7 @@ export async function testService(env: Record<string, string> = {}, limits: List
     linkOrigin: api.url,
     lifecycle,
     webhooks,
+    presentTask: (task) => presentTask(task, { bucket, linkSeconds: config.linkSeconds, now }),
     estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now }),
     runpod: client,
     log,

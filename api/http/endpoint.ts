@@ -1,0 +1,70 @@
+/** An endpoint is defined once; the router, the access check, the query parser and the OpenAPI document all read that definition. */
+import type { Context, Hono, MiddlewareHandler } from 'hono';
+import * as v from 'valibot';
+import type { DocumentContext, Operation } from '../openapi/parts.ts';
+import type { Services } from '../services.ts';
+import type { Scope } from '../store/key.ts';
+import { Problem } from './problem.ts';
+import { readQuery } from './read-query.ts';
+
+type Answer = Response | Promise<Response>;
+
+export interface Endpoint {
+  method: 'GET' | 'POST';
+  /** Hono's pattern; only an endpoint that is not documented has several */
+  path: string | string[];
+  /** the scope that an API key needs; without one the endpoint is public */
+  scope?: Scope;
+  /** parameters by name; their descriptions and examples go into the OpenAPI document */
+  query: v.ObjectSchema<v.ObjectEntries, undefined> | undefined;
+  /** schemas of its own that the document names; its description refers to them */
+  schemas?: Record<string, object>;
+  /** the rest of the OpenAPI operation; an endpoint without it is not documented */
+  describe?: (context: DocumentContext) => Operation;
+  /** @returns undefined where the service has no such endpoint */
+  handler(services: Services): ((c: Context) => Answer) | undefined;
+}
+
+interface Definition<E extends v.ObjectEntries> extends Omit<Endpoint, 'query' | 'handler'> {
+  query?: v.ObjectSchema<E, undefined>;
+  /** error message for a query parameter that resembles none of the known ones */
+  unknownParameter?: string;
+  handle(services: Services): ((c: Context, query: v.InferOutput<v.ObjectSchema<E, undefined>>) => Answer) | undefined;
+}
+
+/** Adds the check of the query; without a schema any query is accepted. */
+export function endpoint<E extends v.ObjectEntries>({
+  query,
+  unknownParameter,
+  handle,
+  ...rest
+}: Definition<E>): Endpoint {
+  return {
+    ...rest,
+    query,
+    handler(services) {
+      const respond = handle(services);
+      const schema = query ?? (v.object({}) as v.ObjectSchema<E, undefined>);
+      return respond && ((c) => respond(c, query ? readQuery(c, query, unknownParameter) : v.parse(schema, {})));
+    },
+  };
+}
+
+/** Adds the endpoint's route, its access check and the answer to other methods. */
+export function register(
+  app: Hono,
+  { method, path, scope, handler }: Endpoint,
+  services: Services,
+  requireScope: (scope: Scope) => MiddlewareHandler,
+): void {
+  const respond = handler(services);
+  if (!respond) return;
+  const allow = method === 'GET' ? 'GET, HEAD' : method;
+  for (const pattern of [path].flat()) {
+    if (scope) app.use(pattern, requireScope(scope));
+    app.on(method, pattern, respond);
+    app.all(pattern, () => {
+      throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
+    });
+  }
+}

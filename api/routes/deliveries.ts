@@ -1,0 +1,128 @@
+import type { Context } from 'hono';
+import * as v from 'valibot';
+import { ENDED_STATUSES } from '../../core/responses.ts';
+import { endpoint } from '../http/endpoint.ts';
+import { invalidInput, Problem } from '../http/problem.ts';
+import { TASK_ID_EXAMPLE, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
+import { json, list, object, problem, ref, responseHeader, text, time, uri, whole } from '../openapi/parts.ts';
+import type { Services } from '../services.ts';
+import { DELIVERY_STATUSES, type Delivery } from '../store/delivery.ts';
+import { TASK_ID } from '../tasks/id.ts';
+import { cursor, limit, nextLink, PAGE } from './list.ts';
+
+const invalidId = 'must be the id of a delivery';
+export const DELIVERY_EXAMPLE_ID = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
+const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
+export const DELIVERY_QUERY = v.object({
+  id: v.pipe(deliveryId, v.metadata({ description: 'Id of the delivery', examples: [DELIVERY_EXAMPLE_ID] })),
+});
+
+const sent = {
+  id: DELIVERY_EXAMPLE_ID,
+  type: 'task.succeeded',
+  task_id: TASK_ID_EXAMPLE,
+  url: WEBHOOK_URL_EXAMPLE,
+  created_at: '2025-11-29T12:00:40.770Z',
+  attempts: 1,
+  attempted_at: '2025-11-29T12:00:40.911Z',
+};
+export const DELIVERY_EXAMPLES = {
+  delivered: { ...sent, status: 'delivered', status_code: 204, delivered_at: '2025-11-29T12:00:41.003Z' },
+  pending: { ...sent, status: 'pending', next_attempt_at: '2025-11-29T12:00:46.100Z', error: 'ECONNREFUSED' },
+};
+
+const DeliverySchema = object(
+  {
+    id: text,
+    type: { type: 'string', enum: [...ENDED_STATUSES.map((status) => `task.${status}`), 'webhook.test'] },
+    task_id: text,
+    url: uri,
+    status: { type: 'string', enum: DELIVERY_STATUSES, description: 'disabled: the receiver has responded 410' },
+    created_at: time,
+    attempts: whole,
+    attempted_at: time,
+    next_attempt_at: time,
+    status_code: { ...whole, description: 'Status of the receiver’s last response' },
+    error: { ...text, description: 'Why there was no response' },
+    delivered_at: time,
+  },
+  ['id', 'type', 'url', 'status', 'created_at', 'attempts'],
+);
+
+export const noSuchDelivery = () => new Problem(404, 'not_found', 'there is no such delivery');
+
+export const deliveries = endpoint({
+  method: 'GET',
+  path: '/webhooks/deliveries',
+  scope: 'read',
+  query: v.object({
+    id: v.optional(v.pipe(deliveryId, v.description('Only this delivery'))),
+    task: v.optional(
+      v.pipe(v.string(), v.regex(TASK_ID, 'must be the id of a task'), v.description('Only deliveries of this task')),
+    ),
+    status: v.optional(
+      v.pipe(
+        v.picklist(DELIVERY_STATUSES, `must be one of ${DELIVERY_STATUSES.join(', ')}`),
+        v.description('Only deliveries with this status'),
+      ),
+    ),
+    limit,
+    cursor,
+  }),
+  schemas: { Delivery: DeliverySchema },
+  describe: () => ({
+    operationId: 'deliveries',
+    tags: ['webhooks'],
+    summary: 'Deliveries to the API key’s webhooks, newest first',
+    responses: {
+      200: {
+        description: 'The deliveries',
+        headers: { Link: responseHeader('URL of the next page, if there is one, with rel="next"') },
+        content: json(list(ref('Delivery')), {
+          'two deliveries': [DELIVERY_EXAMPLES.pending, DELIVERY_EXAMPLES.delivered],
+        }),
+      },
+      404: problem('There is no delivery with this id', noSuchDelivery()),
+      422: problem(
+        'Every unknown, repeated or invalid query parameter',
+        invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }]),
+      ),
+    },
+  }),
+  handle:
+    (services) =>
+    async (c, { id, task, status, limit = PAGE, cursor }) => {
+      if (id !== undefined) return c.json([presentDelivery(await requireOwnDelivery(c, services, id))]);
+      const owner = c.get('key').id;
+      const found = await services.store.listDeliveries({ owner, task, status, before: cursor, limit: limit + 1 });
+      const page = found.slice(0, limit);
+      if (found.length > limit) c.header('link', nextLink(c, services.config, page.at(-1)!.id));
+      return c.json(page.map(presentDelivery));
+    },
+});
+
+/** @returns the delivery with this id, if it belongs to the request's API key. @throws Problem 404 */
+export async function requireOwnDelivery(
+  c: Context,
+  { store }: Pick<Services, 'store'>,
+  id: string,
+): Promise<Delivery> {
+  const delivery = await store.getDelivery(c.get('key').id, id);
+  if (!delivery) throw noSuchDelivery();
+  return delivery;
+}
+
+/** A delivery as clients see it. */
+export function presentDelivery(delivery: Delivery) {
+  const { id, type, task_id, url, status, created_at, attempts, attempted_at, status_code, error } = delivery;
+  const { delivered_at, next_attempt_at } = delivery;
+  const iso = (ms: number) => new Date(ms).toISOString();
+  return {
+    ...{ id, type, ...(task_id !== null && { task_id }), url, status, created_at: iso(created_at), attempts },
+    ...(attempted_at !== null && { attempted_at: iso(attempted_at) }),
+    ...(status === 'pending' && next_attempt_at !== null && { next_attempt_at: iso(next_attempt_at) }),
+    ...(status_code !== null && { status_code }),
+    ...(error !== null && { error }),
+    ...(delivered_at !== null && { delivered_at: iso(delivered_at) }),
+  };
+}

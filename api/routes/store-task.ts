@@ -1,0 +1,81 @@
+/** The step of POST /img2vid that stores a task, or refuses it because of its API key's limits and budget. */
+import type { Context } from 'hono';
+import { taskFolder } from '../../core/job.ts';
+import { Problem, unavailable } from '../http/problem.ts';
+import { limitsOf } from '../keys/access.ts';
+import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
+import type { Services } from '../services.ts';
+import { type Admission, type Key, monthOf } from '../store/key.ts';
+import type { InsertResult, NewTask, Task } from '../store/task.ts';
+import { type Estimate, maxCost } from '../tasks/estimate.ts';
+
+export const tooManySubmissions = (perMinute: number, retryAfter = 1) =>
+  new Problem(429, 'too_many_submissions', `tasks a minute with this API key: at most ${perMinute}`, {
+    headers: { 'retry-after': String(retryAfter) },
+  });
+export const tooManyActive = (max: number) =>
+  new Problem(429, 'too_many_open', `active tasks with this API key: at most ${max}; wait for one to end`, {
+    headers: { 'retry-after': '10' },
+  });
+/** Amounts are in micro-units. */
+export function budgetSpent(amount: number, left: number, budget: number, currency: string): Problem {
+  const format = (micro: number) => `${micro / 1e6} ${currency}`;
+  const detail = `this task may cost ${format(amount)}; ${format(left)} of this month’s budget of ${format(budget)} are left`;
+  return new Problem(402, 'budget_spent', detail);
+}
+export const notStored = (cause?: unknown) => unavailable('the task could not be stored; try again', cause);
+
+/**
+ * Stores the task and its picture, and sets the rate limit's headers.
+ * @returns the existing task, if another request with the same idempotency key was stored first
+ * @throws Problem 402 or 429 the key's account or limits refuse it, 503 the store or bucket fails; nothing of the task remains
+ */
+export async function storeTask(
+  c: Context,
+  { config, bucket, store, now }: Services,
+  task: NewTask,
+  image: Uint8Array | undefined,
+  { quote, expectedGpuTime }: Estimate,
+): Promise<Task | undefined> {
+  const { maxActive, submissions } = limitsOf(c.get('key'), config);
+  const at = now();
+  const admission = {
+    amount: maxCost(quote),
+    now: at,
+    maxActive: Math.min(maxActive, Number.MAX_SAFE_INTEGER),
+    submissions: pace(submissions),
+    expectedGpuTime,
+  };
+  let inserted: InsertResult;
+  try {
+    if (task.image_key) await bucket.put(task.image_key, image!);
+    inserted = await store.insert(task, admission);
+  } catch (cause) {
+    // The insert may have succeeded although its confirmation was lost. If the store can't tell, the picture stays.
+    const found = await store.getOwn(task.owner, task.id).catch(() => 'unknown');
+    if (found === undefined) await deletePicture(c, bucket, task);
+    else if (found !== 'unknown') return undefined;
+    throw notStored(cause);
+  }
+  if (inserted.existing || inserted.refused) await deletePicture(c, bucket, task);
+  if (inserted.existing) return inserted.existing;
+  const { key, refused } = inserted;
+  for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
+    c.header(name, value);
+  if (refused === 'rate')
+    throw tooManySubmissions(submissions.perMinute, secondsUntilNext(key.submissions_at, at, submissions));
+  if (refused === 'active') throw tooManyActive(maxActive);
+  if (refused === 'budget') throw budgetSpent(admission.amount, leftOf(key, admission), key.budget!, quote.currency);
+  return undefined;
+}
+
+async function deletePicture(c: Context, bucket: Services['bucket'], { id, image_key }: NewTask): Promise<void> {
+  if (!image_key) return;
+  await bucket
+    .delete(taskFolder(id))
+    .catch((error) => c.get('log').warn({ task: id, error }, 'an unused picture could not be deleted'));
+}
+
+/** What is left of the key's budget for this month; micro-units. */
+const leftOf = (key: Key, { now }: Pick<Admission, 'now'>) =>
+  Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));
