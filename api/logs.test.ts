@@ -97,7 +97,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   const away = new StorageError('the bucket is away', 'ECONNREFUSED', 1);
   vi.spyOn(service.disk, 'file').mockRejectedValueOnce(away);
   await ask(link.pathname + link.search);
-  await told('the bucket could not be used');
+  await told('bucket unavailable');
   service.faults.bucket = away;
   const form = new FormData();
   form.set('image', new Blob([Buffer.from(PICTURE.data, 'base64')], { type: PICTURE.type }), `${PROMPT}.png`);
