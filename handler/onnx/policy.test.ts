@@ -19,13 +19,15 @@ test.each([
   ['much memory and many steps', 'prepacked', {}],
   ['few steps', 'mapped', { runs: 8 }],
   ['too little memory to open it', 'mapped', { memory: 15 * GIB }],
-  ['too little memory for what runs beside it', 'mapped', { memory: 24 * GIB, beside: 20 * GIB }],
+  ['too little memory for what runs beside it', 'mapped', { memory: 24 * GIB, reservedBytes: 20 * GIB }],
 ] as const)('with %s a large network is %s', (_, policy, changes) => {
-  expect(choosePolicy(unet, { device: 'cpu', runs: 60, memory: 64 * GIB, beside: 0, ...changes })).toBe(policy);
+  expect(choosePolicy(unet, { device: 'cpu', runs: 60, memory: 64 * GIB, reservedBytes: 0, ...changes })).toBe(policy);
 });
 
 test('a small network’s weights are in memory at once, however seldom it runs', () => {
-  expect(choosePolicy(graph(0.25, 1), { device: 'cpu', runs: 1, memory: 64 * GIB, beside: 0 })).toBe('prepacked');
+  expect(choosePolicy(graph(0.25, 1), { device: 'cpu', runs: 1, memory: 64 * GIB, reservedBytes: 0 })).toBe(
+    'prepacked',
+  );
 });
 
 test('mapped weights hold nothing but what values took', () => {

@@ -1,6 +1,6 @@
-/** Sessions that are kept for the next job, as far as memory reaches. */
+/** Keeps sessions for the next job, as far as memory reaches. */
 import type { Graph } from './graph.ts';
-import { choosePolicy, type Demand, type Device, demand } from './policy.ts';
+import { choosePolicy, type Demand, type Device, demand, SMALLEST_POLICY } from './policy.ts';
 import { OutOfMemory, openSession, type Session, type SessionOptions } from './session.ts';
 import type { Policy } from './value.ts';
 
@@ -12,87 +12,77 @@ export interface SessionsOptions extends Pick<SessionOptions, 'threads' | 'onRun
   onOpen?: ((opened: { network: string; policy: Policy; ms: number }) => void) | undefined;
 }
 
-export interface Use {
-  /** how often it will run for this job */
-  runs: number;
-  /** bytes that others will need while this one is kept; default 0 */
-  beside?: number;
-}
+/** Even a session that holds next to no memory has its graph. */
+const MAX_SESSIONS = 12;
 
-/** Even sessions that hold next to nothing have their graph. */
-const MOST = 12;
-
-/** For one user at a time: a session that was given may be closed when the next is asked for. */
+/** For one user at a time: getting a session may close those that were got before. */
 export function createSessions({ device, memory, threads, onRun, onOpen }: SessionsOptions) {
   const kept = new Map<string, { session: Session; demand: Demand }>(); // the least recently used first
 
-  /** Closes those used least recently until `bytes` are free, and a place where none is spared. */
-  async function makeRoom(bytes: number, sparing?: string): Promise<void> {
-    for (const [key, { session }] of [...kept]) {
-      const held = [...kept].reduce((sum, [other, { demand }]) => sum + (other === sparing ? 0 : demand.held), 0);
-      if (held + bytes <= memory && (sparing !== undefined || kept.size < MOST)) return;
-      if (key === sparing) continue;
-      kept.delete(key);
-      await session.close();
-    }
+  async function close(key: string): Promise<void> {
+    const { session } = kept.get(key)!;
+    kept.delete(key);
+    await session.close();
   }
 
   async function closeAll(): Promise<void> {
-    const sessions = [...kept.values()];
-    kept.clear();
-    for (const { session } of sessions) await session.close();
+    for (const key of [...kept.keys()]) await close(key);
   }
 
-  async function open(network: string, graph: Graph): Promise<Session> {
-    const session = await openSession(graph, { ...(threads !== undefined && { threads }), ...(onRun && { onRun }) });
-    onOpen?.({ network, policy: graph.policy, ms: Math.round(session.took.opening) });
+  /** Closes the least recently used until `bytes` are free. Spares one if it is given; else leaves a place for another. */
+  async function makeRoom(bytes: number, spared?: string): Promise<void> {
+    for (const key of [...kept.keys()]) {
+      const held = [...kept].reduce((sum, [other, { demand }]) => sum + (other === spared ? 0 : demand.held), 0);
+      if (held + bytes <= memory && (spared !== undefined || kept.size < MAX_SESSIONS)) return;
+      if (key !== spared) await close(key);
+    }
+  }
+
+  async function open(network: string, key: string, graph: Graph): Promise<Session> {
+    const own = demand(graph);
+    await makeRoom(own.peak);
+    const session = await openSession(graph, { threads, onRun });
+    onOpen?.({ network, policy: graph.policy, ms: Math.round(session.timings.open) });
+    kept.set(key, { session, demand: own });
     return session;
   }
 
   return {
     /**
-     * The session of a network for one shape, opened if it is not there.
-     * @param written its graph for a policy
-     * @throws OutOfMemory when it can't be opened even with nothing beside it and its weights left in the file
+     * The session of a network for one shape, opened if it is not kept.
+     * @param graphOf its graph for a policy
+     * @param runs how often it will run for this job
+     * @param reservedBytes what other sessions will need while this one is kept
+     * @throws OutOfMemory: it can't be opened even alone and with its weights in the file
      */
-    async at(network: string, written: (policy: Policy) => Graph, { runs, beside = 0 }: Use): Promise<Session> {
-      const wanted = choosePolicy(written, { device, runs, memory, beside });
-      const shapes = written(wanted)
-        .inputs.map(({ shape }) => shape.join('×'))
-        .join(' ');
-      // Whatever is kept of another policy is not used: a job's result must not depend on those before it.
-      const keyOf = (policy: Policy) => `${network} ${shapes} ${policy}`;
-      const found = kept.get(keyOf(wanted));
+    async get(network: string, graphOf: (policy: Policy) => Graph, runs: number, reservedBytes = 0): Promise<Session> {
+      const policy = choosePolicy(graphOf, { device, runs, memory, reservedBytes });
+      const shapes = graphOf(policy).inputs.map(({ shape }) => shape.join('×'));
+      // A session of another policy is not used: a job's result must not depend on the jobs before it.
+      const keyOf = (policy: Policy) => [network, ...shapes, policy].join(' ');
+      const key = keyOf(policy);
+      const found = kept.get(key);
       if (found) {
-        await makeRoom(found.demand.peak, keyOf(wanted));
-        kept.delete(keyOf(wanted));
-        kept.set(keyOf(wanted), found);
+        await makeRoom(found.demand.peak, key);
+        kept.delete(key);
+        kept.set(key, found);
         return found.session;
       }
-      const keep = async (policy: Policy) => {
-        const graph = written(policy);
-        const own = demand(graph);
-        await makeRoom(own.peak);
-        const session = await open(network, graph);
-        kept.set(keyOf(policy), { session, demand: own });
-        return session;
-      };
       try {
-        return await keep(wanted);
+        return await open(network, key, graphOf(policy));
       } catch (error) {
         if (!(error instanceof OutOfMemory)) throw error;
         await closeAll();
-        return await keep(wanted === 'cuda' ? 'cuda' : 'mapped');
+        const smallest = SMALLEST_POLICY[device];
+        return await open(network, keyOf(smallest), graphOf(smallest));
       }
     },
 
-    /** Closes a session that was given if opening it took at most `ms`: then its memory is worth more. A GPU's time is worth more still. */
+    /** Closes a session if opening it took at most `ms`: then its memory is worth more. On a GPU, time is worth more. */
     async closeIfCheap(session: Session, ms: number): Promise<void> {
-      if (device === 'cuda' || session.took.opening > ms) return;
+      if (device === 'cuda' || session.timings.open > ms) return;
       const [key] = [...kept].find(([, other]) => other.session === session) ?? [];
-      if (key === undefined) return; // others needed its memory
-      kept.delete(key);
-      await session.close();
+      if (key !== undefined) await close(key); // else it was closed for others
     },
     closeAll,
   };

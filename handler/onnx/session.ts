@@ -1,4 +1,4 @@
-/** Running graphs. The one importer of onnxruntime. */
+/** Runs graphs. */
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of onnxruntime-node.
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Graph } from './graph.ts';
@@ -12,8 +12,8 @@ export interface Session {
    * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
    */
   run(feeds: Record<string, Float32Array>): Promise<Float32Array>;
-  /** What opening it and its last run took, in milliseconds. */
-  readonly took: { readonly opening: number; readonly run: number };
+  /** milliseconds that opening it and its last run took */
+  readonly timings: { readonly open: number; readonly run: number };
   close(): Promise<void>;
 }
 
@@ -21,9 +21,9 @@ export interface SessionOptions {
   /** default: the one that the graph was written for */
   policy?: Policy;
   /** processor threads within an operator; default: onnxruntime's choice */
-  threads?: number;
-  /** called after each run with what it took, in milliseconds */
-  onRun?: (ms: number) => void;
+  threads?: number | undefined;
+  /** called after each run with its milliseconds */
+  onRun?: ((ms: number) => void) | undefined;
 }
 
 /** The processor's or the GPU's memory did not suffice. What was being opened or run can be tried again smaller. */
@@ -38,19 +38,17 @@ export class OutOfMemory extends Error {
 const OUT_OF_MEMORY =
   /bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
 
-function understood(error: unknown): unknown {
-  return error instanceof Error && OUT_OF_MEMORY.test(error.message) ? new OutOfMemory(error) : error;
+function rethrow(error: unknown): never {
+  throw error instanceof Error && OUT_OF_MEMORY.test(error.message) ? new OutOfMemory(error) : error;
 }
 
 /** @throws Error if onnxruntime refuses the graph; OutOfMemory */
-export async function openSession(
-  graph: Graph,
-  { policy = graph.policy, threads, onRun }: SessionOptions = {},
-): Promise<Session> {
-  const { extra, ...options } = { extra: { session: {} }, ...SESSION[policy] };
-  const opening = performance.now();
+export async function openSession(graph: Graph, options: SessionOptions = {}): Promise<Session> {
+  const { policy = graph.policy, threads, onRun } = options;
+  const { extra, ...sessionOptions } = { extra: { session: {} }, ...SESSION[policy] };
+  const start = performance.now();
   const session = await InferenceSession.create(graph.encode(), {
-    ...options,
+    ...sessionOptions,
     ...(threads !== undefined && { intraOpNumThreads: threads }),
     interOpNumThreads: 1,
     logSeverityLevel: 3,
@@ -58,31 +56,26 @@ export async function openSession(
       session: { ...extra.session, model_external_initializers_file_folder_path: graph.folder },
       optimization: { disable_specified_optimizers: 'GatherSliceToSplitFusion' }, // it copies all slices before the first is used
     },
-  }).catch((error) => {
-    throw understood(error);
-  });
-  const took = { opening: performance.now() - opening, run: 0 };
+  }).catch(rethrow);
+  const timings = { open: performance.now() - start, run: 0 };
   const output = graph.outputs[0]!.name;
 
   return {
-    took,
+    timings,
     async run(feeds) {
       const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
       if (unknown) throw new Error(`${unknown}: the network has no such input`);
       const tensors: Record<string, Tensor> = {};
       for (const { name, shape } of graph.inputs) {
-        const data = feeds[name];
-        const length = product(shape);
+        const [data, length] = [feeds[name], product(shape)];
         if (data?.length !== length)
           throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
         tensors[name] = new Tensor('float32', data, shape);
       }
       const start = performance.now();
-      const results = await session.run(tensors).catch((error) => {
-        throw understood(error);
-      });
-      took.run = performance.now() - start;
-      onRun?.(took.run);
+      const results = await session.run(tensors).catch(rethrow);
+      timings.run = performance.now() - start;
+      onRun?.(timings.run);
       return results[output]!.data as Float32Array;
     },
     close: () => session.release(),

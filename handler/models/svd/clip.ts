@@ -1,0 +1,116 @@
+import { OutOfMemory, type Session } from '../../onnx/session.ts';
+import type { Clip, ClipRequest } from '../model.ts';
+import { clipResize } from './clip-resize.ts';
+import { addedTimeIds, timestepEmbedding } from './conditioning.ts';
+import { LATENT_SCALE, type Networks, toJobError } from './networks.ts';
+import { standardize, toBytes, toPlanes } from './pixels.ts';
+import { vPrediction } from './preconditioning.ts';
+
+/** Of a clip's sampling time: a network that is opened in less is not worth its memory until the next clip. */
+const MAX_REOPEN_SHARE = 1 / 200;
+
+export interface SvdClip extends Clip {
+  /** The decoded frames before they become bytes: [3, H, W] each, 0–1. */
+  decodeFloat(x: Float32Array): AsyncGenerator<Float32Array>;
+}
+
+/**
+ * Opens a still: what stands around the networks in Stability's and diffusers' pipelines.
+ * @throws OutOfMemory; JobError: a clip of this size never fits
+ */
+export async function openClip(networks: Networks, request: ClipRequest): Promise<Omit<SvdClip, 'close'>> {
+  const { H, W, T, decoding_t, steps, signal } = request;
+  const size = { H, W, T };
+  networks.check(size);
+  const { vae, unet } = networks.configs;
+  const [h, w, Z] = [H / LATENT_SCALE, W / LATENT_SCALE, vae.latent_channels];
+  const plane = Z * h * w; // values of a frame's latent
+
+  const still = await encodeStill(networks, request);
+  signal.throwIfAborted();
+  const added = embedAddedTimeIds(request, unet.addition_time_embed_dim);
+  let session: Session | undefined = await networks.unet(size, decoding_t, steps);
+  let reopenLimit = 0; // milliseconds
+  const warnings: SvdClip['warnings'] = [];
+
+  const denoise = vPrediction(async (x, c_noise, conditional) => {
+    // Each frame's noisy latent beside the still's, which the unconditional branch does not see.
+    const sample = new Float32Array(T * 2 * plane);
+    for (let t = 0; t < T; t++) {
+      sample.set(x.subarray(t * plane, (t + 1) * plane), t * 2 * plane);
+      if (conditional) sample.set(still.latent, (t * 2 + 1) * plane);
+    }
+    const time = timestepEmbedding(c_noise, unet.block_out_channels[0]!);
+    const context = conditional ? still.embedding : new Float32Array(still.embedding.length);
+    try {
+      session ??= await networks.unet(size, decoding_t, steps);
+      return await session.run({ sample, time, added, context });
+    } catch (error) {
+      throw toJobError(error, size);
+    }
+  });
+
+  /** Closes what sampling used, for the decoder may need the memory. */
+  async function endSampling(): Promise<void> {
+    if (!session) return;
+    reopenLimit = MAX_REOPEN_SHARE * 2 * steps * session.timings.run;
+    for (const used of [still.encoder, session]) await networks.closeIfCheap(used, reopenLimit);
+    session = undefined;
+  }
+
+  async function* decodeFloat(x: Float32Array) {
+    await endSampling();
+    let most = networks.framesAtATime(size, decoding_t);
+    for (let from = 0; from < T; ) {
+      signal.throwIfAborted();
+      const count = Math.min(most, T - from);
+      const latents = x.slice(from * plane, (from + count) * plane).map((value) => value / vae.scaling_factor);
+      let frames: Float32Array;
+      try {
+        const decoder = await networks.decoder({ ...size, T: count });
+        frames = await decoder.run({ latents });
+        if (T - from - count < count) await networks.closeIfCheap(decoder, reopenLimit); // it was the last of this size
+      } catch (error) {
+        if (!(error instanceof OutOfMemory) || count === 1) throw toJobError(error, size);
+        await networks.closeAll(); // other sessions may hold what was lacking
+        most = count >> 1;
+        continue;
+      }
+      const values = frames.length / count;
+      for (let t = 0; t < count; t++)
+        yield frames.slice(t * values, (t + 1) * values).map((value) => Math.min(1, Math.max(0, value / 2 + 0.5)));
+      from += count;
+    }
+    const wanted = Math.min(decoding_t, T);
+    if (most < wanted)
+      warnings.push({ field: 'decoding_t', message: `memory is enough to decode ${most} at a time, not ${wanted}` });
+  }
+
+  return {
+    shape: [T, Z, h, w],
+    denoise,
+    decodeFloat,
+    async *decode(x) {
+      for await (const frame of decodeFloat(x)) yield toBytes(frame);
+    },
+    warnings,
+  };
+}
+
+/** CLIP's embedding of the still, and its latent with the augmentation's noise, the first that is drawn. */
+async function encodeStill(networks: Networks, { still, cond_aug, randn, H, W, T }: ClipRequest) {
+  const picture = toPlanes(still.data);
+  const noise = randn(picture.length);
+  const augmented = picture.map((value, i) => value + Math.fround(cond_aug * noise[i]!));
+  const { image_mean, image_std } = networks.configs.extractor;
+  const pixels = standardize(clipResize(still), image_mean, image_std);
+  const embedding = await (await networks.clip()).run({ pixels });
+  const encoder = await networks.encoder({ H, W, T });
+  return { embedding, encoder, latent: await encoder.run({ picture: augmented }) };
+}
+
+function embedAddedTimeIds(request: ClipRequest, dim: number): Float32Array {
+  const added = new Float32Array(3 * dim);
+  for (const [i, id] of addedTimeIds(request).entries()) added.set(timestepEmbedding(id, dim), i * dim);
+  return added;
+}
