@@ -1,16 +1,16 @@
 /**
- * One at a time, in the order of asking: what a GPU or the networks' sessions can serve.
- * @returns `enter`, which resolves to the function that ends the turn. Whoever's signal comes while it waits leaves the queue; `enter`
- * then rejects with the signal's reason.
+ * A lock that is granted in the order of the requests.
+ * @returns `lock`, which resolves to `unlock`. If its signal aborts first, it leaves the queue and rejects with the signal's reason.
+ * @example const unlock = await lock(signal); try { … } finally { unlock(); }
  */
 export function createMutex() {
-  let last: Promise<void> = Promise.resolve(); // resolves when everybody who has asked so far is done; never rejects
+  let last: Promise<void> = Promise.resolve(); // settles when all earlier requests are done; never rejects
 
-  return async function enter(signal: AbortSignal): Promise<() => void> {
+  return async function lock(signal: AbortSignal): Promise<() => void> {
     const before = last;
-    let leave = () => {};
+    let unlock = () => {};
     last = new Promise((resolve) => {
-      leave = resolve;
+      unlock = resolve;
     });
     let stop = () => {};
     const aborted = new Promise<void>((resolve) => {
@@ -20,9 +20,9 @@ export function createMutex() {
     if (!signal.aborted) await Promise.race([before, aborted]);
     signal.removeEventListener('abort', stop);
     if (signal.aborted) {
-      before.then(leave); // those behind still wait for those before
+      before.then(unlock); // later requests still wait for earlier ones
       throw signal.reason;
     }
-    return leave;
+    return unlock;
   };
 }

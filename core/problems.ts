@@ -1,65 +1,63 @@
 /** The error codes of the API. */
-import { MAX_PICTURE_PIXELS, PICTURE_TYPES_TEXT } from './picture/limits.ts';
+import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 
-/** Every code that a problem may have, its status, and what a caller can do about it: the documentation's table. */
+const PICTURE_SIZE = `${MAX_PICTURE_BYTES / 1e6} MB`;
+
+/** Each code with its HTTP status and what a client can do about it: the documentation's table. */
 export const PROBLEMS = {
-  unreadable: {
-    status: 400,
-    remedy: 'Send well-formed UTF-8 of the content type that is named: JSON must be one object',
-  },
+  unreadable: { status: 400, remedy: 'Send well-formed UTF-8 of the declared content type; JSON must be one object' },
   unauthorized: {
     status: 401,
-    remedy: 'Send a valid API key, `Authorization: Bearer i2v_…`; whoever runs the service makes them',
+    remedy: 'Send a valid API key, `Authorization: Bearer i2v_…`; the operator creates keys',
   },
   budget_spent: {
     status: 402,
-    remedy:
-      'Wait for the next month, ask for a larger budget, or make a smaller clip: `dry_run` tells what it may cost',
+    remedy: 'Wait for the next month, ask for a larger budget, or make a smaller clip: `dry_run` returns the cost',
   },
   forbidden_host: {
     status: 403,
-    remedy: 'Without API keys the service answers to `localhost`, `127.0.0.1` and `[::1]` only; elsewhere make a key',
+    remedy: 'Without API keys use `localhost`, `127.0.0.1` or `[::1]`; create a key for any other host',
   },
   forbidden_origin: {
     status: 403,
-    remedy: 'Without API keys no other web page may use the service; make a key, and name the page in CORS_ORIGINS',
+    remedy: 'Without API keys no other web page may use the service; create a key, and list the page in CORS_ORIGINS',
   },
-  insufficient_scope: { status: 403, remedy: 'Use an API key that has the scope which the answer names' },
-  link_invalid: { status: 403, remedy: 'Ask for the task once more: its links are signed anew at each read' },
-  not_found: { status: 404, remedy: 'Check the address and the id; the tasks of another API key count as absent, too' },
-  method_not_allowed: { status: 405, remedy: 'Use a method that the header `Allow` names' },
-  ended: { status: 409, remedy: 'Nothing: the task is over, and shows how' },
+  insufficient_scope: { status: 403, remedy: 'Use an API key with the scope that the answer names' },
+  link_invalid: { status: 403, remedy: 'Read the task again: each response has new links' },
+  not_found: { status: 404, remedy: 'Check the URL and the id; tasks of another API key are not found either' },
+  method_not_allowed: { status: 405, remedy: 'Use a method that the header `Allow` lists' },
+  ended: { status: 409, remedy: 'Nothing: the task has already ended' },
   not_ended: { status: 409, remedy: 'Cancel the task first, or wait for its end' },
   idempotency_conflict: {
     status: 409,
-    remedy: 'Take a new `Idempotency-Key` for each clip; the old one stands for the task that the answer names',
+    remedy: 'Send a new `Idempotency-Key` for each clip; this one belongs to the task that the answer names',
   },
-  too_large: { status: 413, remedy: 'Send a picture of at most 20 MB, and at most 1 MB of anything else' },
+  too_large: { status: 413, remedy: `Send a picture of at most ${PICTURE_SIZE}, and at most 1 MB of anything else` },
   unsupported_media_type: {
     status: 415,
-    remedy: 'Send JSON, an urlencoded form or multipart; the header `Accept` lists them',
+    remedy: 'Send JSON, an urlencoded form or multipart, as the header `Accept` lists',
   },
   range_not_satisfiable: {
     status: 416,
-    remedy: 'Ask for a part that the file has; the header `Content-Range` tells its size',
+    remedy: 'Ask for a range within the size that the header `Content-Range` states',
   },
-  invalid_input: { status: 422, remedy: 'Correct what `errors` names: each field with what is allowed' },
+  invalid_input: { status: 422, remedy: 'Correct the fields in `errors`: each with the values that are allowed' },
   image_rejected: {
     status: 422,
     remedy: `Send a whole ${PICTURE_TYPES_TEXT} of at most ${MAX_PICTURE_PIXELS / 1e6} megapixels`,
   },
-  no_bridge: { status: 422, remedy: 'Send a picture, `image_url` or `still_of`: this service makes none from prompts' },
+  no_bridge: { status: 422, remedy: 'Send a picture, `image_url` or `still_of`: this service accepts no prompts' },
   too_many_requests: {
     status: 429,
-    remedy: 'Wait as long as `Retry-After` says; follow tasks by events instead of asking often',
+    remedy: 'Wait as long as `Retry-After` says; follow tasks by events instead of polling',
   },
   too_many_submissions: { status: 429, remedy: 'Wait as long as `Retry-After` says' },
   too_many_open: { status: 429, remedy: 'Wait for one of your tasks to end, or cancel one' },
   too_many_guesses: { status: 429, remedy: 'Check the API key, and wait a minute' },
-  internal: { status: 500, remedy: 'Tell whoever runs the service the answer’s `X-Request-Id`: their log has more' },
+  internal: { status: 500, remedy: 'Send the operator the header `X-Request-Id`: the log has more' },
   unavailable: {
     status: 503,
-    remedy: 'Try again as `Retry-After` says; with an `Idempotency-Key` nothing is made or paid twice',
+    remedy: 'Retry after `Retry-After`; an `Idempotency-Key` keeps a retry from costing twice',
   },
 } as const;
 export type ProblemCode = keyof typeof PROBLEMS;

@@ -1,20 +1,23 @@
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { removeOrphans, tempName } from './temp-files.ts';
+import { hasCode, removeOrphans, tempName } from './temp-files.ts';
 
-/** One secret a path, made by whoever comes first and readable by its owner only; processes that start at once agree on it. */
+/**
+ * Reads a secret, or creates it with `make` if the file is missing. Only its owner can read the file. Processes that start at the same
+ * time get the same secret.
+ */
 export async function loadOrCreateSecret(path: string, make: () => string | Uint8Array): Promise<Buffer> {
   await mkdir(dirname(path), { recursive: true });
   const prefix = `${basename(path)}.`;
   await removeOrphans(dirname(path), prefix);
-  const made = join(dirname(path), tempName(prefix));
-  await writeFile(made, make(), { mode: 0o600 });
+  const temporary = join(dirname(path), tempName(prefix));
+  await writeFile(temporary, make(), { mode: 0o600 });
   try {
-    await link(made, path); // fails where there is one
+    await link(temporary, path); // fails if the file exists
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    if (!hasCode(error, 'EEXIST')) throw error;
   } finally {
-    await rm(made);
+    await rm(temporary);
   }
   return readFile(path);
 }

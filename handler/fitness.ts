@@ -1,20 +1,21 @@
-/** What a worker must be fit for before it takes a job, beside its model: each throws in one line what is wrong. */
+/** Fitness checks that a worker runs before its first job. Each throws an Error of one line. */
 import { rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { formatBytes } from '../core/format.ts';
 import { taskFolder } from '../core/job.ts';
 import { createScratchFolder } from '../core/temp-files.ts';
 import type { Worker } from './pipeline.ts';
 import { writeMp4 } from './video/mp4.ts';
 
-/** A job's videos lie on the disk until they are in the bucket. */
-const LEAST_DISK = 256e6; // bytes
+/** Bytes. A job's videos are on the disk until they are in the bucket. */
+const MIN_FREE_DISK = 256e6;
 
 export async function checkDisk(folder = tmpdir()): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize < LEAST_DISK)
+  if (bavail * bsize < MIN_FREE_DISK)
     throw new Error(
-      `${folder} has ${Math.floor((bavail * bsize) / 1e6)} MB free; at least ${LEAST_DISK / 1e6} are needed`,
+      `${folder} has ${formatBytes(bavail * bsize)} free; at least ${formatBytes(MIN_FREE_DISK)} are needed`,
     );
 }
 
@@ -25,9 +26,7 @@ export async function checkCodec(): Promise<void> {
     for (let i = 0; i < 2; i++) yield new Uint8Array(64 * 64 * 3);
   }
   try {
-    const { signal } = new AbortController();
-    const size = { width: 64, height: 64, fps: 6 };
-    await writeMp4(join(folder, 'check.mp4'), frames(), { ...size, metadata: {}, madeByAi: false, signal });
+    await writeMp4(join(folder, 'check.mp4'), frames(), { width: 64, height: 64, fps: 6, metadata: {} });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -1,5 +1,4 @@
-/** Starts the worker: reads the environment once, then serves jobs until SIGTERM. */
-
+/** Starts the worker: reads the environment, then serves jobs until SIGTERM. */
 import { JobError } from '../core/job.ts';
 import { createLog } from '../core/log.ts';
 import { removeOrphanedScratch } from '../core/temp-files.ts';
@@ -21,14 +20,14 @@ try {
     await removeOrphanedScratch();
     ({ worker, concurrency } = await openWorker(process.env, (details, event) => log.info(details, event)));
   };
-  if (process.channel) process.once('disconnect', () => process.exit(1)); // started by a local supervisor that is gone
+  if (process.channel) process.once('disconnect', () => process.exit(1)); // the local supervisor has died
   await serve(
     async ({ id, input }, { progress, signal }) => {
       try {
         return await runJob(input, worker!, { jobId: id, progress, signal, log: log.child({ requestId: id }) });
       } catch (error) {
         if (error instanceof JobError) {
-          if (error.cause) log.warn({ requestId: id, error: error.cause }, 'job failed'); // what callers are not told
+          if (error.cause) log.warn({ requestId: id, error: error.cause }, 'job failed'); // callers do not see the cause
           return { error: JSON.stringify(error.data) };
         }
         log.error({ requestId: id, error }, 'job failed');

@@ -1,8 +1,9 @@
-/** The worker's environment, read once, and what it makes of it. */
+/** Reads the worker's environment once, and opens what its jobs use. */
 import * as v from 'valibot';
 import { openBucket } from '../core/bucket/open-bucket.ts';
 import { integer, modelName, readEnvironment, sharedVariables } from '../core/environment.ts';
-import { presets } from '../core/presets.ts';
+import { defaults } from '../core/parameters.ts';
+import { SECOND } from '../core/time.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { openSvd } from './models/svd.ts';
@@ -14,8 +15,8 @@ import { openBridges } from './still/midjourney/open-bridges.ts';
 type Log = (details: Record<string, unknown>, event: string) => void;
 
 /**
- * What the worker needs for its jobs, its model loaded.
- * @param log told what was chosen, and what the seconds were spent on
+ * Opens the bucket and the bridges, and loads the model.
+ * @param log receives the device and the weights that were chosen, and how long each step took
  * @throws Error that names the variable
  */
 export async function openWorker(
@@ -40,37 +41,36 @@ export async function openWorker(
   const worker: Worker = {
     modelName: env.MODEL,
     model: env.MODEL === 'camera' ? camera : await loadSvd(env.MODEL, env.DEVICE, environment, log),
-    bucket: (await openBucket(env, { publicUrl: '' })).bucket, // a worker makes no links
+    bucket: (await openBucket(env, { publicUrl: '' })).bucket, // a worker signs no links
     bridges,
     allowPrivate: env.ALLOW_PRIVATE_URLS,
-    stillTimeout: env.STILL_TIMEOUT * 1000,
+    stillTimeout: env.STILL_TIMEOUT * SECOND,
     framesDir: env.FRAMES_DIR,
   };
   return { worker, concurrency: env.WORKER_CONCURRENCY };
 }
 
-/** Opens SVD's sessions for its own size, so that no job waits for them. */
+/** Opens SVD's sessions for its default size, so that no job waits for them. */
 async function loadSvd(
   name: WeightsName,
-  wanted: 'auto' | 'cpu' | 'cuda',
+  preferred: 'auto' | 'cpu' | 'cuda',
   environment: NodeJS.ProcessEnv,
   log: Log,
 ): Promise<Model> {
   const start = performance.now();
-  const since = (time: number) => Number(((performance.now() - time) / 1000).toFixed(2));
+  const secondsSince = (time: number) => Number(((performance.now() - time) / SECOND).toFixed(2));
   const { folder, source } = findWeights(name, environment);
-  const { device, memory, reason } = await chooseDevice(wanted);
+  const { device, memory, reason } = await chooseDevice(preferred);
   const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
-  log({ device, reason, memory_gb: gigabytes, weights: source, folder, seconds: since(start) }, 'device chosen');
+  log({ device, reason, memory_gb: gigabytes, weights: source, folder, seconds: secondsSince(start) }, 'device chosen');
   const opened = performance.now();
   const model = openSvd(folder, {
     device,
     memory,
     onOpen: ({ network, policy, ms }) => log({ network, policy, seconds: ms / 1000 }, 'session opened'),
   });
-  log({ seconds: since(opened) }, 'weights checked');
-  const { H, W, T, steps } = presets[name];
-  await model.preload({ H, W, T, steps, decoding_t: 14 });
-  log({ seconds: since(start) }, 'model ready');
+  log({ seconds: secondsSince(opened) }, 'weights checked');
+  await model.preload(defaults(name));
+  log({ seconds: secondsSince(start) }, 'model ready');
   return model;
 }

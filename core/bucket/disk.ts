@@ -3,7 +3,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { loadOrCreateSecret } from '../secret-file.ts';
-import { removeOrphans, tempName } from '../temp-files.ts';
+import { hasCode, removeOrphans, tempName } from '../temp-files.ts';
 import { SECOND } from '../time.ts';
 import { assertBucketKey, type Bucket, isBucketKey } from './bucket.ts';
 
@@ -101,9 +101,7 @@ async function flush(path: string) {
   await handle.sync().finally(() => handle.close());
 }
 
-const hasCode = (error: unknown, code: string) => error instanceof Error && 'code' in error && error.code === code;
-
 function ifMissing(error: unknown): undefined {
-  if (hasCode(error, 'ENOENT') || hasCode(error, 'ENOTDIR') || hasCode(error, 'EISDIR')) return undefined; // a folder is not an object
+  if (hasCode(error, 'ENOENT', 'ENOTDIR', 'EISDIR')) return undefined; // a folder is not an object
   throw error;
 }

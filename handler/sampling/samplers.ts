@@ -1,18 +1,19 @@
 /**
- * Samplers: each is its algorithm, over a denoise function and descending sigmas that end in 0. Nothing here knows of networks,
- * stills or jobs. Latents are Float32Array; a sampler never writes into one that it was given.
+ * Samplers: each is its algorithm, over a denoise function and descending sigmas that end in 0. They know nothing of networks, stills
+ * or jobs. Latents are Float32Array; a sampler never writes into an array that it was given. Names are those of the papers:
+ * `denoised` is D(x; sigma), `d` the slope dx/dsigma = (x − D)/sigma, `h` a step in t = −ln sigma.
  */
 import type { Denoise } from '../../core/guider.ts';
 import type { Ancestral, Churn, Sampler } from '../../core/sampler-options.ts';
 
-/** What every sampler is given besides its own parameters. */
+/** The input of every sampler besides its own parameters. */
 export interface Sampling {
   denoise: Denoise;
-  /** unit noise, from which sampling starts */
+  /** unit normals, from which sampling starts */
   noise: Float32Array;
   /** steps + 1 noise levels, descending, the last one 0 */
   sigmas: readonly number[];
-  /** draws n unit normals, in the order of the reference */
+  /** draws n unit normals */
   randn: (n: number) => Float32Array;
   /** called after each finished step, 1 … steps */
   onStep?: (step: number, x: Float32Array) => void;
@@ -38,43 +39,40 @@ export function sample(sampling: Sampling, choice: Sampler): Promise<Float32Arra
   }
 }
 
-/** Unit noise brought to the first noise level: sgm and diffusers use √(1 + σ₀²), not σ₀. */
-function prepare(noise: Float32Array, sigma: number): Float32Array {
-  const scale = Math.sqrt(1 + sigma ** 2);
-  return noise.map((value) => value * scale);
-}
-
-/** Karras et al. 2022, algorithm 2 without its second-order correction; without churn it is Euler's method (DDIM). */
+/**
+ * Euler's method on the probability-flow ODE, with churn: Karras et al. 2022 (arXiv:2206.00364), algorithm 2 without its second-order
+ * correction. Without churn it is DDIM (arXiv:2010.02502). One evaluation a step.
+ */
 export async function eulerEDM(sampling: Sampling, churn: Churn): Promise<Float32Array> {
-  const { denoise, noise, sigmas, onStep, signal } = sampling;
-  let x = prepare(noise, sigmas[0]!);
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const hat = addChurn(x, sigmas[i]!, sampling, churn);
-    const denoised = await denoise(hat.x, hat.sigma);
-    x = eulerStep(hat.x, denoised, hat.sigma, sigmas[i + 1]!);
+  const { denoise, onStep } = sampling;
+  let x = scaleNoise(sampling);
+  for (const { i, sigma, sigma_next } of steps(sampling)) {
+    const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
+    const denoised = await denoise(x_hat, sigma_hat);
+    x = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
     onStep?.(i + 1, x);
   }
   return x;
 }
 
-/** Karras et al. 2022, algorithm 2: Euler's step, corrected by the slope at its end (Heun). */
+/**
+ * Heun's method with churn: Karras et al. 2022 (arXiv:2206.00364), algorithm 2. Each Euler step is corrected by the slope at its end.
+ * Two evaluations a step, one in the last.
+ */
 export async function heunEDM(sampling: Sampling, churn: Churn): Promise<Float32Array> {
-  const { denoise, noise, sigmas, onStep, signal } = sampling;
-  let x = prepare(noise, sigmas[0]!);
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const next = sigmas[i + 1]!;
-    const hat = addChurn(x, sigmas[i]!, sampling, churn);
-    const denoised = await denoise(hat.x, hat.sigma);
-    x = eulerStep(hat.x, denoised, hat.sigma, next);
-    if (next > 0) {
-      const dt = next - hat.sigma;
-      const euler = x;
-      const denoised_2 = await denoise(euler, next);
-      x = hat.x.map((value, j) => {
-        const d = (value - denoised[j]!) / hat.sigma;
-        const d_2 = (euler[j]! - denoised_2[j]!) / next;
+  const { denoise, onStep } = sampling;
+  let x = scaleNoise(sampling);
+  for (const { i, sigma, sigma_next } of steps(sampling)) {
+    const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
+    const denoised = await denoise(x_hat, sigma_hat);
+    x = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
+    if (sigma_next > 0) {
+      const dt = sigma_next - sigma_hat;
+      const x_2 = x;
+      const denoised_2 = await denoise(x_2, sigma_next);
+      x = x_hat.map((value, j) => {
+        const d = (value - denoised[j]!) / sigma_hat;
+        const d_2 = (x_2[j]! - denoised_2[j]!) / sigma_next;
         return value + (dt * (d + d_2)) / 2;
       });
     }
@@ -83,29 +81,32 @@ export async function heunEDM(sampling: Sampling, churn: Churn): Promise<Float32
   return x;
 }
 
-/** Ancestral sampling (Song et al., arXiv:2010.02502, in k-diffusion's form) with Euler steps. */
+/**
+ * Ancestral sampling with Euler steps, in k-diffusion's form (sample_euler_ancestral): each step goes down to sigma_down, then fresh
+ * noise of sigma_up is added. One evaluation a step.
+ */
 export async function eulerAncestral(sampling: Sampling, { eta, s_noise }: Ancestral): Promise<Float32Array> {
-  const { denoise, noise, sigmas, onStep, signal } = sampling;
-  let x = prepare(noise, sigmas[0]!);
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const { sigma_down, sigma_up } = ancestralStep(sigmas[i]!, sigmas[i + 1]!, eta);
-    const denoised = await denoise(x, sigmas[i]!);
-    x = eulerStep(x, denoised, sigmas[i]!, sigma_down);
+  const { denoise, onStep } = sampling;
+  let x = scaleNoise(sampling);
+  for (const { i, sigma, sigma_next } of steps(sampling)) {
+    const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
+    const denoised = await denoise(x, sigma);
+    x = eulerStep(x, denoised, sigma, sigma_down);
     x = addNoise(x, s_noise * sigma_up, sampling);
     onStep?.(i + 1, x);
   }
   return x;
 }
 
-/** Ancestral sampling with DPM-Solver++(2S) steps (Lu et al., arXiv:2211.01095): a second evaluation at the geometric middle. */
+/**
+ * Ancestral sampling with DPM-Solver++(2S) steps (Lu et al. 2022, arXiv:2211.01095, algorithm 1), in k-diffusion's form
+ * (sample_dpmpp_2s_ancestral): a second evaluation at the geometric mean of sigma and sigma_down.
+ */
 export async function dpmpp2sAncestral(sampling: Sampling, { eta, s_noise }: Ancestral): Promise<Float32Array> {
-  const { denoise, noise, sigmas, onStep, signal } = sampling;
-  let x = prepare(noise, sigmas[0]!);
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const sigma = sigmas[i]!;
-    const { sigma_down, sigma_up } = ancestralStep(sigma, sigmas[i + 1]!, eta);
+  const { denoise, onStep } = sampling;
+  let x = scaleNoise(sampling);
+  for (const { i, sigma, sigma_next } of steps(sampling)) {
+    const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
     const denoised = await denoise(x, sigma);
     if (sigma_down === 0) {
       x = eulerStep(x, denoised, sigma, 0);
@@ -122,22 +123,24 @@ export async function dpmpp2sAncestral(sampling: Sampling, { eta, s_noise }: Anc
   return x;
 }
 
-/** DPM-Solver++(2M) (Lu et al., arXiv:2211.01095, algorithm 2): second order from the estimate of the step before. */
-export async function dpmpp2m({ denoise, noise, sigmas, onStep, signal }: Sampling): Promise<Float32Array> {
-  let x = prepare(noise, sigmas[0]!);
+/**
+ * DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order, from this step's estimate and the one before. One
+ * evaluation a step.
+ */
+export async function dpmpp2m(sampling: Sampling): Promise<Float32Array> {
+  const { denoise, onStep } = sampling;
+  let x = scaleNoise(sampling);
   let old_denoised: Float32Array | undefined;
   let h_last = 0;
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const [sigma, next] = [sigmas[i]!, sigmas[i + 1]!];
+  for (const { i, sigma, sigma_next } of steps(sampling)) {
     const denoised = await denoise(x, sigma);
-    if (next === 0) {
+    if (sigma_next === 0) {
       x = denoised; // the limit: h is infinite
     } else {
-      const h = Math.log(sigma / next);
+      const h = Math.log(sigma / sigma_next); // t = −ln sigma
       const r = h_last / h;
       const D = old_denoised ? mix(1 + 1 / (2 * r), denoised, -1 / (2 * r), old_denoised) : denoised;
-      x = mix(next / sigma, x, -Math.expm1(-h), D);
+      x = mix(sigma_next / sigma, x, -Math.expm1(-h), D);
       old_denoised = denoised;
       h_last = h;
     }
@@ -147,30 +150,78 @@ export async function dpmpp2m({ denoise, noise, sigmas, onStep, signal }: Sampli
 }
 
 /**
- * Linear multistep (Adams–Bashforth) in sigma, as k-diffusion's LMS.
- * @param order how many slopes are used, ≥ 1; fewer at the beginning
+ * Linear multistep (Adams–Bashforth) in sigma, as k-diffusion's sample_lms. One evaluation a step.
+ * @param order how many slopes a step uses, ≥ 1; the first steps use fewer
  */
 export async function linearMultistep(sampling: Sampling, { order }: { order: number }): Promise<Float32Array> {
-  const { denoise, noise, sigmas, onStep, signal } = sampling;
-  let x = prepare(noise, sigmas[0]!);
-  const slopes: Float32Array[] = []; // newest first
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    const denoised = await denoise(x, sigmas[i]!);
-    slopes.unshift(x.map((value, j) => (value - denoised[j]!) / sigmas[i]!));
-    slopes.length = Math.min(slopes.length, order);
-    const coefficients = multistepCoefficients(sigmas, slopes.length, i);
-    x = x.map((value, j) => slopes.reduce((sum, d, k) => sum + coefficients[k]! * d[j]!, value));
+  const { denoise, sigmas, onStep } = sampling;
+  let x = scaleNoise(sampling);
+  const ds: Float32Array[] = []; // slopes, newest first
+  for (const { i, sigma } of steps(sampling)) {
+    const denoised = await denoise(x, sigma);
+    ds.unshift(x.map((value, j) => (value - denoised[j]!) / sigma));
+    ds.length = Math.min(ds.length, order);
+    const coefficients = multistepCoefficients(sigmas, ds.length, i);
+    x = x.map((value, j) => ds.reduce((sum, d, k) => sum + coefficients[k]! * d[j]!, value));
     onStep?.(i + 1, x);
   }
   return x;
 }
 
-/** The two parts of a step to `to`: down to sigma_down by the solver, up again by noise of sigma_up. With eta 0 there is no noise. */
-export function ancestralStep(from: number, to: number, eta: number): { sigma_down: number; sigma_up: number } {
-  const sigma_up = Math.min(to, eta * Math.sqrt((to ** 2 * (from ** 2 - to ** 2)) / from ** 2));
-  return { sigma_down: Math.sqrt(to ** 2 - sigma_up ** 2), sigma_up };
+/** The steps of a sampler, each from `sigma` to `sigma_next`. */
+function* steps({ sigmas, signal }: Sampling) {
+  for (let i = 0; i < sigmas.length - 1; i++) {
+    signal?.throwIfAborted();
+    yield { i, sigma: sigmas[i]!, sigma_next: sigmas[i + 1]! };
+  }
 }
+
+/** Unit noise scaled to the first noise level: sgm and diffusers use √(1 + sigma²), not sigma. */
+function scaleNoise({ noise, sigmas }: Sampling): Float32Array {
+  const scale = Math.sqrt(1 + sigmas[0]! ** 2);
+  return noise.map((value) => value * scale);
+}
+
+/** Raises x to sigma_hat = sigma·(1 + gamma) by fresh noise, inside the churn's window [s_tmin, s_tmax]. */
+function addChurn(x: Float32Array, sigma: number, sampling: Sampling, { s_churn, s_tmin, s_tmax, s_noise }: Churn) {
+  const steps = sampling.sigmas.length - 1;
+  const gamma = sigma >= s_tmin && sigma <= s_tmax ? Math.min(s_churn / steps, Math.SQRT2 - 1) : 0;
+  if (gamma === 0) return { x_hat: x, sigma_hat: sigma };
+  const sigma_hat = sigma * (1 + gamma);
+  const scale = s_noise * Math.sqrt(sigma_hat ** 2 - sigma ** 2);
+  const eps = sampling.randn(x.length); // drawn even for s_noise 0, as in the reference
+  return { x_hat: x.map((value, j) => value + scale * eps[j]!), sigma_hat };
+}
+
+/** x + dt·d, along the slope d = (x − denoised)/sigma. */
+function eulerStep(x: Float32Array, denoised: Float32Array, sigma: number, sigma_next: number): Float32Array {
+  const dt = sigma_next - sigma;
+  return x.map((value, j) => value + dt * ((value - denoised[j]!) / sigma));
+}
+
+/** Splits a step: down to sigma_down by the solver, then up by noise of sigma_up. With eta 0 there is no noise. */
+export function ancestralStep(
+  sigma: number,
+  sigma_next: number,
+  eta: number,
+): { sigma_down: number; sigma_up: number } {
+  const sigma_up = Math.min(
+    sigma_next,
+    eta * Math.sqrt((sigma_next ** 2 * (sigma ** 2 - sigma_next ** 2)) / sigma ** 2),
+  );
+  return { sigma_down: Math.sqrt(sigma_next ** 2 - sigma_up ** 2), sigma_up };
+}
+
+/** x + scale·noise. Without `scale`, as after the last step, nothing is drawn. */
+function addNoise(x: Float32Array, scale: number, { randn }: Sampling): Float32Array {
+  if (scale === 0) return x;
+  const eps = randn(x.length);
+  return x.map((value, j) => value + scale * eps[j]!);
+}
+
+/** a·x + b·y */
+const mix = (a: number, x: Float32Array, b: number, y: Float32Array): Float32Array =>
+  x.map((value, j) => a * value + b * y[j]!);
 
 /** Integrals over [sigma_i, sigma_i+1] of the Lagrange polynomials through the last `order` sigmas, newest first. */
 export function multistepCoefficients(sigmas: readonly number[], order: number, i: number): number[] {
@@ -202,38 +253,4 @@ function gaussLegendre(n: number): { node: number; weight: number }[] {
     }
     return { node, weight: 2 / ((1 - node ** 2) * slope ** 2) };
   });
-}
-
-/** x raised to sigma_hat = sigma·(1 + gamma) by fresh noise, where the churn's window and amount ask for it. */
-function addChurn(
-  x: Float32Array,
-  sigma: number,
-  { sigmas, randn }: Sampling,
-  { s_churn, s_tmin, s_tmax, s_noise }: Churn,
-) {
-  const steps = sigmas.length - 1;
-  const gamma = sigma >= s_tmin && sigma <= s_tmax ? Math.min(s_churn / steps, Math.SQRT2 - 1) : 0;
-  if (gamma === 0) return { x, sigma };
-  const sigma_hat = sigma * (1 + gamma);
-  const scale = s_noise * Math.sqrt(sigma_hat ** 2 - sigma ** 2);
-  const eps = randn(x.length);
-  return { x: x.map((value, j) => value + scale * eps[j]!), sigma: sigma_hat };
-}
-
-/** Along the slope d = (x − D)/sigma from sigma to `to`. */
-function eulerStep(x: Float32Array, denoised: Float32Array, sigma: number, to: number): Float32Array {
-  const dt = to - sigma;
-  return x.map((value, j) => value + dt * ((value - denoised[j]!) / sigma));
-}
-
-/** Nothing is drawn where the noise would count for nothing, as after the last step. */
-function addNoise(x: Float32Array, scale: number, { randn }: Sampling): Float32Array {
-  if (scale === 0) return x;
-  const eps = randn(x.length);
-  return x.map((value, j) => value + scale * eps[j]!);
-}
-
-/** a·x + b·y */
-function mix(a: number, x: Float32Array, b: number, y: Float32Array): Float32Array {
-  return x.map((value, j) => a * value + b * y[j]!);
 }

@@ -1,25 +1,31 @@
 /**
- * torch's CPU random numbers, bit for bit: MT19937 (Matsumoto & Nishimura 1998) under Box–Muller (1958), in the order and the
- * precision of torch 2.15 on x86 with AVX2 (ATen/native/cpu/DistributionTemplates.h, avx_mathfun.h). With them a seed gives
- * the same noise here as in the Python reference.
+ * torch's CPU random numbers, bit for bit, so that a seed gives the same noise here as in the Python reference: MT19937 (Matsumoto &
+ * Nishimura 1998) and the Box–Muller transform (1958), in the order and precision of torch 2.15 on x86 with AVX2. Each function names
+ * the file of torch's source that it follows.
  */
 
 /** A generator like `torch.Generator('cpu')`: consecutive draws continue one stream. */
 export interface Generator {
-  /** `n` standard normal values, as `torch.randn(n, dtype=…)` draws them; those of float16 are rounded to half precision. */
+  /**
+   * `n` standard normal values, as `torch.randn(n, dtype=…)` draws them (normal_fill in ATen/native/cpu/DistributionTemplates.h).
+   * Values of float16 are rounded to half precision.
+   */
   randn(n: number, dtype?: 'float32' | 'float16'): Float32Array;
 }
 
-/** @param seed any integer; like torch, only its low 32 bits count. */
+/** @param seed any integer; only its low 32 bits count, as in torch */
 export function generator(seed: number): Generator {
   const next = mt19937(Number(BigInt.asUintN(32, BigInt(seed))));
-  let cached: number | undefined; // the second value of a double Box–Muller pair, kept for the next short draw
+  let cached: number | undefined; // the second value of a double Box–Muller pair
 
+  /** Uniform in [0, 1) from 24 bits (uniform_real_distribution<float> in ATen/core/DistributionsHelper.h). */
   const uniform = () => (next() & 0xffffff) / 2 ** 24;
+  /** Uniform in [0, 1) from 53 bits: 21 of the first word and 32 of the second. */
   const uniformDouble = () => {
-    const high = next() & 0x1fffff; // 53 bits in all: 21 from the first word, 32 from the second
+    const high = next() & 0x1fffff;
     return (high * 2 ** 32 + next()) / 2 ** 53;
   };
+  /** One value in double precision, for draws of fewer than 16 (normal_distribution<double>, same file). */
   const normalDouble = () => {
     if (cached !== undefined) {
       const value = cached;
@@ -52,7 +58,7 @@ export function generator(seed: number): Generator {
   };
 }
 
-/** The 32-bit Mersenne Twister; returns unsigned 32-bit words. */
+/** The 32-bit Mersenne Twister (ATen/core/MT19937RNGEngine.h). @returns a function that draws unsigned 32-bit words */
 function mt19937(seed: number): () => number {
   const N = 624;
   const M = 397;
@@ -81,14 +87,16 @@ function mt19937(seed: number): () => number {
 
 const f32 = Math.fround;
 /**
- * a·b + c rounded once, for the product of two float32 is exact in a double. Which products the compiler fuses with which sums
- * was found by trying: any other choice fails the goldens.
+ * a·b + c, rounded once: the product of two float32 is exact in a double. Which products torch's compiler fuses was found by trial;
+ * any other choice fails the goldens.
  */
 const fma = (a: number, b: number, c: number) => f32(a * b + c);
+/** A polynomial by Horner's rule, the highest coefficient first. */
+const polynomial = (coefficients: readonly number[], x: number) => coefficients.reduce((sum, c) => fma(sum, x, c));
 
 const TWO_PI = f32(2 * Math.PI);
 
-/** 16 uniforms in [0, 1) at `start` become 16 normals: u1 from the first eight, u2 from the last eight. */
+/** Turns 16 uniforms in [0, 1) into 16 normals: u1 are the first eight, u2 the last (normal_fill_16_AVX2, DistributionTemplates.h). */
 function boxMullerInPlace(values: Float32Array, start: number) {
   for (let i = start; i < start + 8; i++) {
     const radius = f32(Math.sqrt(f32(-2 * logf(f32(1 - values[i]!)))));
@@ -113,12 +121,12 @@ const float = new Float32Array(bits.buffer);
 const SQRT_HALF = f32(Math.SQRT1_2);
 const LN2_HIGH = f32(0.693359375);
 const LN2_LOW = f32(-2.1219444e-4);
-const LOG_POLYNOMIAL = [
+const LOG_COEFFICIENTS = [
   7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
   2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
 ].map(f32);
 
-/** Natural logarithm in float32 by the Cephes polynomial, for normal x > 0. */
+/** Natural logarithm in float32 by the Cephes polynomial, for normal x > 0 (log256_ps in ATen/native/cpu/avx_mathfun.h). */
 function logf(x: number): number {
   float[0] = x;
   let exponent = (bits[0]! >>> 23) - 126;
@@ -131,41 +139,24 @@ function logf(x: number): number {
     m = f32(m - 1);
   }
   const z = f32(m * m);
-  let y = LOG_POLYNOMIAL[0]!;
-  for (let i = 1; i < 9; i++) y = fma(y, m, LOG_POLYNOMIAL[i]!);
-  y = fma(f32(y * m), z, f32(exponent * LN2_LOW));
+  let y = fma(f32(polynomial(LOG_COEFFICIENTS, m) * m), z, f32(exponent * LN2_LOW));
   y = fma(-z, 0.5, y);
   return fma(exponent, LN2_HIGH, f32(m + y));
 }
 
 const FOUR_OVER_PI = f32(1.27323954473516);
-const [PI_4_A, PI_4_B, PI_4_C] = [-0.78515625, -2.4187564849853516e-4, -3.774894977445941e-8].map(f32) as [
-  number,
-  number,
-  number,
-];
-const [COS_0, COS_1, COS_2] = [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2].map(f32) as [
-  number,
-  number,
-  number,
-];
-const [SIN_0, SIN_1, SIN_2] = [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1].map(f32) as [
-  number,
-  number,
-  number,
-];
+/** −π/4 in three parts, so that octants can be subtracted without loss. */
+const MINUS_PI_4 = [-0.78515625, -2.4187564849853516e-4, -3.774894977445941e-8].map(f32);
+const COS_COEFFICIENTS = [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2].map(f32);
+const SIN_COEFFICIENTS = [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1].map(f32);
 
-/** Sine and cosine in float32 by the Cephes polynomials, for 0 ≤ x < 8192. */
+/** Sine and cosine in float32 by the Cephes polynomials, for 0 ≤ x < 8192 (sincos256_ps in avx_mathfun.h). */
 function sincosf(x: number): [sin: number, cos: number] {
   const octant = (Math.trunc(f32(x * FOUR_OVER_PI)) + 1) & ~1;
-  x = fma(octant, PI_4_A, x);
-  x = fma(octant, PI_4_B, x);
-  x = fma(octant, PI_4_C, x);
+  for (const part of MINUS_PI_4) x = fma(octant, part, x);
   const z = f32(x * x);
-  let c = fma(fma(COS_0, z, COS_1), z, COS_2);
-  c = f32(fma(f32(c * z), z, -0.5 * z) + 1);
-  let s = fma(fma(SIN_0, z, SIN_1), z, SIN_2);
-  s = fma(f32(s * z), x, x);
+  const c = f32(fma(f32(polynomial(COS_COEFFICIENTS, z) * z), z, -0.5 * z) + 1);
+  const s = fma(f32(polynomial(SIN_COEFFICIENTS, z) * z), x, x);
   const swap = (octant & 2) !== 0;
   const sin = swap ? c : s;
   const cos = swap ? s : c;
