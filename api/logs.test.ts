@@ -49,7 +49,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
     service.clock.ahead += 61 * SECOND;
     await ask('/readyz');
     await ask(`/status?id=${id}`);
-    await told('a part is not ready', before);
+    await told('readiness check failed', before);
     await told('task could not be advanced; it will be tried again', before);
   }
   await create();
