@@ -16,7 +16,7 @@ import {
   withPings,
   worker,
 } from '../../test/support/test-worker.ts';
-import type { JobTools } from './index.ts';
+import type { JobContext } from './index.ts';
 
 // Progress.
 
@@ -46,7 +46,7 @@ test('progress is sent one at a time, in order, the latest only, and the outcome
 
 test('the outcome waits for the progress on its way, and no progress follows it', async () => {
   let answered = false;
-  let late: JobTools['progress'] | undefined;
+  let late: JobContext['progress'] | undefined;
   const order: string[] = [];
   const far = await farQueue({
     'job-take': jobs('a', 'b'),

@@ -55,7 +55,7 @@ test('a worker that shall end takes no more jobs, and posts the one in hand', as
       return { aborted: signal.aborted };
     },
     withPings(far.env),
-    { grace: 10 * SECOND },
+    { gracePeriod: 10 * SECOND },
   );
   await running.opens;
   const ended = stop();
@@ -70,7 +70,7 @@ test('a worker that shall end takes no more jobs, and posts the one in hand', as
 
 test('a worker that shall end still posts an outcome until it is accepted', async () => {
   const far = await farQueue({ 'job-take': jobs('a'), 'job-done': inTurn(status(500), json({})) });
-  const { stop } = worker(() => 1, far.env, { grace: 0 });
+  const { stop } = worker(() => 1, far.env, { gracePeriod: 0 });
   await far.until(1, 'job-done');
   await stop();
   expect(far.posted()).toEqual([{ output: 1 }, { output: 1 }]);
@@ -78,7 +78,10 @@ test('a worker that shall end still posts an outcome until it is accepted', asyn
 
 test('after the grace the jobs in hand are aborted and their failures posted', async () => {
   const far = await farQueue({ 'job-take': jobs('a', 'b') });
-  const { stop, happened } = worker((_, { signal }) => untilAborted(signal), far.env, { grace: 200, concurrency: 2 });
+  const { stop, happened } = worker((_, { signal }) => untilAborted(signal), far.env, {
+    gracePeriod: 200,
+    concurrency: 2,
+  });
   await vi.waitFor(() => expect(happened('job started')).toHaveLength(2), SOON);
   const start = performance.now();
   await stop();
@@ -93,7 +96,7 @@ test('a job that arrives together with the signal is run, within the grace', asy
   const controller = new AbortController();
   const { ended } = worker((_, { signal }) => untilAborted(signal), far.env, {
     signal: controller.signal,
-    grace: 50,
+    gracePeriod: 50,
     log: ({ event }) => {
       if (event === 'job started') controller.abort();
     },
@@ -150,7 +153,7 @@ test('a job that is deaf to its signal is failed soon after, and the worker ends
       return never.opens;
     },
     far.env,
-    { grace: 50 },
+    { gracePeriod: 50 },
   );
   await running.opens;
   await stop();

@@ -19,7 +19,7 @@ import {
   withPings,
   worker,
 } from '../../test/support/test-worker.ts';
-import { type Handle, serve } from './index.ts';
+import { type Handler, serve } from './index.ts';
 
 // With the queue of infra/local.
 
@@ -203,7 +203,7 @@ test('how many jobs are in hand at once may change', async () => {
   const far = await farQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
   let limit = 1;
   const doors = new Map<string, ReturnType<typeof gate>>();
-  const handle: Handle = ({ id }) => {
+  const handle: Handler = ({ id }) => {
     const door = gate();
     doors.set(id, door);
     return door.opens;

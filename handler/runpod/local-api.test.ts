@@ -5,12 +5,12 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
 import { afterwards, farQueue, gate, opened, SOON, untilAborted, worker } from '../../test/support/test-worker.ts';
-import { type Handle, type ServeOptions, serve } from './index.ts';
+import { type Handler, type ServeOptions, serve } from './index.ts';
 
 // One job.
 
 /** What `serve` prints, and how it ends. */
-async function testRun(handle: Handle, argv: string[], env: NodeJS.ProcessEnv = {}, options: ServeOptions = {}) {
+async function testRun(handle: Handler, argv: string[], env: NodeJS.ProcessEnv = {}, options: ServeOptions = {}) {
   const print = vi.spyOn(console, 'log').mockImplementation(() => {});
   const events: { event: string }[] = [];
   const { signal } = new AbortController();
@@ -22,7 +22,7 @@ async function testRun(handle: Handle, argv: string[], env: NodeJS.ProcessEnv = 
   return { printed: print.mock.calls.map(([text]) => JSON.parse(text)), error, events };
 }
 
-test.each<[string, Handle, object]>([
+test.each<[string, Handler, object]>([
   ['a value', ({ id, input }) => ({ id, input }), { output: { id: 'local_test', input: { a: 1 } } }],
   ['nothing', () => undefined, { output: null }],
   ['refresh_worker', () => ({ refresh_worker: true, ok: 1 }), { output: { ok: 1 }, stopPod: true }],
@@ -51,7 +51,7 @@ test('a job that fails makes the run fail', async () => {
 });
 
 test('progress and chunks are told, and the job may bring an id', async () => {
-  const handle: Handle = async function* (job, { progress }) {
+  const handle: Handler = async function* (job, { progress }) {
     progress({ of: job.id });
     yield 'chunk';
   };
@@ -101,7 +101,7 @@ test.each([
   [['--test_input'], '--test_input needs a value'],
   [['--rp_serve_api', '--rp_api_port', 'x'], '--rp_api_port must be a whole number'],
   [['--rp_serve_api', '--rp_api_port', '70000'], '--rp_api_port must be a whole number up to 65535'],
-  [['--rp_debugger'], '--rp_debugger is not known here'],
+  [['--rp_debugger'], '--rp_debugger is not supported'],
   [['--rp_log_level', 'LOUD', '--test_input', '{"input":1}'], 'RUNPOD_LOG_LEVEL must be one of'],
 ])('flags %j are refused', async (argv, message) => {
   const ended = serve(() => 1, { env: {}, argv, signal: new AbortController().signal });
@@ -113,7 +113,7 @@ test('--rp_log_level says how much of the log is printed', async () => {
   const printed = async (level: string) => {
     print.mockClear();
     const argv = ['--rp_log_level', level, '--test_input', '{"input":1,"id":"a"}'];
-    const handle: Handle = (_, { progress }) => progress(1);
+    const handle: Handler = (_, { progress }) => progress(1);
     await serve(handle, { env: {}, argv, signal: new AbortController().signal });
     return print.mock.calls.map(([text]) => JSON.parse(text));
   };
@@ -128,7 +128,7 @@ test('flags of the program itself are left alone', async () => {
 
 // Over HTTP.
 
-async function api(handle: Handle, flags: string[] = []) {
+async function api(handle: Handler, flags: string[] = []) {
   const argv = ['--rp_serve_api', '--rp_api_host', '127.0.0.1', '--rp_api_port', '0', ...flags];
   const { stop, happened } = worker(handle, {}, { argv });
   await vi.waitFor(() => expect(happened('serving')).toHaveLength(1), SOON);

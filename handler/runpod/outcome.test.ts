@@ -13,7 +13,7 @@ import {
   withPings,
   worker,
 } from '../../test/support/test-worker.ts';
-import { type Handle, serve } from './index.ts';
+import { type Handler, serve } from './index.ts';
 
 // What is sent.
 
@@ -73,7 +73,7 @@ test('an outcome is posted as RunPod’s own worker posts it', async () => {
 test('jobs are asked for as RunPod’s own worker asks, and reach the handler whole', async () => {
   const job = { id: 'job-1', input: [1], webhook: 'http://x', batchId: 'b', delayTime: 3 };
   const far = await farQueue({ 'job-take': inTurn(json(job), hold) });
-  const handle = vi.fn<Handle>(() => null);
+  const handle = vi.fn<Handler>(() => null);
   worker(handle, far.env);
   await far.until(2, 'job-take');
   await far.until(1, 'job-stop');

@@ -8,7 +8,7 @@ function program(handler: string, env: NodeJS.ProcessEnv, options = '') {
   const code = `
     import { serve } from ${JSON.stringify(new URL('./index.ts', import.meta.url).href)};
     try {
-      await serve(${handler}, { grace: 5000, ${options} });
+      await serve(${handler}, { gracePeriod: 5000, ${options} });
       process.exit(0);
     } catch (error) {
       console.error(error.message);

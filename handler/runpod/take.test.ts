@@ -18,7 +18,7 @@ import {
   withPings,
   worker,
 } from '../../test/support/test-worker.ts';
-import { type Handle, serve } from './index.ts';
+import { type Handler, serve } from './index.ts';
 
 // Taking.
 
@@ -82,7 +82,7 @@ test('of a list each is looked at: the good run, one without input fails, one in
   const list = [{ id: 'a', input: 1 }, { id: 'bad' }, { input: 1 }, 7, { id: 'b', input: 2 }];
   const far = await farQueue({ 'job-take': inTurn(json([list[0]]), json(list), hold) });
   const done = gate();
-  const handle = vi.fn<Handle>(() => done.opens);
+  const handle = vi.fn<Handler>(() => done.opens);
   const { happened } = worker(handle, far.env, { concurrency: 5 });
   await far.until(3, 'job-take');
   expect(handle.mock.calls.map(([{ id }]) => id)).toEqual(['a', 'b']);
@@ -148,7 +148,7 @@ test('a server that always answers at once is not hammered, whatever it says', a
 test('a server that gives the same job again and again is not hammered', async () => {
   const far = await farQueue({ 'job-take': json({ id: 'a', input: {} }) });
   const held = gate();
-  const handle = vi.fn<Handle>(() => held.opens);
+  const handle = vi.fn<Handler>(() => held.opens);
   worker(handle, far.env, { concurrency: 2 });
   await far.until(1, 'job-take');
   await delay(500);

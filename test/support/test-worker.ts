@@ -4,7 +4,7 @@ import { createServer, type IncomingHttpHeaders, type Server, type ServerRespons
 import type { AddressInfo } from 'node:net';
 import { afterEach, vi } from 'vitest';
 import { SECOND } from '../../core/time.ts';
-import { type Handle, type ServeOptions, serve } from '../../handler/runpod/index.ts';
+import { type Handler, type ServeOptions, serve } from '../../handler/runpod/index.ts';
 
 export const MINUTE = 60 * SECOND;
 export const KEY = 'test-key';
@@ -114,13 +114,13 @@ export const withPings = (env: ReturnType<typeof environment>, interval = 20) =>
 });
 
 /** Starts a worker that ends with the test. */
-export function worker(handle: Handle, env: NodeJS.ProcessEnv, options: ServeOptions = {}) {
+export function worker(handle: Handler, env: NodeJS.ProcessEnv, options: ServeOptions = {}) {
   const controller = new AbortController();
   const events: { event: string; jobId?: string }[] = [];
   const ended = serve(handle, {
     env,
     signal: controller.signal,
-    grace: SECOND,
+    gracePeriod: SECOND,
     log: (event) => events.push(event),
     ...options,
   });

@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { type Handle, serve } from '../../../handler/runpod/index.ts';
+import { type Handler, serve } from '../../../handler/runpod/index.ts';
 
 interface Options {
   concurrency?: number;
@@ -24,7 +24,7 @@ const address = (name: string) => `${process.env.GATE}/${name}`;
 const passGate = async (name: string, signal?: AbortSignal) =>
   void (await (await fetch(address(name), { signal: signal ?? null })).arrayBuffer());
 
-const handle: Handle = async (job, { progress, signal }) => {
+const handle: Handler = async (job, { progress, signal }) => {
   const given = job.input as Record<string, any>;
   switch (given.do) {
     case 'return':
@@ -58,7 +58,7 @@ const handle: Handle = async (job, { progress, signal }) => {
   }
 };
 
-async function* generate(...[job]: Parameters<Handle>) {
+async function* generate(...[job]: Parameters<Handler>) {
   const given = job.input as Record<string, any>;
   yield* given.chunks;
   if (given.bytes) yield 'x'.repeat(given.bytes);
