@@ -30,7 +30,7 @@ interface Options {
   stdin?: NodeJS.ReadableStream;
   isTTY?: boolean;
   signal?: AbortSignal;
-  /** told all that was written to standard error so far */
+  /** gets all that was written to standard error so far */
   onErr?: (text: string) => void;
 }
 
@@ -54,7 +54,7 @@ async function img2vid(args: string[], options: Options = {}) {
   return { code, out, err };
 }
 
-/** A worker: the next job of the newest task succeeds, with as many videos. */
+/** Completes the newest task as a worker would, with this number of videos. */
 async function work({ videos = 1, sha256 = SHA256 } = {}) {
   const id = await newest();
   const job = await service.take(id);
@@ -82,7 +82,7 @@ async function fail(message: string) {
   service.report(job.id, { error: JSON.stringify({ code: 'banned_prompt', message, retryable: false }) });
 }
 
-test('a prompt becomes a file; what is shown is for people, or JSON and nothing else', async () => {
+test('a prompt becomes a file; standard output has text for people, or JSON and nothing else', async () => {
   const [{ code, out, err }, id] = await Promise.all([
     img2vid(['--prompt', 'a lighthouse', '--T=3', '--motion-bucket-id', '300', '--out', at('clip.mp4')]),
     work(),
@@ -102,13 +102,13 @@ test('a prompt becomes a file; what is shown is for people, or JSON and nothing 
   expect([quiet.out, quiet.err]).toEqual([expect.stringMatching(/^http:\S+\n$/), '']);
 });
 
-test('a terminal sees a bar with stage, step and time; its task may be told apart from notes', async () => {
+test('a terminal shows a bar with stage, step and remaining time', async () => {
   const [{ err }] = await Promise.all([img2vid(['--prompt', 'x'], { isTTY: true }), work()]);
   expect(err).toMatch(/█{14}░{14} {2}50 % {2}sampling 6\/12 {2}about \d+ s left/);
   expect(err.split('\r\x1b[K').at(-1)).toMatch(/^succeeded after \d+\.\d s\n$/);
 });
 
-test('a picture from a file, from standard input and by its address', async () => {
+test('--image takes a file, standard input and a URL', async () => {
   const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
     .png()
     .toBuffer();
@@ -132,13 +132,13 @@ test('a picture from a file, from standard input and by its address', async () =
   expect([broken.code, broken.err]).toEqual([EXIT.usage, expect.stringMatching(/^--image: not a whole picture/)]);
 });
 
-test('a quote tells the price and makes nothing', async () => {
+test('quote prints the price and makes nothing', async () => {
   const { code, out, err } = await img2vid(['quote', '--prompt', 'x', '--fps', '60']);
   expect([code, out]).toEqual([EXIT.ok, 'at most 0.06092 USD, for 10.92 s of GPU\n']);
   expect(err).toMatch(/^fps: outside 5 to 30/);
 });
 
-test('what is wrong with a command line is said before anything is asked, names with the nearest known', async () => {
+test('a wrong command line fails before any request, and unknown names come with the nearest known one', async () => {
   const env = { IMG2VID_URL: 'http://127.0.0.1:9' };
   const wrong = async (...args: string[]) => {
     const { code, err } = await img2vid(args, { env });
@@ -161,7 +161,7 @@ test('what is wrong with a command line is said before anything is asked, names 
   expect(await wrong('usage', '--url', 'ftp://x')).toBe('--url ftp://x: must be an http or https URL');
 });
 
-test('what the service refuses is said in flags; how it ends can be told by a script', async () => {
+test('refusals name flags, and exit statuses distinguish the outcomes', async () => {
   const refused = await img2vid(['--prompt', 'x', '--T', 'many', '--H', '100']);
   expect([refused.code, refused.out]).toEqual([EXIT.usage, '']);
   expect(refused.err).toContain(
@@ -176,7 +176,7 @@ test('what the service refuses is said in flags; how it ends can be told by a sc
   expect((await img2vid(['watch', id])).code).toBe(EXIT.failed);
 });
 
-test('files: never half, never over another one unless that is wanted', async () => {
+test('a file is saved only when complete, and replaces another one only with --force', async () => {
   const id = await create();
   await work({ videos: 2 });
   await service.until(id, ({ status }) => status === 'succeeded');
@@ -204,7 +204,7 @@ test('files: never half, never over another one unless that is wanted', async ()
   expect((await img2vid(['download', other, '--out', at('gone.mp4')])).code).toBe(EXIT.failed);
 });
 
-test('the newest task, the list and the account', async () => {
+test('status, list and usage print the newest task, the tasks and the account', async () => {
   const ids = [await create({ prompt: 'first' }), await create({ prompt: 'second,\nof two lines' })];
   expect((await img2vid(['status'])).out).toBe(`${ids[1]} queued\n`);
   const lines = (await img2vid(['list', '--limit', '2'])).out.trimEnd().split('\n');
@@ -224,7 +224,7 @@ test('the newest task, the list and the account', async () => {
   for (const id of ids) await img2vid(['cancel', id]);
 });
 
-test('Ctrl-C ends the watching only, and says how to go on', async () => {
+test('Ctrl-C ends only the watching, and prints how to continue', async () => {
   const stop = new AbortController();
   const { code, err } = await img2vid(['--prompt', 'left alone'], {
     isTTY: true,
@@ -238,7 +238,7 @@ test('Ctrl-C ends the watching only, and says how to go on', async () => {
   expect([watched.code, watched.out]).toEqual([EXIT.ok, expect.stringContaining(`${id} succeeded`)]);
 });
 
-test('with keys it needs one; it is taken from the environment or the command line', async () => {
+test('the API key comes from the environment or the command line', async () => {
   const own = await testService();
   const { value: text } = await own.key();
   const without = await img2vid(['list'], { env: { IMG2VID_URL: own.url } });
@@ -249,7 +249,7 @@ test('with keys it needs one; it is taken from the environment or the command li
   await own.close();
 });
 
-test('help tells of every parameter and exit status', async () => {
+test('--help lists every parameter and exit status', async () => {
   const { code, out } = await img2vid(['--help']);
   expect(code).toBe(EXIT.ok);
   const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
@@ -259,7 +259,7 @@ test('help tells of every parameter and exit status', async () => {
   expect((await img2vid([])).code).toBe(EXIT.usage);
 });
 
-test('the command that npm links runs from elsewhere, and ends with its status', async () => {
+test('the linked command runs from another folder and passes its exit status on', async () => {
   const link = at('img2vid');
   await symlink(fileURLToPath(new URL('cli.mjs', import.meta.url)), link);
   const child = spawn(link, ['--image', '-', '--T', '0'], {
@@ -276,7 +276,7 @@ test('the command that npm links runs from elsewhere, and ends with its status',
   expect([code, err]).toEqual([EXIT.usage, '--T: must be a whole number from 1 to 100\n']);
 });
 
-test('a service that can’t be reached has an exit status of its own', async () => {
+test('an unreachable service has its own exit status', async () => {
   const gone = await testService();
   await gone.close();
   const { code, err } = await img2vid(['status'], { env: { IMG2VID_URL: gone.url } });

@@ -17,7 +17,7 @@ async function finish(id: string) {
   const job = await service.take(id);
   service.report(job.id, { output: await service.finish(id, job.id) });
 }
-test('a clip from the request to its bytes', async () => {
+test('a clip can be requested, followed, downloaded and deleted', async () => {
   const task = await client.img2vid({ prompt: 'a lighthouse', seed: 23, T: 3, sampler: 'HeunEDMSampler' });
   expect(task.answer).toMatchObject({ id: task.id, status: 'queued', input: { seed: 23, T: 3 } });
   expect(task.isReplayed).toBe(false);
@@ -42,16 +42,16 @@ test('a clip from the request to its bytes', async () => {
   expectTypeOf(days[0]!.amount).toEqualTypeOf<number>();
 });
 
-test('what no parameter is, or is of another type, does not compile', () => {
-  // @ts-expect-error there is none of that name
+test('unknown parameters and values of the wrong type do not compile', () => {
+  // @ts-expect-error no such parameter
   void (() => client.img2vid({ promt: 'x' }));
-  // @ts-expect-error a number
+  // @ts-expect-error must be a number
   void (() => client.img2vid({ prompt: 'x', T: '5' }));
-  // @ts-expect-error no sampler
+  // @ts-expect-error no such sampler
   void (() => client.img2vid({ prompt: 'x', sampler: 'Euler' }));
 });
 
-test('a picture is sent as a file, beside the other values as text; a dry run makes nothing', async () => {
+test('a picture is sent as a file with the other values as text, and a dry run makes nothing', async () => {
   const { default: sharp } = await import('sharp');
   const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
     .png()
@@ -65,7 +65,7 @@ test('a picture is sent as a file, beside the other values as text; a dry run ma
   await expect(broken).rejects.toMatchObject({ code: 'image_rejected', errors: [{ field: 'image' }] });
 });
 
-test('with wait the answer is the ended task; the same idempotency key is the same task', async () => {
+test('`wait` makes the response the ended task, and the same idempotency key gives the same task', async () => {
   const options = { idempotencyKey: 'mine', wait: 30 };
   const asked = client.img2vid({ prompt: 'waited for' }, options);
   const id = await vi.waitFor(async () => {
@@ -81,7 +81,7 @@ test('with wait the answer is the ended task; the same idempotency key is the sa
   await expect(client.img2vid({ prompt: 'other' }, options)).rejects.toMatchObject({ code: 'idempotency_conflict' });
 });
 
-test('the list comes page by page, as far as it is wanted, and filtered', async () => {
+test('the list requests pages only as they are needed, and can be filtered', async () => {
   const asked = vi.fn<typeof fetch>((...args) => fetch(...args));
   const counting = createClient({ url: service.url, fetch: asked });
   const made: string[] = [];
@@ -101,7 +101,7 @@ test('the list comes page by page, as far as it is wanted, and filtered', async 
   expect(asked).toHaveBeenCalledTimes(4);
 });
 
-test('a lost answer, a crowded and a stopping service: the post is sent again, and is one task', async () => {
+test('a post without a response, or refused by a busy service, is retried and makes one task', async () => {
   const answers = [problem(503, 'unavailable', { 'retry-after': '0' }), problem(429, 'too_many_requests')];
   const bodies: unknown[] = [];
   const flaky = createClient({
@@ -130,7 +130,7 @@ test('a lost answer, a crowded and a stopping service: the post is sent again, a
   expect(id).not.toBe(task.id);
 });
 
-test('errors carry what the API says; an answer that is not the API’s is told from one that is', async () => {
+test('errors carry the API’s problem, and a response of something else has the code `unexpected`', async () => {
   const refused = await client.img2vid({ prompt: 'x', T: 0, H: 100 }).catch((error) => error);
   expect(refused).toBeInstanceOf(ApiError);
   expect(refused).toMatchObject({ name: 'ApiError', status: 422, code: 'invalid_input', retryAfter: undefined });
@@ -140,7 +140,7 @@ test('errors carry what the API says; an answer that is not the API’s is told 
   await expect(proxy.client.status('a')).rejects.toMatchObject({ status: 403, code: 'unexpected' });
 });
 
-test('a signal ends the waiting with its reason, and leaving the loop ends the connection; the task goes on', async () => {
+test('a signal ends the waiting with its reason, leaving the loop closes the connection, and the task continues', async () => {
   const signals: AbortSignal[] = [];
   const watched = createClient({
     url: service.url,
@@ -160,7 +160,7 @@ test('a signal ends the waiting with its reason, and leaving the loop ends the c
   expect((await client.status(task.id)).status).toBe('queued');
 });
 
-test('the key goes to the API, and to no link', async () => {
+test('the key is sent to the API, but not to links', async () => {
   const own = await testService();
   const { value: text } = await own.key();
   await expect(createClient({ url: own.url }).status('a')).rejects.toMatchObject({ code: 'unauthorized' });
@@ -183,7 +183,7 @@ test('the key goes to the API, and to no link', async () => {
   await own.close();
 });
 
-test('a webhook is believed if it is signed, and typed by what it tells', async () => {
+test('a webhook is accepted only with a valid signature, and its event is typed', async () => {
   const body = JSON.stringify({ type: 'task.succeeded', timestamp: 'now', data: { id: 'a', prompt: 'á l’aube' } });
   const at = new Date();
   const headers = {
@@ -211,7 +211,7 @@ test('a webhook is believed if it is signed, and typed by what it tells', async 
   expect(() => verifyWebhook(body, headers, '')).toThrow('empty');
 });
 
-test('it makes a bundle for browsers: nothing of Node’s is in it, and it is small', async () => {
+test('the client can be bundled for browsers, without Node’s modules, in less than 30 kB', async () => {
   const entryPoints = [new URL('index.ts', import.meta.url).pathname];
   const { outputFiles } = await build({
     entryPoints,

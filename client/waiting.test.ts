@@ -1,4 +1,4 @@
-/** What the client does over time. No service runs here: with its timers replaced, what it does by itself would stand still. */
+/** Retries and timeouts of the client, with fake timers. No service runs here: fake timers would stop it, too. */
 import { afterEach, expect, test, vi } from 'vitest';
 import { problem, scripted } from '../test/support/test-client.ts';
 import { createClient } from './index.ts';
@@ -8,7 +8,7 @@ afterEach(() => vi.useRealTimers());
 const json = (body: object, init: ResponseInit = {}) =>
   new Response(JSON.stringify(body), { headers: { 'content-type': 'application/json' }, ...init });
 
-test('pauses grow, are as long as Retry-After says, and end; what can’t be cured is not tried again', async () => {
+test('retries have growing pauses, at least Retry-After, and a limit; permanent errors are not retried', async () => {
   for (const refusal of [
     problem(422, 'invalid_input'),
     problem(409, 'ended'),
@@ -51,7 +51,7 @@ test('pauses grow, are as long as Retry-After says, and end; what can’t be cur
   expect(down.send).toHaveBeenCalledTimes(5);
 });
 
-/** An event stream that says this and then fails, or stays silent. */
+/** An event stream with this text, which then fails or stays silent. */
 const stream = (text: string, then: 'fails' | 'waits') =>
   new Response(
     new ReadableStream({
@@ -61,7 +61,7 @@ const stream = (text: string, then: 'fails' | 'waits') =>
   );
 const event = (id: number, task: object) => `event: task\ndata: ${JSON.stringify(task)}\nid: ${id}\n\n`;
 
-test('events that break off are taken up again after the last one, also when the network only falls silent', async () => {
+test('a broken or silent event stream is reconnected after the last event', async () => {
   vi.useFakeTimers();
   const { client, send } = scripted(
     stream(event(1, { status: 'queued' }), 'fails'),
@@ -84,7 +84,7 @@ test('events that break off are taken up again after the last one, also when the
   expect(last).toEqual([null, '1', '1', '2']);
 });
 
-test('events are given up where they are refused, and after long without any sign of life', async () => {
+test('an event stream ends with an error when it is refused, and after the retry budget without data', async () => {
   const refused = scripted(problem(404, 'not_found'));
   await expect(refused.client.follow('a').done()).rejects.toMatchObject({ code: 'not_found' });
 

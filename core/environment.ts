@@ -1,9 +1,9 @@
-/** Schemas of environment variables. Each process reads them once, in handler/worker.ts or api/config.ts; README lists all. */
+/** The environment: each process reads it once, in worker.ts or api/config.ts. README lists every variable. */
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { MODELS } from './job.ts';
 
-/** 0 or 1; absent means 0. */
+/** A variable that is 0, as when it is absent, or 1. */
 export const flag = v.pipe(
   v.optional(v.picklist(['0', '1'], 'must be 0 or 1'), '0'),
   v.transform((text) => text === '1'),
@@ -14,12 +14,11 @@ const number = (min: number, max: number) => {
   return v.pipe(v.string(), v.digits(allowed), v.transform(Number), v.minValue(min, allowed), v.maxValue(max, allowed));
 };
 
-/** A whole number with a default. */
+/** A variable that is a whole number. */
 export const integer = (fallback: number, min: number, max: number) => v.optional(number(min, max), String(fallback));
-/** A whole number, or undefined. */
+/** The same where its absence says something. */
 export const optionalInteger = (min: number, max: number) => v.optional(number(min, max));
 
-/** An http or https URL, without trailing slashes. */
 export const httpUrl = v.pipe(
   v.string(),
   v.regex(/^https?:\/\//, 'must be an http or https URL'),
@@ -29,10 +28,10 @@ export const httpUrl = v.pipe(
 
 export const modelName = v.picklist(MODELS, `must be one of ${MODELS.join(', ')}`);
 
-/** The variables that both the API and the worker read. */
+/** What the API and the worker both read. */
 export const sharedVariables = {
   DATA_DIR: v.optional(v.string(), 'data'),
-  // bucket/open-bucket.ts resolves the bucket from these.
+  // Where the bucket is: bucket/open.ts puts these together.
   BUCKET_NAME: v.optional(v.string()),
   BUCKET_ENDPOINT_URL: v.optional(v.string()),
   BUCKET_ACCESS_KEY_ID: v.optional(v.string()),
@@ -46,24 +45,24 @@ export const sharedVariables = {
   AWS_REGION: v.optional(v.string()),
   AWS_DEFAULT_REGION: v.optional(v.string()),
   ALLOW_PRIVATE_URLS: flag,
-  /** seconds that a bridge may take */
+  /** how long a bridge may take; seconds */
   STILL_TIMEOUT: integer(600, 1, 3600),
 };
 
 export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');
 
 /**
- * Validates a process's environment. An empty variable counts as absent.
- * @throws Error that names every invalid variable and the values that are allowed
+ * Checks a process's environment; an empty variable counts as absent.
+ * @throws Error that names every wrong variable and what is allowed
  */
 export function readEnvironment<E extends v.ObjectEntries>(entries: E, environment: NodeJS.ProcessEnv) {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
   const { success, output, issues } = v.safeParse(v.object(entries), given);
   if (!success) {
-    const problems = issues.map(
+    const wrong = issues.map(
       (issue) => `${v.getDotPath(issue)} ${issue.type === 'object' ? 'is needed' : issue.message}`,
     );
-    throw new Error([...new Set(problems)].join('; '));
+    throw new Error([...new Set(wrong)].join('; '));
   }
   return output;
 }

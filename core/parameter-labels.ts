@@ -2,7 +2,7 @@
 import type { ParameterName } from './parameters.ts';
 
 const GROUPS = {
-  Source: { prompt: 'Prompt', image_url: 'Address of a picture', still_of: 'Earlier clip' },
+  Source: { prompt: 'Prompt', image_url: 'URL of a picture', still_of: 'Earlier clip' },
   Size: { W: 'Width', H: 'Height' },
   Clip: { T: 'Frames', fps: 'Frame rate', motion_bucket_id: 'Motion', num_cols: 'Videos', seed: 'Seed' },
   Picture: { fit: 'Fit', image_index: 'Which of the four pictures', cond_aug: 'Conditioning noise' },

@@ -1,10 +1,9 @@
 // @ts-check
 // What the buttons of a card do.
-import { RefusedError, request, requestJson } from './api.js';
+import { RefusedError, reportErrors, request, requestJson } from './api.js';
 import { confirmDelete } from './confirm.js';
 import { $, announce, scrollBehavior } from './dom.js';
 import { changedSettings, isDeleted, sourceEntries } from './repeat.js';
-import { reportErrors } from './report-errors.js';
 import { submit } from './submit.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */

@@ -1,6 +1,7 @@
 // @ts-check
 // Requests to the API: the API key of this tab, errors, and outages.
 import { parseRetryAfter } from '../../core/retry-after.js';
+import { formatDuration } from './format.js';
 
 /** @import { FieldNote } from '../../core/request.ts' */
 
@@ -115,6 +116,24 @@ export async function requestJson(...args) {
  */
 export const errorText = (error) =>
   (error instanceof RefusedError && error.status === 401) || isAbort(error) ? '' : /** @type {Error} */ (error).message;
+
+/**
+ * Runs an action and shows its error, if there is one.
+ * @param {() => unknown} action
+ * @param {(text: string) => void} show gets '' first
+ * @returns whether it succeeded
+ */
+export async function reportErrors(action, show) {
+  show('');
+  try {
+    await action();
+    return true;
+  } catch (error) {
+    const seconds = error instanceof RefusedError ? error.retryAfter : 0;
+    show(errorText(error) + (seconds ? `; again in ${formatDuration(seconds)}` : ''));
+    return false;
+  }
+}
 
 /** Emits `away`, checks until the API is back, and emits `back`. */
 async function waitForApi() {

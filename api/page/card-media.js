@@ -79,7 +79,7 @@ export function createProgress() {
   return {
     /** @param {Task} task @param {Files} files */
     render({ still }, files) {
-      const overlay = element('div', { class: 'progress' }, element('div', {}, stage, timeLeft), bar);
+      const overlay = element('div', { class: 'progress' }, element('div', { class: 'digits' }, stage, timeLeft), bar);
       if (!still) return [overlay];
       const image = element('img', { src: still.link, alt: 'The picture that is animated', class: 'still' });
       return [files.keepLoaded(image, (task) => task.still?.link), overlay];
@@ -111,21 +111,21 @@ export function renderVideos(task, files) {
     playWhileVisible(video);
     if (videos.length === 1) return video;
     const download = files.downloadLink((latest) => latest.videos?.[i], 'Download', fileName(task, i));
-    return element('figure', {}, video, element('figcaption', {}, `Seed ${seed}`, download));
+    return element('figure', {}, video, element('figcaption', { class: 'small digits' }, `Seed ${seed}`, download));
   });
 }
 
 /** Why there is no video. @param {Task} task */
 export function renderFailure({ status, error }) {
-  if (status === 'canceled') return element('p', { class: 'canceled-note' }, 'Canceled');
-  const [what, advice] = error ? failureLabel(error) : ['It did not work', ''];
+  if (status === 'canceled') return element('p', { class: 'canceled-note soft' }, 'Canceled');
+  const [what, advice] = error ? failureLabel(error) : ['The clip failed', ''];
   return element(
     'div',
     { class: 'failure' },
     icon('alert'),
     element('strong', {}, what),
-    element('p', {}, error?.message ?? ''),
-    element('p', { class: 'advice' }, advice),
+    element('p', { class: 'soft small' }, error?.message ?? ''),
+    element('p', { class: 'small' }, advice),
   );
 }
 

@@ -21,8 +21,8 @@ export function createCard(first, actions) {
   let rendered = ''; // status and files that media and buttons were made for
   const media = element('div', { class: 'media' });
   const title = element('h3', { class: 'title', id: `title-${task.id}` });
-  const facts = element('p', { class: 'facts' });
-  const notes = element('ul', { class: 'notes' });
+  const facts = element('p', { class: 'facts soft small digits' });
+  const notes = element('ul', { class: 'notes caution small' });
   const problem = element('p', { class: 'problem', role: 'alert' });
   const buttons = element('div', { class: 'buttons', role: 'group', 'aria-labelledby': title.id });
   const body = element('div', { class: 'body' }, title, facts, notes, problem, buttons);
@@ -94,7 +94,12 @@ export function createCard(first, actions) {
       choice.addEventListener('click', () => !isThis && actions.another(task, index));
       return choice;
     });
-    return element('div', { class: 'four' }, element('span', {}, 'Another of the four'), ...choices);
+    return element(
+      'div',
+      { class: 'four' },
+      element('span', { class: 'soft small' }, 'Another of the four'),
+      ...choices,
+    );
   }
 
   update(task);

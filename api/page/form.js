@@ -3,12 +3,10 @@
 import { errorText, isAbort, RefusedError, requestJson } from './api.js';
 import { $, announce, showNote } from './dom.js';
 import { formatDuration, formatMoney } from './format.js';
-import { findProblem } from './schema.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
 import { submit } from './submit.js';
 
-/** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { FieldNote } from '../../core/request.ts' */
 /** @import { CostEstimate } from '../../core/responses.ts' */
 /** @import { Parameters } from './settings.js' */
@@ -30,52 +28,53 @@ export function createForm(parameters, { onTask }) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let checkTimer;
   let dryRun = new AbortController();
-  let isCostCurrent = false;
+  let isChecked = false; // whether notes and cost are those of the current values
   /** @type {string[]} fields with a note from the API */
   let noted = [];
+  /** @type {HTMLElement[]} inputs that the API found wrong */
+  let wrong = [];
 
   function onChange() {
     settings.refresh();
-    settings.check({ isAll: false });
-    isCostCurrent = false;
+    isChecked = false;
     clearTimeout(checkTimer);
+    dryRun.abort();
     checkTimer = setTimeout(check, CHECK_DELAY);
   }
 
-  /** Shows what is wrong, or else the highest cost. */
+  /** Asks the API what is wrong, and for the highest cost. */
   async function check() {
     if ($('compose').hidden) return; // an API key is needed first
     dryRun.abort();
     dryRun = new AbortController();
-    const wrong = settings.check({ isAll: true });
-    const wrongSource = checkSource({ isRequired: false });
-    if (wrong.length > 0 || wrongSource) return showCost();
     const entry = source.entry();
     const first = !entry || entry[0] === 'image' ? ANY_PICTURE : entry;
+    const body = new URLSearchParams(/** @type {[string, string][]} */ ([first, ...settings.entries()]));
     try {
-      const body = new URLSearchParams(/** @type {[string, string][]} */ ([first, ...settings.entries()]));
       const answer = await requestJson('/img2vid?dry_run=1', { method: 'POST', body, signal: dryRun.signal });
       settings.resolve(answer.input);
       showNotes(answer.warnings, false);
-      showCost(answer.cost_estimate);
+      $('cost').textContent = costText(answer.cost_estimate);
     } catch (error) {
       if (isAbort(error)) return;
       showNotes(fieldErrors(error), true);
-      showCost();
+      $('cost').textContent = '';
     }
+    isChecked = true;
   }
 
-  /** @param {CostEstimate} [estimate] */
-  function showCost(estimate) {
-    isCostCurrent = true;
-    $('cost').textContent = estimate ? costText(estimate) : '';
-  }
-
-  /** @param {FieldNote[]} notes replace those of the last dry run @param {boolean} areProblems */
+  /**
+   * Replaces the notes from the API.
+   * @param {FieldNote[]} notes
+   * @param {boolean} areProblems
+   * @returns whether the form has all their fields
+   */
   function showNotes(notes, areProblems) {
     for (const name of noted) if (!notes.some(({ field }) => field === name)) showAt(name, '', false);
     noted = notes.map(({ field }) => field);
-    return notes.map(({ field, message }) => showAt(field, message, areProblems));
+    const inputs = notes.map(({ field, message }) => showAt(field, message, areProblems));
+    wrong = areProblems ? inputs.filter((input) => input !== undefined) : [];
+    return !inputs.includes(undefined);
   }
 
   /**
@@ -93,47 +92,31 @@ export function createForm(parameters, { onTask }) {
     return field?.input;
   }
 
-  /** @param {{ isRequired: boolean }} options @returns {HTMLElement | undefined} the input that is wrong */
-  function checkSource({ isRequired }) {
-    for (const name of ['prompt', 'image_url']) if (!noted.includes(name)) showAt(name, '', false);
-    const [name, value] = source.entry() ?? [];
-    if (name !== undefined) {
-      const schema = /** @type {ParameterSchema} */ (parameters[name]);
-      const problem = typeof value === 'string' ? findProblem(schema, value) : undefined;
-      return problem === undefined ? undefined : showAt(name, problem, true);
-    }
-    if (!isRequired) return undefined;
-    return source.isPrompt()
-      ? showAt('prompt', 'Write what the clip shall show', true)
-      : showAt('image', 'Choose a picture', true);
-  }
-
   /** @param {Event} event */
   async function onSubmit(event) {
     event.preventDefault();
     showRefusal('');
-    // A check that is still to come must not take back what this one shows: it ignores a missing source, and sends another picture.
-    clearTimeout(checkTimer);
-    dryRun.abort();
-    const [wrong] = settings.check({ isAll: true });
-    const first = checkSource({ isRequired: true }) ?? (wrong === undefined ? undefined : settings.input(wrong));
     const entry = source.entry();
-    if (first || !entry) {
-      if (!isCostCurrent) showCost();
-      return first?.focus();
+    if (!entry) {
+      const [name, text] = source.isPrompt()
+        ? ['prompt', 'Describe what the clip shows']
+        : ['image', 'Choose a picture'];
+      return showAt(name, text, true)?.focus();
     }
+    if (isChecked && wrong[0]) return wrong[0].focus();
+    clearTimeout(checkTimer); // a check sends another picture, so it must not replace the notes of this request
+    dryRun.abort();
     setSending(true);
     try {
       onTask(await submit([entry, ...settings.entries()]));
-      if (!isCostCurrent) onChange();
+      if (!isChecked) onChange();
     } catch (error) {
       const errors = fieldErrors(error);
-      const inputs = errors.length > 0 ? showNotes(errors, true) : [];
-      const isShown = inputs.length > 0 && !inputs.includes(undefined);
-      const seconds = error instanceof RefusedError ? error.retryAfter : 0;
-      showRefusal(isShown ? '' : errorText(error), seconds);
+      const isShown = errors.length > 0 && showNotes(errors, true);
+      isChecked = false;
+      showRefusal(isShown ? '' : errorText(error), error instanceof RefusedError ? error.retryAfter : 0);
       setSending(false); // a disabled button would not give the focus away
-      inputs.find((input) => input)?.focus();
+      if (errors.length > 0) wrong[0]?.focus();
     } finally {
       setSending(false);
     }

@@ -25,27 +25,24 @@ export const STATUSES = {
 /** What happened and what to do about it, by error code. @type {Record<string, [string, string]>} */
 const FAILURES = {
   invalid_input: ['The settings do not work together', 'Change what is named below.'],
-  banned_prompt: ['Midjourney refuses this prompt', 'Say it in other words.'],
-  no_bridge: ['Prompts can’t be drawn here', 'Begin with a picture instead.'],
+  banned_prompt: ['Midjourney refuses this prompt', 'Rephrase it.'],
+  no_bridge: ['This service cannot draw prompts', 'Start with a picture instead.'],
   no_credit: [
     'The picture service is out of credit',
-    'Whoever runs this service must top it up; a picture of your own works now.',
+    'The operator of this service must add credit. Until then, start with a picture.',
   ],
   queue_full: ['The picture service is full', 'Try again in a few minutes.'],
-  rate_limited: ['The picture service has had enough for the moment', 'Try again in a few minutes.'],
-  image_unavailable: [
-    'The picture could not be fetched',
-    'See that its address works for everybody, or send the file itself.',
-  ],
-  image_rejected: ['The picture can’t be used', 'Send another one, or save it anew as jpeg or png.'],
-  upstream_timeout: ['The picture service took too long', 'Try again, or begin with a picture.'],
-  upstream_error: ['The picture service failed', 'Try again, or begin with a picture.'],
-  out_of_memory: ['The clip is too large for this machine', 'Take fewer frames or a smaller size.'],
+  rate_limited: ['The picture service limits its requests', 'Try again in a few minutes.'],
+  image_unavailable: ['The picture could not be fetched', 'Check that its URL is public, or send the file itself.'],
+  image_rejected: ['The picture can’t be used', 'Send another one, or convert it to JPEG or PNG.'],
+  upstream_timeout: ['The picture service took too long', 'Try again, or start with a picture.'],
+  upstream_error: ['The picture service failed', 'Try again, or start with a picture.'],
+  out_of_memory: ['The clip is too large for this machine', 'Use fewer frames or a smaller size.'],
   storage_error: ['The clip could not be stored', 'Try again in a few minutes.'],
   timeout: ['It took too long', 'Try again, with fewer frames or steps if it happens twice.'],
   expired: ['No worker was free in time', 'Try again later.'],
-  lost: ['The work was lost on the way', 'Try again.'],
-  internal: ['Something went wrong here', 'Try again.'],
+  lost: ['The job was lost', 'Try again.'],
+  internal: ['Something went wrong', 'Try again.'],
 };
 
 /** What a task does now: `Sampling, 7 of 12`. @param {Task} task */
@@ -57,7 +54,7 @@ export function stageLabel({ status, stage, step, steps = 0, input }) {
 
 /** @param {NonNullable<Task['error']>} error @returns {[string, string]} what happened, and what to do */
 export const failureLabel = ({ code, retryable }) =>
-  FAILURES[code] ?? ['It did not work', retryable ? 'Try again.' : 'Change the settings.'];
+  FAILURES[code] ?? ['The clip failed', retryable ? 'Try again.' : 'Change the settings.'];
 
 /** What a model is, and its limits. @param {string} name */
 export const modelDescription = (name) =>

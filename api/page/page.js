@@ -1,19 +1,14 @@
 // @ts-check
 // The page at /: asks for an API key where one is needed, and puts the form and the list of tasks together.
 import { errorText, hasKey, onApi, RefusedError, requestJson, storeKey, UnreachableError, useKey } from './api.js';
-import { $, element, icon } from './dom.js';
+import { $, element } from './dom.js';
 import { createForm } from './form.js';
 import { formatMoney } from './format.js';
 import { modelDescription } from './labels.js';
 import { createTasks } from './tasks.js';
 
-const EXAMPLES = [
-  { file: 'example-coffee.webp', name: 'A cup of coffee' },
-  { file: 'example-cat.webp', name: 'A cat' },
-];
-
 onApi('away', (message) => {
-  $('outage').textContent = `${message} Trying again; what was begun goes on.`;
+  $('outage').textContent = `${message} Trying again; running clips continue.`;
 });
 onApi('back', () => {
   $('outage').textContent = '';
@@ -34,10 +29,11 @@ if (bridge === 'placeholder')
   $('prompt-help').textContent = 'No Midjourney bridge is set up here: the picture of a prompt is a drawn placeholder.';
 if (bridge === 'none') {
   form.source.disablePrompts();
-  const text = 'Prompts need a Midjourney bridge, and this service has none. Begin with a picture.';
+  const text = 'Prompts need a Midjourney bridge, and this service has none. Start with a picture.';
   $('sources').append(element('p', { class: 'help' }, text));
 }
-buildEmptyList();
+for (const image of document.querySelectorAll('.examples img'))
+  image.parentElement?.addEventListener('click', () => usePicture(/** @type {HTMLImageElement} */ (image).src));
 onApi('back', () => {
   if ($('key-part').hidden) load();
 });
@@ -56,29 +52,11 @@ async function fetchDocument() {
   }
 }
 
-/** Shows what the list has in place of cards. */
-function buildEmptyList() {
-  const examples = EXAMPLES.map(({ file, name }) => {
-    const button = element('button', { type: 'button' }, element('img', { src: `/page/${file}`, alt: '' }), name);
-    button.addEventListener('click', async () => {
-      const picture = await fetch(`/page/${file}`).then((response) => response.blob());
-      form.source.useFile(new File([picture], file, { type: picture.type }));
-      $('make').focus();
-    });
-    return button;
-  });
-  const text = 'Write a prompt, or drop a picture anywhere on this page. Or try one of these:';
-  $('empty').append(
-    element(
-      'div',
-      { class: 'first' },
-      icon('film'),
-      element('h3', {}, 'Your first clip is a minute away'),
-      element('p', {}, text),
-      element('div', { class: 'examples' }, ...examples),
-    ),
-    element('p', { class: 'none' }, 'There are no such clips.'),
-  );
+/** @param {string} url of an example picture */
+async function usePicture(url) {
+  const picture = await fetch(url).then((response) => response.blob());
+  form.source.useFile(new File([picture], url.replace(/.*\//, ''), { type: picture.type }));
+  $('make').focus();
 }
 
 /** Loads the list and the budget. Whether that is allowed shows whether the API key is right. */
@@ -147,7 +125,7 @@ function showParts({ isKeyNeeded }) {
 async function onKeySubmit(event) {
   event.preventDefault();
   const key = $('key').value.trim();
-  if (!/^[!-~]+$/.test(key)) return askForKey('this is no API key'); // a header cannot hold anything else
+  if (!/^[!-~]+$/.test(key)) return askForKey('this is not an API key'); // a header cannot hold anything else
   changeKey(key);
   await load();
 }

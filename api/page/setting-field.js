@@ -1,7 +1,6 @@
 // @ts-check
 // One field of the settings, made from a parameter's schema.
 import { button, element } from './dom.js';
-import { formatRange } from './schema.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 
@@ -51,6 +50,15 @@ function helpText(schema) {
   const about = schema.description.replace(/\. Only for .*$/, ''); // the field is hidden otherwise
   const range = formatRange(schema);
   return range ? `${about} (${range})` : about;
+}
+
+/** `1–100`, `0 or more`, `multiples of 64, 64–2048`; '' for texts. @param {ParameterSchema} schema */
+function formatRange({ type, minimum = 0, maximum, exclusiveMinimum, multipleOf, anyOf }) {
+  if (type === 'string') return '';
+  if (exclusiveMinimum !== undefined) return `above ${exclusiveMinimum}`;
+  if (maximum === undefined) return `${minimum} or more`;
+  const step = multipleOf ?? (anyOf && 64); // or the model's own size
+  return `${step ? `multiples of ${step}, ` : ''}${minimum}–${maximum.toLocaleString('en', { useGrouping: 'min2' })}`;
 }
 
 /** @param {ParameterSchema} schema */

@@ -2,7 +2,6 @@
 // The settings: a field for every parameter of the OpenAPI document, so that page and API cannot differ.
 import { $, element, showNote } from './dom.js';
 import { formatClipLength } from './format.js';
-import { findProblem, isUsed } from './schema.js';
 import { choiceLabel, createField } from './setting-field.js';
 import { createSizeChoice } from './size-choice.js';
 
@@ -45,7 +44,7 @@ export function createSettings(parameters, { isOfFour }) {
 
   /** @param {string} title @param {string[]} members @returns {HTMLElement} shows the current values */
   function createGroup(title, members) {
-    const summary = element('span', { class: 'summary' });
+    const summary = element('span', { class: 'summary soft' });
     const content = element('div', { class: 'group' }, ...members.map((name) => fieldOf(name).node));
     $('groups').append(element('details', {}, element('summary', {}, title, summary), content));
     return summary;
@@ -63,7 +62,11 @@ export function createSettings(parameters, { isOfFour }) {
     return entered(name) || defaultOf(name);
   }
   /** @param {string} name */
-  const applies = (name) => isUsed(schemaOf(name), current) && (name !== 'image_index' || isOfFour());
+  const applies = (name) =>
+    Object.entries(schemaOf(name)['x-belongs-to'] ?? {}).every(([choice, values]) =>
+      values.includes(current(choice)),
+    ) &&
+    (name !== 'image_index' || isOfFour());
   const isSent = (/** @type {string} */ name) => entered(name) !== '' && applies(name);
 
   /** Brings everything up to date that follows from the values. */
@@ -111,22 +114,6 @@ export function createSettings(parameters, { isOfFour }) {
     input: (name) => fieldOf(name).input,
     refresh,
     show,
-
-    /**
-     * Shows the problems of all fields, or only updates those that are shown.
-     * @param {{ isAll: boolean }} options
-     * @returns the names of the wrong fields
-     */
-    check({ isAll }) {
-      const problems = new Map(
-        names.map((name) => [name, isSent(name) ? findProblem(schemaOf(name), entered(name)) : undefined]),
-      );
-      for (const [name, problem] of problems) {
-        const isShown = fieldOf(name).input.hasAttribute('aria-invalid');
-        if (isShown || (problem !== undefined && isAll)) show(name, problem ?? '', problem !== undefined);
-      }
-      return names.filter((name) => problems.get(name) !== undefined);
-    },
 
     /** @returns {[name: string, text: string][]} the values that are sent */
     entries: () => names.filter(isSent).map((name) => [name, entered(name)]),

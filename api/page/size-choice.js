@@ -42,7 +42,7 @@ export function createSizeChoice({ W, H }, current) {
       choose();
       setInput(W.input, W.input.value); // tells the form
     });
-    const label = element('span', {}, shape, name, element('small', {}, numbers));
+    const label = element('span', {}, shape, name, element('small', { class: 'digits' }, numbers));
     $('size-choices').append(element('label', {}, radio, label));
     return radio;
   }

@@ -65,9 +65,9 @@ export function createSource({ onChange }) {
   function useFile(picture) {
     const isKnownType = picture.type === '' || $('image').accept.split(',').includes(picture.type);
     clearProblems();
-    if (!isKnownType) return rejectFile(`${picture.name} is no jpeg, png, webp, avif, gif or tiff`);
+    if (!isKnownType) return rejectFile(`${picture.name} is not a jpeg, png, webp, avif, gif or tiff`);
     if (picture.size > MAX_BYTES)
-      return rejectFile(`${picture.name} has ${formatBytes(picture.size)}; 20 MB are the most`);
+      return rejectFile(`${picture.name} has ${formatBytes(picture.size)}; the limit is 20 MB`);
     [file, earlier] = [picture, undefined];
     showPicture(URL.createObjectURL(picture), `${picture.name}, ${formatBytes(picture.size)}`);
   }

@@ -1,12 +1,11 @@
 // @ts-check
 // The list of tasks: a card each, loaded in pages, newest first. Active tasks are followed to their end.
-import { request, requestJson } from './api.js';
+import { reportErrors, request, requestJson } from './api.js';
 import { isActive, taskTitle } from './card.js';
 import { $, announce, element } from './dom.js';
 import { createFollower } from './follow.js';
 import { failureLabel, STATUSES } from './labels.js';
 import { isDeleted } from './repeat.js';
-import { reportErrors } from './report-errors.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Card } from './card.js' */

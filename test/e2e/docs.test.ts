@@ -218,9 +218,7 @@ test('the pages are open to all, lead to one another, and show the service’s o
   expect([...seen].filter((path) => /^\/docs(\/[a-z]+)?$/.test(path)).sort()).toEqual(
     [
       '/docs',
-      ...['client', 'errors', 'glossary', 'parameters', 'reference', 'sampling', 'webhooks'].map(
-        (name) => `/docs/${name}`,
-      ),
+      ...['client', 'errors', 'parameters', 'reference', 'sampling', 'webhooks'].map((name) => `/docs/${name}`),
     ].sort(),
   );
   expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(5);
@@ -254,16 +252,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
       test(`no page asks anything of anybody else, breaks a rule or is too wide: ${colorScheme}, ${width} pixels`, async () => {
         const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
         const faults = watch(page);
-        for (const name of [
-          '',
-          '/client',
-          '/parameters',
-          '/sampling',
-          '/webhooks',
-          '/errors',
-          '/reference',
-          '/glossary',
-        ]) {
+        for (const name of ['', '/client', '/parameters', '/sampling', '/webhooks', '/errors', '/reference']) {
           await page.goto(`${service.url}/docs${name}`);
           if (name === '/reference') await showReference(page);
           await page.waitForLoadState('networkidle');

@@ -1,4 +1,4 @@
-/** For tests of the client: a service that answers as it is told. */
+/** For tests of the client: scripted responses in place of a service. */
 import { vi } from 'vitest';
 import { createClient } from '../../client/index.ts';
 
@@ -7,12 +7,12 @@ export const problem = (status: number, code: string, headers: Record<string, st
     status,
     headers: { 'content-type': 'application/problem+json', ...headers },
   });
-/** @param answers one for each request; an error is thrown */
-export function scripted(...answers: (Response | Error)[]) {
+/** @param responses one for each request; an error is thrown */
+export function scripted(...responses: (Response | Error)[]) {
   const send = vi.fn<typeof fetch>(async () => {
-    const answer = answers.shift()!;
-    if (answer instanceof Error) throw answer;
-    return answer;
+    const response = responses.shift()!;
+    if (response instanceof Error) throw response;
+    return response;
   });
   return { send, client: createClient({ url: 'http://api.example', fetch: send }) };
 }

@@ -1,6 +1,6 @@
 """
-worker.ts in Python with RunPod's own package, for the conformance tests. A job's input says what it does.
-GATE is the URL where a job waits until the test opens it. WORKER_OPTIONS has the worker's options.
+worker.ts in Python, on RunPod's own package: for the conformance tests. What a job does is said in its input.
+GATE is an address where a job waits until the test lets it go on; WORKER_OPTIONS says what kind of worker this is.
 """
 import json
 import os
@@ -9,12 +9,12 @@ import threading
 import urllib.request
 
 
-def exit_with_tests():
-    os.read(0, 1)  # returns when they have ended
+def end_with_the_tests():
+    os.read(0, 1)  # returns when they are gone
     os.killpg(0, signal.SIGKILL)
 
 
-threading.Thread(target=exit_with_tests, daemon=True).start()  # first: RunPod's package takes seconds to load
+threading.Thread(target=end_with_the_tests, daemon=True).start()  # first: RunPod's package takes seconds to load
 
 import aiohttp
 import runpod
@@ -23,55 +23,55 @@ options = json.loads(os.environ.get("WORKER_OPTIONS", "{}"))
 concurrency = options.get("concurrency", 1)
 
 
-def gate_url(name):
+def address(name):
     return f"{os.environ['GATE']}/{name}"
 
 
 async def pass_gate(name):
-    async with aiohttp.ClientSession() as session, session.get(gate_url(name)) as response:
+    async with aiohttp.ClientSession() as session, session.get(address(name)) as response:
         await response.read()
 
 
 async def handle(job):
     global concurrency
-    job_input = job["input"]
-    do = job_input["do"]
+    given = job["input"]
+    do = given["do"]
     if do == "return":
-        return job_input["value"]
+        return given["value"]
     if do == "throw":
-        raise ValueError(job_input["message"])
-    if do in ("wait", "wait without signal"):
-        await pass_gate(job_input["gate"])
+        raise ValueError(given["message"])
+    if do in ("wait", "wait deafly"):
+        await pass_gate(given["gate"])
         return "waited"
     if do == "block":
-        urllib.request.urlopen(gate_url(job_input["gate"])).read()
+        urllib.request.urlopen(address(given["gate"])).read()
         return "blocked"
     if do == "report":
-        for value in job_input["values"]:
+        for value in given["values"]:
             runpod.serverless.progress_update(job, value)
-        if "gate" in job_input:
-            await pass_gate(job_input["gate"])
+        if "gate" in given:
+            await pass_gate(given["gate"])
         return "reported"
     if do == "return NaN":
         return {"value": float("nan")}
-    if do == "return what JSON cannot express":
+    if do == "return what JSON has no word for":
         return {"value": {1}}
     if do == "return much":
-        return "x" * job_input["bytes"]
+        return "x" * given["bytes"]
     if do == "set concurrency":
-        concurrency = job_input["value"]
+        concurrency = given["value"]
         return concurrency
     raise ValueError(do)
 
 
 async def generate(job):
-    job_input = job["input"]
-    for chunk in job_input["chunks"]:
+    given = job["input"]
+    for chunk in given["chunks"]:
         yield chunk
-    if "bytes" in job_input:
-        yield "x" * job_input["bytes"]
-    if "throw" in job_input:
-        raise ValueError(job_input["throw"])
+    if "bytes" in given:
+        yield "x" * given["bytes"]
+    if "throw" in given:
+        raise ValueError(given["throw"])
 
 
 if "unfit" in options:

@@ -1,10 +1,10 @@
 /**
- * worker.py with this project's `serve`, for the conformance tests. A job's input says what it does.
- * GATE is the URL where a job waits until the test opens it. WORKER_OPTIONS has the worker's options.
+ * worker.py on this folder's `serve`: for the conformance tests. What a job does is said in its input.
+ * GATE is an address where a job waits until the test lets it go on; WORKER_OPTIONS says what kind of worker this is.
  */
 import { execFileSync } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { type Handler, serve } from '../../../handler/runpod/index.ts';
+import { type Handle, serve } from '../../../handler/runpod/index.ts';
 
 interface Options {
   concurrency?: number;
@@ -17,52 +17,52 @@ interface Options {
 const { generator, unfit, ...options }: Options = JSON.parse(process.env.WORKER_OPTIONS ?? '{}');
 let { concurrency = 1 } = options;
 
-process.stdin.once('end', () => process.kill(0, 'SIGKILL')).resume(); // with the tests
+process.stdin.once('end', () => process.kill(0, 'SIGKILL')).resume(); // with the tests, whose end of it is closed then
 (process.stdin as Socket).unref();
 
-const gateUrl = (name: string) => `${process.env.GATE}/${name}`;
+const address = (name: string) => `${process.env.GATE}/${name}`;
 const passGate = async (name: string, signal?: AbortSignal) =>
-  void (await (await fetch(gateUrl(name), { signal: signal ?? null })).arrayBuffer());
+  void (await (await fetch(address(name), { signal: signal ?? null })).arrayBuffer());
 
-const handle: Handler = async (job, { progress, signal }) => {
-  const input = job.input as Record<string, any>;
-  switch (input.do) {
+const handle: Handle = async (job, { progress, signal }) => {
+  const given = job.input as Record<string, any>;
+  switch (given.do) {
     case 'return':
-      return input.value;
+      return given.value;
     case 'throw':
-      throw new RangeError(input.message);
+      throw new RangeError(given.message);
     case 'wait':
-      await passGate(input.gate, signal);
+      await passGate(given.gate, signal);
       return 'waited';
-    case 'wait without signal':
-      await passGate(input.gate);
+    case 'wait deafly':
+      await passGate(given.gate);
       return 'waited';
     case 'block':
-      execFileSync(process.execPath, ['-e', `fetch('${gateUrl(input.gate)}')`]);
+      execFileSync(process.execPath, ['-e', `fetch('${address(given.gate)}')`]);
       return 'blocked';
     case 'report':
-      for (const value of input.values) progress(value);
-      if (input.gate) await passGate(input.gate, signal);
+      for (const value of given.values) progress(value);
+      if (given.gate) await passGate(given.gate, signal);
       return 'reported';
     case 'return NaN':
       return { value: Number.NaN };
-    case 'return what JSON cannot express':
+    case 'return what JSON has no word for':
       return { value: 1n };
     case 'return much':
-      return 'x'.repeat(input.bytes);
+      return 'x'.repeat(given.bytes);
     case 'set concurrency':
-      concurrency = input.value;
+      concurrency = given.value;
       return concurrency;
     default:
-      throw new RangeError(input.do);
+      throw new RangeError(given.do);
   }
 };
 
-async function* generate(...[job]: Parameters<Handler>) {
-  const input = job.input as Record<string, any>;
-  yield* input.chunks;
-  if (input.bytes) yield 'x'.repeat(input.bytes);
-  if (input.throw) throw new RangeError(input.throw);
+async function* generate(...[job]: Parameters<Handle>) {
+  const given = job.input as Record<string, any>;
+  yield* given.chunks;
+  if (given.bytes) yield 'x'.repeat(given.bytes);
+  if (given.throw) throw new RangeError(given.throw);
 }
 
 class RuntimeError extends Error {
