@@ -49,7 +49,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
     service.clock.ahead += 61 * SECOND;
     await ask('/readyz');
     await ask(`/status?id=${id}`);
-    await told('a part is not ready', before);
+    await told('readiness check failed', before);
     await told('task could not be advanced; it will be tried again', before);
   }
   await create();
@@ -62,7 +62,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   service.report(job.id, { output: await service.finish(id, job.id) });
   await ask(`/runpod/callback/${callback_token}`, { method: 'POST', body: JSON.stringify({ id: job.id }) });
   const task = await service.until(id, ({ status }) => status === 'succeeded');
-  await told('webhook not heard');
+  await told('webhook not delivered');
   const list = await ask('/status?limit=1000');
   const links = [task.still!.link, task.videos![0]!.link, ...(list.match(/http[^"]*signature=[^"]*/g) ?? [])];
   expect(links.length).toBeGreaterThan(3);
@@ -83,7 +83,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   await deliver(1);
   answer = 200;
   await deliver(2);
-  await told('webhook heard');
+  await told('webhook delivered');
   await receiver.close();
   const other = await create();
   await ask(`/cancel?id=${other}`, { method: 'POST' });

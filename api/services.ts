@@ -1,35 +1,127 @@
+/** The composition root: opens every dependency and puts them together, for the API and for its tests. */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Bucket } from '../core/bucket/bucket.ts';
-import type { DiskBucket } from '../core/bucket/disk.ts';
-import type { PresentedTask } from '../core/responses.ts';
+import { openBucket } from '../core/bucket/open-bucket.ts';
+import { SECOND } from '../core/time.ts';
 import type { Config } from './config.ts';
-import type { Metrics } from './metrics.ts';
-import type { RunPod } from './runpod.ts';
-import type { Store } from './store/store.ts';
+import { isLoopback } from './http/host.ts';
+import { createMetrics, instrument } from './metrics.ts';
+import { openRunPod } from './runpod.ts';
+import { openStore } from './store/store.ts';
 import type { ListedTask } from './store/task.ts';
-import type { createEstimator } from './tasks/estimate.ts';
-import type { Lifecycle } from './tasks/lifecycle.ts';
-import type { Webhooks } from './webhooks/sender.ts';
+import { createEstimator } from './tasks/estimate.ts';
+import { createLifecycle } from './tasks/lifecycle.ts';
+import { presentTask } from './tasks/present.ts';
+import { createWebhooks } from './webhooks/sender.ts';
 
-/** What routes are made of. */
-export interface Services {
+/** How long requests and background work may take to end when the process stops. */
+export const GRACE_PERIOD = 10 * SECOND;
+
+export interface ServiceOptions {
   config: Config;
-  store: Store;
-  bucket: Bucket;
-  /** the bucket, if it is a folder whose links the API itself serves */
-  disk: DiskBucket | undefined;
-  /** what links begin with, such as https://bucket.example.com */
-  linkOrigin: string;
-  lifecycle: Lifecycle;
-  webhooks: Webhooks;
-  estimate: ReturnType<typeof createEstimator>;
-  /** a task as clients see it, with freshly signed links */
-  presentTask: (task: ListedTask) => Promise<PresentedTask>;
-  runpod: RunPod;
   log: Logger;
-  metrics: Metrics;
-  /** aborted when the process stops: whoever waits for news is answered now */
-  stopping: AbortSignal;
-  /** milliseconds since 1970 */
-  now: () => number;
+  /** for tests: milliseconds that the service's clock is ahead of the machine's */
+  clockSkew?: () => number;
+  /** for tests: whether RunPod is a simulator on this machine; by default its URL says so */
+  isQueueLocal?: boolean;
+  /** for tests: replaces the bucket with one that may fail */
+  wrapBucket?: (bucket: Bucket) => Bucket;
 }
+
+export type Services = Awaited<ReturnType<typeof createServices>>;
+
+/**
+ * Opens the store, the bucket and RunPod's endpoint. Nothing runs in the background before `start`.
+ * @throws Error in one line: the store can't be opened, or the bucket's variables are wrong
+ */
+export async function createServices({
+  config,
+  log,
+  clockSkew = () => 0,
+  isQueueLocal = isLocal(config.runpod.baseUrl),
+  wrapBucket = (bucket) => bucket,
+}: ServiceOptions) {
+  const now = () => Date.now() + clockSkew();
+  const metrics = createMetrics(log);
+  const store = instrument(await openStore(config.databaseUrl, { clockSkew }), metrics.observeStoreCall);
+  const { publicUrl, linkSeconds } = config;
+  const opened = await openBucket(config.bucket, { publicUrl, retryBudget: 8 * SECOND, now }); // clients wait
+  const bucket = wrapBucket(opened.bucket);
+  const probe = await bucket.link('probe', Math.floor(now() / 1000) + 60);
+  const webhooks = createWebhooks({
+    store,
+    bucket,
+    linkSeconds,
+    allowPrivate: config.allowPrivateUrls,
+    onAttempt: metrics.observeWebhookAttempt,
+    log,
+    now,
+  });
+  const runpod = instrument(openRunPod(config.runpod), metrics.observeRunPodCall);
+  const lifecycle = createLifecycle({
+    store,
+    bucket,
+    runpod,
+    callbackUrl: (token) => `${config.callbackUrl}/runpod/callback/${token}`,
+    taskDeadline: config.taskDeadline,
+    stillTimeout: config.stillTimeout,
+    retain: config.retain,
+    ...(isQueueLocal && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
+    watchInterval: isQueueLocal ? 150 : SECOND, // RunPod limits status requests, its simulator does not
+    onDeliveryAdded: webhooks.wake,
+    onTaskEnded: metrics.observeTaskEnd,
+    log,
+    now,
+  });
+  const stopping = new AbortController();
+
+  return {
+    config,
+    store,
+    bucket,
+    /** the bucket, if it is a folder whose files the API itself serves */
+    disk: opened.disk,
+    /** origin of signed links, such as https://bucket.example.com */
+    linkOrigin: new URL(probe).origin,
+    lifecycle,
+    webhooks,
+    estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now }),
+    /** a task as clients see it, with freshly signed links */
+    presentTask: (task: ListedTask) => presentTask(task, { bucket, linkSeconds, now }),
+    runpod,
+    log,
+    metrics,
+    /** aborted when the process stops: waiting requests end */
+    stopping: stopping.signal,
+    /** milliseconds since 1970 */
+    now,
+
+    /** Starts the background work. */
+    async start(): Promise<void> {
+      await lifecycle.start();
+      webhooks.wake();
+    },
+
+    /** Ends waiting requests and refuses to be ready. */
+    announceStop: () => stopping.abort(),
+
+    /**
+     * Ends requests and background work, and closes the store. Work that exceeds the grace period is safe in the store, where another
+     * process continues it.
+     * @param closeListener ends when there are no more requests
+     * @throws Error the store could not be closed
+     */
+    async stop(closeListener: () => Promise<void>): Promise<void> {
+      stopping.abort();
+      const ended = Promise.allSettled([closeListener(), lifecycle.stop(), webhooks.stop()]);
+      await Promise.race([ended, delay(GRACE_PERIOD, undefined, { ref: false })]);
+      const timeout = delay(2 * SECOND, undefined, { ref: false }).then(() => {
+        throw new Error('closing the store timed out');
+      });
+      await Promise.race([store.close(), timeout]);
+    },
+  };
+}
+
+const isLocal = (url: string | undefined) => url !== undefined && isLoopback(new URL(url).hostname);

@@ -64,7 +64,7 @@ export function legacyDDPMSigmas(steps: number, options: LegacyDDPMDiscretizatio
   return [...legacyTimesteps(steps, num_timesteps).map((t) => sigmas[t]!), 0];
 }
 
-/** Which of the schedule's timesteps are used, descending: the last always, 0 only where all are. */
+/** The timesteps of the schedule that are used, descending: always the last, and 0 only if all are used. */
 export function legacyTimesteps(steps: number, num_timesteps = 1000): number[] {
   if (steps > num_timesteps) throw new RangeError(`at most ${num_timesteps} steps, not ${steps}`);
   const last = num_timesteps - 1;

@@ -1,9 +1,9 @@
-/** The environment: each process reads it once, in worker.ts or api/config.ts. README lists every variable. */
+/** Schemas of environment variables. Each process reads them once, in handler/worker.ts or api/config.ts; README lists all. */
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { MODELS } from './job.ts';
 
-/** A variable that is 0, as when it is absent, or 1. */
+/** 0 or 1; absent means 0. */
 export const flag = v.pipe(
   v.optional(v.picklist(['0', '1'], 'must be 0 or 1'), '0'),
   v.transform((text) => text === '1'),
@@ -14,11 +14,12 @@ const number = (min: number, max: number) => {
   return v.pipe(v.string(), v.digits(allowed), v.transform(Number), v.minValue(min, allowed), v.maxValue(max, allowed));
 };
 
-/** A variable that is a whole number. */
+/** A whole number with a default. */
 export const integer = (fallback: number, min: number, max: number) => v.optional(number(min, max), String(fallback));
-/** The same where its absence says something. */
+/** A whole number, or undefined. */
 export const optionalInteger = (min: number, max: number) => v.optional(number(min, max));
 
+/** An http or https URL, without trailing slashes. */
 export const httpUrl = v.pipe(
   v.string(),
   v.regex(/^https?:\/\//, 'must be an http or https URL'),
@@ -28,10 +29,10 @@ export const httpUrl = v.pipe(
 
 export const modelName = v.picklist(MODELS, `must be one of ${MODELS.join(', ')}`);
 
-/** What the API and the worker both read. */
+/** The variables that both the API and the worker read. */
 export const sharedVariables = {
   DATA_DIR: v.optional(v.string(), 'data'),
-  // Where the bucket is: bucket/open.ts puts these together.
+  // bucket/open-bucket.ts resolves the bucket from these.
   BUCKET_NAME: v.optional(v.string()),
   BUCKET_ENDPOINT_URL: v.optional(v.string()),
   BUCKET_ACCESS_KEY_ID: v.optional(v.string()),
@@ -45,24 +46,24 @@ export const sharedVariables = {
   AWS_REGION: v.optional(v.string()),
   AWS_DEFAULT_REGION: v.optional(v.string()),
   ALLOW_PRIVATE_URLS: flag,
-  /** how long a bridge may take; seconds */
+  /** seconds that a bridge may take */
   STILL_TIMEOUT: integer(600, 1, 3600),
 };
 
 export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');
 
 /**
- * Checks a process's environment; an empty variable counts as absent.
- * @throws Error that names every wrong variable and what is allowed
+ * Validates a process's environment. An empty variable counts as absent.
+ * @throws Error that names every invalid variable and the values that are allowed
  */
 export function readEnvironment<E extends v.ObjectEntries>(entries: E, environment: NodeJS.ProcessEnv) {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
   const { success, output, issues } = v.safeParse(v.object(entries), given);
   if (!success) {
-    const wrong = issues.map(
+    const problems = issues.map(
       (issue) => `${v.getDotPath(issue)} ${issue.type === 'object' ? 'is needed' : issue.message}`,
     );
-    throw new Error([...new Set(wrong)].join('; '));
+    throw new Error([...new Set(problems)].join('; '));
   }
   return output;
 }

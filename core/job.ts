@@ -1,10 +1,4 @@
-/**
- * The contract between the API and the worker, and the project's vocabulary:
- *
- * task: what a caller created; it lives in the store. job: RunPod's unit of work for a task (a task may need a second). still: the
- * picture that is animated. latent, frame, step, sigma: as in the papers. video: one sampled MP4 (num_cols of them). grid: the
- * videos side by side. link: a signed URL. bridge: a third-party Midjourney API. worker: a process that takes jobs.
- */
+/** The contract between the API and the worker: a job's input, progress, output and errors. docs/glossary.md defines the words. */
 import * as v from 'valibot';
 import { parameters } from './parameters.ts';
 import { presets } from './presets.ts';
@@ -14,7 +8,7 @@ export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
 /** A task's folder in the bucket. */
 export const taskFolder = (taskId: string) => `tasks/${taskId}`;
 
-// The API holds callers to the operator's limits and the model's sizes; a worker takes what the API let through.
+// The API enforces the operator's limits and the model's sizes; a worker accepts what any of them allows.
 const all = parameters({ maxFrames: 1000, maxFps: 1000 }, 'svd');
 const side = v.pipe(v.number(), v.multipleOf(8), v.minValue(64), v.maxValue(2048));
 const { T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit } = all;
@@ -34,12 +28,13 @@ const common = {
   /** bucket key of an earlier task's still */
   still_key: v.optional(v.string()),
 };
-const { still_of: _still_of, webhook_url: _webhook_url, ...jobs } = all; // these two are the API's alone
-const KNOWN = [...Object.keys(common), ...Object.keys(jobs)];
+const { still_of: _still_of, webhook_url: _webhook_url, ...forJobs } = all; // only the API uses these two
+const KNOWN = [...Object.keys(common), ...Object.keys(forJobs)];
+const SOURCE_FIELDS = ['prompt', 'image_url', 'image_key', 'still_key'] as const;
 
 /**
- * What a job carries: the task's resolved parameters, and what callers can't set. No secret and no webhook address: RunPod echoes
- * inputs. Exactly one source: prompt, image_url, image_key or still_key.
+ * A job's input: the task's resolved parameters, and fields that clients can't set. It has exactly one source. It contains no secret
+ * and no webhook URL, because RunPod returns inputs.
  */
 export const jobSchema = v.pipe(
   v.looseObject({}),
@@ -63,11 +58,10 @@ export const jobSchema = v.pipe(
     ]),
   ]),
   v.check(
-    (job) =>
-      [job.prompt, job.image_url, job.image_key, job.still_key].filter((source) => source !== undefined).length === 1,
-    'exactly one of prompt, image_url, image_key, still_key',
+    (job) => SOURCE_FIELDS.filter((name) => job[name] !== undefined).length === 1,
+    `exactly one of ${SOURCE_FIELDS.join(', ')}`,
   ),
-  // A key is a path: it may only lead into the task's own folder, or to a picture in the folder that the API checked.
+  // A key may only lead into the task's own folder, or to a still, whose owner the API has checked.
   v.check(
     (job) => !job.image_key || job.image_key === `${taskFolder(job.task_id)}/upload`,
     'image_key: not this task’s',
@@ -79,7 +73,7 @@ export const jobSchema = v.pipe(
 );
 export type JobInput = v.InferOutput<typeof jobSchema>;
 
-/** A file that a job made. */
+/** A file that a job has made. */
 const file = {
   key: v.pipe(v.string(), v.startsWith('tasks/')),
   width: v.number(),
@@ -99,14 +93,14 @@ export const outputSchema = v.object({
   seed: v.number(),
   model: v.string(),
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),
-  /** how long each of TIMED_STAGES took */
+  /** milliseconds that each of TIMED_STAGES took */
   timings_ms: v.record(v.string(), v.number()),
 });
 export type JobOutput = v.InferOutput<typeof outputSchema>;
 
 export const STAGES = ['still', 'loading', 'sampling', 'decoding', 'encoding', 'uploading'] as const;
 export type Stage = (typeof STAGES)[number];
-/** What timings name: the stages, and how long the job waited for its turn at the GPU. */
+/** The keys of `timings_ms`: the stages, and the wait for the GPU. */
 export const TIMED_STAGES = [...STAGES, 'waiting'] as const;
 
 export const progressSchema = v.object({
@@ -115,12 +109,12 @@ export const progressSchema = v.object({
   progress: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
   step: v.optional(v.number()),
   steps: v.optional(v.number()),
-  /** bucket key of the still, as soon as there is one */
+  /** bucket key of the still, once there is one */
   still: v.optional(v.string()),
 });
 export type Progress = v.InferOutput<typeof progressSchema>;
 
-/** Every way in which a task can fail, and whether the same request may succeed later. */
+/** Every way in which a task can fail, and whether a retry may succeed. */
 export const ERROR_CODES = {
   invalid_input: { retryable: false },
   banned_prompt: { retryable: false },
@@ -149,7 +143,7 @@ export const jobErrorSchema = v.object({
 });
 export type JobErrorData = v.InferOutput<typeof jobErrorSchema>;
 
-/** Thrown by a job; its message is meant for the caller. Anything else that is thrown becomes `internal` and is only logged. */
+/** Thrown by a job. Its message is shown to the client; any other error becomes `internal` and is only logged. */
 export class JobError extends Error {
   constructor(
     readonly code: ErrorCode,

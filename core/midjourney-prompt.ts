@@ -1,12 +1,11 @@
 /**
- * A caller's prompt is the operator's money: what of Midjourney's language may be used, and how the rest stays text.
+ * Prompts cost the operator money, so only a part of Midjourney's language is allowed.
  *
- * Refused at the request (and again in a job): flags that make several imagines of one, change the price, or make videos, and
- * {permutations, in braces}. Escaped on the way to the bridge: addresses, which at the head of a prompt are pictures that Midjourney
- * fetches and builds on.
+ * Refused in a request, and again in a job: flags that make several imagines of one, change the price or make videos, and
+ * {permutations, in braces}. Escaped for the bridge: URLs, which Midjourney would fetch as picture prompts.
  */
 
-/** Flags by what they would do. `bs`, `end`, `loop` and `motion` belong to videos. */
+/** Flags by the reason why they are refused. `bs`, `end`, `loop` and `motion` belong to videos. */
 const COSTLY = {
   'repeats cost as many imagines': ['repeat', 'r'],
   'the speed is the operator’s to choose': ['fast', 'relax', 'turbo'],
@@ -14,21 +13,21 @@ const COSTLY = {
 };
 const NAMES = Object.values(COSTLY).flat().join('|');
 
-/** Phones make one dash of two hyphens; a name ends where no letter follows. */
+/** Phones turn two hyphens into a long dash. A flag's name ends where no letter follows. */
 const LONG_DASH = '[\u2012-\u2015\u2e3a\u2e3b]';
 const HYPHENS = '[-\u2010\u2011\u2012\u2013\u2212]{2,}';
 const FLAG = new RegExp(`(?:${HYPHENS}|(?<=^|\\s)${LONG_DASH}+)(${NAMES})(?![a-z])`, 'i');
-/** Within a sentence—relax, this is prose—a long dash is no flag, as long as nothing takes it for one. */
+/** Within a sentence—relax, this is prose—a long dash begins no flag. It is set off by spaces, so that no bridge reads one. */
 const GLUED = new RegExp(`(?<=\\S)${LONG_DASH}+(?=(?:${NAMES})(?![a-z]))`, 'gi');
 
 const INVISIBLE = /[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]/g;
 
-/** `\{` is a brace that is meant as one. */
+/** Braces, except the escaped `\{`. */
 const PERMUTATION = /(?<!\\)(?:\\\\)*\{[\s\S]*?(?<!\\)(?:\\\\)*\}/;
 
 const ALLOWED = 'flags of the picture itself are allowed, such as --ar, --v, --stylize, --chaos, --seed and --no';
 
-/** What in a prompt is not allowed, as the end of a sentence about it, or undefined. */
+/** Why a prompt is refused, as the end of a sentence about it; undefined if it is allowed. */
 export function findForbidden(prompt: string): string | undefined {
   const flag = FLAG.exec(prompt.normalize('NFKC').replace(INVISIBLE, ''))?.[1]?.toLowerCase();
   if (flag) {
@@ -40,9 +39,8 @@ export function findForbidden(prompt: string): string | undefined {
 }
 
 /**
- * What the bridge is sent. An address loses its `https://`, so that `https://example.com/cat.png` is read as the words
- * `example.com/cat.png`: wherever it stands before the flags, for some bridges move addresses to the front. Escaped braces become round
- * ones. The frame's aspect is added unless the prompt has one.
+ * The prompt that the bridge gets. URLs before the flags lose their `https://`, so that Midjourney reads `example.com/cat.png` as words;
+ * some bridges move URLs to the front. Escaped braces become parentheses. The frame's aspect ratio is added unless the prompt has one.
  */
 export function toBridgePrompt(prompt: string, W: number, H: number): string {
   const [, words, flags] = /^(.*?)((?:^|\s)(?:--|\u2014)\w.*)?$/s.exec(prompt)!;
@@ -51,7 +49,7 @@ export function toBridgePrompt(prompt: string, W: number, H: number): string {
   return addAspectRatio(plain.trim(), W, H);
 }
 
-/** Midjourney's aspect flag for the frame, unless the prompt has one. */
+/** Adds Midjourney's flag for the frame's aspect ratio, unless the prompt has one. */
 export function addAspectRatio(prompt: string, W: number, H: number): string {
   if (/(^|\s)(--|—)(ar|aspect)[\s=]/i.test(prompt)) return prompt;
   const divisor = (function gcd(a: number, b: number): number {

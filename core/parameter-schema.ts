@@ -20,37 +20,28 @@ export interface ParameterSchema extends ParameterLabel {
   format?: string;
   enum?: string[];
   examples?: unknown[];
-  /** only under these choices */
+  /** the choices that the parameter applies to */
   'x-belongs-to'?: Record<string, readonly string[]>;
-  /** of the prompt: what stands here in place of a Midjourney bridge */
+  /** of the prompt: what this service has instead of a Midjourney bridge */
   'x-bridge'?: Bridge;
 }
 
-/** `placeholder`: prompts become drawings; `none`: prompts are refused; undefined: a Midjourney bridge, or not known */
+/** `placeholder`: prompts become drawings; `none`: prompts are refused; undefined: a Midjourney bridge, or unknown */
 type Bridge = 'none' | 'placeholder' | undefined;
 
-/** Each parameter's schema, with the model's default; of the prompt what becomes of it here, as far as that is known. */
-export function requestProperties({
-  model,
-  limits,
-  bridge,
-}: {
+/** Each parameter's schema, with the model's default. */
+export function requestProperties(options: {
   model: ModelName;
   limits: Limits;
   bridge: Bridge;
 }): Record<string, ParameterSchema> {
+  const { model, limits, bridge } = options;
   const { properties } = jsonSchema(requestSchema(limits, model)) as { properties: Record<string, ParameterSchema> };
   Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT, ...(bridge && { 'x-bridge': bridge }) });
-  const { H, W } = defaults(model);
-  for (const [name, own] of [
-    ['H', H],
-    ['W', W],
-  ] as const) {
-    Object.assign(
-      properties[name]!,
-      { type: 'integer' },
-      own % 64 === 0 ? { multipleOf: 64 } : { anyOf: [{ multipleOf: 64 }, { const: own }] },
-    );
+  for (const name of ['H', 'W'] as const) {
+    const own = defaults(model)[name];
+    const sizes = own % 64 === 0 ? { multipleOf: 64 } : { anyOf: [{ multipleOf: 64 }, { const: own }] };
+    Object.assign(properties[name]!, { type: 'integer', ...sizes });
   }
   for (const [name, label] of Object.entries(PARAMETER_LABELS)) Object.assign(properties[name]!, label);
   for (const [name, value] of Object.entries(defaults(model))) properties[name]!.default = value;
@@ -77,47 +68,48 @@ export function jsonSchema(schema: v.GenericSchema): object {
 
 export interface ParameterRow {
   name: string;
-  /** what is allowed, such as 1–100 */
+  /** the values that are allowed, such as 1–100 */
   range: string;
-  /** its default, such as 6; empty where there is none */
+  /** such as 6; empty if there is none */
   defaultValue: string;
   description: string;
 }
 
-/** The table of parameters, for the models that a reader may have. */
+/** The table of parameters, with the defaults of these models. */
 export function parameterRows(limits: Limits, models: ModelName[] = MODELS): ParameterRow[] {
   const all = models.map((model) => requestProperties({ model, limits, bridge: undefined }));
   return Object.entries(all.at(-1)!).map(([name, schema]) => ({
     name,
-    range: rangeOf(schema),
-    defaultValue: formatDefault(
-      name,
-      all.map((properties) => properties[name]!.default),
-      models,
-    ),
+    range: formatRange(schema),
+    defaultValue:
+      name === 'seed'
+        ? 'random, and reported'
+        : formatDefaults(
+            models,
+            all.map((one) => one[name]!.default),
+          ),
     description: schema.description,
   }));
 }
 
-function rangeOf({ type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema): string {
+function formatRange({ type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema): string {
   if (choices) return choices.join(', ');
   if (format === 'uuid') return 'a task’s id';
-  if (format) return 'an http(s) address';
+  if (format) return 'an http(s) URL';
   if (type === 'string') return `${minLength}–${maxLength!.toLocaleString('en')} characters`;
   const { minimum, exclusiveMinimum, maximum, multipleOf, anyOf } = numbers;
   if (exclusiveMinimum !== undefined) return `> ${exclusiveMinimum}`;
   if (maximum === undefined) return `≥ ${minimum}`;
   const step = multipleOf ?? (anyOf && 64);
-  return `${shortly(minimum!)}–${shortly(maximum)}${step ? `, multiples of ${step}` : ''}`;
+  return `${formatLimit(minimum!)}–${formatLimit(maximum)}${step ? `, multiples of ${step}` : ''}`;
 }
 
-const shortly = (number: number) => (number === 1e9 ? '1e9' : String(number));
+const formatLimit = (number: number) => (number === 1e9 ? '1e9' : String(number));
 
-/** One for all models, or the models of each: 12 (camera), 25 (svd). */
-function formatDefault(name: string, values: (number | string | undefined)[], models: string[]): string {
-  if (name === 'seed') return 'random, and reported';
+/** One value for all models, or each value with its models: `12 (camera), 25 (svd)`. */
+function formatDefaults(models: string[], values: (number | string | undefined)[]): string {
   const different = [...new Set(values)];
   if (different.length === 1) return String(different[0] ?? '');
-  const whose = (value: unknown) => models.filter((_, i) => values[i] === value).join(', ');
-  return different.map((value) => `${value} (${whose(value)})`).join(', ');
+  const modelsWith = (value: unknown) => models.filter((_, i) => values[i] === value).join(', ');
+  return different.map((value) => `${value} (${modelsWith(value)})`).join(', ');
 }

@@ -1,6 +1,6 @@
 /**
- * What a caller may ask for: one schema, used by the API, the worker, the command line and the OpenAPI document. Names are the
- * callers' own (snake_case; H, W, T as in the papers).
+ * The parameters of a request: one schema for the API, the worker, the command line and the OpenAPI document. Names are snake_case; H,
+ * W and T as in the papers.
  */
 import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
@@ -10,7 +10,7 @@ import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 import { type ModelName, presets } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
 
-/** What an operator may narrow or widen. */
+/** Limits that the operator sets. */
 export interface Limits {
   maxFrames: number;
   maxFps: number;
@@ -19,35 +19,28 @@ export interface Limits {
 export const MAX_PROMPT = 4000; // characters
 const MAX_URL = 2048; // characters
 
-function integer(min: number, max: number, about: string) {
+function integer(min: number, max: number, description: string) {
   const allowed = `must be a whole number from ${min} to ${max}`;
-  return v.pipe(
-    v.number(allowed),
-    v.integer(allowed),
-    v.minValue(min, allowed),
-    v.maxValue(max, allowed),
-    v.description(about),
-  );
+  const whole = v.pipe(v.number(allowed), v.integer(allowed), v.description(description));
+  return v.pipe(whole, v.minValue(min, allowed), v.maxValue(max, allowed));
 }
 
-function real(min: number, max: number, about: string) {
+function real(min: number, max: number, description: string) {
   const allowed = max === Infinity ? `must be a number, ${min} or more` : `must be a number from ${min} to ${max}`;
-  const above = v.pipe(v.number(allowed), v.finite(allowed), v.minValue(min, allowed));
-  return max === Infinity
-    ? v.pipe(above, v.description(about))
-    : v.pipe(above, v.maxValue(max, allowed), v.description(about));
+  const above = v.pipe(v.number(allowed), v.finite(allowed), v.minValue(min, allowed), v.description(description));
+  return max === Infinity ? above : v.pipe(above, v.maxValue(max, allowed));
 }
 
-function positive(about: string) {
+function positive(description: string) {
   const allowed = 'must be a number above 0';
-  return v.pipe(v.number(allowed), v.finite(allowed), v.gtValue(0, allowed), v.description(about));
+  return v.pipe(v.number(allowed), v.finite(allowed), v.gtValue(0, allowed), v.description(description));
 }
 
 /**
- * A side of the frame: latents are an eighth of it, and the network halves them three times more. A model's own size may be finer (the
- * camera's 288 is), and is allowed as well, so that what a task shows as its input can be sent again.
+ * A side of the frame. The latents are an eighth of it, and the network halves them three times more, so it is a multiple of 64. A
+ * model's own size may be another one (the camera's 288), and is allowed, so that a task's input can be sent again.
  */
-function size(own: number, about: string) {
+function side(own: number, name: string) {
   const allowed = ({ input }: { input: unknown }) => {
     const text = 'must be a multiple of 64 from 64 to 2048';
     if (typeof input !== 'number' || !Number.isFinite(input)) return text;
@@ -60,30 +53,29 @@ function size(own: number, about: string) {
     v.check((pixels) => pixels % 64 === 0 || pixels === own, allowed),
     v.minValue(64, allowed),
     v.maxValue(2048, allowed),
-    v.description(about),
+    v.description(`${name} of the frames in pixels; other sizes than the model’s own look worse`),
   );
 }
 
-function choice<const T extends readonly string[]>(names: T, about: string) {
-  return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(about));
+function choice<const T extends readonly string[]>(names: T, description: string) {
+  return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(description));
 }
 
-function link(allowed: string, about: string) {
+function url(allowed: string, description: string) {
   return v.pipe(
     v.string(allowed),
     v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
     v.url(allowed),
     v.regex(/^https?:\/\//i, allowed),
-    v.check(hasNoCredentials, `${allowed} without user name and password`),
-    v.description(about),
+    v.check((text) => !hasCredentials(text), `${allowed} without user name and password`),
+    v.description(description),
   );
 }
 
-/** They would have to be kept, shown and handed on. */
-function hasNoCredentials(text: string): boolean {
-  if (!URL.canParse(text)) return true; // said already
-  const { username, password } = new URL(text);
-  return username === '' && password === '';
+/** Credentials would have to be stored, shown and passed on. */
+function hasCredentials(text: string): boolean {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  return !!(url?.username || url?.password);
 }
 
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
@@ -92,7 +84,7 @@ const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepS
 const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization'] as const;
 const GUIDERS = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'] as const;
 
-/** Parameters that mean something only under some choices, and which. */
+/** The parameters that apply to some samplers, discretizations or guiders only. */
 export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonly string[] }>> = {
   s_churn: { choice: 'sampler', names: CHURNING },
   s_tmin: { choice: 'sampler', names: CHURNING },
@@ -109,7 +101,7 @@ export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonl
 };
 type Choice = 'sampler' | 'discretization' | 'guider';
 
-/** Every parameter, unwrapped: optional for a caller, most of them required in a job. */
+/** The schema of every parameter: optional in a request, most of them required in a job. */
 export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
   const own = presets[model];
   const prompt = `must be text of 1 to ${MAX_PROMPT} characters`;
@@ -123,41 +115,37 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
         (text) => findForbidden(text) === undefined,
         ({ input }) => findForbidden(String(input)) ?? prompt,
       ),
-      v.description('What the still shall show: a Midjourney prompt, which may have flags such as --ar and --stylize'),
+      v.description('Midjourney prompt for the still, which may have flags such as --ar and --stylize'),
     ),
-    image_url: link(
+    image_url: url(
       'must be an http or https URL',
-      `Address of the picture to animate, which anybody can reach: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
+      `Public URL of the picture to animate: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
     ),
-    H: size(own.H, 'Height of the frames in pixels; other sizes than the model’s own look worse'),
-    W: size(own.W, 'Width of the frames in pixels; other sizes than the model’s own look worse'),
+    H: side(own.H, 'Height'),
+    W: side(own.W, 'Width'),
     T: integer(1, maxFrames, 'Number of frames: with fps it makes the length of the clip'),
     cond_aug: real(
       0,
       1,
-      'Noise added to the still before it is encoded: more lets the clip depart further from it. Not used by the camera',
+      'Noise added to the still: with more, the clip departs further from it. Not used by the camera',
     ),
-    seed: integer(
-      0,
-      1e9,
-      'Seed of the random numbers: the same request with the same seed gives the same clip, byte for byte',
-    ),
+    seed: integer(0, 1e9, 'Seed: the same request with the same seed gives the same clip, byte for byte'),
     decoding_t: integer(
       1,
       1e9,
-      'Frames decoded at a time, at most T: fewer need less memory, and flicker a little more. Not used by the camera',
+      'Frames decoded at a time: fewer need less memory, and flicker a little more. Not used by the camera',
     ),
     fps: integer(1, maxFps, 'Frames a second; the models were trained with 5 to 30'),
     motion_bucket_id: integer(0, 512, 'How much movement; the models were trained up to 255'),
     num_cols: integer(1, 10, 'Videos from one still, with seeds seed, seed + 1, …; more than one also gives a grid'),
     steps: integer(1, 1000, 'Sampling steps: more take longer and may show finer detail'),
-    sampler: choice(SAMPLERS, 'Sampling algorithm, as in Stability AI’s own code'),
+    sampler: choice(SAMPLERS, 'Sampling algorithm, named as in Stability AI’s code'),
     s_churn: real(0, Infinity, 'How much noise is added back while sampling, over all steps'),
     s_tmin: real(0, Infinity, 'Lowest sigma at which noise is added back'),
     s_tmax: real(0, Infinity, 'Highest sigma at which noise is added back'),
     s_noise: real(0, Infinity, 'Scale of the noise that is added back; for the ancestral samplers at most 1'),
     eta: real(0, 1, 'How much of each step is made by fresh noise'),
-    order: integer(1, 1e9, 'How many earlier slopes a step uses; at most steps'),
+    order: integer(1, 1e9, 'How many earlier slopes a step uses, at most steps'),
     discretization: choice(DISCRETIZATIONS, 'How the noise levels are spaced'),
     sigma_min: positive('The last noise level before 0; below sigma_max'),
     sigma_max: positive('The first noise level'),
@@ -170,25 +158,22 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
       v.uuid('must be the id of an earlier task'),
-      v.description('Id of an own earlier task whose still is animated again, without paying for another'),
+      v.description('Id of an earlier task of the same API key, whose still is animated again at no cost'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
-    webhook_url: link(
-      'must be an https URL',
-      'An https address where the end of the task is announced, by a signed POST',
-    ),
+    webhook_url: url('must be an https URL', 'https URL that receives a signed POST when the task ends'),
   };
 }
 
 export type Parameters = ReturnType<typeof parameters>;
 export type ParameterName = keyof Parameters;
 
-/** A caller's request: every parameter optional. */
+/** A request: every parameter is optional. */
 export const requestSchema = (limits: Limits, model: ModelName) => v.partial(v.object(parameters(limits, model)));
 type Values = { [name in ParameterName]: v.InferOutput<Parameters[name]> };
 export type Request = Partial<Values>;
 
-/** What the still is made from; one of these a task, chosen in this order. */
+/** What the still is made from. The first one that a request has is used. */
 export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
 type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url';
@@ -198,10 +183,10 @@ type CommonName = Exclude<
 >;
 type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
 
-/** A request with every number in place: what the task shows as its input. Only one source, and only what belongs to the choices. */
+/** A request with defaults resolved, as a task shows it: one source, and only the parameters that apply to the choices. */
 export type Input = Pick<Values, CommonName> & Partial<Pick<Values, OptionalName>> & Sampler & Discretization & Guider;
 
-/** Values for what a caller leaves out; the seed is drawn anew for each task. */
+/** The default values. The seed has none: it is random for each task. */
 export function defaults(model: ModelName) {
   const { H, W, T, steps, discretization, guider } = presets[model];
   return {
@@ -222,7 +207,7 @@ export function defaults(model: ModelName) {
   } as const;
 }
 
-/** Numbers of a sampler, and of a discretization or guider that is named without its own (the original README's). */
+/** Defaults of a sampler, and of a discretization or guider that a request names (the original README's). */
 export const NAMED_DEFAULTS: Partial<Record<string, Record<string, number>>> = {
   EulerEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },
   HeunEDMSampler: { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 },

@@ -1,7 +1,7 @@
 import type { Discretization } from './discretization.ts';
 import type { Guider } from './guider.ts';
 
-/** What a model was made for: the values used where a caller gives none. */
+/** The values that a model was trained for: the defaults of requests. */
 export interface Preset {
   /** frame height and width in pixels, multiples of 64 */
   H: number;
@@ -24,7 +24,7 @@ const svd = {
 } satisfies Preset;
 const svd_xt = { ...svd, T: 25, steps: 30, guider: { ...svd.guider, min_guidance_scale: 1.5, max_cfg_scale: 3 } };
 
-/** The SVD models' own settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera's are SVD's, smaller. */
+/** The SVD models' settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera has SVD's, but smaller. */
 export const presets = {
   camera: { ...svd, H: 288, W: 512, steps: 12 },
   svd,

@@ -1,4 +1,4 @@
-/** The JSON of the API's responses. The API builds it, the client and the page read it. Times are ISO 8601 in UTC. */
+/** The JSON of the API's responses. The API writes it, the client and the page read it. Times are ISO 8601 in UTC. */
 import type { JobErrorData, JobOutput, Stage } from './job.ts';
 import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
@@ -19,7 +19,7 @@ export interface PresentedTask {
   status: TaskStatus;
   /** only while running */
   stage?: Stage;
-  /** the sampling step or frame that is done, and how many there are */
+  /** the last finished sampling step or frame, and their number */
   step?: number;
   steps?: number;
   /** 0–1, never falls */
@@ -30,7 +30,7 @@ export interface PresentedTask {
   started_at?: string;
   finished_at?: string;
   model: ModelName;
-  /** every parameter, with the values that are used */
+  /** every parameter, with defaults resolved */
   input: Input;
   warnings: FieldNote[];
   still?: { link: string };
@@ -79,7 +79,7 @@ export interface Usage {
   days: UsageDay[];
 }
 
-/** What the tasks that ended on one day have used. */
+/** The usage of the tasks that ended on one day. */
 export type UsageDay = Record<(typeof ENDED_STATUSES)[number], number> & {
   /** such as 2026-01-31 (UTC) */
   day: string;

@@ -4,11 +4,11 @@ import { createLog } from '../core/log.ts';
 import { removeOrphanedScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { runJob, type Worker } from './pipeline.ts';
-import { readFlags, type ServeOptions, serve } from './runpod/index.ts';
+import { parseFlags, type ServeOptions, serve } from './runpod/index.ts';
 import { openWorker } from './worker.ts';
 
 try {
-  const { logLevel } = readFlags(process.argv.slice(2));
+  const { logLevel } = parseFlags(process.argv.slice(2));
   const log = createLog({ ...process.env, ...(logLevel !== undefined && { RUNPOD_LOG_LEVEL: logLevel }) });
   const report: ServeOptions['log'] = ({ event, jobId, ...details }) => {
     log[details.error ? 'warn' : 'info']({ requestId: jobId, ...details }, event);

@@ -2,10 +2,11 @@ import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
-import type { Request } from '../../core/parameters.ts';
+import type { Limits, Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
-import { createRequestParser, InvalidRequest } from '../../core/request.ts';
+import type { ModelName } from '../../core/presets.ts';
+import { InvalidRequest, parseRequest } from '../../core/request.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import { urlErrors } from '../http/check-urls.ts';
@@ -104,12 +105,11 @@ export const img2vid = endpoint({
   handle(services) {
     const { config, store, lifecycle, estimate, now } = services;
     const nextId = createTaskIds(now);
-    const parse = createRequestParser(config);
 
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
       const { values, image } = await readBody(c);
-      const { input, warnings, request } = checkRequest(parse, values, image !== undefined, services);
+      const { input, warnings, request } = checkRequest(values, image !== undefined, services);
       const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
       const { idempotency_key: key } = idempotency;
       const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
@@ -152,14 +152,9 @@ export const img2vid = endpoint({
 });
 
 /** @throws Problem 422 with every invalid field */
-function checkRequest(
-  parse: ReturnType<typeof createRequestParser>,
-  values: Record<string, unknown>,
-  hasImage: boolean,
-  { config }: Pick<Services, 'config'>,
-) {
+function checkRequest(values: Record<string, unknown>, hasImage: boolean, { config }: Pick<Services, 'config'>) {
   try {
-    const parsed = parse(values, { hasImage, seed: randomInt(0, 1e9 + 1) });
+    const parsed = parseRequest(values, { ...config, hasImage, seed: randomInt(0, 1e9 + 1) });
     const errors = urlErrors(parsed.input, config);
     if (errors.length > 0) throw invalidInput(errors);
     if (parsed.input.prompt !== undefined && config.bridge === 'none') throw noBridge();
@@ -316,7 +311,7 @@ function describe({ model, limits, tasks }: DocumentContext) {
       415: problem('Unsupported content type', unsupportedMediaType()),
       422: problem(
         'Invalid values: every field with the allowed values; code image_rejected for an unusable picture',
-        invalidExample(createRequestParser({ model, limits })),
+        invalidExample(model, limits),
         imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
         noBridge(),
       ),
@@ -326,9 +321,9 @@ function describe({ model, limits, tasks }: DocumentContext) {
   };
 }
 
-function invalidExample(parse: ReturnType<typeof createRequestParser>) {
+function invalidExample(model: ModelName, limits: Limits) {
   try {
-    parse({ H: 100, T: 0, step: 5 }, { hasImage: true, seed: 0 });
+    parseRequest({ H: 100, T: 0, step: 5 }, { model, limits, hasImage: true, seed: 0 });
   } catch (error) {
     if (error instanceof InvalidRequest) return invalidInput(error.errors);
   }

@@ -91,7 +91,7 @@ test('a stopping process says so, checks nothing and ends waiting requests', asy
   const { id } = await (await own.post({ prompt: 'x' })).json();
   const events = await fetch(`${own.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
   const check = vi.spyOn(own.store, 'check');
-  own.stopping.abort();
+  own.announceStop();
   expect(await events.text()).toContain(`"id":"${id}"`); // resolves: the stream has ended
   const response = await fetch(`${own.url}/readyz`);
   expect([response.status, await response.json()]).toEqual([503, { status: 'stopping' }]);

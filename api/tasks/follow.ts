@@ -1,13 +1,14 @@
 import { isActive } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 
-/** After so long without a change callers are told that there was none. Less than what a look counts as watching in the lifecycle. */
-const SILENCE = 15 * 1000; // milliseconds
+/** Below the lifecycle's WATCH_TTL, so that a followed task stays watched. */
+const SILENCE = 15 * SECOND;
 
 /**
- * The task as it is, then at each change, until it has ended or a signal aborts; changes that come while the caller is busy with one
- * are told as one. Undefined after 15 s without a change. Meanwhile the task counts as watched.
+ * Yields the task as it is, then at each change, until it has ended or a signal aborts. Changes that come while the consumer is busy
+ * are yielded as one. Yields undefined after 15 s without a change. Meanwhile the task counts as watched.
  */
 export async function* follow(
   owner: string,
@@ -16,25 +17,25 @@ export async function* follow(
   signals: AbortSignal[],
 ): AsyncGenerator<Task | undefined, void> {
   let latest = task;
-  let told: Task | undefined;
+  let yielded: Task | undefined;
   let wake = () => {};
-  const take = (changed: Task | undefined) => {
+  const onChange = (changed: Task | undefined) => {
     if (changed && changed.version > latest.version) latest = changed;
     wake();
   };
-  const forget = lifecycle.subscribe(task.id, take);
+  const unsubscribe = lifecycle.subscribe(task.id, onChange);
   const onAbort = () => wake();
   for (const signal of signals) signal.addEventListener('abort', onAbort);
   try {
-    take(await store.getOwn(owner, task.id)); // it may have changed after it was read and before anybody listened
+    onChange(await store.getOwn(owner, task.id)); // it may have changed between its read and the subscription
     while (!signals.some(({ aborted }) => aborted)) {
-      if (told !== latest) {
-        told = latest;
-        yield told;
-        if (!isActive(told.status)) return;
+      if (yielded !== latest) {
+        yielded = latest;
+        yield yielded;
+        if (!isActive(yielded.status)) return;
         continue;
       }
-      lifecycle.watch(told);
+      lifecycle.watch(yielded);
       const isSilent = await new Promise<boolean>((resolve) => {
         const timer = setTimeout(resolve, SILENCE, true);
         wake = () => {
@@ -45,7 +46,7 @@ export async function* follow(
       if (isSilent) yield undefined;
     }
   } finally {
-    forget();
+    unsubscribe();
     for (const signal of signals) signal.removeEventListener('abort', onAbort);
   }
 }

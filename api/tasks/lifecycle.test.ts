@@ -48,16 +48,20 @@ describe('what a job ends with, the task ends with', () => {
     expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'internal' } });
   });
 
-  test('a job that was canceled at RunPod cancels the task; one that timed out fails it', async () => {
+  test('a job that was canceled at RunPod cancels the task', async () => {
     const id = await create();
     const job = await service.take(id);
     service.queue.cancel(service.queue.find(job.id)!);
     expect(await service.until(id, ended)).toMatchObject({ status: 'canceled' });
+  });
 
-    const late = await create();
-    await service.take(late);
+  test('a job that exceeds its execution timeout fails the task', async () => {
+    await service.close();
+    service = await testService({ TASK_DEADLINE_SECONDS: '7200' }, {}, { isQueueLocal: false });
+    const id = await create();
+    await service.take(id);
     service.clock.ahead += 40 * MINUTE;
-    expect(await service.until(late, ended)).toMatchObject({ status: 'failed', error: { code: 'timeout' } });
+    expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'timeout' } });
   });
 });
 

@@ -2,45 +2,48 @@
  * A task's states and transitions.
  *
  *   queued ───────────▶ running ───────▶ succeeded | failed | canceled ────────▶ the same, expired
- *     │  stored, or waits    │   ▲ a job in progress        the job has ended        its files and prompt are deleted
+ *     │  no job, or one      │   ▲ job in progress         job has ended           files and prompt are deleted
  *     │  in RunPod's queue   └───┘
  *     └───────────────────────────────▶ the same three, if the job was never seen in progress
  *
- * A task without a job is to be submitted. With a job, RunPod is looked at again and again, and what it shows decides:
+ * A task without a job is submitted. A task with a job polls RunPod, and the job's status decides:
  *
- *   IN_QUEUE              nothing changes (a second job may wait in the queue: what was reached is not taken back)
+ *   IN_QUEUE              no change (also for a second job: the task keeps its progress)
  *   IN_PROGRESS, RUNNING  running, with the stage and progress that the worker reports; progress never falls
  *   COMPLETED             succeeded with the job's output
- *   FAILED                failed with the worker's error, or `internal` if it left none
+ *   FAILED                failed with the worker's error, or `internal` without one
  *   CANCELLED             canceled
  *   TIMED_OUT             failed with `timeout`
- *   unknown to RunPod     believed 60 s after submission: the bucket's result.json decides; without one the task loses its job and is
- *                         submitted again, three times in all, then failed with `lost`
+ *   unknown to RunPod     counts from 60 s after submission: the bucket's result.json decides. Without one the task loses its job and is
+ *                         submitted again, three times in all, then it has failed with `lost`
  *
- * A caller's cancel ends a queued task at once, and one between two jobs. Of a running one it is written down, and RunPod is asked to cancel the job; then as above:
- * whichever RunPod shows first, result or cancellation, wins. A task that is to be canceled gets no other job.
+ * A cancel request ends a queued task, or one without a job, at once. In a running one it is stored, and RunPod is asked to cancel the
+ * job. Then what RunPod shows first wins, the result or the cancellation. A task with a cancel request gets no other job.
  *
- * A callback may name a job that the task does not know: a process died after it had submitted it, or RunPod showed a job as unknown and
- * has it after all. RunPod is asked for that job (`afterFinding`): a result ends the task; a job that still goes on becomes the task's,
- * if that has none. Every job that a task has and does not need any more is a stray, to be cancelled at RunPod, also after the end.
+ * A callback may name a job that the task does not know: a process died after it submitted the job, or RunPod showed the job as unknown
+ * but has it. RunPod is asked for that job (`onUnknownJob`): a result ends the task; an unfinished job becomes the task's, if that has
+ * none. Every other job of the task is superseded and gets cancelled at RunPod, also after the task's end.
  *
- * Beyond its deadline an open task is failed with `expired`. An ended task never changes again, but that it loses its files and prompt:
- * after RETAIN_DAYS, or when its owner wants that.
+ * An active task fails with `expired` at its deadline. An ended task never changes again, except that it loses its files and prompt:
+ * after RETAIN_DAYS, or when its owner deletes it.
  */
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
-import { SECOND } from '../../core/time.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
 
+/** RunPod may not know a new job yet. */
 export const LOST_AFTER = 60 * SECOND;
 export const MAX_JOBS = 3;
 
-/** An ended task is in no stage. */
+/** Milliseconds until the next attempt after consecutive failures: 1 s, doubling to a minute. */
+export const backoff = (failures: number) => Math.min(MINUTE, SECOND * 2 ** (failures - 1));
+
 const NO_STAGE = { stage: null, step: null, steps: null };
 
-/** What a look at the task's job changes. */
+/** The changes that the status of the task's own job brings. */
 export function onJobStatus(task: Task, job: RunPodJob, now: number): Changes {
   switch (job.status) {
     case 'IN_QUEUE':
@@ -51,7 +54,7 @@ export function onJobStatus(task: Task, job: RunPodJob, now: number): Changes {
     case 'COMPLETED':
       return completed(task, job.output, now);
     case 'FAILED':
-      return failed(workersError(job.error), now);
+      return failed(workerError(job.error), now);
     case 'CANCELLED':
       return canceled(now);
     case 'TIMED_OUT':
@@ -63,44 +66,44 @@ export function failed(error: Task['error'], now: number): Changes {
   return { ...NO_STAGE, status: 'failed', error, finished_at: now };
 }
 
-/** An end without the job's word: the job, if there is one, is not wanted any more. */
-const withoutJob = (task: Task): Changes =>
+/** For an end that does not come from the job: a job is superseded. */
+const supersedeJob = (task: Task): Changes =>
   task.job_id === null ? {} : { jobs_to_cancel: [...new Set([...task.jobs_to_cancel, task.job_id])] };
 
 export const canceled = (now: number): Changes => ({ ...NO_STAGE, status: 'canceled', finished_at: now });
 
 export const onDeadline = (task: Task, now: number): Changes => ({
   ...failed(new JobError('expired', 'the task did not end before its deadline').data, now),
-  ...withoutJob(task),
+  ...supersedeJob(task),
 });
 
-/** What a caller's cancel does to an open task. */
+/** A client's cancel of an active task. */
 export function onCancelRequest(task: Task, now: number): Changes {
-  if (task.status === 'queued' || task.job_id === null) return { ...canceled(now), ...withoutJob(task) };
+  if (task.status === 'queued' || task.job_id === null) return { ...canceled(now), ...supersedeJob(task) };
   return { cancel_requested_at: task.cancel_requested_at ?? now };
 }
 
-/** What remains of a task when its files are to be deleted. */
+/** The task without its prompt; its files are to be deleted. */
 export function redacted(task: Task, now: number): Changes {
   const { prompt: _, image_url: __, ...input } = task.input;
   return { expired_at: now, input: input as Task['input'] };
 }
 
-/** What it means for a task that RunPod has this job too, of which it did not know. */
+/** RunPod has a job of this task that the task did not know. */
 export function onUnknownJob(task: Task, jobId: string, job: RunPodJob, now: number): Changes {
-  const isNamed = job.input === undefined || job.input.task_id === task.id; // where RunPod shows no input, the callback's token must do
-  if (!isNamed) return {};
+  // Where RunPod shows no input, the token of the callback has to suffice.
+  if (job.input !== undefined && job.input.task_id !== task.id) return {};
   if (isActive(task.status)) {
     if (job.status === 'COMPLETED') {
       const end = completed(task, job.output, now);
-      return end.status === 'succeeded' ? { ...end, ...withoutJob(task) } : {};
+      return end.status === 'succeeded' ? { ...end, ...supersedeJob(task) } : {};
     }
     if (task.job_id === null) return { job_id: jobId, submitted_at: now, jobs: task.jobs + 1, nextRunIn: 0 };
   }
   return isUnfinished(job) ? { jobs_to_cancel: [...task.jobs_to_cancel, jobId] } : {};
 }
 
-/** After RunPod has forgotten a job and the bucket holds no result of it. */
+/** RunPod does not know the job any more, and the bucket holds no result of it. */
 export function onJobLost(task: Task, now: number): Changes {
   if (task.cancel_requested_at !== null) return canceled(now);
   if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null };
@@ -110,7 +113,7 @@ export function onJobLost(task: Task, now: number): Changes {
 function inProgress(task: Task, output: unknown, now: number): Changes {
   const changes: Changes = { status: 'running', started_at: task.started_at ?? now };
   const { success, output: report } = v.safeParse(progressSchema, output);
-  if (!success) return changes; // none yet
+  if (!success) return changes; // no report yet
   const { stage, progress, step = null, steps = null, still } = report;
   return {
     ...changes,
@@ -119,24 +122,24 @@ function inProgress(task: Task, output: unknown, now: number): Changes {
   };
 }
 
-/** Also for an output that was found in the bucket. */
+/** Also for an output from the bucket. @param raw the worker's output, not yet checked */
 export function completed(task: Task, raw: unknown, now: number): Changes {
   const { success, output } = v.safeParse(outputSchema, raw);
   const keys = success
     ? [output.still, ...output.videos.map(({ key }) => key), ...(output.grid ? [output.grid.key] : [])]
     : [];
   if (!success || !keys.every((key) => isOwn(task, key))) {
-    return failed(new JobError('internal', 'the worker’s answer has not the form of a result').data, now);
+    return failed(new JobError('internal', 'the worker’s output does not match the schema of a result').data, now);
   }
   const started_at = task.started_at ?? now;
   return { ...NO_STAGE, status: 'succeeded', progress: 1, output, still: output.still, started_at, finished_at: now };
 }
 
-/** A worker's word becomes a link: it may name nothing outside the task's folder. */
+/** A worker's key becomes a link, so it must not leave the task's folder. */
 const isOwn = (task: Task, key: string) => key.startsWith(`tasks/${task.id}/`) && !key.includes('..');
 
-/** The error that our worker left as JSON text. */
-function workersError(error: unknown) {
+/** Our worker sends its error as JSON text. */
+function workerError(error: unknown) {
   const { success, output } = v.safeParse(v.pipe(v.string(), v.parseJson(), jobErrorSchema), error);
   return success ? output : new JobError('internal', 'the worker failed').data;
 }

@@ -1,14 +1,15 @@
 /**
- * Which addresses a stranger's URL may reach. The address is checked when the connection is made, and that very address is used, so
- * a name that resolves differently a moment later gains nothing.
+ * Limits untrusted URLs to public addresses. The address is checked when the connection is made, and the same address is used, so a
+ * name that resolves differently a moment later (DNS rebinding) gains nothing.
  */
 import { type LookupAddress, lookup as resolveName } from 'node:dns';
 import type { LookupFunction } from 'node:net';
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { Agent, buildConnector } from 'undici';
+import { SECOND } from '../time.ts';
 
-/** A stranger's URL leads to a place that it may not reach. */
+/** Thrown when an untrusted URL leads to an address or port that is not allowed. */
 export class RefusedAddress extends Error {
   constructor(host: string, why = 'is not a public address') {
     super(`${host} ${why}`);
@@ -16,10 +17,10 @@ export class RefusedAddress extends Error {
   }
 }
 
-/** Where a URL may lead, in words. */
+/** The hosts that are allowed, as text. */
 export const ALLOWED_HOSTS = 'a public address, on port 80, 443 or 1024 and above';
 
-const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3'); // all that is given out; ipaddr.js calls ::127.0.0.1 and unassigned blocks unicast too
+const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3'); // ipaddr.js also calls ::127.0.0.1 and unassigned blocks unicast
 
 /** Only global unicast: not private, loopback, link-local, carrier NAT, multicast, nor any of them wrapped in IPv6. */
 export function isPublicAddress(address: string): boolean {
@@ -29,18 +30,18 @@ export function isPublicAddress(address: string): boolean {
 }
 
 /**
- * What can be said of a URL's host and port without asking DNS.
- * @throws RefusedAddress for an address that is not public, for localhost, and for a port where something else than the web is served
+ * Checks a URL's host and port without DNS.
+ * @throws RefusedAddress for an address that is not public, for localhost, and for the ports of other services
  */
 export function assertPublicHost(url: URL): void {
   const host = url.hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
   if (isIP(host) ? !isPublicAddress(host) : /(^|\.)localhost$/i.test(host)) throw new RefusedAddress(host);
-  const port = Number(url.port || 443); // 22 and 25 understand a line of HTTP well enough to be annoyed
+  const port = Number(url.port || 443); // SSH and SMTP servers react to a line of HTTP
   if (port !== 80 && port !== 443 && port < 1024)
     throw new RefusedAddress(url.host, 'is not on port 80, 443 or above 1023');
 }
 
-/** `assertPublicHost` as a question. */
+/** Whether assertPublicHost would not throw. */
 export function isPublicHost(url: URL): boolean {
   try {
     assertPublicHost(url);
@@ -62,21 +63,21 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
 };
 
 /**
- * Connections for strangers' URLs: without proxies, whatever the environment says, and only to servers with a good certificate.
- * @param allowPrivate lifts the guard (ALLOW_PRIVATE_URLS=1)
+ * Connections for untrusted URLs: without proxies, whatever the environment says, and only to servers with a valid certificate.
+ * @param allowPrivate allows all addresses (ALLOW_PRIVATE_URLS=1)
  */
 export function createGuardedAgent(allowPrivate: boolean): Agent {
   const lookup = allowPrivate ? {} : { lookup: publicLookup };
-  const connector = buildConnector({ timeout: 10_000, rejectUnauthorized: true, ...lookup });
+  const connector = buildConnector({ timeout: 10 * SECOND, rejectUnauthorized: true, ...lookup });
   return new Agent({
     connect(options, callback) {
-      const host = options.hostname.replace(/^\[|\]$/g, ''); // a literal address never reaches the look-up
+      const host = options.hostname.replace(/^\[|\]$/g, ''); // a literal address never reaches publicLookup
       const refused = !allowPrivate && isIP(host) && !isPublicAddress(host);
       if (refused) callback(new RefusedAddress(host), null);
       else connector(options, callback);
     },
-    headersTimeout: 15_000,
-    bodyTimeout: 15_000,
-    keepAliveTimeout: 1_000, // strangers' servers are rarely asked twice
+    headersTimeout: 15 * SECOND,
+    bodyTimeout: 15 * SECOND,
+    keepAliveTimeout: SECOND, // a server is rarely asked twice
   });
 }

@@ -1,18 +1,18 @@
 /**
- * Decodes one stranger's picture in a process of its own: a picture that crashes libvips, or keeps it busy for an hour, takes nobody
- * along. picture.ts starts it. It is JavaScript so that it starts at once wherever the rest is compiled on the fly.
+ * Decodes one untrusted picture in a process of its own, so that a picture that crashes libvips, or keeps it busy for an hour, harms
+ * nothing else. picture.ts starts it. It is JavaScript, so that it starts at once where TypeScript is compiled at run time.
  *
- * argv: what to do, as JSON. stdin: the picture. stdout: what came of it. Exit status 0, TOO_LARGE or NO_PICTURE; stderr says why.
+ * argv: options, as JSON. stdin: the picture. stdout: the result. Exit status 0, TOO_LARGE or NO_PICTURE; stderr says why.
  */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-const sharp = createRequire(import.meta.url)('sharp'); // its CommonJS form starts in half the time
+const sharp = createRequire(import.meta.url)('sharp'); // CommonJS starts in half the time
 
 const TOO_LARGE = 2;
 const NO_PICTURE = 3;
 
-// libvips tells the type by content. Only formats of photographs are let in: no SVG, PDF or the like that can refer to other files.
+// libvips detects the type by content. Only formats of photographs are allowed: SVG, PDF and others can refer to files.
 sharp.block({ operation: ['VipsForeignLoad'] });
 sharp.unblock({
   operation: [
@@ -27,8 +27,8 @@ sharp.unblock({
 
 /**
  * @param {Uint8Array} bytes
- * @param {{png: boolean, maxPixels: number, maxSide: number}} options png: the picture itself is wanted, as a PNG; otherwise it is
- * only looked through, and what comes of it is of no use
+ * @param {{png: boolean, maxPixels: number, maxSide: number}} options png: return the picture as a PNG; else only check it, and return
+ * no useful bytes
  * @returns {Promise<Buffer>}
  */
 export async function decode(bytes, { png, maxPixels, maxSide }) {
@@ -36,7 +36,7 @@ export async function decode(bytes, { png, maxPixels, maxSide }) {
   const { width, height, space, channels } = await open().metadata();
   if (Math.max(width, height) > maxSide) throw new Error(`a side exceeds the pixel limit: ${width}×${height}`);
   const picture = open();
-  // sharp brings 16-bit colours to Display P3 instead of sRGB, and leaves 16-bit grey as it is: so to 8 bits before the profile.
+  // sharp converts 16-bit colours to Display P3 instead of sRGB, and does not convert 16-bit grey: so first to 8 bits.
   if (space === 'rgb16' || space === 'grey16') picture.pipelineColourspace(channels < 3 ? 'b-w' : 'srgb');
   if (!png) return picture.resize(16, 16, { fit: 'fill' }).raw().toBuffer();
   const upright = picture.autoOrient().flatten({ background: '#fff' }).toColourspace('srgb').removeAlpha();

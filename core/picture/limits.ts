@@ -1,4 +1,4 @@
-/** Which input pictures are accepted. Documentation, errors and the page say it in these words. */
+/** The limits of input pictures, and their text for documentation, errors and the page. */
 export const MAX_PICTURE_BYTES = 20_000_000;
 export const MAX_PICTURE_PIXELS = 64_000_000;
 /** Pixels, the limit of JPEG. */

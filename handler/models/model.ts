@@ -1,4 +1,4 @@
-/** The interface that samplers drive, and that every model fits. */
+/** The interface of every model. Samplers see a clip only. */
 import type { JobOutput } from '../../core/job.ts';
 
 /** In pixels; T is the number of frames. */
@@ -8,21 +8,21 @@ export interface ClipSize {
   T: number;
 }
 
-/** What a model needs to know of a job, besides the still. */
+/** A job's parameters that a model needs. */
 export interface ClipRequest extends ClipSize {
   /** the fitted still: W×H pixels, rgb24, or larger with the same aspect where the model can use it */
   still: Still;
   /** frames a second */
   fps: number;
-  /** how much movement, 0–512 */
+  /** amount of movement, 0–512 */
   motion_bucket_id: number;
   /** noise added to the still before it is encoded, 0–1 */
   cond_aug: number;
   /** frames decoded at a time */
   decoding_t: number;
-  /** how many the sampler will take */
+  /** of the sampler */
   steps: number;
-  /** the video's random numbers, from which the model draws first */
+  /** the video's random numbers; the model draws before the sampler */
   randn: (n: number) => Float32Array;
   signal: AbortSignal;
 }
@@ -38,25 +38,25 @@ export interface Still {
 export interface Clip {
   /** of the latents: frames, channels, and height and width divided by 8 */
   readonly shape: readonly [T: number, C: number, h: number, w: number];
-  /** E[x0 | x = x0 + sigma·noise], given the still or not; x and the answer are flat arrays of `shape`. */
+  /** E[x0 | x = x0 + sigma·noise], given the still if `conditional`; x and the result are flat arrays of `shape`. */
   denoise(x: Float32Array, sigma: number, conditional: boolean): Promise<Float32Array>;
   /** T frames of rgb24, W×H×3 bytes each, one at a time so that memory stays flat. */
   decode(x: Float32Array): AsyncIterable<Uint8Array>;
-  /** what the caller should know of how the frames were made; complete when all are decoded */
+  /** parameters that were not met; complete when all frames are decoded */
   readonly warnings: JobOutput['warnings'];
-  /** Frees what the clip holds; it can't be used afterwards. May be called again. */
+  /** Frees what the clip holds. It may be called again. */
   close(): Promise<void>;
 }
 
 export interface Model {
-  /** @throws JobError: a clip of this size never fits into memory */
+  /** @throws JobError: a clip of this size does not fit into memory */
   check(size: ClipSize): void;
   /** @throws JobError: memory ran out */
   open(request: ClipRequest): Promise<Clip>;
   /** how much larger than the frame a fitted still may be, ≥ 1 (a zoom stays sharp) */
   readonly stillScale: number;
-  /** roughly which part of the work is sampling, 0–0.9; the rest is decoding. For progress bars. */
+  /** the share of the work that is sampling, roughly, 0–0.9; the rest is decoding; for progress bars */
   readonly samplingShare: number;
-  /** whether a network invents what is seen: such files are marked */
+  /** whether a network generates the pictures: such files are marked */
   readonly generative: boolean;
 }

@@ -1,6 +1,6 @@
 import type { Still } from './model.ts';
 
-/** A part of a still, in pixels, at sub-pixel position and size. */
+/** A part of a still, in pixels and fractions of them. */
 export interface Window {
   x: number;
   y: number;
@@ -12,7 +12,7 @@ export interface Window {
 export const ASSEMBLED =
   'AGFzbQEAAAABEgJgBn9/f39/fwBgBX9/f39/AAMDAgABBQMBAAEHGgMGbWVtb3J5AgAEZG93bgAABmFjcm9zcwABCrMDApgCAgJ/B3sDQEGAAf0RIQsgCyEMIAshDSALIQ4gACEGQQAhBwNAIAIgB0ECdGr9CQIAIQggBv0ABAAhCSAGIAFqIQYgCSAG/QAEAP0NABABEQISAxMEFAUVBhYHFyEKIAsgCCAK/YkB/boB/a4BIQsgDCAIIAr9igH9ugH9rgEhDCAJIAb9AAQA/Q0IGAkZChoLGwwcDR0OHg8fIQogDSAIIAr9iQH9ugH9rgEhDSAOIAggCv2KAf26Af2uASEOIAYgAWohBiAHQQFqIQcgByADSQ0ACyAEIAtBCP2sASAMQQj9rAH9hQH9CwQAIAQgDUEI/awBIA5BCP2sAf2FAf0LBBAgAEEQaiEAIARBIGohBCAEIAVJDQALC5YBAgJ/AXsDQEGAgCD9ESEHIAAoAgAhBSACIQYDQCAHIAH9CQIAIAX9AAQAIAf9DQABBgcCAwgJBAUKCwwNDg/9ugH9rgEhByABQQRqIQEgBUEMaiEFIAZBAWshBiAGDQALIAdBFP2sASEHIAcgB/2FASEHIAMgByAH/Wb9WgIAACAAQQRqIQAgA0EDaiEDIAMgBEkNAAsL';
 
-// One memory for all calls, as large as the largest still so far: a call never waits, so none meets another's pixels.
+// One memory for all calls, as large as the largest still needed. A call is synchronous, so calls do not share it at one time.
 const passes = new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(ASSEMBLED, 'base64'))).exports as {
   memory: WebAssembly.Memory;
   down(source: number, stride: number, weights: number, pairs: number, line: number, end: number): void;
@@ -22,8 +22,8 @@ const passes = new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(ASSEM
 const SPARE = 32; // bytes after each part of the memory: how far the passes read and write past its end
 
 /**
- * The window as W×H rgb24, by separable Catmull–Rom interpolation (Keys 1981, a = −½), widened where it shrinks so that it does not
- * alias. Down first, a line at a time, then across: a few taps an output pixel, some 1 ms for 512×288.
+ * The window as W×H rgb24, by separable cubic convolution (Keys 1981, doi:10.1109/TASSP.1981.1163711, a = −½: Catmull–Rom). Where it shrinks
+ * the kernel is widened against aliasing. Integers make every machine's pixels the same. Some 1 ms for 512×288.
  */
 export function resampleWindow(still: Still, window: Window, W: number, H: number): Uint8Array {
   const across = taps(W, window.x, window.width, still.width);
@@ -36,16 +36,17 @@ export function resampleWindow(still: Still, window: Window, W: number, H: numbe
 
   const { memory } = passes;
   let used = 0;
-  const room = (bytes: number) => {
-    const at = used;
+  const allocate = (bytes: number) => {
+    const address = used;
     used += Math.ceil((bytes + SPARE) / 16) * 16;
-    return at;
+    return address;
   };
-  const source = room(rows * row);
-  const line = room(samples * 2);
-  const out = room(W * H * 3);
-  const starts = room(W * 4);
-  const [acrossWeights, downWeights] = [room(across.weights.byteLength), room(down.weights.byteLength)];
+  const source = allocate(rows * row);
+  const line = allocate(samples * 2);
+  const out = allocate(W * H * 3);
+  const starts = allocate(W * 4);
+  const acrossWeights = allocate(across.weights.byteLength);
+  const downWeights = allocate(down.weights.byteLength);
   if (used > memory.buffer.byteLength) memory.grow(Math.ceil((used - memory.buffer.byteLength) / 65_536));
 
   new Uint8Array(memory.buffer).set(still.data.subarray(top * row, (top + rows) * row), source);
@@ -60,9 +61,9 @@ export function resampleWindow(still: Still, window: Window, W: number, H: numbe
   return new Uint8Array(memory.buffer, out, W * H * 3).slice();
 }
 
-/** For each of n outputs: the first source pixel, and `count` weights that sum to ONE, but for rounding: too little to show. */
+/** For each of n outputs: the first source pixel, and `count` weights that sum to ONE up to invisible rounding. */
 interface Taps {
-  /** even; of a still that has fewer pixels, the last weighs nothing */
+  /** even; where the still has fewer pixels the last weight is 0 */
   count: number;
   start: Int32Array;
   weights: Int16Array;

@@ -1,4 +1,4 @@
-/** Where a model's files lie: in the folder that MODEL_DIR names, in Hugging Face's cache, or on a RunPod volume. */
+/** Finds a model's files: in MODEL_DIR, in Hugging Face's cache, or on a RunPod volume. */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ export const REPOSITORIES = {
 
 export type WeightsName = keyof typeof REPOSITORIES;
 
-/** What `openSvd` reads beside the weights. */
+/** The other files that `openSvd` reads. */
 export const CONFIGS = [
   'feature_extractor/preprocessor_config.json',
   'image_encoder/config.json',
@@ -21,20 +21,20 @@ export const CONFIGS = [
   'unet/config.json',
 ];
 
-/** The networks' weights, to which a suffix is added. */
+/** The networks' weights, without the suffix that tells the precision. */
 export const WEIGHTS = ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model'];
 export const SUFFIXES = { fp16: '.fp16.safetensors', fp32: '.safetensors' };
 
-/** Where RunPod mounts a network volume; on a serverless worker its cached models are there too. */
+/** Where RunPod mounts a network volume. A serverless worker's volume has RunPod's cached models too. */
 export const VOLUMES = { serverless: '/runpod-volume', pod: '/workspace' };
 
-/** A Hugging Face cache on the serverless one. */
+/** The Hugging Face cache on a serverless worker's volume. */
 export const volumeCache = (volumes = VOLUMES) => join(volumes.serverless, 'huggingface-cache/hub');
 
 /**
- * Looks for a model in MODEL_DIR, and only there if it is set; else in Hugging Face's cache, among RunPod's cached models and on
- * network volumes. A place counts where every file is there that the worker needs.
- * @returns the folder for `openSvd`, and in a few words where that was found
+ * Looks for a model in MODEL_DIR, and only there if it is set; else in Hugging Face's cache, among RunPod's cached models and on network
+ * volumes. A folder counts if it has every file that the worker needs.
+ * @returns the folder for `openSvd`, and what kind of place it is
  * @throws Error that names MODEL_DIR or every place, and what it lacks
  */
 export function findWeights(
@@ -43,57 +43,57 @@ export function findWeights(
   volumes = VOLUMES,
 ): { folder: string; source: string } {
   if (env.MODEL_DIR) {
-    const wrong = shortcoming(env.MODEL_DIR);
-    if (wrong) throw new Error(`MODEL_DIR ${env.MODEL_DIR} ${wrong}`);
+    const problem = findProblem(env.MODEL_DIR);
+    if (problem) throw new Error(`MODEL_DIR ${env.MODEL_DIR} ${problem}`);
     return { folder: env.MODEL_DIR, source: 'MODEL_DIR' };
   }
   const repository = REPOSITORIES[model];
   const cached = cacheName(repository);
-  const names = [repository.split('/')[1]!, model];
+  const onVolumes = [volumes.serverless, volumes.pod].flatMap((volume) =>
+    [repository.split('/')[1]!, model].map((name) => join(volume, 'models', name)),
+  );
   const places = [
     ...snapshots(join(hubCache(env), cached)).map((folder) => ({ folder, source: 'Hugging Face cache' })),
     ...snapshots(join(volumeCache(volumes), cached)).map((folder) => ({ folder, source: 'RunPod cached model' })),
-    ...[volumes.serverless, volumes.pod].flatMap((volume) =>
-      names.map((name) => ({ folder: join(volume, 'models', name), source: 'network volume' })),
-    ),
+    ...onVolumes.map((folder) => ({ folder, source: 'network volume' })),
   ];
-  const found = places.find(({ folder }) => !shortcoming(folder));
+  const found = places.find(({ folder }) => !findProblem(folder));
   if (found) return found;
-  const seen = places.map(({ folder }) => `  ${folder} ${shortcoming(folder)}`).join('\n');
-  throw new Error(`the files of ${model} are in none of these places; npm run models -- ${model} gets them:\n${seen}`);
+  const problems = places.map(({ folder }) => `  ${folder} ${findProblem(folder)}`).join('\n');
+  throw new Error(
+    `the files of ${model} are in none of these places; npm run models -- ${model} gets them:\n${problems}`,
+  );
 }
 
-/** What keeps a folder from being a model, if anything does. */
-function shortcoming(folder: string): string | undefined {
+/** Why a folder is not a model, or undefined. */
+function findProblem(folder: string): string | undefined {
   if (!existsSync(folder)) return 'is not there';
-  const has = (path: string) => existsSync(join(folder, path)); // a link that leads nowhere is not there
+  const has = (path: string) => existsSync(join(folder, path)); // false for a broken link
+  const hasWeights = (stem: string) => Object.values(SUFFIXES).some((suffix) => has(stem + suffix));
   const missing = [
     ...CONFIGS.filter((path) => !has(path)),
-    ...WEIGHTS.filter((stem) => !Object.values(SUFFIXES).some((suffix) => has(stem + suffix))).map(
-      (stem) => `${stem}.safetensors`,
-    ),
+    ...WEIGHTS.filter((stem) => !hasWeights(stem)).map((stem) => stem + SUFFIXES.fp32),
   ];
   return missing.length > 0 ? `lacks ${missing.join(', ')}` : undefined;
 }
 
 /**
- * A repository's snapshots in a cache: first the one that refs/main names, then the newest, for main may have moved on to one of
- * which somebody fetched only a part. The folder for snapshots itself stands in where there is none.
+ * A repository's snapshots in a cache: first the one that refs/main names, then the newest. refs/main may name a snapshot that is only
+ * partly downloaded. Without any, the folder for snapshots itself.
  */
 function snapshots(cached: string): string[] {
   const folder = join(cached, 'snapshots');
-  const main = attempt(() => readFileSync(join(cached, 'refs/main'), 'utf8').trim());
-  const time = (name: string) => statSync(join(folder, name)).mtimeMs;
-  const names = attempt(() => readdirSync(folder).sort((a, b) => time(b) - time(a))) ?? [];
-  const sorted = [...names.filter((name) => name === main), ...names.filter((name) => name !== main)];
-  return sorted.length > 0 ? sorted.map((name) => join(folder, name)) : [folder];
+  const main = valueOrUndefined(() => readFileSync(join(cached, 'refs/main'), 'utf8').trim());
+  const rank = (name: string) => (name === main ? Infinity : statSync(join(folder, name)).mtimeMs);
+  const names = valueOrUndefined(() => readdirSync(folder).sort((a, b) => rank(b) - rank(a))) ?? [];
+  return names.length > 0 ? names.map((name) => join(folder, name)) : [folder];
 }
 
-function attempt<T>(read: () => T): T | undefined {
+function valueOrUndefined<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch {
-    return undefined; // not there, or not readable: for a search the same
+    return undefined; // missing or unreadable: for a search the same
   }
 }
 
@@ -101,13 +101,11 @@ function attempt<T>(read: () => T): T | undefined {
 export const cacheName = (repository: string) => `models--${repository.replaceAll('/', '--')}`;
 
 /** Hugging Face's cache of repositories, by the variables of its Python library and in their order. */
-export function hubCache(env: NodeJS.ProcessEnv): string {
-  return expandHome(env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(hubHome(env), 'hub'), env);
-}
+export const hubCache = (env: NodeJS.ProcessEnv) =>
+  expandHome(env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(hubHome(env), 'hub'), env);
 
 /** The folder where Hugging Face's tools keep their cache and token. */
-export function hubHome(env: NodeJS.ProcessEnv): string {
-  return expandHome(env.HF_HOME || join(env.XDG_CACHE_HOME || '~/.cache', 'huggingface'), env);
-}
+export const hubHome = (env: NodeJS.ProcessEnv) =>
+  expandHome(env.HF_HOME || join(env.XDG_CACHE_HOME || '~/.cache', 'huggingface'), env);
 
 const expandHome = (path: string, env: NodeJS.ProcessEnv) => path.replace(/^~(?=\/|$)/, env.HOME || homedir());

@@ -1,6 +1,7 @@
 /** The picture's embedding: transformers' CLIPVisionModelWithProjection (SVD's is ViT-H/14), from its config.json and weights. */
 import * as v from 'valibot';
-import { createNetworkGraph } from './formulations/index.ts';
+import { createNetwork } from './formulations/index.ts';
+import type { AttentionNames } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import { gelu, layerNorm, linear, quickGelu, selfAttention } from './layers.ts';
 import type { SafeTensors } from './safetensors.ts';
@@ -23,7 +24,7 @@ export type ClipConfig = v.InferOutput<typeof clipConfig>;
 
 /** Input: `pixels` [1, 3, image_size, image_size], normalised. Output: `embedding` [1, projection_dim]. */
 export function clipVision(weights: SafeTensors, config: ClipConfig, options?: GraphOptions): Graph {
-  const g = createNetworkGraph(weights, options);
+  const g = createNetwork(weights, options);
   const { hidden_size: D, image_size, patch_size: P, layer_norm_eps: epsilon } = config;
   const side = image_size / P;
   const S = side * side + 1; // the patches, and before them the class token
@@ -40,10 +41,9 @@ export function clipVision(weights: SafeTensors, config: ClipConfig, options?: G
 
   for (let i = 0; i < config.num_hidden_layers; i++) {
     const layer = of(`encoder.layers.${i}`);
-    const attn = (part: string) => `${layer}.self_attn.${part}`;
-    const names = { q: attn('q_proj'), k: attn('k_proj'), v: attn('v_proj'), out: attn('out_proj') };
+    const names: AttentionNames = (part) => `${layer}.self_attn.${part}_proj`;
     const normal = layerNorm(g, x, `${layer}.layer_norm1`, epsilon);
-    x = g.add(x, selfAttention(g, normal, names, { N: 1, heads: config.num_attention_heads, bias: true }));
+    x = g.add(x, selfAttention(g, normal, names, 1, config.num_attention_heads, true));
     const second = layerNorm(g, x, `${layer}.layer_norm2`, epsilon);
     const inner = linear(g, second, `${layer}.mlp.fc1`, config.intermediate_size);
     x = g.add(x, linear(g, activation(inner), `${layer}.mlp.fc2`, D));
@@ -51,6 +51,6 @@ export function clipVision(weights: SafeTensors, config: ClipConfig, options?: G
 
   const [token] = g.split(x, 0, [1, S - 1]) as [Value, Value];
   const pooled = layerNorm(g, token, of('post_layernorm'), epsilon);
-  g.output('embedding', linear(g, pooled, 'visual_projection', config.projection_dim, { bias: false }));
+  g.output('embedding', linear(g, pooled, 'visual_projection', config.projection_dim, false));
   return g;
 }

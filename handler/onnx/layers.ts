@@ -2,179 +2,159 @@
  * The layers that SVD's networks are made of. Each is named by its place in the weights file; x is [N, C, H, W] for pictures and [M, C] for
  * rows of features. What policies write differently is in `formulations/`.
  */
-import type { AttentionNames, NetworkGraph } from './formulations/types.ts';
+import type { AttentionNames, Network } from './formulations/types.ts';
 import type { Value } from './value.ts';
 
-type Rows = readonly [from: number, to: number];
+type Range = readonly [from: number, to: number];
+type Size = readonly [height: number, width: number];
 
 /** x·Wᵀ + b, [M, in] → [M, out], or the outputs `rows` of it */
-export function linear(
-  g: NetworkGraph,
-  x: Value,
-  name: string,
-  out: number,
-  { bias = true, rows }: { bias?: boolean; rows?: Rows } = {},
-): Value {
+export function linear(g: Network, x: Value, name: string, out: number, bias = true, rows?: Range): Value {
   const [from, to] = rows ?? [0, out];
   const options = rows ? { rows } : {};
   const weight = g.weight(`${name}.weight`, [out, x.shape[1]!], options);
-  const product = { domain: 'com.microsoft', attributes: { transB: 1 } } as const;
-  const y = g.op('FusedMatMul', [x, weight], [x.shape[0]!, to - from], product);
+  const attributes = { transB: 1 };
+  const y = g.op('FusedMatMul', [x, weight], [x.shape[0]!, to - from], { domain: 'com.microsoft', attributes });
   return bias ? g.add(y, g.weight(`${name}.bias`, [out], options)) : y;
 }
 
 /** Two linear layers around an activation: diffusers' TimestepEmbedding. */
-export const mlp = (g: NetworkGraph, x: Value, name: string, inner: number, out: number) =>
+export const mlp = (g: Network, x: Value, name: string, inner: number, out: number) =>
   linear(g, silu(g, linear(g, x, `${name}.linear_1`, inner)), `${name}.linear_2`, out);
 
 /** A linear layer over the channels of [N, C, H, W] → [N, out, H, W], or the outputs `rows` of it. */
-export function pointwise(g: NetworkGraph, x: Value, name: string, out: number, rows: Rows = [0, out]): Value {
+export function pointwise(g: Network, x: Value, name: string, out: number, rows: Range = [0, out]): Value {
   const C = x.shape[1]!;
   const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
   return g.conv(x, weight, g.weight(`${name}.bias`, [out], { rows }));
 }
 
-interface ConvOptions {
-  kernel?: number;
-  stride?: number;
-  /** top, left, bottom, right; half the kernel unless given */
-  pads?: readonly [number, number, number, number];
-}
+/** A 3×3 convolution, padded by one: [N, C, H, W] → [N, out, H, W] */
+export const conv2d = (g: Network, x: Value, name: string, out: number) => g.formulations.conv3x3(g, x, name, out);
 
-/** [N, C, H, W] → [N, out, …] */
-export function conv2d(
-  g: NetworkGraph,
+/** Any convolution: [N, C, H, W] → [N, out, …]. @param pads top, left, bottom, right; default: half the kernel */
+export function plainConv(
+  g: Network,
   x: Value,
   name: string,
   out: number,
-  { kernel = 3, stride = 1, pads }: ConvOptions = {},
+  { kernel = 3, stride = 1, pads = Array<number>(4).fill(kernel >> 1) } = {},
 ): Value {
-  if (kernel === 3 && stride === 1 && !pads) return g.formulations.conv3x3(g, x, name, out);
   const weight = g.weight(`${name}.weight`, [out, x.shape[1]!, kernel, kernel]);
-  return g.conv(x, weight, g.weight(`${name}.bias`, [out]), {
-    strides: [stride, stride],
-    pads: pads ?? Array(4).fill(kernel >> 1),
-  });
+  return g.conv(x, weight, g.weight(`${name}.bias`, [out]), { strides: [stride, stride], pads });
 }
 
-/**
- * Nearest-neighbour upsampling and a 3×3 convolution: diffusers' Upsample2D.
- * @param size of the result; default: twice as high and wide
- */
-export function upsampleConv(g: NetworkGraph, x: Value, name: string, size?: readonly [height: number, width: number]) {
-  return g.formulations.upsampleConv(g, x, name, size ?? [2 * x.shape[2]!, 2 * x.shape[3]!]);
-}
-
-/** A convolution of three over T frames that lie one below the other: [B, C, T·H, W] → [B, out, T·H, W] */
-export const temporalConv = (g: NetworkGraph, x: Value, name: string, out: number, T: number) =>
-  g.formulations.temporalConv(g, x, name, out, T);
+/** diffusers' Upsample2D: nearest neighbours and a 3×3 convolution. @param size default: twice as high and wide */
+export const upsample = (g: Network, x: Value, name: string, size: Size = [2 * x.shape[2]!, 2 * x.shape[3]!]) =>
+  g.formulations.upsample(g, x, name, size);
 
 /** Over groups of channels of [N, C, …]. */
-export const groupNorm = (g: NetworkGraph, x: Value, name: string, epsilon: number) =>
+export const groupNorm = (g: Network, x: Value, name: string, epsilon: number) =>
   g.formulations.scaleShift(g, g.formulations.normalize(g, x, epsilon), name);
 
 /** Over the features of [M, C]. */
-export function layerNorm(g: NetworkGraph, x: Value, name: string, epsilon = 1e-5): Value {
+export function layerNorm(g: Network, x: Value, name: string, epsilon = 1e-5): Value {
   const C = x.shape.at(-1)!;
-  return g.op('LayerNormalization', [x, g.weight(`${name}.weight`, [C]), g.weight(`${name}.bias`, [C])], x.shape, {
-    attributes: { axis: -1, epsilon: { float: epsilon } },
-  });
+  const operands = [x, g.weight(`${name}.weight`, [C]), g.weight(`${name}.bias`, [C])];
+  return g.op('LayerNormalization', operands, x.shape, { attributes: { axis: -1, epsilon: { float: epsilon } } });
 }
 
 /** x·sigmoid(alpha·x) */
-export const quickGelu = (g: NetworkGraph, x: Value, alpha: number) =>
+export const quickGelu = (g: Network, x: Value, alpha: number) =>
   g.map('QuickGelu', x, { domain: 'com.microsoft', attributes: { alpha: { float: alpha } } });
-export const silu = (g: NetworkGraph, x: Value) => quickGelu(g, x, 1);
-export const gelu = (g: NetworkGraph, x: Value) => g.map('Gelu', x);
+export const silu = (g: Network, x: Value) => quickGelu(g, x, 1);
+export const gelu = (g: Network, x: Value) => g.map('Gelu', x);
 
 /** diffusers' names of an attention's projections */
-export const attentionNames = (name: string): AttentionNames => ({
-  q: `${name}.to_q`,
-  k: `${name}.to_k`,
-  v: `${name}.to_v`,
-  out: `${name}.to_out.0`,
-});
+export const attentionNames =
+  (name: string): AttentionNames =>
+  (part) =>
+    `${name}.to_${part}${part === 'out' ? '.0' : ''}`;
 
-/**
- * Self-attention among the S rows of each of N sequences.
- * @param x [N·S, C]
- */
-export function selfAttention(
-  g: NetworkGraph,
-  x: Value,
-  names: AttentionNames,
-  { N, heads, bias }: { N: number; heads: number; bias: boolean },
-): Value {
+/** Queries, keys and values of rows, in another shape. */
+export const project = (g: Network, x: Value, names: AttentionNames, shape: readonly number[], bias: boolean) =>
+  (['q', 'k', 'v'] as const).map((part) => g.reshape(linear(g, x, names(part), x.shape[1]!, bias), shape));
+
+/** Self-attention among the S rows of each of N sequences: [N·S, C]. @param bias whether queries, keys and values have one */
+export function selfAttention(g: Network, x: Value, names: AttentionNames, N: number, heads: number, bias = false) {
   const [M, C] = x.shape as [number, number];
   const sequences = [N, M / N, C];
-  const qkv = [names.q, names.k, names.v].map((name) => g.reshape(linear(g, x, name, C, { bias }), sequences));
-  const options = { domain: 'com.microsoft', attributes: { num_heads: heads } } as const;
-  const attended = g.op('MultiHeadAttention', qkv, sequences, options);
-  return linear(g, g.reshape(attended, [M, C]), names.out, C);
+  const attended = g.op('MultiHeadAttention', project(g, x, names, sequences, bias), sequences, {
+    domain: 'com.microsoft',
+    attributes: { num_heads: heads },
+  });
+  return linear(g, g.reshape(attended, [M, C]), names('out'), C);
 }
 
 /** The frames of B videos, [B·T, C, H, W], one below the other: [B, C, T·H, W] */
-export function overTime(g: NetworkGraph, frames: Value, B = 1): Value {
+export function overTime(g: Network, frames: Value, T: number): Value {
   const [N, C, H, W] = frames.shape as [number, number, number, number];
-  const T = N / B;
+  const B = N / T;
   return g.reshape(g.transpose(g.reshape(frames, [B, T, C, H * W]), [0, 2, 1, 3]), [B, C, T * H, W]);
 }
 
 /** The other way round: [B, C, T·H, W] → [B·T, C, H, W] */
-export function framesOf(g: NetworkGraph, x: Value, T: number): Value {
+export function framesOf(g: Network, x: Value, T: number): Value {
   const [B, C, height, W] = x.shape as [number, number, number, number];
   const H = height / T;
   return g.reshape(g.transpose(g.reshape(x, [B, C, T, H * W]), [0, 2, 1, 3]), [B * T, C, H, W]);
 }
 
-interface BlockOptions {
-  epsilon: number;
-  /** [N, D] after its activation; none in the VAE */
-  embedding?: Value;
-}
-
-/** diffusers' ResnetBlock2D: [N, C, H, W] → [N, out, H, W] */
-export function resnetBlock(g: NetworkGraph, x: Value, name: string, out: number, options: BlockOptions): Value {
-  const { epsilon, embedding } = options;
+/** diffusers' ResnetBlock2D: [N, C, H, W] → [N, out, H, W]. @param embedding of the time, [N, D] after its activation */
+export function resnetBlock(g: Network, x: Value, name: string, out: number, epsilon: number, embedding?: Value) {
   let y = conv2d(g, silu(g, groupNorm(g, x, `${name}.norm1`, epsilon)), `${name}.conv1`, out);
-  if (embedding) y = g.add(y, projected(g, embedding, name, out));
+  y = addEmbedding(g, y, name, embedding);
   y = conv2d(g, silu(g, groupNorm(g, y, `${name}.norm2`, epsilon)), `${name}.conv2`, out);
-  return g.add(x.shape[1] === out ? x : conv2d(g, x, `${name}.conv_shortcut`, out, { kernel: 1 }), y);
+  return g.add(x.shape[1] === out ? x : plainConv(g, x, `${name}.conv_shortcut`, out, { kernel: 1 }), y);
 }
 
-/** The time embedding that a residual block adds to each channel. */
-const projected = (g: NetworkGraph, embedding: Value, name: string, out: number) =>
-  g.reshape(linear(g, embedding, `${name}.time_emb_proj`, out), [embedding.shape[0]!, out, 1, 1]);
+function addEmbedding(g: Network, x: Value, name: string, embedding?: Value): Value {
+  const [N, C] = x.shape as [number, number];
+  return embedding ? g.add(x, g.reshape(linear(g, embedding, `${name}.time_emb_proj`, C), [N, C, 1, 1])) : x;
+}
 
-/**
- * diffusers' TemporalResnetBlock and AlphaBlender, without the skip: what SpatioTemporalResBlock adds to its spatial block's output.
- * @param s that output, [B, C, T·H, W]
- * @param switched whether the blend's factor counts the temporal part, as in the VAE
- */
-export function temporalResidual(
-  g: NetworkGraph,
-  s: Value,
-  name: string,
-  { T, epsilon, embedding, switched = false }: BlockOptions & { T: number; switched?: boolean },
-): Value {
-  const C = s.shape[1]!;
-  const block = `${name}.temporal_res_block`;
-  const layer = (x: Value, norm: string, conv: string) =>
-    g.formulations.perPlace(g, g.formulations.normalize(g, x, epsilon), T, (part) =>
-      temporalConv(g, silu(g, g.formulations.scaleShift(g, part, `${block}.${norm}`)), `${block}.${conv}`, C, T),
+/** diffusers' TemporalResnetBlock without its skip, of [B, C, T·H, W] */
+function temporalBranch(g: Network, x: Value, name: string, T: number, epsilon: number, embedding?: Value): Value {
+  const { normalize, perPlace, scaleShift, temporalConv } = g.formulations;
+  const C = x.shape[1]!;
+  const layer = (y: Value, norm: string, conv: string) =>
+    perPlace(g, normalize(g, y, epsilon), T, (part) =>
+      temporalConv(g, silu(g, scaleShift(g, part, `${name}.${norm}`)), `${name}.${conv}`, C, T),
     );
-  let h = layer(s, 'norm1', 'conv1');
-  if (embedding) h = g.add(h, projected(g, embedding, block, C));
-  h = layer(h, 'norm2', 'conv2');
+  return layer(addEmbedding(g, layer(x, 'norm1', 'conv1'), name, embedding), 'norm2', 'conv2');
+}
+
+interface BlockOptions {
+  T: number;
+  epsilon: number;
+  /** default: epsilon */
+  temporalEpsilon?: number;
+  /** of the time, [B, D] and [B·T, D] after the activation; none in the VAE */
+  embedding?: Value;
+  embeddingOfFrames?: Value;
+  /** how a spatial layer is applied to the frames; default: to all at once */
+  spatially?: (x: Value, layer: (frames: Value) => Value) => Value;
+  /** whether the blend's factor counts the temporal part, as in the VAE, and not the spatial one */
+  switched?: boolean;
+}
+
+/** diffusers' SpatioTemporalResBlock, whose AlphaBlender becomes s + k·temporal(s): [B·T, C, H, W] → [B·T, out, H, W] */
+export function spatioTemporalResBlock(g: Network, x: Value, name: string, out: number, options: BlockOptions): Value {
+  const { T, epsilon, temporalEpsilon = epsilon, embedding, embeddingOfFrames, switched } = options;
+  const { spatially = (frames, layer) => layer(frames) } = options;
+  const s = spatially(x, (frames) =>
+    resnetBlock(g, frames, `${name}.spatial_res_block`, out, epsilon, embeddingOfFrames),
+  );
+  const block = `${name}.temporal_res_block`;
+  const h = temporalBranch(g, overTime(g, s, T), block, T, temporalEpsilon, embedding);
   const factor = mixFactor(g, name);
-  return g.mul(h, switched ? factor : complement(g, factor));
+  return g.add(s, framesOf(g, g.mul(h, switched ? factor : complement(g, factor)), T));
 }
 
 /** How much of a blend is spatial: the sigmoid of one learned number. */
-export const mixFactor = (g: NetworkGraph, name: string) =>
-  g.map('Sigmoid', g.weight(`${name}.time_mixer.mix_factor`, [1]));
-export const complement = (g: NetworkGraph, factor: Value) => g.sub(g.constant('one', Float32Array.of(1), [1]), factor);
+export const mixFactor = (g: Network, name: string) => g.map('Sigmoid', g.weight(`${name}.time_mixer.mix_factor`, [1]));
+export const complement = (g: Network, factor: Value) => g.sub(g.constant('one', Float32Array.of(1), [1]), factor);
 
 /** A layer on each item of the first dimension, so that its values take the memory of one: [N, …] → [N, …] */
-export const oneByOne = (g: NetworkGraph, x: Value, layer: (item: Value) => Value) =>
+export const oneByOne = (g: Network, x: Value, layer: (item: Value) => Value) =>
   x.shape[0] === 1 ? layer(x) : g.formulations.oneByOne(g, x, layer);

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SMALL_SVD } from '../models/testdata/reference.ts';
-import { createNetworkGraph } from './formulations/index.ts';
+import { createNetwork } from './formulations/index.ts';
 import type { Graph } from './graph.ts';
 import { oneByOne } from './layers.ts';
 import { choosePolicy, demand } from './policy.ts';
@@ -36,7 +36,7 @@ test('mapped weights hold nothing but what values took', () => {
 });
 
 test('a graph knows the most memory that its values take at one time', () => {
-  const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
   const x = g.input('x', [1000]);
   const a = g.map('Sigmoid', x); // 4,000 bytes
   const wide = g.concat([a, a, a], 0); // 12,000 beside a
@@ -46,7 +46,7 @@ test('a graph knows the most memory that its values take at one time', () => {
 });
 
 test('and that layers on one after the other take the memory of one, beside the whole result', () => {
-  const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
   const twice = (x: Value) => g.map('Sigmoid', g.map('Sigmoid', x)); // 4,000 bytes each
   g.output('y', oneByOne(g, g.input('x', [10, 1000]), twice));
   expect(g.peakBytes()).toBe(40_000 + 8000);
@@ -54,7 +54,7 @@ test('and that layers on one after the other take the memory of one, beside the 
 
 test('a section’s values end with it', () => {
   const peak = (policy: Policy) => {
-    const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')), { policy });
+    const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')), { policy });
     const layer = (x: Value) =>
       g.formulations.block(g, () => g.map('Sigmoid', g.slice(g.concat([x, x], 0), 0, 0, 1000)));
     g.output('y', layer(layer(g.input('x', [1000]))));

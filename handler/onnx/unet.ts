@@ -1,8 +1,8 @@
 /** SVD's denoising network: diffusers' UNetSpatioTemporalConditionModel, from its config.json and weights. Blocks have diffusers' names. */
 import * as v from 'valibot';
 import { timestepEmbedding } from '../models/svd/conditioning.ts';
-import { createNetworkGraph } from './formulations/index.ts';
-import type { NetworkGraph } from './formulations/types.ts';
+import { createNetwork } from './formulations/index.ts';
+import type { Network } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import * as layers from './layers.ts';
 import { attentionNames, conv2d, groupNorm, layerNorm, linear, mlp, pointwise, silu } from './layers.ts';
@@ -56,7 +56,7 @@ export function unet(
   { B, T, h, w }: { B: number; T: number; h: number; w: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetworkGraph(weights, options);
+  const g = createNetwork(weights, options);
   const N = B * T;
   const channels = config.block_out_channels;
   const blocks = channels.length;
@@ -76,7 +76,7 @@ export function unet(
   const conditioning = { B, T, context, embedding, embeddingOfFrames, elements };
 
   const residual = (x: Value, name: string, C: number, epsilon: number) =>
-    g.formulations.block(g, () => spatioTemporalResBlock(g, x, name, C, epsilon, conditioning));
+    g.formulations.block(g, () => layers.spatioTemporalResBlock(g, x, name, C, { ...conditioning, epsilon }));
   const attention = (x: Value, name: string, block: number) => {
     const [heads, depth] = [at(config.num_attention_heads, block), at(config.transformer_layers_per_block, block)];
     return g.formulations.block(g, () => transformer(g, x, name, { heads, depth }, conditioning));
@@ -92,7 +92,7 @@ export function unet(
       skips.push(x);
     }
     if (i < blocks - 1) {
-      x = conv2d(g, x, `down_blocks.${i}.downsamplers.0.conv`, channels[i]!, { stride: 2 });
+      x = layers.plainConv(g, x, `down_blocks.${i}.downsamplers.0.conv`, channels[i]!, { stride: 2 });
       skips.push(x);
     }
   }
@@ -112,7 +112,7 @@ export function unet(
     }
     if (i < blocks - 1) {
       const [, , height, width] = skips.at(-1)!.shape as [number, number, number, number]; // odd sizes are not doubled exactly
-      x = layers.upsampleConv(g, x, `up_blocks.${i}.upsamplers.0.conv`, [height, width]);
+      x = layers.upsample(g, x, `up_blocks.${i}.upsamplers.0.conv`, [height, width]);
     }
   }
 
@@ -121,23 +121,9 @@ export function unet(
   return g;
 }
 
-function spatioTemporalResBlock(
-  g: NetworkGraph,
-  x: Value,
-  name: string,
-  C: number,
-  epsilon: number,
-  { B, T, embedding, embeddingOfFrames }: Conditioning,
-): Value {
-  const options = { epsilon, embedding: embeddingOfFrames };
-  const spatial = layers.resnetBlock(g, x, `${name}.spatial_res_block`, C, options);
-  const temporal = layers.temporalResidual(g, layers.overTime(g, spatial, B), name, { T, epsilon, embedding });
-  return g.add(spatial, layers.framesOf(g, temporal, T));
-}
-
 /** TransformerSpatioTemporalModel: blocks within each frame and, blended with them, along the frames at each place. */
 function transformer(
-  g: NetworkGraph,
+  g: Network,
   x: Value,
   name: string,
   { heads, depth }: { heads: number; depth: number },
@@ -166,15 +152,15 @@ function transformer(
 }
 
 /** BasicTransformerBlock, on the rows of N frames. */
-function spatialBlock(g: NetworkGraph, x: Value, name: string, N: number, heads: number, given: Conditioning): Value {
+function spatialBlock(g: Network, x: Value, name: string, N: number, heads: number, given: Conditioning): Value {
   const names = attentionNames(`${name}.attn1`);
-  const attended = layers.selfAttention(g, layerNorm(g, x, `${name}.norm1`), names, { N, heads, bias: false });
+  const attended = layers.selfAttention(g, layerNorm(g, x, `${name}.norm1`), names, N, heads);
   const y = crossAttention(g, g.add(attended, x), `${name}.attn2`, given.context);
   return g.formulations.feedForward(g, y, `${name}.ff`, `${name}.norm3`, given.elements);
 }
 
 /** TemporalBasicTransformerBlock, on the rows of each branch of guidance. */
-function temporalBlock(g: NetworkGraph, x: Value, name: string, heads: number, given: Conditioning): Value {
+function temporalBlock(g: Network, x: Value, name: string, heads: number, given: Conditioning): Value {
   const { B, T, context, elements } = given;
   let y = g.formulations.feedForward(g, x, `${name}.ff_in`, `${name}.norm_in`, elements);
   const normal = layerNorm(g, y, `${name}.norm1`);
@@ -187,9 +173,9 @@ function temporalBlock(g: NetworkGraph, x: Value, name: string, heads: number, g
 }
 
 /** Cross-attention to a single key is that key's value, whatever the query: [B, C], added to every row of its branch. */
-function crossAttention(g: NetworkGraph, x: Value, name: string, context: Value): Value {
+function crossAttention(g: Network, x: Value, name: string, context: Value): Value {
   const [M, C] = x.shape as [number, number];
   const B = context.shape[0]!;
-  const value = linear(g, linear(g, context, `${name}.to_v`, C, { bias: false }), `${name}.to_out.0`, C);
+  const value = linear(g, linear(g, context, `${name}.to_v`, C, false), `${name}.to_out.0`, C);
   return g.reshape(g.add(g.reshape(x, [B, M / B, C]), g.reshape(value, [B, 1, C])), [M, C]);
 }

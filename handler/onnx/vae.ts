@@ -1,7 +1,7 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
-import { createNetworkGraph } from './formulations/index.ts';
-import type { NetworkGraph } from './formulations/types.ts';
+import { createNetwork } from './formulations/index.ts';
+import type { Network } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import * as layers from './layers.ts';
 import { conv2d, groupNorm, oneByOne, silu } from './layers.ts';
@@ -27,13 +27,13 @@ export function vaeEncoder(
   { B, H, W }: { B: number; H: number; W: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetworkGraph(weights, options);
+  const g = createNetwork(weights, options);
   const channels = config.block_out_channels;
   let x = conv2d(g, g.input('picture', [B, config.in_channels, H, W]), 'encoder.conv_in', channels[0]!);
   for (const [i, C] of channels.entries()) {
     for (let j = 0; j < config.layers_per_block; j++) x = residual(g, x, `encoder.down_blocks.${i}.resnets.${j}`, C);
     if (i < channels.length - 1) {
-      x = conv2d(g, x, `encoder.down_blocks.${i}.downsamplers.0.conv`, C, { stride: 2, pads: [0, 0, 1, 1] });
+      x = layers.plainConv(g, x, `encoder.down_blocks.${i}.downsamplers.0.conv`, C, { stride: 2, pads: [0, 0, 1, 1] });
     }
   }
   const C = channels.at(-1)!;
@@ -61,7 +61,7 @@ export function vaeDecoder(
   { T, h, w }: { T: number; h: number; w: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetworkGraph(weights, options);
+  const g = createNetwork(weights, options);
   const channels = config.block_out_channels.toReversed();
   const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
@@ -70,44 +70,46 @@ export function vaeDecoder(
     const [, C, H, W] = x.shape as [number, number, number, number];
     return 4 * C * H * W >= largest ? oneByOne(g, x, layer) : layer(x);
   }
-  function spatioTemporalResBlock(x: Value, name: string, C: number): Value {
-    const s = spatial(x, (frames) => residual(g, frames, `${name}.spatial_res_block`, C));
-    const options = { T, epsilon: 1e-5, switched: true };
-    const temporal = layers.temporalResidual(g, layers.overTime(g, s), name, options);
-    return g.add(s, layers.framesOf(g, temporal, T));
-  }
+  const block = (x: Value, name: string, C: number) =>
+    layers.spatioTemporalResBlock(g, x, name, C, {
+      ...{ T, epsilon: 1e-6, temporalEpsilon: 1e-5, spatially: spatial, switched: true },
+    });
 
   let x = spatial(g.input('latents', [T, config.latent_channels, h, w]), (frames) =>
     conv2d(g, frames, 'decoder.conv_in', channels[0]!),
   );
-  x = spatioTemporalResBlock(x, 'decoder.mid_block.resnets.0', channels[0]!);
+  x = block(x, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
     if (j === 1) x = spatial(x, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
-    x = spatioTemporalResBlock(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
+    x = block(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
-    for (let j = 0; j <= config.layers_per_block; j++)
-      x = spatioTemporalResBlock(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
+    for (let j = 0; j <= config.layers_per_block; j++) x = block(x, `decoder.up_blocks.${i}.resnets.${j}`, C);
     if (i < channels.length - 1)
-      x = oneByOne(g, x, (frame) => layers.upsampleConv(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
+      x = oneByOne(g, x, (frame) => layers.upsample(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
   }
   const pictures = spatial(x, (frames) => {
     const normal = silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6));
     return conv2d(g, normal, 'decoder.conv_out', config.out_channels);
   });
-  const frames = layers.temporalConv(g, layers.overTime(g, pictures), 'decoder.time_conv_out', config.out_channels, T);
+  const frames = g.formulations.temporalConv(
+    g,
+    layers.overTime(g, pictures, T),
+    'decoder.time_conv_out',
+    config.out_channels,
+    T,
+  );
   g.output('frames', layers.framesOf(g, frames, T));
   return g;
 }
 
-const residual = (g: NetworkGraph, x: Value, name: string, C: number) =>
-  layers.resnetBlock(g, x, name, C, { epsilon: 1e-6 });
+const residual = (g: Network, x: Value, name: string, C: number) => layers.resnetBlock(g, x, name, C, 1e-6);
 
 /** diffusers' Attention with one head, over all places of a picture. */
-function attention(g: NetworkGraph, x: Value, name: string): Value {
+function attention(g: Network, x: Value, name: string): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   const normal = g.reshape(groupNorm(g, x, `${name}.group_norm`, 1e-6), [N, C, H * W]);
   const rows = g.reshape(g.transpose(normal, [0, 2, 1]), [N * H * W, C]);
-  const attended = layers.selfAttention(g, rows, layers.attentionNames(name), { N, heads: 1, bias: true });
+  const attended = layers.selfAttention(g, rows, layers.attentionNames(name), N, 1, true);
   return g.add(g.reshape(g.transpose(g.reshape(attended, [N, H * W, C]), [0, 2, 1]), x.shape), x);
 }

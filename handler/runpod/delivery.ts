@@ -1,25 +1,27 @@
-/** Bringing a job's outcome, chunks and progress to RunPod through its faults. */
+/** Delivers a job's outcome, chunks and progress in spite of faults. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Log } from './job-log.ts';
 import type { Queue } from './queue-client.ts';
 
-/** What is not accepted is sent again after 0.25 s, doubling to 10 s, for five minutes. */
-const RETRY = { first: 250, longest: 10 * SECOND, total: 5 * MINUTE };
-/** Answers after which the same may be accepted later; so may what has got none. */
-const isPassing = (answer: unknown) => typeof answer !== 'number' || answer >= 500 || [408, 425, 429].includes(answer);
-const isAccepted = (answer: unknown) => typeof answer === 'number' && answer >= 200 && answer < 300;
+const RETRY = { first: 250, max: 10 * SECOND, budget: 5 * MINUTE };
+/** A status of an answer, or the error of a request without one. */
+type Result = number | Error;
+const isRetryable = (result: Result) => typeof result !== 'number' || result >= 500 || [408, 425, 429].includes(result);
+const isAccepted = (result: Result) => typeof result === 'number' && result >= 200 && result < 300;
+const errorOf = (result: Result) => (typeof result === 'number' ? `status ${result}` : result);
 
-/** A wait that other workers do not share. */
-export const jittered = (ms: number) => ms * (0.75 + 0.5 * Math.random());
+/** ±25 %, so that workers do not retry in step. */
+export const withJitter = (ms: number) => ms * (0.75 + 0.5 * Math.random());
 
-/** Waits, or less if the signal comes. */
+/** Resolves after `ms`, or when the signal is aborted. */
 export const pause = (ms: number, signal: AbortSignal) => delay(ms, undefined, { signal }).catch(() => undefined);
 
 /**
- * Sends until it is accepted (true), refused for good, or five minutes have passed. An answer may be lost after the acceptance, so each
- * repeat must be the same.
- * @param send resolves to the status of the answer
+ * Retries until the answer is a 2xx, the error is permanent, or five minutes have passed. Pauses double from 0.25 s to 10 s.
+ * @param send resolves to the answer's status. It must send the same bytes each time: RunPod may have accepted a request whose answer was
+ * lost
+ * @returns whether it was accepted
  */
 export async function deliver(
   what: 'outcome' | 'chunk',
@@ -27,43 +29,43 @@ export async function deliver(
   send: () => Promise<number>,
   log: Log,
 ): Promise<boolean> {
-  const giveUp = performance.now() + RETRY.total;
-  for (let wait = RETRY.first; ; wait = Math.min(RETRY.longest, wait * 2)) {
-    const answer = await send().catch((error: unknown) => error);
-    if (isAccepted(answer)) return true;
-    if (!isPassing(answer)) {
-      log({ event: `${what} refused`, jobId, error: `status ${answer}` });
+  const deadline = performance.now() + RETRY.budget;
+  for (let wait = RETRY.first; ; wait = Math.min(RETRY.max, wait * 2)) {
+    const result = await send().catch((error: Error) => error);
+    if (isAccepted(result)) return true;
+    const error = errorOf(result);
+    if (!isRetryable(result)) {
+      log({ event: `${what} refused`, jobId, error });
       return false;
     }
-    const error = typeof answer === 'number' ? `status ${answer}` : answer;
-    if (performance.now() + wait > giveUp) {
+    if (performance.now() + wait > deadline) {
       log({ event: `${what} lost`, jobId, error });
       return false;
     }
-    log({ event: `${what} not accepted, will be sent again`, jobId, error });
-    await delay(jittered(wait));
+    log({ event: `${what} not accepted, retrying`, jobId, error });
+    await delay(withJitter(wait));
   }
 }
 
-/** Sends progress one at a time and only the latest, so that none arrives late, out of order, or after the outcome. */
+/** Sends progress, one request at a time and only the latest value, so that none arrives out of order or after the outcome. */
 export function progressQueue(queue: Queue, jobId: string, log: Log) {
   let latest: string | undefined;
   let sending: Promise<void> | undefined;
   const closing = new AbortController();
 
-  /** Sends what is the latest until there is nothing newer; what is not accepted again, unless there is something newer by then. */
+  /** Sends the latest value until there is no newer one. A value that is not accepted is retried until there is a newer one. */
   async function drain() {
     let wait = RETRY.first;
     while (latest !== undefined && !closing.signal.aborted) {
       const body = latest;
-      const answer = await queue.post(jobId, body).catch((error: unknown) => error);
-      if (isPassing(answer)) {
-        log({ event: 'progress not accepted', jobId, error: typeof answer === 'number' ? `status ${answer}` : answer });
-        await pause(jittered(wait), closing.signal);
-        wait = Math.min(RETRY.longest, wait * 2);
+      const result = await queue.post(jobId, body).catch((error: Error) => error);
+      if (isRetryable(result)) {
+        log({ event: 'progress not accepted', jobId, error: errorOf(result) });
+        await pause(withJitter(wait), closing.signal);
+        wait = Math.min(RETRY.max, wait * 2);
         continue;
       }
-      if (!isAccepted(answer)) log({ event: 'progress refused', jobId, error: `status ${answer}` });
+      if (!isAccepted(result)) log({ event: 'progress refused', jobId, error: errorOf(result) });
       wait = RETRY.first;
       if (latest === body) latest = undefined;
     }
@@ -81,7 +83,7 @@ export function progressQueue(queue: Queue, jobId: string, log: Log) {
       }
       sending ??= drain();
     },
-    /** Drops what has not been sent and waits for what is on its way. */
+    /** Drops a value that has not been sent, and waits for a request in progress. */
     async close() {
       closing.abort('closed');
       await sending;

@@ -1,48 +1,47 @@
 import { getEventListeners } from 'node:events';
-import type { Server } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
-import { serve as listen } from '@hono/node-server';
+import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
 import { SECOND } from '../../core/time.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import {
-  type Asked,
   environment,
-  farQueue,
   gate,
   jobs,
   KEY,
-  opened,
+  type RecordedRequest,
   SOON,
+  scriptedQueue,
+  serveUntilTestEnds,
+  startWorker,
   untilAborted,
   withPings,
-  worker,
 } from '../../test/support/test-worker.ts';
-import { type Handle, serve } from './index.ts';
+import { type Handler, serve } from './index.ts';
 
-// With the queue of infra/local.
+// With the queue simulator.
 
-async function localQueue() {
+async function simulatedQueue() {
   const { app, queue } = queueServer({ apiKey: KEY });
-  const server = listen({ fetch: new Hono().route('/v2', app).fetch, hostname: '127.0.0.1', port: 0 }) as Server;
+  const listener = getRequestListener(new Hono().route('/v2', app).fetch);
   let open = 0;
-  server.on('request', (_, response) => {
+  const base = await serveUntilTestEnds((request, response) => {
     open++;
     response.once('close', () => open--);
+    return listener(request, response);
   });
   /** Resolves when the server has noticed that all requests are over. */
-  const left = () => vi.waitFor(() => expect(open).toBe(0), SOON);
-  const env = environment(await opened(server));
-  return { queue, env, left };
+  const allClosed = () => vi.waitFor(() => expect(open).toBe(0), SOON);
+  return { queue, env: environment(base), allClosed };
 }
 
-test('jobs go from the queue to their outcome', async () => {
-  const { queue, env } = await localQueue();
+test('jobs are taken from the queue and their outcomes reported', async () => {
+  const { queue, env } = await simulatedQueue();
   const submitted = Array.from({ length: 20 }, (_, n) => queue.submit({ input: { n } }));
   const bad = queue.submit({ input: { n: -1 } });
   const seen: unknown[] = [];
-  worker(
+  startWorker(
     ({ input }) => {
       seen.push(input);
       const { n } = input as { n: number };
@@ -59,13 +58,13 @@ test('jobs go from the queue to their outcome', async () => {
   expect(seen).toHaveLength(21);
 });
 
-test('progress shows in the queue while the job runs', async () => {
-  const { queue, env } = await localQueue();
+test('the queue has the progress of a running job', async () => {
+  const { queue, env } = await simulatedQueue();
   const job = queue.submit({ input: {} });
   const looked = gate();
-  worker(async (_, { progress }) => {
+  startWorker(async (_, { progress }) => {
     progress({ step: 3 });
-    await looked.opens;
+    await looked.opened;
     return 'end';
   }, env);
   while (job.output === undefined) await queue.waitForChange(SECOND);
@@ -76,16 +75,16 @@ test('progress shows in the queue while the job runs', async () => {
 });
 
 test('a job cancelled in the queue is aborted, and the worker goes on', async () => {
-  const { queue, env } = await localQueue();
+  const { queue, env } = await simulatedQueue();
   const running = gate();
   const report = vi.spyOn(queue, 'report');
   const job = queue.submit({ input: 'long' });
-  worker(async ({ input }, { signal }) => {
+  startWorker(async ({ input }, { signal }) => {
     if (input === 'short') return 'short';
     running.open();
     return untilAborted(signal);
   }, env);
-  await running.opens;
+  await running.opened;
   queue.cancel(job);
   const next = queue.submit({ input: 'short' });
   while (next.ended === undefined) await queue.waitForChange(SECOND);
@@ -93,13 +92,13 @@ test('a job cancelled in the queue is aborted, and the worker goes on', async ()
   expect(report.mock.calls.map(([reported]) => reported)).toEqual([next]);
 });
 
-test('a worker that ended leaves later jobs in the queue', async () => {
-  const { queue, env, left } = await localQueue();
+test('later jobs stay in the queue when the worker has ended', async () => {
+  const { queue, env, allClosed } = await simulatedQueue();
   const change = vi.spyOn(queue, 'waitForChange'); // called when a poll is held
-  const { stop } = worker(() => 'never', env);
+  const { stop } = startWorker(() => 'never', env);
   await vi.waitFor(() => expect(change).toHaveBeenCalled(), SOON);
   await stop();
-  await left();
+  await allClosed();
   const job = queue.submit({ input: {} });
   await delay(50);
   expect(job.status).toBe('IN_QUEUE');
@@ -107,70 +106,70 @@ test('a worker that ended leaves later jobs in the queue', async () => {
 
 // Several jobs at once.
 
-test('concurrency 2 runs two jobs at once, never three', async () => {
-  const far = await farQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
+test('at concurrency 2 two jobs run at once, never three', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
   const gates = { a: gate(), b: gate(), c: gate(), d: gate() };
   let running = 0;
   let most = 0;
-  const { happened } = worker(
+  const { logged } = startWorker(
     async ({ id }) => {
       most = Math.max(most, ++running);
-      await gates[id as 'a'].opens;
+      await gates[id as 'a'].opened;
       running--;
       return id;
     },
-    withPings(far.env),
+    withPings(queue.env),
     { concurrency: 2 },
   );
   await vi.waitFor(() => expect(running).toBe(2), SOON);
-  await far.until(far.of('ping').length + 3, 'ping');
-  expect(far.of('job-take')).toHaveLength(2); // it does not even ask
-  expect(far.of('ping').at(-1)!.url.search).toBe('?job_id=a%2Cb');
+  await queue.waitFor(queue.requests('ping').length + 3, 'ping');
+  expect(queue.requests('job-take')).toHaveLength(2); // no take while no slot is free
+  expect(queue.requests('ping').at(-1)!.url.search).toBe('?job_id=a%2Cb');
 
   gates.b.open();
-  await vi.waitFor(() => expect(happened('job started')).toHaveLength(3), SOON);
-  expect(far.posted()).toEqual([{ output: 'b' }]);
+  await vi.waitFor(() => expect(logged('job started')).toHaveLength(3), SOON);
+  expect(queue.posted()).toEqual([{ output: 'b' }]);
   for (const { open } of Object.values(gates)) open();
-  await far.until(4, 'job-done');
+  await queue.waitFor(4, 'job-done');
   expect(most).toBe(2);
-  expect(far.of('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(
+  expect(queue.requests('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(
     expect.arrayContaining(['0', '1']),
   );
 });
 
-test('job_in_progress says whether a job is in hand', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
+test('job_in_progress says whether a job is active', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
   const held = gate();
-  worker(() => held.opens, far.env, { concurrency: 2 });
-  await far.until(2, 'job-take');
-  expect(far.of('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(['0', '1']);
+  startWorker(() => held.opened, queue.env, { concurrency: 2 });
+  await queue.waitFor(2, 'job-take');
+  expect(queue.requests('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(['0', '1']);
   held.open();
 });
 
-test('jobs leave no listeners behind on the signal', async () => {
+test('jobs leave no listeners on the signal', async () => {
   const ids = Array.from({ length: 20 }, (_, n) => `job-${n}`);
-  const far = await farQueue({ 'job-take': jobs(...ids) });
-  const { signal } = worker(() => 1, far.env);
-  await far.until(21, 'job-take');
+  const queue = await scriptedQueue({ 'job-take': jobs(...ids) });
+  const { signal } = startWorker(() => 1, queue.env);
+  await queue.waitFor(21, 'job-take');
   expect(getEventListeners(signal, 'abort').length).toBeLessThan(3);
 });
 
-// Fitness, fresh workers, and how many jobs at once.
+// Fitness, fresh workers, changing concurrency.
 
-test('fitness checks come in order before the first job', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
+test('fitness checks run in order before the first job', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
   const order: string[] = [];
   const check = (name: string) => async () => {
-    expect(far.of('job-take')).toEqual([]);
+    expect(queue.requests('job-take')).toEqual([]);
     order.push(name);
   };
-  worker(() => 1, far.env, { fitness: { gpu: check('gpu'), disk: check('disk') } });
-  await far.until(1, 'job-done');
+  startWorker(() => 1, queue.env, { fitness: { gpu: check('gpu'), disk: check('disk') } });
+  await queue.waitFor(1, 'job-done');
   expect(order).toEqual(['gpu', 'disk']);
 });
 
-test('the first check that fails is reported, and the worker ends without a job', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
+test('the first failed check is reported, and the worker ends without a job', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
   let later = false;
   const fitness = {
     gpu: async () => {
@@ -180,48 +179,48 @@ test('the first check that fails is reported, and the worker ends without a job'
       later = true;
     },
   };
-  const env = withPings(far.env);
+  const env = withPings(queue.env);
   await expect(serve(() => 1, { env, fitness, signal: new AbortController().signal })).rejects.toThrow('xxx');
-  const [{ url, headers }] = far.of('ping') as [Asked];
+  const [{ url, headers }] = queue.requests('ping') as [RecordedRequest];
   expect(Object.fromEntries(url.searchParams)).toEqual({
     status: 'unhealthy',
     check: 'gpu',
     reason: `RangeError: ${'x'.repeat(256 - 'RangeError: '.length)}`,
   });
   expect(headers.authorization).toBe(KEY);
-  expect([later, far.of('job-take'), far.of('ping').length]).toEqual([false, [], 1]);
+  expect([later, queue.requests('job-take'), queue.requests('ping').length]).toEqual([false, [], 1]);
 });
 
 test('with refreshWorker a job asks for a fresh worker, and this one ends', async () => {
-  const far = await farQueue({ 'job-take': jobs('a', 'b') });
-  const { ended } = worker(() => ({ ok: 1 }), far.env, { refreshWorker: true });
+  const queue = await scriptedQueue({ 'job-take': jobs('a', 'b') });
+  const { ended } = startWorker(() => ({ ok: 1 }), queue.env, { refreshWorker: true });
   await ended;
-  expect(far.posted()).toEqual([{ output: { ok: 1 }, stopPod: true }]);
+  expect(queue.posted()).toEqual([{ output: { ok: 1 }, stopPod: true }]);
 });
 
-test('how many jobs are in hand at once may change', async () => {
-  const far = await farQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
+test('the concurrency may change between takes', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
   let limit = 1;
   const doors = new Map<string, ReturnType<typeof gate>>();
-  const handle: Handle = ({ id }) => {
+  const handle: Handler = ({ id }) => {
     const door = gate();
     doors.set(id, door);
-    return door.opens;
+    return door.opened;
   };
-  worker(handle, far.env, { concurrency: () => limit });
+  startWorker(handle, queue.env, { concurrency: () => limit });
   await vi.waitFor(() => expect([...doors.keys()]).toEqual(['a']), SOON);
   limit = 2;
   doors.get('a')!.open();
   await vi.waitFor(() => expect([...doors.keys()]).toEqual(['a', 'b', 'c']), SOON);
   limit = 1;
   doors.get('b')!.open();
-  await far.until(2, 'job-done');
-  expect(far.of('job-take').filter(({ url }) => url.searchParams.get('job_in_progress') === '1').length).toBeLessThan(
-    3,
-  );
+  await queue.waitFor(2, 'job-done');
+  expect(
+    queue.requests('job-take').filter(({ url }) => url.searchParams.get('job_in_progress') === '1').length,
+  ).toBeLessThan(3);
   expect([...doors.keys()]).toEqual(['a', 'b', 'c']); // c alone is the limit now
   doors.get('c')!.open();
   await vi.waitFor(() => expect(doors.has('d')).toBe(true), SOON);
   doors.get('d')!.open();
-  await far.until(4, 'job-done');
+  await queue.waitFor(4, 'job-done');
 });

@@ -1,16 +1,22 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { expect, test, vi } from 'vitest';
-import { afterwards, farQueue, gate, opened, SOON, untilAborted, worker } from '../../test/support/test-worker.ts';
-import { type Handle, type ServeOptions, serve } from './index.ts';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import {
+  gate,
+  SOON,
+  scriptedQueue,
+  serveUntilTestEnds,
+  startWorker,
+  untilAborted,
+} from '../../test/support/test-worker.ts';
+import { type Handler, type ServeOptions, serve } from './index.ts';
 
 // One job.
 
-/** What `serve` prints, and how it ends. */
-async function testRun(handle: Handle, argv: string[], env: NodeJS.ProcessEnv = {}, options: ServeOptions = {}) {
+/** @returns the JSON lines that `serve` prints, its error and its events */
+async function testRun(handle: Handler, argv: string[], env: NodeJS.ProcessEnv = {}, options: ServeOptions = {}) {
   const print = vi.spyOn(console, 'log').mockImplementation(() => {});
   const events: { event: string }[] = [];
   const { signal } = new AbortController();
@@ -22,7 +28,7 @@ async function testRun(handle: Handle, argv: string[], env: NodeJS.ProcessEnv = 
   return { printed: print.mock.calls.map(([text]) => JSON.parse(text)), error, events };
 }
 
-test.each<[string, Handle, object]>([
+test.each<[string, Handler, object]>([
   ['a value', ({ id, input }) => ({ id, input }), { output: { id: 'local_test', input: { a: 1 } } }],
   ['nothing', () => undefined, { output: null }],
   ['refresh_worker', () => ({ refresh_worker: true, ok: 1 }), { output: { ok: 1 }, stopPod: true }],
@@ -35,13 +41,13 @@ test.each<[string, Handle, object]>([
     { output: [1, 2] },
   ],
 ])('--test_input runs one job and prints its outcome: %s', async (_, handle, outcome) => {
-  const far = await farQueue({});
-  const { printed, error } = await testRun(handle, ['--test_input', '{"input":{"a":1}}'], far.env);
+  const queue = await scriptedQueue();
+  const { printed, error } = await testRun(handle, ['--test_input', '{"input":{"a":1}}'], queue.env);
   expect([printed, error]).toEqual([[outcome], undefined]);
-  expect(far.of('job-take')).toEqual([]); // it is no worker, although the environment names a queue
+  expect(queue.requests('job-take')).toEqual([]); // although the environment has a queue
 });
 
-test('a job that fails makes the run fail', async () => {
+test('a failed job makes serve throw', async () => {
   const returned = await testRun(() => ({ error: 'no' }), ['--test_input={"input":1}']);
   expect(returned).toMatchObject({ printed: [{ error: 'no' }], error: 'the job failed: no' });
   const thrown = await testRun(() => {
@@ -50,8 +56,8 @@ test('a job that fails makes the run fail', async () => {
   expect(thrown).toMatchObject({ error: 'boom' });
 });
 
-test('progress and chunks are told, and the job may bring an id', async () => {
-  const handle: Handle = async function* (job, { progress }) {
+test('progress and chunks are logged, and the job may have an id', async () => {
+  const handle: Handler = async function* (job, { progress }) {
     progress({ of: job.id });
     yield 'chunk';
   };
@@ -73,9 +79,9 @@ test.each([
   expect(handle).not.toHaveBeenCalled();
 });
 
-test('without a queue test_input.json is the job; without that file the way is told', async () => {
+test('without a queue the job is test_input.json; without that file the error explains the flags', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'test-input-'));
-  afterwards(() => rm(folder, { recursive: true }));
+  onTestFinished(() => rm(folder, { recursive: true }));
   vi.spyOn(process, 'cwd').mockReturnValue(folder);
   const check = vi.fn(async () => {});
   expect((await testRun(() => 1, [], {}, { fitness: { check } })).error).toMatch(
@@ -86,7 +92,7 @@ test('without a queue test_input.json is the job; without that file the way is t
   expect((await testRun(({ input }) => input, [])).printed).toEqual([{ output: { from: 'file' } }]);
 });
 
-test('fitness checks come before the job', async () => {
+test('fitness checks run before the job', async () => {
   const handle = vi.fn();
   const fitness = {
     async gpu() {
@@ -101,19 +107,19 @@ test.each([
   [['--test_input'], '--test_input needs a value'],
   [['--rp_serve_api', '--rp_api_port', 'x'], '--rp_api_port must be a whole number'],
   [['--rp_serve_api', '--rp_api_port', '70000'], '--rp_api_port must be a whole number up to 65535'],
-  [['--rp_debugger'], '--rp_debugger is not known here'],
+  [['--rp_debugger'], '--rp_debugger is not supported'],
   [['--rp_log_level', 'LOUD', '--test_input', '{"input":1}'], 'RUNPOD_LOG_LEVEL must be one of'],
 ])('flags %j are refused', async (argv, message) => {
   const ended = serve(() => 1, { env: {}, argv, signal: new AbortController().signal });
   await expect(ended).rejects.toThrow(message);
 });
 
-test('--rp_log_level says how much of the log is printed', async () => {
+test('--rp_log_level sets the level of the log', async () => {
   const print = vi.spyOn(console, 'log').mockImplementation(() => {});
   const printed = async (level: string) => {
     print.mockClear();
     const argv = ['--rp_log_level', level, '--test_input', '{"input":1,"id":"a"}'];
-    const handle: Handle = (_, { progress }) => progress(1);
+    const handle: Handler = (_, { progress }) => progress(1);
     await serve(handle, { env: {}, argv, signal: new AbortController().signal });
     return print.mock.calls.map(([text]) => JSON.parse(text));
   };
@@ -122,17 +128,17 @@ test('--rp_log_level says how much of the log is printed', async () => {
   expect(await printed('WARN')).toEqual([outcome]);
 });
 
-test('flags of the program itself are left alone', async () => {
+test('flags of the program itself are ignored', async () => {
   expect((await testRun(() => 1, ['--mine', 'x', '--test_input', '{"input":1}', 'y'])).error).toBe(undefined);
 });
 
 // Over HTTP.
 
-async function api(handle: Handle, flags: string[] = []) {
+async function api(handle: Handler, flags: string[] = []) {
   const argv = ['--rp_serve_api', '--rp_api_host', '127.0.0.1', '--rp_api_port', '0', ...flags];
-  const { stop, happened } = worker(handle, {}, { argv });
-  await vi.waitFor(() => expect(happened('serving')).toHaveLength(1), SOON);
-  const { url } = happened('serving')[0] as unknown as { url: string };
+  const { stop, logged } = startWorker(handle, {}, { argv });
+  await vi.waitFor(() => expect(logged('serving')).toHaveLength(1), SOON);
+  const { url } = logged('serving')[0] as unknown as { url: string };
   const ask = async (method: string, path: string, body?: unknown) => {
     const response = await fetch(url + path, {
       method,
@@ -156,11 +162,11 @@ test('/runsync answers with the outcome', async () => {
   expect(JSON.parse((await run(-1)).error)).toMatchObject({ error_type: 'RangeError', error_message: 'negative' });
 });
 
-test('/run starts a job; GET /status shows how it is doing, POST /status waits for its end', async () => {
+test('/run starts a job; GET /status answers at once, POST /status waits for its end', async () => {
   const door = gate();
   const { ask } = await api(async (_, { progress }) => {
     progress({ step: 1 });
-    await door.opens;
+    await door.opened;
     return 'end';
   });
   const { body } = await ask('POST', '/run', { input: {} });
@@ -172,10 +178,10 @@ test('/run starts a job; GET /status shows how it is doing, POST /status waits f
   expect((await waited).body).toEqual({ id: body.id, status: 'COMPLETED', output: 'end' });
 });
 
-test('as many jobs run at once as --rp_api_concurrency says, the others wait', async () => {
+test('--rp_api_concurrency limits how many jobs run at once; the others wait', async () => {
   const doors = [gate(), gate(), gate()];
   let started = 0;
-  const { ask } = await api(() => doors[started++]!.opens, ['--rp_api_concurrency', '2']);
+  const { ask } = await api(() => doors[started++]!.opened, ['--rp_api_concurrency', '2']);
   const ids: string[] = [];
   for (let i = 0; i < 3; i++) ids.push((await ask('POST', '/run', { input: {} })).body.id);
   const states = () => Promise.all(ids.map(async (id) => (await ask('GET', `/status/${id}`)).body.status));
@@ -207,16 +213,15 @@ test('/cancel aborts a job', async () => {
   expect((await ask('POST', `/status/${body.id}`)).body).toEqual({ id: body.id, status: 'CANCELLED' });
 });
 
-test('a webhook is told of the end', async () => {
-  const heard: unknown[] = [];
-  const server = createServer(async (request, response) => {
-    heard.push(JSON.parse((await request.setEncoding('utf8').toArray()).join('')));
+test('the webhook gets the job at its end', async () => {
+  const received: unknown[] = [];
+  const webhook = await serveUntilTestEnds(async (request, response) => {
+    received.push(JSON.parse((await request.setEncoding('utf8').toArray()).join('')));
     response.end();
   });
-  const webhook = await opened(server);
   const { ask } = await api(() => 'end');
   const { body } = await ask('POST', '/runsync', { input: {}, webhook });
-  expect(heard).toEqual([body]);
+  expect(received).toEqual([body]);
 });
 
 test.each([
@@ -228,14 +233,14 @@ test.each([
   ['GET', '/run', undefined, 404],
   ['POST', '/other', {}, 404],
   ['GET', '/', undefined, 404],
-])('%s %s with what it does not take is refused', async (method, path, body, status) => {
+])('%s %s with an invalid body or path is refused', async (method, path, body, status) => {
   const handle = vi.fn();
   const { ask } = await api(handle);
   expect(await ask(method, path, body)).toMatchObject({ status, body: { detail: expect.any(String) } });
   expect(handle).not.toHaveBeenCalled();
 });
 
-test('an unknown job has failed, as RunPod’s own server says', async () => {
+test('an unknown job has failed, as with RunPod’s own server', async () => {
   const { ask } = await api(() => 1);
   for (const operation of ['status', 'stream'])
     expect((await ask('POST', `/${operation}/none`)).body).toEqual({
@@ -245,15 +250,15 @@ test('an unknown job has failed, as RunPod’s own server says', async () => {
     });
 });
 
-test('the signal ends it when the jobs have ended', async () => {
+test('after the signal the server ends when its jobs have ended', async () => {
   const [running, door] = [gate(), gate()];
   const { ask, stop } = await api(async () => {
     running.open();
-    await door.opens;
+    await door.opened;
     return 'end';
   });
   const waited = ask('POST', '/runsync', { input: {} });
-  await running.opens;
+  await running.opened;
   const stopped = stop();
   door.open();
   expect((await waited).body).toMatchObject({ status: 'COMPLETED', output: 'end' });

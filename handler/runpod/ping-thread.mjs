@@ -1,9 +1,9 @@
 /**
- * A thread that tells RunPod that this worker lives and which jobs it holds, also while the main thread is busy: a network's run can
- * hold that one for minutes. It is JavaScript so that a thread can be made of it wherever the rest has been compiled on the fly.
+ * A thread that sends pings to RunPod: the worker is alive and has these jobs. The main thread can be blocked for minutes. It is
+ * JavaScript because a thread can't load TypeScript that is compiled on the fly.
  *
- * workerData: {url, key, interval and timeout in milliseconds}. In: the ids of the jobs in hand, after each change. Out: why a ping
- * has failed, in a few words.
+ * workerData: `{url, key, interval, timeout}`, times in milliseconds. Receives the ids of the active jobs after each change. Sends the
+ * reason of each failed ping.
  */
 import http from 'node:http';
 import https from 'node:https';
@@ -15,30 +15,30 @@ parentPort.on('message', (ids) => {
   jobIds = ids;
 });
 
-const SOON = 2000; // milliseconds, for the ping after one that has failed
+const RETRY_DELAY = 2000; // milliseconds
 
-/** Not fetch, whose first use takes 8 to 16 MB of a thread of its own. */
-function get(address) {
+/** Resolves to the status. Not fetch, whose first use takes 8 to 16 MB in each thread. */
+function request(target) {
   return new Promise((resolve, reject) => {
-    const { get } = address.protocol === 'https:' ? https : http;
-    const call = get(address, { headers: { authorization: key }, signal: AbortSignal.timeout(timeout) }, (response) => {
+    const { get } = target.protocol === 'https:' ? https : http;
+    const call = get(target, { headers: { authorization: key }, signal: AbortSignal.timeout(timeout) }, (response) => {
       response.resume();
       response.on('end', () => resolve(response.statusCode)).on('error', reject);
     });
-    call.on('error', (error) => reject(error.cause ?? error)); // of an abort: that it took too long
+    call.on('error', (error) => reject(error.cause ?? error)); // of an abort: the timeout
   });
 }
 
 async function ping() {
   let wait = interval;
-  const address = new URL(url);
-  if (jobIds.length > 0) address.searchParams.set('job_id', jobIds.join(','));
+  const target = new URL(url);
+  if (jobIds.length > 0) target.searchParams.set('job_id', jobIds.join(','));
   try {
-    const status = await get(address);
+    const status = await request(target);
     if (status < 200 || status >= 300) throw new Error(`ping answered ${status}`);
   } catch (error) {
     parentPort.postMessage(error.message || error.code);
-    wait = Math.min(interval, SOON);
+    wait = Math.min(interval, RETRY_DELAY);
   }
   setTimeout(ping, wait);
 }

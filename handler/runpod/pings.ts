@@ -3,17 +3,18 @@ import type { Log } from './job-log.ts';
 import type { Queue } from './queue-client.ts';
 
 /**
- * Pings go on in a thread of their own, and each names the jobs that were held last.
+ * Sends pings from a thread. Each names the jobs of the last `setJobs`.
+ * @param target undefined: no pings
  * @param interval milliseconds
  */
-export function startPings(address: Queue['pings'], interval: number, log: Log) {
-  if (!address) return { hold() {}, async stop() {} };
-  const workerData = { ...address, interval, timeout: 2 * interval };
+export function startPings(target: Queue['pings'], interval: number, log: Log) {
+  if (!target) return { setJobs() {}, async stop() {} };
+  const workerData = { ...target, interval, timeout: 2 * interval };
   const thread = new Worker(new URL('./ping-thread.mjs', import.meta.url), { workerData, execArgv: [] });
   thread.on('message', (error: string) => log({ event: 'ping failed', error }));
   thread.on('error', (error) => log({ event: 'pings ended', error }));
   return {
-    hold: (jobIds: string[]) => thread.postMessage(jobIds),
+    setJobs: (jobIds: string[]) => thread.postMessage(jobIds),
     async stop() {
       await thread.terminate();
     },

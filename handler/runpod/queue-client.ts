@@ -1,8 +1,9 @@
-/** RunPod's queue as a worker meets it: a few addresses from the environment, and what may be sent to each. */
+/** A worker's requests to RunPod's queue. Their URLs come from the environment. */
 import http from 'node:http';
 import https from 'node:https';
+import { SECOND } from '../../core/time.ts';
 
-/** The environment that RunPod gives a worker. */
+/** The variables that RunPod sets for its workers. */
 export interface QueueEnvironment {
   RUNPOD_WEBHOOK_GET_JOB: string;
   RUNPOD_WEBHOOK_POST_OUTPUT: string;
@@ -12,7 +13,7 @@ export interface QueueEnvironment {
   RUNPOD_POD_ID?: string | undefined;
 }
 
-/** A job as it was taken; RunPod may add fields. */
+/** A job as RunPod gives it, which may add fields. */
 export interface TakenJob {
   id: string;
   input: unknown;
@@ -20,15 +21,23 @@ export interface TakenJob {
 }
 
 export type Take =
-  /** `withoutInput`: ids of jobs that can't be run; `unreadable`: how many more were given that are not jobs at all */
-  | { status: 'jobs'; jobs: TakenJob[]; withoutInput: string[]; unreadable: number }
+  /** `withoutInput`: ids of jobs that can't be run; `malformed`: how many entries have no id */
+  | { status: 'jobs'; jobs: TakenJob[]; withoutInput: string[]; malformed: number }
   | { status: 'empty' }
-  | { status: 'slow down' }
+  | { status: 'throttled' }
   | { status: 'error'; error: Error };
 
-const POLL_TIMEOUT = 90_000; // milliseconds: the server holds a poll until there is something to say
-const POST_TIMEOUT = 30_000;
-const REPORT_TIMEOUT = 2000;
+const POLL_TIMEOUT = 90 * SECOND; // the server holds a poll until it has an answer
+const POST_TIMEOUT = 30 * SECOND;
+const REPORT_TIMEOUT = 2 * SECOND;
+
+/** @throws Error that names the missing variable */
+export function readQueueEnvironment(env: NodeJS.ProcessEnv): QueueEnvironment {
+  const { RUNPOD_WEBHOOK_GET_JOB = '', RUNPOD_WEBHOOK_POST_OUTPUT } = env;
+  if (!RUNPOD_WEBHOOK_POST_OUTPUT)
+    throw new Error('RUNPOD_WEBHOOK_POST_OUTPUT is not set: RunPod sets it for its workers');
+  return { ...env, RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT };
+}
 
 export type Queue = ReturnType<typeof openQueue>;
 
@@ -36,16 +45,17 @@ export function openQueue(env: QueueEnvironment) {
   const workerId = env.RUNPOD_POD_ID ?? crypto.randomUUID();
   const key = env.RUNPOD_AI_API_KEY ?? '';
   const headers = { authorization: key, 'content-type': 'application/json' };
-  const fill = (url: string, jobId = workerId) => url.replaceAll('$RUNPOD_POD_ID', workerId).replaceAll('$ID', jobId);
-  const takeUrl = fill(env.RUNPOD_WEBHOOK_GET_JOB);
-  const hasTake = takeUrl.includes('/job-take/'); // only then the addresses beside it can be told
-  const stopUrl = hasTake ? takeUrl.replace('/job-take/', '/job-stop/') : undefined;
-  const batchUrl = hasTake ? takeUrl.replace('/job-take/', '/job-take-batch/') : undefined;
-  const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? fill(env.RUNPOD_WEBHOOK_PING) : undefined;
-
-  const poll = (url: string, signal: AbortSignal) => send(url, { headers, ms: POLL_TIMEOUT, signal });
-
+  const expand = (url: string, jobId = workerId) => url.replaceAll('$RUNPOD_POD_ID', workerId).replaceAll('$ID', jobId);
+  const takeUrl = expand(env.RUNPOD_WEBHOOK_GET_JOB);
+  /** The URL of another operation, which RunPod does not give: undefined where it can't be derived. */
+  const sibling = (operation: string) =>
+    takeUrl.includes('/job-take/') ? takeUrl.replace('/job-take/', `/${operation}/`) : undefined;
+  const stopUrl = sibling('job-stop');
+  const batchUrl = sibling('job-take-batch');
+  const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? expand(env.RUNPOD_WEBHOOK_PING) : undefined;
   const streamUrl = env.RUNPOD_WEBHOOK_POST_STREAM;
+
+  const poll = (url: string, signal: AbortSignal) => send(url, { headers, timeout: POLL_TIMEOUT, signal });
 
   async function post(url: string, jobId: string, body: string): Promise<number> {
     const { status } = await send(url, {
@@ -53,11 +63,11 @@ export function openQueue(env: QueueEnvironment) {
       headers: {
         authorization: key,
         charset: 'utf-8',
-        'content-type': 'application/x-www-form-urlencoded', // as RunPod's own worker says, although the body is JSON
+        'content-type': 'application/x-www-form-urlencoded', // as RunPod's Python worker, although the body is JSON
         'x-request-id': jobId,
       },
       body,
-      ms: POST_TIMEOUT,
+      timeout: POST_TIMEOUT,
     });
     return status;
   }
@@ -66,8 +76,8 @@ export function openQueue(env: QueueEnvironment) {
     workerId,
 
     /**
-     * One held poll for at most `count` jobs. Rejects only when `signal` is aborted before an answer begins to arrive.
-     * @param busy whether a job is in hand
+     * A long poll for at most `count` jobs. Rejects only when `signal` is aborted before an answer begins to arrive.
+     * @param busy whether a job is active
      */
     async take(count: number, busy: boolean, signal: AbortSignal): Promise<Take> {
       const query = { job_in_progress: busy ? '1' : '0' };
@@ -77,11 +87,11 @@ export function openQueue(env: QueueEnvironment) {
           : withQuery(takeUrl, query);
       try {
         const { status, text } = await poll(url, signal);
-        if (status === 429) return { status: 'slow down' };
+        if (status === 429) return { status: 'throttled' };
         if (status === 204 || status === 400) return { status: 'empty' }; // 400: usual under FlashBoot
         if (!(status >= 200 && status < 300))
           return { status: 'error', error: new Error(`job-take answered ${status}`) };
-        return text === '' ? { status: 'empty' } : sorted(JSON.parse(text));
+        return text === '' ? { status: 'empty' } : parseTake(JSON.parse(text));
       } catch (error) {
         signal.throwIfAborted();
         if (error instanceof DOMException && error.name === 'TimeoutError') return { status: 'empty' };
@@ -90,39 +100,39 @@ export function openQueue(env: QueueEnvironment) {
     },
 
     /**
-     * Posts a job's outcome, or with status IN_PROGRESS its progress. The body is sent as given: a repeat is byte-equal.
-     * @param isStream whether the job has sent chunks before
+     * Posts a job's outcome, or with status IN_PROGRESS its progress.
+     * @param isStream whether the job's handler is a generator
      * @returns the status of the answer
      */
     post: (jobId: string, body: string, isStream = false): Promise<number> =>
-      post(withQuery(fill(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: String(isStream) }), jobId, body),
+      post(withQuery(expand(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: String(isStream) }), jobId, body),
 
-    /** Posts one chunk of a job's output; undefined where this queue takes none. */
+    /** Posts one chunk of a job's output; undefined where RunPod has set no URL for them. */
     postChunk: streamUrl
       ? (jobId: string, body: string): Promise<number> =>
-          post(withQuery(fill(streamUrl, jobId), { isStream: 'false' }), jobId, body) // so says RunPod's own worker
+          post(withQuery(expand(streamUrl, jobId), { isStream: 'false' }), jobId, body) // as RunPod's Python worker
       : undefined,
 
-    /** Where pings go and the key that signs them, if RunPod gave both. */
+    /** The URL and key of pings; undefined where RunPod has not set both. */
     pings: pingUrl === undefined ? undefined : { url: pingUrl, key },
 
-    /** Tells RunPod, at best, that this worker is not fit for work and is about to end. */
+    /** Reports to RunPod that this worker has failed a fitness check and will end. Never rejects. */
     async reportUnhealthy(check: string, reason: string): Promise<void> {
       if (!pingUrl) return;
       const url = withQuery(pingUrl, { status: 'unhealthy', check, reason: reason.slice(0, 256) });
-      await send(url, { headers: { authorization: key }, ms: REPORT_TIMEOUT }).catch(
-        () => {}, // the worker ends anyway, and says in its log why
+      await send(url, { headers: { authorization: key }, timeout: REPORT_TIMEOUT }).catch(
+        () => {}, // the worker ends anyway, with the check's error
       );
     },
 
     /**
-     * One held poll for jobs that shall stop, where this queue has one.
-     * @throws Error: no usable answer
+     * A long poll for the ids of jobs to stop; undefined where its URL can't be derived.
+     * @throws Error: the answer is unusable
      */
-    stops: stopUrl
-      ? async (signal: AbortSignal): Promise<string[] | 'slow down'> => {
+    pollStops: stopUrl
+      ? async (signal: AbortSignal): Promise<string[] | 'throttled'> => {
           const { status, text } = await poll(stopUrl, signal);
-          if (status === 429) return 'slow down';
+          if (status === 429) return 'throttled';
           if (status === 204 || text === '') return [];
           if (!(status >= 200 && status < 300)) throw new Error(`job-stop answered ${status}`);
           const body: unknown = JSON.parse(text);
@@ -139,23 +149,23 @@ interface Message {
   method?: 'GET' | 'POST';
   headers: Record<string, string>;
   body?: string;
-  /** how long it may take, in milliseconds */
-  ms: number;
+  /** milliseconds for the whole exchange */
+  timeout: number;
   signal?: AbortSignal;
 }
 
 /**
- * A whole answer, or a rejection: TimeoutError after `ms`, or when the signal is aborted. An answer that has begun to arrive is read to
- * its end all the same, for it may hand over a job. Not fetch, which takes three times the processor's time and 25 MB.
+ * Resolves to a complete answer. Rejects with a TimeoutError, or when the signal is aborted. Once an answer has begun to arrive, the signal
+ * has no effect, for the answer may contain a job. Not fetch, which takes three times the CPU time and 25 MB.
  */
-function send(url: string, { ms, signal, body, ...options }: Message): Promise<{ status: number; text: string }> {
+function send(url: string, { timeout, signal, body, ...options }: Message): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
     const isSecure = url.startsWith('https:');
     const agent = isSecure ? agents.https : agents.http;
     const call = (isSecure ? https : http).request(url, { ...options, agent });
     const abort = () => call.destroy(signal!.reason);
-    const timer = setTimeout(() => call.destroy(new DOMException('no answer in time', 'TimeoutError')), ms);
+    const timer = setTimeout(() => call.destroy(new DOMException('no answer in time', 'TimeoutError')), timeout);
     const settle = () => {
       clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
@@ -183,20 +193,20 @@ function send(url: string, { ms, signal, body, ...options }: Message): Promise<{
   });
 }
 
-/** One job or a list of them, whichever was asked for: what was given decides. */
-function sorted(answer: unknown): Take {
-  const given = Array.isArray(answer) ? answer : [answer];
-  if (given.length === 0) return { status: 'empty' };
-  const named = given.filter((one): one is { id: string; input?: unknown } => typeof one?.id === 'string');
+/** @param answer one job or a list, whichever was requested */
+function parseTake(answer: unknown): Take {
+  const entries = Array.isArray(answer) ? answer : [answer];
+  if (entries.length === 0) return { status: 'empty' };
+  const valid = entries.filter((entry): entry is { id: string; input?: unknown } => typeof entry?.id === 'string');
   return {
     status: 'jobs',
-    jobs: named.filter((one): one is TakenJob => one.input != null),
-    withoutInput: named.filter(({ input }) => input == null).map(({ id }) => id),
-    unreadable: given.length - named.length,
+    jobs: valid.filter((entry): entry is TakenJob => entry.input != null),
+    withoutInput: valid.filter(({ input }) => input == null).map(({ id }) => id),
+    malformed: entries.length - valid.length,
   };
 }
 
-/** RunPod's addresses come with a query of their own, some with a bare `?`. */
+/** RunPod's URLs may have a query already, or end with a bare `?`. */
 function withQuery(url: string, query: Record<string, string>): string {
   const added = new URLSearchParams(query).toString();
   if (added === '') return url;

@@ -1,33 +1,22 @@
 import type { Log } from './job-log.ts';
 
 export interface ServeOptions {
-  /** how many jobs may be in hand at once, perhaps asked anew before each is taken; default 1 */
+  /** how many jobs run at once, a whole number from 1; a function is asked before each take. Default 1 */
   concurrency?: number | (() => number);
-  /** run in order before any job is taken; the first that throws is reported to RunPod, and the worker ends */
+  /** checks by name, run in order before the first job. The first that throws is reported to RunPod and ends the worker. Default none */
   fitness?: Record<string, () => Promise<void>>;
-  /** asks for a fresh worker after each job, and ends */
+  /** whether the worker asks RunPod for a fresh worker after a job, and ends. Default false */
   refreshWorker?: boolean;
-  /** chunks are also gathered, and are the job's output in the end */
+  /** whether the chunks of a generator are also the job's output. Default false: it is empty */
   aggregateStream?: boolean;
+  /** RunPod's variables. Default `process.env` */
   env?: NodeJS.ProcessEnv;
-  /** where `--test_input` and `--rp_serve_api` are looked for; default: the process's own */
+  /** RunPod's flags, such as `--test_input`. Default the process's own */
   argv?: string[];
-  /** one event, for the log; default: lines of JSON on standard output */
+  /** called with each event. Default: a line of JSON on standard output */
   log?: Log;
-  /** when aborted, the worker takes no more jobs and ends when those in hand have; default: SIGTERM or SIGINT */
+  /** ends the worker when aborted. Default: the first SIGTERM or SIGINT does; the second ends the process */
   signal?: AbortSignal;
-  /** how long jobs in hand may still run then, in milliseconds; afterwards they are aborted and fail as retryable; default 30 s */
-  grace?: number;
+  /** how long running jobs may go on when the worker has to end, before they are aborted; milliseconds. Default 30 s */
+  gracePeriod?: number;
 }
-
-/** A job in hand. */
-export interface Held {
-  id: string;
-  /** aborts the job */
-  controller: AbortController;
-  /** ends the job as failed, whatever its handler does */
-  fail: (error: unknown) => void;
-}
-
-/** Does a job's work in such a way that errors which nobody caught can be told to be its own; `failed` rejects with them. */
-export type InJob = <R>(id: string, work: (job: Held, failed: Promise<never>) => Promise<R>) => Promise<R>;

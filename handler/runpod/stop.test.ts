@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
 import {
-  farQueue,
+  after,
   gate,
   hold,
   inTurn,
@@ -9,58 +9,55 @@ import {
   json,
   reset,
   SOON,
+  scriptedQueue,
+  startWorker,
   status,
   untilAborted,
-  worker,
 } from '../../test/support/test-worker.ts';
-
-// Stopping jobs.
 
 test('a stopped job is aborted, nothing is posted for it, and the next is taken', async () => {
   const running = gate();
-  const far = await farQueue({
+  const queue = await scriptedQueue({
     'job-take': jobs('a', 'b'),
-    'job-stop': inTurn((response) => {
-      void running.opens.then(() => response.end('{"jobsToStop":["other",7,"a"]}'));
-    }, hold),
+    'job-stop': inTurn(after(running.opened, status(200, '{"jobsToStop":["other",7,"a"]}')), hold),
   });
   const reasons: unknown[] = [];
-  const { happened } = worker(async ({ id }, { signal, progress }) => {
+  const { logged } = startWorker(async ({ id }, { signal, progress }) => {
     if (id === 'b') return 'b';
     running.open();
     await untilAborted(signal).catch((reason) => reasons.push(reason));
     progress('late');
     return 'ignored the signal';
-  }, far.env);
-  await far.until(1, 'job-done', 'b');
+  }, queue.env);
+  await queue.waitFor(1, 'job-done', 'b');
   expect(reasons).toMatchObject([{ name: 'AbortError', message: 'RunPod stopped the job' }]);
-  expect(far.posted('a').filter((body) => body.status !== 'IN_PROGRESS')).toEqual([]);
-  expect(happened('job stopped')).toMatchObject([{ jobId: 'a' }]);
+  expect(queue.posted('a').filter((body) => body.status !== 'IN_PROGRESS')).toEqual([]);
+  expect(logged('job stopped')).toMatchObject([{ jobId: 'a' }]);
 });
 
-test('of two jobs only the one to stop is aborted', async () => {
+test('of two jobs only the stopped one is aborted', async () => {
   const stop = gate();
-  const far = await farQueue({
+  const queue = await scriptedQueue({
     'job-take': jobs('a', 'b'),
-    'job-stop': inTurn((response) => void stop.opens.then(() => response.end('{"jobsToStop":["a"]}')), hold),
+    'job-stop': inTurn(after(stop.opened, status(200, '{"jobsToStop":["a"]}')), hold),
   });
   const done = gate();
-  const { happened } = worker(
+  const { logged } = startWorker(
     async ({ id }, { signal }) => {
       if (id === 'b') stop.open();
-      await Promise.race([untilAborted(signal), done.opens]);
+      await Promise.race([untilAborted(signal), done.opened]);
       return signal.aborted;
     },
-    far.env,
+    queue.env,
     { concurrency: 2 },
   );
-  await vi.waitFor(() => expect(happened('job stopped')).toMatchObject([{ jobId: 'a' }]), SOON);
+  await vi.waitFor(() => expect(logged('job stopped')).toMatchObject([{ jobId: 'a' }]), SOON);
   done.open();
-  await far.until(1, 'job-done', 'b');
-  expect(far.posted()).toEqual([{ output: false }]);
+  await queue.waitFor(1, 'job-done', 'b');
+  expect(queue.posted()).toEqual([{ output: false }]);
 });
 
-test('a server that always answers a stop poll at once is not hammered, whatever it says', async () => {
+test('a server that answers stop polls at once is not overloaded, whatever the answer', async () => {
   const answers = {
     204: status(204),
     500: status(500),
@@ -72,23 +69,23 @@ test('a server that always answers a stop poll at once is not hammered, whatever
   };
   const done = gate();
   const asked = Object.entries(answers).map(async ([name, answer]) => {
-    const far = await farQueue({ 'job-take': jobs('a'), 'job-stop': answer });
-    worker(() => done.opens, far.env); // deaf to its signal
-    await far.until(2, 'job-stop'); // the job is in hand by then
+    const queue = await scriptedQueue({ 'job-take': jobs('a'), 'job-stop': answer });
+    startWorker(() => done.opened, queue.env); // ignores its signal
+    await queue.waitFor(2, 'job-stop'); // the job is active by then
     await delay(500);
-    return { name, hammered: far.of('job-stop').length >= 5 };
+    return { name, overloaded: queue.requests('job-stop').length >= 5 };
   });
   const seen = await Promise.all(asked);
   done.open();
-  expect(seen).toEqual(Object.keys(answers).map((name) => ({ name, hammered: false })));
+  expect(seen).toEqual(Object.keys(answers).map((name) => ({ name, overloaded: false })));
 });
 
-test('an address without job-take has no stop poll', async () => {
-  const far = await farQueue({ ping: hold });
-  const RUNPOD_WEBHOOK_GET_JOB = far.env.RUNPOD_WEBHOOK_GET_JOB.replace('job-take', 'ping'); // any other word
-  worker(() => 1, { ...far.env, RUNPOD_WEBHOOK_GET_JOB });
-  await far.until(1, 'ping');
+test('a URL without job-take has no stop poll', async () => {
+  const queue = await scriptedQueue({ ping: hold });
+  const RUNPOD_WEBHOOK_GET_JOB = queue.env.RUNPOD_WEBHOOK_GET_JOB.replace('job-take', 'ping'); // any other operation
+  startWorker(() => 1, { ...queue.env, RUNPOD_WEBHOOK_GET_JOB });
+  await queue.waitFor(1, 'ping');
   await delay(50);
-  expect(far.of('job-stop')).toEqual([]);
-  expect(far.of('ping')).toHaveLength(1); // the held poll for a job
+  expect(queue.requests('job-stop')).toEqual([]);
+  expect(queue.requests('ping')).toHaveLength(1); // the held poll for a job
 });

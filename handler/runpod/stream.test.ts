@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { expect, test, vi } from 'vitest';
 import {
   type Answer,
-  farQueue,
+  after,
   gate,
   hold,
   inTurn,
@@ -10,71 +10,71 @@ import {
   json,
   reset,
   SOON,
+  scriptedQueue,
+  startWorker,
   status,
   withStream,
-  worker,
 } from '../../test/support/test-worker.ts';
 
-// Streams.
-
-const chunks = (far: Awaited<ReturnType<typeof farQueue>>) => far.of('job-stream').map(({ text }) => JSON.parse(text));
+const chunks = (queue: Awaited<ReturnType<typeof scriptedQueue>>) =>
+  queue.requests('job-stream').map(({ text }) => JSON.parse(text));
 
 test('an async generator’s values are sent as chunks in order, then the end', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
-  worker(async function* () {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
+  startWorker(async function* () {
     yield { part: 1 };
     yield 'two';
     yield null;
-  }, withStream(far.env));
-  await far.until(1, 'job-done');
-  expect(chunks(far)).toEqual([{ output: { part: 1 } }, { output: 'two' }, { output: null }]);
-  for (const { url, id } of far.of('job-stream'))
+  }, withStream(queue.env));
+  await queue.waitFor(1, 'job-done');
+  expect(chunks(queue)).toEqual([{ output: { part: 1 } }, { output: 'two' }, { output: null }]);
+  for (const { url, id } of queue.requests('job-stream'))
     expect([url.searchParams.get('isStream'), id]).toEqual(['false', 'a']);
-  expect(far.posted('a')).toEqual([{ output: [] }]);
-  expect(far.of('job-done')[0]!.url.searchParams.get('isStream')).toBe('true');
+  expect(queue.posted('a')).toEqual([{ output: [] }]);
+  expect(queue.requests('job-done')[0]!.url.searchParams.get('isStream')).toBe('true');
 });
 
-test('chunks are also the output if they are to be gathered', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
+test('with aggregateStream chunks are also the output', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
   const handle = async function* () {
     yield 1;
     yield { two: 2 };
   };
-  worker(handle, withStream(far.env), { aggregateStream: true });
-  await far.until(1, 'job-done');
-  expect(chunks(far)).toHaveLength(2);
-  expect(far.posted('a')).toEqual([{ output: [1, { two: 2 }] }]);
+  startWorker(handle, withStream(queue.env), { aggregateStream: true });
+  await queue.waitFor(1, 'job-done');
+  expect(chunks(queue)).toHaveLength(2);
+  expect(queue.posted('a')).toEqual([{ output: [1, { two: 2 }] }]);
 });
 
-test('where the queue takes no chunks they are the output', async () => {
-  const far = await farQueue({ 'job-take': jobs('a') });
-  worker(async function* () {
+test('without a URL for chunks they are the output', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
+  startWorker(async function* () {
     yield 1;
     yield 2;
-  }, far.env);
-  await far.until(1, 'job-done');
-  expect(far.posted('a')).toEqual([{ output: [1, 2] }]);
+  }, queue.env);
+  await queue.waitFor(1, 'job-done');
+  expect(queue.posted('a')).toEqual([{ output: [1, 2] }]);
 });
 
-test('a generator goes on when its chunk has been accepted, however often that takes', async () => {
-  let asked = 0;
-  const far = await farQueue({
+test('a generator continues when its chunk has been accepted, after any number of retries', async () => {
+  let yielded = 0;
+  const queue = await scriptedQueue({
     'job-take': jobs('a'),
     'job-stream': inTurn(
       status(500),
       reset,
       (response) => {
-        expect(asked).toBe(1); // nothing more was asked of the generator meanwhile
+        expect(yielded).toBe(1); // the generator has waited
         response.end('{}');
       },
       json({}),
     ),
   });
-  worker(async function* () {
-    for (; asked < 2; ) yield ++asked;
-  }, withStream(far.env));
-  await far.until(1, 'job-done');
-  expect(chunks(far).map(({ output }) => output)).toEqual([1, 1, 1, 2]);
+  startWorker(async function* () {
+    for (; yielded < 2; ) yield ++yielded;
+  }, withStream(queue.env));
+  await queue.waitFor(1, 'job-done');
+  expect(chunks(queue).map(({ output }) => output)).toEqual([1, 1, 1, 2]);
 });
 
 test.each<[string, () => AsyncGenerator<unknown>, object]>([
@@ -103,30 +103,30 @@ test.each<[string, () => AsyncGenerator<unknown>, object]>([
     },
     { error: expect.stringContaining('a chunk has 1.0 MB, and RunPod takes at most 1') },
   ],
-])('a generator %s fails its job, and what came before stays sent', async (_, handle, body) => {
-  const far = await farQueue({ 'job-take': jobs('a') });
-  worker(handle, withStream(far.env));
-  await far.until(1, 'job-done');
-  expect(chunks(far)).toEqual([{ output: 1 }]);
-  expect(far.posted('a')).toEqual([body]);
+])('a generator %s fails its job; earlier chunks stay sent', async (_, handle, body) => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
+  startWorker(handle, withStream(queue.env));
+  await queue.waitFor(1, 'job-done');
+  expect(chunks(queue)).toEqual([{ output: 1 }]);
+  expect(queue.posted('a')).toEqual([body]);
 });
 
-test('a chunk that is refused for good fails the job', async () => {
-  const far = await farQueue({ 'job-take': jobs('a'), 'job-stream': status(404) });
-  worker(async function* () {
+test('a refused chunk fails the job', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a'), 'job-stream': status(404) });
+  startWorker(async function* () {
     yield 1;
     yield 2;
-  }, withStream(far.env));
-  await far.until(1, 'job-done');
-  expect(chunks(far)).toHaveLength(1);
-  expect(far.posted('a')[0].error).toContain('could not be delivered');
+  }, withStream(queue.env));
+  await queue.waitFor(1, 'job-done');
+  expect(chunks(queue)).toHaveLength(1);
+  expect(queue.posted('a')[0].error).toContain('could not be delivered');
 });
 
-test('a job that is stopped ends its generator, and nothing is posted', async () => {
+test('stopping a job ends its generator, and nothing is posted', async () => {
   const [running, ended] = [gate(), gate()];
-  const stop: Answer = (response) => void running.opens.then(() => response.end('{"jobsToStop":["a"]}'));
-  const far = await farQueue({ 'job-take': jobs('a'), 'job-stop': inTurn(stop, hold) });
-  const { happened } = worker(async function* (_, { signal }) {
+  const stop: Answer = after(running.opened, status(200, '{"jobsToStop":["a"]}'));
+  const queue = await scriptedQueue({ 'job-take': jobs('a'), 'job-stop': inTurn(stop, hold) });
+  const { logged } = startWorker(async function* (_, { signal }) {
     try {
       running.open();
       await once(signal, 'abort');
@@ -134,8 +134,8 @@ test('a job that is stopped ends its generator, and nothing is posted', async ()
     } finally {
       ended.open();
     }
-  }, withStream(far.env));
-  await ended.opens;
-  await vi.waitFor(() => expect(happened('job stopped')).toHaveLength(1), SOON);
-  expect([far.of('job-stream'), far.of('job-done')]).toEqual([[], []]);
+  }, withStream(queue.env));
+  await ended.opened;
+  await vi.waitFor(() => expect(logged('job stopped')).toHaveLength(1), SOON);
+  expect([queue.requests('job-stream'), queue.requests('job-done')]).toEqual([[], []]);
 });

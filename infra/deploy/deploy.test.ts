@@ -9,7 +9,7 @@ import { freePort } from '../run/free-port.ts';
 import { queueServer } from '../simulators/runpod-queue-server.ts';
 import { type Fault, type RestServer, startRestServer } from '../simulators/runpod-rest-server.ts';
 import { main } from './deploy.ts';
-import { repeats } from './runpod-rest.ts';
+import { repeatsSecret } from './runpod-rest.ts';
 
 const KEY = 'rpa_4VERYSECRETKEYOFRUNPODS';
 const SECRETS = {
@@ -53,7 +53,7 @@ afterEach(async () => {
   queue.close();
   await jobs.close();
   rmSync(folder, { recursive: true });
-  for (const secret of [KEY, ...Object.values(SECRETS)]) expect(repeats(written, secret)).toBe(false);
+  for (const secret of [KEY, ...Object.values(SECRETS)]) expect(repeatsSecret(written, secret)).toBe(false);
 });
 
 async function run(args: string[] = [], { typed = '' } = {}) {
@@ -66,7 +66,7 @@ async function run(args: string[] = [], { typed = '' } = {}) {
       out += question;
       return typed;
     },
-    pause: async (milliseconds) => void waits.push(milliseconds),
+    sleep: async (milliseconds) => void waits.push(milliseconds),
   });
   written += out + err;
   return { status, out, err };
@@ -137,7 +137,7 @@ describe('deploy', () => {
     const again = await run();
     expect(again.status).toBe(0);
     expect(again.out).toMatch(
-      /^network volume img2vid-models: as it should be\ntemplate img2vid: as it should be\nendpoint img2vid: as it should be\n/,
+      /^network volume img2vid-models: up to date\ntemplate img2vid: up to date\nendpoint img2vid: up to date\n/,
     );
     expect(again.out).toContain(`RUNPOD_ENDPOINT_ID=${endpoint.id} npm start`);
     expect(await run(['--dry-run'])).toMatchObject({ status: 0, out: expect.stringContaining('nothing to change') });
@@ -231,7 +231,7 @@ describe('deploy', () => {
     const { status, out } = await run();
     expect([status, out]).toEqual([
       0,
-      expect.stringMatching(/timeout {2}60000 → 1800000\n {2}RunPod does not show what it was told: timeout\n/),
+      expect.stringMatching(/timeout {2}60000 → 1800000\n {2}RunPod did not apply: timeout\n/),
     ]);
   });
 
@@ -293,7 +293,7 @@ describe('deploy', () => {
     const strange = file((json) => {
       json.networkVolume = { id: 'nosuch' };
     });
-    expect((await run(strange)).err).toMatch(/^RunPod will not find the network volume nosuch \(status 404\)/);
+    expect((await run(strange)).err).toMatch(/^RunPod refuses to find the network volume nosuch \(status 404\)/);
 
     await run(
       file((json) => {
@@ -330,7 +330,10 @@ describe('nothing is made twice', () => {
     for (const fault of [{ broken: true }, { status: 502 }, { status: 504, detail: 'took too long' }] as const) {
       faultOnce('POST', `/${path}`, { applied: true, ...fault });
       const { status, out } = await run();
-      expect([status, out]).toEqual([0, expect.stringMatching(/is not known; looking for it\n/)]);
+      expect([status, out]).toEqual([
+        0,
+        expect.stringMatching(/it is unknown whether RunPod did create the .*; searching for it\n/),
+      ]);
       only(rest[kind]);
       rest[kind].clear();
       if (path !== 'serverless') rest.endpoints.clear();
@@ -342,7 +345,7 @@ describe('nothing is made twice', () => {
     const { status, err } = await run();
     expect(status).toBe(1);
     expect(err).toMatch(
-      /^RunPod failed \(status 500: something went wrong\): whether it did create the endpoint img2vid is not known; it shows none so far\. Run this again in a minute: it looks first\nDone so far: network volume img2vid-models \(\w+\), template img2vid \(\w+\)\. Running this again goes on from there\.\n$/,
+      /^RunPod failed \(status 500: something went wrong\): it is unknown whether RunPod did create the endpoint img2vid, and it lists none so far\. Run this again in a minute: it searches first\nDone so far: network volume img2vid-models \(\w+\), template img2vid \(\w+\)\. Running this again continues from there\.\n$/,
     );
     expect(asked().filter((call) => call === 'POST /v2/serverless')).toHaveLength(1);
     expect(await run()).toMatchObject({ status: 0 });
@@ -377,7 +380,7 @@ describe('nothing is made twice', () => {
       rest.requests.length = 0;
       const { status, err } = await run();
       expect(status).toBe(1);
-      expect(err).toMatch(new RegExp(`^there are 2 ${noun}s ${first.name} \\(${first.id}, twin\\)`));
+      expect(err).toMatch(new RegExp(`^there are 2 ${noun}s named ${first.name} \\(${first.id}, twin\\)`));
       expect(asked()).toEqual([]);
       rest[kind].delete('twin');
     }
@@ -406,10 +409,7 @@ describe('RunPod refuses', () => {
   test('the key', async () => {
     env.RUNPOD_API_KEY = 'rpa_another_0123456789';
     const { status, err } = await run();
-    expect([status, err]).toEqual([
-      1,
-      expect.stringMatching(/^RunPod does not take the key in RUNPOD_API_KEY; .*API Keys/),
-    ]);
+    expect([status, err]).toEqual([1, expect.stringMatching(/^RunPod refuses the key in RUNPOD_API_KEY; .*API Keys/)]);
     expect(err).not.toContain('0123456789');
     expect(err.split('\n')).toHaveLength(2);
     env.RUNPOD_API_KEY = `${KEY}\nX-Other: header`;
@@ -421,14 +421,11 @@ describe('RunPod refuses', () => {
       { status: 403, detail: 'access denied' },
       /^the key in RUNPOD_API_KEY may not create the endpoint img2vid: .*: access denied$/m,
     ],
-    [
-      { status: 402, detail: 'balance is 0' },
-      /^RunPod wants credit before it will create the endpoint img2vid: see Billing/,
-    ],
-    [{ status: 400, detail: 'not enough balance' }, /^RunPod will not create .*: not enough balance\nSee Billing/],
+    [{ status: 402, detail: 'balance is 0' }, /^RunPod requires credit to create the endpoint img2vid: see Billing/],
+    [{ status: 400, detail: 'not enough balance' }, /^RunPod refuses to create .*: not enough balance\nSee Billing/],
     [
       { status: 422, detail: 'Request validation failed.', errors: ["$: 'bogus' not allowed"] },
-      /^RunPod will not create the endpoint img2vid \(status 422\): Request validation failed\.; \$: 'bogus' not allowed\n/,
+      /^RunPod refuses to create the endpoint img2vid \(status 422\): Request validation failed\.; \$: 'bogus' not allowed\n/,
     ],
   ])('%j', async (fault, message) => {
     faultAlways('POST', '/serverless', fault);
@@ -444,7 +441,7 @@ describe('RunPod refuses', () => {
     });
     const { status, err } = await run(args);
     expect(status).toBe(1);
-    expect(err).toMatch(/^RunPod will not create .*quota \(5\)\nHow many workers an account may have grows/);
+    expect(err).toMatch(/^RunPod refuses to create .*quota \(5\)\nAn account’s number of workers grows/);
   });
 
   test('a pool or a type that it does not know, before anything is sent', async () => {
@@ -474,7 +471,9 @@ describe('RunPod refuses', () => {
     faultOnce('POST', '/templates', fault('12'));
     const { status, out } = await run();
     expect([status, waits]).toEqual([0, [12_000]]);
-    expect(out).toContain('RunPod asks to wait 12 s: too many requests\n');
+    expect(out).toContain(
+      'RunPod’s limit of requests is used up: request could not be processed; next attempt in 12 s\n',
+    );
     only(rest.templates);
 
     waits = [];
@@ -482,7 +481,7 @@ describe('RunPod refuses', () => {
     const hourly = await run();
     expect([hourly.status, hourly.err, waits]).toEqual([
       1,
-      'RunPod’s limit of requests is used up; run this again in 31 min: request could not be processed\n',
+      'RunPod’s limit of requests is used up: request could not be processed; run this again in 31 min\n',
       [],
     ]);
     everywhere(fault('soon'));
@@ -517,13 +516,13 @@ describe('RunPod refuses', () => {
   test('it is not there, or is something else', async () => {
     const nobody = `127.0.0.1:${await freePort()}`;
     env.RUNPOD_REST_URL = `http://${nobody}/v2`;
-    expect(await run()).toMatchObject({ status: 1, err: `${nobody} can’t be reached (ECONNREFUSED)\n` });
+    expect(await run()).toMatchObject({ status: 1, err: `the connection to ${nobody} failed (ECONNREFUSED)\n` });
     expect(waits).toHaveLength(4);
     env.RUNPOD_REST_URL = `${jobs.url}/v2`;
-    expect((await run()).err).toMatch(/^RunPod will not list the GPUs \(status 404\)\n/);
+    expect((await run()).err).toMatch(/^RunPod refuses to list the GPUs \(status 404\)\n/);
     const portal = await listen({ fetch: () => new Response('<h1>Log in</h1>') });
     env.RUNPOD_REST_URL = portal.url;
-    expect((await run()).err).toBe('RunPod’s answer, asked to list the GPUs, has not the form of one: no object\n');
+    expect((await run()).err).toBe('RunPod’s answer to “list the GPUs” is not as documented: no JSON object\n');
     const elsewhere = await listen({ fetch: () => Response.redirect(rest.url) });
     env.RUNPOD_REST_URL = elsewhere.url;
     expect((await run()).err).toMatch(/status 302/);
@@ -548,7 +547,7 @@ describe('RunPod refuses', () => {
       for (const fault of faults) {
         faultAlways('POST', '/serverless', fault);
         const { status, err } = await run();
-        expect([status, err]).toEqual([1, expect.stringContaining('(its words are not shown')]);
+        expect([status, err]).toEqual([1, expect.stringContaining('(RunPod’s explanation is hidden')]);
         expect(err).not.toContain('invalid');
       }
     }
@@ -563,7 +562,7 @@ describe('what is missing or wrong is said before anything is sent', () => {
     ['IMAGE', /^no image is named: docker build -t .* && docker push .*\n$/],
     [
       'BUCKET_NAME',
-      /^the environment lacks BUCKET_NAME, which endpoint\.json has under env\.required for the worker\n$/,
+      /^the environment lacks BUCKET_NAME, required for the worker by env\.required of endpoint\.json\n$/,
     ],
     ['MIDJOURNEY_API_KEY', /^MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE legnext\n$/],
   ])('no %s', async (name, message) => {
@@ -638,8 +637,8 @@ describe('what is missing or wrong is said before anything is sent', () => {
         json.env = { required: ['BUCKET_NAME', 'MODEL'], optional: ['RUNPOD_API_KEY'] };
       },
       [
-        'workers.idleTimeout: RunPod knows none with scaling.type REQUEST_COUNT',
-        'dataCenterIds: not beside networkVolume, whose data center counts',
+        'workers.idleTimeout: not allowed with scaling.type REQUEST_COUNT',
+        'dataCenterIds: not allowed with networkVolume, whose data center is used',
         'env: MODEL is not passed on: it follows from model',
         'env: RUNPOD_API_KEY is not passed on: RunPod gives its workers their own',
       ],
@@ -681,13 +680,13 @@ describe('what is missing or wrong is said before anything is sent', () => {
   });
 
   test.each([
-    [['up'], /^npm run deploy \[-- --dry-run\]/],
-    [['status', 'img2vid'], /^npm run deploy/],
-    [['status', '--dry-run'], /^--dry-run: not for status\n$/],
-    [['--volume'], /^--volume: not for deploy\n$/],
-    [['--force'], /^Unknown option '--force'/],
-  ])('%j', async (args, message) => {
-    expect(await run(args)).toMatchObject({ status: 1, out: '', err: expect.stringMatching(message) });
+    [['up'], 'up: must be one of status, destroy\n'],
+    [['status', 'img2vid'], 'status: takes no arguments\n'],
+    [['status', '--dry-run'], '--dry-run: not an option of status, which takes --file, --help\n'],
+    [['--volume'], '--volume: not an option of npm run deploy, which takes --dry-run, --file, --help\n'],
+    [['--force'], "Unknown option '--force'; the options are --dry-run, --file, --yes, --volume, --help\n"],
+  ])('%j, with status 2', async (args, err) => {
+    expect(await run(args)).toEqual({ status: 2, out: '', err });
   });
 
   test('--help', async () => {
@@ -748,7 +747,7 @@ describe('status', () => {
       '  w1 RUNNING, NVIDIA L4, EU-RO-1, up 90 s, still on release 1\n  w2 THROTTLED, not placed yet\n',
     );
     expect(out).toMatch(/^release {3}2 of .*, which changed template\.env$/m);
-    expect(out).toContain('rollout   under way: 2 of 3 workers have the latest release\n');
+    expect(out).toContain('rollout   in progress: 2 of 3 workers have the latest release\n');
     expect(out).toMatch(/^note .*unhealthy.*\nnote .*throttled/m);
     expect(out).not.toMatch(/differs|rotated/);
   });
@@ -758,9 +757,7 @@ describe('status', () => {
     const endpoint = only(rest.endpoints);
     Object.assign(endpoint, { workers: { min: 0, max: 2, idleTimeout: 30 }, timeout: 60_000 });
     const { out } = await run(['status']);
-    expect(out).toContain(
-      'differs   workers.max is 2, and wanted is 3\ndiffers   timeout is 60000, and wanted is 1800000\n',
-    );
+    expect(out).toContain('differs   workers.max is 2, should be 3\ndiffers   timeout is 60000, should be 1800000\n');
     expect(out).toMatch(/^note .*2 after three days without a request, and to 0 after seven; npm run deploy raises/m);
     Object.assign(endpoint, { workers: { min: 0, max: 0, idleTimeout: 30 } });
     expect((await run(['status'])).out).toContain('three days');
@@ -774,14 +771,14 @@ describe('status', () => {
     env.RUNPOD_BASE_URL = `http://${nobody}`;
     const { status, out } = await run(['status']);
     expect(status).toBe(0);
-    expect(out).toContain(`${nobody} can’t be reached (ECONNREFUSED)\n`);
+    expect(out).toContain(`the connection to ${nobody} failed (ECONNREFUSED)\n`);
     expect(out).toContain('jobs      not counted\n');
   });
 
   test('there is none', async () => {
     expect(await run(['status'])).toMatchObject({
       status: 1,
-      err: 'there is no endpoint img2vid; npm run deploy makes it\n',
+      err: 'there is no endpoint img2vid; npm run deploy creates it\n',
     });
   });
 });
@@ -801,7 +798,7 @@ describe('destroy', () => {
     const { status, out } = await run(['destroy'], { typed: ' img2vid\n' });
     expect(status).toBe(0);
     expect(out).toMatch(
-      /endpoint img2vid \(\w+\): deleted\ntemplate img2vid \(\w+\): deleted\nThe network volume .* stays, and is billed/,
+      /endpoint img2vid \(\w+\): deleted\ntemplate img2vid \(\w+\): deleted\nThe network volume .* stays and is billed/,
     );
     expect([rest.endpoints.size, rest.templates.size, rest.volumes.size]).toEqual([0, 0, 1]);
     expect(await run(['destroy'])).toMatchObject({
@@ -839,7 +836,7 @@ describe('destroy', () => {
     await run();
     const { status, out } = await run(['destroy', '--yes']);
     expect([status, rest.templates.size]).toEqual([0, 0]);
-    expect(out).toMatch(/template img2vid \(\w+\): was gone already/);
+    expect(out).toMatch(/template img2vid \(\w+\): was already deleted/);
   });
 
   test('goes on where an earlier run broke off, and when an answer is lost', async () => {
@@ -849,10 +846,10 @@ describe('destroy', () => {
     const { status, err } = await run(['destroy', '--yes']);
     expect([status, err]).toEqual([
       1,
-      'RunPod will not delete the template img2vid (status 400): in use\nDone so far: endpoint img2vid deleted. Running this again goes on from there.\n',
+      'RunPod refuses to delete the template img2vid (status 400): in use\nDone so far: endpoint img2vid deleted. Running this again continues from there.\n',
     ]);
     faultOnce('DELETE', `/templates/${id}`, { applied: true, broken: true });
-    expect((await run(['destroy', '--yes'])).out).toMatch(/^template img2vid \(\w+\): was gone already/m);
+    expect((await run(['destroy', '--yes'])).out).toMatch(/^template img2vid \(\w+\): was already deleted/m);
   });
 
   test('a pod template of our name stays', async () => {

@@ -8,14 +8,14 @@ import { promisify } from 'node:util';
 import { serve as listen } from '@hono/node-server';
 import { Hono } from 'hono';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { type Handle, serve } from '../../handler/runpod/index.ts';
+import { type Handler, serve } from '../../handler/runpod/index.ts';
 import { python, skipped } from '../../test/support/worker-conformance.ts';
 import { queueServer } from './runpod-queue-server.ts';
 
 const KEY = 'test-key';
 
 /** Does what the jobs of testdata/client.py ask for. */
-const handle: Handle = ({ input }, { progress, signal }) => {
+const handle: Handler = ({ input }, { progress, signal }) => {
   const { fail, chunks, hold } = input as { fail?: string; chunks?: unknown[]; hold?: true };
   if (fail) throw new Error(fail);
   if (chunks) {

@@ -98,9 +98,13 @@ function usageOf(command: string, actions: Record<string, Omit<Action, 'run'>>, 
   return `Usage: ${command} -- [ACTION] [OPTION …]\n\n${lines.join('\n')}\n\n${notes.trim()}\n`;
 }
 
-/** Runs `main` if its module is the program that Node was started with. */
-export async function runIfMain(moduleUrl: string, main: (args: string[], io: CliIo) => Promise<number>) {
+/** Whether this module is the program that Node was started with. */
+export function isMain(moduleUrl: string): boolean {
   const program = process.argv[1] ?? ''; // an argument where Node runs code of its command line
-  if (!existsSync(program) || realpathSync(program) !== fileURLToPath(moduleUrl)) return;
+  return existsSync(program) && realpathSync(program) === fileURLToPath(moduleUrl);
+}
+
+export async function runIfMain(moduleUrl: string, main: (args: string[], io: CliIo) => Promise<number>) {
+  if (!isMain(moduleUrl)) return;
   process.exitCode = await main(process.argv.slice(2), { env: process.env, out: process.stdout, err: process.stderr });
 }

@@ -1,4 +1,4 @@
-/** `npm run docs`: writes the tables that are made from the code into README.md and docs/, between their markers. */
+/** `npm run docs`: writes what is made from the code: tables in README.md and docs/, between their markers, and docs/plots. */
 
 import { readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -6,6 +6,7 @@ import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
+import { plots } from './plots.ts';
 
 export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
 
@@ -70,5 +71,7 @@ export const current = (text: string) =>
 const fileOf = (name: string) => new URL(`../../${name}`, import.meta.url);
 export const read = (name: string) => readFileSync(fileOf(name), 'utf8');
 
-if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url))
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   for (const name of WRITTEN) writeFileSync(fileOf(name), current(read(name)));
+  for (const [name, svg] of Object.entries(plots())) writeFileSync(fileOf(`docs/plots/${name}.svg`), svg);
+}

@@ -2,26 +2,26 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { chaos } from '../soak/chaos.ts';
 
-// The seed decides what befalls whom; what then happens first is up to the processes. Both kill a worker that is at the still, then an API:
-// while it announces an end, or while it settles one. A prompt is paid for, and one is posted by who has not money enough for it.
-const LIBSQL = 20;
-const POSTGRES = 48;
+// The seed chooses kills and faults; the order of events also depends on the processes. With these seeds a worker is killed at the still,
+// then an API while it announces an end, or while it settles one. One prompt is paid for, and an owner without enough money posts another.
+const LIBSQL_SEED = 2586;
+const POSTGRES_SEED = 641;
 
 /** The short form of `npm run soak -- chaos`. */
-async function expectOrder(seed: number, postgres?: LocalPostgres) {
+async function expectNoViolations(seed: number, postgres?: LocalPostgres) {
   const report = await chaos({ seed, tasks: 6, kills: 2, postgres });
-  expect(report.found, report.logs).toEqual([]);
+  expect(report.violations, report.logs).toEqual([]);
   expect(report.tasks).toBe(6);
   const total = (counts: Record<string, number>) => Object.values(counts).reduce((sum, n) => sum + n, 0);
   expect(total(report.kills)).toBe(2);
   expect(total(report.faults)).toBeGreaterThan(10);
   expect(report.ends.succeeded).toBeGreaterThan(2);
   expect(report.money.tight!.refused).toBeGreaterThan(0);
-  expect(report.webhooks.heard).toBeGreaterThan(2);
+  expect(report.webhooks.accepted).toBeGreaterThan(2);
 }
 
-test('one API on libSQL and two workers, killed and lied to, bring every task to one end, to the micro-unit, and leave no litter', async () => {
-  await expectOrder(LIBSQL);
+test('every task ends once, costs what it should, and leaves nothing over, while an API on libSQL and two workers are killed and RunPod fails', async () => {
+  await expectNoViolations(LIBSQL_SEED);
 }, 120_000);
 
 describe.skipIf(!hasPostgres)(`on PostgreSQL${skipped}`, () => {
@@ -31,7 +31,7 @@ describe.skipIf(!hasPostgres)(`on PostgreSQL${skipped}`, () => {
   });
   afterAll(() => postgres?.stop());
 
-  test('two APIs and two workers do', async () => {
-    await expectOrder(POSTGRES, postgres);
+  test('every task also ends once while two APIs and two workers are killed', async () => {
+    await expectNoViolations(POSTGRES_SEED, postgres);
   }, 120_000);
 });

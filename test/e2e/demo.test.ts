@@ -99,7 +99,7 @@ test('Ctrl-C ends it with all its children', async () => {
     child.once('exit', () => reject(new Error(text)));
     child.stdout.setEncoding('utf8').on('data', (part: string) => {
       text += part;
-      if (text.includes('The service stays up')) resolve();
+      if (text.includes('The service keeps running')) resolve();
     });
   });
   const children = await childrenOf(child.pid!);

@@ -218,7 +218,9 @@ test('the pages are open to all, lead to one another, and show the service’s o
   expect([...seen].filter((path) => /^\/docs(\/[a-z]+)?$/.test(path)).sort()).toEqual(
     [
       '/docs',
-      ...['client', 'errors', 'parameters', 'reference', 'sampling', 'webhooks'].map((name) => `/docs/${name}`),
+      ...['client', 'errors', 'glossary', 'parameters', 'reference', 'sampling', 'webhooks'].map(
+        (name) => `/docs/${name}`,
+      ),
     ].sort(),
   );
   expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(5);
@@ -252,7 +254,16 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
       test(`no page asks anything of anybody else, breaks a rule or is too wide: ${colorScheme}, ${width} pixels`, async () => {
         const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
         const faults = watch(page);
-        for (const name of ['', '/client', '/parameters', '/sampling', '/webhooks', '/errors', '/reference']) {
+        for (const name of [
+          '',
+          '/client',
+          '/parameters',
+          '/sampling',
+          '/webhooks',
+          '/errors',
+          '/reference',
+          '/glossary',
+        ]) {
           await page.goto(`${service.url}/docs${name}`);
           if (name === '/reference') await showReference(page);
           await page.waitForLoadState('networkidle');

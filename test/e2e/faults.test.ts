@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,181 +7,172 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { STAGES, type Stage, taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
-import { numbers } from '../soak/prng.ts';
-import {
-  after,
-  answer,
-  type Fault,
-  type Job,
-  json,
-  openScene,
-  reset,
-  resetAfter,
-  type Scene,
-  type WorkerProcess,
-} from './fault-injection.ts';
+import { seededRandom } from '../soak/prng.ts';
+import { after, answer, type Fault, json, reset, resetAfter } from './fault-injection.ts';
+import { type Harness, openHarness, type TestJob, type WorkerProcess } from './harness.ts';
 
 vi.setConfig({ testTimeout: 60 * SECOND }); // a process starts in one second, or in five where many others run
 
 /**
- * Real worker processes against faulty far ends. Whatever happens to a worker or between it and RunPod, every job ends in exactly one
- * outcome, a result has exactly its files, and nothing is left lying about.
+ * Real worker processes against faulty servers. Whatever happens to a worker or between it and RunPod, every job has exactly one outcome,
+ * a result has exactly its files, and nothing is left over.
  */
-let scene: Scene;
+let harness: Harness;
 let folder: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'faults-'));
-  scene = await openScene(folder);
+  harness = await openHarness(folder);
 });
 afterAll(async () => {
-  await scene?.close();
+  await harness?.close();
   await rm(folder, { recursive: true });
 });
 afterEach(() => {
-  scene.control.fault = () => undefined;
+  harness.fault = () => undefined;
 });
 
-/** The worker that lives, or a new one. */
-const aWorker = () => scene.workers.find(({ isAlive }) => isAlive()) ?? scene.startWorker();
+/** The running worker, or a new one. */
+const runningWorker = () => harness.workers.find(({ isAlive }) => isAlive()) ?? harness.startWorker();
 
-const OF_PROMPT = [1, 2, 3, 4].map((n) => `imagine-${n}.png`).concat('imagine.json', 'still.png');
-const OF_RESULT = ['job/grid.mp4', 'job/video-1.mp4', 'job/video-2.mp4', 'result.json'];
+const PROMPT_FILES = [1, 2, 3, 4].map((n) => `imagine-${n}.png`).concat('imagine.json', 'still.png');
+const RESULT_FILES = ['job/grid.mp4', 'job/video-1.mp4', 'job/video-2.mp4', 'result.json'];
 
 /** What must be true of every job that has ended. */
-async function expectOneEnd(job: Job, status: string) {
-  expect(await scene.ended(job), scene.workers.at(-1)!.tail()).toBe(status);
+async function expectOneEnd(job: TestJob, status: string) {
+  expect(await harness.waitForEnd(job), harness.workers.at(-1)!.logTail()).toBe(status);
   expect(job.ends).toEqual(status === 'CANCELLED' ? [] : [status]);
   expect(job.outcomes.filter(({ accepted }) => accepted)).toHaveLength(status === 'CANCELLED' ? 0 : 1);
-  for (const [worker, bodies] of job.posted) expect(new Set(bodies).size, `${worker} repeats itself`).toBe(1);
-  expect(scene.seen(job)).toBe(job.atEnd);
+  for (const [worker, bodies] of job.posted) expect(new Set(bodies).size, `${worker} posts one outcome`).toBe(1);
+  expect(harness.snapshot(job)).toBe(job.atEnd);
 }
 
-/** …and, of one with a prompt and two videos, that has succeeded. */
-async function expectSuccess(job: Job) {
+/** What must also be true of a job with a prompt and two videos that has succeeded. */
+async function expectSuccess(job: TestJob) {
   await expectOneEnd(job, 'COMPLETED');
-  expect(await scene.objects(job)).toEqual([...OF_PROMPT, ...OF_RESULT].sort());
-  expect(scene.imagines(job)).toBe(1);
+  expect(await harness.objects(job)).toEqual([...PROMPT_FILES, ...RESULT_FILES].sort());
+  expect(harness.paymentsOf(job.taskId)).toBe(1);
 }
 
-/** What must be true when no job is in hand and dead workers have been followed by another. */
-async function expectNoLitter() {
-  expect(await scene.litter()).toEqual([]);
-  for (const worker of scene.workers.filter(({ isAlive }) => !isAlive()))
-    await expect.poll(worker.hasRemains, { timeout: 5 * SECOND, message: worker.id }).toBe(false); // tsx's compiler ends a moment later
+/** What must be true when no job is running and another worker has followed each dead one. */
+async function expectNoLeftovers() {
+  expect(await harness.leftovers()).toEqual([]);
+  for (const worker of harness.workers.filter(({ isAlive }) => !isAlive()))
+    await expect.poll(worker.isGroupAlive, { timeout: 5 * SECOND, message: worker.id }).toBe(false); // tsx's compiler ends a moment later
+}
+
+/** A fault that delays requests until `release` is called. */
+function gate() {
+  const events = new EventEmitter();
+  const released = once(events, 'release');
+  return { hold: after(() => released), release: () => void events.emit('release') };
 }
 
 /**
- * Submits a job whose worker can't say a word about it, and so can't end it, until `release`; resolves when it has come to the stage.
- * In `still` it is held there: the bridge has been paid, and gives no answer.
+ * Submits a job whose worker cannot report on it, and so cannot end it, until `release`. Resolves when the job has reached the stage. In
+ * `still` it stays there: the bridge has been paid, and does not answer.
  */
 async function jobIn(stage: Stage, worker: WorkerProcess) {
-  let release = () => {};
-  const released = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  let looked = false;
-  scene.control.fault = ({ operation, id }) => {
-    if (operation === 'look' && stage === 'still') {
-      looked = true;
-      scene.changed();
-      return after(() => released);
+  const { hold, release } = gate();
+  let isAtBridge = false;
+  harness.fault = ({ operation, id }) => {
+    if (operation === 'message' && stage === 'still') {
+      isAtBridge = true;
+      harness.notifyChange();
+      return hold;
     }
-    return (operation === 'progress' || operation === 'outcome') && id === job.id ? after(() => released) : undefined;
+    return (operation === 'progress' || operation === 'outcome') && id === job.id ? hold : undefined;
   };
-  const job = scene.submit();
-  await scene.until(
-    () => worker.hasBegun(job, stage) && (stage !== 'still' || looked),
-    `${worker.id} to begin ${stage}`,
+  const job = harness.submit();
+  await harness.waitFor(
+    () => worker.hasStarted(job, stage) && (stage !== 'still' || isAtBridge),
+    `${worker.id} to start ${stage}`,
   );
   return { job, release };
 }
 
 describe.each(STAGES)('in the stage %s', (stage) => {
-  test('RunPod’s stop: nothing is posted, nothing of the job is left, and the worker goes on', async () => {
-    const worker = aWorker();
-    await scene.listens(worker);
+  test('a worker that RunPod tells to stop posts nothing, leaves nothing of the job, and takes the next job', async () => {
+    const worker = runningWorker();
+    await harness.waitForStopPoll(worker);
     const { job, release } = await jobIn(stage, worker);
-    scene.cancel(job);
-    const next = scene.submit();
-    await scene.hasStopped(worker, job);
+    harness.cancel(job);
+    const next = harness.submit();
+    await harness.waitForStop(worker, job);
     release();
     await expectSuccess(next);
     await expectOneEnd(job, 'CANCELLED');
     expect(job.posted.size).toBe(0);
-    const left = (await scene.objects(job)).filter((name) => !OF_PROMPT.includes(name));
-    expect([[], OF_RESULT]).toContainEqual(left); // the result, if that was there before the worker heard
-    expect(scene.imagines(job)).toBe(1);
+    const left = (await harness.objects(job)).filter((name) => !PROMPT_FILES.includes(name));
+    expect([[], RESULT_FILES]).toContainEqual(left); // the result, if that was there before the worker heard
+    expect(harness.paymentsOf(job.taskId)).toBe(1);
     expect(worker.isAlive()).toBe(true);
-    await expectNoLitter();
+    await expectNoLeftovers();
   });
 
-  test('kill -9: another worker takes the job and completes it, for one payment', async () => {
-    const worker = aWorker();
+  test('after kill -9 another worker completes the job, for one payment', async () => {
+    const worker = runningWorker();
     const { job, release } = await jobIn(stage, worker);
     worker.kill('SIGKILL');
-    await scene.until(() => !worker.isAlive(), `${worker.id} to die`);
+    await harness.waitFor(() => !worker.isAlive(), `${worker.id} to die`);
     release();
-    expect(await worker.ended()).toMatchObject({ signal: 'SIGKILL' });
-    expect(scene.statusOf(job)).toBe('IN_QUEUE');
-    scene.startWorker();
+    expect(await harness.waitForExit(worker)).toMatchObject({ signal: 'SIGKILL' });
+    expect(harness.statusOf(job)).toBe('IN_QUEUE');
+    harness.startWorker();
     await expectSuccess(job);
-    await expectNoLitter();
+    await expectNoLeftovers();
   });
 
-  test('SIGTERM: the job is completed, no other is begun, and the process ends by itself', async () => {
-    const worker = aWorker();
+  test('after SIGTERM the worker completes its job, takes no other, and exits', async () => {
+    const worker = runningWorker();
     const { job, release } = await jobIn(stage, worker);
-    const waiting = scene.submit();
+    const waiting = harness.submit();
     worker.kill('SIGTERM');
     release();
     const since = performance.now();
-    expect(await worker.ended()).toEqual({ code: 0, signal: null });
+    expect(await harness.waitForExit(worker)).toEqual({ code: 0, signal: null });
     expect(performance.now() - since).toBeLessThan(6 * SECOND); // no held poll is waited for
     await expectSuccess(job);
-    expect(scene.statusOf(waiting)).toBe('IN_QUEUE');
-    scene.cancel(waiting);
-    await expectNoLitter();
+    expect(harness.statusOf(waiting)).toBe('IN_QUEUE');
+    harness.cancel(waiting);
+    await expectNoLeftovers();
   });
 });
 
-test('kill -9 while the bridge takes the prompt: nobody knows whether it was paid, and it is not asked again', async () => {
-  const worker = aWorker();
-  let killed = () => {};
-  const dead = new Promise<void>((resolve) => {
-    killed = resolve;
-  });
-  scene.control.fault = ({ operation }) => {
+test('a prompt is not sent again when a worker was killed while sending it, because the bridge may have been paid', async () => {
+  const worker = runningWorker();
+  const { hold, release } = gate();
+  harness.fault = ({ operation }) => {
     if (operation === 'imagine') worker.kill('SIGKILL');
-    return operation === 'imagine' ? after(() => dead) : undefined;
+    return operation === 'imagine' ? hold : undefined;
   };
-  const job = scene.submit();
-  await scene.until(() => !worker.isAlive(), `${worker.id} to die`);
-  killed();
-  await worker.ended();
-  await scene.until(() => scene.imagines(job) > 0, 'the prompt to arrive');
-  scene.startWorker();
+  const job = harness.submit();
+  await harness.waitFor(() => !worker.isAlive(), `${worker.id} to die`);
+  release();
+  await harness.waitForExit(worker);
+  await harness.waitFor(() => harness.paymentsOf(job.taskId) > 0, 'the prompt to arrive');
+  harness.startWorker();
   await expectOneEnd(job, 'FAILED');
-  expect(JSON.parse(scene.queue.find(job.id)!.error!)).toMatchObject({ code: 'lost', retryable: true });
-  expect(scene.imagines(job)).toBe(1);
-  await expectNoLitter();
+  expect(JSON.parse(harness.queue.find(job.id)!.error!)).toMatchObject({ code: 'lost', retryable: true });
+  expect(harness.paymentsOf(job.taskId)).toBe(1);
+  await expectNoLeftovers();
 });
 
-/** Each fault once, and between them true answers; then only those. */
+/** Each fault once, alternating with real answers; then only real answers. */
 function everyOther(faults: Fault[]): () => Fault | undefined {
   let asked = 0;
   return () => (asked++ % 2 === 0 ? faults.shift() : undefined);
 }
-/** The faults in turn; then true answers. */
+/** Each fault once, in order; then only real answers. */
 const inTurn =
   (...faults: Fault[]) =>
   () =>
     faults.shift();
 
-test('whatever RunPod answers, or does not, every job ends once', async () => {
-  for (const worker of scene.workers.filter(({ isAlive }) => isAlive())) {
+test('every job ends once, whatever RunPod answers and when it does not answer', async () => {
+  for (const worker of harness.workers.filter(({ isAlive }) => isAlive())) {
     worker.kill('SIGTERM');
-    await worker.ended();
+    await harness.waitForExit(worker);
   }
   const slow = after(() => delay(300));
   const takes = [
@@ -194,9 +186,9 @@ test('whatever RunPod answers, or does not, every job ends once', async () => {
     json([]),
     json({ input: {} }),
     json({ id: 7, input: {} }),
-    json({ id: 'stranger-u1' }),
-    json({ id: 'stranger-u2', input: null }),
-    json({ id: 'stranger-u3', input: 'text' }),
+    json({ id: 'unknown-u1' }),
+    json({ id: 'unknown-u2', input: null }),
+    json({ id: 'unknown-u3', input: 'text' }),
     slow,
     answer(204),
     answer(400),
@@ -215,52 +207,51 @@ test('whatever RunPod answers, or does not, every job ends once', async () => {
     [answer(503), resetAfter, reset],
     [answer(408), answer(425)],
   ].map((faults) => inTurn(...faults));
-  const jobs = outcomes.map(() => scene.submit());
-  const broken = [{ steps: 'many' }, { model: 'svd' }, { task_id: '../../etc' }].map((change) => scene.submit(change));
-  const unusable = [null, 'text', [], {}].map((input) => scene.submitAny(input));
-  let release = () => {};
-  const released = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  const stopped = scene.submit({ prompt: 'held' });
-  scene.control.fault = ({ operation, id, body }) => {
+  const jobs = outcomes.map(() => harness.submit());
+  const broken = [{ steps: 'many' }, { model: 'svd' }, { task_id: '../../etc' }].map((change) =>
+    harness.submit(change),
+  );
+  const unusable = [null, 'text', [], {}].map((input) => harness.submitAny(input));
+  const { hold, release } = gate();
+  const stopped = harness.submit({ prompt: 'held' });
+  harness.fault = ({ operation, id, body }) => {
     if (operation === 'take') return take();
     if (operation === 'stop') return stop();
     if (operation === 'ping') return ping();
-    if (operation === 'imagine' && body.ref === stopped.taskId) return after(() => released);
+    if (operation === 'imagine' && body.ref === stopped.taskId) return hold;
     if (operation === 'progress') return progress();
     if (operation === 'outcome') return outcomes[jobs.findIndex((job) => job.id === id)]?.();
     return undefined;
   };
-  const worker = scene.startWorker({ WORKER_CONCURRENCY: '2' });
+  const worker = harness.startWorker({ WORKER_CONCURRENCY: '2' });
   for (const job of jobs) await expectSuccess(job);
   for (const job of broken) {
     await expectOneEnd(job, 'FAILED');
-    expect(JSON.parse(scene.queue.find(job.id)!.error!)).toMatchObject({ code: 'invalid_input' });
+    expect(JSON.parse(harness.queue.find(job.id)!.error!)).toMatchObject({ code: 'invalid_input' });
   }
   for (const job of unusable) await expectOneEnd(job, 'FAILED');
   expect(jobs[2]!.posted.get(worker.id)).toHaveLength(2); // the faults were met
-  await scene.until(() => worker.hasBegun(stopped, 'still'), 'the job that will be stopped');
-  scene.cancel(stopped);
-  await scene.hasStopped(worker, stopped);
+  await harness.waitFor(() => worker.hasStarted(stopped, 'still'), 'the job that will be stopped');
+  harness.cancel(stopped);
+  await harness.waitForStop(worker, stopped);
   release();
   await expectOneEnd(stopped, 'CANCELLED');
-  while (takes.length > 0) await expectSuccess(scene.submit()); // every fault is met
+  while (takes.length > 0) await expectSuccess(harness.submit()); // every fault is met
   worker.kill('SIGTERM');
-  expect(await worker.ended()).toEqual({ code: 0, signal: null });
+  expect(await harness.waitForExit(worker)).toEqual({ code: 0, signal: null });
   expect(stopped.posted.size).toBe(0);
-  await expectNoLitter();
+  await expectNoLeftovers();
 });
 
-const SEED = Number(process.env.STORM_SEED ?? 23);
-const JOBS = Number(process.env.STORM_JOBS ?? 40);
+const SEED = Number(process.env.FAULTS_SEED ?? 23);
+const JOBS = Number(process.env.FAULTS_JOBS ?? 40);
 
-// The seed decides what befalls whom; what then happens first is up to the processes.
-test(`all of it at random, with seed ${SEED}: every one of ${JOBS} jobs ends once`, async () => {
-  const random = numbers(SEED);
+// The seed chooses the faults; the order of events also depends on the processes.
+test(`each of ${JOBS} jobs ends once while workers, jobs and requests fail at random (seed ${SEED})`, async () => {
+  const random = seededRandom(SEED);
   const oneOf = <T>(choices: readonly T[]) => choices[Math.floor(random() * choices.length)]!;
   const slow: Fault = (pass, c) => after(() => delay(200 * random()))(pass, c);
-  const malformed = [json(null), json({ id: 'stranger-u1' }), json({ input: {} }), json([7]), answer(200, '{"id":')];
+  const malformed = [json(null), json({ id: 'unknown-u1' }), json({ input: {} }), json([7]), answer(200, '{"id":')];
   const faults: Record<string, { share: number; of: Fault[] }> = {
     take: { share: 0.15, of: [answer(500), reset, slow, answer(400), ...malformed] },
     outcome: { share: 0.4, of: [answer(500), answer(503), answer(429), reset, resetAfter, slow] },
@@ -268,16 +259,16 @@ test(`all of it at random, with seed ${SEED}: every one of ${JOBS} jobs ends onc
     stop: { share: 0.2, of: [answer(500), reset, slow, answer(200, '{')] },
     ping: { share: 0.3, of: [answer(500), reset, slow] },
   };
-  scene.control.fault = ({ operation }) => {
+  harness.fault = ({ operation }) => {
     const { share, of } = faults[operation] ?? { share: 0, of: [] };
     return random() < share ? oneOf(of) : undefined;
   };
 
-  type Blow = 'SIGKILL' | 'SIGTERM' | 'stop';
-  /** What befalls the worker, or the job itself, when the job comes to a stage. */
-  const blows = new Map<string, { stage: Stage; blow: Blow }>();
-  const struck = new Set<string>(); // jobs that a worker held when it was killed
-  const jobs: { job: Job; kind: string; columns: number }[] = [];
+  type Event = 'SIGKILL' | 'SIGTERM' | 'stop';
+  /** What happens to the worker, or to the job itself, when the job reaches a stage. */
+  const events = new Map<string, { stage: Stage; event: Event }>();
+  const orphaned = new Set<string>(); // jobs that a worker held when it was killed
+  const jobs: { job: TestJob; kind: string; columns: number }[] = [];
   for (let i = 0; i < JOBS; i++) {
     const kind = oneOf(['prompt', 'picture', 'picture', 'prompt', 'picture', 'prompt', 'no picture', 'wrong']);
     const columns = 1 + Math.floor(2 * random());
@@ -286,79 +277,73 @@ test(`all of it at random, with seed ${SEED}: every one of ${JOBS} jobs ends onc
     if (kind === 'wrong') change.steps = 0;
     if (kind.endsWith('picture')) {
       const key = `${taskFolder(taskId)}/upload`;
-      await scene.bucket.put(key, kind === 'picture' ? scene.picture : 'words');
+      await harness.bucket.put(key, kind === 'picture' ? harness.picture : 'words');
       Object.assign(change, { prompt: undefined, image_key: key });
     }
-    const job = scene.submit(change, taskId);
+    const job = harness.submit(change, taskId);
     jobs.push({ job, kind, columns });
     const stage = oneOf(STAGES.filter((name) => columns > 1 || name !== 'encoding'));
-    const [blow] =
-      i % 10 === 4
-        ? ['SIGKILL' as const]
-        : i % 20 === 10
-          ? ['SIGTERM' as const]
-          : random() < 0.15
-            ? ['stop' as const]
-            : [];
-    if (blow) blows.set(job.id, { stage, blow });
+    if (i % 10 === 4) events.set(job.id, { stage, event: 'SIGKILL' });
+    else if (i % 20 === 10) events.set(job.id, { stage, event: 'SIGTERM' });
+    else if (random() < 0.15) events.set(job.id, { stage, event: 'stop' });
   }
 
   let over = false;
   /** A worker at a time, until all jobs have ended. */
   async function keepWorking() {
     while (!over) {
-      const worker = scene.startWorker({ WORKER_CONCURRENCY: '2' });
+      const worker = harness.startWorker({ WORKER_CONCURRENCY: '2' });
       let killed = false;
       worker.onStage((jobId, stage) => {
-        const { stage: at, blow } = blows.get(jobId) ?? {};
+        const { stage: at, event } = events.get(jobId) ?? {};
         if (stage !== at || killed) return;
-        blows.delete(jobId);
-        if (blow === 'stop') return scene.cancel(jobs.find(({ job }) => job.id === jobId)!.job);
-        if (blow === 'SIGKILL') {
+        events.delete(jobId);
+        if (event === 'stop') return harness.cancel(jobs.find(({ job }) => job.id === jobId)!.job);
+        if (event === 'SIGKILL') {
           killed = true;
-          for (const { job } of jobs) if (scene.isHeldBy(job, worker)) struck.add(job.id);
+          for (const { job } of jobs) if (harness.isHeldBy(job, worker)) orphaned.add(job.id);
         }
-        worker.kill(blow!);
+        worker.kill(event!);
       });
-      const end = await worker.ended(120 * SECOND);
-      expect(end, worker.tail()).toEqual(killed ? { code: null, signal: 'SIGKILL' } : { code: 0, signal: null });
+      const end = await harness.waitForExit(worker, 120 * SECOND);
+      expect(end, worker.logTail()).toEqual(killed ? { code: null, signal: 'SIGKILL' } : { code: 0, signal: null });
     }
   }
   const lanes = [keepWorking(), keepWorking()];
-  const ends = Promise.all(jobs.map(({ job }) => scene.ended(job, 120 * SECOND)));
+  const ends = Promise.all(jobs.map(({ job }) => harness.waitForEnd(job, 120 * SECOND)));
   await Promise.race([ends, Promise.all(lanes)]); // a lane ends before that only by failing
   over = true;
-  for (const worker of scene.workers.filter(({ isAlive }) => isAlive())) {
-    await scene.listens(worker); // one that still starts has no ear for signals
+  for (const worker of harness.workers.filter(({ isAlive }) => isAlive())) {
+    await harness.waitForStopPoll(worker); // one that still starts does not handle signals yet
     worker.kill('SIGTERM');
   }
   await Promise.all(lanes);
 
   const seen = new Map<string, number>();
   for (const { job, kind, columns } of jobs) {
-    const status = scene.statusOf(job);
-    const code = status === 'FAILED' ? JSON.parse(scene.queue.find(job.id)!.error!).code : '';
+    const status = harness.statusOf(job);
+    const code = status === 'FAILED' ? JSON.parse(harness.queue.find(job.id)!.error!).code : '';
     const what = `${kind}, ${columns}: ${status} ${code}`.trim();
     seen.set(what, (seen.get(what) ?? 0) + 1);
     await expectOneEnd(job, status);
-    const wasStruck = struck.has(job.id);
+    const wasOrphaned = orphaned.has(job.id);
     const may = {
-      prompt: ['COMPLETED ', 'CANCELLED ', ...(wasStruck ? ['FAILED lost'] : [])],
+      prompt: ['COMPLETED ', 'CANCELLED ', ...(wasOrphaned ? ['FAILED lost'] : [])],
       picture: ['COMPLETED ', 'CANCELLED '],
       'no picture': ['FAILED image_rejected', 'CANCELLED '],
       wrong: ['FAILED invalid_input'],
     }[kind];
     expect(may, what).toContain(`${status} ${code}`);
-    expect(scene.imagines(job), what).toBeLessThanOrEqual(kind === 'prompt' ? 1 : 0);
+    expect(harness.paymentsOf(job.taskId), what).toBeLessThanOrEqual(kind === 'prompt' ? 1 : 0);
 
     const videos = Array.from({ length: columns }, (_, i) => `job/video-${i + 1}.mp4`);
     const result =
       kind === 'no picture' ? ['result.json'] : [...(columns > 1 ? ['job/grid.mp4'] : []), ...videos, 'result.json'];
-    const left = (await scene.objects(job)).filter((name) => !OF_PROMPT.includes(name) && name !== 'upload');
+    const left = (await harness.objects(job)).filter((name) => !PROMPT_FILES.includes(name) && name !== 'upload');
     if (status === 'COMPLETED' || code === 'image_rejected') expect(left, what).toEqual(result);
-    else if (!wasStruck) expect([[], result], what).toContainEqual(left); // else its dead worker's, until the task is deleted
+    else if (!wasOrphaned) expect([[], result], what).toContainEqual(left); // otherwise the dead worker's, until the task is deleted
   }
-  expect(blows.size, 'blows that met nobody').toBeLessThan(JOBS / 4);
-  await expectNoLitter();
-  if (process.env.STORM_JOBS) console.log(Object.fromEntries(seen));
+  expect(events.size, 'events that did not happen').toBeLessThan(JOBS / 4);
+  await expectNoLeftovers();
+  if (process.env.FAULTS_JOBS) console.log(Object.fromEntries(seen));
 }, 180_000);

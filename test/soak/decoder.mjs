@@ -1,8 +1,8 @@
 /**
- * Decodes pictures by the thousand, in a process of its own for the soak: with what the service's decoder does, but without a new
- * process for each, so that more can be tried and what libvips leaves behind adds up where it can be seen.
+ * The picture soak's decoder process. It decodes as the service does, but thousands of pictures in one process: more can be tried, and
+ * memory that libvips leaks adds up where it can be seen.
  *
- * In: {bytes, ...options of decode}. Out: {result} or {refused}, and rss in bytes.
+ * Receives {bytes, ...options of decode}. Sends {result} or {refused}, with rss in bytes.
  */
 import { decode } from '../../core/picture/decode.mjs';
 

@@ -1,13 +1,11 @@
 /**
- * `npm run soak -- pictures`: pictures that were whole until some bytes were changed, through fetch, decoder and fit. It fails if a
- * decoder crashes, if anything but a picture or a refusal comes of one, if memory grows, or if files or sockets are left.
- * The same seed gives the same pictures; what was found is kept, with its number.
+ * `npm run soak -- pictures`: valid pictures with some bytes changed, through fetch, decoder and fit. It fails if a decoder crashes, if the
+ * outcome is neither a picture nor a refusal, if memory grows, or if files are left. The same seed gives the same pictures; those with a
+ * violation are kept.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,27 +14,27 @@ import { crc32 } from 'node:zlib';
 import sharp from 'sharp';
 import { JobError } from '../../core/job.ts';
 import { toPng } from '../../core/picture/picture.ts';
-import { MINUTE } from '../../core/time.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { fetchPicture } from '../../handler/still/fetch-picture.ts';
 import { fitStill } from '../../handler/still/fit.ts';
+import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 import { sample, validPictures } from '../support/malicious-pictures.ts';
-import { numbers } from './prng.ts';
+import { chooser, seededRandom } from './prng.ts';
 
 const MB = 1e6;
-const SLOW = 30_000; // the service's own limit for a picture
-/** How much more a process may hold in the last tenth than in the second: allocators are never quite still. */
+const TIMEOUT = 30 * SECOND; // the service's own for a picture
+/** How much more a process may hold in the last tenth than in the second: allocators never settle completely. */
 const MAX_GROWTH = 150 * MB;
 const LIMITS = { maxPixels: 64_000_000, maxSide: 65_535 };
+/** One of so many pictures also goes through the service's own decoder process. */
+const OWN_PROCESS = 50;
 
 export interface FuzzOptions {
   seed: number;
-  /** asked after each picture with their count so far */
+  /** called before each picture with the number of pictures so far */
   isDone: (count: number) => boolean;
-  /** where pictures are kept that something was found with */
+  /** where pictures with a violation are kept */
   folder: string;
-  /** of how many pictures one also goes through the service's own decoder process */
-  ownProcess: number;
-  /** told now and then how far it is */
   onProgress?: (report: FuzzReport) => void;
   /** the script that decodes */
   decoder?: string;
@@ -44,10 +42,10 @@ export interface FuzzOptions {
 
 export interface FuzzReport {
   count: number;
-  taken: number;
+  accepted: number;
   refused: number;
   /** what should not have happened, each with the picture's number */
-  found: string[];
+  violations: string[];
   /** the longest decoding, milliseconds */
   slowest: number;
   /** bytes that the decoder and this process hold, after each picture */
@@ -55,7 +53,7 @@ export interface FuzzReport {
 }
 
 /** What is changed: every type, and what pictures carry besides pixels. */
-async function wholePictures(): Promise<Buffer[]> {
+async function sourcePictures(): Promise<Buffer[]> {
   const two = await sample(64, 128).raw().toBuffer();
   const pages = () => sharp(two, { raw: { width: 64, height: 128, channels: 3, pageHeight: 64 } });
   const exif = { IFD0: { Artist: 'somebody', Orientation: '6' }, IFD3: { GPSLatitude: '51/1 30/1 0/1' } };
@@ -81,15 +79,30 @@ async function wholePictures(): Promise<Buffer[]> {
 
 const INTERESTING = [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0xffffffff];
 
-/** One of them with some bytes changed; `random` decides all. */
+/** One of the pictures with one to three changes, all of them chosen by `random`. */
 export function mutated(pictures: Buffer[], random: () => number): Buffer {
+  const choose = chooser(random);
   const below = (n: number) => Math.floor(random() * n);
-  const any = () => pictures[below(pictures.length)]!;
-  /** Where things are: half of the time among the first bytes, where headers lie. */
+  /** An offset: half of the time among the first bytes, where headers are. */
   const place = (bytes: Buffer) => below(random() < 0.5 ? Math.min(bytes.length, 300) : bytes.length);
   const part = (bytes: Buffer) => {
     const start = place(bytes);
     return bytes.subarray(start, start + 1 + below(random() < 0.5 ? 16 : bytes.length));
+  };
+  const overwrite = (bytes: Buffer, written: Uint8Array) => {
+    bytes.set(written.subarray(0, bytes.length), Math.min(place(bytes), Math.max(0, bytes.length - written.length)));
+    return bytes;
+  };
+  const insert = (bytes: Buffer, inserted: Buffer) => {
+    const at = place(bytes);
+    return Buffer.concat([bytes.subarray(0, at), inserted, bytes.subarray(at)]);
+  };
+  const numberOf = (size: 2 | 4) => {
+    const bytes = Buffer.alloc(4);
+    const value = choose(INTERESTING.slice(0, size === 2 ? 12 : undefined));
+    if (random() < 0.5) bytes.writeUInt32BE((value << (size === 2 ? 16 : 0)) >>> 0);
+    else bytes.writeUInt32LE(value);
+    return bytes.subarray(0, size);
   };
 
   const changes: ((bytes: Buffer) => Buffer)[] = [
@@ -101,52 +114,26 @@ export function mutated(pictures: Buffer[], random: () => number): Buffer {
       for (let i = 1 + below(4); i > 0; i--) bytes[place(bytes)] = INTERESTING[below(8)]!;
       return bytes;
     },
-    (bytes) => {
-      if (bytes.length < 4) return bytes;
-      const at = Math.min(place(bytes), bytes.length - 4);
-      const value = INTERESTING[below(INTERESTING.length)]!;
-      if (random() < 0.5) bytes.writeUInt32BE(value, at);
-      else bytes.writeUInt32LE(value, at);
-      return bytes;
-    },
-    (bytes) => {
-      if (bytes.length < 2) return bytes;
-      const at = Math.min(place(bytes), bytes.length - 2);
-      const value = INTERESTING[below(12)]!;
-      if (random() < 0.5) bytes.writeUInt16BE(value, at);
-      else bytes.writeUInt16LE(value, at);
-      return bytes;
-    },
+    (bytes) => overwrite(bytes, numberOf(4)),
+    (bytes) => overwrite(bytes, numberOf(2)),
+    (bytes) => overwrite(bytes, part(choose(pictures))),
+    (bytes) => insert(bytes, part(bytes)),
+    (bytes) => insert(bytes, part(choose(pictures))),
     (bytes) => bytes.subarray(0, below(bytes.length + 1)),
     (bytes) => {
       const [at, length] = [place(bytes), part(bytes).length];
       return Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + length)]);
     },
-    (bytes) => {
-      const at = place(bytes);
-      return Buffer.concat([bytes.subarray(0, at), part(bytes), bytes.subarray(at)]);
-    },
-    (bytes) => {
-      const at = place(bytes);
-      return Buffer.concat([bytes.subarray(0, at), part(any()), bytes.subarray(at)]);
-    },
-    (bytes) => {
-      const piece = part(any());
-      piece.copy(bytes, place(bytes));
-      return bytes;
-    },
-    (bytes) => Buffer.concat([bytes.subarray(0, place(bytes)), any()]),
+    (bytes) => Buffer.concat([bytes.subarray(0, place(bytes)), choose(pictures)]),
   ];
-  let bytes: Buffer = Buffer.from(any());
-  for (let i = 1 + below(3); i > 0 && bytes.length > 0; i--) {
-    bytes = Buffer.from(changes[below(changes.length)]!(bytes));
-  }
-  if (random() < 0.8) mendChecksums(bytes);
+  let bytes: Buffer = Buffer.from(choose(pictures));
+  for (let i = 1 + below(3); i > 0 && bytes.length > 0; i--) bytes = Buffer.from(choose(changes)(bytes));
+  if (random() < 0.8) correctChecksums(bytes);
   return bytes;
 }
 
-/** Gives each chunk of a PNG its right checksum, so that more than the checksum is tried. */
-function mendChecksums(png: Buffer): void {
+/** Gives each chunk of a PNG its right checksum, so that decoders look at more than the checksum. */
+function correctChecksums(png: Buffer): void {
   if (png.length < 8 || png.readUInt32BE(0) !== 0x89504e47) return;
   for (let at = 8; at + 12 <= png.length; ) {
     const end = at + 8 + png.readUInt32BE(at);
@@ -156,117 +143,122 @@ function mendChecksums(png: Buffer): void {
   }
 }
 
-type Answer = { result?: Uint8Array; refused?: string; rss: number };
+/** What a decoder answers, or how it ended. */
+type Answer = { result?: Uint8Array; refused?: string; rss: number } | { ended: string };
+
+/** A decoder process that is started again after it has ended. Nothing may be left in its temporary folder. */
+function createDecoder(script: string, temporary: string) {
+  let child: ChildProcess | undefined;
+  return {
+    async ask(bytes: Buffer, png: boolean): Promise<Answer> {
+      child ??= fork(script, { serialization: 'advanced', execArgv: [], env: { TMPDIR: temporary } });
+      const asked = child;
+      const done = new AbortController();
+      const timer = setTimeout(() => asked.kill('SIGKILL'), TIMEOUT);
+      const exit = once(asked, 'exit', done).then(([status, signal]) => {
+        child = undefined;
+        return { ended: signal === 'SIGKILL' ? 'took too long' : `${signal ?? status}` };
+      });
+      const answer = once(asked, 'message', done).then(([message]) => message as Answer);
+      asked.send({ bytes, png, ...LIMITS });
+      const outcome = await Promise.race([answer, exit]);
+      clearTimeout(timer);
+      void Promise.allSettled([answer, exit]); // the abort rejects the other one
+      done.abort();
+      return outcome;
+    },
+    async stop() {
+      if (!child) return;
+      const ended = once(child, 'exit');
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
+}
 
 export async function fuzzPictures(options: FuzzOptions): Promise<FuzzReport> {
-  const { seed, isDone, folder, ownProcess, onProgress } = options;
-  const script = options.decoder ?? fileURLToPath(new URL('decoder.mjs', import.meta.url));
-  const pictures = await wholePictures();
-  const report: FuzzReport = { count: 0, taken: 0, refused: 0, found: [], slowest: 0, memory: [] };
-
+  const { seed, isDone, folder, onProgress } = options;
+  const pictures = await sourcePictures();
+  const report: FuzzReport = { count: 0, accepted: 0, refused: 0, violations: [], slowest: 0, memory: [] };
   let current: Buffer = Buffer.alloc(0);
-  const server = createServer((_, response) => response.end(current));
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+  const server = await serveOnLoopback((_, response) => void response.end(current));
   const { signal } = new AbortController();
+  const temporary = await mkdtemp(join(tmpdir(), 'soak-'));
+  const script = options.decoder ?? fileURLToPath(new URL('decoder.mjs', import.meta.url));
+  const decoder = createDecoder(script, temporary);
 
-  const temporary = await mkdtemp(join(tmpdir(), 'soak-')); // of decoders; nothing may be left in it
-  let decoder: ChildProcess | undefined;
-  const start = () => fork(script, { serialization: 'advanced', execArgv: [], env: { TMPDIR: temporary } });
-
-  /** @returns how the decoder ended, if it did */
-  async function ask(bytes: Buffer, png: boolean): Promise<Answer | string> {
-    decoder ??= start();
-    const child = decoder;
-    const began = performance.now();
-    const answer = await new Promise<Answer | string>((resolve) => {
-      const timer = setTimeout(() => child.kill('SIGKILL'), SLOW);
-      const end = (outcome: Answer | string) => {
-        clearTimeout(timer);
-        child.removeAllListeners();
-        resolve(outcome);
-      };
-      child.once('message', (message) => end(message as Answer));
-      child.once('exit', (status, killedBy) => end(killedBy === 'SIGKILL' ? 'took too long' : `${killedBy ?? status}`));
-      child.send({ bytes, png, ...LIMITS });
-    });
-    report.slowest = Math.max(report.slowest, performance.now() - began);
-    if (typeof answer === 'string') decoder = undefined;
-    return answer;
-  }
-
-  async function find(what: string): Promise<void> {
+  async function addViolation(what: string): Promise<void> {
     await mkdir(folder, { recursive: true });
     const path = join(folder, `seed-${seed}-${report.count}.bin`);
     await writeFile(path, current);
-    report.found.push(`${what}: picture ${report.count} of seed ${seed}, ${path}`);
+    report.violations.push(`${what}: picture ${report.count} of seed ${seed}, ${path}`);
   }
 
-  async function one(random: () => number): Promise<number> {
+  async function ask(bytes: Buffer, png: boolean): Promise<Answer> {
+    const began = performance.now();
+    const answer = await decoder.ask(bytes, png);
+    report.slowest = Math.max(report.slowest, performance.now() - began);
+    if ('ended' in answer) await addViolation(`a decoder ended: ${answer.ended}`);
+    return answer;
+  }
+
+  /** @returns bytes that the decoder holds */
+  async function tryOne(random: () => number): Promise<number> {
     current = mutated(pictures, random);
-    const bytes = await fetchPicture(url, { allowPrivate: true, signal });
-    const looked = await ask(bytes, false);
+    const bytes = await fetchPicture(`${server.url}/`, { allowPrivate: true, signal });
+    await ask(bytes, false);
     const answer = await ask(bytes, true);
-    for (const ended of [looked, answer]) {
-      if (typeof ended === 'string') await find(`a decoder ended: ${ended}`);
-    }
-    if (typeof answer === 'string') return 0;
+    if ('ended' in answer) return 0;
     const { result, refused, rss } = answer;
     if (refused !== undefined) report.refused++;
     else {
-      report.taken++;
+      report.accepted++;
       const side = () => 64 * (1 + Math.floor(random() * 6));
-      const fit = (['cover', 'contain', 'stretch'] as const)[Math.floor(random() * 3)]!;
-      const frame = { W: side(), H: side(), fit };
+      const frame = { W: side(), H: side(), fit: chooser(random)(['cover', 'contain', 'stretch'] as const) };
       const { data, width, height } = await fitStill(result!, frame, 1 + random() / 2);
-      if (data.length !== 3 * width * height) await find(`fit gave ${data.length} bytes for ${width}×${height}`);
+      if (data.length !== 3 * width * height)
+        await addViolation(`fit gave ${data.length} bytes for ${width}×${height}`);
     }
-    if (report.count % ownProcess === 0) {
+    if (report.count % OWN_PROCESS === 0) {
       const own = await toPng(bytes, signal).catch((error) => {
         if (error instanceof JobError && error.code === 'image_rejected') return undefined;
         throw error;
       });
-      if ((own === undefined) !== (refused !== undefined)) await find('its own process decides otherwise');
-      else if (own && Buffer.compare(own, result!) !== 0) await find('its own process makes another picture of it');
+      if ((own === undefined) !== (refused !== undefined)) await addViolation('the service decides otherwise');
+      else if (own && !own.equals(result!)) await addViolation('the service makes another picture of it');
     }
     return rss;
   }
 
-  let sinceProgress = Date.now();
+  let lastProgress = Date.now();
   try {
     for (; !isDone(report.count); report.count++) {
       try {
-        const rss = await one(numbers(Math.imul(seed, 0x9e3779b1) + report.count));
+        const rss = await tryOne(seededRandom(Math.imul(seed, 0x9e3779b1) + report.count));
         report.memory.push({ decoder: rss, self: process.memoryUsage.rss() });
       } catch (error) {
-        await find(`neither a picture nor a refusal: ${error}`);
+        await addViolation(`neither a picture nor a refusal: ${error}`);
       }
-      if (Date.now() - sinceProgress > MINUTE / 4) {
-        sinceProgress = Date.now();
+      if (Date.now() - lastProgress > 15 * SECOND) {
+        lastProgress = Date.now();
         onProgress?.(report);
       }
     }
     for (const name of ['decoder', 'self'] as const) {
       const grown = growth(report.memory.map((memory) => memory[name]));
-      if (grown > MAX_GROWTH) report.found.push(`${name} has grown by ${Math.round(grown / MB)} MB`);
+      if (grown > MAX_GROWTH) report.violations.push(`${name} has grown by ${Math.round(grown / MB)} MB`);
     }
     const left = await readdir(temporary);
-    if (left.length > 0) report.found.push(`decoders left ${left.join(', ')}`);
+    if (left.length > 0) report.violations.push(`decoders left ${left.join(', ')}`);
     return report;
   } finally {
-    if (decoder) {
-      const ended = once(decoder, 'exit');
-      decoder.kill('SIGKILL');
-      await ended;
-    }
-    server.close();
-    server.closeAllConnections();
+    await decoder.stop();
+    await server.close();
     await rm(temporary, { recursive: true });
   }
 }
 
-/** How much the last tenth holds more than the second tenth did; medians, for single pictures may be large. 0 for few. */
+/** How much more the last tenth holds than the second tenth did, by medians: single pictures may be large. 0 for fewer than 100. */
 export function growth(samples: number[]): number {
   const tenth = Math.floor(samples.length / 10);
   if (tenth < 10) return 0;
@@ -274,7 +266,16 @@ export function growth(samples: number[]): number {
   return median(samples.slice(-tenth)) - median(samples.slice(tenth, 2 * tenth));
 }
 
-/** @returns whether nothing was found */
+function printProgress({ count, accepted, refused, violations, slowest, memory }: FuzzReport): void {
+  const { decoder, self } = memory.at(-1) ?? { decoder: 0, self: 0 };
+  const mb = (bytes: number) => `${Math.round(bytes / MB)} MB`;
+  console.log(
+    `${count} pictures: ${accepted} accepted, ${refused} refused, ${violations.length} violations; slowest ${Math.round(slowest)} ms; ` +
+      `decoder ${mb(decoder)}, this process ${mb(self)}`,
+  );
+}
+
+/** Runs for as long as the flags say. @returns whether there was no violation */
 export async function soak(args: string[]): Promise<boolean> {
   const { values } = parseArgs({
     args,
@@ -287,24 +288,9 @@ export async function soak(args: string[]): Promise<boolean> {
   if (!(minutes > 0) || !Number.isInteger(seed)) throw new Error('--minutes above 0, --seed a whole number');
   const end = Date.now() + minutes * MINUTE;
   console.log(`${minutes} minutes of changed pictures, seed ${seed}`);
-  const say = ({ count, taken, refused, found, slowest, memory }: FuzzReport) => {
-    const { decoder, self } = memory.at(-1) ?? { decoder: 0, self: 0 };
-    const mb = (bytes: number) => `${Math.round(bytes / MB)} MB`;
-    console.log(
-      `${count} pictures: ${taken} taken, ${refused} refused, ${found.length} found; slowest ${Math.round(slowest)} ms; ` +
-        `decoder ${mb(decoder)}, self ${mb(self)}`,
-    );
-  };
   const folder = join(tmpdir(), 'soak-pictures');
-  const isDone = () => Date.now() > end;
-  const report = await fuzzPictures({ seed, isDone, folder, ownProcess: 50, onProgress: say });
-  say(report);
-  for (const name of ['decoder', 'self'] as const) {
-    const grown = growth(report.memory.map((memory) => memory[name]));
-    console.log(
-      `${name} grew by ${Math.round(grown / MB)} MB from the second tenth to the last (at most ${MAX_GROWTH / MB})`,
-    );
-  }
-  for (const what of report.found) console.log(`FOUND ${what}`);
-  return report.found.length === 0;
+  const report = await fuzzPictures({ seed, isDone: () => Date.now() > end, folder, onProgress: printProgress });
+  printProgress(report);
+  for (const violation of report.violations) console.log(`VIOLATION ${violation}`);
+  return report.violations.length === 0;
 }

@@ -1,62 +1,62 @@
-/** For the conformance tests: RunPod's far end, which writes down what it is asked, and real worker processes before it. */
+/** For the conformance tests: the queue simulator, which records requests and injects faults, and worker processes. */
 import { spawn } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import type { Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type HttpBindings, serve } from '@hono/node-server';
+import { getRequestListener, type HttpBindings } from '@hono/node-server';
 import { Hono } from 'hono';
 import { SECOND } from '../../core/time.ts';
 import { isProgram } from '../../infra/run/programs.ts';
+import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { environment, KEY, withPings, withStream } from './test-worker.ts';
 
-export const KEY = 'test-key';
-const PATIENCE = 30 * SECOND; // for what happens soon, however busy the machine
+const WAIT_TIMEOUT = 30 * SECOND; // generous, for busy machines
 
-/** One request of a worker. */
-export interface Asked {
+/** One request of a worker. Times are milliseconds. */
+export interface RecordedRequest {
   /** job-take, job-done, ping, … */
   operation: string;
   worker: string;
-  /** of the job, where the path names one */
+  /** the job's, where the path has one */
   id: string | undefined;
-  /** as it came, from the operation on */
+  /** with the query, from the operation on */
   path: string;
   query: URLSearchParams;
   headers: Record<string, string>;
   text: string;
-  /** milliseconds */
   at: number;
-  /** absent as long as it is held; `cut` if the worker has gone before the answer */
-  end?: 'answered' | 'cut';
-  /** when; milliseconds */
+  /** absent while it is held; `disconnected` if the worker has gone before the answer */
+  end?: 'answered' | 'disconnected';
   ended?: number;
   /** of the answer */
   status?: number;
 }
 
-/** What a request gets instead of the queue's answer: a status, JSON, or an end of its connection. */
+/** The answer to a request in place of the queue's: a status, JSON, or a broken connection. */
 export type Fault = number | { json: unknown } | 'reset';
 
-export type FarEnd = Awaited<ReturnType<typeof farEnd>>;
-
 /**
- * The queue of infra/local behind HTTP, and gates at which jobs wait.
- * @param hold how long polls are held; milliseconds
+ * The queue simulator over HTTP, with gates at which jobs wait.
+ * @param pollTimeout of workers' polls; milliseconds
  * @param pingInterval milliseconds
  * @param workerTimeout after which a silent worker's jobs go back into the queue; milliseconds
  */
-export async function farEnd({ hold = SECOND, workerTimeout = 60 * SECOND, pingInterval = SECOND } = {}) {
-  const { app: queueApp, queue, close } = queueServer({ apiKey: KEY, pollTimeout: hold, workerTimeout });
-  const news = new EventEmitter().setMaxListeners(0);
-  const happened = () => news.emit('news');
-  const asked: Asked[] = [];
-  const gates = new Map<string, { open: boolean; arrived: number; cut: number }>();
+export async function startRecordingServer({
+  pollTimeout = SECOND,
+  workerTimeout = 60 * SECOND,
+  pingInterval = SECOND,
+} = {}) {
+  const { app: queueApp, queue, close: closeQueue } = queueServer({ apiKey: KEY, pollTimeout, workerTimeout });
+  const events = new EventEmitter().setMaxListeners(0);
+  const changed = () => events.emit('change');
+  const recorded: RecordedRequest[] = [];
+  const hooks: unknown[] = [];
+  const gates = new Map<string, { isOpen: boolean; arrived: number; disconnected: number }>();
   const gate = (name: string) => {
-    if (!gates.has(name)) gates.set(name, { open: false, arrived: 0, cut: 0 });
+    if (!gates.has(name)) gates.set(name, { isOpen: false, arrived: 0, disconnected: 0 });
     return gates.get(name)!;
   };
 
@@ -64,36 +64,36 @@ export async function farEnd({ hold = SECOND, workerTimeout = 60 * SECOND, pingI
   app.get('/gate/:name', async (c) => {
     const here = gate(c.req.param('name'));
     here.arrived++;
-    let gone = false;
+    let isGone = false;
     c.env.outgoing.once('close', () => {
-      gone = !c.env.outgoing.writableFinished;
-      if (gone) here.cut++;
-      happened();
+      isGone = !c.env.outgoing.writableFinished;
+      if (isGone) here.disconnected++;
+      changed();
     });
-    happened();
-    while (!here.open && !gone) await once(news, 'news');
+    changed();
+    while (!here.isOpen && !isGone) await once(events, 'change');
     return c.text('open');
   });
-  const hooks: unknown[] = [];
   app.post('/hook', async (c) => {
     hooks.push(await c.req.json());
-    happened();
-    return c.text('heard');
+    changed();
+    return c.text('ok');
   });
   app.use('/v2/ep/*', async (c, next) => {
     const url = new URL(c.req.url);
     const [operation, worker, id] = url.pathname.split('/').slice(3) as [string, string, string?];
     const path = (url.pathname + url.search).replace('/v2/ep/', '');
     const [text, headers] = [await c.req.text(), c.req.header()];
-    const one: Asked = { operation, worker, id, path, query: url.searchParams, headers, text, at: performance.now() };
-    asked.push(one);
+    const at = performance.now();
+    const request: RecordedRequest = { operation, worker, id, path, query: url.searchParams, headers, text, at };
+    recorded.push(request);
     c.env.outgoing.once('close', () => {
-      one.end = c.env.outgoing.writableFinished ? 'answered' : 'cut';
-      one.ended = performance.now();
-      happened();
+      request.end = c.env.outgoing.writableFinished ? 'answered' : 'disconnected';
+      request.ended = performance.now();
+      changed();
     });
-    happened();
-    const fault = await far.fault(one);
+    changed();
+    const fault = await server.fault(request);
     if (fault === 'reset') {
       c.env.incoming.socket.destroy();
       return c.body(null);
@@ -101,102 +101,88 @@ export async function farEnd({ hold = SECOND, workerTimeout = 60 * SECOND, pingI
     if (typeof fault === 'object') return c.json(fault.json);
     if (typeof fault === 'number') c.res = c.body(null, fault as 500);
     else await next();
-    one.status = c.res.status;
+    request.status = c.res.status;
   });
   app.route('/v2', queueApp);
-  const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }) as Server;
-  server.keepAliveTimeout = 60 * SECOND; // a worker that has blocked its thread posts over a connection from before
-  if (!server.listening) await once(server, 'listening');
-  const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { url: base, server: listener, close: closeServer } = await serveOnLoopback(getRequestListener(app.fetch));
+  listener.keepAliveTimeout = 60 * SECOND; // a worker that has blocked its thread posts over an old connection
 
-  const far = {
+  const server = {
     base,
     queue,
-    asked,
+    recorded,
     gate,
     /** what was posted to /hook */
     hooks,
-    /** as RunPod sets it */
+    /** as RunPod sets it, and GATE for the handlers of testdata */
     env: {
-      RUNPOD_WEBHOOK_GET_JOB: `${base}/v2/ep/job-take/$ID?gpu=NVIDIA+L4`,
-      RUNPOD_WEBHOOK_POST_OUTPUT: `${base}/v2/ep/job-done/$RUNPOD_POD_ID/$ID?gpu=NVIDIA+L4`,
-      RUNPOD_WEBHOOK_POST_STREAM: `${base}/v2/ep/job-stream/$RUNPOD_POD_ID/$ID?gpu=NVIDIA+L4`,
+      ...withStream(withPings(environment(base), pingInterval)),
       RUNPOD_WEBHOOK_PING: `${base}/v2/ep/ping/$RUNPOD_POD_ID`,
       RUNPOD_PING_INTERVAL: String(pingInterval),
-      RUNPOD_AI_API_KEY: KEY,
-      RUNPOD_POD_ID: 'pod1',
       RUNPOD_POD_HOSTNAME: 'pod1-host',
-      GATE: `${base}/gate`, // for the handlers of testdata
+      GATE: `${base}/gate`,
     },
-    /** asked for each request; a promise holds it up */
-    fault: (_: Asked): Fault | undefined | Promise<undefined> => undefined,
+    /** Returns the fault of each request; a promise delays it. */
+    fault: (_: RecordedRequest): Fault | undefined | Promise<undefined> => undefined,
     /** @returns the job's id */
     submit: (input: unknown): string => queue.submit({ input }).id,
     status: (id: string) => queue.find(id)?.status,
-    of: (operation: string, id?: string) =>
-      asked.filter((one) => one.operation === operation && (id === undefined || one.id === id)),
-    takes: () => asked.filter(({ operation }) => operation.startsWith('job-take')),
-    /** what was posted to job-done for a job, parsed */
-    posted: (id: string) => far.of('job-done', id).map(({ text }) => JSON.parse(text)),
+    requests: (operation: string, id?: string) =>
+      recorded.filter((one) => one.operation === operation && (id === undefined || one.id === id)),
+    takes: () => recorded.filter(({ operation }) => operation.startsWith('job-take')),
+    /** The bodies posted to job-done for a job. */
+    posted: (id: string) => server.requests('job-done', id).map(({ text }) => JSON.parse(text)),
     open(name: string) {
-      gate(name).open = true;
-      happened();
+      gate(name).isOpen = true;
+      changed();
     },
     /**
-     * Looks at each event, until `look` finds something.
-     * @throws Error that names `what` did not happen
+     * Calls `check` at each event until it returns something truthy.
+     * @throws Error with `what`, if that takes too long
      */
-    async until<T>(what: string, look: () => T | undefined | false): Promise<T> {
-      const patience = AbortSignal.timeout(PATIENCE);
+    async waitFor<T>(what: string, check: () => T | undefined | false): Promise<T> {
+      const timeout = AbortSignal.timeout(WAIT_TIMEOUT);
       for (;;) {
-        const found = look();
+        const found = check();
         if (found) return found;
-        await once(news, 'news', { signal: patience }).catch(() => {
-          const last = asked.slice(-20).map(({ path, status, end }) => `${path} ${status ?? ''} ${end ?? 'held'}`);
-          throw new Error(`never happened: ${what}; asked last:\n${last.join('\n')}`);
+        await once(events, 'change', { signal: timeout }).catch(() => {
+          const last = recorded.slice(-20).map(({ path, status, end }) => `${path} ${status ?? ''} ${end ?? 'held'}`);
+          throw new Error(`did not happen: ${what}; the last requests:\n${last.join('\n')}`);
         });
       }
     },
-    arrived: (name: string) => far.until(`a job at gate ${name}`, () => gate(name).arrived > 0),
-    ended: (...ids: string[]) =>
-      far.until(`the end of ${ids}`, () => ids.every((id) => queue.find(id)?.ended !== undefined)),
-    /** @returns the next `count` pings, from now on */
-    async pings(count: number): Promise<Asked[]> {
-      const before = far.of('ping').length;
-      await far.until(`${count} pings`, () => far.of('ping').length >= before + count);
-      return far.of('ping').slice(before);
+    waitForGate: (name: string) => server.waitFor(`a job at gate ${name}`, () => gate(name).arrived > 0),
+    waitForEnd: (...ids: string[]) =>
+      server.waitFor(`the end of ${ids}`, () => ids.every((id) => queue.find(id)?.ended !== undefined)),
+    async nextPings(count: number): Promise<RecordedRequest[]> {
+      const before = server.requests('ping').length;
+      await server.waitFor(`${count} pings`, () => server.requests('ping').length >= before + count);
+      return server.requests('ping').slice(before);
     },
-    /** Waits for the next `count` takes to be asked and answered. */
-    async nextTakes(count: number): Promise<Asked[]> {
-      const before = far.takes().length;
-      const next = () => far.takes().slice(before, before + count);
-      await far.until(`${count} takes`, () => next().filter(({ end }) => end).length === count);
-      return next();
-    },
-    close() {
-      close();
-      server.close().closeAllConnections();
+    async close() {
+      closeQueue();
+      await closeServer();
     },
   };
-  return far;
+  return server;
 }
 
-/** The Python with RunPod's package (`test/support/python.sh` makes it), or undefined where there is none. */
+/** The Python with RunPod's package, which `test/support/python.sh` installs; undefined without one. */
 export const python: string | undefined = [process.env.RUNPOD_PYTHON].find((path) => path && isProgram(path));
 
-/** For the names of tests. */
+/** A suffix for the titles of tests. */
 export const skipped = python ? '' : ' (no RUNPOD_PYTHON: skipped)';
-if (!python) console.warn('no RUNPOD_PYTHON: what wants RunPod’s own Python package is skipped');
+if (!python) console.warn('no RUNPOD_PYTHON: tests that need RunPod’s Python package are skipped');
 
-const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+const testdata = (path: string) => fileURLToPath(new URL(`testdata/${path}`, import.meta.url));
 const tsx = new URL('../../node_modules/tsx/dist/loader.mjs', import.meta.url).href;
 const COMMANDS = {
-  python: [python ?? '', here('testdata/worker.py')],
-  ours: [process.execPath, '--import', tsx, here('testdata/worker.ts')],
+  python: [python ?? '', testdata('worker.py')],
+  ours: [process.execPath, '--import', tsx, testdata('worker.ts')],
 };
 export type Side = keyof typeof COMMANDS;
 
-export type WorkerProcess = Awaited<ReturnType<typeof startWorker>>;
+export type WorkerProcess = Awaited<ReturnType<typeof startWorkerProcess>>;
 
 interface WorkerOptions {
   side: Side;
@@ -204,25 +190,25 @@ interface WorkerOptions {
   argv?: string[];
   /** for the handlers of testdata */
   options?: object;
-  /** files of its working folder, by name */
+  /** files of its working directory, by name */
   files?: Record<string, string>;
 }
 
 const alive = new Map<() => void, Promise<unknown>>(); // how to kill each worker, and its end
 let isOver = false;
 
-/** Kills all workers; none can be started any more. */
-export async function endWorkers() {
+/** Kills all workers; no more can be started. */
+export async function killWorkers() {
   isOver = true;
   for (const kill of alive.keys()) kill();
   await Promise.all(alive.values());
 }
 
 /**
- * A worker in a folder and a process group of its own: what it has started dies with it, as in a container. It also dies with this
- * process, whose end of its input is then closed: Python's would go on asking, and without a pause.
+ * Starts a worker in its own directory and process group, so that its child processes end with it. It also ends with this process,
+ * which closes its standard input: Python's worker would go on without pauses.
  */
-export async function startWorker({ side, env = {}, argv = [], options = {}, files = {} }: WorkerOptions) {
+export async function startWorkerProcess({ side, env = {}, argv = [], options = {}, files = {} }: WorkerOptions) {
   const folder = await mkdtemp(join(tmpdir(), 'conformance-'));
   for (const [name, text] of Object.entries(files)) await writeFile(join(folder, name), text);
   if (isOver) throw new Error('the tests have ended');
@@ -233,34 +219,33 @@ export async function startWorker({ side, env = {}, argv = [], options = {}, fil
     stdio: 'pipe',
     env: {
       PATH: process.env.PATH,
-      HOME: folder, // where the package would look for a key
+      HOME: folder, // where the package looks for a key
       PYTHONUNBUFFERED: '1',
-      RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: 'true', // one of them calls the internet
+      RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: 'true', // one of them needs the internet
       RUNPOD_SKIP_GPU_CHECK: 'true',
       WORKER_OPTIONS: JSON.stringify(options),
       ...env,
     },
   });
-  const started = performance.now();
   let output = '';
-  const news = new EventEmitter().setMaxListeners(0);
+  const events = new EventEmitter().setMaxListeners(0);
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
       output += text;
-      news.emit('news');
+      events.emit('output');
     });
   }
   function kill() {
     try {
       process.kill(-child.pid!, 'SIGKILL');
     } catch {
-      // all of them have ended
+      // all its processes have ended
     }
   }
-  /** the exit code, or the signal that ended it */
   const closed = once(child, 'close');
+  /** the exit code, or the signal that ended it */
   const exited = once(child, 'exit').then(async ([code, signal]) => {
-    kill(); // what it has left behind
+    kill(); // its child processes
     await closed;
     alive.delete(kill);
     await rm(folder, { recursive: true, force: true });
@@ -268,17 +253,15 @@ export async function startWorker({ side, env = {}, argv = [], options = {}, fil
   });
   alive.set(kill, exited);
   return {
-    side,
     exited,
     kill,
-    started,
     output: () => output,
     signal: (name: NodeJS.Signals) => child.kill(name),
-    async said(text: string) {
-      const patience = AbortSignal.timeout(PATIENCE);
+    async printed(text: string) {
+      const timeout = AbortSignal.timeout(WAIT_TIMEOUT);
       while (!output.includes(text)) {
-        await once(news, 'news', { signal: patience }).catch(() => {
-          throw new Error(`${side} never said ${text}; it said: ${output.slice(-2000)}`);
+        await once(events, 'output', { signal: timeout }).catch(() => {
+          throw new Error(`${side} did not print ${text}, but ${output.slice(-2000)}`);
         });
       }
     },

@@ -1,4 +1,4 @@
-/** SVD's network as a denoiser: v-prediction under EDM's preconditioning (sgm's VScalingWithEDMcNoise; Karras et al. 2022, eq. 7). */
+/** SVD's network as a denoiser: v-prediction with EDM's preconditioning (sgm's VScalingWithEDMcNoise; Karras et al. 2022, eq. 7). */
 import type { DenoiseBranch } from '../../../core/guider.ts';
 
 /** @param sigma > 0 */

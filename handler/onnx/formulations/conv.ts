@@ -1,15 +1,9 @@
 /** Convolutions. */
 import { conv2d } from '../layers.ts';
 import type { Value } from '../value.ts';
-import type { Formulations, NetworkGraph } from './types.ts';
+import type { Formulations, Network } from './types.ts';
 
-export const plainConv: Formulations['conv3x3'] = (g, x, name, out) =>
-  g.conv(x, g.weight(`${name}.weight`, [out, x.shape[1]!, 3, 3]), g.weight(`${name}.bias`, [out]), {
-    strides: [1, 1],
-    pads: [1, 1, 1, 1],
-  });
-
-export const resizeConv: Formulations['upsampleConv'] = (g, x, name, [height, width]) => {
+export const resizeConv: Formulations['upsample'] = (g, x, name, [height, width]) => {
   const [N, C] = x.shape as [number, number];
   const shape = [N, C, height, width];
   const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
@@ -20,7 +14,7 @@ export const resizeConv: Formulations['upsampleConv'] = (g, x, name, [height, wi
  * A doubling as four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25
  * times fewer multiplications. Other sizes are resized.
  */
-export const cornerConvs: Formulations['upsampleConv'] = (g, x, name, size) => {
+export const cornerConvs: Formulations['upsample'] = (g, x, name, size) => {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   if (size[0] !== 2 * H || size[1] !== 2 * W) return resizeConv(g, x, name, size);
   /** The first of three rows and the sum of the others, or the first two's sum and the last. */
@@ -39,7 +33,7 @@ export const cornerConvs: Formulations['upsampleConv'] = (g, x, name, size) => {
 };
 
 /** Four pictures of one shape, [N, C, H, W] in whatever shape they lie, as the corners of every 2×2 pixels: [N, C, 2H, 2W] */
-export function interleave(g: NetworkGraph, corners: readonly Value[], [N, C, H, W]: [number, number, number, number]) {
+export function interleave(g: Network, corners: readonly Value[], [N, C, H, W]: [number, number, number, number]) {
   const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
     const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
     return g.reshape(g.concat(columns, 2), [N, C * H, 2 * W]); // DepthToSpace takes four times as long
@@ -48,7 +42,7 @@ export function interleave(g: NetworkGraph, corners: readonly Value[], [N, C, H,
 }
 
 /** The Conv3d kernel as one of 3×1 over a picture of some rows for each frame, dilated by these. */
-function overRows(g: NetworkGraph, x: Value, name: string, out: number, T: number, rows: number): Value {
+function overRows(g: Network, x: Value, name: string, out: number, T: number, rows: number): Value {
   const [B, C, height, W] = x.shape as [number, number, number, number];
   const picture = g.reshape(x, [B, C, T * rows, (height * W) / (T * rows)]);
   const kernel = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });

@@ -9,7 +9,7 @@ const MIN_ROWS = 512;
 export const linearFeedForward: Formulations['feedForward'] = (g, rows, name, norm) => {
   const C = rows.shape[1]!;
   const normal = layerNorm(g, rows, norm);
-  const half = (from: number, to: number) => linear(g, normal, `${name}.net.0.proj`, 8 * C, { rows: [from, to] });
+  const half = (from: number, to: number) => linear(g, normal, `${name}.net.0.proj`, 8 * C, true, [from, to]);
   const hidden = g.mul(half(0, 4 * C), gelu(g, half(4 * C, 8 * C)));
   return g.add(linear(g, hidden, `${name}.net.2`, C), rows);
 };

@@ -1,17 +1,18 @@
 import { createGraph, type GraphOptions } from '../graph.ts';
+import { plainConv } from '../layers.ts';
 import type { SafeTensors } from '../safetensors.ts';
 import type { Policy } from '../value.ts';
 import { attendInPlace, attendTransposed } from './attention.ts';
-import { cornerConvs, dilatedConv, flatConv, plainConv, resizeConv } from './conv.ts';
+import { cornerConvs, dilatedConv, flatConv, resizeConv } from './conv.ts';
 import { convolutionsInParts, linearFeedForward } from './feed-forward.ts';
 import { depthwise, instanceNorm, layerNormOfGroups, multiplyAdd } from './norm.ts';
 import { scanOwnConstants, scanSharedConstants, strips, unrolled, whole } from './parts.ts';
-import type { Formulations, NetworkGraph } from './types.ts';
+import type { Formulations, Network } from './types.ts';
 import { winogradWhereFaster } from './winograd.ts';
 
 /** What a processor runs fastest, wherever the weights are. */
 const processor = {
-  upsampleConv: cornerConvs,
+  upsample: cornerConvs,
   temporalConv: dilatedConv,
   normalize: layerNormOfGroups,
   scaleShift: depthwise,
@@ -37,7 +38,7 @@ const TABLE: Record<Policy, Formulations> = {
   },
   cuda: {
     conv3x3: plainConv,
-    upsampleConv: resizeConv,
+    upsample: resizeConv,
     temporalConv: flatConv,
     perPlace: whole,
     normalize: instanceNorm,
@@ -52,7 +53,7 @@ const TABLE: Record<Policy, Formulations> = {
 export const formulationsFor = (policy: Policy): Formulations => TABLE[policy];
 
 /** An empty graph for a network whose layers are written as its policy's column says. */
-export function createNetworkGraph(weights: SafeTensors, options?: GraphOptions): NetworkGraph {
+export function createNetwork(weights: SafeTensors, options?: GraphOptions): Network {
   const g = createGraph(weights, options);
   return { ...g, formulations: formulationsFor(g.policy) };
 }

@@ -4,9 +4,10 @@
  * middle is one of matrices for each of a tile's 16 places: 2.25 times fewer multiplications. Factors are 0, ±½ and ±1 only, so it is nearly
  * as precise as the convolution itself.
  */
+import { plainConv } from '../layers.ts';
 import type { Value } from '../value.ts';
-import { interleave, plainConv } from './conv.ts';
-import type { Formulations, NetworkGraph } from './types.ts';
+import { interleave } from './conv.ts';
+import type { Formulations, Network } from './types.ts';
 
 /** The two places in a tile's row that a row of Bᵀ takes, and their factors. */
 const Bᵀ = [
@@ -50,7 +51,7 @@ export const winogradWhereFaster: Formulations['conv3x3'] = (g, x, name, out) =>
   return g.concat(parts, 0);
 };
 
-function winogradConv(g: NetworkGraph, x: Value, name: string, out: number): Value {
+function winogradConv(g: Network, x: Value, name: string, out: number): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   const [h, w] = [Math.ceil(H / 2), Math.ceil(W / 2)]; // in tiles
   const asOne = N > 1 && h * w < MANY_TILES; // all pictures' tiles are multiplied at once
@@ -77,7 +78,7 @@ function winogradConv(g: NetworkGraph, x: Value, name: string, out: number): Val
  * V = Bᵀ d B of all tiles: [N, C, H, W] → [N, 16·C, h, w]. For each place it is a convolution of four pixels, channel by channel, which stays
  * in onnxruntime's own layout.
  */
-function transformTiles(g: NetworkGraph, x: Value, tiles: readonly [h: number, w: number]): Value {
+function transformTiles(g: Network, x: Value, tiles: readonly [h: number, w: number]): Value {
   const [, C, ...size] = x.shape as [number, number, number, number];
   const places = Bᵀ.flatMap((row) =>
     Bᵀ.map((column) => {
@@ -102,7 +103,7 @@ function transformTiles(g: NetworkGraph, x: Value, tiles: readonly [h: number, w
  * as 16 groups of a 1×1 convolution. A large one is made in each run, in some milliseconds: to keep it would take 16/9 of the weights'
  * memory, and twice that while it is made.
  */
-function multiplyKernels(g: NetworkGraph, V: Value, name: string, out: number): Value {
+function multiplyKernels(g: Network, V: Value, name: string, out: number): Value {
   const [N, channels, height, width] = V.shape as [number, number, number, number];
   const C = channels / PLACES;
   const kernels = g.weight(`${name}.weight`, [out, C, 3, 3], { shape: [out * C, 9] });

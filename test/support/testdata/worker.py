@@ -1,6 +1,6 @@
 """
-worker.ts in Python, on RunPod's own package: for the conformance tests. What a job does is said in its input.
-GATE is an address where a job waits until the test lets it go on; WORKER_OPTIONS says what kind of worker this is.
+worker.ts in Python with RunPod's own package, for the conformance tests. A job's input says what it does.
+GATE is the URL where a job waits until the test opens it. WORKER_OPTIONS has the worker's options.
 """
 import json
 import os
@@ -9,12 +9,12 @@ import threading
 import urllib.request
 
 
-def end_with_the_tests():
-    os.read(0, 1)  # returns when they are gone
+def exit_with_tests():
+    os.read(0, 1)  # returns when they have ended
     os.killpg(0, signal.SIGKILL)
 
 
-threading.Thread(target=end_with_the_tests, daemon=True).start()  # first: RunPod's package takes seconds to load
+threading.Thread(target=exit_with_tests, daemon=True).start()  # first: RunPod's package takes seconds to load
 
 import aiohttp
 import runpod
@@ -23,55 +23,55 @@ options = json.loads(os.environ.get("WORKER_OPTIONS", "{}"))
 concurrency = options.get("concurrency", 1)
 
 
-def address(name):
+def gate_url(name):
     return f"{os.environ['GATE']}/{name}"
 
 
 async def pass_gate(name):
-    async with aiohttp.ClientSession() as session, session.get(address(name)) as response:
+    async with aiohttp.ClientSession() as session, session.get(gate_url(name)) as response:
         await response.read()
 
 
 async def handle(job):
     global concurrency
-    given = job["input"]
-    do = given["do"]
+    job_input = job["input"]
+    do = job_input["do"]
     if do == "return":
-        return given["value"]
+        return job_input["value"]
     if do == "throw":
-        raise ValueError(given["message"])
-    if do in ("wait", "wait deafly"):
-        await pass_gate(given["gate"])
+        raise ValueError(job_input["message"])
+    if do in ("wait", "wait without signal"):
+        await pass_gate(job_input["gate"])
         return "waited"
     if do == "block":
-        urllib.request.urlopen(address(given["gate"])).read()
+        urllib.request.urlopen(gate_url(job_input["gate"])).read()
         return "blocked"
     if do == "report":
-        for value in given["values"]:
+        for value in job_input["values"]:
             runpod.serverless.progress_update(job, value)
-        if "gate" in given:
-            await pass_gate(given["gate"])
+        if "gate" in job_input:
+            await pass_gate(job_input["gate"])
         return "reported"
     if do == "return NaN":
         return {"value": float("nan")}
-    if do == "return what JSON has no word for":
+    if do == "return what JSON cannot express":
         return {"value": {1}}
     if do == "return much":
-        return "x" * given["bytes"]
+        return "x" * job_input["bytes"]
     if do == "set concurrency":
-        concurrency = given["value"]
+        concurrency = job_input["value"]
         return concurrency
     raise ValueError(do)
 
 
 async def generate(job):
-    given = job["input"]
-    for chunk in given["chunks"]:
+    job_input = job["input"]
+    for chunk in job_input["chunks"]:
         yield chunk
-    if "bytes" in given:
-        yield "x" * given["bytes"]
-    if "throw" in given:
-        raise ValueError(given["throw"])
+    if "bytes" in job_input:
+        yield "x" * job_input["bytes"]
+    if "throw" in job_input:
+        raise ValueError(job_input["throw"])
 
 
 if "unfit" in options:

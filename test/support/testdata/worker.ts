@@ -1,10 +1,10 @@
 /**
- * worker.py on this folder's `serve`: for the conformance tests. What a job does is said in its input.
- * GATE is an address where a job waits until the test lets it go on; WORKER_OPTIONS says what kind of worker this is.
+ * worker.py with this project's `serve`, for the conformance tests. A job's input says what it does.
+ * GATE is the URL where a job waits until the test opens it. WORKER_OPTIONS has the worker's options.
  */
 import { execFileSync } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { type Handle, serve } from '../../../handler/runpod/index.ts';
+import { type Handler, serve } from '../../../handler/runpod/index.ts';
 
 interface Options {
   concurrency?: number;
@@ -17,52 +17,52 @@ interface Options {
 const { generator, unfit, ...options }: Options = JSON.parse(process.env.WORKER_OPTIONS ?? '{}');
 let { concurrency = 1 } = options;
 
-process.stdin.once('end', () => process.kill(0, 'SIGKILL')).resume(); // with the tests, whose end of it is closed then
+process.stdin.once('end', () => process.kill(0, 'SIGKILL')).resume(); // with the tests
 (process.stdin as Socket).unref();
 
-const address = (name: string) => `${process.env.GATE}/${name}`;
+const gateUrl = (name: string) => `${process.env.GATE}/${name}`;
 const passGate = async (name: string, signal?: AbortSignal) =>
-  void (await (await fetch(address(name), { signal: signal ?? null })).arrayBuffer());
+  void (await (await fetch(gateUrl(name), { signal: signal ?? null })).arrayBuffer());
 
-const handle: Handle = async (job, { progress, signal }) => {
-  const given = job.input as Record<string, any>;
-  switch (given.do) {
+const handle: Handler = async (job, { progress, signal }) => {
+  const input = job.input as Record<string, any>;
+  switch (input.do) {
     case 'return':
-      return given.value;
+      return input.value;
     case 'throw':
-      throw new RangeError(given.message);
+      throw new RangeError(input.message);
     case 'wait':
-      await passGate(given.gate, signal);
+      await passGate(input.gate, signal);
       return 'waited';
-    case 'wait deafly':
-      await passGate(given.gate);
+    case 'wait without signal':
+      await passGate(input.gate);
       return 'waited';
     case 'block':
-      execFileSync(process.execPath, ['-e', `fetch('${address(given.gate)}')`]);
+      execFileSync(process.execPath, ['-e', `fetch('${gateUrl(input.gate)}')`]);
       return 'blocked';
     case 'report':
-      for (const value of given.values) progress(value);
-      if (given.gate) await passGate(given.gate, signal);
+      for (const value of input.values) progress(value);
+      if (input.gate) await passGate(input.gate, signal);
       return 'reported';
     case 'return NaN':
       return { value: Number.NaN };
-    case 'return what JSON has no word for':
+    case 'return what JSON cannot express':
       return { value: 1n };
     case 'return much':
-      return 'x'.repeat(given.bytes);
+      return 'x'.repeat(input.bytes);
     case 'set concurrency':
-      concurrency = given.value;
+      concurrency = input.value;
       return concurrency;
     default:
-      throw new RangeError(given.do);
+      throw new RangeError(input.do);
   }
 };
 
-async function* generate(...[job]: Parameters<Handle>) {
-  const given = job.input as Record<string, any>;
-  yield* given.chunks;
-  if (given.bytes) yield 'x'.repeat(given.bytes);
-  if (given.throw) throw new RangeError(given.throw);
+async function* generate(...[job]: Parameters<Handler>) {
+  const input = job.input as Record<string, any>;
+  yield* input.chunks;
+  if (input.bytes) yield 'x'.repeat(input.bytes);
+  if (input.throw) throw new RangeError(input.throw);
 }
 
 class RuntimeError extends Error {

@@ -4,7 +4,7 @@ import { plots } from './plots.ts';
 
 const folder = new URL('../../docs/plots/', import.meta.url);
 
-test('the plots in docs are what the code draws now (npm run plots)', () => {
+test('the plots in docs/plots are those that the code draws (npm run docs)', () => {
   const drawn = plots();
   expect(readdirSync(folder).sort()).toEqual(
     Object.keys(drawn)
@@ -15,7 +15,7 @@ test('the plots in docs are what the code draws now (npm run plots)', () => {
     expect(readFileSync(new URL(`${name}.svg`, folder), 'utf8'), name).toBe(svg);
 });
 
-test('a plot shows the numbers: 25 points a line, the first at the top of SVD’s schedule', () => {
+test('a line has 25 points and begins at the highest sigma of SVD’s schedule', () => {
   const svg = plots().EDMDiscretization!;
   const lines = [...svg.matchAll(/<polyline points="([^"]+)"/g)].map(([, points]) => points!.split(' '));
   expect(lines.map((points) => points.length)).toEqual([25, 25]);

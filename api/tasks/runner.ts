@@ -1,0 +1,156 @@
+/**
+ * Advances tasks, each by one step at a time. Only the holder of a task's lease advances it, from before it asks RunPod until the answer
+ * is stored. The states of a task in this process:
+ *
+ *   idle ──run()──▶ leased by us ──step──▶ stored, or changed by another process ──run() meanwhile──▶ leased by us again
+ *     ▲                                      │
+ *     └──────────────────────────────────────┘
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { isActive } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
+import type { Store } from '../store/store.ts';
+import { type Changes, endsTask, type Task } from '../store/task.ts';
+import type { Step } from './step.ts';
+import { backoff } from './transition.ts';
+
+/** Longer than a submission's timeout plus the bucket's. */
+export const LEASE = 60 * SECOND;
+
+export interface RunnerOptions {
+  store: Pick<Store, 'claim' | 'release' | 'update' | 'get'>;
+  step: Step;
+  /** milliseconds until the next step of an active task */
+  pollDelay: (task: Task) => number;
+  /** how long after a task's end its files and prompt are kept; milliseconds */
+  retain: number;
+  /** called after a change is stored */
+  afterCommit: (task: Task, before: Task) => void;
+  /** called when this process has no more to do for a task now */
+  onIdle: () => void;
+  log: Logger;
+  now: () => number;
+}
+
+interface ActiveTask {
+  /** whether `run` was called since the last step began */
+  again: boolean;
+  /** the task under a lease of ours, for the first step */
+  claimed: Task | undefined;
+  /** jobs from callbacks, which the task may not know */
+  unknownJobs: string[];
+  done: Promise<void>;
+}
+
+export function createRunner(options: RunnerOptions) {
+  const { store, step, pollDelay, retain, afterCommit, onIdle, log, now } = options;
+  const activeTasks = new Map<string, ActiveTask>();
+  const stopping = new AbortController();
+
+  /**
+   * Advances a task now, or once more if this process is just doing that. Does nothing if another process has the lease, or if the task
+   * waits for a job and is not `claimed`.
+   */
+  function run(id: string, { claimed, unknownJob }: { claimed?: Task; unknownJob?: string } = {}): void {
+    if (stopping.signal.aborted) return;
+    const known = activeTasks.get(id);
+    const active: ActiveTask = known ?? { again: true, claimed: undefined, unknownJobs: [], done: Promise.resolve() };
+    active.again = true;
+    active.claimed ??= claimed;
+    if (unknownJob !== undefined && !active.unknownJobs.includes(unknownJob)) active.unknownJobs.push(unknownJob);
+    if (known) return;
+    activeTasks.set(id, active);
+    active.done = process(id, active);
+  }
+
+  async function process(id: string, active: ActiveTask): Promise<void> {
+    const until = now() + LEASE;
+    try {
+      while (active.again && !stopping.signal.aborted) {
+        const { claimed } = active;
+        const unknownJob = active.unknownJobs.shift();
+        active.again = active.unknownJobs.length > 0; // before any await: more may come
+        active.claimed = undefined;
+        const waiting = unknownJob !== undefined;
+        const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE, waiting });
+        if (task && (await advance(task, unknownJob))) continue;
+        if (task) await store.release(task); // another process changed it: it is due at once
+        if (unknownJob === undefined || now() > until) continue;
+        if (!task) await delay(SECOND / 5); // another process has the lease
+        run(id, { unknownJob });
+      }
+    } catch (error) {
+      log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
+    } finally {
+      activeTasks.delete(id);
+      onIdle();
+    }
+  }
+
+  /** One step, under a lease of ours. @returns whether its changes could be stored */
+  async function advance(task: Task, unknownJob: string | undefined): Promise<boolean> {
+    const changes = await step(task, unknownJob);
+    const nextRunIn = changes.failures
+      ? backoff(changes.failures)
+      : endsTask(task, changes)
+        ? changes.jobs_to_cancel.length > 0
+          ? 0
+          : retain
+        : pollDelay(task);
+    const updated = await saveStep(task, { nextRunIn, ...changes }, { store, stopping: stopping.signal, log, now });
+    if (updated) afterCommit(updated, task);
+    return updated !== undefined;
+  }
+
+  return {
+    run,
+
+    /** Resolves when no step is running; none starts any more. */
+    async stop(): Promise<void> {
+      stopping.abort();
+      await Promise.all([...activeTasks.values()].map(({ done }) => done));
+    },
+  };
+}
+
+interface SaveOptions extends Pick<RunnerOptions, 'log' | 'now'> {
+  store: Pick<Store, 'update' | 'get'>;
+  stopping: AbortSignal;
+}
+
+/**
+ * Stores the changes of a step. A new job must not get lost, or the task would get a second one. So an unreachable store is tried again
+ * while the lease lasts, and a new job is stored even if another process has changed the task meanwhile: as the task's job if the lease
+ * is still ours, else as one to cancel.
+ * @returns the changed task, or undefined
+ * @throws Error the store could not be reached
+ */
+async function saveStep(
+  task: Task,
+  changes: Changes,
+  { store, stopping, log, now }: SaveOptions,
+): Promise<Task | undefined> {
+  const { job_id } = changes;
+  const until = now() + LEASE;
+  for (let pause = SECOND / 10, current = task; ; pause = Math.min(5 * SECOND, 2 * pause)) {
+    try {
+      const isOurs = isActive(current.status) && current.leased_until === task.leased_until;
+      if (!job_id || isOurs) {
+        const jobs_to_cancel = [...new Set([...current.jobs_to_cancel, ...(changes.jobs_to_cancel ?? [])])];
+        const updated = await store.update(current, current === task ? changes : { ...changes, jobs_to_cancel });
+        if (updated) return updated;
+      } else if (await store.update(current, { jobs_to_cancel: [...current.jobs_to_cancel, job_id], runNow: true })) {
+        log.warn({ task: task.id, job: job_id }, 'the new job is superseded already');
+        return undefined;
+      }
+      const latest = job_id ? await store.get(task.id) : undefined;
+      if (!latest) return undefined;
+      current = latest;
+    } catch (error) {
+      if (stopping.aborted || now() > until) throw error;
+      log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
+      await delay(pause);
+    }
+  }
+}

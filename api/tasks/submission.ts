@@ -1,0 +1,107 @@
+/** Submits tasks to RunPod, and limits how many. */
+import type { Logger } from 'pino';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import type { JobInput } from '../../core/job.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
+import { type RunPod, UnansweredError } from '../runpod.ts';
+import type { Changes, Task } from '../store/task.ts';
+import { estimateGpuTime } from './estimate.ts';
+import { storedResult } from './stored-result.ts';
+import { backoff, LOST_AFTER } from './transition.ts';
+
+/**
+ * Jobs at RunPod at a time, waiting and running. RunPod takes jobs in the order of their submission, so only what is held back here can
+ * be shared fairly among keys. It is enough for RunPod to see how many workers are wanted.
+ */
+const MAX_JOBS_OUT = 100;
+/** RunPod's limits of a job's ttl. A job that outlives its ttl before the task's deadline is a lost job, and gets a successor. */
+const MIN_TTL = 10 * SECOND;
+const MAX_TTL = 7 * 24 * 60 * MINUTE;
+
+export interface SubmissionOptions {
+  bucket: Bucket;
+  runpod: RunPod;
+  /** the URL that RunPod calls back for a task */
+  callbackUrl: (token: string) => string;
+  /** milliseconds */
+  taskDeadline: number;
+  /** timeout of an image provider; milliseconds */
+  stillTimeout: number;
+  /** execution timeout of every job, instead of an estimate for a GPU; milliseconds */
+  runningTime?: number;
+  /** until the first look at a submitted job; milliseconds */
+  watchInterval: number;
+  log: Logger;
+  now: () => number;
+}
+
+export interface Capacity {
+  /** tasks that may be submitted now */
+  tasks: number;
+  /** milliseconds until there is capacity again, if a pause is the reason that there is none; else 0 */
+  pause: number;
+}
+
+/**
+ * The state is how RunPod responded to this process:
+ *
+ *   open ──a submission fails──▶ paused ──backoff is over──▶ probing, one task at a time ──it succeeds──▶ open
+ */
+export function createSubmitter(options: SubmissionOptions) {
+  const { bucket, runpod, callbackUrl, taskDeadline, stillTimeout, runningTime, watchInterval, log, now } = options;
+  let submitting = 0;
+  let failures = 0; // consecutive
+  let pausedUntil = 0;
+
+  async function send(task: Task): Promise<Changes> {
+    const ttl = Math.min(MAX_TTL, Math.max(MIN_TTL, task.created_at + taskDeadline - now()));
+    try {
+      const job_id = await runpod.submit({
+        input: jobInput(task),
+        webhook: callbackUrl(task.callback_token),
+        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimateGpuTime(task.input), ttl },
+      });
+      failures = 0;
+      log.info({ task: task.id, job: job_id }, 'job submitted');
+      return { job_id, submitted_at: now(), jobs: task.jobs + 1, nextRunIn: watchInterval };
+    } catch (error) {
+      if (now() >= pausedUntil) pausedUntil = now() + backoff(++failures); // of submissions at the same time the first failure counts
+      if (!(error instanceof UnansweredError)) throw error;
+      log.warn({ task: task.id, error }, 'RunPod did not answer a submission');
+      // There may be a job. It has a minute to call back, or to leave its result in the bucket.
+      return { failures: task.failures + 1, nextRunIn: LOST_AFTER };
+    }
+  }
+
+  return {
+    /** @throws Error RunPod can't be reached or refuses the job; the bucket can't be reached */
+    async submit(task: Task): Promise<Changes> {
+      submitting++;
+      try {
+        const isFirst = task.jobs + task.failures === 0;
+        return (isFirst ? undefined : await storedResult(task, bucket, now())) ?? (await send(task));
+      } finally {
+        submitting--;
+      }
+    },
+
+    /** @param out jobs at RunPod */
+    capacity(out: number): Capacity {
+      const pause = Math.max(0, pausedUntil - now());
+      if (pause > 0) return { tasks: 0, pause };
+      return { tasks: failures > 0 ? 1 - submitting : MAX_JOBS_OUT - out - submitting, pause };
+    },
+  };
+}
+
+/** The task's input, without what only the API needs. */
+function jobInput(task: Task): JobInput {
+  const { still_of: _, webhook_url: __, ...input } = task.input;
+  return {
+    ...input,
+    task_id: task.id,
+    model: task.model,
+    ...(task.image_key !== null && { image_key: task.image_key }),
+    ...(task.source_key !== null && { still_key: task.source_key }),
+  };
+}

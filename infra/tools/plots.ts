@@ -1,0 +1,98 @@
+/** Plots for docs/sampling.md, drawn from the functions that sampling uses. */
+import { type Discretization, noiseLevels } from '../../core/discretization.ts';
+import { type Guider, guidanceScales } from '../../core/guider.ts';
+
+const STEPS = 25;
+const FRAMES = 25;
+
+const DISCRETIZATIONS: Record<string, { label: string; choice: Discretization }[]> = {
+  EDMDiscretization: [
+    {
+      label: 'SVD’s preset: 0.002 to 700, rho 7',
+      choice: { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 },
+    },
+    {
+      label: 'named alone: 0.0292 to 14.6146, rho 3',
+      choice: { discretization: 'EDMDiscretization', sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
+    },
+  ],
+  LegacyDDPMDiscretization: [
+    { label: 'the schedule of Stable Diffusion’s training', choice: { discretization: 'LegacyDDPMDiscretization' } },
+  ],
+};
+
+const GUIDERS: Record<string, { label: string; choice: Guider }[]> = {
+  LinearPredictionGuider: [
+    { label: 'svd: 1 to 2.5', choice: { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 2.5 } },
+    {
+      label: 'svd_xt: 1.5 to 3',
+      choice: { guider: 'LinearPredictionGuider', min_guidance_scale: 1.5, max_cfg_scale: 3 },
+    },
+    {
+      label: 'named alone: 1 to 1.5',
+      choice: { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 1.5 },
+    },
+  ],
+  VanillaCFG: [{ label: 'cfg_scale 5', choice: { guider: 'VanillaCFG', cfg_scale: 5 } }],
+  IdentityGuider: [{ label: 'the conditional branch alone', choice: { guider: 'IdentityGuider' } }],
+};
+
+/** @returns SVGs by name: sigma by step for each discretization, without the final 0, and scale by frame for each guider */
+export function plots(): Record<string, string> {
+  const discretizations = Object.entries(DISCRETIZATIONS).map(([name, variants]) => {
+    const title = `${name}: sigma by step, ${STEPS} steps`;
+    const lines = variants.map(({ label, choice }) => ({ label, values: noiseLevels(STEPS, choice).slice(0, -1) }));
+    return [name, plot(title, lines, [0.001, 0.01, 0.1, 1, 10, 100, 1000], Math.log10)];
+  });
+  const guiders = Object.entries(GUIDERS).map(([name, variants]) => {
+    const title = `${name}: guidance scale by frame, ${FRAMES} frames`;
+    const lines = variants.map(({ label, choice }) => ({ label, values: guidanceScales(FRAMES, choice) }));
+    return [name, plot(title, lines, [0, 1, 2, 3, 4, 5], (value) => value)];
+  });
+  return Object.fromEntries([...discretizations, ...guiders]);
+}
+
+const [WIDTH, HEIGHT] = [640, 360];
+const AREA = { left: 56, right: 624, top: 44, bottom: 320 };
+const COLORS = ['#2b7de9', '#d9622b', '#2a9453']; // to be seen on white and on black
+
+/**
+ * Draws lines over the index of their values.
+ * @param ticks labels of the vertical axis, which ends at the first and the last
+ * @param scale from a value to its height, in any unit
+ */
+function plot(
+  title: string,
+  lines: { label: string; values: number[] }[],
+  ticks: number[],
+  scale: (value: number) => number,
+): string {
+  const [low, high] = [scale(ticks[0]!), scale(ticks.at(-1)!)];
+  const y = (value: number) => AREA.bottom - ((scale(value) - low) / (high - low)) * (AREA.bottom - AREA.top);
+  const count = lines[0]!.values.length;
+  const x = (index: number) => AREA.left + (index / (count - 1)) * (AREA.right - AREA.left);
+  const round = (value: number) => value.toFixed(1);
+
+  const grid = ticks.map(
+    (tick) =>
+      `<path class="grid" d="M${AREA.left} ${round(y(tick))}H${AREA.right}"/><text x="${AREA.left - 8}" y="${round(y(tick) + 4)}" text-anchor="end">${tick}</text>`,
+  );
+  const indices = [0, 6, 12, 18, 24].map(
+    (index) => `<text x="${round(x(index))}" y="${AREA.bottom + 20}" text-anchor="middle">${index}</text>`,
+  );
+  const curves = lines.map(({ values, label }, i) => {
+    const points = values.map((value, index) => `${round(x(index))},${round(y(value))}`);
+    const dots = points.map((point) => `<circle cx="${point.replace(',', '" cy="')}" r="2.5" fill="${COLORS[i]}"/>`);
+    const key = `<text x="${AREA.right}" y="${AREA.top + 16 + 18 * i}" text-anchor="end" style="fill:${COLORS[i]}">${label}</text>`;
+    return `<polyline points="${points.join(' ')}" fill="none" stroke="${COLORS[i]}" stroke-width="1.5"/>${dots.join('')}${key}`;
+  });
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img">
+<title>${title}</title>
+<style>text{font:13px system-ui,sans-serif;fill:#444}.title{font-weight:600}.grid{stroke:#8884;fill:none}@media(prefers-color-scheme:dark){text{fill:#bbb}}</style>
+<text class="title" x="${AREA.left}" y="24">${title}</text>
+${grid.join('\n')}
+${indices.join('\n')}
+${curves.join('\n')}
+</svg>
+`;
+}

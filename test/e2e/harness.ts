@@ -1,0 +1,421 @@
+/**
+ * RunPod's queue and a Midjourney bridge on loopback with faults in front of them, and real API and worker processes that can be killed.
+ * Nothing waits for a time to pass: every change wakes whoever waits for a condition.
+ */
+import { randomUUID } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Context, Hono } from 'hono';
+import sharp from 'sharp';
+import { getJson } from '../../core/bucket/bucket.ts';
+import { type DiskBucket, diskBucket } from '../../core/bucket/disk.ts';
+import { bucketFolder } from '../../core/environment.ts';
+import { type Stage, taskFolder } from '../../core/job.ts';
+import { SECOND } from '../../core/time.ts';
+import { freePort } from '../../infra/run/free-port.ts';
+import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
+import type { Clock } from '../../infra/simulators/clock.ts';
+import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { listen } from '../support/test-api.ts';
+import { startProcess, type TestProcess } from './child-process.ts';
+import { type Fault, hangUp, type Intercepted, intercept, WORKERS_ENDPOINT } from './fault-injection.ts';
+
+const KEY = 'test-key';
+/** For what must happen, however busy the machine is. */
+const TIMEOUT = 25 * SECOND;
+
+/** A job and what has been seen of it. */
+export interface TestJob {
+  id: string;
+  taskId: string;
+  /** outcomes that reached the queue, and whether they ended the job */
+  outcomes: { worker: string; accepted: boolean }[];
+  /** bodies of all outcomes that were posted, by worker, including those that did not get through */
+  posted: Map<string, string[]>;
+  /** RunPod's callbacks: one for each end, but none for a job that was cancelled */
+  ends: string[];
+  /** its snapshot when it ended */
+  atEnd?: string;
+}
+
+export interface WorkerProcess extends TestProcess {
+  /** Calls the listener when a stage begins. */
+  onStage(listener: (jobId: string, stage: Stage) => void): void;
+  hasStarted(job: TestJob, stage: Stage): boolean;
+}
+
+export interface ApiProcess extends TestProcess {
+  url: string;
+}
+
+export interface HarnessOptions {
+  /** of the queue; default: the real one */
+  clock?: Clock;
+  /** how long a worker's poll is held, by that clock; milliseconds */
+  pollTimeout?: number;
+  /** how long a worker may be silent, by that clock; milliseconds */
+  workerTimeout?: number;
+}
+
+/** A worker's polls for jobs to stop. */
+interface StopPolls {
+  count: number;
+  open: number;
+  /** the poll that told it to stop a job, by the job's id */
+  told: Map<string, number>;
+}
+
+const hasEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
+
+/** @param folder an empty one, for the processes' data and temporary files */
+export async function openHarness(folder: string, options: HarnessOptions = {}): Promise<Harness> {
+  await mkdir(join(folder, 'tmp'));
+  const noise = { width: 64, height: 64, channels: 3, noise: { type: 'gaussian', mean: 128, sigma: 40 } } as never;
+  const picture = await sharp({ create: noise }).png().toBuffer();
+  const bucket = await diskBucket(bucketFolder(join(folder, 'data')), { publicUrl: '' });
+  const harness = new Harness(folder, picture, bucket, options);
+  await harness.listen();
+  return harness;
+}
+
+export class Harness {
+  /** chooses what happens to each request */
+  fault: (request: Intercepted) => Fault | undefined = () => undefined;
+  readonly jobs = new Map<string, TestJob>();
+  readonly workers: WorkerProcess[] = [];
+  /** all of them, in the order of their starts */
+  readonly processes: TestProcess[] = [];
+  readonly dataDir: string;
+  readonly queue: ReturnType<typeof queueServer>['queue'];
+  /** a PNG */
+  readonly picture: Buffer;
+  readonly bucket: DiskBucket;
+
+  readonly #temporary: string;
+  readonly #changes = new EventEmitter().setMaxListeners(0);
+  readonly #queueServer: ReturnType<typeof queueServer>;
+  #server!: Awaited<ReturnType<typeof listen>>;
+  /** URLs of APIs by name, which stays when one is started again */
+  readonly #apis = new Map<string, string>();
+  /** jobs that a worker has been given */
+  readonly #given = new Map<string, Set<string>>();
+  /** task ids, one for each picture that the bridge was asked for */
+  readonly #payments: string[] = [];
+  /** requests on their way, by worker */
+  readonly #inFlight = new Map<string, number>();
+  readonly #stopPolls = new Map<string, StopPolls>();
+
+  constructor(folder: string, picture: Buffer, bucket: DiskBucket, options: HarnessOptions) {
+    this.dataDir = join(folder, 'data');
+    this.#temporary = join(folder, 'tmp');
+    this.picture = picture;
+    this.bucket = bucket;
+    this.#queueServer = queueServer({ apiKey: KEY, pollTimeout: 10 * SECOND, ...options });
+    this.queue = this.#queueServer.queue;
+  }
+
+  async listen(): Promise<void> {
+    const { app: bridge } = tnlServer({ apiKey: KEY, duration: 0, draw: async () => this.picture });
+    const app = new Hono().use(
+      intercept({
+        isApi: (name) => this.#apis.has(name),
+        chooseFault: (request) => {
+          if (request.operation === 'outcome') this.#notePosted(request);
+          return this.fault(request);
+        },
+        observe: (request, c, next) => this.#observe(request, c, next),
+        onFlight: ({ by }, change) => {
+          this.#inFlight.set(by, (this.#inFlight.get(by) ?? 0) + change);
+          if (change < 0) this.notifyChange();
+        },
+      }),
+    );
+    app.post('/ended', async (c) => {
+      const { id, status } = await c.req.json();
+      const job = this.jobs.get(id)!;
+      job.ends.push(status);
+      job.atEnd ??= this.snapshot(job);
+      this.notifyChange();
+      return c.body(null, 200);
+    });
+    app.all('/:api{api-\\d+}/*', (c) => this.#forwardToApi(c));
+    this.#server = await listen(app.route('/v2', this.#queueServer.app).route('/bridge/v2', bridge));
+  }
+
+  async close(): Promise<void> {
+    this.fault = () => undefined;
+    for (const { kill } of this.processes) kill('SIGKILL');
+    await Promise.all(this.processes.map(({ closed }) => closed));
+    for (const { id } of this.workers) this.queue.workerLost(id);
+    this.#queueServer.close();
+    await this.#server.close();
+  }
+
+  // Waiting.
+
+  /** Wakes whoever waits for a condition. */
+  readonly notifyChange = () => void this.#changes.emit('change');
+
+  /** Waits until the condition gives something other than undefined or false. @throws Error if a process fails meanwhile */
+  async waitFor<T>(condition: () => T | undefined | false, what: string, timeout = TIMEOUT): Promise<T> {
+    const late = AbortSignal.timeout(timeout);
+    for (;;) {
+      const found = condition();
+      if (found !== undefined && found !== false) return found as T;
+      const failed = this.processes.find(({ exit }) => exit()?.code);
+      if (failed) throw new Error(`${failed.id} ended with ${failed.exit()!.code}\n${failed.logTail()}`);
+      await once(this.#changes, 'change', { signal: late }).catch(() => {
+        throw new Error(`timed out waiting for ${what}\n${this.logTails()}`);
+      });
+    }
+  }
+
+  waitForExit = async (process: TestProcess, timeout?: number) => {
+    const exit = await this.waitFor(() => process.exit(), `the end of ${process.id}`, timeout);
+    if (this.workers.some(({ id }) => id === process.id)) await this.#noteWorkerExit(process.id, exit.signal);
+    return exit;
+  };
+
+  /** Waits until RunPod can tell the worker at once what to stop. */
+  waitForStopPoll(worker: WorkerProcess) {
+    return this.waitFor(() => (this.#stopPolls.get(worker.id)?.open ?? 0) > 0, `a stop poll of ${worker.id}`);
+  }
+
+  /** Waits until the worker knows that it shall stop the job: it has been told, and has asked again. */
+  waitForStop(worker: WorkerProcess, job: TestJob) {
+    return this.waitFor(() => {
+      const polls = this.#stopPolls.get(worker.id);
+      return polls !== undefined && polls.count > (polls.told.get(job.id) ?? Infinity);
+    }, `${worker.id} to learn that it shall stop`);
+  }
+
+  /** Waits for the job's end, and for RunPod's callback. */
+  waitForEnd(job: TestJob, timeout?: number) {
+    const isOver = (status: string) => hasEnded(status) && (status === 'CANCELLED' || job.ends.length > 0);
+    const status = () => this.statusOf(job);
+    return this.waitFor(() => isOver(status()) && status(), `the end of job ${job.id}`, timeout);
+  }
+
+  // Jobs.
+
+  /** Queues a valid job with these changes to its input. */
+  submit(changes: Record<string, unknown> = {}, taskId: string = randomUUID()): TestJob {
+    const input = {
+      ...{ task_id: taskId, model: 'camera', prompt: 'a lighthouse', H: 64, W: 64, T: 2, fps: 6, seed: 3, steps: 2 },
+      ...{ cond_aug: 0.02, decoding_t: 2, motion_bucket_id: 127, num_cols: 2, image_index: 1, fit: 'cover' },
+      ...{ sampler: 'DPMPP2MSampler', discretization: 'LegacyDDPMDiscretization', guider: 'IdentityGuider' },
+      ...changes,
+    };
+    return this.submitAny(input, taskId);
+  }
+
+  /** Queues a job with any input, also one that our API would never send. */
+  submitAny(input: unknown, taskId = '', webhook = `${this.#server.url}/ended`): TestJob {
+    return this.#addJob(this.queue.submit({ input: structuredClone(input), webhook }).id, taskId);
+  }
+
+  #addJob(id: string, taskId: string): TestJob {
+    const job: TestJob = { id, taskId, outcomes: [], posted: new Map(), ends: [] };
+    this.jobs.set(id, job);
+    return job;
+  }
+
+  /** Cancels a job at RunPod. */
+  cancel(job: TestJob) {
+    this.queue.cancel(this.queue.find(job.id)!);
+    job.atEnd ??= this.snapshot(job);
+    this.notifyChange();
+  }
+
+  statusOf = ({ id }: TestJob) => this.queue.find(id)!.status;
+
+  /** How the queue shows the job now, to be compared with `atEnd`. */
+  snapshot({ id }: TestJob): string {
+    const { status, output, error, ended, workerId } = this.queue.find(id)!;
+    return JSON.stringify({ status, output, error, ended, workerId });
+  }
+
+  /** Whether the worker runs the job, or may still run it: RunPod does not learn when a worker has let go of a cancelled one. */
+  isHeldBy({ id }: TestJob, worker: WorkerProcess): boolean {
+    const { status, workerId } = this.queue.find(id)!;
+    return (status === 'IN_PROGRESS' || status === 'CANCELLED') && workerId === worker.id;
+  }
+
+  /** RunPod gives a job to one more worker. */
+  giveAgain(worker: string, jobId: string): Response {
+    this.#noteGiven(worker, jobId);
+    const { id, input, webhook } = this.queue.find(jobId)!;
+    return Response.json({ id, input, webhook });
+  }
+
+  wasGivenTo = (worker: string, jobId: string) => this.#given.get(worker)?.has(jobId) ?? false;
+
+  /** How many times the bridge was asked for the task's pictures. */
+  paymentsOf = (taskId: string) => this.#payments.filter((id) => id === taskId).length;
+
+  /** The objects in the task's folder, the job's own below `job/`. */
+  async objects(job: TestJob): Promise<string[]> {
+    const root = join(bucketFolder(this.dataDir), 'objects', taskFolder(job.taskId));
+    const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []); // nothing was written yet
+    return entries
+      .filter((entry) => entry.isFile())
+      .map(({ parentPath, name }) =>
+        join(parentPath, name)
+          .slice(root.length + 1)
+          .replace(job.id, 'job'),
+      )
+      .sort();
+  }
+
+  /** What belongs to no running job: unfinished objects, temporary files. */
+  async leftovers(): Promise<string[]> {
+    const unfinished = await readdir(join(bucketFolder(this.dataDir), 'tmp'));
+    const temporary = (await readdir(this.#temporary)).filter((name) => !name.startsWith('tsx-')); // the compiler's own
+    return [...unfinished, ...temporary];
+  }
+
+  // Processes.
+
+  startWorker(env: Record<string, string> = {}): WorkerProcess {
+    const id = `worker-${this.workers.length + 1}`;
+    const { url } = this.#server;
+    const endpoint = `${url}/v2/${WORKERS_ENDPOINT}`;
+    const started = new Set<string>();
+    const stages = new EventEmitter();
+    const process = this.#start(id, {
+      entry: 'handler/index.ts',
+      ready: 'serving',
+      env: {
+        RUNPOD_LOG_LEVEL: 'DEBUG',
+        ...{ MIDJOURNEY_BRIDGE: 'tnl', MIDJOURNEY_API_KEY: KEY, MIDJOURNEY_BASE_URL: `${url}/bridge/v2` },
+        RUNPOD_POD_ID: id,
+        RUNPOD_AI_API_KEY: KEY,
+        RUNPOD_WEBHOOK_GET_JOB: `${endpoint}/job-take/$ID?gpu=none`,
+        RUNPOD_WEBHOOK_POST_OUTPUT: `${endpoint}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
+        RUNPOD_WEBHOOK_PING: `${endpoint}/ping/$RUNPOD_POD_ID`,
+        RUNPOD_PING_INTERVAL: '500',
+        ...env,
+      },
+      onLine({ message, stage, requestId }) {
+        if (message !== 'stage started') return;
+        started.add(`${requestId} ${stage}`);
+        stages.emit('stage', requestId, stage);
+      },
+    });
+    const worker: WorkerProcess = {
+      ...process,
+      onStage: (listener) => void stages.on('stage', listener),
+      hasStarted: (job, stage) => started.has(`${job.id} ${stage}`),
+    };
+    this.workers.push(worker);
+    return worker;
+  }
+
+  /**
+   * Starts an API process. Callers use its `url`. RunPod's callbacks and links go through this harness, also while it is down.
+   * @param name an API that is started again keeps its name, and so its port
+   */
+  async startApi(name: string, env: Record<string, string> = {}, preload: string[] = []): Promise<ApiProcess> {
+    const url = this.#apis.get(name) ?? `http://127.0.0.1:${await freePort()}`;
+    this.#apis.set(name, url);
+    const process = this.#start(name, {
+      entry: 'api/index.ts',
+      ready: 'listening',
+      preload,
+      env: {
+        PORT: new URL(url).port,
+        PUBLIC_URL: `${this.#server.url}/${name}`,
+        RUNPOD_API_KEY: KEY,
+        RUNPOD_ENDPOINT_ID: name,
+        RUNPOD_BASE_URL: `${this.#server.url}/v2`,
+        ALLOW_PRIVATE_URLS: '1',
+        ...env,
+      },
+    });
+    return { ...process, url };
+  }
+
+  #start(id: string, { env, ...options }: Omit<Parameters<typeof startProcess>[1], 'onChange'>): TestProcess {
+    const common = { TMPDIR: this.#temporary, DATA_DIR: this.dataDir, MODEL: 'camera' };
+    const process = startProcess(id, { ...options, env: { ...common, ...env }, onChange: this.notifyChange });
+    this.processes.push(process);
+    return process;
+  }
+
+  /** Log tails of all running processes, and of the last ones that have ended. */
+  logTails(): string {
+    return this.processes
+      .filter(({ isAlive }, i) => isAlive() || i >= this.processes.length - 4)
+      .map(({ id, logTail }) => `${id}:\n${logTail()}`)
+      .join('\n');
+  }
+
+  /** RunPod learns of a worker's end when nothing that the worker sent is on its way any more. */
+  async #noteWorkerExit(id: string, signal: string | null): Promise<void> {
+    await this.waitFor(() => !this.#inFlight.get(id), `the last request of ${id}`);
+    if (signal === 'SIGKILL') await this.#ageBridgeClaims(id);
+    this.queue.workerLost(id);
+    this.notifyChange();
+  }
+
+  /** As if the two minutes had passed during which the next worker waits for what a dead one has asked a bridge. */
+  async #ageBridgeClaims(workerId: string): Promise<void> {
+    for (const job of this.jobs.values()) {
+      const key = `${taskFolder(job.taskId)}/imagine.json`;
+      const record = this.wasGivenTo(workerId, job.id) && (await getJson(this.bucket, key));
+      if (record) await this.bucket.put(key, JSON.stringify({ ...record, asked_at: 0 }));
+    }
+  }
+
+  // Requests.
+
+  /** Passes a request on and notes what came of it. */
+  async #observe({ operation, by, id, body }: Intercepted, c: Context, next: () => Promise<void>): Promise<void> {
+    const before = this.queue.find(id);
+    const wasOwn = before?.status === 'IN_PROGRESS' && before.workerId === by;
+    if (operation === 'imagine') this.#payments.push(String(body.ref));
+    if (operation === 'stop') return this.#observeStopPoll(by, c, next);
+    await next();
+    if (operation === 'outcome')
+      this.jobs.get(id)?.outcomes.push({ worker: by, accepted: wasOwn && hasEnded(this.queue.find(id)!.status) });
+    if (c.res.status !== 200) return;
+    if (operation === 'submit') {
+      const { id } = await c.res.clone().json();
+      this.#addJob(id, String((body.input as { task_id?: unknown }).task_id));
+    }
+    if (operation === 'take')
+      for (const { id } of [await c.res.clone().json()].flat() as { id: string }[]) this.#noteGiven(by, id);
+  }
+
+  async #observeStopPoll(worker: string, c: Context, next: () => Promise<void>): Promise<void> {
+    const polls = this.#stopPolls.get(worker) ?? { count: 0, open: 0, told: new Map() };
+    this.#stopPolls.set(worker, polls);
+    polls.count++;
+    polls.open++;
+    this.notifyChange();
+    await next();
+    polls.open--;
+    if (c.res.status !== 200) return;
+    for (const job of (await c.res.clone().json()).jobsToStop) polls.told.set(job, polls.count);
+  }
+
+  #notePosted({ by, id, body }: Intercepted): void {
+    const posted = this.jobs.get(id)?.posted;
+    posted?.set(by, [...(posted.get(by) ?? []), JSON.stringify(body)]);
+  }
+
+  #noteGiven(worker: string, jobId: string): void {
+    this.#given.set(worker, (this.#given.get(worker) ?? new Set()).add(jobId));
+  }
+
+  async #forwardToApi(c: Context): Promise<Response> {
+    const { pathname, search } = new URL(c.req.url);
+    const { method } = c.req;
+    const headers = { 'content-type': c.req.header('content-type') ?? '' };
+    const body = method === 'POST' ? await c.req.text() : null;
+    const path = pathname.slice(pathname.indexOf('/', 1)) + search;
+    const answer = await fetch(this.#apis.get(c.req.param('api')!) + path, { method, headers, body }).catch(() => {});
+    return answer ? new Response(answer.body, { status: answer.status }) : hangUp(c);
+  }
+}
