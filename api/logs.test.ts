@@ -24,7 +24,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   const ask = async (path: string, init: RequestInit = {}) =>
     (await fetch(`${service.url}${path}`, { headers, ...init })).text();
   const read = async (id: string) => (await service.store.get(id))!;
-  const told = (msg: string, since = 0) =>
+  const waitForLine = (msg: string, since = 0) =>
     vi.waitFor(() => expect(service.logged.slice(since)).toContainEqual(expect.objectContaining({ msg })), soon);
   const create = async () => (await (await service.post({ prompt: PROMPT, webhook_url }, post)).json()).id as string;
   const secrets = [RUNPOD_KEY, WEBHOOK_SECRET.replace('whsec_', ''), KEY, PROMPT, QUERY];
@@ -49,20 +49,20 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
     service.clock.ahead += 61 * SECOND;
     await ask('/readyz');
     await ask(`/status?id=${id}`);
-    await told('readiness check failed', before);
-    await told('task could not be advanced; it will be tried again', before);
+    await waitForLine('readiness check failed', before);
+    await waitForLine('task could not be advanced; it will be tried again', before);
   }
   await create();
-  await told('RunPod gave no answer to a submission');
+  await waitForLine('RunPod did not answer a submission');
   await ask(`/cancel?id=${unwanted}`, { method: 'POST' });
-  await told('job could not be cancelled; it will be tried again');
+  await waitForLine('superseded job could not be cancelled; it will be tried again');
   delete service.faults.runpod;
 
-  // A task ends, its links are read, and its webhook is refused, heard, and at last nowhere to be sent.
+  // A task ends, its links are read, and its webhook is refused, then delivered, then unreachable.
   service.report(job.id, { output: await service.finish(id, job.id) });
   await ask(`/runpod/callback/${callback_token}`, { method: 'POST', body: JSON.stringify({ id: job.id }) });
   const task = await service.until(id, ({ status }) => status === 'succeeded');
-  await told('webhook not delivered');
+  await waitForLine('webhook not delivered');
   const list = await ask('/status?limit=1000');
   const links = [task.still!.link, task.videos![0]!.link, ...(list.match(/http[^"]*signature=[^"]*/g) ?? [])];
   expect(links.length).toBeGreaterThan(3);
@@ -83,7 +83,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   await deliver(1);
   answer = 200;
   await deliver(2);
-  await told('webhook delivered');
+  await waitForLine('webhook delivered');
   await receiver.close();
   const other = await create();
   await ask(`/cancel?id=${other}`, { method: 'POST' });
@@ -97,19 +97,19 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   const away = new StorageError('the bucket is away', 'ECONNREFUSED', 1);
   vi.spyOn(service.disk, 'file').mockRejectedValueOnce(away);
   await ask(link.pathname + link.search);
-  await told('bucket unavailable');
+  await waitForLine('bucket unavailable');
   service.faults.bucket = away;
   const form = new FormData();
   form.set('image', new Blob([Buffer.from(PICTURE.data, 'base64')], { type: PICTURE.type }), `${PROMPT}.png`);
   await ask('/img2vid', { method: 'POST', body: form });
-  await told('the task could not be stored; try again');
+  await waitForLine('the task could not be stored; try again');
   delete service.faults.bucket;
   service.clock.ahead -= 60 * SECOND; // the key of this machine stays known
   await service.store.close();
   for (const path of [`/status?id=${id}`, link.pathname + link.search, '/status']) await ask(path);
   await ask(`/runpod/callback/${callback_token}`, { method: 'POST' });
   await service.post({ prompt: PROMPT, webhook_url }, { headers: { ...post.headers, 'idempotency-key': QUERY } });
-  await told('request failed');
+  await waitForLine('request failed');
   await service.close().catch(() => undefined);
 
   const log = service.logged.map((line) => JSON.stringify(line));

@@ -1,0 +1,95 @@
+/** One attempt to deliver a webhook: a signed request, as Standard Webhooks defines it (standardwebhooks.com). */
+import { Webhook } from 'standardwebhooks';
+import { request } from 'undici';
+import type { Bucket } from '../../core/bucket/bucket.ts';
+import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
+import { parseRetryAfter } from '../../core/retry-after.js';
+import { DAY, SECOND } from '../../core/time.ts';
+import type { Delivery } from '../store/delivery.ts';
+import type { Key } from '../store/key.ts';
+import type { Store } from '../store/store.ts';
+import { presentTask } from '../tasks/present.ts';
+
+const TIMEOUT = 20 * SECOND;
+const MAX_RETRY_AFTER = DAY;
+const MAX_PROMPT = 500; // characters: a body stays under 20 kB
+
+export interface AttemptOptions {
+  store: Pick<Store, 'get' | 'getKey'>;
+  bucket: Bucket;
+  linkSeconds: number;
+  /** lifts the guard against addresses that are not public */
+  allowPrivate: boolean;
+  now: () => number;
+}
+
+export interface AttemptResult {
+  /** null: there was no response */
+  status_code: number | null;
+  /** why there was no response */
+  error: string | null;
+  /** what the receiver asked for, if it is more than 0, at most a day; milliseconds */
+  retryAfter?: number | undefined;
+}
+
+/** Each attempt at a delivery has the same id, and fresh links in its body. */
+export function createAttempt({ store, bucket, linkSeconds, allowPrivate, now }: AttemptOptions) {
+  const agent = createGuardedAgent(allowPrivate);
+
+  async function bodyOf({ type, created_at, task_id }: Delivery): Promise<string> {
+    const timestamp = new Date(created_at).toISOString();
+    if (task_id === null) return JSON.stringify({ type, timestamp, data: { message: 'this receiver can be reached' } });
+    const data = await presentTask((await store.get(task_id))!, { bucket, linkSeconds, now });
+    const { prompt } = data.input;
+    if (prompt) data.input = { ...data.input, prompt: [...prompt].slice(0, MAX_PROMPT).join('') };
+    return JSON.stringify({ type, timestamp, data });
+  }
+
+  return async (delivery: Delivery): Promise<AttemptResult> => {
+    const key = (await store.getKey(delivery.owner))!;
+    const body = await bodyOf(delivery);
+    const url = new URL(delivery.url);
+    const sentAt = new Date(now());
+    try {
+      if (!allowPrivate) assertPublicHost(url);
+      const response = await request(url, {
+        method: 'POST',
+        dispatcher: agent,
+        signal: AbortSignal.timeout(TIMEOUT),
+        body,
+        headers: {
+          'content-type': 'application/json',
+          'user-agent': 'text-to-video-api',
+          'webhook-id': delivery.id,
+          'webhook-timestamp': String(Math.floor(sentAt.getTime() / SECOND)),
+          'webhook-signature': secretsOf(key, now())
+            .map((secret) => new Webhook(secret).sign(delivery.id, sentAt, body))
+            .join(' '),
+        },
+      });
+      await response.body.dump();
+      const retryAfter = parseRetryAfter(String(response.headers['retry-after'] ?? ''), now()) ?? 0;
+      return {
+        status_code: response.statusCode,
+        error: null,
+        retryAfter: Math.min(MAX_RETRY_AFTER, retryAfter) || undefined,
+      };
+    } catch (error) {
+      return { status_code: null, error: describeFailure(error) };
+    }
+  };
+}
+
+/** Two for a while after a rotation: the receiver may know either. */
+const secretsOf = ({ webhook_secret, old_webhook_secret, old_webhook_until }: Key, now: number): string[] =>
+  old_webhook_secret !== null && now < (old_webhook_until ?? 0)
+    ? [webhook_secret, old_webhook_secret]
+    : [webhook_secret];
+
+/** For the webhook's owner, so it reveals nothing about our network. */
+function describeFailure(error: unknown): string {
+  const { name, code, cause } = error as { name?: string; code?: string; cause?: unknown };
+  if ([error, cause].some((reason) => reason instanceof RefusedAddress)) return 'the address is not public';
+  if (name === 'TimeoutError') return `no response within ${TIMEOUT / SECOND} s`;
+  return typeof code === 'string' ? code : 'the request failed';
+}
