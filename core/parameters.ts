@@ -133,7 +133,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     decoding_t: integer(
       1,
       1e9,
-      'Frames decoded at a time: fewer need less memory, and flicker a little more. Not used by the camera',
+      'Frames decoded at a time, at most T: fewer need less memory but flicker more. Not used by the camera',
     ),
     fps: integer(1, maxFps, 'Frames a second; the models were trained with 5 to 30'),
     motion_bucket_id: integer(0, 512, 'How much movement; the models were trained up to 255'),
@@ -158,7 +158,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
       v.uuid('must be the id of an earlier task'),
-      v.description('Id of an earlier task of the same API key, whose still is animated again at no cost'),
+      v.description('Id of an earlier task of the same API key; its still is animated again, and not paid for twice'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
     webhook_url: url('must be an https URL', 'https URL that receives a signed POST when the task ends'),

@@ -5,7 +5,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { hostilePictures } from '../../test/support/malicious-pictures.ts';
+import { maliciousPictures } from '../../test/support/malicious-pictures.ts';
 import { refusedUrls } from '../../test/support/malicious-urls.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
@@ -34,7 +34,7 @@ async function upload(bytes: Uint8Array, type = 'image/png') {
 }
 
 test('hostile pictures as uploads: 422 image_rejected, no task and no file', async () => {
-  const pictures = (await hostilePictures()).crafted.filter(({ bytes }, i) => i % 2 === 1 && bytes.length > 0);
+  const pictures = (await maliciousPictures()).crafted.filter(({ bytes }, i) => i % 2 === 1 && bytes.length > 0);
   expect(pictures.length).toBeGreaterThan(30);
   const before = [await tasks(), await objects()];
   const answers: Record<string, unknown> = {};

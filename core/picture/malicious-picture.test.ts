@@ -9,7 +9,7 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { camera } from '../../handler/models/camera.ts';
 import { runJob } from '../../handler/pipeline.ts';
-import { hostilePictures, swellingPictures, validPictures } from '../../test/support/malicious-pictures.ts';
+import { maliciousPictures, swellingPictures, validPictures } from '../../test/support/malicious-pictures.ts';
 import { refusedUrls } from '../../test/support/malicious-urls.ts';
 import type { Bucket } from '../bucket/bucket.ts';
 import { diskBucket } from '../bucket/disk.ts';
@@ -60,7 +60,7 @@ async function openFiles() {
 }
 
 test('every hostile picture is refused, by the check of an upload as by the worker', async () => {
-  const { crafted, truncated } = await hostilePictures();
+  const { crafted, truncated } = await maliciousPictures();
   const pictures = [...crafted, ...truncated];
   expect(pictures.length).toBeGreaterThan(100);
   const taken: string[] = [];
@@ -76,7 +76,7 @@ test('every hostile picture is refused, by the check of an upload as by the work
 });
 
 test('and as the picture of an image_url: image_rejected, and no file, socket or process is left', async () => {
-  const pictures = (await hostilePictures()).crafted.filter((_, i) => i % 2 === 0); // the others: api/routes/malicious-upload.test.ts
+  const pictures = (await maliciousPictures()).crafted.filter((_, i) => i % 2 === 0); // the others: api/routes/malicious-upload.test.ts
   expect(pictures.length).toBeGreaterThan(30);
   const server = createServer((request, response) => {
     const { bytes } = pictures[Number(request.url!.slice(1))]!;

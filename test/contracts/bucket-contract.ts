@@ -1,4 +1,4 @@
-/** What every bucket must do, as tests: each implementation's own test file calls this. */
+/** The tests that every bucket must pass: each implementation's own test file calls this. */
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,34 +8,14 @@ import type { Bucket } from '../../core/bucket/bucket.ts';
 
 export interface Opened {
   bucket: Bucket;
-  /** afterwards nothing of it is left */
+  /** removes the bucket */
   close: () => Promise<void>;
 }
 
-/** Keys that could lead out of the bucket, or that not every store can hold. */
-const REFUSED = [
-  '../x',
-  'a//b',
-  '/a',
-  'a/',
-  'a/../b',
-  'a/..',
-  './a',
-  'a/./b',
-  '',
-  '.',
-  '..',
-  '.hidden',
-  'a/.hidden',
-  'a\\b',
-  '..\\x',
-  'a b',
-  'a\nb',
-  'a\0',
-  'a%2fb',
-  '%2e%2e/x',
-  'ü',
-  'a'.repeat(513),
+/** Keys that could lead out of the bucket, or that not every store supports. */
+const INVALID_KEYS = [
+  ...['', '.', '..', '../x', 'a/../b', 'a/..', './a', 'a/./b', '.hidden', 'a/.hidden'],
+  ...['a//b', '/a', 'a/', 'a\\b', '..\\x', 'a b', 'a\nb', 'a\0', 'a%2fb', '%2e%2e/x', 'ü', 'a'.repeat(513)],
 ];
 
 /**
@@ -58,7 +38,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
 
     const text = async (key: string) => (await bucket.get(key))?.toString('utf8');
 
-    test('put, then get: the same bytes', async () => {
+    test('get returns the bytes that were put', async () => {
       const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i % 256);
       await bucket.put('tasks/1/still.png', bytes);
       const got = await bucket.get('tasks/1/still.png');
@@ -77,13 +57,13 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await bucket.has('a')).toBe(true);
     });
 
-    test('put replaces', async () => {
+    test('put replaces an object', async () => {
       await bucket.put('a', 'a long first one');
       await bucket.put('a', 'short');
       expect(await text('a')).toBe('short');
     });
 
-    test('who reads while another writes sees one whole object', async () => {
+    test('a read during writes returns one whole object', async () => {
       const bodies = ['a', 'b', 'c'].map((letter, i) => letter.repeat(200_000 + 1000 * i));
       await bucket.put('a', bodies[0]!);
       const writes = Promise.all(Array.from({ length: 12 }, (_, i) => bucket.put('a', bodies[i % 3]!)));
@@ -93,7 +73,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(bodies).toContain(await text('a'));
     });
 
-    test('what is missing is undefined', async () => {
+    test('get of a missing object is undefined', async () => {
       await bucket.put('tasks/1/still.png', 'x');
       for (const key of ['none', 'tasks/1/none', 'tasks/none/still.png', 'tasks/1/still.png/below']) {
         expect(await bucket.get(key), key).toBeUndefined();
@@ -101,7 +81,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
       }
     });
 
-    test('a folder is no object', async () => {
+    test('a folder is not an object', async () => {
       await bucket.put('tasks/1/still.png', 'x');
       for (const key of ['tasks', 'tasks/1']) {
         expect(await bucket.get(key), key).toBeUndefined();
@@ -109,12 +89,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
       }
     });
 
-    test('has', async () => {
-      await bucket.put('tasks/1/still.png', 'x');
-      expect(await bucket.has('tasks/1/still.png')).toBe(true);
-    });
-
-    test('delete takes one object', async () => {
+    test('delete removes one object', async () => {
       await bucket.put('a/b', '1');
       await bucket.put('a/c', '2');
       await bucket.delete('a/b');
@@ -122,16 +97,16 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await text('a/c')).toBe('2');
     });
 
-    test('delete takes all below a folder, and nothing beside it', async () => {
+    test('delete removes everything below a folder, and nothing else', async () => {
       const below = ['tasks/1/upload', 'tasks/1/job/video-1.mp4', 'tasks/1/job/grid.mp4'];
-      const beside = ['tasks/10/upload', 'tasks/1-/upload', 'tasks/2/upload', 'other'];
-      for (const key of [...below, ...beside]) await bucket.put(key, 'x');
+      const others = ['tasks/10/upload', 'tasks/1-/upload', 'tasks/2/upload', 'other'];
+      for (const key of [...below, ...others]) await bucket.put(key, 'x');
       await bucket.delete('tasks/1');
       for (const key of below) expect(await bucket.has(key), key).toBe(false);
-      for (const key of beside) expect(await bucket.has(key), key).toBe(true);
+      for (const key of others) expect(await bucket.has(key), key).toBe(true);
     });
 
-    test('delete takes all below a folder, however much', async () => {
+    test('delete removes more than a thousand objects', async () => {
       const keys = Array.from({ length: 1005 }, (_, i) => `tasks/1/${i % 3}/${1000 + i}`).sort();
       const toWrite = [...keys];
       const writers = Array.from({ length: 16 }, async () => {
@@ -143,12 +118,12 @@ export function contract(name: string, open: () => Promise<Opened>) {
       for (const key of edges) expect(await bucket.has(key), key).toBe(false);
     });
 
-    test('deleting nothing is no error', async () => {
+    test('deleting a missing object is no error', async () => {
       await bucket.delete('none');
       await bucket.delete('none/below');
     });
 
-    test('a key may be used again after its deletion', async () => {
+    test('a key can be used again after its deletion', async () => {
       await bucket.put('a/b', '1');
       await bucket.delete('a');
       expect(await bucket.create('a/b', '2')).toBe(true);
@@ -159,11 +134,11 @@ export function contract(name: string, open: () => Promise<Opened>) {
       const path = join(local, 'video.mp4');
       await writeFile(path, 'the film');
       await bucket.putFile('tasks/1/job/video-1.mp4', path);
-      await writeFile(path, 'changed since');
+      await writeFile(path, 'changed later');
       expect(await text('tasks/1/job/video-1.mp4')).toBe('the film');
     });
 
-    test('putFile of a large file, to other places at once: the same bytes', async () => {
+    test('putFile copies a large file to several keys at once', async () => {
       const bytes = randomBytes(21 * 2 ** 20 + 1);
       const path = join(local, 'video.mp4');
       await writeFile(path, bytes);
@@ -172,14 +147,14 @@ export function contract(name: string, open: () => Promise<Opened>) {
       for (const key of keys) expect(sha256((await bucket.get(key))!), key).toBe(sha256(bytes));
     });
 
-    test('putFile of an empty file', async () => {
+    test('putFile copies an empty file', async () => {
       const path = join(local, 'empty');
       await writeFile(path, '');
       await bucket.putFile('a', path);
       expect(await bucket.get('a')).toEqual(Buffer.alloc(0));
     });
 
-    test('putFile of no file rejects, and leaves what was there', async () => {
+    test('putFile of a missing file rejects, and keeps the old object', async () => {
       await bucket.put('a', 'before');
       await expect(bucket.putFile('a', join(local, 'none'))).rejects.toThrow();
       await expect(bucket.putFile('b', join(local, 'none'))).rejects.toThrow();
@@ -187,24 +162,24 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await bucket.has('b')).toBe(false);
     });
 
-    test('create makes an object once', async () => {
+    test('create writes an object once', async () => {
       expect(await bucket.create('a/b', 'first')).toBe(true);
       expect(await bucket.create('a/b', 'second')).toBe(false);
       expect(await text('a/b')).toBe('first');
     });
 
-    test('create of the same contents is told apart from another’s', async () => {
+    test('create is false for an existing object with the same contents', async () => {
       expect(await bucket.create('a', 'same')).toBe(true);
       expect(await bucket.create('a', 'same')).toBe(false);
     });
 
-    test('create does not replace what was put', async () => {
+    test('create does not replace an object', async () => {
       await bucket.put('a', 'put');
       expect(await bucket.create('a', 'created')).toBe(false);
       expect(await text('a')).toBe('put');
     });
 
-    test('of 20 that create at once one wins, and its object it is', async () => {
+    test('of 20 concurrent creates one wins, and its contents are stored', async () => {
       const wins = await Promise.all(
         Array.from({ length: 20 }, (_, i) => bucket.create('tasks/1/result.json', `${i}`)),
       );
@@ -212,7 +187,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(await text('tasks/1/result.json')).toBe(`${wins.indexOf(true)}`);
     });
 
-    test('a link is an address of its own for each key', async () => {
+    test('each key has its own link', async () => {
       const [a, b] = await Promise.all(
         ['tasks/1/a.mp4', 'tasks/1/b.mp4'].map((key) => bucket.link(key, 2_000_000_000)),
       );
@@ -221,7 +196,7 @@ export function contract(name: string, open: () => Promise<Opened>) {
       expect(new URL(a!).search).not.toBe(new URL(b!).search);
     });
 
-    test.each(REFUSED)('the key %j is refused', async (key) => {
+    test.each(INVALID_KEYS)('the key %j is refused', async (key) => {
       const path = join(local, 'file');
       await writeFile(path, 'x');
       const uses = {
@@ -239,71 +214,71 @@ export function contract(name: string, open: () => Promise<Opened>) {
 }
 
 /**
- * What links must do, where there is somebody to serve them.
- * @param open makes an empty bucket that signs with this clock, milliseconds since 1970
+ * The tests that links must pass, where a server serves them.
+ * @param open makes an empty bucket that signs with this clock, in milliseconds since 1970
  */
 export function linkContract(name: string, open: (now: () => number) => Promise<Opened>) {
   describe(`${name}: what every link does`, () => {
     const KEY = 'tasks/1/job/video-1.mp4';
-    const FILM = 'the film, 26 letters long.';
+    const CONTENTS = 'the film, 26 letters long.';
     let bucket: Bucket;
     let close: () => Promise<void>;
     let clock: number; // milliseconds
     beforeEach(async () => {
       clock = Date.now();
       ({ bucket, close } = await open(() => clock));
-      await bucket.put(KEY, FILM);
+      await bucket.put(KEY, CONTENTS);
     });
     afterEach(() => close());
     const inAnHour = () => Math.floor(Date.now() / 1000) + 3600; // seconds
 
-    test('it opens, as what it is', async () => {
+    test('a link opens with the object’s type and name', async () => {
       const response = await fetch(await bucket.link(KEY, inAnHour()));
       expect(response.status).toBe(200);
       expect(response.headers.get('content-type')).toBe('video/mp4');
       expect(response.headers.get('content-disposition')).toBe('inline; filename="video-1.mp4"');
       expect(response.headers.get('content-encoding')).toBeNull();
-      expect(await response.text()).toBe(FILM);
+      expect(await response.text()).toBe(CONTENTS);
     });
 
-    test('it gives a part', async () => {
+    test('a link supports range requests', async () => {
       const response = await fetch(await bucket.link(KEY, inAnHour()), { headers: { range: 'bytes=4-7' } });
       expect(response.status).toBe(206);
       expect(response.headers.get('content-range')).toBe('bytes 4-7/26');
       expect(await response.text()).toBe('film');
     });
 
-    test('it does not open after its time', async () => {
+    test('a link does not open after its expiry', async () => {
       const end = Math.floor(clock / 1000) - 1;
-      const late = await bucket.link(KEY, end); // signed when it had expired already
+      const late = await bucket.link(KEY, end); // signed when it had already expired
       clock -= 3600_000;
       const early = await bucket.link(KEY, end);
       clock = Date.now();
-      for (const link of [late, early]) await refused(link, 'expired');
+      for (const link of [late, early]) await expectRefused(link, 'expired');
     });
 
-    test('it does not open another object, nor with any part changed or left out', async () => {
-      await bucket.put('tasks/1/job/video-2.mp4', FILM);
+    test('a link does not open another object, nor with any parameter changed or missing', async () => {
+      await bucket.put('tasks/1/job/video-2.mp4', CONTENTS);
       const link = new URL(await bucket.link(KEY, inAnHour()));
       const other = new URL(link);
       other.pathname = other.pathname.replace('video-1', 'video-2');
-      await refused(other.href, 'another key');
+      await expectRefused(other.href, 'another key');
       for (const [part, value] of link.searchParams) {
         const changed = new URL(link);
         changed.searchParams.set(part, (value[0] === '7' ? '8' : '7') + value.slice(1));
-        await refused(changed.href, `${part} changed`);
+        await expectRefused(changed.href, `${part} changed`);
         const without = new URL(link);
         without.searchParams.delete(part);
-        await refused(without.href, `without ${part}`);
+        await expectRefused(without.href, `without ${part}`);
       }
-      await refused(link.origin + link.pathname, 'unsigned');
+      await expectRefused(link.origin + link.pathname, 'unsigned');
     });
 
-    async function refused(link: string, what: string) {
+    async function expectRefused(link: string, what: string) {
       const response = await fetch(link);
       expect(response.status, what).toBeGreaterThanOrEqual(400);
       expect(response.status, what).toBeLessThan(500);
-      expect(await response.text(), what).not.toContain(FILM);
+      expect(await response.text(), what).not.toContain(CONTENTS);
     }
   });
 }

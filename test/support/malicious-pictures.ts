@@ -1,4 +1,4 @@
-/** For tests: pictures that somebody means harm with, or that broke on their way. Each must be refused. */
+/** For tests: malicious and damaged pictures, each of which must be refused. */
 import { crc32, deflateSync, gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 
@@ -6,6 +6,8 @@ export interface MaliciousPicture {
   name: string;
   bytes: Buffer;
 }
+
+const zeros = (bytes: number) => deflateSync(Buffer.alloc(bytes), { level: 9 });
 
 const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10]);
 
@@ -39,7 +41,7 @@ function segment(marker: number, data: number[]): Buffer {
   return Buffer.from([0xff, marker, length >> 8, length & 0xff, ...data]);
 }
 
-/** A grey progressive JPEG that after its first scan has many more, each of which says in a hundred bytes that nothing changes. */
+/** A grey progressive JPEG with many scans, each of which costs time to decode but changes nothing in a hundred bytes. */
 export function scansJpeg(width: number, height: number, scans: number): Buffer {
   const blocks = Math.ceil(width / 8) * Math.ceil(height / 8);
   const oneCode = [1, ...Array(15).fill(0)]; // a Huffman table of a single code, the bit 0
@@ -100,7 +102,7 @@ function replaced(bytes: Buffer, from: string | Uint8Array, to: string | number[
   return patched(bytes, at + offset, ...(typeof to === 'string' ? Buffer.from(to) : to));
 }
 
-/** Smooth colours with some noise, so that every type has something to do. */
+/** Smooth colours with some noise. */
 export function sample(width = 96, height = 64) {
   const data = Buffer.alloc(width * height * 3);
   for (let i = 0; i < data.length; i++) data[i] = ((i * 7919) % 61) + ((i / 3) % width) + Math.floor(i / 3 / width);
@@ -108,7 +110,7 @@ export function sample(width = 96, height = 64) {
 }
 
 /** A whole picture of each type that is accepted. */
-export async function validPictures(): Promise<Record<string, Buffer>> {
+export async function validPictures() {
   return {
     jpeg: await sample().jpeg().toBuffer(),
     'progressive jpeg': await sample().jpeg({ progressive: true }).toBuffer(),
@@ -130,68 +132,59 @@ function box(type: string, ...contents: Uint8Array[]): Buffer {
   return Buffer.concat([size, Buffer.from(type), ...contents]);
 }
 
-/** Half of these go through each front door: the API's (odd ones) and the worker's (even ones). */
-export async function hostilePictures(): Promise<{ crafted: MaliciousPicture[]; truncated: MaliciousPicture[] }> {
-  const valid = await validPictures();
-  const { jpeg, png, webp, avif, gif, tiff } = valid as Record<
-    'jpeg' | 'png' | 'webp' | 'avif' | 'gif' | 'tiff',
-    Buffer
-  >;
-  const truncated = Object.entries(valid).flatMap(([type, bytes]) =>
-    [0.05, 0.3, 0.6, 0.9].map((part) => ({
-      name: `${type}, ${100 * part} % of it`,
-      bytes: bytes.subarray(0, Math.floor(bytes.length * part)),
-    })),
-  );
-  const zeros = (bytes: number) => deflateSync(Buffer.alloc(bytes), { level: 9 });
+/** What is no picture, or not of an accepted type. */
+const notPictures = ({ png }: Record<'png', Buffer>): Record<string, Uint8Array | string> => ({
+  empty: '',
+  'one byte': Buffer.from([0xff]),
+  'a signature and nothing more: png': PNG_SIGNATURE,
+  'a signature and nothing more: jpeg': Buffer.from([0xff, 0xd8, 0xff]),
+  'a signature and nothing more: gif': 'GIF89a',
+  'a signature and nothing more: webp': 'RIFF\0\0\0\0WEBPVP8 ',
+  'a signature and nothing more: tiff': Buffer.from([0x49, 0x49, 42, 0, 8, 0, 0, 0]),
+  'a signature and nothing more: avif': box('ftyp', Buffer.from('avif\0\0\0\0avifmif1')),
+
+  svg: '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
+  'svg that names a file':
+    '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/hostname" width="9" height="9"/></svg>',
+  'svg with an entity bomb': `<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa">${'bcdefghi'.replace(/./g, (name, i) => `<!ENTITY ${name} "${`&${'abcdefgh'[i]};`.repeat(10)}">`)}]><svg xmlns="http://www.w3.org/2000/svg"><text>&i;</text></svg>`,
+  svgz: gzipSync('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+  pdf: '%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\ntrailer<</Root 1 0 R>>',
+  eps: '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\nshowpage\n',
+  hdr: '#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 2 +X 2\nabcdabcdabcdabcd',
+  ppm: 'P6 2 2 255\nabcdefghijkl',
+  fits: `${'SIMPLE  =                    T'.padEnd(80)}${'BITPIX  =                    8'.padEnd(80)}${'END'.padEnd(2720)}`,
+  bmp: Buffer.from(
+    '424d3a000000000000003600000028000000010000000100000001001800000000000400000000000000000000000000000000000000ff000000',
+    'hex',
+  ),
+  ico: Buffer.concat([
+    Buffer.from('0000010001000101000001002000', 'hex'),
+    Buffer.from([99, 0, 0, 0, 22, 0, 0, 0]),
+    png,
+  ]),
+  psd: Buffer.from(
+    '38425053000100000000000000030000000100000001000800030000000000000000000000000000000000000000',
+    'hex',
+  ),
+  'jpeg 2000': Buffer.from('0000000c6a5020200d0a870a00000014667479706a703220000000006a703220', 'hex'),
+  'jpeg xl': Buffer.from('0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c20', 'hex'),
+  'libvips’ own': Buffer.concat([Buffer.from('08f2a6b6', 'hex'), Buffer.alloc(60, 1)]),
+  exr: Buffer.from('762f310102000000', 'hex'),
+  html: '<!doctype html><title>Not found</title><p>404',
+  json: '{"error": "not found"}',
+  mp4: box('ftyp', Buffer.from('isom\0\0\x02\0isomavc1')),
+  'a zip': Buffer.concat([Buffer.from('PK\x03\x04\x14\0\0\0\0\0'), Buffer.alloc(60)]),
+  'html that ends with a png': Buffer.concat([Buffer.from('<!doctype html><script>alert(1)</script>'), png]),
+  'a png after a blank': Buffer.concat([Buffer.from(' '), png]),
+  'a gzipped png': gzipSync(png),
+  'a csv that libvips would read': '1,2,3\n4,5,6\n',
+});
+
+/** Pictures of accepted types that are malformed, or too large. */
+function brokenPictures(valid: Record<'jpeg' | 'png' | 'webp' | 'avif' | 'gif' | 'tiff', Buffer>) {
+  const { jpeg, png, webp, avif, gif, tiff } = valid;
   const avifSize = Buffer.from('ispe\0\0\0\0'); // then width and height, 32 bits each
-
-  const named: Record<string, Uint8Array | string> = {
-    empty: '',
-    'one byte': Buffer.from([0xff]),
-    'a signature and nothing more: png': PNG_SIGNATURE,
-    'a signature and nothing more: jpeg': Buffer.from([0xff, 0xd8, 0xff]),
-    'a signature and nothing more: gif': 'GIF89a',
-    'a signature and nothing more: webp': 'RIFF\0\0\0\0WEBPVP8 ',
-    'a signature and nothing more: tiff': Buffer.from([0x49, 0x49, 42, 0, 8, 0, 0, 0]),
-    'a signature and nothing more: avif': box('ftyp', Buffer.from('avif\0\0\0\0avifmif1')),
-
-    svg: '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
-    'svg that names a file':
-      '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/hostname" width="9" height="9"/></svg>',
-    'svg with an entity bomb': `<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa">${'bcdefghi'.replace(/./g, (name, i) => `<!ENTITY ${name} "${`&${'abcdefgh'[i]};`.repeat(10)}">`)}]><svg xmlns="http://www.w3.org/2000/svg"><text>&i;</text></svg>`,
-    svgz: gzipSync('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
-    pdf: '%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\ntrailer<</Root 1 0 R>>',
-    eps: '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\nshowpage\n',
-    hdr: '#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 2 +X 2\nabcdabcdabcdabcd',
-    ppm: 'P6 2 2 255\nabcdefghijkl',
-    fits: `${'SIMPLE  =                    T'.padEnd(80)}${'BITPIX  =                    8'.padEnd(80)}${'END'.padEnd(2720)}`,
-    bmp: Buffer.from(
-      '424d3a000000000000003600000028000000010000000100000001001800000000000400000000000000000000000000000000000000ff000000',
-      'hex',
-    ),
-    ico: Buffer.concat([
-      Buffer.from('0000010001000101000001002000', 'hex'),
-      Buffer.from([99, 0, 0, 0, 22, 0, 0, 0]),
-      png,
-    ]),
-    psd: Buffer.from(
-      '38425053000100000000000000030000000100000001000800030000000000000000000000000000000000000000',
-      'hex',
-    ),
-    'jpeg 2000': Buffer.from('0000000c6a5020200d0a870a00000014667479706a703220000000006a703220', 'hex'),
-    'jpeg xl': Buffer.from('0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c20', 'hex'),
-    'libvips’ own': Buffer.concat([Buffer.from('08f2a6b6', 'hex'), Buffer.alloc(60, 1)]),
-    exr: Buffer.from('762f310102000000', 'hex'),
-    html: '<!doctype html><title>Not found</title><p>404',
-    json: '{"error": "not found"}',
-    mp4: box('ftyp', Buffer.from('isom\0\0\x02\0isomavc1')),
-    'a zip': Buffer.concat([Buffer.from('PK\x03\x04\x14\0\0\0\0\0'), Buffer.alloc(60)]),
-    'html that ends with a png': Buffer.concat([Buffer.from('<!doctype html><script>alert(1)</script>'), png]),
-    'a png after a blank': Buffer.concat([Buffer.from(' '), png]),
-    'a gzipped png': gzipSync(png),
-    'a csv that libvips would read': '1,2,3\n4,5,6\n',
-
+  return {
     'png: wrong checksum of the header': patched(png, 29, png[29]! ^ 1),
     'png: wrong checksum of the pixels': patched(png, png.indexOf('IEND') - 8, png[png.indexOf('IEND') - 8]! ^ 1),
     'png: 100,000×100,000': craftPng(100_000, 100_000, { data: zeros(100) }),
@@ -260,13 +253,24 @@ export async function hostilePictures(): Promise<{ crafted: MaliciousPicture[]; 
     'avif: a grid of nothing': replaced(avif, 'av01', 'grid'),
     'avif: an overlay of nothing': replaced(avif, 'av01', 'iovl'),
   };
+}
+
+/** Pictures that must be refused. Half of them go through each entrance: the API's (odd ones) and the worker's (even ones). */
+export async function maliciousPictures(): Promise<{ crafted: MaliciousPicture[]; truncated: MaliciousPicture[] }> {
+  const valid = await validPictures();
+  const truncated = Object.entries(valid).flatMap(([type, bytes]) =>
+    [0.05, 0.3, 0.6, 0.9].map((part) => ({
+      name: `${type}, ${100 * part} % of it`,
+      bytes: bytes.subarray(0, Math.floor(bytes.length * part)),
+    })),
+  );
+  const named: Record<string, Uint8Array | string> = { ...notPictures(valid), ...brokenPictures(valid) };
   const crafted = Object.entries(named).map(([name, bytes]) => ({ name, bytes: Buffer.from(bytes as string) }));
   return { crafted, truncated };
 }
 
-/** Pictures whose files swell when they are read: each is harmless if nothing is kept of it, and small. */
+/** Small files that decompress to large data, each harmless if the data is not kept. */
 export function swellingPictures(): MaliciousPicture[] {
-  const zeros = (bytes: number) => deflateSync(Buffer.alloc(bytes), { level: 9 });
   const zeros100 = zeros(100_000_000);
   const pixel = (...extra: Buffer[]) => craftPng(1, 1, { colour: 0, extra, data: deflateSync(Buffer.from([0, 77])) });
   const keyword = (text: string) => Buffer.from(text, 'latin1');

@@ -1,118 +1,34 @@
-/** For tests: addresses that a stranger's URL may not lead to, in every spelling that was found. */
+/** For tests: URLs that must not be fetched, because they lead to private addresses, other services or other protocols. */
 
-/** Hosts of URLs; what can be refused without asking DNS. */
-export const refusedHosts = [
-  // loopback, in all its spellings
-  '127.0.0.1',
-  '127.0.0.1.',
-  '127.1',
-  '127.0.1',
-  '127.255.255.254',
-  '2130706433',
-  '0x7f000001',
-  '0x7F.0.0.1',
-  '0x7f.1',
-  '0177.0.0.1',
-  '0177.1',
-  '017700000001',
-  '0x7f.0x0.0x0.0x1',
-  '%31%32%37.0.0.1',
-  '１２７.０.０.１',
-  '127。0。0。1',
-  '①②⑦.⓪.⓪.①',
-  '127.0.0.1:8080',
-  // this host, this network
-  '0',
-  '0.0.0.0',
-  '0x0',
-  '0.1.2.3',
-  // private
-  '10.0.0.1',
-  '10.255.255.255',
-  '167772161',
-  '0xa000001',
-  '012.0.0.1',
-  '172.16.0.1',
-  '172.31.255.255',
-  '0xac.0x10.0.1',
-  '192.168.0.1',
-  '192.168.255.255',
-  '3232235521',
-  '0300.0250.0.1',
-  // link-local, where clouds keep their metadata
-  '169.254.0.1',
-  '169.254.169.254',
-  '2852039166',
-  '0xa9fea9fe',
-  '0251.0376.0251.0376',
-  '169.254.43518',
-  // carrier NAT
-  '100.64.0.1',
-  '100.127.255.255',
-  // for documents, benchmarks and protocols
-  '192.0.0.1',
-  '192.0.2.1',
-  '192.88.99.1',
-  '198.18.0.1',
-  '198.19.255.255',
-  '198.51.100.1',
-  '203.0.113.1',
-  // multicast, reserved, broadcast
-  '224.0.0.1',
-  '239.255.255.250',
-  '240.0.0.1',
-  '255.255.255.255',
-  '0xffffffff',
-  '4294967295',
-  // IPv6: unspecified, loopback
-  '[::]',
-  '[::1]',
-  '[0:0:0:0:0:0:0:1]',
-  '[0000:0000:0000:0000:0000:0000:0000:0001]',
-  // IPv4 inside of IPv6: mapped, translated, compatible, NAT64, 6to4, Teredo
-  '[::ffff:127.0.0.1]',
-  '[::ffff:7f00:1]',
-  '[::ffff:10.0.0.1]',
-  '[::ffff:169.254.169.254]',
-  '[::FFFF:0.0.0.0]',
-  '[0:0:0:0:0:ffff:c0a8:1]',
-  '[::ffff:0:127.0.0.1]',
-  '[::127.0.0.1]',
-  '[::a9fe:a9fe]',
-  '[::10.0.0.1]',
-  '[64:ff9b::127.0.0.1]',
-  '[64:ff9b::a00:1]',
-  '[64:ff9b::169.254.169.254]',
-  '[64:ff9b:1::10.0.0.1]',
-  '[2002:7f00:1::]',
-  '[2002:a00:1::1]',
-  '[2002:c0a8:1::]',
-  '[2001::1]',
-  // link-local, site-local, unique-local
-  '[fe80::1]',
-  '[febf::1]',
-  '[fec0::1]',
-  '[fc00::1]',
-  '[fd00:ec2::254]',
-  '[fdff:ffff::1]',
-  // multicast, discard, documents, not given out
-  '[ff02::1]',
-  '[ff0e::1]',
-  '[100::1]',
-  '[2001:db8::1]',
-  '[3fff::1]',
-  '[5f00::1]',
-  '[4000::1]',
-  '[e000::1]',
-  // this machine's name
-  'localhost',
-  'localhost.',
-  'LOCALHOST',
-  'lOcAlHoSt:8080',
-  'ｌｏｃａｌｈｏｓｔ',
-  'sub.localhost',
-  'a.b.localhost.',
-];
+/** Separated by spaces. */
+const HOSTS = {
+  'loopback, in all its spellings': `
+    127.0.0.1 127.0.0.1. 127.1 127.0.1 127.255.255.254 2130706433 0x7f000001 0x7F.0.0.1 0x7f.1 0177.0.0.1 0177.1
+    017700000001 0x7f.0x0.0x0.0x1 %31%32%37.0.0.1 １２７.０.０.１ 127。0。0。1 ①②⑦.⓪.⓪.① 127.0.0.1:8080`,
+  'this host, this network': `0 0.0.0.0 0x0 0.1.2.3`,
+  private: `
+    10.0.0.1 10.255.255.255 167772161 0xa000001 012.0.0.1 172.16.0.1 172.31.255.255 0xac.0x10.0.1 192.168.0.1
+    192.168.255.255 3232235521 0300.0250.0.1`,
+  'link-local, where clouds keep their metadata': `
+    169.254.0.1 169.254.169.254 2852039166 0xa9fea9fe 0251.0376.0251.0376 169.254.43518`,
+  'carrier NAT': `100.64.0.1 100.127.255.255`,
+  'for documents, benchmarks and protocols': `
+    192.0.0.1 192.0.2.1 192.88.99.1 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1`,
+  'multicast, reserved, broadcast': `224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255 0xffffffff 4294967295`,
+  'IPv6: unspecified, loopback': `[::] [::1] [0:0:0:0:0:0:0:1] [0000:0000:0000:0000:0000:0000:0000:0001]`,
+  'IPv4 inside of IPv6: mapped, translated, compatible, NAT64, 6to4, Teredo': `
+    [::ffff:127.0.0.1] [::ffff:7f00:1] [::ffff:10.0.0.1] [::ffff:169.254.169.254] [::FFFF:0.0.0.0]
+    [0:0:0:0:0:ffff:c0a8:1] [::ffff:0:127.0.0.1] [::127.0.0.1] [::a9fe:a9fe] [::10.0.0.1] [64:ff9b::127.0.0.1]
+    [64:ff9b::a00:1] [64:ff9b::169.254.169.254] [64:ff9b:1::10.0.0.1] [2002:7f00:1::] [2002:a00:1::1]
+    [2002:c0a8:1::] [2001::1]`,
+  'link-local, site-local, unique-local': `[fe80::1] [febf::1] [fec0::1] [fc00::1] [fd00:ec2::254] [fdff:ffff::1]`,
+  'multicast, discard, documents, not given out': `
+    [ff02::1] [ff0e::1] [100::1] [2001:db8::1] [3fff::1] [5f00::1] [4000::1] [e000::1]`,
+  'this machine’s name': `localhost localhost. LOCALHOST lOcAlHoSt:8080 ｌｏｃａｌｈｏｓｔ sub.localhost a.b.localhost.`,
+};
+
+/** Hosts of URLs that are refused without asking DNS, in every spelling that is known. */
+export const refusedHosts = Object.values(HOSTS).flatMap((hosts) => hosts.trim().split(/\s+/));
 
 const picture = (origin: string) => `${origin}/picture.png`;
 
