@@ -3,7 +3,7 @@ import net from 'node:net';
 import { Hono } from 'hono';
 import { v7 } from 'uuid';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
-import { internet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
+import { mockInternet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
 import { refusedUrls } from '../../test/support/malicious-urls.ts';
 import { listen, type TestService, testService } from '../../test/support/test-api.ts';
 import type { Delivery } from '../store/delivery.ts';
@@ -76,7 +76,7 @@ test.each([
   'http://[::ffff:10.0.0.1]/',
   'http://localhost/',
 ])('%s is refused when it is sent, too', async (url) => {
-  const connected = internet({ localhost: [['127.0.0.1']] }, { '127.0.0.1': receiver.port });
+  const connected = mockInternet({ localhost: [['127.0.0.1']] }, { '127.0.0.1': receiver.port });
   expect(await deliver(url)).toMatchObject({ status: 'failed', status_code: null, error: 'the address is not public' });
   expect([connected, heard]).toEqual([[], []]);
 });
@@ -90,7 +90,7 @@ test.each([
   [['64:ff9b::7f00:1']],
   [[PUBLIC, '127.0.0.1']],
 ])('a name that resolves to %j', async (addresses) => {
-  const connected = internet({ 'hook.example.com': [addresses] }, { '127.0.0.1': receiver.port });
+  const connected = mockInternet({ 'hook.example.com': [addresses] }, { '127.0.0.1': receiver.port });
   expect(await deliver('http://hook.example.com/')).toMatchObject({ error: 'the address is not public' });
   expect([connected, heard]).toEqual([[], []]);
 });
@@ -102,7 +102,7 @@ test('a name that changes after it was checked: the address that was checked is 
   await new Promise((resolve) => server.once('listening', resolve));
   const { port } = server.address() as net.AddressInfo;
   const names = { 'rebind.example.com': [[PUBLIC], ['127.0.0.1']] };
-  const connected = internet(names, { [PUBLIC]: receiver.port, '127.0.0.1': port });
+  const connected = mockInternet(names, { [PUBLIC]: receiver.port, '127.0.0.1': port });
   expect(await deliver('http://rebind.example.com/a')).toMatchObject({ status: 'delivered', status_code: 200 });
   expect(await deliver('http://rebind.example.com/b')).toMatchObject({ error: 'the address is not public' });
   expect([connected, heard, inside.mock.calls]).toEqual([[PUBLIC], ['/a'], []]);
@@ -118,7 +118,7 @@ test.each([301, 302, 303, 307, 308])(
       'http://hook.example.com/elsewhere',
     ]) {
       answer = () => new Response(null, { status, headers: { location } });
-      const connected = internet(
+      const connected = mockInternet(
         { 'hook.example.com': [[PUBLIC]] },
         { [PUBLIC]: receiver.port, '127.0.0.1': receiver.port },
       );

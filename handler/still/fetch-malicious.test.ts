@@ -5,7 +5,7 @@ import tls from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { afterEach, expect, test, vi } from 'vitest';
 import { JobError } from '../../core/job.ts';
-import { internet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
+import { mockInternet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
 import { fetchPicture } from './fetch-picture.ts';
 
 vi.mock('node:dns', { spy: true });
@@ -58,7 +58,7 @@ async function expectError(work: Promise<unknown>, code: string, message: RegExp
 
 test('a public address is reached, by name and by number', async () => {
   const { port, asked } = await serve((socket) => socket.end(ok()));
-  const connected = internet({ 'pictures.example.com': [[PUBLIC]] }, { [PUBLIC]: port });
+  const connected = mockInternet({ 'pictures.example.com': [[PUBLIC]] }, { [PUBLIC]: port });
   expect(await fetchIt('http://pictures.example.com/a.png')).toBe(PICTURE);
   expect(await fetchIt(`http://${PUBLIC}:8080/b.png`)).toBe(PICTURE);
   expect(connected).toEqual([PUBLIC, PUBLIC]);
@@ -69,7 +69,7 @@ test('a name that changes between check and connection: the address that was che
   const { port } = await serve((socket) => socket.end(ok()));
   const inside = await serve((socket) => socket.end(ok('the inside')));
   const names = { 'rebind.example.com': [[PUBLIC], ['127.0.0.1']] };
-  const connected = internet(names, { [PUBLIC]: port, '127.0.0.1': inside.port });
+  const connected = mockInternet(names, { [PUBLIC]: port, '127.0.0.1': inside.port });
   expect(await fetchIt('http://rebind.example.com/')).toBe(PICTURE);
   expect(resolveName.mock.calls.filter(([name]) => name === 'rebind.example.com')).toHaveLength(1);
   await expectError(fetchIt('http://rebind.example.com/'), 'image_rejected', /rebind.example.com is not a public/);
@@ -79,7 +79,7 @@ test('a name that changes between check and connection: the address that was che
 
 test('a name that changes between a redirect and the next request', async () => {
   const { port } = await serve((socket) => socket.end(redirect('http://rebind.example.com/again')));
-  const connected = internet({ 'rebind.example.com': [[PUBLIC], ['::1']] }, { [PUBLIC]: port });
+  const connected = mockInternet({ 'rebind.example.com': [[PUBLIC], ['::1']] }, { [PUBLIC]: port });
   await expectError(fetchIt('http://rebind.example.com/'), 'image_rejected', /not a public address/);
   expect(connected).toEqual([PUBLIC]);
 });
@@ -101,7 +101,7 @@ test.each([
   [['127.0.0.1', PUBLIC]],
   [['2606:4700::1', PUBLIC, 'fe80::1']],
 ])('a name that resolves to %j', async (addresses) => {
-  const connected = internet({ 'pictures.example.com': [addresses] }, {});
+  const connected = mockInternet({ 'pictures.example.com': [addresses] }, {});
   for (const protocol of ['http', 'https']) {
     await expectError(fetchIt(`${protocol}://pictures.example.com/`), 'image_rejected', /is not a public address/);
   }
@@ -109,7 +109,7 @@ test.each([
 });
 
 test('a name that resolves to nothing', async () => {
-  internet({}, {});
+  mockInternet({}, {});
   await expectError(fetchIt('http://nowhere.example.com/'), 'image_unavailable', /can’t be reached/);
 });
 
@@ -131,7 +131,7 @@ test.each([
 ])('a public server that redirects to %s', async (location, message) => {
   const { port } = await serve((socket) => socket.end(redirect(location)));
   const names = { 'pictures.example.com': [[PUBLIC]], 'inside.example.com': [['10.0.0.5']] };
-  const connected = internet(names, { [PUBLIC]: port });
+  const connected = mockInternet(names, { [PUBLIC]: port });
   await expectError(fetchIt('http://pictures.example.com/'), 'image_rejected', message);
   expect(connected).toEqual([PUBLIC]);
 });

@@ -1,20 +1,21 @@
-/** For tests that say `vi.mock('node:dns', { spy: true })`: which addresses names have, and who answers at a public address. */
+/** For tests with `vi.mock('node:dns', { spy: true })`: sets the addresses of names, and the servers at public addresses. */
 import { type LookupAddress, lookup } from 'node:dns';
 import net from 'node:net';
 import { vi } from 'vitest';
 
 type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
-/** What is asked of DNS. */
+/** The mock of dns.lookup. */
 export const resolveName = vi.mocked(lookup as unknown as (name: string, options: unknown, callback: Callback) => void);
 
-/** Anybody's. */
+/** A public address. */
 export const PUBLIC = '93.184.216.34';
 
 /**
- * The internet: each name's addresses, one list a question (the last stays), and the local ports that stand for public addresses.
- * @returns where connections were made to
+ * @param names each name's addresses, one list for each query (the last one repeats)
+ * @param ports the local ports that serve public addresses
+ * @returns the addresses that were connected to
  */
-export function internet(names: Record<string, string[][]>, ports: Record<string, number>): string[] {
+export function mockInternet(names: Record<string, string[][]>, ports: Record<string, number>): string[] {
   const connected: string[] = [];
   resolveName.mockImplementation((name, _options, callback) => {
     const answers = names[name] ?? [];
@@ -29,7 +30,7 @@ export function internet(names: Record<string, string[][]>, ports: Record<string
       connected.push(address);
       const port = ports[address];
       if (port) socket.connect(port, '127.0.0.1');
-      else socket.destroy(new Error(`nobody is at ${address}`));
+      else socket.destroy(new Error(`no server at ${address}`));
     };
     if (net.isIP(options.host!)) reach(options.host!);
     else

@@ -1,4 +1,4 @@
-/** For the bridges' tests: each bridge against its stand-in on a real server, with a say in what is answered. */
+/** For the bridges' tests: each bridge with its simulator on a real server, whose answers a test can replace. */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
@@ -34,35 +34,24 @@ export async function colourOf(png: Buffer): Promise<string> {
   return `#${[r!, g!, b!].map((value) => value.toString(16).padStart(2, '0')).join('')}`;
 }
 
-interface Kind {
-  server: (options: BridgeServerOptions) => BridgeServer;
-  open: (options: { apiKey: string; baseUrl: string }) => Bridge;
-  /** where its address leads on the server */
-  mount: string;
-  imagine: string;
-  /** what the paths of looks begin with */
-  status: string;
-}
-
-export const KINDS: Record<BridgeName, Kind> = {
-  tnl: { server: tnlServer, open: tnl, mount: '/v2', imagine: '/v2/imagine', status: '/v2/message/' },
-  imaginepro: {
-    ...{ server: imagineproServer, open: imaginepro, mount: '' },
-    ...{ imagine: '/api/v1/nova/imagine', status: '/api/v1/midjourney/message/' },
-  },
-  legnext: {
-    ...{ server: legnextServer, open: legnext, mount: '' },
-    ...{ imagine: '/api/v1/diffusion', status: '/api/v1/job/' },
-  },
-  'mj-proxy': {
-    ...{ server: mjProxyServer, open: mjProxy, mount: '' },
-    ...{ imagine: '/mj/submit/imagine', status: '/mj/task/' },
-  },
+const BRIDGES: Record<
+  BridgeName,
+  [
+    startServer: (options: BridgeServerOptions) => BridgeServer,
+    open: (options: { apiKey: string; baseUrl: string }) => Bridge,
+    imaginePath: string,
+    statusPath: string,
+  ]
+> = {
+  tnl: [tnlServer, tnl, '/v2/imagine', '/v2/message/'],
+  imaginepro: [imagineproServer, imaginepro, '/api/v1/nova/imagine', '/api/v1/midjourney/message/'],
+  legnext: [legnextServer, legnext, '/api/v1/diffusion', '/api/v1/job/'],
+  'mj-proxy': [mjProxyServer, mjProxy, '/mj/submit/imagine', '/mj/task/'],
 };
 
 export type Call = 'imagine' | 'status' | 'picture' | 'other';
 
-/** Answers instead of the stand-in, or nothing; `answer` is the stand-in's own. `count` counts the calls of this sort, from 1. */
+/** Answers instead of the simulator, or not; `answer` gives the simulator's answer. `count` counts the calls of this sort, from 1. */
 export type Intervene = (
   call: Call,
   count: number,
@@ -72,7 +61,7 @@ export type Intervene = (
 
 export type Started = Awaited<ReturnType<typeof startBridge>>;
 
-/** A bridge and its stand-in, which is quick; to be closed. */
+/** Starts a bridge and its simulator, which is quick by default. The caller closes it. */
 export async function startBridge(
   name: BridgeName,
   {
@@ -81,8 +70,9 @@ export async function startBridge(
     ...options
   }: Partial<BridgeServerOptions> & { intervene?: Intervene | undefined; fork?: boolean } = {},
 ) {
-  const { server: makeServer, open, mount, imagine, status } = KINDS[name];
-  const { app, imagines, paid } = makeServer({
+  const [startServer, open, imaginePath, statusPath] = BRIDGES[name];
+  const mount = name === 'tnl' ? '/v2' : '';
+  const { app, imagines, paid } = startServer({
     apiKey: KEY,
     duration: 0,
     longerSide: 64,
@@ -95,14 +85,10 @@ export async function startBridge(
   root.use(async (c, next) => {
     const { method, path } = c.req;
     paths.push(`${method} ${path}`);
-    const call: Call =
-      path === imagine
-        ? 'imagine'
-        : path.includes('/pictures/')
-          ? 'picture'
-          : path.startsWith(status) && method === 'GET' && !path.endsWith('/list')
-            ? 'status'
-            : 'other';
+    const isStatus = path.startsWith(statusPath) && method === 'GET' && !path.endsWith('/list');
+    let call: Call = isStatus ? 'status' : 'other';
+    if (path === imaginePath) call = 'imagine';
+    if (path.includes('/pictures/')) call = 'picture';
     let answered = false;
     const answer = async () => {
       answered = true;
@@ -112,7 +98,7 @@ export async function startBridge(
     calls[call]++;
     const instead = await intervene?.(call, calls[call], c, answer);
     if (!instead) return answered ? undefined : next();
-    c.res = undefined; // or headers of both would be sent
+    c.res = undefined; // otherwise the headers of both are sent
     c.res = instead;
     return undefined;
   });
@@ -135,7 +121,7 @@ export async function startBridge(
   };
 }
 
-/** A bucket that forgets, for tests that write much. */
+/** A bucket in memory, for tests that write much. */
 export function memoryBucket(): Bucket {
   const objects = new Map<string, Buffer>();
   const put = async (key: string, body: Uint8Array | string) => void objects.set(key, Buffer.from(body));
@@ -156,7 +142,7 @@ export function memoryBucket(): Bucket {
   };
 }
 
-/** Options for `imagine`. */
+/** Options of `imagine` for tests. */
 export function imagineOptions(bucket: Bucket, bridges: Bridge[], more: Partial<ImagineOptions> = {}): ImagineOptions {
   return {
     bridges,

@@ -1,4 +1,4 @@
-/** kill -9 at each point of an imagine, of a real process; then another one takes over. */
+/** Kills a real process with SIGKILL at each point of an imagine; then another process takes over. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { diskBucket } from '../../../core/bucket/disk.ts';
 import { JobError } from '../../../core/job.ts';
-import { type Death, type Mortal, makeStill } from '../../../test/support/crashing-worker.ts';
+import { type CrashingWorker, type CrashPoint, makeStill } from '../../../test/support/crashing-worker.ts';
 import { type Call, COLOURS, colourOf, KEY, startBridge, TASK } from '../../../test/support/test-bridge.ts';
 import { stillKey } from '../still.ts';
 import type { BridgeName } from './bridge.ts';
@@ -17,15 +17,15 @@ const PROGRAM = fileURLToPath(new URL('../../../test/support/crashing-worker.ts'
 
 let folder: string;
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'kills-'));
+  folder = await mkdtemp(join(tmpdir(), 'crash-'));
 });
 afterEach(async () => {
   vi.useRealTimers();
   await rm(folder, { recursive: true });
 });
 
-/** By the bucket it touches, or when the bridge has heard so many calls of a sort. */
-type Point = Death | { call: Call; count: number };
+/** By an object that is written, or by the count of the bridge's calls of one sort. */
+type Point = CrashPoint | { call: Call; count: number };
 type End = 'the still' | 'lost';
 
 const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Record<BridgeName, End>>][] = [
@@ -33,7 +33,7 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
   [
     'between the intent and the POST',
     { when: 'after', call: 'create', key: 'imagine.json' },
-    0, // which nobody can know
+    0, // but the second worker can't know that
     'lost',
     { 'mj-proxy': 'lost' },
   ],
@@ -62,36 +62,39 @@ const cases = points.flatMap(([what, point, paid, end, others = {}]) =>
   Object.entries({ tnl: end, ...others }).map(([name, end]) => [what, name as BridgeName, point, paid, end] as const),
 );
 
-test.each(cases)('killed %s (%s)', async (_, name, point, paid, end) => {
-  let child: ChildProcess;
-  let clock = 0;
-  const bridge = await startBridge(name, {
-    duration: 100,
-    now: () => clock,
-    async intervene(call, count, _c, answer) {
-      if (call === 'status') clock += 25; // done at the fourth look
-      if ('count' in point && point.call === call && point.count === count) {
-        await answer();
-        child.kill('SIGKILL');
-        await once(child, 'exit');
-      }
-      return undefined;
-    },
-  });
-  const mortal: Mortal = {
-    ...{ folder, taskId: TASK, bridge: name, apiKey: KEY, baseUrl: bridge.baseUrl },
-    death: 'key' in point ? point : undefined,
-  };
-  child = spawn(process.execPath, ['--import', 'tsx', PROGRAM, JSON.stringify(mortal)], { stdio: 'inherit' });
-  expect(await once(child, 'exit')).toEqual([null, 'SIGKILL']);
-  const bucket = await diskBucket(folder, { publicUrl: '' });
-  expect(await bucket.has(stillKey(TASK))).toBe(false);
+test.each(cases)(
+  'a second worker pays nothing more after the first was killed %s (%s)',
+  async (_, name, point, paid, end) => {
+    let child: ChildProcess;
+    let clock = 0;
+    const bridge = await startBridge(name, {
+      duration: 100,
+      now: () => clock,
+      async intervene(call, count, _c, answer) {
+        if (call === 'status') clock += 25; // done at the fourth request
+        if ('count' in point && point.call === call && point.count === count) {
+          await answer();
+          child.kill('SIGKILL');
+          await once(child, 'exit');
+        }
+        return undefined;
+      },
+    });
+    const worker: CrashingWorker = {
+      ...{ folder, taskId: TASK, bridge: name, apiKey: KEY, baseUrl: bridge.baseUrl },
+      crash: 'key' in point ? point : undefined,
+    };
+    child = spawn(process.execPath, ['--import', 'tsx', PROGRAM, JSON.stringify(worker)], { stdio: 'inherit' });
+    expect(await once(child, 'exit')).toEqual([null, 'SIGKILL']);
+    const bucket = await diskBucket(folder, { publicUrl: '' });
+    expect(await bucket.has(stillKey(TASK))).toBe(false);
 
-  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 600_000 }); // when nobody can be asking any more
-  const png = await makeStill({ ...mortal, death: undefined }).catch((error) => error);
-  if (end === 'lost') expect(png).toMatchObject({ code: 'lost', data: { retryable: true } });
-  else expect(await colourOf(png)).toBe(COLOURS[1]);
-  expect(png instanceof JobError).toBe(end === 'lost');
-  expect(bridge.paid()).toBe(paid);
-  await bridge.close();
-});
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 600_000 }); // after CLAIM_TIMEOUT
+    const png = await makeStill({ ...worker, crash: undefined }).catch((error) => error);
+    if (end === 'lost') expect(png).toMatchObject({ code: 'lost', data: { retryable: true } });
+    else expect(await colourOf(png)).toBe(COLOURS[1]);
+    expect(png instanceof JobError).toBe(end === 'lost');
+    expect(bridge.paid()).toBe(paid);
+    await bridge.close();
+  },
+);
