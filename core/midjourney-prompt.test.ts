@@ -17,7 +17,7 @@ function errorOf(prompt: string): string | undefined {
   }
 }
 
-describe('refused, with what is allowed', () => {
+describe('refused, and the message names what is allowed', () => {
   test.each([
     ['a cat --repeat 4', '--repeat'],
     ['a cat --r 4', '--r'],
@@ -63,7 +63,7 @@ describe('refused, with what is allowed', () => {
 });
 
 /** Taken, and what the bridge is sent. */
-describe('taken', () => {
+describe('accepted', () => {
   test.each([
     ['a cat', 'a cat --ar 2:1'],
     ['a cat --ar 3:2', 'a cat --ar 3:2'],
@@ -94,7 +94,7 @@ describe('taken', () => {
     expect(toBridgePrompt(prompt, 1024, 512)).toBe(sent);
   });
 
-  test('nothing that was escaped is a flag, permutation or address', () => {
+  test('an escaped prompt has no forbidden flag, permutation or URL', () => {
     for (const prompt of ['x—turbo', 'x\\{a, b\\}', 'x https:/http:////y']) {
       const sent = toBridgePrompt(prompt, 64, 64);
       expect(errorOf(sent)).toBeUndefined();
@@ -102,7 +102,7 @@ describe('taken', () => {
     }
   });
 
-  test('the longest and oddest of prompts take no time', () => {
+  test('long and unusual prompts are checked quickly', () => {
     const start = performance.now();
     for (const piece of ['{', '\\{', 'a', '-', '—', 'a:/', 'http://', '{\\', ' --a']) {
       const prompt = piece.repeat(4000 / piece.length);

@@ -3,7 +3,7 @@ import { createMutex } from './mutex.ts';
 
 const never = new AbortController().signal;
 
-test('turns come one at a time, in the order of asking', async () => {
+test('the lock is granted one at a time, in the order of requests', async () => {
   const enter = createMutex();
   const events: string[] = [];
   const work = async (name: string) => {
@@ -17,7 +17,7 @@ test('turns come one at a time, in the order of asking', async () => {
   expect(events).toEqual(['a begins', 'a ends', 'b begins', 'b ends', 'c begins', 'c ends']);
 });
 
-test('whoever is aborted leaves the queue at once, and lets nobody in too early', async () => {
+test('an aborted request leaves the queue at once, and lets no other in too early', async () => {
   const enter = createMutex();
   const leaveFirst = await enter(never);
   const controller = new AbortController();

@@ -10,7 +10,7 @@ import { createScratchFolder, removeOrphanedScratch, removeOrphans, tempName } f
 
 let folder: string;
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'leftovers-'));
+  folder = await mkdtemp(join(tmpdir(), 'orphans-'));
 });
 afterEach(() => rm(folder, { recursive: true }));
 
@@ -22,13 +22,13 @@ const nameOf = (pid: number | string, prefix?: string) => tempName(prefix).repla
 const put = (name: string) => writeFile(join(folder, name), 'x');
 const left = async () => (await readdir(folder)).sort();
 
-test('names are never the same, and may stand in a bucket or a path', () => {
+test('names are unique, and valid in a bucket or a path', () => {
   const names = Array.from({ length: 100 }, () => tempName('a-'));
   expect(new Set(names).size).toBe(100);
   for (const name of names) expect(name).toMatch(/^a-[A-Za-z0-9-]*\.\d+\.[\da-f-]+$/);
 });
 
-test('a dead process’s files and folders go; what the living, others and strangers have made stays', async () => {
+test('files of dead processes are removed; those of living ones, other hosts and other programs stay', async () => {
   await put(nameOf(DEAD));
   await mkdir(join(folder, nameOf(DEAD)));
   await put(nameOf(DEAD).replace(/\.[^.]+$/, '.x')); // no name of ours
@@ -50,7 +50,7 @@ test('a dead process’s files and folders go; what the living, others and stran
   expect(await left()).toEqual([...stays, ...strangers, 'folder'].sort());
 });
 
-test('folders go with all that is in them, and only those with the prefix', async () => {
+test('folders are removed with their contents, and only those with the prefix', async () => {
   await mkdir(join(folder, nameOf(DEAD, 'a-'), 'below'), { recursive: true });
   await put(nameOf(DEAD, 'b-'));
   const full = (await left())[0]!;
@@ -59,7 +59,7 @@ test('folders go with all that is in them, and only those with the prefix', asyn
   expect(await left()).toEqual([expect.stringMatching(/^b-/)]);
 });
 
-test('a process with the id of its forerunner knows what is older than itself', async () => {
+test('a process removes older files of a predecessor with its own id', async () => {
   const [older, own] = [tempName(), tempName()];
   await put(older);
   await put(own);
@@ -69,7 +69,7 @@ test('a process with the id of its forerunner knows what is older than itself', 
   expect(await left()).toEqual([own]);
 });
 
-test('opening a bucket removes what killed ones have left unfinished', async () => {
+test('opening a bucket removes the unfinished files of killed processes', async () => {
   const bucket = await diskBucket(folder, { publicUrl: '' });
   const names = [nameOf(DEAD), tempName()];
   for (const name of names) await put(join('tmp', name));
@@ -79,14 +79,14 @@ test('opening a bucket removes what killed ones have left unfinished', async () 
   expect(String(await bucket.get('a'))).toBe('1');
 });
 
-test('a secret’s maker that was killed leaves nothing for good', async () => {
+test('a process that was killed while it created a secret leaves nothing', async () => {
   await put(nameOf(DEAD, 'secret.'));
   const secret = await loadOrCreateSecret(join(folder, 'secret'), () => 'one');
   expect(await left()).toEqual(['secret']);
   expect(await loadOrCreateSecret(join(folder, 'secret'), () => 'two')).toEqual(secret);
 });
 
-test('scratch folders are their owner’s alone, and a dead one’s are removed', async () => {
+test('scratch folders are private to their owner, and removed when it has died', async () => {
   const own = await createScratchFolder();
   const dead = join(tmpdir(), nameOf(DEAD, 'img2vid-'));
   await mkdir(dead);

@@ -31,19 +31,19 @@ async function die(job?: string) {
   now += 3 * MINUTE;
 }
 
-test('an attempt that ends leaves nothing', async () => {
+test('an attempt that ends frees its slot', async () => {
   const end = await begin();
   expect(await places()).toEqual(['attempt-1.json']);
   await end();
   expect(await places()).toEqual([]);
 });
 
-test('after the third death the task is given up for lack of memory', async () => {
+test('after the third death the task fails with out_of_memory', async () => {
   for (let death = 1; death <= 3; death++) await die();
   await expect(begin()).rejects.toMatchObject({ code: 'out_of_memory', data: { retryable: false } });
 });
 
-test('two deaths leave a third attempt, whose result makes them forgotten', async () => {
+test('after two deaths a third attempt runs, and its result frees all slots', async () => {
   await die('job-1');
   await die('job-2');
   const end = await begin('job-3');
@@ -53,7 +53,7 @@ test('two deaths leave a third attempt, whose result makes them forgotten', asyn
   expect(await places()).toEqual([]);
 });
 
-test('after a result no place is left, neither of whoever is still alive nor of whoever died just now', async () => {
+test('a result frees the slots of living workers and of those that have just died', async () => {
   const end = await begin();
   vi.clearAllTimers(); // the other's worker has been killed a moment ago
   await begin();
@@ -63,7 +63,7 @@ test('after a result no place is left, neither of whoever is still alive nor of 
   expect(await places()).toEqual([]);
 });
 
-test('an attempt that fails keeps the memory of earlier deaths', async () => {
+test('an attempt that fails keeps the slots of earlier deaths', async () => {
   await die();
   await die();
   await (await begin())();
@@ -71,7 +71,7 @@ test('an attempt that fails keeps the memory of earlier deaths', async () => {
   await expect(begin()).rejects.toMatchObject({ code: 'out_of_memory' });
 });
 
-test('workers that are alive are no deaths, however many and however long', async () => {
+test('living workers do not count as deaths, however many and however long', async () => {
   const ends = await Promise.all(Array.from({ length: 20 }, () => begin()));
   for (let minute = 0; minute < 10; minute++) {
     now += MINUTE / 2;

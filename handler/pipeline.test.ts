@@ -57,7 +57,7 @@ const run = (
 ) => runJob({ ...input, ...more }, worker, { jobId, progress, signal });
 const files = async () => (await readdir(join(folder, `objects/tasks/${TASK}`), { recursive: true })).sort();
 
-test('a clip that never fits is refused before the bridge is asked', async () => {
+test('a clip that never fits is refused before the bridge is paid', async () => {
   const untouchable = new Proxy({} as Bridge, { get: (_, name) => expect.fail(`the bridge’s ${String(name)}`) });
   const refusal = new JobError('out_of_memory', 'too large');
   const check = () => {
@@ -68,7 +68,7 @@ test('a clip that never fits is refused before the bridge is asked', async () =>
   expect(await files()).not.toContain('imagine.json');
 });
 
-test('twenty workers that end one task at once: one result, one set of files, and all answer the same', async () => {
+test('twenty workers that finish one task at once leave one result and one set of files, and all answer the same', async () => {
   const jobs = Array.from({ length: 20 }, (_, i) => run({ num_cols: 2 }, `job-${i % 15}`)); // five of them given to two workers
   const outputs = await Promise.all(jobs);
   const { timings_ms: _, ...first } = outputs[0]!;
@@ -78,7 +78,7 @@ test('twenty workers that end one task at once: one result, one set of files, an
   expect(await files()).toEqual([winner, ...made, 'result.json', 'still.png', 'upload'].sort());
 }, 60_000);
 
-test('a video is uploaded while the next is made', async () => {
+test('a video is uploaded while the next one is made', async () => {
   const order: string[] = [];
   const slow: Bucket = {
     ...bucket,
@@ -99,7 +99,7 @@ test('a video is uploaded while the next is made', async () => {
   expect(order.indexOf('second')).toBeLessThan(order.indexOf('video-1.mp4'));
 });
 
-describe('several jobs in hand', () => {
+describe('several jobs at once', () => {
   const tasks = [1, 2, 3].map((n) => TASK.replace(/.$/, String(n)));
   let events: string[];
   /** Jobs 1 to 3, each of a task of its own; notes when their stages begin and end, which a test can wait for. */
@@ -142,7 +142,7 @@ describe('several jobs in hand', () => {
     for (const task of tasks) await bucket.put(`tasks/${task}/upload`, png);
   });
 
-  test('one clip at a time, each whole, in the order of asking', async () => {
+  test('one clip is made at a time, each whole, in the order of requests', async () => {
     const allAsk = () => Promise.all([1, 2, 3].map((n) => seen(`${n} waiting begins`)));
     worker = { ...worker, model: watched(allAsk) }; // the first clip lasts until the others have come
     await Promise.all([1, 2, 3].map((n) => begin(n, never, { num_cols: 2 })));
@@ -154,7 +154,7 @@ describe('several jobs in hand', () => {
     expect(new Set(clips.slice(0, 6).map((event) => event[0]))).toEqual(new Set('123')); // nobody waits for another's second
   });
 
-  test('one waits for the bridge while another samples', async () => {
+  test('one job waits for the bridge while another samples', async () => {
     const bridge: Bridge = {
       name: 'tnl',
       pollInterval: 1,
@@ -176,7 +176,7 @@ describe('several jobs in hand', () => {
     expect((await first).videos).toHaveLength(1);
   });
 
-  test('the next clip is opened while the encoder still works and while files are uploaded', async () => {
+  test('the next clip is opened while the encoder still works and files are uploaded', async () => {
     const putFile: Bucket['putFile'] = async (key, path) => {
       if (key.includes('job-1')) await seen('2 decoded');
       return bucket.putFile(key, path);
@@ -207,7 +207,7 @@ describe('several jobs in hand', () => {
     expect(events).not.toContain('2 opened');
   });
 
-  test('a job whose clip can’t be opened or sampled lets the next one in', async () => {
+  test('a job whose clip can’t be opened or sampled releases the GPU', async () => {
     const model = watched();
     const failing: Model = {
       ...model,
@@ -226,7 +226,7 @@ describe('several jobs in hand', () => {
   });
 });
 
-test('a store that is lost for good ends the job as retryable, and its words stay in the log', async () => {
+test('a bucket that stays unavailable makes the job fail as retryable, and its message stays in the log', async () => {
   const lost = new StorageError('https://store.example.com can’t be reached', 'ECONNREFUSED', 3);
   const putFile = async () => {
     throw lost;
@@ -238,7 +238,7 @@ test('a store that is lost for good ends the job as retryable, and its words sta
   expect(await files()).toEqual(['still.png', 'upload']);
 });
 
-test('what the model warns of is in the output, once', async () => {
+test('the output contains each of the model’s warnings once', async () => {
   const warnings = [{ field: 'decoding_t', message: 'memory is enough to decode 1 at a time, not 2' }];
   worker = {
     ...worker,
@@ -247,7 +247,7 @@ test('what the model warns of is in the output, once', async () => {
   expect((await run({ num_cols: 2 })).warnings).toEqual(warnings);
 });
 
-test('a job leaves its files, the still and the result, and says how it goes', async () => {
+test('a job leaves its files, the still and the result, and reports progress', async () => {
   const said: Progress[] = [];
   const output = await run({ num_cols: 2 }, 'job-1', undefined, (progress) => said.push(progress));
   expect(await files()).toEqual([
@@ -279,13 +279,13 @@ test('a job leaves its files, the still and the result, and says how it goes', a
 });
 
 describe('a second job of the same task', () => {
-  test('answers from the result of the first, without doing anything', async () => {
+  test('answers from the result of the first, without any work', async () => {
     const first = await run();
     expect(await run({}, 'job-2')).toEqual(first);
     expect(await files()).not.toContain('job-2');
   });
 
-  test('that runs at the same time: one result, one set of files, both answer the same', async () => {
+  test('that runs at the same time leaves one result and one set of files, and answers the same', async () => {
     const [a, b, c] = await Promise.all([run({}, 'job-1'), run({}, 'job-2'), run({}, 'job-3')]);
     expect(b).toEqual(a);
     expect(c).toEqual(a);
@@ -293,7 +293,7 @@ describe('a second job of the same task', () => {
     expect(await bucket.has(a!.videos[0]!.key)).toBe(true);
   });
 
-  test('or the same job in the hands of two workers: the winner’s files stay', async () => {
+  test('or the same job at two workers keeps the winner’s files', async () => {
     const [a, b] = await Promise.all([run(), run()]);
     expect(b).toEqual(a);
     expect(await bucket.has(a!.videos[0]!.key)).toBe(true);
@@ -303,7 +303,7 @@ describe('a second job of the same task', () => {
     expect(await run({}, 'job-1', controller.signal)).toEqual(a); // finished already
   });
 
-  test('that breaks off after the first has ended answers the same', async () => {
+  test('that fails after the first has ended answers the same', async () => {
     const putFile: Bucket['putFile'] = async (key, path) => {
       if (key.includes('job-2')) return bucket.putFile(key, path);
       await run({}, 'job-2');
@@ -315,7 +315,7 @@ describe('a second job of the same task', () => {
     expect(late.videos[0]!.key).toContain('job-2');
   });
 
-  test('gets an error again that will not go away; one that may go away is tried again', async () => {
+  test('repeats an error that is final, and runs again after one that is retryable', async () => {
     await bucket.put(`tasks/${TASK}/upload`, 'no picture');
     const error = await run().catch((caught) => caught);
     expect(error).toMatchObject({ code: 'image_rejected' });
@@ -330,7 +330,7 @@ describe('a second job of the same task', () => {
   });
 });
 
-test('an aborted job leaves nothing of its own and remembers nothing', async () => {
+test('an aborted job leaves no files and no result', async () => {
   const controller = new AbortController();
   const reason = new Error('stopped');
   const stopAtDecoding = ({ stage }: Progress) => stage === 'decoding' && controller.abort(reason);
@@ -339,7 +339,7 @@ test('an aborted job leaves nothing of its own and remembers nothing', async () 
   expect((await run({}, 'job-2')).videos).toHaveLength(1);
 });
 
-test('a job that is stopped while its last file is uploaded leaves nothing of its own either', async () => {
+test('a job that is aborted while its last file is uploaded leaves no files either', async () => {
   const controller = new AbortController();
   const reason = new Error('stopped');
   const putFile: Bucket['putFile'] = async (key, path) => {
@@ -365,34 +365,34 @@ describe('workers that were killed', () => {
   const MINUTE = 60_000;
   const ofResult = ['job-2', 'job-2/video-1.mp4', 'result.json', 'still.png', 'upload'];
 
-  test('long ago: the task’s result leaves nothing of their jobs', async () => {
+  test('long ago leave nothing once the task has a result', async () => {
     await death(1, 'job-0', 3 * MINUTE);
     await death(2, 'job-1', 3 * MINUTE);
     await run({}, 'job-2');
     expect(await files()).toEqual(ofResult);
   });
 
-  test('a moment ago, at the same job: its files are written anew', async () => {
+  test('a moment ago at the same job have their files written anew', async () => {
     await death(1, 'job-2', 0);
     const [video] = (await run({}, 'job-2')).videos;
     expect(await files()).toEqual(ofResult);
     expect(await bucket.get(video!.key)).toHaveLength(video!.bytes);
   });
 
-  test('a moment ago, at another job: the task’s result leaves nothing of it', async () => {
+  test('a moment ago at another job leave nothing once the task has a result', async () => {
     await death(1, 'job-1', 0);
     await run({}, 'job-2');
     expect(await files()).toEqual(ofResult);
   });
 
-  test('at a job that was not the first to end: whoever gets it next clears up', async () => {
+  test('at a job that was not the first to end have their files deleted by its next worker', async () => {
     const first = await run({}, 'job-2');
     await bucket.put(`tasks/${TASK}/job-1/video-1.mp4`, 'half the work'); // its place went with the result
     expect(await run({}, 'job-1')).toEqual(first);
     expect(await files()).toEqual(ofResult);
   });
 
-  test('between the result and the clearing up: the next job does that', async () => {
+  test('between the result and the cleanup have their files deleted by the next job', async () => {
     const first = await run({}, 'job-2');
     await death(1, 'job-1', 3 * MINUTE);
     await mark(2, 'job-2', 3 * MINUTE); // of the worker that made the result
@@ -400,7 +400,7 @@ describe('workers that were killed', () => {
     expect(await files()).toEqual(ofResult);
   });
 
-  test('three of them: the refusal is the result, and they are forgotten', async () => {
+  test('three times make the error the result, and free the slots', async () => {
     for (const place of [1, 2, 3]) await death(place, 'job-1', 3 * MINUTE);
     await expect(run({}, 'job-2')).rejects.toMatchObject({ code: 'out_of_memory' });
     expect(await files()).toEqual(['result.json', 'upload']);
@@ -408,7 +408,7 @@ describe('workers that were killed', () => {
   });
 });
 
-test('numbers with which sampling overflows are the caller’s fault', async () => {
+test('numbers with which sampling overflows are invalid_input', async () => {
   const numbers = {
     discretization: 'EDMDiscretization',
     sigma_min: 1e-3,
@@ -423,7 +423,7 @@ test('numbers with which sampling overflows are the caller’s fault', async () 
   });
 });
 
-describe('a job that is not one', () => {
+describe('an invalid job', () => {
   const other = '01a206ec-8c81-72d2-88c2-373f04644e4b';
   test.each<[string, object]>([
     ['another model', { model: 'svd' }],
@@ -446,7 +446,7 @@ describe('a job that is not one', () => {
     expect(await files()).toEqual(before);
   });
 
-  test('a prompt where there is no bridge', async () => {
+  test('a prompt without a bridge is no_bridge', async () => {
     await expect(run({ image_key: undefined, prompt: 'x' })).rejects.toMatchObject({ code: 'no_bridge' });
   });
 });

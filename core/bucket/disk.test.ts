@@ -20,7 +20,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true }));
 
-test('leaves nothing in tmp/, whether writing works or not', async () => {
+test('a write leaves nothing in tmp/, whether it succeeds or fails', async () => {
   const bucket = await diskBucket(folder, { publicUrl });
   const file = join(folder, 'file');
   await writeFile(file, 'x');
@@ -39,7 +39,7 @@ test('leaves nothing in tmp/, whether writing works or not', async () => {
   expect((await readdir(join(folder, 'objects'))).sort()).toEqual(['a', 'b', 'c']);
 });
 
-test('objects that are written while their folder is deleted hinder neither', async () => {
+test('writing and deleting a folder at the same time both succeed', async () => {
   const bucket = await diskBucket(folder, { publicUrl });
   const write = async (n: number) => {
     for (let i = 0; i < 30; i++) await bucket.put(`job/${n}-${i}`, 'x');
@@ -55,7 +55,7 @@ test('objects that are written while their folder is deleted hinder neither', as
   expect(await bucket.has('job/0-0')).toBe(false);
 });
 
-test('nothing lies outside of the folder’s own parts', async () => {
+test('the folder contains nothing but its own parts', async () => {
   const bucket = await diskBucket(join(folder, 'bucket'), { publicUrl });
   await bucket.put('link-secret', 'an object of this name is none of ours');
   await bucket.put('tmp/x', 'nor this');
@@ -64,7 +64,7 @@ test('nothing lies outside of the folder’s own parts', async () => {
   expect(await readdir(folder)).toEqual(['bucket']);
 });
 
-test('file: an object’s path and size', async () => {
+test('file returns an object’s path and size', async () => {
   const bucket = await diskBucket(folder, { publicUrl });
   await bucket.put('tasks/1/a.mp4', 'film');
   expect(await bucket.file('tasks/1/a.mp4')).toMatchObject({
@@ -77,7 +77,7 @@ test('file: an object’s path and size', async () => {
   }
 });
 
-test('two openings of one folder share objects and secret', async () => {
+test('two buckets of one folder share objects and secret', async () => {
   const [one, two] = await Promise.all([diskBucket(folder, { publicUrl }), diskBucket(folder, { publicUrl })]);
   const later = await diskBucket(folder, { publicUrl });
   await one!.put('a', '1');
@@ -104,7 +104,7 @@ describe('links', () => {
     now = (EXPIRES - 3600) * 1000;
   });
 
-  test('lead to the API’s files', async () => {
+  test('lead to the API’s /files', async () => {
     const link = new URL(await (await open()).link(KEY, EXPIRES));
     expect(link.origin).toBe(publicUrl);
     expect(link.pathname).toBe(`/files/${KEY}`);
@@ -112,12 +112,12 @@ describe('links', () => {
     expect(link.searchParams.get('expires')).toBe(String(EXPIRES));
   });
 
-  test('are known as ours', async () => {
+  test('are verified', async () => {
     const bucket = await open();
     expect(bucket.verify(KEY, queryOf(await bucket.link(KEY, EXPIRES)))).toBe(true);
   });
 
-  test('count for their key, time and signature only', async () => {
+  test('are valid for their key, time and signature only', async () => {
     const bucket = await open();
     const query = queryOf(await bucket.link(KEY, EXPIRES));
     const { expires, signature } = query;
@@ -150,7 +150,7 @@ describe('links', () => {
     expect(bucket.verify(KEY, query)).toBe(false);
   });
 
-  test('of another folder are not ours', async () => {
+  test('of another folder are not valid', async () => {
     const one = await open(join(folder, 'one'));
     const two = await open(join(folder, 'two'));
     expect(two.verify(KEY, queryOf(await one.link(KEY, EXPIRES)))).toBe(false);

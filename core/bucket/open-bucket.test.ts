@@ -21,14 +21,14 @@ describe('openBucket', () => {
   const open = (environment: NodeJS.ProcessEnv) =>
     openBucket(readEnvironment(sharedVariables, { DATA_DIR: folder, ...environment }), { publicUrl });
 
-  test('a folder, where no bucket is named', async () => {
+  test('opens a folder without BUCKET_NAME', async () => {
     const { bucket, disk } = await open({ ...AWS, AWS_REGION: 'eu-central-1', AWS_ENDPOINT_URL: 'of something else' });
     expect(bucket).toBe(disk);
     expect(await bucket.link('a.mp4', 2_000_000_000)).toMatch(/^http:\/\/127\.0\.0\.1:5000\/files\/a\.mp4\?/);
     expect(existsSync(join(folder, 'bucket'))).toBe(true);
   });
 
-  test('a store, where one is', async () => {
+  test('opens a store with BUCKET_NAME', async () => {
     const { bucket, disk } = await open({
       BUCKET_NAME: 'films',
       BUCKET_ENDPOINT_URL: 'http://127.0.0.1:9000',
@@ -41,7 +41,7 @@ describe('openBucket', () => {
 });
 
 describe('s3Options', () => {
-  test('AWS’s variables stand behind ours, each kind of key with its own', () => {
+  test('AWS_ variables are the fallback of BUCKET_ ones, and keys come as pairs', () => {
     const named = { BUCKET_NAME: 'films', ...AWS };
     expect(
       options({ ...named, AWS_ENDPOINT_URL: 'http://a.example', AWS_ENDPOINT_URL_S3: 'http://s3.example' }),
@@ -97,7 +97,7 @@ describe('s3Options', () => {
     });
   });
 
-  test('an address in RunPod’s form names the bucket by itself', () => {
+  test('a URL in RunPod’s form names the bucket', () => {
     expect(options({ BUCKET_ENDPOINT_URL: 'https://my.films.s3.eu-central-1.amazonaws.com', ...KEYS })).toMatchObject({
       bucket: 'my.films',
       endpoint: 'https://s3.eu-central-1.amazonaws.com',

@@ -24,7 +24,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   contract('s3Bucket', async () => ({ bucket: s3Bucket(await store.bucket()), close }));
   linkContract('s3Bucket', async (now) => ({ bucket: s3Bucket(await store.bucket(), { now }), close }));
 
-  test('objects carry their types, and an upload none that a browser would show', async () => {
+  test('objects have their types, and an upload one that no browser shows', async () => {
     const options = await store.bucket();
     const bucket = s3Bucket(options);
     const types = {
@@ -80,7 +80,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     const unfinished = async () =>
       (await s3Client(options).send(new ListMultipartUploadsCommand({ Bucket: options.bucket }))).Uploads ?? [];
 
-    test('an outage of a minute is outlasted by every call', async () => {
+    test('every call survives an outage of one minute', async () => {
       await direct.put('a', 'before');
       await direct.put('b/c', 'before');
       const small = join(folder, 'small');
@@ -108,7 +108,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       ]);
     });
 
-    test('after two minutes it gives up, with the store’s name', async () => {
+    test('a call fails after two minutes, and names the store', async () => {
       proxy.fault = () => 'reset';
       const error = await bucket.get('a').catch((error) => error);
       expect(error).toBeInstanceOf(StorageError);
@@ -121,7 +121,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(seconds()).toBeLessThan(155);
     });
 
-    test('with a smaller retry budget it gives up sooner', async () => {
+    test('a smaller retry budget makes a call fail sooner', async () => {
       proxy.fault = () => 'reset';
       let clock = 0;
       const wait = async (time: number) => (clock += time);
@@ -146,14 +146,14 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await text('a')).toBe('x');
     });
 
-    test('an answer that breaks off is fetched again', async () => {
+    test('a response that breaks off is read again', async () => {
       await direct.put('a', BYTES);
       proxy.fault = () => (proxy.requests.length <= 2 ? 'truncate' : undefined);
       expect((await bucket.get('a'))!.equals(BYTES)).toBe(true);
       expect(proxy.requests).toHaveLength(3);
     });
 
-    test('a store that accepts and says nothing', async () => {
+    test('a store that accepts connections but never answers is a TimeoutError', async () => {
       const impatient = { timeouts: { connection: 1000, silence: 30 } };
       proxy.fault = () => 'hang';
       await expect(open({}, impatient).put('a', 'x')).rejects.toThrow(/does not answer in time, 12 times in a row$/);
@@ -163,7 +163,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await text('a')).toBe('x');
     });
 
-    test('a store that says nothing is not waited for longer than one that can’t be reached', async () => {
+    test('a silent store is not retried longer than an unreachable one', async () => {
       let clock = Date.now();
       proxy.fault = () => {
         clock += 30_000;
@@ -179,7 +179,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(clock - start).toBeLessThan(200_000);
     });
 
-    test('requests carry no checksums or framing that only AWS’s stores know', async () => {
+    test('requests have no checksums or framing that only AWS supports', async () => {
       const carried = new Set<string>();
       proxy.fault = ({ headers, url }) => {
         for (const name of Object.keys(headers)) if (!url!.includes('?delete')) carried.add(name);
@@ -193,7 +193,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect([...carried].filter((name) => /checksum|trailer|content-encoding|decoded/.test(name))).toEqual([]);
     });
 
-    test('an upload that is cut once is whole in the end', async () => {
+    test('an upload whose connection breaks once is complete', async () => {
       const cut = new Set<string>();
       proxy.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'reset'); // each request the first time
       await bucket.putFile('a.mp4', film);
@@ -201,7 +201,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(cut.size).toBeGreaterThan(4);
     });
 
-    test('an upload that is cut for good leaves nothing, and what was there', async () => {
+    test('an upload that fails leaves no parts, and keeps the old object', async () => {
       await direct.put('a.mp4', 'before');
       for (const request of [/partNumber=2/, /^POST .*uploadId=/]) {
         proxy.requests.length = 0;
@@ -215,7 +215,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       }
     });
 
-    test('an upload whose last answer is lost has been made', async () => {
+    test('an upload whose last response is lost has succeeded', async () => {
       proxy.fault = ({ method, url }) => {
         if (method !== 'POST' || !/uploadId=/.test(url!)) return undefined;
         return proxy.dropped.length === 0 ? 'drop' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores do then
@@ -225,7 +225,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
     });
 
-    test('an upload that somebody else ends is not taken for made', async () => {
+    test('an upload that another process aborts has failed', async () => {
       await direct.putFile('a.mp4', film);
       proxy.fault = ({ method, url }) =>
         method === 'POST' && /uploadId=/.test(url!) ? { status: 404, body: errorBody('NoSuchUpload') } : undefined;
@@ -233,7 +233,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await unfinished()).toEqual([]);
     });
 
-    test('create whose answer is lost has won; it has not where another came between', async () => {
+    test('create whose response is lost has won, unless another writer was faster', async () => {
       proxy.fault = () => (proxy.dropped.length ? undefined : 'drop');
       expect(await bucket.create('a', 'mine')).toBe(true);
       expect(proxy.dropped).toHaveLength(1);
@@ -248,7 +248,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await bucket.create('b', 'the same')).toBe(false);
     });
 
-    test('a store that keeps no marks: then the contents tell, after a lost answer only', async () => {
+    test('without metadata the contents decide, but only after a lost response', async () => {
       proxy.change = (headers) => delete headers['x-amz-meta-mark'];
       proxy.fault = () => (proxy.dropped.length ? undefined : 'drop');
       expect(await bucket.create('a', 'mine')).toBe(true);
@@ -263,7 +263,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect(await bucket.create('b', 'mine')).toBe(false);
     });
 
-    test('what one request can’t delete is deleted one by one', async () => {
+    test('objects that a bulk request can’t delete are deleted one by one', async () => {
       for (const key of ['a/1', 'a/2', 'a/3']) await direct.put(key, 'x');
       proxy.fault = ({ method }) =>
         method === 'POST'
@@ -287,7 +287,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       await expect(bucket.delete('b')).rejects.toThrow(/may not s3:DeleteObject/);
     });
 
-    describe('what is wrong is said in one line, at once, without a secret', () => {
+    describe('an error is one line, immediate, and without secrets', () => {
       const HOUR = 3600_000;
       const cases: Record<string, [() => Bucket, RegExp]> = {
         'the secret': [
@@ -370,12 +370,12 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       }
     });
 
-    test('an address that leads to another kind of server', async () => {
+    test('a URL of another kind of server is explained', async () => {
       proxy.fault = ({ method }) => (method === 'GET' ? { status: 200, body: 'hello <' } : { status: 204, body: '' });
       await expect(bucket.delete('a')).rejects.toThrow(/^127\.0\.0\.1:\d+ answers, but not as an S3 store does/);
     });
 
-    test('a mistake of ours stays what it is', async () => {
+    test('a programming error is thrown unchanged', async () => {
       await expect(bucket.put('a', undefined as never)).rejects.toThrow(TypeError);
       await expect(bucket.putFile('a', join(folder, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
       expect(proxy.requests).toEqual([]);
@@ -383,7 +383,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   });
 });
 
-describe('links, which ask nobody', () => {
+describe('links, which need no request', () => {
   const KEYS = { accessKeyId: 'id', secretAccessKey: 'secret' };
   const NOW = Date.UTC(2026, 0, 1);
   const EXPIRES = NOW / 1000 + 3600;
@@ -410,17 +410,17 @@ describe('links, which ask nobody', () => {
     expect(origin + pathname).toBe(expected);
   });
 
-  test('are good for what is asked, and a week at most', async () => {
+  test('are valid until the given time, and a week at most', async () => {
     expect((await linkOf({})).searchParams.get('X-Amz-Expires')).toBe('3600');
     expect((await linkOf({}, EXPIRES + 365 * 86_400)).searchParams.get('X-Amz-Expires')).toBe('604800');
   });
 
-  test('that have expired are made so', async () => {
+  test('can be signed as expired', async () => {
     const { searchParams } = await linkOf({}, NOW / 1000 - 60);
     expect([searchParams.get('X-Amz-Date'), searchParams.get('X-Amz-Expires')]).toEqual(['20251231T235859Z', '1']);
   });
 
-  test('carry a session’s token', async () => {
+  test('contain the session token', async () => {
     expect((await linkOf({ sessionToken: 'token' })).searchParams.get('X-Amz-Security-Token')).toBe('token');
   });
 

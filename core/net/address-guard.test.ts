@@ -8,7 +8,7 @@ import { assertPublicHost, createGuardedAgent, isPublicAddress, RefusedAddress }
 
 vi.mock('node:dns', { spy: true });
 
-describe('checkHost', () => {
+describe('assertPublicHost', () => {
   test.each(refusedHosts)('refuses %s', (host) => {
     for (const protocol of ['http', 'https']) {
       expect(() => assertPublicHost(new URL(`${protocol}://${host}/picture.png`))).toThrow(RefusedAddress);
@@ -72,7 +72,7 @@ describe('isPublicAddress', () => {
   });
 });
 
-describe('guardedAgent', () => {
+describe('createGuardedAgent', () => {
   let server: Server;
   let port: number;
   let requests = 0;
@@ -116,12 +116,12 @@ describe('guardedAgent', () => {
     expect(requests).toBe(0);
   });
 
-  test.each(['127.0.0.1', '[::1]', '[::ffff:127.0.0.1]'])('refuses %s, for which nobody is asked', async (host) => {
+  test.each(['127.0.0.1', '[::1]', '[::ffff:127.0.0.1]'])('refuses %s without a DNS query', async (host) => {
     await expect(get(host, false)).rejects.toBeInstanceOf(RefusedAddress);
     expect(requests).toBe(0);
   });
 
-  test('lets it pass where private addresses are allowed', async () => {
+  test('allows it where private addresses are allowed', async () => {
     expect(await get('localhost', true)).toBe('inside');
   });
 
@@ -143,7 +143,7 @@ describe('guardedAgent', () => {
     expect(requests).toBe(0);
   });
 
-  test('passes on that a name does not resolve', async () => {
+  test('reports that a name does not resolve', async () => {
     const failure = Object.assign(new Error('getaddrinfo ENOTFOUND'), { code: 'ENOTFOUND' });
     resolveName.mockImplementation((_name, _options, callback) => callback(failure));
     await expect(get('nowhere.example.com', false)).rejects.toBe(failure);

@@ -21,7 +21,7 @@ const limits = { maxPixels: 64_000_000, maxSide: 65_535 };
 let folder: string;
 let bucket: Bucket;
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'hostile-'));
+  folder = await mkdtemp(join(tmpdir(), 'malicious-'));
   await mkdir(join(folder, 'tmp'));
   vi.stubEnv('TMPDIR', join(folder, 'tmp')); // the job's and the decoder's: nobody else writes there
   bucket = await diskBucket(join(folder, 'bucket'), { publicUrl: '' });
@@ -59,7 +59,7 @@ async function openFiles() {
   return targets.filter((target) => /^(socket|pipe):|\/tmp/.test(target)).length;
 }
 
-test('every hostile picture is refused, by the check of an upload as by the worker', async () => {
+test('every malicious picture is refused, as an upload and by the worker', async () => {
   const { crafted, truncated } = await maliciousPictures();
   const pictures = [...crafted, ...truncated];
   expect(pictures.length).toBeGreaterThan(100);
@@ -75,7 +75,7 @@ test('every hostile picture is refused, by the check of an upload as by the work
   expect(taken).toEqual([]);
 });
 
-test('and as the picture of an image_url: image_rejected, and no file, socket or process is left', async () => {
+test('a malicious picture at an image_url is image_rejected, and leaves no file, socket or process', async () => {
   const pictures = (await maliciousPictures()).crafted.filter((_, i) => i % 2 === 0); // the others: api/routes/malicious-upload.test.ts
   expect(pictures.length).toBeGreaterThan(30);
   const server = createServer((request, response) => {
@@ -106,7 +106,7 @@ test('and as the picture of an image_url: image_rejected, and no file, socket or
   }
 }, 120_000);
 
-test('what swells when it is read is read, and nothing of it is kept', async () => {
+test('a picture that decompresses to large data is read, and the data is not kept', async () => {
   for (const { name, bytes } of swellingPictures()) {
     const png = await toPng(bytes);
     expect(png.length, name).toBeLessThan(10_000);
@@ -116,7 +116,7 @@ test('what swells when it is read is read, and nothing of it is kept', async () 
   }
 }, 60_000);
 
-test('every valid picture is taken', async () => {
+test('every valid picture is accepted', async () => {
   for (const [type, bytes] of Object.entries(await validPictures())) {
     const png = await decode(bytes, { png: true, ...limits });
     expect(await sharp(png).metadata(), type).toMatchObject({ format: 'png', width: 96, height: 64, channels: 3 });

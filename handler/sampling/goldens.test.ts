@@ -128,7 +128,7 @@ describe('noise levels', () => {
     });
   }
 
-  test('the old schedule has no more steps than it was trained with', () => {
+  test('the legacy schedule refuses more steps than it has timesteps', () => {
     expect(() => adapter.sigmas('LegacyDDPMDiscretization', {}, 1001)).toThrow(/at most 1000 steps/);
   });
 });
@@ -145,7 +145,7 @@ describe('the denoiser', () => {
     }
   });
 
-  test('gives the reference’s denoised latents', async () => {
+  test('returns the reference’s denoised latents', async () => {
     for (const { sigma, shape, x, k, v, denoised } of goldens.full) {
       const [frames, C, H, W] = shape;
       expect(x).toHaveLength(frames * C * H * W);
@@ -167,7 +167,7 @@ describe('the denoiser', () => {
     });
   }
 
-  test('the unconditional branch is not run where no frame needs it', async () => {
+  test('the unconditional branch is not run if no frame needs it', async () => {
     const asked: boolean[] = [];
     const denoise = withGuidance(
       async (x, _sigma, conditional) => {
@@ -180,7 +180,7 @@ describe('the denoiser', () => {
     expect(asked).toEqual([true]);
   });
 
-  test('ancestral steps and multistep coefficients', () => {
+  test('ancestral steps and multistep coefficients equal the reference’s', () => {
     for (const { sigma_from, sigma_to, eta, sigma_down, sigma_up } of goldens.ancestral) {
       const got = samplers.ancestralStep(sigma_from, sigma_to, eta);
       expect(error([got.sigma_down, got.sigma_up], [sigma_down, sigma_up], sigma_to || 1)).toBeLessThan(1e-8);
@@ -204,7 +204,7 @@ describe('conditioning', () => {
     }
   });
 
-  test('the schedule equals diffusers’ but for float32', () => {
+  test('the schedule equals diffusers’ up to float32', () => {
     for (const { n, sigmas, timesteps, init_noise_sigma } of goldens.schedules) {
       const got = adapter.diffusersSchedule(n, goldens.scheduler_config);
       for (const [i, sigma] of got.sigmas.entries())
@@ -260,7 +260,7 @@ describe('every sampler', () => {
     ...more,
   });
 
-  test.each(all)('$sampler arrives where the denoiser points, in one step too', async (choice) => {
+  test.each(all)('$sampler ends at the denoiser’s estimate, even in one step', async (choice) => {
     for (const sigmas of [
       [700, 20, 1, 0.002, 0],
       [14.6, 0],
@@ -271,7 +271,7 @@ describe('every sampler', () => {
     }
   });
 
-  test.each(all)('$sampler writes into nothing that it was given, and heeds its signal', async (choice) => {
+  test.each(all)('$sampler does not modify its inputs, and stops when its signal aborts', async (choice) => {
     const noise = new Float32Array([1, -1, 0.3]);
     const seen: Float32Array[] = [];
     await samplers.sample(sampling({ noise, onStep: (_, x) => seen.push(x.slice()) && seen.push(x) }), choice);

@@ -65,7 +65,7 @@ test('a public address is reached, by name and by number', async () => {
   expect(asked.map((request) => request.split('\r\n')[0])).toEqual(['GET /a.png HTTP/1.1', 'GET /b.png HTTP/1.1']);
 });
 
-test('a name that changes between check and connection: the address that was checked is connected to', async () => {
+test('a name that changes after the check is connected to at the checked address', async () => {
   const { port } = await serve((socket) => socket.end(ok()));
   const inside = await serve((socket) => socket.end(ok('the inside')));
   const names = { 'rebind.example.com': [[PUBLIC], ['127.0.0.1']] };
@@ -77,7 +77,7 @@ test('a name that changes between check and connection: the address that was che
   expect(inside.asked).toEqual([]);
 });
 
-test('a name that changes between a redirect and the next request', async () => {
+test('a name that changes between a redirect and the next request is checked again', async () => {
   const { port } = await serve((socket) => socket.end(redirect('http://rebind.example.com/again')));
   const connected = mockInternet({ 'rebind.example.com': [[PUBLIC], ['::1']] }, { [PUBLIC]: port });
   await expectError(fetchIt('http://rebind.example.com/'), 'image_rejected', /not a public address/);
@@ -100,7 +100,7 @@ test.each([
   [[PUBLIC, '127.0.0.1']],
   [['127.0.0.1', PUBLIC]],
   [['2606:4700::1', PUBLIC, 'fe80::1']],
-])('a name that resolves to %j', async (addresses) => {
+])('a name that resolves to %j is refused', async (addresses) => {
   const connected = mockInternet({ 'pictures.example.com': [addresses] }, {});
   for (const protocol of ['http', 'https']) {
     await expectError(fetchIt(`${protocol}://pictures.example.com/`), 'image_rejected', /is not a public address/);
@@ -108,7 +108,7 @@ test.each([
   expect(connected).toEqual([]);
 });
 
-test('a name that resolves to nothing', async () => {
+test('a name that does not resolve is image_unavailable', async () => {
   mockInternet({}, {});
   await expectError(fetchIt('http://nowhere.example.com/'), 'image_unavailable', /can’t be reached/);
 });
@@ -128,7 +128,7 @@ test.each([
   ['data:image/png;base64,AAAA', /another protocol/],
   ['ftp://pictures.example.com/', /another protocol/],
   ['javascript:alert(1)', /another protocol/],
-])('a public server that redirects to %s', async (location, message) => {
+])('a redirect of a public server to %s is refused', async (location, message) => {
   const { port } = await serve((socket) => socket.end(redirect(location)));
   const names = { 'pictures.example.com': [[PUBLIC]], 'inside.example.com': [['10.0.0.5']] };
   const connected = mockInternet(names, { [PUBLIC]: port });
@@ -136,7 +136,7 @@ test.each([
   expect(connected).toEqual([PUBLIC]);
 });
 
-test('redirects in a circle', async () => {
+test('circular redirects are image_unavailable', async () => {
   const { port, asked } = await serve((socket, path) => socket.end(redirect(path === '/a' ? '/b' : '/a')));
   await expectError(fetchLocal(port, '/a'), 'image_unavailable', /redirects more than 5 times/);
   expect(asked).toHaveLength(6);
@@ -156,12 +156,12 @@ test.each([201, 203, 204, 205, 206, 300, 304, 305, 306, 399, 418, 511])(
   },
 );
 
-test('no length, HTTP/1.0: what comes until the end', async () => {
+test('a picture without a length (HTTP/1.0) is read until the end', async () => {
   const { port } = await serve((socket) => socket.end(`HTTP/1.0 200 OK\r\n\r\n${PICTURE}`));
   expect(await fetchLocal(port)).toBe(PICTURE);
 });
 
-test('no length and no end', async () => {
+test('a picture without a length and an end is image_rejected', async () => {
   const { port } = await serve((socket) => {
     socket.write('HTTP/1.0 200 OK\r\n\r\n');
     const chunk = Buffer.alloc(100_000);
@@ -174,7 +174,7 @@ test('no length and no end', async () => {
   await expectError(fetchLocal(port), 'image_rejected', /at most 20 MB/);
 });
 
-test('a length that is too short: what it says is taken', async () => {
+test('a length that is too short limits what is read', async () => {
   const { port } = await serve((socket) => socket.end(`HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n${PICTURE}`));
   expect(await fetchLocal(port)).toBe(PICTURE.slice(0, 3));
 });
@@ -196,7 +196,7 @@ test.each([
   await expectError(fetchLocal(port), 'image_unavailable', /can’t be reached/);
 });
 
-test('compressed although nobody asked: the bytes as they came, so nothing swells', async () => {
+test('a compressed body is not decompressed', async () => {
   const body = gzipSync(Buffer.alloc(100_000_000));
   const { port, asked } = await serve((socket) => {
     const head = `HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-type: image/png\r\ncontent-length: ${body.length}\r\n`;
@@ -212,7 +212,7 @@ test.each([
   ['headers', 'HTTP/1.1 200 OK\r\n', (i: number) => `x-${i}: drip\r\n`],
   ['the body', 'HTTP/1.1 200 OK\r\n\r\n', () => 'x'],
   ['hints', '', () => 'HTTP/1.1 103 Early Hints\r\n\r\n'],
-])('%s, a drop every 5 seconds: given up after a minute', async (_, head, drop) => {
+])('%s with a byte every 5 seconds are given up after a minute', async (_, head, drop) => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
     const timer = new AbortController();
@@ -254,7 +254,7 @@ GYgp8G2NX1/LULJ4BKO850jfIrrnnoFje9sD8IiwayFkXZJpMR17PkhC
 -----END PRIVATE KEY-----`,
 ];
 
-test('TLS with a certificate that nobody vouches for, also if the environment says that this does not matter', async () => {
+test('an untrusted TLS certificate is refused, even if the environment allows it', async () => {
   vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0');
   const server = tls.createServer({ cert: CERTIFICATE, key: KEY }).on('tlsClientError', () => {});
   const { port, asked } = await serve((socket) => socket.end(ok()), server);
@@ -262,7 +262,7 @@ test('TLS with a certificate that nobody vouches for, also if the environment sa
   expect(asked).toEqual([]);
 });
 
-test('a proxy that the environment names is not asked', async () => {
+test('a proxy in the environment is not used', async () => {
   const proxy = await serve((socket) => socket.end(ok('from the proxy')));
   const { port } = await serve((socket) => socket.end(ok()));
   for (const name of ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy']) {

@@ -53,14 +53,14 @@ async function expectJobError(work: Promise<unknown>, code: string, message = /.
   expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
 }
 
-test('brings the picture’s bytes', async () => {
+test('returns the picture’s bytes', async () => {
   const { url, asked } = await serve((_, response) => response.end(PICTURE));
   expect(await fetchIt(`${url}/some/picture.png?size=large`)).toEqual(PICTURE);
   expect(asked.map((request) => request.url)).toEqual(['/some/picture.png?size=large']);
   expect(asked[0]!.method).toBe('GET');
 });
 
-test('tells the server nothing but what it wants', async () => {
+test('sends the server no headers but the necessary ones', async () => {
   const { url, asked } = await serve((_, response) => response.end(PICTURE));
   await fetchIt(url);
   expect(Object.keys(asked[0]!.headers).sort()).toEqual(
@@ -68,17 +68,17 @@ test('tells the server nothing but what it wants', async () => {
   );
 });
 
-test.each([204, 400, 403, 404, 410, 429, 500, 503])('status %i: image_unavailable', async (status) => {
+test.each([204, 400, 403, 404, 410, 429, 500, 503])('status %i is image_unavailable', async (status) => {
   const { url } = await serve((_, response) => response.writeHead(status).end(status === 204 ? undefined : PICTURE));
   await expectJobError(fetchIt(url), 'image_unavailable', new RegExp(`^image_url answered with status ${status}$`));
 });
 
-test('the error names the address as it is told to', async () => {
+test('the error uses the given name for the URL', async () => {
   const { url } = await serve((_, response) => response.writeHead(404).end());
   await expectJobError(fetchIt(url, { name: 'the bridge’s picture' }), 'image_unavailable', /^the bridge’s picture /);
 });
 
-test('nobody listens: image_unavailable', async () => {
+test('a closed port is image_unavailable', async () => {
   const server = createTcpServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -86,7 +86,7 @@ test('nobody listens: image_unavailable', async () => {
   await expectJobError(fetchIt(`http://127.0.0.1:${port}/`), 'image_unavailable', /can’t be reached/);
 });
 
-test('an answer that breaks off: image_unavailable', async () => {
+test('a response that breaks off is image_unavailable', async () => {
   const { url } = await serve((_, response) => {
     response.writeHead(200, { 'content-length': 1000 });
     response.write(PICTURE, () => response.destroy());
@@ -94,12 +94,12 @@ test('an answer that breaks off: image_unavailable', async () => {
   await expectJobError(fetchIt(url), 'image_unavailable');
 });
 
-test('exactly 20 MB are taken', async () => {
+test('exactly 20 MB are accepted', async () => {
   const { url } = await serve((_, response) => response.end(Buffer.alloc(20 * MB, 7)));
   expect(await fetchIt(url)).toHaveLength(20 * MB);
 });
 
-test('more than 20 MB: image_rejected, and the connection is dropped', async () => {
+test('more than 20 MB are image_rejected, and the connection is closed', async () => {
   let sent = 0;
   let dropped: Promise<unknown> | undefined;
   const { url } = await serve((_, response) => {
@@ -132,7 +132,7 @@ test('follows 5 redirects', async () => {
   expect(asked.map((request) => request.url)).toEqual(['/5', '/4', '/3', '/2', '/1', '/0']);
 });
 
-test('6 redirects: image_unavailable', async () => {
+test('6 redirects are image_unavailable', async () => {
   const { url, asked } = await serve(countDown);
   await expectJobError(fetchIt(`${url}/6`), 'image_unavailable', /more than 5 times/);
   expect(asked).toHaveLength(6);
@@ -150,12 +150,12 @@ test.each([
   'ftp://127.0.0.1/picture.png',
   'data:image/png;base64,AAAA',
   'blob:http://127.0.0.1/1',
-])('a redirect to %s: image_rejected', async (location) => {
+])('a redirect to %s is image_rejected', async (location) => {
   const { url } = await serve((_, response) => response.writeHead(302, { location }).end());
   await expectJobError(fetchIt(url), 'image_rejected', /another protocol/);
 });
 
-test('a redirect to nowhere: image_unavailable', async () => {
+test('a redirect without a location is image_unavailable', async () => {
   const { url } = await serve((request, response) =>
     response.writeHead(302, request.url === '/none' ? {} : { location: 'http://' }).end(),
   );
@@ -163,7 +163,7 @@ test('a redirect to nowhere: image_unavailable', async () => {
   await expectJobError(fetchIt(url), 'image_unavailable');
 });
 
-test('another protocol to begin with: image_rejected', async () => {
+test('another protocol in the URL is image_rejected', async () => {
   await expectJobError(fetchIt('file:///etc/hostname'), 'image_rejected', /another protocol/);
 });
 
@@ -174,7 +174,7 @@ test('an abort before the answer rejects with its reason', async () => {
   await expect(fetchIt(url, { signal: controller.signal })).rejects.toBe(reason);
 });
 
-test('an abort amid the picture rejects with its reason, and drops the connection', async () => {
+test('an abort during the picture rejects with its reason, and closes the connection', async () => {
   const controller = new AbortController();
   const reason = new Error('the task was canceled');
   let dropped: Promise<unknown> | undefined;
@@ -186,14 +186,14 @@ test('an abort amid the picture rejects with its reason, and drops the connectio
   await dropped;
 });
 
-test('an abort that came first asks nobody', async () => {
+test('an aborted signal sends no request', async () => {
   const reason = new Error('the task was canceled');
   const { url, asked } = await serve((_, response) => response.end(PICTURE));
   await expect(fetchIt(url, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
   expect(asked).toHaveLength(0);
 });
 
-test('a picture that takes more than a minute: image_unavailable', async () => {
+test('a picture that takes more than a minute is image_unavailable', async () => {
   const timer = new AbortController();
   const timeout = vi.spyOn(AbortSignal, 'timeout').mockReturnValue(timer.signal);
   const { url } = await serve((_, response) => {
@@ -214,7 +214,7 @@ const localUrls = (port: number) => [
   `http://0.0.0.0:${port}/`,
 ];
 
-test('where private addresses are not allowed, this machine is not asked', async () => {
+test('without private addresses this machine is not reached by its addresses', async () => {
   const { port, asked } = await serve((_, response) => response.end(PICTURE));
   for (const url of localUrls(port)) {
     await expectJobError(fetchIt(url, { allowPrivate: false }), 'image_rejected', /is not a public address/);
@@ -222,7 +222,7 @@ test('where private addresses are not allowed, this machine is not asked', async
   expect(asked).toHaveLength(0);
 });
 
-test('nor under a public name that resolves to it', async () => {
+test('without private addresses this machine is not reached by a public name', async () => {
   const { port, asked } = await serve((_, response) => response.end(PICTURE));
   resolveName.mockImplementation((_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]));
   const fetched = fetchIt(`http://pictures.example.com:${port}/`, { allowPrivate: false });
@@ -230,7 +230,7 @@ test('nor under a public name that resolves to it', async () => {
   expect(asked).toHaveLength(0);
 });
 
-test('nor by way of a public server’s redirect', async () => {
+test('without private addresses this machine is not reached by a redirect', async () => {
   const { port, asked } = await serve((_, response) => response.end(PICTURE));
   const { request: real } = await vi.importActual<typeof undici>('undici');
   for (const location of localUrls(port)) {

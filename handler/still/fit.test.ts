@@ -42,7 +42,7 @@ test('cover keeps the middle of a tall picture', async () => {
   for (const y of [1, 32, 62]) for (const x of [0, 63]) expectColour(still, x, y, GREEN);
 });
 
-test('cover crops both sides alike, and does not distort', async () => {
+test('cover crops both sides equally, and does not distort', async () => {
   const disc = (x: number, y: number) => (Math.hypot(x - 99.5, y - 39.5) < 30 ? RED : BLUE);
   const still = await fitStill(await paint(200, 80, disc), { W: 64, H: 64, fit: 'cover' }, 1);
   const red = (x: number, y: number) => at(still, x, y)[0]! > 125;
@@ -112,7 +112,7 @@ for (const fit of ['cover', 'contain', 'stretch'] as const) {
   });
 }
 
-test('a picture of the frame’s own size passes unchanged', async () => {
+test('a picture of the frame’s size is unchanged', async () => {
   const png = await paint(64, 128, (x, y) => [x * 4, y * 2, (x * y) % 256]);
   const before = await sharp(png).raw().toBuffer();
   for (const fit of ['cover', 'contain', 'stretch'] as const) {
@@ -127,7 +127,7 @@ test.each([
   [1, 65_535],
   [65_535, 1],
   [3, 65_535],
-])('a thread of %i×%i fits every frame, and shows its middle', async (width, height) => {
+])('a very thin picture of %i×%i fits every frame, and shows its middle', async (width, height) => {
   const length = Math.max(width, height);
   const png = await paint(width, height, (x, y) => stripes(Math.max(x, y), length));
   for (const [W, H] of [
@@ -145,7 +145,7 @@ test.each([
   }
 });
 
-test('the bars are blurred alike in a flat and in a tall frame', async () => {
+test('the bars are blurred equally in wide and tall frames', async () => {
   const board = await paint(256, 256, (x, y) => (((x >> 2) + (y >> 2)) % 2 ? [255, 255, 255] : [0, 0, 0]));
   const flat = await fitStill(board, { W: 1024, H: 128, fit: 'contain' }, 1);
   const tall = await fitStill(board, { W: 128, H: 1024, fit: 'contain' }, 1);

@@ -61,7 +61,7 @@ function expectCells(frame: Uint8Array, columns: number, t: number, W: number, H
   }
 }
 
-test('two videos, side by side, frame by frame', async () => {
+test('two videos are shown side by side, frame by frame', async () => {
   const paths = await makeVideos([4, 4], 96, 64);
   const frames = await collect(gridFrames(paths, 96, 64));
   expect(frames).toHaveLength(4);
@@ -70,7 +70,7 @@ test('two videos, side by side, frame by frame', async () => {
   });
 });
 
-test('cells of the videos’ own size hold their very pixels', async () => {
+test('cells of the videos’ size have unchanged pixels', async () => {
   const [W, H] = [64, 64];
   const paths = await makeVideos([1, 1, 1], W, H);
   const [frame] = await collect(gridFrames(paths, W, H));
@@ -100,12 +100,12 @@ test('a grid ends with its shortest video', async () => {
   expect(await collect(gridFrames(paths, 64, 64))).toHaveLength(2);
 });
 
-test('a missing video rejects', async () => {
+test('a missing video makes the grid reject', async () => {
   const paths = await makeVideos([2], 64, 64);
   await expect(collect(gridFrames([...paths, join(folder, 'none.mp4')], 64, 64))).rejects.toThrow();
 });
 
-test('a grid is a video', async () => {
+test('a grid can be encoded and read', async () => {
   const paths = await makeVideos([3, 3], 64, 64);
   const { width, height } = gridSize(2, 64, 64);
   const path = join(folder, 'grid.mp4');
@@ -115,7 +115,7 @@ test('a grid is a video', async () => {
   expect(t).toBe(3);
 });
 
-test('sizes: columns times the width up to 3840, even, nearly of the videos’ aspect', () => {
+test('the size is even, at most 3840 wide, and close to the videos’ aspect ratio', () => {
   for (const columns of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
     for (const [W, H] of [
       [64, 64],

@@ -86,7 +86,7 @@ function boxes(file: Buffer): string[] {
   return names;
 }
 
-test('the frames come back: as many, of the same size, close to what went in', async () => {
+test('the decoded frames have the count, the size and nearly the pixels of the encoded ones', async () => {
   const T = 9;
   expect(await write(T)).toBe(T);
   let t = 0;
@@ -108,7 +108,7 @@ const COLOURS = [
   [0, 0, 0],
 ] as const;
 
-test.each(COLOURS)('the colour %i, %i, %i comes back, and is stored by BT.709', async (r, g, b) => {
+test.each(COLOURS)('the colour %i, %i, %i is kept, and stored as BT.709', async (r, g, b) => {
   const frame = new Uint8Array(Buffer.alloc(width * height * 3, Uint8Array.of(r, g, b)));
   async function* frames() {
     yield frame;
@@ -145,7 +145,7 @@ test.each(COLOURS)('the colour %i, %i, %i comes back, and is stored by BT.709', 
   }
 });
 
-test('H.264 High in yuv420p, BT.709 as it says', async () => {
+test('the file is H.264 High in yuv420p, and marked as BT.709', async () => {
   await write(7);
   const demuxer = await Demuxer.open(path);
   try {
@@ -169,7 +169,7 @@ test('H.264 High in yuv420p, BT.709 as it says', async () => {
   }
 });
 
-test.each([1, 5, 6, 7, 24, 30, 120])('%i frames a second, evenly', async (fps) => {
+test.each([1, 5, 6, 7, 24, 30, 120])('frames at %i a second are evenly spaced', async (fps) => {
   await writeMp4(path, source(5).frames, { ...options, fps });
   const demuxer = await Demuxer.open(path);
   try {
@@ -189,7 +189,7 @@ test.each([1, 5, 6, 7, 24, 30, 120])('%i frames a second, evenly', async (fps) =
   }
 });
 
-test('it plays before it is loaded: moov comes before mdat', async () => {
+test('playback can start early: moov comes before mdat', async () => {
   await write(3);
   const names = boxes(await readFile(path));
   expect(names[0]).toBe('ftyp');
@@ -215,7 +215,7 @@ test('the same frames give the same bytes', async () => {
   expect(Buffer.compare(await readFile(path), first)).toBe(0);
 });
 
-test('one frame is a video', async () => {
+test('a video may have one frame', async () => {
   expect(await write(1)).toBe(1);
   const frames: Uint8Array[] = [];
   for await (const { data } of readMp4(path)) frames.push(data);
@@ -233,7 +233,7 @@ test('after writing, and after reading part of it, no file stays open', async ()
   expect(openFiles()).toEqual([]);
 });
 
-test.each([0, 1, 4])('a source that throws at frame %i: its error, nothing stays open', async (at) => {
+test.each([0, 1, 4])('an error of the source at frame %i is rethrown, and nothing stays open', async (at) => {
   const error = new Error('no more frames');
   const { frames, state } = source(6, (t) => {
     if (t === at) throw error;
@@ -243,19 +243,22 @@ test.each([0, 1, 4])('a source that throws at frame %i: its error, nothing stays
   expect(openFiles()).toEqual([]);
 });
 
-test.each([0, 1, 4])('aborted at frame %i: the reason, the source is ended, nothing stays open', async (at) => {
-  const controller = new AbortController();
-  const reason = new Error('the task was canceled');
-  let drawn = 0;
-  const { frames, state } = source(100, (t) => {
-    drawn++;
-    if (t === at) controller.abort(reason);
-  });
-  await expect(writeMp4(path, frames, { ...options, signal: controller.signal })).rejects.toBe(reason);
-  expect(drawn).toBe(at + 1);
-  expect(state.finished).toBe(true);
-  expect(openFiles()).toEqual([]);
-});
+test.each([0, 1, 4])(
+  'an abort at frame %i rejects with its reason, ends the source, and leaves nothing open',
+  async (at) => {
+    const controller = new AbortController();
+    const reason = new Error('the task was canceled');
+    let drawn = 0;
+    const { frames, state } = source(100, (t) => {
+      drawn++;
+      if (t === at) controller.abort(reason);
+    });
+    await expect(writeMp4(path, frames, { ...options, signal: controller.signal })).rejects.toBe(reason);
+    expect(drawn).toBe(at + 1);
+    expect(state.finished).toBe(true);
+    expect(openFiles()).toEqual([]);
+  },
+);
 
 test('a frame of the wrong size, or a size that H.264 lacks, rejects; nothing stays open', async () => {
   const small = source(3);
@@ -266,14 +269,14 @@ test('a frame of the wrong size, or a size that H.264 lacks, rejects; nothing st
   expect(openFiles()).toEqual([]);
 });
 
-test('what is no video can’t be read', async () => {
+test('a file that is not a video can’t be read', async () => {
   await writeFile(path, 'I am video.mp4, honestly.'.repeat(100));
   await expect(readMp4(path).next()).rejects.toThrow();
   await expect(readMp4(join(folder, 'none.mp4')).next()).rejects.toThrow();
   expect(openFiles()).toEqual([]);
 });
 
-describe('where one part can’t be opened, the others are closed', () => {
+describe('if one part can’t be opened, the others are closed', () => {
   const error = new Error('no memory for it');
   let closing: Record<string, { mock: { calls: unknown[] } }>;
   const closed = () => Object.fromEntries(Object.entries(closing).map(([part, { mock }]) => [part, mock.calls.length]));

@@ -61,7 +61,7 @@ test.each<[word: string, code: string, first: BridgeName, second: BridgeName, is
   ['NO_FAST_HOURS', 'no_credit', 'tnl', 'legnext', true],
   ['MODERATION_OUTAGE', 'upstream_error', 'tnl', 'imaginepro', true],
   ['MIDJOURNEY_QUEUE_FULL', 'queue_full', 'mj-proxy', 'tnl', true],
-])('%s (%s) at %s: %s is asked', async (word, code, first, second, isTaken) => {
+])('%s (%s) at %s makes %s the next', async (word, code, first, second, isTaken) => {
   const log: unknown[] = [];
   const info = (details: unknown) => void log.push(details);
   const { options, all, asked } = await start({ [first]: {}, [second]: {} }, { log: { info } });
@@ -79,14 +79,14 @@ test.each([
   ['BANNED_PROMPT', 'banned_prompt'],
   ['INVALID_PARAMETER', 'invalid_input'],
   ['INVALID_LINK', 'image_unavailable'],
-])('%s: %s, and no other bridge is asked, by no second job either', async (word, code) => {
+])('%s is %s, and no job asks another bridge', async (word, code) => {
   const { options, asked } = await start({ tnl: {}, imaginepro: {} });
   expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
   expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
   expect(asked()).toEqual([1, 0]);
 });
 
-test('all refuse: the last one’s reason, each asked once, also by a second job', async () => {
+test('if all bridges refuse, the last reason counts, and each is asked once, even by a second job', async () => {
   const { options, asked, paid } = await start({ tnl: {}, legnext: {}, imaginepro: {} });
   const prompt = 'a lighthouse NO_FAST_HOURS QUEUE_FULL';
   expect(await codeOf(imagine(prompt, options))).toBe('queue_full'); // imaginepro says that first
@@ -101,7 +101,7 @@ test('all refuse: the last one’s reason, each asked once, also by a second job
   ]);
 });
 
-test('a second job goes on with those that were not asked yet', async () => {
+test('a second job continues with the bridges that were not asked', async () => {
   const { options, asked } = await start({ tnl: {}, legnext: {} });
   const refusal = { bridge: 'tnl', code: 'queue_full', message: 'full' };
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused: [refusal] }));
@@ -109,7 +109,7 @@ test('a second job goes on with those that were not asked yet', async () => {
   expect(asked()).toEqual([0, 1]);
 });
 
-test('a bridge that took it is waited for, wherever it stands in the list by now', async () => {
+test('a bridge that accepted the prompt is awaited, wherever it is in the list', async () => {
   const { options, all, asked } = await start({ tnl: {}, legnext: {} });
   const id = await all[1]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, bridge: 'legnext', id }));
@@ -120,16 +120,16 @@ test('a bridge that took it is waited for, wherever it stands in the list by now
 
 /** The first has taken it, or may have; what it does afterwards is no reason to pay the second. */
 const mayStillDeliver: Record<string, [Options, code: string]> = {
-  'gives no answer': [{ intervene: (call, _, c) => (call === 'imagine' ? c.text('', 502) : undefined) }, 'lost'],
-  'is not understood': [
+  'does not answer': [{ intervene: (call, _, c) => (call === 'imagine' ? c.text('', 502) : undefined) }, 'lost'],
+  'sends a malformed status': [
     { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: [] }) : undefined) },
     'upstream_error',
   ],
-  'refuses to be looked at': [
+  'refuses status requests': [
     { intervene: (call, _, c) => (call === 'status' ? c.json({}, 402) : undefined) },
     'no_credit',
   ],
-  'has forgotten it': [
+  'does not know the imagine': [
     { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: 'incomplete' }) : undefined) },
     'lost',
   ],
@@ -138,13 +138,13 @@ const mayStillDeliver: Record<string, [Options, code: string]> = {
     { intervene: (call, _, c) => (call === 'status' ? c.json({ progress: 100 }) : undefined) },
     'upstream_error',
   ],
-  'shows no pictures': [
+  'refuses the pictures': [
     { intervene: (call, _, c) => (call === 'picture' ? c.text('', 403) : undefined) },
     'image_unavailable',
   ],
 };
 for (const [what, [options, code]] of Object.entries(mayStillDeliver)) {
-  test(`the first ${what}: ${code}, and the second is not asked, by no second job either`, async () => {
+  test(`if the first bridge ${what}, the error is ${code}, and no job asks the second`, async () => {
     const { options: all, asked } = await start({ tnl: options, legnext: {} }, { timeout: 500 });
     // TheNextLeg hands out pictures itself where their address does not: not here.
     const [{ picture: _, ...first }, second] = all.bridges as [(typeof all.bridges)[0], (typeof all.bridges)[0]];
@@ -155,13 +155,13 @@ for (const [what, [options, code]] of Object.entries(mayStillDeliver)) {
   });
 }
 
-test('what timed out at the bridge may have been drawn: the second is not asked', async () => {
+test('a timeout at the first bridge may be charged, so the second is not asked', async () => {
   const { options, asked } = await start({ imaginepro: {}, tnl: {} });
   expect(await codeOf(imagine('a lighthouse TIMED_OUT', options))).toBe('upstream_timeout');
   expect(asked()).toEqual([1, 0]);
 });
 
-test('many workers at once, the first bridge refusing after it has taken it: one payment', async () => {
+test('many workers pay once if the first bridge fails an accepted prompt', async () => {
   const { options, paid, asked } = await start({ tnl: {}, imaginepro: {} });
   const work = Array.from({ length: 6 }, () => imagine('a lighthouse INTERNAL_ERROR', options));
   // imaginepro fails it with the same word: both bridges are asked, once each.
@@ -178,7 +178,7 @@ test('many workers at once, the first bridge refusing after it has taken it: one
   expect(again.paid()).toEqual([0, 1]);
 });
 
-test('a worker that finds another one asking waits for its id; it gives up when nobody can be asking any more', async () => {
+test('a worker waits for the id of another one that asks, until CLAIM_TIMEOUT', async () => {
   const { options, all, asked } = await start({ tnl: {} });
   const id = await all[0]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
   const intent = { ref: TASK, bridge: 'tnl', asked_at: 1_000_000 };
@@ -201,7 +201,7 @@ test('a worker that finds another one asking waits for its id; it gives up when 
   expect(clock).toBeGreaterThan(1_100_000);
 });
 
-test('a claim of a worker that died before it noted it: lost, not asked again', async () => {
+test('a claim of a worker that died before it recorded it is lost, and not repeated', async () => {
   const { options, asked } = await start({ tnl: {}, legnext: {} });
   const refused = [{ bridge: 'tnl', code: 'queue_full', message: 'full' }];
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused }));
@@ -211,7 +211,7 @@ test('a claim of a worker that died before it noted it: lost, not asked again', 
   expect(asked()).toEqual([0, 0]);
 });
 
-test('an abort while the bridge is asked lets the answer come, and keeps it', async () => {
+test('an abort while the bridge is asked waits for the answer, and records it', async () => {
   const controller = new AbortController();
   const { options, all } = await start(
     {
@@ -231,7 +231,7 @@ test('an abort while the bridge is asked lets the answer come, and keeps it', as
   expect(await record()).toMatchObject({ id: [...all[0]!.imagines.keys()][0] });
 });
 
-test('the store fails when the id is to be noted: its own error, and no second payment', async () => {
+test('a storage error when the id is recorded is rethrown, and causes no second payment', async () => {
   const { options, asked } = await start({ tnl: {}, legnext: {} });
   const failure = new StorageError('no store', 'ECONNREFUSED', 3);
   const put: Bucket['put'] = async (key, body) => {
@@ -243,7 +243,7 @@ test('the store fails when the id is to be noted: its own error, and no second p
   expect(asked()).toEqual([1, 0]);
 });
 
-test('no bridge at all: no_bridge, and nothing is written', async () => {
+test('without a bridge the error is no_bridge, and nothing is written', async () => {
   expect(await codeOf(imagine('a lighthouse', imagineOptions(bucket, [])))).toBe('no_bridge');
   expect(await record()).toBeUndefined();
 });

@@ -36,7 +36,7 @@ contract('imaginepro', {
   cancels: false,
 });
 
-test('it may refuse with status 200, in Midjourney’s words', async () => {
+test('a refusal with status 200 has Midjourney’s message', async () => {
   const { bridge, close } = await startBridge('imaginepro', {
     intervene: (_, count, c) =>
       c.json(

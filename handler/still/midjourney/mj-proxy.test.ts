@@ -46,7 +46,7 @@ async function start(...options: Parameters<typeof startBridge>) {
   return started;
 }
 
-test('queued counts as taken; a code that is not documented as refused', async () => {
+test('a queued prompt is accepted; an undocumented code is a refusal', async () => {
   const { bridge } = await start('mj-proxy', { duration: 60_000 });
   const ids = [await bridge.imagine('one', 'a'), await bridge.imagine('two', 'b')]; // the second waits: code 22
   expect(new Set(ids).size).toBe(2);
@@ -58,12 +58,12 @@ test('queued counts as taken; a code that is not documented as refused', async (
   await expect(odd.imagine('one', 'a')).rejects.toMatchObject({ code: 'upstream_error' });
 });
 
-test('the banned word is told', async () => {
+test('the error names the banned word', async () => {
   const { bridge } = await start('mj-proxy');
   await expect(bridge.imagine('x BANNED_PROMPT', 'a')).rejects.toThrow('Midjourney refuses the prompt: “nude”');
 });
 
-test('the original: only a grid, no cancel, and an empty answer for a task that it has forgotten', async () => {
+test('the original has only a grid, no cancel, and an empty answer for an unknown task', async () => {
   const { bridge } = await start('mj-proxy', { fork: false });
   const id = await bridge.imagine('one', 'a');
   expect(await bridge.getStatus(id, signal)).toMatchObject({

@@ -6,14 +6,14 @@ const open = (bridge?: string, key?: string, url?: string) =>
 const names = (...args: Parameters<typeof open>) => open(...args).map(({ name }) => name);
 const own = (bridge: ReturnType<typeof open>[0], url: string) => bridge.trusts(new URL(url));
 
-test('none, one, or a list in its order', () => {
+test('opens none, one, or several bridges in order', () => {
   expect(names()).toEqual([]);
   expect(names('tnl', 'key')).toEqual(['tnl']);
   expect(names('legnext, tnl ,imaginepro', 'a,b,c')).toEqual(['legnext', 'tnl', 'imaginepro']);
   expect(names('tnl', 'a key, with a comma')).toEqual(['tnl']);
 });
 
-test('addresses: the bridge’s own unless given', () => {
+test('a bridge has its default URL unless one is given', () => {
   const [tnl] = open('tnl', 'key', 'http://10.0.0.1:8080/v2');
   expect(own(tnl!, 'http://10.0.0.1:8080/x.png')).toBe(true);
   const [legnext, mjProxy] = open('legnext,mj-proxy', 'a,', ',http://10.0.0.2:8080/');
@@ -21,7 +21,7 @@ test('addresses: the bridge’s own unless given', () => {
   expect(own(mjProxy!, 'http://10.0.0.2:8080/x.png')).toBe(true);
 });
 
-test('no bridge of the internet is asked as often as one on this machine', () => {
+test('only a bridge on this machine is polled quickly', () => {
   expect(open('tnl,imaginepro,legnext', 'a,b,c').map(({ pollInterval }) => pollInterval)).toEqual([3000, 6000, 10_000]);
   expect(open('legnext', 'a', 'http://127.0.0.1:9/x')[0]!.pollInterval).toBe(200);
   expect(open('legnext', 'a', 'http://127.0.0.1.example.com')[0]!.pollInterval).toBe(10_000);

@@ -51,7 +51,7 @@ contract('tnl', {
 
 const signal = new AbortController().signal;
 
-test('a result or failure that stands flat in the message counts too', async () => {
+test('a result or failure may be flat in the message', async () => {
   let answer: object = {};
   const { bridge, close } = await startBridge('tnl', {
     intervene: (call, _, c) => (call === 'status' ? c.json(answer) : undefined),
@@ -67,7 +67,7 @@ test('a result or failure that stands flat in the message counts too', async () 
   await close();
 });
 
-test('a picture at an address that is not public, and not the bridge’s: image_unavailable', async () => {
+test('a picture at a private address of another host is image_unavailable', async () => {
   const { bridge, close } = await startBridge('tnl', {
     intervene: (call, _, c) =>
       call === 'status' ? c.json({ progress: 100, imageUrl: 'http://127.0.0.1:1/grid.png' }) : undefined,
@@ -81,7 +81,7 @@ test('a picture at an address that is not public, and not the bridge’s: image_
   await close();
 });
 
-test('it may refuse with status 200', async () => {
+test('a refusal may have status 200', async () => {
   const { bridge, close } = await startBridge('tnl', {
     intervene: (call, _, c) => (call === 'imagine' ? c.json({ success: false, msg: 'no' }) : undefined),
   });
@@ -89,7 +89,7 @@ test('it may refuse with status 200', async () => {
   await close();
 });
 
-test('pictures whose address refuses them come by way of the bridge', async () => {
+test('pictures whose host refuses us are downloaded through the bridge', async () => {
   const { bridge, close, paths, paid } = await startBridge('tnl', {
     intervene: (call, _, c) => (call === 'picture' ? c.text('not for you', 403) : undefined),
   });
