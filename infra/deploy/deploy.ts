@@ -7,7 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
-import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
+import { type Action, type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
 import {
   checkGpus,
   describeGpus,
@@ -47,33 +47,33 @@ export interface DeployIo extends CliIo {
   sleep?: (milliseconds: number) => Promise<unknown>;
 }
 
-/** @returns the exit status */
-export const main = defineCommand<DeployIo>(
-  'npm run deploy',
-  {
-    '': {
-      help: 'makes network volume, template and endpoint what endpoint.json says',
-      options: DEPLOY_OPTIONS,
-      run: (io, values: Values<typeof DEPLOY_OPTIONS>) => withContext(io, values, deploy),
-    },
-    status: {
-      help: 'prints the endpoint, its workers and jobs, and the state of the latest release',
-      options: FILE,
-      run: (io, values: Values<typeof FILE>) => withContext(io, values, status),
-    },
-    destroy: {
-      help: 'deletes the endpoint with all its jobs, and the template, once you have typed the name',
-      options: DESTROY_OPTIONS,
-      run: (io, values: Values<typeof DESTROY_OPTIONS>) =>
-        withContext(io, values, (context) => destroy(context, values)),
-    },
+const ACTIONS: Record<string, Action<DeployIo>> = {
+  '': {
+    help: 'makes network volume, template and endpoint what endpoint.json says',
+    options: DEPLOY_OPTIONS,
+    run: (io, values) => withContext(io, values, deploy),
   },
-  NOTES,
-);
+  status: {
+    help: 'prints the endpoint, its workers and jobs, and the state of the latest release',
+    options: FILE,
+    run: (io, values) => withContext(io, values, status),
+  },
+  destroy: {
+    help: 'deletes the endpoint with all its jobs, and the template, once you have typed the name',
+    options: DESTROY_OPTIONS,
+    run: (io, values) => withContext(io, values, destroy),
+  },
+};
+
+/** @returns the exit status */
+export const main = defineCommand('npm run deploy', ACTIONS, NOTES);
+
+type Flags = Values<typeof DEPLOY_OPTIONS & typeof DESTROY_OPTIONS>;
 
 interface Context extends ReconcileOptions {
   file: EndpointFile;
   env: NodeJS.ProcessEnv;
+  flags: Flags;
   /** The URL of the endpoints' own API. */
   jobsUrl: string;
   ask: (question: string) => Promise<string>;
@@ -81,10 +81,10 @@ interface Context extends ReconcileOptions {
 
 async function withContext(
   { env, out, ask = askTerminal, sleep = delay }: DeployIo,
-  { file: path = ENDPOINT_FILE, 'dry-run': dryRun = false }: Values<typeof DEPLOY_OPTIONS>,
+  flags: Flags,
   work: (context: Context) => Promise<number | undefined>,
 ): Promise<number | undefined> {
-  const file = readEndpointFile(path);
+  const file = readEndpointFile(flags.file ?? ENDPOINT_FILE);
   const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
     {
       RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
@@ -98,7 +98,17 @@ async function withContext(
   const rest = openRest({ apiKey: RUNPOD_API_KEY, baseUrl: RUNPOD_REST_URL, secrets, log, sleep });
   const done: string[] = [];
   try {
-    return await work({ file, env, rest, jobsUrl: RUNPOD_BASE_URL, log, ask, dryRun, done });
+    return await work({
+      file,
+      env,
+      rest,
+      jobsUrl: RUNPOD_BASE_URL,
+      log,
+      ask,
+      flags,
+      dryRun: flags['dry-run'] ?? false,
+      done,
+    });
   } catch (error) {
     if (done.length > 0)
       (error as Error).message += `\nDone so far: ${done.join(', ')}. Running this again continues from there.`;
@@ -200,11 +210,9 @@ async function status(context: Context): Promise<undefined> {
   for (const line of lines) log(line);
 }
 
-async function destroy(
-  context: Context,
-  { yes, volume: withVolume }: Values<typeof DESTROY_OPTIONS>,
-): Promise<undefined> {
+async function destroy(context: Context): Promise<undefined> {
   const { file, rest, log, ask, done } = context;
+  const { yes, volume: withVolume } = context.flags;
   const { name, networkVolume } = file;
   const isManaged = networkVolume && 'name' in networkVolume;
   if (withVolume && !isManaged)

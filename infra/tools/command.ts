@@ -32,7 +32,7 @@ export interface Action<Io extends CliIo = CliIo> {
 }
 
 /**
- * @param actions by name; the one named '' runs where no name is given
+ * @param actions by name, which is the first argument; the one named '' runs where no name is given
  * @param notes the end of the usage text
  * @returns the command's main function, which resolves with the exit status: 0 for success, 1 for a failure, 2 for wrong usage
  * @example defineCommand('npm run greet', { hello: { help: 'greets', run: async ({ out }) => void out.write('hello\n') } }, '');
@@ -40,18 +40,21 @@ export interface Action<Io extends CliIo = CliIo> {
 export function defineCommand<Io extends CliIo>(command: string, actions: Record<string, Action<Io>>, notes: string) {
   return async (args: string[], io: Io): Promise<number> => {
     try {
-      const { values, positionals } = parse(args, Object.assign({}, ...Object.values(actions).map((a) => a.options)));
-      if (values.help) {
+      if (args.includes('--help')) {
         io.out.write(usageOf(command, actions, notes));
         return 0;
       }
-      const { name, words } = selectAction(actions, positionals);
+      const [first = '', ...rest] = args;
+      const names = Object.keys(actions).filter((name) => name !== '');
+      const name = names.includes(first) ? first : '';
+      const isUnknown = names.length > 0 && /^[^-]/.test(first) && name === '';
+      if (isUnknown || !Object.hasOwn(actions, name))
+        throw new UsageError(`${first || 'which action'}: must be one of ${names.join(', ')}`);
       const { args: wanted = [], options = {}, run } = actions[name]!;
-      const title = name || command;
-      if (words.length !== wanted.length) throw new UsageError(`${title}: takes ${wanted.join(' ') || 'no arguments'}`);
-      const foreign = Object.keys(values).find((option) => !Object.hasOwn(options, option));
-      if (foreign) throw new UsageError(`--${foreign}: not an option of ${title}, which takes ${listOf(options)}`);
-      return (await run(io, values, ...words)) ?? 0;
+      const { values, positionals } = parse(name ? rest : args, options);
+      if (positionals.length !== wanted.length)
+        throw new UsageError(`${name || command}: takes ${wanted.join(' ') || 'no arguments'}`);
+      return (await run(io, values, ...positionals)) ?? 0;
     } catch (error) {
       io.err.write(`${(error as Error).message}\n`);
       return error instanceof UsageError ? 2 : 1;
@@ -60,7 +63,7 @@ export function defineCommand<Io extends CliIo>(command: string, actions: Record
 }
 
 function parse(args: string[], options: Options): { values: Values; positionals: string[] } {
-  const types = Object.entries({ ...options, help: { help: '' } } as Options).map(
+  const types = Object.entries(options).map(
     ([name, { value }]) => [name, { type: value ? 'string' : 'boolean' } as const] as const,
   );
   try {
@@ -68,20 +71,9 @@ function parse(args: string[], options: Options): { values: Values; positionals:
     return { values: values as Values, positionals };
   } catch (error) {
     const [complaint] = (error as Error).message.split(/[.\n]/); // what follows are hints on quoting
-    throw new UsageError(`${complaint}; the options are ${listOf(options)}`);
+    const names = [...Object.keys(options), 'help'].map((name) => `--${name}`);
+    throw new UsageError(`${complaint}; allowed are ${names.join(', ')}`);
   }
-}
-
-const listOf = (options: Options) => [...Object.keys(options), 'help'].map((name) => `--${name}`).join(', ');
-
-/** @returns the action's name, and the words that are its arguments */
-function selectAction(actions: Record<string, unknown>, [first, ...rest]: string[]) {
-  if (first !== undefined && Object.hasOwn(actions, first)) return { name: first, words: rest };
-  const names = Object.keys(actions).filter((name) => name !== '');
-  const isUnknown = names.length > 0 && first !== undefined;
-  if (isUnknown || !Object.hasOwn(actions, ''))
-    throw new UsageError(`${first ?? 'which action'}: must be one of ${names.join(', ')}`);
-  return { name: '', words: first === undefined ? [] : [first, ...rest] };
 }
 
 /** Options that several actions share are listed once, with the first. */

@@ -342,7 +342,7 @@ test('wrong usage of the command ends with status 2 and one line', () => {
     const { status, stderr } = spawnSync(process.execPath, node, { cwd: ROOT, encoding: 'utf8' });
     return [status, stderr];
   };
-  expect(command('--chekc')).toEqual([2, "Unknown option '--chekc'; the options are --check, --remove, --help\n"]);
+  expect(command('--chekc')).toEqual([2, "Unknown option '--chekc'; allowed are --check, --remove, --help\n"]);
   expect(command('--check', '--remove')).toEqual([2, '--check: not with --remove\n']);
 });
 

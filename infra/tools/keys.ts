@@ -8,21 +8,12 @@ import { HOUR } from '../../core/time.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
 
 const LIMITS = {
-  name: { value: 'NAME', help: 'the owner; required by create; 1 to 100 characters' },
-  scopes: {
-    value: 'LIST',
-    help: `some of ${SCOPES.join(', ')}, separated by commas; default submit,read; admin may do all`,
-  },
-  budget: {
-    value: 'AMOUNT',
-    help: 'the most that the key may spend in a calendar month (UTC), in units of CURRENCY, or none',
-  },
-  'max-open': {
-    value: 'N',
-    help: 'active tasks at a time instead of MAX_OPEN_TASKS; usual restores that, here and below',
-  },
-  submissions: { value: 'N', help: 'tasks per minute instead of SUBMISSIONS_PER_MINUTE' },
-  requests: { value: 'N', help: 'requests per minute instead of REQUESTS_PER_MINUTE' },
+  name: { value: 'NAME', help: 'the owner, 1 to 100 characters; create requires it' },
+  scopes: { value: 'LIST', help: `some of ${SCOPES.join(', ')}, separated by commas; default submit,read` },
+  budget: { value: 'AMOUNT', help: 'limit of a calendar month (UTC), in units of CURRENCY, or none' },
+  'max-open': { value: 'N', help: 'active tasks, instead of MAX_OPEN_TASKS; usual restores that, here and below' },
+  submissions: { value: 'N', help: 'tasks per minute, instead of SUBMISSIONS_PER_MINUTE' },
+  requests: { value: 'N', help: 'requests per minute, instead of REQUESTS_PER_MINUTE' },
 } as const;
 
 const ROTATION = {
@@ -30,32 +21,26 @@ const ROTATION = {
   hours: { value: 'N', help: 'hours for which the old one stays valid, 0 to 9999; default 24' },
 } as const;
 
+const ID = ['ID'];
+const ACTIONS = {
+  create: { help: 'creates a key; it and its webhook secret are printed only now', options: LIMITS, run: create },
+  list: { help: 'lists the keys with their limits and spending', run: list },
+  set: { help: 'changes a key; takes the options of create', args: ID, options: LIMITS, run: set },
+  rotate: {
+    help: 'gives a key a new value; the old one stays valid for a while',
+    args: ID,
+    options: ROTATION,
+    run: rotate,
+  },
+  revoke: { help: 'revokes a key for good; its tasks continue', args: ID, run: revoke },
+};
+
 const NOTES = `
 The database is that of DATABASE_URL, or the file in DATA_DIR. The API applies a change within a second. As soon as there is a key,
 every request needs one. The key 'local' stands for requests from this machine as long as there is no other key.`;
 
 /** @returns the exit status */
-export const main = defineCommand(
-  'npm run keys',
-  {
-    create: { help: 'creates a key; it and its webhook secret are printed only now', options: LIMITS, run: create },
-    list: { help: 'lists the keys with their limits and spending', run: list },
-    set: {
-      help: 'changes name, scopes or limits of a key; it takes the options of create',
-      args: ['ID'],
-      options: LIMITS,
-      run: set,
-    },
-    rotate: {
-      help: 'gives a key a new value; the old one stays valid for a while',
-      args: ['ID'],
-      options: ROTATION,
-      run: rotate,
-    },
-    revoke: { help: 'revokes a key for good; its tasks go on', args: ['ID'], run: revoke },
-  },
-  NOTES,
-);
+export const main = defineCommand('npm run keys', ACTIONS, NOTES);
 
 async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefined> {
   const { name, ...changes } = readLimits(values);

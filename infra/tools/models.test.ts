@@ -562,7 +562,7 @@ describe('ends with one line where', () => {
     ['no model is named', [], 'npm run models: takes svd|svd_xt|svd_xt_1_1'],
     ['the model is unknown', ['svd_xxl'], 'svd_xxl: must be one of svd, svd_xt, svd_xt_1_1'],
     ['two models are named', ['svd', 'svd_xt'], 'npm run models: takes svd|svd_xt|svd_xt_1_1'],
-    ['an option is unknown', ['svd', '--fast'], "Unknown option '--fast'; the options are --precision, "],
+    ['an option is unknown', ['svd', '--fast'], "Unknown option '--fast'; allowed are --precision, "],
     ['a value is missing', ['svd', '--cache'], "Option '--cache <value>' argument missing; "],
     ['a precision is unknown', ['svd', '--precision', 'int8'], '--precision must be fp16 or fp32\n'],
     ['a revision is a path', ['svd', '--revision', '../../x'], '--revision must be a git revision\n'],
