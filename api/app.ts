@@ -3,8 +3,9 @@ import { setMaxListeners } from 'node:events';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../core/bucket/bucket.ts';
+import { InvalidRequest } from '../core/request.ts';
 import { register } from './http/endpoint.ts';
-import { bucketUnavailable, Problem, renderProblem } from './http/problem.ts';
+import { bucketUnavailable, invalidInput, Problem, renderProblem } from './http/problem.ts';
 import { MAX_BODY_BYTES } from './http/read-body.ts';
 import { requestId } from './http/request-id.ts';
 import { allowOrigins, noStore, securityHeaders } from './http/security.ts';
@@ -42,6 +43,7 @@ export function createApp(services: Services) {
       if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.detail);
       return renderProblem(c, error);
     }
+    if (error instanceof InvalidRequest) return renderProblem(c, invalidInput(error.errors));
     if (error instanceof StorageError) {
       log.error({ error, path: c.req.routePath }, 'bucket unavailable');
       return renderProblem(c, bucketUnavailable());

@@ -2,10 +2,10 @@
 import type * as v from 'valibot';
 import { jsonSchema } from '../../core/parameter-schema.ts';
 import type { Endpoint } from '../http/endpoint.ts';
+import { errorResponses, KEYED_ERRORS, PUBLIC_ERRORS } from './errors.ts';
 import { events } from './events.ts';
 import { type About, taskExamples } from './examples.ts';
 import type { DocumentContext, Operation } from './parts.ts';
-import { KEYED_REFUSALS, PUBLIC_REFUSALS } from './refusals.ts';
 import { schemas } from './schemas.ts';
 
 export function openApiDocument(about: About, endpoints: Endpoint[]) {
@@ -43,12 +43,12 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
 function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, Record<string, Operation>> {
   const documented = endpoints.flatMap(({ method, path, scope, query, describe }) => {
     if (!describe) return [];
-    const { parameters = [], responses, ...operation } = describe(context);
+    const { parameters = [], responses, errors = [], ...operation } = describe(context);
     const described = {
       ...operation,
       ...(!scope && { security: [] }),
       parameters: [...Object.entries(query?.entries ?? {}).map(queryParameter), ...parameters],
-      responses: { ...(scope ? KEYED_REFUSALS : PUBLIC_REFUSALS), ...responses },
+      responses: { ...errorResponses([...(scope ? KEYED_ERRORS : PUBLIC_ERRORS), ...errors]), ...responses },
     };
     // a wildcard stands for a bucket key
     return [[String(path).replace('*', '{key}'), { [method.toLowerCase()]: described }] as const];

@@ -1,5 +1,5 @@
 /** Building blocks of the OpenAPI document. */
-import { type Problem, problemBody } from '../http/problem.ts';
+import type { Problem } from '../http/problem.ts';
 import type { About, TaskExamples } from './examples.ts';
 
 /** What an endpoint's description may depend on. */
@@ -14,7 +14,10 @@ export interface Operation {
   /** those in headers and in the path */
   parameters?: object[];
   requestBody?: object;
+  /** all but errors */
   responses: Record<string, object>;
+  /** an example of each; their statuses become responses */
+  errors?: Problem[];
 }
 
 export const text = { type: 'string' };
@@ -42,7 +45,13 @@ export const fieldNote = object({ field: text, message: text });
 export const taskInput = { type: 'object', description: 'Every parameter, with the values that are used' };
 export const gpuSeconds = { type: 'number', minimum: 0, description: 'Seconds of sampling and decoding' };
 
-/** A response header; it has a schema of its own. */
+export const headerParameter = (name: string, description: string, schema: object = text) => ({
+  name,
+  in: 'header',
+  required: false,
+  description,
+  schema,
+});
 export const responseHeader = (description: string, schema: object = text) => ({ description, schema });
 
 /** @param examples values by summary */
@@ -53,29 +62,15 @@ export const examplesOf = (examples: Record<string, unknown>) =>
       { summary, value },
     ]),
   );
-export const json = (schema: object, examples: Record<string, unknown>) => ({
-  'application/json': { schema, examples: examplesOf(examples) },
+/** A body of one content type, with examples by summary. */
+export const content = (type: string, schema: object, examples: Record<string, unknown>) => ({
+  [type]: { schema, examples: examplesOf(examples) },
 });
+export const json = (schema: object, examples: Record<string, unknown>) =>
+  content('application/json', schema, examples);
 
 /** A response with a component schema's JSON. */
 export const jsonResponse = (description: string, schema: string, examples: Record<string, unknown>) => ({
   description,
   content: json(ref(schema), examples),
-});
-
-/** An error response with examples. */
-export const problem = (description: string, ...examples: Problem[]) => ({
-  description,
-  content: {
-    'application/problem+json': {
-      schema: ref('Problem'),
-      examples: examplesOf(Object.fromEntries(examples.map((one) => [one.code, problemBody(one)]))),
-    },
-  },
-});
-
-/** An error response that says when to retry. */
-export const retryLater = (description: string, ...examples: Problem[]) => ({
-  ...problem(description, ...examples),
-  headers: { 'Retry-After': responseHeader('Seconds until the next try') },
 });

@@ -81,6 +81,11 @@ export function schemas(about: About) {
       },
       ['id', 'status', 'progress', 'created_at', 'model', 'input', 'warnings'],
     ),
+    DryRun: object({
+      input: taskInput,
+      warnings: list(fieldNote),
+      cost_estimate: object({ amount: micro, currency, gpu_seconds: gpuSeconds }),
+    }),
     Problem: object(
       {
         type: text,

@@ -1,7 +1,7 @@
 import { endpoint } from '../http/endpoint.ts';
 import { Problem } from '../http/problem.ts';
-import { jsonResponse, problem } from '../openapi/parts.ts';
-import { requireOwnTask, TASK_QUERY, TASK_REFUSALS } from './require-own-task.ts';
+import { jsonResponse } from '../openapi/parts.ts';
+import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
 const alreadyEnded = (status: string) =>
   new Problem(409, 'ended', `there is nothing left to cancel: the task has ${status}`);
@@ -18,10 +18,9 @@ export const cancel = endpoint({
     description:
       'A queued task is canceled at once. For a running one the service asks RunPod; its result may still come first. Repeatable.',
     responses: {
-      ...TASK_REFUSALS,
       202: jsonResponse('The task', 'Task', { 'it was queued': tasks.canceled, 'it runs': tasks.running }),
-      409: problem('The task has succeeded or failed', alreadyEnded('succeeded')),
     },
+    errors: [...TASK_ERRORS, alreadyEnded('succeeded')],
   }),
   handle:
     (services) =>

@@ -1,8 +1,8 @@
 import { isActive } from '../../core/responses.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { bucketUnavailable, Problem } from '../http/problem.ts';
-import { jsonResponse, problem, retryLater } from '../openapi/parts.ts';
-import { requireOwnTask, TASK_QUERY, TASK_REFUSALS } from './require-own-task.ts';
+import { jsonResponse } from '../openapi/parts.ts';
+import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
 const notEnded = (status: string) =>
   new Problem(409, 'not_ended', `the task is ${status}: cancel it first, or wait for its end`);
@@ -16,16 +16,12 @@ export const deleteTask = endpoint({
     operationId: 'delete',
     tags: ['tasks'],
     summary: 'Delete the files and the prompt of an ended task',
-    description: 'The task remains, with `expired_at` instead of links. Repeatable.',
+    description:
+      'The task remains, with `expired_at` instead of links. If the bucket is unavailable, the files are hidden now and deleted later. Repeatable.',
     responses: {
-      ...TASK_REFUSALS,
       200: jsonResponse('The task', 'Task', { 'what is left': tasks.deleted }),
-      409: problem('The task has not ended', notEnded('running')),
-      503: retryLater(
-        'The bucket is unavailable; the files are no longer shown, and will be deleted',
-        bucketUnavailable(),
-      ),
     },
+    errors: [...TASK_ERRORS, notEnded('running'), bucketUnavailable()],
   }),
   handle:
     (services) =>

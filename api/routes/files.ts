@@ -4,7 +4,7 @@ import { contentType } from '../../core/bucket/bucket.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { Problem } from '../http/problem.ts';
-import { problem, text } from '../openapi/parts.ts';
+import { text } from '../openapi/parts.ts';
 
 /** Browsers that open a file show it in a document of their own, under this policy. */
 const POLICY =
@@ -34,10 +34,8 @@ export const files = endpoint({
       200: { description: 'The file', content: { 'video/mp4': {}, 'image/png': {} } },
       206: { description: 'The part that Range names', content: { 'video/mp4': {}, 'image/png': {} } },
       304: { description: 'The file has not changed' },
-      403: problem('The link is not valid, or has expired', invalidLink()),
-      404: problem('There is no such file', noSuchFile()),
-      416: problem('The file has no such part', noSuchRange(412_604)),
     },
+    errors: [invalidLink(), noSuchFile(), noSuchRange(412_604)],
   }),
   handle: ({ disk: bucket }) =>
     bucket &&

@@ -2,13 +2,13 @@ import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
-import type { Limits, Request } from '../../core/parameters.ts';
+import type { Input, Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
-import type { ModelName } from '../../core/presets.ts';
-import { InvalidRequest, parseRequest } from '../../core/request.ts';
+import { parseRequest } from '../../core/request.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
+import type { Config } from '../config.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import {
@@ -24,24 +24,14 @@ import { invalidInput } from '../http/problem.ts';
 import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import {
-  currency,
+  content,
   type DocumentContext,
-  examplesOf,
-  fieldNote,
-  gpuSeconds,
+  headerParameter,
   json,
   jsonResponse,
-  list,
-  micro,
-  object,
-  problem,
   ref,
   responseHeader,
-  retryLater,
-  taskInput,
-  text,
 } from '../openapi/parts.ts';
-import { tooManyRequests } from '../openapi/refusals.ts';
 import type { Services } from '../services.ts';
 import { INITIAL_STATE, type ListedTask, type NewTask, type Task } from '../store/task.ts';
 import { presentEstimate } from '../tasks/estimate.ts';
@@ -49,28 +39,27 @@ import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
 import { budgetSpent, notStored, storeTask, tooManyActive, tooManySubmissions } from './store-task.ts';
 
+const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
+
 const TRUE = ['1', 'true'];
 const DRY_RUN = [...TRUE, '0', 'false'];
 
 const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
+const { prompt } = PROMPT_REQUEST;
 /** Requests that the API accepts, by summary; `still_of` must be a task of the client's own. */
 export const EXAMPLE_REQUESTS = {
   'a prompt': PROMPT_REQUEST,
   'a picture by its URL': { image_url: 'https://example.com/photo.jpg', motion_bucket_id: 200, fps: 12 },
   'another of the four pictures': { still_of: EXAMPLE_STILL_OF, image_index: 3 },
-  'a chosen sampler and guider': {
-    prompt: 'a lighthouse at dawn',
+  'a chosen sampler': {
+    prompt,
     sampler: 'HeunEDMSampler',
     s_churn: 10,
     steps: 20,
     guider: 'VanillaCFG',
     cfg_scale: 2.5,
   },
-  'several videos, and a webhook': {
-    prompt: 'a lighthouse at dawn',
-    num_cols: 3,
-    webhook_url: WEBHOOK_URL_EXAMPLE,
-  },
+  'several videos, and a webhook': { prompt, num_cols: 3, webhook_url: WEBHOOK_URL_EXAMPLE },
 };
 
 export const img2vid = endpoint({
@@ -89,16 +78,6 @@ export const img2vid = endpoint({
     ),
   }),
   unknownParameter: 'unknown in the query: parameters belong in the body',
-  schemas: {
-    DryRun: object({
-      input: taskInput,
-      warnings: list(fieldNote),
-      cost_estimate: {
-        ...object({ amount: micro, currency, gpu_seconds: gpuSeconds }),
-        description: 'The highest cost that the task can have',
-      },
-    }),
-  },
   describe,
 
   /** Turns a valid request into a stored task, or in a dry run into its input and highest cost. */
@@ -109,7 +88,9 @@ export const img2vid = endpoint({
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
       const { values, image } = await readBody(c);
-      const { input, warnings, request } = checkRequest(values, image !== undefined, services);
+      const seed = randomInt(0, 1e9 + 1);
+      const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
+      checkAllowed(input, config);
       const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
       const { idempotency_key: key } = idempotency;
       const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
@@ -120,10 +101,7 @@ export const img2vid = endpoint({
       const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
       if (image) await checkImage(image); // an unused one too: the client should learn that it is broken
       if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
-        warnings.push({
-          field: 'webhook_url',
-          message: 'disabled: it has responded 410; a replay or a test enables it',
-        });
+        warnings.push({ field: 'webhook_url', message: DISABLED });
       const estimated = await estimate(input);
       if (isDryRun) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
 
@@ -151,17 +129,11 @@ export const img2vid = endpoint({
   },
 });
 
-/** @throws Problem 422 with every invalid field */
-function checkRequest(values: Record<string, unknown>, hasImage: boolean, { config }: Pick<Services, 'config'>) {
-  try {
-    const parsed = parseRequest(values, { ...config, hasImage, seed: randomInt(0, 1e9 + 1) });
-    const errors = urlErrors(parsed.input, config);
-    if (errors.length > 0) throw invalidInput(errors);
-    if (parsed.input.prompt !== undefined && config.bridge === 'none') throw noBridge();
-    return parsed;
-  } catch (error) {
-    throw error instanceof InvalidRequest ? invalidInput(error.errors) : error;
-  }
+/** @throws Problem 422 parameters that the configuration does not allow */
+function checkAllowed(input: Input, config: Config): void {
+  const errors = urlErrors(input, config);
+  if (errors.length > 0) throw invalidInput(errors);
+  if (input.prompt !== undefined && config.bridge === 'none') throw noBridge();
 }
 
 /** @returns the bucket key of an earlier task's picture. @throws Problem 422, the same for every reason why there is none */
@@ -232,9 +204,10 @@ const noBridge = () =>
   invalidInput([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
 const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
 
-function describe({ model, limits, tasks }: DocumentContext) {
+function describe({ limits, tasks }: DocumentContext) {
   const { input, warnings } = tasks.queued;
   const dryRun = { input, warnings, cost_estimate: { amount: 8_840, currency: 'USD', gpu_seconds: 26 } };
+  const link = (operationId: string) => ({ operationId, parameters: { id: '$response.body#/id' } });
   const headers = {
     Location: responseHeader('URL of the task’s status'),
     'Idempotency-Replayed': responseHeader('Present if an earlier request with this Idempotency-Key created the task', {
@@ -249,34 +222,22 @@ function describe({ model, limits, tasks }: DocumentContext) {
     description:
       'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
     parameters: [
-      {
-        name: 'Idempotency-Key',
-        in: 'header',
-        required: false,
-        description:
-          'A unique string for this request: within a day, a retry of the request with it returns the same task',
-        schema: { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
-      },
-      {
-        name: 'Prefer',
-        in: 'header',
-        required: false,
-        description: `wait=N: the response waits up to N seconds, at most ${MAX_WAIT}, for the task to end (RFC 7240)`,
-        schema: text,
-      },
+      headerParameter(
+        'Idempotency-Key',
+        'A unique string for this request: within a day, a retry of the request with it returns the same task',
+        { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
+      ),
+      headerParameter(
+        'Prefer',
+        `wait=N: the response waits up to N seconds, at most ${MAX_WAIT}, for the task to end (RFC 7240)`,
+      ),
     ],
     requestBody: {
       required: true,
       content: {
         ...json(ref('Request'), EXAMPLE_REQUESTS),
-        'application/x-www-form-urlencoded': {
-          schema: ref('Request'),
-          examples: examplesOf({ 'a prompt': PROMPT_REQUEST }),
-        },
-        'multipart/form-data': {
-          schema: ref('Upload'),
-          examples: examplesOf({ 'a picture': { image: '(the file)', seed: 23 } }),
-        },
+        ...content('application/x-www-form-urlencoded', ref('Request'), { 'a prompt': PROMPT_REQUEST }),
+        ...content('multipart/form-data', ref('Upload'), { 'a picture': { image: '(the file)', seed: 23 } }),
       },
     },
     responses: {
@@ -291,41 +252,25 @@ function describe({ model, limits, tasks }: DocumentContext) {
       202: {
         ...jsonResponse('The task', 'Task', { created: tasks.queued }),
         headers,
-        links: Object.fromEntries(
-          ['status', 'cancel', 'delete'].map((operationId) => [
-            operationId,
-            { operationId, parameters: { id: '$response.body#/id' } },
-          ]),
-        ),
+        links: { status: link('status'), cancel: link('cancel'), delete: link('delete') },
       },
-      400: problem('The body can’t be read', notJson()),
-      402: problem(
-        'The highest cost of the task exceeds the API key’s budget',
-        budgetSpent(54_400, 21_000, 25e6, 'USD'),
-      ),
-      409: problem(
-        'The Idempotency-Key belongs to another request',
-        conflict({ id: EXAMPLE_STILL_OF, created_at: Date.parse('2025-11-29T11:57:30.114Z') }),
-      ),
-      413: problem('The body or the picture is too large', imageTooLarge()),
-      415: problem('Unsupported content type', unsupportedMediaType()),
-      422: problem(
-        'Invalid values: every field with the allowed values; code image_rejected for an unusable picture',
-        invalidExample(model, limits),
-        imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
-        noBridge(),
-      ),
-      429: retryLater('Too many tasks or requests', tooManySubmissions(60), tooManyActive(100), tooManyRequests),
-      503: retryLater('The task could not be stored', notStored()),
     },
+    errors: [
+      notJson(),
+      budgetSpent(54_400, 21_000, 25e6, 'USD'),
+      conflict({ id: EXAMPLE_STILL_OF, created_at: Date.parse('2025-11-29T11:57:30.114Z') }),
+      imageTooLarge(),
+      unsupportedMediaType(),
+      invalidInput([
+        { field: 'step', message: 'unknown; did you mean steps?' },
+        { field: 'H', message: 'must be a multiple of 64 from 64 to 2048; nearest: 64 and 128' },
+        { field: 'T', message: `must be a whole number from 1 to ${limits.maxFrames}` },
+      ]),
+      imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
+      noBridge(),
+      tooManySubmissions(60),
+      tooManyActive(100),
+      notStored(),
+    ],
   };
-}
-
-function invalidExample(model: ModelName, limits: Limits) {
-  try {
-    parseRequest({ H: 100, T: 0, step: 5 }, { model, limits, hasImage: true, seed: 0 });
-  } catch (error) {
-    if (error instanceof InvalidRequest) return invalidInput(error.errors);
-  }
-  throw new Error('the example of invalid values is valid');
 }

@@ -3,7 +3,6 @@ import type { Endpoint } from '../http/endpoint.ts';
 import { callback } from './callback.ts';
 import { cancel } from './cancel.ts';
 import { deleteTask } from './delete.ts';
-import { deliveries } from './deliveries.ts';
 import { docs } from './docs.ts';
 import { files } from './files.ts';
 import { health } from './health.ts';
@@ -14,8 +13,7 @@ import { page } from './page.ts';
 import { ready } from './ready.ts';
 import { status } from './status.ts';
 import { usage } from './usage.ts';
-import { webhookReplay } from './webhook-replay.ts';
-import { webhookTest } from './webhook-test.ts';
+import { deliveries, replay, testWebhook } from './webhooks.ts';
 
 export const ENDPOINTS: Endpoint[] = [
   img2vid,
@@ -24,8 +22,8 @@ export const ENDPOINTS: Endpoint[] = [
   deleteTask,
   usage,
   deliveries,
-  webhookReplay,
-  webhookTest,
+  replay,
+  testWebhook,
   files,
   health,
   ready,

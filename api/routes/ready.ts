@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
 import { endpoint } from '../http/endpoint.ts';
-import { json, object, ref } from '../openapi/parts.ts';
+import { jsonResponse, object } from '../openapi/parts.ts';
 
 /** A result is reused for this long, so that many requests cause few checks. */
 const RESULT_TTL = SECOND;
@@ -11,11 +11,6 @@ const TIMEOUT = 3 * SECOND;
 
 /** `error`: the dependency responds with an error, such as a wrong key or a missing bucket. The log has details. */
 type DependencyStatus = { status: 'ok' } | { status: 'failing'; reason: 'timeout' | 'unreachable' | 'error' };
-
-interface Readiness {
-  status: 'ready' | 'not_ready';
-  parts: Record<'store' | 'bucket' | 'runpod', DependencyStatus>;
-}
 
 const dependency = object(
   {
@@ -28,29 +23,23 @@ const dependency = object(
   },
   ['status'],
 );
-const ok = { status: 'ok' } as const;
-const withoutRunPod: Readiness = {
-  status: 'ready',
-  parts: { store: ok, bucket: ok, runpod: { status: 'failing', reason: 'timeout' } },
-};
-const withoutStore: Readiness = {
-  status: 'not_ready',
-  parts: { store: { status: 'failing', reason: 'unreachable' }, bucket: ok, runpod: ok },
-};
+const Readiness = object(
+  {
+    status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
+    parts: object({ store: dependency, bucket: dependency, runpod: dependency }),
+  },
+  ['status'],
+);
+const ok = { status: 'ok' };
+const failing = (reason: string) => ({ status: 'failing', reason });
+const withoutRunPod = { status: 'ready', parts: { store: ok, bucket: ok, runpod: failing('timeout') } };
+const withoutStore = { status: 'not_ready', parts: { store: failing('unreachable'), bucket: ok, runpod: ok } };
 const stopping = { status: 'stopping' };
 
 export const ready = endpoint({
   method: 'GET',
   path: '/readyz',
-  schemas: {
-    Readiness: object(
-      {
-        status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
-        parts: object({ store: dependency, bucket: dependency, runpod: dependency }),
-      },
-      ['status'],
-    ),
-  },
+  schemas: { Readiness },
   describe: () => ({
     operationId: 'ready',
     tags: ['service'],
@@ -58,40 +47,34 @@ export const ready = endpoint({
     description:
       'Checked at most once a second. The service is ready without RunPod: it stores tasks, and submits them when RunPod is back.',
     responses: {
-      200: { description: 'Ready', content: json(ref('Readiness'), { 'ready, without RunPod': withoutRunPod }) },
-      503: {
-        description: 'Not ready, or stopping',
-        content: json(ref('Readiness'), { 'no store': withoutStore, 'it stops': stopping }),
-      },
+      200: jsonResponse('Ready', 'Readiness', { 'ready, without RunPod': withoutRunPod }),
+      503: jsonResponse('Not ready, or stopping', 'Readiness', { 'no store': withoutStore, 'it stops': stopping }),
     },
   }),
   handle(services) {
     const { store, bucket, runpod, log, now } = services;
-    let latest: { result: Promise<Readiness>; expires: number } | undefined;
+    let latest: ReturnType<typeof checkAll> | undefined;
+    let expires = 0; // milliseconds since 1970; Infinity during a check
 
-    async function checkAll(): Promise<Readiness> {
+    async function checkAll() {
       const [storeStatus, bucketStatus, runpodStatus] = await Promise.all([
         check('store', () => store.check(), log),
         check('bucket', () => bucket.has(taskFolder('none')), log),
         check('runpod', () => runpod.health(), log),
       ]);
+      expires = now() + RESULT_TTL;
       const isReady = storeStatus.status === 'ok' && bucketStatus.status === 'ok';
-      return {
-        status: isReady ? 'ready' : 'not_ready',
-        parts: { store: storeStatus, bucket: bucketStatus, runpod: runpodStatus },
-      };
+      const parts = { store: storeStatus, bucket: bucketStatus, runpod: runpodStatus };
+      return { status: isReady ? 'ready' : 'not_ready', parts };
     }
 
     return async (c) => {
       if (services.stopping.aborted) return c.json(stopping, 503);
-      if (!latest || latest.expires <= now()) {
-        const current = { result: checkAll(), expires: Infinity };
-        latest = current;
-        void current.result.then(() => {
-          current.expires = now() + RESULT_TTL;
-        });
+      if (!latest || expires <= now()) {
+        expires = Infinity;
+        latest = checkAll();
       }
-      const readiness = await latest.result;
+      const readiness = await latest;
       return c.json(readiness, readiness.status === 'ready' ? 200 : 503);
     };
   },
@@ -99,20 +82,14 @@ export const ready = endpoint({
 
 /** Never rejects. A response after the timeout is ignored. */
 async function check(part: string, request: () => Promise<unknown>, log: Logger): Promise<DependencyStatus> {
-  const timer = new AbortController();
+  const timedOut = delay(TIMEOUT, 'timeout' as const, { ref: false });
   try {
-    const outcome = await Promise.race([
-      request().then(() => 'ok' as const),
-      delay(TIMEOUT, 'timeout' as const, { signal: timer.signal }),
-    ]);
-    if (outcome === 'ok') return { status: 'ok' };
+    if ((await Promise.race([request(), timedOut])) !== 'timeout') return { status: 'ok' };
     log.warn({ part, ms: TIMEOUT }, 'readiness check timed out');
     return { status: 'failing', reason: 'timeout' };
   } catch (error) {
     log.warn({ part, error }, 'readiness check failed');
     return { status: 'failing', reason: isUnreachable(error) ? 'unreachable' : 'error' };
-  } finally {
-    timer.abort();
   }
 }
 

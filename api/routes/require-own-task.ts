@@ -3,7 +3,6 @@ import type { Context } from 'hono';
 import * as v from 'valibot';
 import { invalidInput, Problem } from '../http/problem.ts';
 import { TASK_ID_EXAMPLE } from '../openapi/examples.ts';
-import { problem } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 
@@ -19,10 +18,7 @@ export const TASK_QUERY = v.object({
 
 export const noSuchTask = () => new Problem(404, 'not_found', 'there is no such task');
 
-export const TASK_REFUSALS = {
-  404: problem('There is no such task', noSuchTask()),
-  422: problem('No id, or an unknown query parameter', invalidInput([{ field: 'id', message }])),
-};
+export const TASK_ERRORS = [noSuchTask(), invalidInput([{ field: 'id', message }])];
 
 /** @returns the task with this id, if it belongs to the request's API key. @throws Problem 404 */
 export async function requireOwnTask(c: Context, { store }: Pick<Services, 'store'>, id: string): Promise<Task> {

@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { isActive, type PresentedTask } from '../../core/responses.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
-import { json, list, problem, ref, responseHeader, text } from '../openapi/parts.ts';
+import { json, list, ref, responseHeader, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
@@ -46,12 +46,8 @@ export const status = endpoint({
         },
       },
       204: { description: 'Events only: the task has ended already, no more events follow' },
-      404: problem('There is no such task', noSuchTask()),
-      422: problem(
-        'Every unknown, repeated or invalid query parameter, with the allowed values',
-        invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }]),
-      ),
     },
+    errors: [noSuchTask(), invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }])],
   }),
   handle(services) {
     const { store, lifecycle, presentTask } = services;

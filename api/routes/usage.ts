@@ -1,10 +1,9 @@
 import * as v from 'valibot';
-import { ENDED_STATUSES } from '../../core/responses.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
 import { limitsOf } from '../keys/access.ts';
 import { presentAccount } from '../keys/account.ts';
-import { currency, day, jsonResponse, list, micro, number, object, orNull, problem, whole } from '../openapi/parts.ts';
+import { currency, day, jsonResponse, list, micro, number, object, orNull, whole } from '../openapi/parts.ts';
 import { dayOf, monthOf } from '../store/key.ts';
 
 const invalidDay = 'must be a day, such as 2026-01-31';
@@ -12,6 +11,7 @@ const isDay = (text: string) => !Number.isNaN(Date.parse(text)) && dayOf(Date.pa
 const dayParameter = (description: string) =>
   v.optional(v.pipe(v.string(), v.isoDate(invalidDay), v.check(isDay, invalidDay), v.description(description)));
 
+const limit = orNull(whole, 'null: unlimited');
 const Usage = object({
   currency,
   month: { type: 'string', description: 'The month of `spent`, UTC' },
@@ -20,30 +20,16 @@ const Usage = object({
   reserved: { ...micro, description: 'Reserved for active tasks' },
   left: orNull(micro, 'What is left of the budget'),
   open_tasks: whole,
-  limits: object(
-    Object.fromEntries(
-      ['open_tasks', 'submissions_per_minute', 'requests_per_minute'].map((name) => [
-        name,
-        orNull(whole, 'null: unlimited'),
-      ]),
-    ),
-  ),
+  limits: object({ open_tasks: limit, submissions_per_minute: limit, requests_per_minute: limit }),
   days: list(
     object({
-      day,
-      ...Object.fromEntries(['tasks', ...ENDED_STATUSES, 'stills'].map((name) => [name, whole])),
-      gpu_seconds: number,
-      amount: micro,
+      ...{ day, tasks: whole, succeeded: whole, failed: whole, canceled: whole, stills: whole },
+      ...{ gpu_seconds: number, amount: micro },
     }),
   ),
 });
-const account = { currency: 'USD', month: '2025-11' };
 const withBudget = {
-  ...account,
-  budget: 25_000_000,
-  spent: 8_840,
-  reserved: 12_000,
-  left: 24_979_160,
+  ...{ currency: 'USD', month: '2025-11', budget: 25_000_000, spent: 8_840, reserved: 12_000, left: 24_979_160 },
   open_tasks: 1,
   limits: { open_tasks: 100, submissions_per_minute: 60, requests_per_minute: 1200 },
   days: [
@@ -51,14 +37,8 @@ const withBudget = {
   ],
 };
 const unlimited = {
-  ...account,
-  budget: null,
-  spent: 0,
-  reserved: 0,
-  left: null,
-  open_tasks: 0,
+  ...{ ...withBudget, budget: null, left: null },
   limits: { open_tasks: null, submissions_per_minute: null, requests_per_minute: null },
-  days: [],
 };
 
 export const usage = endpoint({
@@ -75,8 +55,8 @@ export const usage = endpoint({
       'By the day, UTC, on which tasks ended: those of this month, or from `since` to `until`, both included. Amounts are in millionths of the currency.',
     responses: {
       200: jsonResponse('The account', 'Usage', { 'with a budget': withBudget, 'without any limit': unlimited }),
-      422: problem('Not a day, or an unknown query parameter', invalidInput([{ field: 'since', message: invalidDay }])),
     },
+    errors: [invalidInput([{ field: 'since', message: invalidDay }])],
   }),
   handle:
     ({ config, store, now }) =>

@@ -68,17 +68,14 @@ test('200 and the task, if it ends in time; of more than a minute a minute is wa
 });
 
 test('202 and the task as it is by then, if it does not', async () => {
-  const { setTimeout: real } = globalThis;
-  let ring = () => {};
-  vi.spyOn(globalThis, 'setTimeout').mockImplementation(((call: () => void, ms: number, ...more: []) => {
-    if (ms === 7000) ring = call;
-    return real(call, ms, ...more);
-  }) as typeof setTimeout);
+  const timeout = new AbortController();
+  const { timeout: real } = AbortSignal;
+  vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => (ms === 7000 ? timeout.signal : real(ms)));
   const pending = send('wait=7');
   const { id, job } = await taken();
   service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4, step: 3, steps: 12 } });
   while ((await service.store.get(id))!.progress !== 0.4) await turn();
-  ring();
+  timeout.abort();
   const { status, applied, task } = await pending;
   expect([status, applied]).toEqual([202, 'wait=7']);
   expect(task).toMatchObject({ status: 'running', stage: 'sampling', step: 3, progress: 0.4 });

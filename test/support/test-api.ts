@@ -164,17 +164,8 @@ export async function testService(
       const still = `${taskFolder(taskId)}/still.png`;
       await bucket.put(key, 'not really a video');
       await bucket.put(still, 'not really a picture');
-      const video = {
-        key,
-        seed: 1,
-        width: 512,
-        height: 288,
-        frames: 14,
-        fps: 6,
-        seconds: 14 / 6,
-        bytes: 18,
-        sha256: 'x',
-      };
+      const size = { width: 512, height: 288, frames: 14, fps: 6, seconds: 14 / 6 };
+      const video = { key, seed: 1, ...size, bytes: 18, sha256: 'x' };
       const output = { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: { sampling: 5 } };
       await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify({ output }));
       return output;

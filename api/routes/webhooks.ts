@@ -1,37 +1,33 @@
+/** Deliveries of webhooks: their list, repeats and tests. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
+import { parameters } from '../../core/parameters.ts';
 import { ENDED_STATUSES } from '../../core/responses.ts';
+import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput, Problem } from '../http/problem.ts';
 import { TASK_ID_EXAMPLE, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
-import { json, list, object, problem, ref, responseHeader, text, time, uri, whole } from '../openapi/parts.ts';
+import { json, jsonResponse, list, object, ref, responseHeader, text, time, uri, whole } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import { DELIVERY_STATUSES, type Delivery } from '../store/delivery.ts';
 import { TASK_ID } from '../tasks/id.ts';
 import { cursor, limit, nextLink, PAGE } from './list.ts';
 
+const DELIVERY_ID_EXAMPLE = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
+const created = { id: DELIVERY_ID_EXAMPLE, url: WEBHOOK_URL_EXAMPLE, created_at: '2025-11-29T12:00:40.770Z' };
+const attempted = {
+  ...{ ...created, type: 'task.succeeded', task_id: TASK_ID_EXAMPLE },
+  ...{ attempts: 1, attempted_at: '2025-11-29T12:00:40.911Z' },
+};
+const EXAMPLES = {
+  delivered: { ...attempted, status: 'delivered', status_code: 204, delivered_at: '2025-11-29T12:00:41.003Z' },
+  pending: { ...attempted, status: 'pending', next_attempt_at: '2025-11-29T12:00:46.100Z', error: 'ECONNREFUSED' },
+  test: { ...created, type: 'webhook.test', status: 'pending', attempts: 0 },
+};
+
 const invalidId = 'must be the id of a delivery';
-export const DELIVERY_EXAMPLE_ID = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
 const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
-export const DELIVERY_QUERY = v.object({
-  id: v.pipe(deliveryId, v.metadata({ description: 'Id of the delivery', examples: [DELIVERY_EXAMPLE_ID] })),
-});
-
-const sent = {
-  id: DELIVERY_EXAMPLE_ID,
-  type: 'task.succeeded',
-  task_id: TASK_ID_EXAMPLE,
-  url: WEBHOOK_URL_EXAMPLE,
-  created_at: '2025-11-29T12:00:40.770Z',
-  attempts: 1,
-  attempted_at: '2025-11-29T12:00:40.911Z',
-};
-export const DELIVERY_EXAMPLES = {
-  delivered: { ...sent, status: 'delivered', status_code: 204, delivered_at: '2025-11-29T12:00:41.003Z' },
-  pending: { ...sent, status: 'pending', next_attempt_at: '2025-11-29T12:00:46.100Z', error: 'ECONNREFUSED' },
-};
-
-const DeliverySchema = object(
+const DELIVERY_SCHEMA = object(
   {
     id: text,
     type: { type: 'string', enum: [...ENDED_STATUSES.map((status) => `task.${status}`), 'webhook.test'] },
@@ -49,7 +45,7 @@ const DeliverySchema = object(
   ['id', 'type', 'url', 'status', 'created_at', 'attempts'],
 );
 
-export const noSuchDelivery = () => new Problem(404, 'not_found', 'there is no such delivery');
+const noSuchDelivery = () => new Problem(404, 'not_found', 'there is no such delivery');
 
 export const deliveries = endpoint({
   method: 'GET',
@@ -69,7 +65,7 @@ export const deliveries = endpoint({
     limit,
     cursor,
   }),
-  schemas: { Delivery: DeliverySchema },
+  schemas: { Delivery: DELIVERY_SCHEMA },
   describe: () => ({
     operationId: 'deliveries',
     tags: ['webhooks'],
@@ -79,15 +75,11 @@ export const deliveries = endpoint({
         description: 'The deliveries',
         headers: { Link: responseHeader('URL of the next page, if there is one, with rel="next"') },
         content: json(list(ref('Delivery')), {
-          'two deliveries': [DELIVERY_EXAMPLES.pending, DELIVERY_EXAMPLES.delivered],
+          'two deliveries': [EXAMPLES.pending, EXAMPLES.delivered],
         }),
       },
-      404: problem('There is no delivery with this id', noSuchDelivery()),
-      422: problem(
-        'Every unknown, repeated or invalid query parameter',
-        invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }]),
-      ),
     },
+    errors: [noSuchDelivery(), invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }])],
   }),
   handle:
     (services) =>
@@ -101,19 +93,67 @@ export const deliveries = endpoint({
     },
 });
 
+export const replay = endpoint({
+  method: 'POST',
+  path: '/webhooks/replay',
+  scope: 'submit',
+  query: v.object({
+    id: v.pipe(deliveryId, v.metadata({ description: 'Id of the delivery', examples: [DELIVERY_ID_EXAMPLE] })),
+  }),
+  describe: () => ({
+    operationId: 'replay',
+    tags: ['webhooks'],
+    summary: 'Send a delivery again, under the same id',
+    description: 'A URL that was disabled by a 410 is enabled again, also for later deliveries.',
+    responses: { 202: jsonResponse('The delivery', 'Delivery', { 'it is sent again': EXAMPLES.pending }) },
+    errors: [noSuchDelivery(), invalidInput([{ field: 'id', message: invalidId }])],
+  }),
+  handle:
+    (services) =>
+    async (c, { id }) => {
+      const delivery = await requireOwnDelivery(c, services, id);
+      return c.json(presentDelivery(await services.webhooks.replay(delivery)), 202);
+    },
+});
+
+const { webhook_url } = parameters({ maxFrames: 1, maxFps: 1 }, 'svd'); // it does not depend on limits and model
+
+export const testWebhook = endpoint({
+  method: 'POST',
+  path: '/webhooks/test',
+  scope: 'submit',
+  query: v.object({
+    webhook_url: v.pipe(
+      webhook_url,
+      v.metadata({ description: 'URL to send the event to', examples: [WEBHOOK_URL_EXAMPLE] }),
+    ),
+  }),
+  describe: () => ({
+    operationId: 'test',
+    tags: ['webhooks'],
+    summary: 'Send an event webhook.test, once',
+    description: 'GET /webhooks/deliveries?id= shows the result.',
+    responses: { 202: jsonResponse('The delivery', 'Delivery', { 'it will be sent': EXAMPLES.test }) },
+    errors: [invalidInput([{ field: 'webhook_url', message: 'must be an https URL' }])],
+  }),
+  handle:
+    ({ config, webhooks }) =>
+    async (c, { webhook_url }) => {
+      const errors = urlErrors({ webhook_url }, config);
+      if (errors.length > 0) throw invalidInput(errors);
+      return c.json(presentDelivery(await webhooks.test(c.get('key').id, webhook_url)), 202);
+    },
+});
+
 /** @returns the delivery with this id, if it belongs to the request's API key. @throws Problem 404 */
-export async function requireOwnDelivery(
-  c: Context,
-  { store }: Pick<Services, 'store'>,
-  id: string,
-): Promise<Delivery> {
+async function requireOwnDelivery(c: Context, { store }: Pick<Services, 'store'>, id: string): Promise<Delivery> {
   const delivery = await store.getDelivery(c.get('key').id, id);
   if (!delivery) throw noSuchDelivery();
   return delivery;
 }
 
 /** A delivery as clients see it. */
-export function presentDelivery(delivery: Delivery) {
+function presentDelivery(delivery: Delivery) {
   const { id, type, task_id, url, status, created_at, attempts, attempted_at, status_code, error } = delivery;
   const { delivered_at, next_attempt_at } = delivery;
   const iso = (ms: number) => new Date(ms).toISOString();
