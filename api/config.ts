@@ -1,53 +1,12 @@
-/** The API's environment: read once, checked, and passed on. README lists every variable. */
+/** The API's environment, read and validated once. README lists every variable. */
 import { join } from 'node:path';
 import * as v from 'valibot';
-import type { BucketEnvironment } from '../core/bucket/open-bucket.ts';
 import { httpUrl, integer, modelName, optionalInteger, readEnvironment, sharedVariables } from '../core/environment.ts';
-import type { Limits } from '../core/parameters.ts';
-import type { ModelName } from '../core/presets.ts';
+import { DAY, SECOND } from '../core/time.ts';
 import { localUrl } from './http/host.ts';
-import { type Prices, parsePrice } from './money.ts';
+import { parsePrice } from './money.ts';
 
-export interface Config {
-  port: number;
-  host: string;
-  /** where callers reach the API, without a slash at the end */
-  publicUrl: string;
-  /** where RunPod's callbacks reach it, likewise */
-  callbackUrl: string;
-  dataDir: string;
-  bucket: BucketEnvironment;
-  databaseUrl: string;
-  model: ModelName;
-  limits: Limits;
-  /** of every API key that has none of its own; undefined: the usual ones */
-  keyLimits: {
-    /** tasks open at a time */
-    maxActive: number | undefined;
-    /** a minute */
-    submissions: number | undefined;
-    requests: number | undefined;
-  };
-  /** how many proxies of ours every request comes through, each of which adds to X-Forwarded-For */
-  trustProxy: number;
-  /** what becomes of prompts, where API and worker start together and it is known that there is no Midjourney bridge */
-  bridge: 'none' | 'placeholder' | undefined;
-  allowPrivateUrls: boolean;
-  /** of other web pages that may use the API, such as https://app.example.com; `*`, which counts only with API keys: any */
-  corsOrigins: string[];
-  /** how long a link is good for; seconds */
-  linkSeconds: number;
-  /** how long a bridge may take; milliseconds */
-  stillTimeout: number;
-  /** how long after its creation a task may still end; milliseconds */
-  taskDeadline: number;
-  /** how long after a task's end its files and prompt are kept; milliseconds */
-  retain: number;
-  prices: Prices;
-  runpod: { apiKey: string; endpointId: string; baseUrl: string | undefined };
-}
-
-const DAY = 24 * 3600; // seconds
+export type Config = ReturnType<typeof readConfig>;
 
 const origins = v.pipe(
   v.optional(v.string(), ''),
@@ -58,7 +17,7 @@ const origins = v.pipe(
     'must be * alone, or origins, such as https://app.example.com, separated by commas',
   ),
 );
-/** A variable that is a price, in units of CURRENCY; 0 when it is absent. */
+/** A price in units of CURRENCY, 0 by default. */
 const price = (max: number) =>
   v.pipe(
     v.optional(v.string(), '0'),
@@ -69,7 +28,7 @@ const price = (max: number) =>
     ),
   );
 
-const databaseAddress = v.optional(
+const databaseSchema = v.optional(
   v.pipe(
     v.string(),
     v.regex(/^(file:|postgres(ql)?:\/\/)/, 'must be a libSQL file, such as file:data/tasks.db, or postgres://…'),
@@ -78,21 +37,21 @@ const databaseAddress = v.optional(
 const databaseIn = (env: { DATA_DIR: string; DATABASE_URL?: string | undefined }) =>
   env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`;
 
-/** Where tasks and keys live, for the operator's tools. @throws Error that names the variable and what is allowed */
+/** For the operator's tools. @throws Error that names the variable and what is allowed */
 export const databaseUrl = (environment: NodeJS.ProcessEnv): string =>
-  databaseIn(readEnvironment({ DATA_DIR: sharedVariables.DATA_DIR, DATABASE_URL: databaseAddress }, environment));
+  databaseIn(readEnvironment({ DATA_DIR: sharedVariables.DATA_DIR, DATABASE_URL: databaseSchema }, environment));
 
 /** @throws Error that names every wrong variable and what is allowed */
-export function readConfig(environment: NodeJS.ProcessEnv): Config {
+export function readConfig(environment: NodeJS.ProcessEnv) {
   const env = readEnvironment(
     {
       ...sharedVariables,
       PORT: integer(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
       PUBLIC_URL: v.optional(httpUrl),
-      CALLBACK_URL: v.optional(httpUrl), // infra/run/start.ts says it
+      CALLBACK_URL: v.optional(httpUrl), // set by infra/run/start.ts
       RUNPOD_POD_ID: v.optional(v.string()),
-      DATABASE_URL: databaseAddress,
+      DATABASE_URL: databaseSchema,
       MODEL: v.optional(modelName, 'svd_xt'),
       RUNPOD_API_KEY: v.string(),
       RUNPOD_ENDPOINT_ID: v.pipe(
@@ -100,16 +59,16 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
         v.nonEmpty(),
       ),
       RUNPOD_BASE_URL: v.optional(httpUrl),
-      LINK_SECONDS: integer(DAY, 1, 7 * DAY),
-      TASK_DEADLINE_SECONDS: integer(DAY, 1, 30 * DAY),
+      LINK_SECONDS: integer(DAY / SECOND, 1, (7 * DAY) / SECOND),
+      TASK_DEADLINE_SECONDS: integer(DAY / SECOND, 1, (30 * DAY) / SECOND),
       RETAIN_DAYS: integer(30, 1, 3650),
-      // At most so much that every amount is a safe integer of micro-units.
+      // The limits keep every amount a safe integer of micro-units.
       PRICE_PER_GPU_SECOND: price(100),
       PRICE_PER_STILL: price(100_000),
       CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
       MAX_FRAMES: integer(100, 1, 1000),
       MAX_FPS: integer(120, 1, 1000),
-      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // infra/run/start.ts says it
+      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // set by infra/run/start.ts
       CORS_ORIGINS: origins,
       MAX_OPEN_TASKS: optionalInteger(1, 1_000_000),
       SUBMISSIONS_PER_MINUTE: optionalInteger(1, 60_000),
@@ -118,31 +77,41 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     },
     environment,
   );
-  const podAddress = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-${env.PORT}.proxy.runpod.net`;
-  const publicUrl = env.PUBLIC_URL ?? podAddress ?? localUrl(env.HOST, env.PORT);
+  const podUrl = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-${env.PORT}.proxy.runpod.net`;
+  const publicUrl = env.PUBLIC_URL ?? podUrl ?? localUrl(env.HOST, env.PORT);
   return {
     port: env.PORT,
     host: env.HOST,
+    /** where clients reach the API, without a slash at the end */
     publicUrl,
+    /** where RunPod's callbacks reach it, likewise */
     callbackUrl: env.CALLBACK_URL ?? publicUrl,
     dataDir: env.DATA_DIR,
     bucket: env,
     databaseUrl: databaseIn(env),
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
+    /** of every API key without its own, the latter two per minute; undefined: the defaults of keys/access.ts */
     keyLimits: {
       maxActive: env.MAX_OPEN_TASKS,
       submissions: env.SUBMISSIONS_PER_MINUTE,
       requests: env.REQUESTS_PER_MINUTE,
     },
+    /** number of the operator's proxies before the API, each of which adds to X-Forwarded-For */
     trustProxy: env.TRUST_PROXY,
+    /** set where API and worker start together without a Midjourney bridge: what they do with prompts instead */
     bridge: env.LOCAL_BRIDGE,
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
+    /** of other web pages that may use the API, such as https://app.example.com; `*`, which counts only with API keys: any */
     corsOrigins: env.CORS_ORIGINS,
+    /** lifetime of links; seconds */
     linkSeconds: env.LINK_SECONDS,
-    stillTimeout: env.STILL_TIMEOUT * 1000,
-    taskDeadline: env.TASK_DEADLINE_SECONDS * 1000,
-    retain: env.RETAIN_DAYS * DAY * 1000,
+    /** timeout of a bridge; milliseconds */
+    stillTimeout: env.STILL_TIMEOUT * SECOND,
+    /** from a task's creation; milliseconds */
+    taskDeadline: env.TASK_DEADLINE_SECONDS * SECOND,
+    /** how long after a task's end its files and prompt are kept; milliseconds */
+    retain: env.RETAIN_DAYS * DAY,
     prices: { currency: env.CURRENCY, perGpuSecond: env.PRICE_PER_GPU_SECOND, perStill: env.PRICE_PER_STILL },
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };

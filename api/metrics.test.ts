@@ -358,7 +358,7 @@ test('many who scrape at once cost the store one question', async () => {
 });
 
 test('a gauge that takes too long is left out, and comes again', async () => {
-  const metrics = createMetrics(pino({ level: 'silent' }), { patience: 20 });
+  const metrics = createMetrics(pino({ level: 'silent' }), { gaugeTimeout: 20 });
   let answer = new Promise<[{ place: string }, number][]>(() => undefined);
   metrics.gauge('slow', 'of a place', ['place'], () => answer);
   metrics.gauge('quick', 'of none', [], async () => [[{}, 5]]);

@@ -1,32 +1,32 @@
-/** RunPod's endpoint, as tasks need it. The one importer of runpod-sdk. */
+/** RunPod's queue API of one endpoint. The one importer of runpod-sdk. */
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of runpod-sdk.
 import createSdk from 'runpod-sdk';
 import * as v from 'valibot';
 import type { JobInput } from '../core/job.ts';
 import { SECOND } from '../core/time.ts';
 
-/** The SDK's own 3 s are short: a submission that timed out may still have made a job. */
+/** The SDK's 3 s are short: a submission that timed out may still have created a job. */
 const TIMEOUT = 30 * SECOND;
-/** Whoever asks how RunPod does waits less. */
+/** A client of /readyz waits for it. */
 const HEALTH_TIMEOUT = 5 * SECOND;
 
 const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
 
 const canceled = v.object({ status: v.string() });
 
-const seen = v.object({
+const jobStatus = v.object({
   status: v.picklist(['IN_QUEUE', 'IN_PROGRESS', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT']),
   output: v.optional(v.unknown()),
   error: v.optional(v.unknown()),
   input: v.optional(v.fallback(v.looseObject({ task_id: v.optional(v.unknown()) }), {})),
 });
-/** A job as RunPod shows it; `output` is its progress while it runs. `input` is not in RunPod's documents, its callbacks have it. */
-export type RunPodJob = v.InferOutput<typeof seen>;
+/** `output` is the progress while the job runs. `input` is not documented by RunPod, but its callbacks have it. */
+export type RunPodJob = v.InferOutput<typeof jobStatus>;
 
 export const isUnfinished = ({ status }: RunPodJob) =>
   status === 'IN_QUEUE' || status === 'IN_PROGRESS' || status === 'RUNNING';
 
-/** Nobody knows whether RunPod has taken a submission: it was sent, and no answer came that can be read. */
+/** Thrown when it is unknown whether RunPod created the job: the submission was sent, and no readable response came. */
 export class UnansweredError extends Error {
   override readonly name = 'Unanswered';
 }
@@ -35,48 +35,42 @@ const health = v.object({ jobs: v.object({}), workers: v.object({}) });
 
 export interface Submission {
   input: JobInput;
-  /** where RunPod announces the end */
+  /** URL that RunPod calls when the job has ended */
   webhook: string;
-  /** milliseconds of running, and of existing */
+  /** milliseconds: of execution, and from submission to end */
   policy: { executionTimeout: number; ttl: number };
 }
 
 export interface RunPod {
-  /** @returns the job's id. @throws Error: RunPod can't be reached or refuses; Unanswered: there may be a job all the same */
+  /** @returns the job's id. @throws UnansweredError; Error: RunPod can't be reached or refuses, so there is no job */
   submit(submission: Submission): Promise<string>;
-  /** @returns undefined if RunPod knows no such job (any more). @throws Error: RunPod can't be reached or refuses */
+  /** @returns undefined: RunPod does not know the job, or not any more. @throws Error: RunPod can't be reached or refuses */
   getStatus(jobId: string): Promise<RunPodJob | undefined>;
-  /** Also of a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
+  /** Resolves also for a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
   cancel(jobId: string): Promise<void>;
-  /** @throws Error: RunPod can't be reached, or does not take the key or the endpoint */
+  /** @throws Error: RunPod can't be reached, or refuses the key or the endpoint */
   health(): Promise<void>;
 }
 
-export function openRunPod({
-  apiKey,
-  endpointId,
-  baseUrl,
-}: {
-  apiKey: string;
-  endpointId: string;
-  baseUrl: string | undefined;
-}): RunPod {
+/** @param options `baseUrl`: of a simulator instead of RunPod */
+export function openRunPod(options: { apiKey: string; endpointId: string; baseUrl: string | undefined }): RunPod {
+  const { apiKey, endpointId, baseUrl } = options;
   const sdk = baseUrl ? createSdk(apiKey, { baseUrl }) : createSdk(apiKey);
   const endpoint = sdk.endpoint(endpointId);
   if (!endpoint) throw new Error('RUNPOD_ENDPOINT_ID is empty');
   return {
     async submit(submission) {
       try {
-        // The SDK lets other answers than 200 through without an error: the schema finds them.
-        return read(submitted, await endpoint.run(submission, TIMEOUT)).id;
+        // The SDK does not throw for some other statuses than 200: the schema catches them.
+        return parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
       } catch (error) {
         if ((statusOf(error) ?? GATEWAY_TIMEOUT) !== GATEWAY_TIMEOUT || NOT_SENT.has(causeOf(error))) throw error;
-        throw new UnansweredError('RunPod did not say whether it has taken the job', { cause: error });
+        throw new UnansweredError('RunPod did not confirm the job', { cause: error });
       }
     },
     async getStatus(jobId) {
       try {
-        return read(seen, await endpoint.status(jobId, TIMEOUT));
+        return parse(jobStatus, await endpoint.status(jobId, TIMEOUT));
       } catch (error) {
         if (statusOf(error) === 404) return undefined;
         throw error;
@@ -84,26 +78,26 @@ export function openRunPod({
     },
     async cancel(jobId) {
       try {
-        read(canceled, await endpoint.cancel(jobId, TIMEOUT));
+        parse(canceled, await endpoint.cancel(jobId, TIMEOUT));
       } catch (error) {
         if (statusOf(error) !== 404) throw error;
       }
     },
     async health() {
-      read(health, await endpoint.health(HEALTH_TIMEOUT));
+      parse(health, await endpoint.health(HEALTH_TIMEOUT));
     },
   };
 }
 
-/** @throws Error that does not repeat the answer, as valibot's own would: a job's input may be in it */
-function read<T extends v.GenericSchema>(schema: T, answer: unknown): v.InferOutput<T> {
-  const { success, output, issues } = v.safeParse(schema, answer);
+/** @throws Error that does not repeat the response, as valibot's would: a job's input may be in it */
+function parse<T extends v.GenericSchema>(schema: T, response: unknown): v.InferOutput<T> {
+  const { success, output, issues } = v.safeParse(schema, response);
   if (success) return output;
-  throw new Error(`RunPod’s answer has not the form of one: ${v.getDotPath(issues[0]) ?? 'no object'}`);
+  throw new Error(`RunPod’s response is invalid: ${v.getDotPath(issues[0]) ?? 'no object'}`);
 }
 
 const GATEWAY_TIMEOUT = 504;
-/** Codes of undici and Node for what happens before a request is on its way. */
+/** Error codes of undici and Node for requests that were not sent. */
 const NOT_SENT = new Set<unknown>([
   'ECONNREFUSED',
   'ENOTFOUND',

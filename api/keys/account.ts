@@ -1,19 +1,19 @@
 import { ENDED_STATUSES, type Usage, type UsageDay } from '../../core/responses.ts';
 import { type DailyUsage, type Key, monthOf } from '../store/key.ts';
-
-/** The most of each that a key may have; Infinity: any number. */
-interface Limits {
-  maxActive: number;
-  submissions: { perMinute: number };
-  requests: { perMinute: number };
-}
+import type { limitsOf } from './access.ts';
 
 /**
- * A key's account as callers see it. Amounts are in millionths of the currency.
- * @param rows what its tasks have used, by day and by how they ended
+ * A key's account as clients see it. Amounts are micro-units.
+ * @param usage of its tasks, by day and status, sorted by day
  * @param now milliseconds since 1970
  */
-export function presentAccount(key: Key, rows: DailyUsage[], limits: Limits, currency: string, now: number): Usage {
+export function presentAccount(
+  key: Key,
+  usage: DailyUsage[],
+  limits: ReturnType<typeof limitsOf>,
+  currency: string,
+  now: number,
+): Usage {
   const month = monthOf(now);
   const finite = (limit: number) => (limit === Infinity ? null : limit);
   const spent = key.month === month ? key.spent : 0;
@@ -30,16 +30,12 @@ export function presentAccount(key: Key, rows: DailyUsage[], limits: Limits, cur
       submissions_per_minute: finite(limits.submissions.perMinute),
       requests_per_minute: finite(limits.requests.perMinute),
     },
-    days: [...new Set(rows.map(({ day }) => day))].map((day) =>
-      sumOf(
-        day,
-        rows.filter((row) => row.day === day),
-      ),
-    ),
+    days: [...new Set(usage.map(({ day }) => day))].map((day) => totalOf(day, usage)),
   };
 }
 
-function sumOf(day: string, rows: DailyUsage[]): UsageDay {
+function totalOf(day: string, usage: DailyUsage[]): UsageDay {
+  const rows = usage.filter((row) => row.day === day);
   const sum = (name: 'tasks' | 'amount' | 'gpu_time' | 'stills') => rows.reduce((total, row) => total + row[name], 0);
   const byStatus = ENDED_STATUSES.map((status) => [status, rows.find((row) => row.status === status)?.tasks ?? 0]);
   return {

@@ -10,9 +10,9 @@ export const PUBLIC_ERRORS: Problem[] = [forbiddenHost()];
 /** Of every endpoint that needs an API key, as `keys/access.ts` words them. */
 export const KEYED_ERRORS: Problem[] = [
   new Problem(401, 'unauthorized', 'send an API key: Authorization: Bearer i2v_…'),
-  new Problem(403, 'insufficient_scope', 'this API key has not the scope submit'),
+  new Problem(403, 'insufficient_scope', 'this API key lacks the scope submit'),
   forbiddenHost(),
-  new Problem(429, 'too_many_requests', 'this key has 1200 requests a minute'),
+  new Problem(429, 'too_many_requests', 'this key may send 1200 requests a minute'),
   unavailable('API keys can’t be looked up now; try again'),
 ];
 

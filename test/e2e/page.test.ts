@@ -732,11 +732,11 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         expect(await page.locator('.card').count()).toBe(0); // it belongs to the other key
         expect(await page.textContent('#refusal')).toBe('');
         await post();
-        await hasText('#refusal', 'this API key has not the scope submit');
+        await hasText('#refusal', 'this API key lacks the scope submit');
 
         await page.click('#forget');
         await enterKey(writer.value);
-        await hasText('#list-problem', 'this API key has not the scope read');
+        await hasText('#list-problem', 'this API key lacks the scope read');
         expect(await page.isVisible('#form')).toBe(true);
       });
 
