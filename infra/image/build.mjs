@@ -1,5 +1,4 @@
-// `npm run build`: the programs that the image runs as JavaScript in dist/, in the same folders, and beside them what they read that is
-// not TypeScript.
+// `npm run build`: compiles the image's programs to JavaScript in dist/, in the same folders, and copies the other files that they read.
 import { execFileSync } from 'node:child_process';
 import { cpSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

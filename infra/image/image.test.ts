@@ -18,7 +18,7 @@ import { isProgram } from '../run/programs.ts';
 import { startHub } from '../simulators/hub-server.ts';
 import { queueServer } from '../simulators/runpod-queue-server.ts';
 
-// The image is built by buildah and run by podman, which need no engine; .ci/run installs them.
+// buildah builds the image and podman runs it, both without a daemon; .ci/run installs them.
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const USER = 1000;
@@ -38,10 +38,10 @@ if (skipped) console.warn(`no ${lacking.join(', no ')}: the image is not built`)
 
 const run = promisify(execFile);
 let folder: string;
-/** Where images and containers are kept while this runs. */
+/** Options that say where images and containers are stored. */
 let storage: string[];
 
-/** @throws with all that was said */
+/** @throws with the whole output */
 async function buildah(...args: string[]): Promise<string> {
   const { stdout } = await run('buildah', [...storage, ...args], { cwd: ROOT, maxBuffer: 1 << 26 });
   return stdout.trim();
@@ -57,8 +57,8 @@ async function podman(...args: string[]): Promise<{ code: number; out: string; e
 }
 
 /**
- * What the Dockerfile takes for Debian with Node: one that trusts whom this machine trusts, and fetches from where it does. None of that
- * is in the Dockerfile.
+ * Makes the Dockerfile's base image, Debian with Node. It trusts this machine's certificate authorities and uses its package indexes,
+ * none of which is in the Dockerfile.
  */
 async function makeBase() {
   const container = await buildah('from', 'scratch');
@@ -97,11 +97,11 @@ describe.skipIf(!LINTERS)(`linters${LINTERS ? '' : ' (no LINT_PYTHON: skipped)'}
       ({ stdout, message }) => stdout || message,
     );
 
-  test('hadolint has nothing to say about the Dockerfile', async () => {
+  test('hadolint finds no fault in the Dockerfile', async () => {
     expect(await complaints('hadolint', 'Dockerfile')).toBe('');
   });
 
-  test('shellcheck has nothing to say about the scripts', async () => {
+  test('shellcheck finds no fault in the scripts', async () => {
     const scripts = execFileSync('git', ['ls-files', '*.sh', '.ci/run'], { cwd: ROOT, encoding: 'utf8' });
     expect(await complaints('shellcheck', ...scripts.trim().split('\n'))).toBe('');
   });
@@ -112,7 +112,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
 
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'image-'));
-    const place = process.env.IMAGE_STORAGE || folder; // named, it is kept for the next time
+    const place = process.env.IMAGE_STORAGE || folder; // a named storage is kept for the next run
     storage = ['--root', join(place, 'images'), '--runroot', join(place, 'run'), '--storage-driver', 'overlay'];
     if (!(await buildah('images', '--quiet', '--filter=reference=localhost/base'))) await makeBase();
     await build('--build-arg=CUDA=0', '--tag=localhost/img2vid');
@@ -127,7 +127,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     cleanUps = [];
   }, MINUTE);
 
-  /** A folder of this machine that the image's user may write to. */
+  /** A folder of this machine that the image's user can write. */
   async function volume(): Promise<string> {
     const path = await mkdtemp(join(folder, 'volume-'));
     await chown(path, USER, USER);
@@ -146,7 +146,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     ...Object.entries(volumes).map(([inside, path]) => `--volume=${path}:${inside}`),
   ];
 
-  /** Runs it to its end. */
+  /** Runs a container until it ends. */
   const once = (args: string[], env: Record<string, string> = {}, volumes: Record<string, string> = {}) =>
     podman('run', '--rm', ...options(env, volumes), 'localhost/img2vid', ...args);
 
@@ -161,7 +161,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
       id,
       inspect,
       logs,
-      /** What one of its lines says, as soon as there is one. */
+      /** Waits for a log line. */
       said: (pattern: RegExp) =>
         vi.waitFor(
           async () => {
@@ -174,7 +174,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
           { timeout: MINUTE, interval: 100 },
         ),
       health: async () => (await podman('healthcheck', 'run', id)).code,
-      /** Resolves with its exit code, and the milliseconds that it took. */
+      /** @returns the exit code, and the milliseconds until it ended */
       async stop() {
         const began = performance.now();
         await podman('stop', '--time=30', id);
@@ -205,11 +205,11 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     return { task, frames };
   }
 
-  test('makes a clip from a picture as role all, as a user who may do nothing, and ends in order', async () => {
+  test('the role all makes a clip from a picture without privileges, and stops cleanly', async () => {
     const port = await freePort();
     const data = await volume();
     const service = await start([], { PORT: String(port) }, { '/data': data });
-    expect(await service.health()).toBe(1); // it is too early
+    expect(await service.health()).toBe(1); // still starting
     const [key] = await service.said(/i2v_[\w-]+/);
     await service.said(/^listening at /m);
     const url = `http://127.0.0.1:${port}`;
@@ -219,7 +219,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     expect((await fetch(`${url}/`)).status).toBe(200); // the page's files are there
     expect(await service.health()).toBe(0);
 
-    // A tool beside it, on the same data.
+    // A tool in another container, on the same data.
     const { code, out } = await once(['keys', 'create', '--name', 'Alice'], {}, { '/data': data });
     expect(code).toBe(0);
     const authorization = `Bearer ${/i2v_[\w-]+/.exec(out)![0]}`;
@@ -233,7 +233,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     expect((await podman('diff', service.id)).out.trim()).toBe('C /etc'); // podman's own: resolv.conf and hosts
   });
 
-  test('as api and worker apart: the worker fetches its weights onto the network volume, and works', async () => {
+  test('the roles api and worker work in two containers, and the worker downloads its weights to the network volume', async () => {
     const apiKey = 'runpod-key';
     const queue = queueServer({ apiKey });
     const far = await listen({ fetch: new Hono().route('/v2', queue.app).fetch });
@@ -276,7 +276,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     expect((await Promise.all([api.stop(), worker.stop()])).map(({ code }) => code)).toEqual(['0', '0']);
   });
 
-  test('SIGTERM ends it with 0 also while it still starts', async () => {
+  test('SIGTERM ends a container with 0 even while it starts', async () => {
     const silent = await listen({ fetch: () => new Promise<Response>(() => {}) });
     cleanUps.push(silent.close);
     const data = await volume();
@@ -285,7 +285,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
       ['worker', { MODEL: 'svd', HF_ENDPOINT: silent.url }],
     ] as const) {
       const service = await start([role], env, { '/data': data });
-      // Node itself, as the first process, is deaf for its first moments.
+      // Node, as the first process, ignores signals until its listeners are set.
       const pid = await service.inspect('{{.State.Pid}}');
       const caught = () => /^SigCgt:\s*(\w+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]!;
       await vi.waitFor(() => expect(BigInt(`0x${caught()}`) & (1n << 14n)).not.toBe(0n), { timeout: MINUTE });
@@ -296,11 +296,11 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     }
   });
 
-  test('says in one line what it can’t do', async () => {
+  test('an unknown role and a wrong MODEL_DIR are reported in one line', async () => {
     expect(await once(['constructor'])).toMatchObject({
       code: 1,
       out: '',
-      err: 'constructor is nothing that this image can run: it runs all, api, worker, and the tools keys, bucket, models\n',
+      err: 'constructor: must be a role (all, api, worker) or a tool (keys, bucket, models)\n',
     });
     const there = { '/data': await volume() };
     const { code, err } = await once(['worker'], { MODEL_DIR: '/nowhere' }, there);
@@ -308,13 +308,13 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
   });
 
   // The image that is run is built without, for its two gigabytes would only be copied about; the stage is the same.
-  test('CUDA comes in whole: each of its libraries finds all that it needs but the driver', async () => {
+  test('the CUDA stage has every library that CUDA needs, except for the driver', async () => {
     expect(await build('--build-arg=CUDA=1', '--target=cuda')).toMatch(
       /^CUDA for onnxruntime .* is in place: 18 libraries/m,
     );
   });
 
-  test('holds what it runs, and no more', async () => {
+  test('the image contains what it runs, and nothing else', async () => {
     const container = await buildah('from', 'localhost/img2vid');
     const root = await buildah('mount', container);
     const app = join(root, 'app');

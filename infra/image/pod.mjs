@@ -1,4 +1,4 @@
-// Where commands.txt hands over, in a folder with nothing but the code: installs what is missing, then hands over to pod.ts.
+// Started by commands.txt in a folder with only the code: installs the packages, then runs pod.ts.
 import { install } from '../run/install.mjs';
 
 install('--omit=dev', '--no-update-notifier');

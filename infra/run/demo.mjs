@@ -1,4 +1,4 @@
-// `npm run demo` on a machine with nothing but Node and npm: installs what is missing, then hands over to demo.ts.
+// `npm run demo` on a machine with only Node and npm: installs the packages, then runs demo.ts.
 import { install } from './install.mjs';
 
 const [major, minor] = process.versions.node.split('.').map(Number);

@@ -1,12 +1,12 @@
-// For programs that begin where nothing but Node and npm may be there.
+// For programs that may start before the packages are installed.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const installed = `${root}node_modules/.package-lock.json`; // written by npm at the end of each install
+const installed = `${root}node_modules/.package-lock.json`; // npm writes it at the end of each installation
 
-/** Whether node_modules holds what the lockfile says. */
+/** Whether node_modules has the versions of the lockfile. */
 function isInstalled() {
   if (!existsSync(installed)) return false;
   const there = JSON.parse(readFileSync(installed, 'utf8')).packages;
@@ -16,11 +16,11 @@ function isInstalled() {
   );
 }
 
-/** Brings node_modules to what the lockfile says, if it is not; ends the process where that fails. @param flags for `npm ci` */
+/** Installs the packages of the lockfile unless they are there. Ends the process if that fails. @param flags for `npm ci` */
 export function install(...flags) {
   if (isInstalled()) return;
   console.log('installing packages (once, about half a minute) …');
-  rmSync(installed, { force: true }); // first: npm removes it among the rest, and may be killed over that
+  rmSync(installed, { force: true }); // first, so that an installation that is killed does not look complete
   const npm = process.env.npm_execpath; // set by `npm run`
   const [command, ...first] = npm ? [process.execPath, npm] : ['npm'];
   const { status } = spawnSync(command, [...first, 'ci', '--loglevel=error', ...flags], {

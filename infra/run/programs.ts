@@ -1,7 +1,7 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
-/** Whether this is a file that may be executed. */
+/** Whether `path` is an executable file. */
 export function isProgram(path: string): boolean {
   try {
     accessSync(path, constants.X_OK);
@@ -11,6 +11,6 @@ export function isProgram(path: string): boolean {
   }
 }
 
-/** Whether there is a program of this name in PATH. */
+/** Whether PATH has a program of this name. */
 export const hasProgram = (name: string) =>
   (process.env.PATH ?? '').split(delimiter).some((folder) => isProgram(join(folder, name)));

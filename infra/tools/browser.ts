@@ -1,10 +1,10 @@
-/** For tests: a real browser, where the machine has one. */
+/** A real browser for tests and pictures, if the machine has one. */
 import { existsSync } from 'node:fs';
 import { chromium, type Page } from 'playwright-core';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 export const hasBrowser = existsSync(CHROMIUM);
-if (!hasBrowser) console.warn(`skipped: what wants a real browser, for there is no ${CHROMIUM} (set CHROMIUM)`);
+if (!hasBrowser) console.warn(`skipped: tests with a real browser (no ${CHROMIUM}; set CHROMIUM)`);
 
 export const launchBrowser = () =>
   chromium.launch({
@@ -21,7 +21,7 @@ export const launchBrowser = () =>
     ],
   });
 
-/** Waits for a clip that plays: its time moves on. */
+/** Waits until the first clip of the page plays, that is, its time advances. */
 export async function playing(page: Page): Promise<{ width: number; height: number; src: string }> {
   await page.waitForSelector('#tasks video');
   return page.evaluate(

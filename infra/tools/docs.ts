@@ -1,35 +1,34 @@
-/** `npm run docs`: writes what is made from the code: tables in README.md and docs/, between their markers, and docs/plots. */
-
-import { readFileSync, realpathSync, writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+/** `npm run docs`: writes what is generated from the code: tables in README.md and docs/, between their markers, and docs/plots. */
+import { readFileSync, writeFileSync } from 'node:fs';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
+import { isMain } from './command.ts';
 import { plots } from './plots.ts';
 
 export const WRITTEN = ['README.md', 'docs/parameters.md', 'docs/errors.md'];
 
-/** What a caller can do about a task that failed so. */
+/** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {
-  invalid_input: 'Tell whoever runs the service: its worker and API don’t fit, or have different models',
-  banned_prompt: 'Write the prompt otherwise: Midjourney refuses it',
+  invalid_input: 'Tell the operator: the worker and the API have different versions or models',
+  banned_prompt: 'Change the prompt: Midjourney refuses it',
   no_bridge: 'Send a picture: there is no Midjourney bridge',
-  no_credit: 'Tell whoever runs the service: the bridge’s credit is used up',
+  no_credit: 'Tell the operator: the bridge’s credit is used up',
   queue_full: 'Try again later: the bridge has too much to do',
-  rate_limited: 'Try again later: the bridge was asked too often',
-  image_unavailable: 'See that `image_url` can be reached by anybody, or upload the picture',
-  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} of at most 20 MB and 64 megapixels, at a public address`,
+  rate_limited: 'Try again later: the bridge limits requests',
+  image_unavailable: 'Make `image_url` publicly reachable, or upload the picture',
+  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} of at most 20 MB and 64 megapixels, at a public URL`,
   upstream_timeout: 'Try again: the bridge took too long',
-  upstream_error: 'Try again: the bridge failed, or answered what nobody expects',
+  upstream_error: 'Try again: the bridge failed or gave an unknown answer',
   out_of_memory:
-    'Make it smaller (`H`, `W`, `T`, `decoding_t`): the message names the largest size that fits, where it is known',
+    'Make it smaller (`H`, `W`, `T`, `decoding_t`): the message names the largest size that fits, if it is known',
   storage_error: 'Try again: the bucket could not be reached',
-  canceled: 'Nothing: it was canceled at RunPod',
+  canceled: 'None: it was canceled at RunPod',
   timeout: 'Make it smaller, or try again: the job took longer than the endpoint allows',
-  expired: 'Try again: it did not end within the service’s deadline',
-  lost: 'Try again. Where a prompt was sent to a bridge and nobody knows whether it arrived, a second one may be paid, so that is left to you',
-  internal: 'Try again, and tell whoever runs the service: their log has more',
+  expired: 'Try again: it did not end before the service’s deadline',
+  lost: 'Try again. If a prompt may have reached a bridge, the new task may pay for it a second time',
+  internal: 'Try again, and tell the operator: the log has more',
 };
 
 const table = (head: string[], rows: string[][]) =>
@@ -61,7 +60,7 @@ const TABLES: Record<string, () => string> = {
     ),
 };
 
-/** The text with its tables as the code has them now. */
+/** @returns the text with its tables generated anew */
 export const current = (text: string) =>
   text.replace(
     /(<!-- (\w+) -->\n)[\s\S]*?(<!-- \/\2 -->)/g,
@@ -71,7 +70,7 @@ export const current = (text: string) =>
 const fileOf = (name: string) => new URL(`../../${name}`, import.meta.url);
 export const read = (name: string) => readFileSync(fileOf(name), 'utf8');
 
-if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+if (isMain(import.meta.url)) {
   for (const name of WRITTEN) writeFileSync(fileOf(name), current(read(name)));
   for (const [name, svg] of Object.entries(plots())) writeFileSync(fileOf(`docs/plots/${name}.svg`), svg);
 }

@@ -1,4 +1,4 @@
-/** `npm run pictures`: makes the README's pictures anew, docs/page.webp and docs/frames.webp, with the service itself and a browser. */
+/** `npm run pictures`: makes the README's pictures, docs/page.webp and docs/frames.webp, with the running service and a browser. */
 import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,10 +10,9 @@ import { launchBrowser } from './browser.ts';
 
 const docs = (name: string) => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
 const STILL = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
-/** Frames of the strip, and their width; pixels. */
-const SHOWN = 5;
-const WIDTH = 288;
-const GAP = 6;
+const FRAMES = 5; // in the strip
+const WIDTH = 288; // of a frame, in pixels
+const GAP = 6; // pixels
 
 const folder = await mkdtemp(join(tmpdir(), 'pictures-'));
 const framesDir = join(folder, 'frames');
@@ -31,7 +30,7 @@ try {
   await page.click('#make');
   await page.waitForFunction(() => (document.querySelector<HTMLVideoElement>('#tasks video')?.currentTime ?? 0) > 1);
   await page.mouse.move(0, 0);
-  await page.evaluate(() => document.querySelector('video')!.removeAttribute('controls')); // they go by themselves a while later
+  await page.evaluate(() => document.querySelector('video')!.removeAttribute('controls')); // they would disappear only after a while
   await page.waitForFunction(() => document.querySelector('#cost')!.textContent !== '');
   await sharp(await page.screenshot())
     .webp({ quality: 86 })
@@ -43,14 +42,14 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-/** Some of the clip's frames, from the first to the last, side by side. */
+/** Saves a strip of the clip's frames, evenly spaced from the first to the last. */
 async function strip() {
   const names = (await readdir(framesDir, { recursive: true })).filter((name) => name.endsWith('.png')).sort();
-  const chosen = Array.from({ length: SHOWN }, (_, i) => names[Math.round((i * (names.length - 1)) / (SHOWN - 1))]!);
+  const chosen = Array.from({ length: FRAMES }, (_, i) => names[Math.round((i * (names.length - 1)) / (FRAMES - 1))]!);
   const frames = await Promise.all(chosen.map((name) => sharp(join(framesDir, name)).resize(WIDTH).toBuffer()));
   const { height } = await sharp(frames[0]).metadata();
   const canvas = sharp({
-    create: { width: SHOWN * WIDTH + (SHOWN - 1) * GAP, height, channels: 4, background: '#0000' },
+    create: { width: FRAMES * WIDTH + (FRAMES - 1) * GAP, height, channels: 4, background: '#0000' },
   });
   await canvas
     .composite(frames.map((input, i) => ({ input, left: i * (WIDTH + GAP), top: 0 })))
