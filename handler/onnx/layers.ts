@@ -86,6 +86,18 @@ export function selfAttention(g: Network, x: Value, names: AttentionNames, N: nu
   return linear(g, g.reshape(attended, [M, C]), names('out'), C);
 }
 
+/** The places of pictures as rows of features, one picture's after the other's: [N, C, H, W] → [N·H·W, C] */
+export function rowsOf(g: Network, x: Value): Value {
+  const [N, C, H, W] = x.shape as [number, number, number, number];
+  return g.reshape(g.transpose(g.reshape(x, [N, C, H * W]), [0, 2, 1]), [N * H * W, C]);
+}
+
+/** The other way round. */
+export function picturesOf(g: Network, rows: Value, shape: readonly number[]): Value {
+  const [N, C, H, W] = shape as [number, number, number, number];
+  return g.reshape(g.transpose(g.reshape(rows, [N, H * W, C]), [0, 2, 1]), shape);
+}
+
 /** The frames of B videos, [B·T, C, H, W], one below the other: [B, C, T·H, W] */
 export function overTime(g: Network, frames: Value, T: number): Value {
   const [N, C, H, W] = frames.shape as [number, number, number, number];

@@ -29,7 +29,7 @@ export const unetConfig = v.object({
 });
 export type UNetConfig = v.InferOutput<typeof unetConfig>;
 
-/** What all blocks are given beside their input. */
+/** What blocks are conditioned on. */
 interface Conditioning {
   /** branches of guidance, and frames */
   B: number;
@@ -79,7 +79,7 @@ export function unet(
     g.formulations.block(g, () => layers.spatioTemporalResBlock(g, x, name, C, { ...conditioning, epsilon }));
   const attention = (x: Value, name: string, block: number) => {
     const [heads, depth] = [at(config.num_attention_heads, block), at(config.transformer_layers_per_block, block)];
-    return g.formulations.block(g, () => transformer(g, x, name, { heads, depth }, conditioning));
+    return g.formulations.block(g, () => transformer(g, x, name, heads, depth, conditioning));
   };
 
   let x = conv2d(g, g.reshape(sample, [N, config.in_channels, h, w]), 'conv_in', channels[0]!);
@@ -122,33 +122,24 @@ export function unet(
 }
 
 /** TransformerSpatioTemporalModel: blocks within each frame and, blended with them, along the frames at each place. */
-function transformer(
-  g: Network,
-  x: Value,
-  name: string,
-  { heads, depth }: { heads: number; depth: number },
-  conditioning: Conditioning,
-): Value {
-  const { B, T } = conditioning;
-  const [N, C, height, width] = x.shape as [number, number, number, number];
-  const HW = height * width;
+function transformer(g: Network, x: Value, name: string, heads: number, depth: number, given: Conditioning): Value {
+  const { B, T } = given;
+  const [N, C, H, W] = x.shape as [number, number, number, number];
 
   const positions = new Float32Array(T * C);
   for (let t = 0; t < T; t++) positions.set(timestepEmbedding(t, C), t * C);
   const frames = mlp(g, g.constant('positions', positions, [T, C]), `${name}.time_pos_embed`, 4 * C, C);
   const spatialShare = layers.mixFactor(g, name);
 
-  const inner = pointwise(g, groupNorm(g, x, `${name}.norm`, 1e-6), `${name}.proj_in`, C);
-  let rows = g.reshape(g.transpose(g.reshape(inner, [N, C, HW]), [0, 2, 1]), [N * HW, C]); // the first frame's places, the second's …
+  let rows = layers.rowsOf(g, pointwise(g, groupNorm(g, x, `${name}.norm`, 1e-6), `${name}.proj_in`, C));
   for (let i = 0; i < depth; i++) {
-    rows = spatialBlock(g, rows, `${name}.transformer_blocks.${i}`, N, heads, conditioning);
-    const placed = g.add(g.reshape(rows, [B, T, HW, C]), g.reshape(frames, [1, T, 1, C]));
-    const y = g.reshape(placed, rows.shape);
-    const temporal = temporalBlock(g, y, `${name}.temporal_transformer_blocks.${i}`, heads, conditioning);
+    rows = spatialBlock(g, rows, `${name}.transformer_blocks.${i}`, N, heads, given);
+    const placed = g.add(g.reshape(rows, [B, T, H * W, C]), g.reshape(frames, [1, T, 1, C]));
+    const block = `${name}.temporal_transformer_blocks.${i}`;
+    const temporal = temporalBlock(g, g.reshape(placed, rows.shape), block, heads, given);
     rows = g.add(g.mul(rows, spatialShare), g.mul(temporal, layers.complement(g, spatialShare)));
   }
-  const outer = g.reshape(g.transpose(g.reshape(rows, [N, HW, C]), [0, 2, 1]), x.shape);
-  return g.add(pointwise(g, outer, `${name}.proj_out`, C), x);
+  return g.add(pointwise(g, layers.picturesOf(g, rows, x.shape), `${name}.proj_out`, C), x);
 }
 
 /** BasicTransformerBlock, on the rows of N frames. */

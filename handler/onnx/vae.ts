@@ -66,21 +66,19 @@ export function vaeDecoder(
   const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
   /** A spatial layer: [T, C, H, W] → [T, out, …] */
-  function spatial(x: Value, layer: (frames: Value) => Value): Value {
+  function spatially(x: Value, layer: (frames: Value) => Value): Value {
     const [, C, H, W] = x.shape as [number, number, number, number];
     return 4 * C * H * W >= largest ? oneByOne(g, x, layer) : layer(x);
   }
-  const block = (x: Value, name: string, C: number) =>
-    layers.spatioTemporalResBlock(g, x, name, C, {
-      ...{ T, epsilon: 1e-6, temporalEpsilon: 1e-5, spatially: spatial, switched: true },
-    });
+  const blockOptions = { T, epsilon: 1e-6, temporalEpsilon: 1e-5, spatially, switched: true };
+  const block = (x: Value, name: string, C: number) => layers.spatioTemporalResBlock(g, x, name, C, blockOptions);
 
-  let x = spatial(g.input('latents', [T, config.latent_channels, h, w]), (frames) =>
+  let x = spatially(g.input('latents', [T, config.latent_channels, h, w]), (frames) =>
     conv2d(g, frames, 'decoder.conv_in', channels[0]!),
   );
   x = block(x, 'decoder.mid_block.resnets.0', channels[0]!);
   for (let j = 1; j < config.layers_per_block; j++) {
-    if (j === 1) x = spatial(x, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
+    if (j === 1) x = spatially(x, (frames) => attention(g, frames, 'decoder.mid_block.attentions.0'));
     x = block(x, `decoder.mid_block.resnets.${j}`, channels[0]!);
   }
   for (const [i, C] of channels.entries()) {
@@ -88,18 +86,12 @@ export function vaeDecoder(
     if (i < channels.length - 1)
       x = oneByOne(g, x, (frame) => layers.upsample(g, frame, `decoder.up_blocks.${i}.upsamplers.0.conv`));
   }
-  const pictures = spatial(x, (frames) => {
-    const normal = silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6));
-    return conv2d(g, normal, 'decoder.conv_out', config.out_channels);
-  });
-  const frames = g.formulations.temporalConv(
-    g,
-    layers.overTime(g, pictures, T),
-    'decoder.time_conv_out',
-    config.out_channels,
-    T,
+  const pictures = spatially(x, (frames) =>
+    conv2d(g, silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6)), 'decoder.conv_out', config.out_channels),
   );
-  g.output('frames', layers.framesOf(g, frames, T));
+  const frames = layers.overTime(g, pictures, T);
+  const smooth = g.formulations.temporalConv(g, frames, 'decoder.time_conv_out', config.out_channels, T);
+  g.output('frames', layers.framesOf(g, smooth, T));
   return g;
 }
 
@@ -107,9 +99,7 @@ const residual = (g: Network, x: Value, name: string, C: number) => layers.resne
 
 /** diffusers' Attention with one head, over all places of a picture. */
 function attention(g: Network, x: Value, name: string): Value {
-  const [N, C, H, W] = x.shape as [number, number, number, number];
-  const normal = g.reshape(groupNorm(g, x, `${name}.group_norm`, 1e-6), [N, C, H * W]);
-  const rows = g.reshape(g.transpose(normal, [0, 2, 1]), [N * H * W, C]);
-  const attended = layers.selfAttention(g, rows, layers.attentionNames(name), N, 1, true);
-  return g.add(g.reshape(g.transpose(g.reshape(attended, [N, H * W, C]), [0, 2, 1]), x.shape), x);
+  const rows = layers.rowsOf(g, groupNorm(g, x, `${name}.group_norm`, 1e-6));
+  const attended = layers.selfAttention(g, rows, layers.attentionNames(name), x.shape[0]!, 1, true);
+  return g.add(layers.picturesOf(g, attended, x.shape), x);
 }
