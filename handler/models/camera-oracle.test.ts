@@ -7,7 +7,7 @@ import { generator } from '../sampling/torch-random.ts';
 import { camera, focusOf } from './camera.ts';
 import type { Still } from './model.ts';
 
-/** The camera's posterior mean is exact, so samplers that are right draw from its prior: what is known of that is held against them. */
+/** The camera's posterior mean is exact, so correct samplers draw from its prior. Known properties of the prior test the samplers. */
 const [T, W, H] = [6, 64, 64];
 
 const still: Still = { data: new Uint8Array(W * H * 3), width: W, height: H };
@@ -76,7 +76,7 @@ function moveOf(latents: Float32Array): number[] {
   return [0, 1, 2].map((c) => ((mean(T - 1, c) - mean(0, c)) * norm) / 3);
 }
 
-describe('at 12 steps nothing of the noise is left', () => {
+describe('at 12 steps no noise is left', () => {
   for (const sampler of SAMPLERS) {
     for (const discretization of DISCRETIZATIONS) {
       test.each(GUIDERS)(`${sampler.sampler}, ${discretization.discretization}, $guider`, async (guider) => {

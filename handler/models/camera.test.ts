@@ -94,11 +94,11 @@ async function decode(clip: Clip, x: Float32Array): Promise<Uint8Array[]> {
 
 const SEEDS = [0, 1, 42, 1234, 999_999_999];
 
-test('shape: frames, 4 channels, an eighth of the size', async () => {
+test('the latents’ shape is frames, 4 channels and an eighth of the size', async () => {
   expect((await open({ T: 7, W: 192, H: 64 })).shape).toEqual([7, 4, 8, 24]);
 });
 
-test('sampling ends at a move: on the unit sphere, nothing else in the latents, another for each seed', async () => {
+test('sampling ends at a move on the unit sphere, without noise, and different for each seed', async () => {
   const moves: number[][] = [];
   for (const still of [busy, grey]) {
     for (const seed of SEEDS) {
@@ -200,7 +200,7 @@ test('without motion all frames are the still', async () => {
   for (const frame of frames) expect(frame).toEqual(busy.data);
 });
 
-test('with motion the frames differ, the more the more of it', async () => {
+test('the frames differ more, the larger the motion bucket is', async () => {
   const changes: number[] = [];
   for (const motion_bucket_id of [0, 60, 127, 255]) {
     const clip = await open({ motion_bucket_id, T: 14 });
@@ -217,7 +217,7 @@ test('with motion the frames differ, the more the more of it', async () => {
   expect(new Set(changes).size).toBe(changes.length);
 });
 
-test('one frame is the still, whatever the motion', async () => {
+test('a single frame is the still at any motion', async () => {
   const clip = await open({ T: 1, motion_bucket_id: 512 });
   const x = await sample(clip, 3);
   expect(x.every(Number.isFinite)).toBe(true);
@@ -256,7 +256,7 @@ test('the window never leaves the still, keeps its aspect, and is never smaller 
   expectInside();
 });
 
-test('channels mean zoom in, right, down', async () => {
+test('the channels of the latents are zoom in, pan right and pan down', async () => {
   const plane = (128 / 8) * (64 / 8);
   const clip = await open({ T: 3, motion_bucket_id: 255 });
   const courseOf = async (move: number[]) => {
@@ -278,7 +278,7 @@ test('channels mean zoom in, right, down', async () => {
   expect(await courseOf([0, -0.6, 0.8])).toEqual([0, -1, 1]);
 });
 
-test('a blank picture works: grey frames, no direction', async () => {
+test('a blank still gives blank frames and a focus without direction', async () => {
   expect(focusOf(grey)).toEqual([1.5, 0, 0]);
   const clip = await open({ still: grey, motion_bucket_id: 512 });
   const x = await sample(clip, 1);
@@ -291,7 +291,7 @@ test.each([
   [0.6, -0.6],
   [-0.6, 0.6],
   [0.6, 0.6],
-])('focus points in, towards the detail at %f, %f', (cx, cy) => {
+])('the focus points in and towards the detail at %f, %f', (cx, cy) => {
   for (const [width, height] of [
     [128, 64],
     [64, 192],
@@ -305,7 +305,7 @@ test.each([
   }
 });
 
-test('the camera is drawn to the detail: the mean move of many seeds points there', async () => {
+test('the mean move of many seeds points to the detail', async () => {
   const [W, H] = [64, 64];
   const still = detailAt(0.6, -0.6, W, H);
   const clip = await open({ still, W, H, T: 3 });

@@ -30,7 +30,7 @@ const windows: Window[] = [
   { x: 30.5, y: 0, width: 39.5, height: 50 },
 ];
 
-test('the whole still at its own size is the still', () => {
+test('the whole still resampled to its own size is unchanged', () => {
   for (const [width, height] of [
     [70, 50],
     [5, 9],
@@ -42,7 +42,7 @@ test('the whole still at its own size is the still', () => {
   }
 });
 
-test('a window at whole pixels is that crop', () => {
+test('a window at whole pixels and of its own size is a crop', () => {
   const still = random(70, 50);
   for (const [x, y, width, height] of [
     [5, 3, 40, 30],
@@ -55,7 +55,7 @@ test('a window at whole pixels is that crop', () => {
   }
 });
 
-test('every window of a plain picture is plain', () => {
+test('every window of a uniform picture is uniform', () => {
   const colour = [255, 1, 130];
   const still = paint(70, 50, (_x, _y, c) => colour[c]!);
   for (const window of windows) {
@@ -71,7 +71,7 @@ test('every window of a plain picture is plain', () => {
   }
 });
 
-test('an even slope stays one, at any sub-pixel position and size', () => {
+test('a linear gradient stays linear at any sub-pixel position and size', () => {
   const still = paint(80, 60, (x, y, c) => (c === 0 ? 3 * x : c === 1 ? 4 * y : 240 - 3 * x));
   for (const window of [
     { x: 10.3, y: 12.6, width: 37.2, height: 21.9 }, // larger
@@ -92,7 +92,7 @@ test('an even slope stays one, at any sub-pixel position and size', () => {
   }
 });
 
-test('enlarging meets the pixels and is smooth between them', () => {
+test('enlarging interpolates: it keeps the pixels and is smooth between them', () => {
   const still = random(20, 16);
   const [W, H] = [60, 48]; // the middle of each 3×3 block is a source pixel
   const out = resampleWindow(still, whole(still), W, H);
@@ -134,7 +134,7 @@ test('shrinking keeps the mean', () => {
   }
 });
 
-test('edges that overshoot are cut off at black and white', () => {
+test('overshoot at edges is clamped to black and white', () => {
   const still = paint(40, 40, (x) => (x < 20 ? 0 : 255));
   const out = resampleWindow(still, { x: 15, y: 15, width: 10, height: 10 }, 80, 80);
   const row = Array.from({ length: 80 }, (_, x) => out[x * 3]!);
@@ -142,7 +142,7 @@ test('edges that overshoot are cut off at black and white', () => {
   expect(row.slice(-28).every((value) => value === 255)).toBe(true);
 });
 
-test('what lies outside of the window’s neighbourhood does not matter', () => {
+test('pixels outside of the window’s neighbourhood have no effect', () => {
   const still = random(70, 50);
   const window = { x: 20.4, y: 15.2, width: 25.5, height: 18.1 };
   const before = resampleWindow(still, window, 64, 64);
@@ -152,13 +152,13 @@ test('what lies outside of the window’s neighbourhood does not matter', () => 
   expect(resampleWindow(changed, window, 64, 64)).toEqual(before);
 });
 
-test('the passes are those of resample.wat', async () => {
+test('the embedded WebAssembly is the assembled resample.wat', async () => {
   const text = await readFile(new URL('resample.wat', import.meta.url), 'utf8');
   const { buffer } = (await wabt()).parseWat('resample.wat', text, { simd: true }).toBinary({});
   expect(ASSEMBLED).toBe(Buffer.from(buffer).toString('base64'));
 });
 
-/** One sample by the definition: every source pixel with its weight, those beyond the edge being the edge's. */
+/** One pixel by the definition: every source pixel with its weight; beyond the edge the edge pixel repeats. */
 function definition({ data, width, height }: Still, window: Window, W: number, H: number, x: number, y: number) {
   const weights = (n: number, i: number, from: number, length: number) => {
     const widening = Math.max(length / n, 1);
@@ -187,7 +187,7 @@ test.each([
   [70, 50],
   [71, 33], // no multiple of anything
   [3, 2],
-])('every pixel of a %i×%i still’s windows is what the definition says, to one step', (width, height) => {
+])('every pixel of a %i×%i still’s windows is within one level of the definition', (width, height) => {
   const still = random(width, height);
   for (const window of [
     whole(still),

@@ -1,4 +1,4 @@
-/** Memory that does not suffice: failures are planted at onnxruntime, in its own words. */
+/** Too little memory: onnxruntime is made to fail with its own messages. */
 import { InferenceSession } from 'onnxruntime-node';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { JobError } from '../../core/job.ts';
@@ -13,10 +13,13 @@ const BFC_ARENA =
 
 afterEach(() => vi.restoreAllMocks());
 
-/** Makes onnxruntime fail where `at` gives a message, and opening and running take so long; counts its sessions that are open. */
-function plant(
-  at: (event: 'open' | 'run', inputs: readonly string[], frames: number) => string | undefined = () => undefined,
-  lasts = { open: 1, run: 1 },
+/**
+ * Makes onnxruntime fail where `failureAt` gives a message, and opening and running last a fixed time.
+ * @returns the counts of sessions that were opened and that are open
+ */
+function injectFailures(
+  failureAt: (event: 'open' | 'run', inputs: readonly string[], frames: number) => string | undefined = () => undefined,
+  durations = { open: 1, run: 1 },
 ) {
   let time = 0;
   vi.spyOn(performance, 'now').mockImplementation(() => time);
@@ -24,9 +27,9 @@ function plant(
   const sessions = { opened: 0, open: 0 };
   vi.spyOn(InferenceSession, 'create').mockImplementation((async (...all: unknown[]) => {
     const session = await create(...all);
-    time += lasts.open;
+    time += durations.open;
     const { inputNames } = session;
-    const refusal = at('open', inputNames, 0);
+    const refusal = failureAt('open', inputNames, 0);
     if (refusal) {
       await session.release();
       throw new Error(refusal);
@@ -36,9 +39,9 @@ function plant(
     const run = session.run.bind(session);
     const release = session.release.bind(session);
     session.run = async (feeds: InferenceSession.FeedsType) => {
-      const failure = at('run', inputNames, feeds.latents?.dims[0] ?? 0);
+      const failure = failureAt('run', inputNames, feeds.latents?.dims[0] ?? 0);
       if (failure) throw new Error(failure);
-      time += lasts.run;
+      time += durations.run;
       return run(feeds);
     };
     session.release = async () => {
@@ -84,9 +87,9 @@ describe('when memory runs out at decoding', () => {
     ['CUDA', 'CUDA failure 2: out of memory ; GPU=0 ; hostname=worker ; expr=cudaMalloc(&p, size);'],
     ['cuDNN', 'CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED ; GPU=0'],
     ['cuBLAS', 'CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0'],
-  ])('as %s says, half as many frames are decoded at a time, and the result says so', async (_, message) => {
+  ])('as %s reports it, half as many frames are decoded at a time and a warning says so', async (_, message) => {
     expect(expected.warnings).toEqual([]);
-    plant((event, inputs, frames) =>
+    injectFailures((event, inputs, frames) =>
       event === 'run' && inputs.includes('latents') && frames > 2 ? message : undefined,
     );
     const limited = open();
@@ -96,9 +99,11 @@ describe('when memory runs out at decoding', () => {
     await limited.close();
   });
 
-  test('also with one frame it is one clear error, and the next job works', async () => {
+  test('with one frame the job fails with out_of_memory, and the next job works', async () => {
     let isShort = true;
-    plant((event, inputs) => (isShort && event === 'run' && inputs.includes('latents') ? BFC_ARENA : undefined));
+    injectFailures((event, inputs) =>
+      isShort && event === 'run' && inputs.includes('latents') ? BFC_ARENA : undefined,
+    );
     const model = open();
     const failure = await framesOf(model, 4).catch((error) => error);
     expect(failure).toBeInstanceOf(JobError);
@@ -114,10 +119,10 @@ describe('when memory runs out at decoding', () => {
 });
 
 describe('when memory runs out while a session is opened', () => {
-  test('the weights stay in their file instead', async () => {
+  test('the network is opened with mapped weights instead', async () => {
     const policies: string[] = [];
     let first = true;
-    plant((event, inputs) => {
+    injectFailures((event, inputs) => {
       if (event !== 'open' || !inputs.includes('sample') || !first) return undefined;
       first = false;
       return 'Exception during initialization: std::bad_alloc';
@@ -128,9 +133,9 @@ describe('when memory runs out while a session is opened', () => {
     await model.close();
   });
 
-  test('and again, it is one clear error, all is freed, and the next job works', async () => {
+  test('and again with mapped weights, the job fails with out_of_memory, all sessions are closed, and the next job works', async () => {
     let isShort = true;
-    const sessions = plant((event) =>
+    const sessions = injectFailures((event) =>
       event === 'open' && isShort ? 'Exception during initialization: std::bad_alloc' : undefined,
     );
     const model = open();
@@ -142,16 +147,16 @@ describe('when memory runs out while a session is opened', () => {
     expect(sessions.open).toBe(0);
   });
 
-  test('what is another failure stays one', async () => {
-    plant((event, inputs) => (event === 'open' && inputs.includes('sample') ? 'no such operator' : undefined));
+  test('another failure is thrown unchanged', async () => {
+    injectFailures((event, inputs) => (event === 'open' && inputs.includes('sample') ? 'no such operator' : undefined));
     const model = open();
     await expect(framesOf(model, 5)).rejects.toThrow(/^no such operator$/);
     await model.close();
   });
 });
 
-describe('before the start', () => {
-  test('a clip that can never fit is refused with the largest that would', async () => {
+describe('before a clip is opened', () => {
+  test('a clip that does not fit fails with the largest sizes that do', async () => {
     const model = open({ memory: GIB });
     const large = { H: 1024, W: 2048, T: 100 };
     let message = '';
@@ -175,11 +180,11 @@ describe('before the start', () => {
     await model.close();
   });
 
-  test('where not even the smallest fits, it says so', () => {
+  test('where not even the smallest clip fits, the error says so', () => {
     expect(() => open({ memory: 1000 }).check(size)).toThrow(/^W 64, H 64, T 5 needs about .*: no clip fits$/);
   });
 
-  test('frames are decoded at most so many at a time as memory is enough for', async () => {
+  test('fewer frames than decoding_t are decoded at a time if memory requires it', async () => {
     const wide = { H: 128, W: 128, T: 8 };
     const model = open({ memory: 0.1 * GIB });
     const { frames, warnings } = await framesOf(model, 8, wide);
@@ -188,17 +193,17 @@ describe('before the start', () => {
     expect([1, 2, 4]).toContain(Number(most));
     await model.close();
 
-    const roomy = open();
-    const expected = (await framesOf(roomy, Number(most), wide)).frames;
+    const unlimited = open();
+    const expected = (await framesOf(unlimited, Number(most), wide)).frames;
     const apart = frames.map((frame, t) => Math.max(...frame.map((level, i) => Math.abs(level - expected[t]![i]!))));
     expect(Math.max(...apart)).toBeLessThan(2); // weights that stay in their file are computed with in another order
-    await roomy.close();
+    await unlimited.close();
   });
 });
 
 describe('sessions', () => {
   test('are kept for the next job of the same size and after a preload', async () => {
-    const sessions = plant();
+    const sessions = injectFailures();
     const model = open();
     await model.preload({ ...size, decoding_t: 5, steps: 25 });
     expect(sessions).toEqual({ opened: 4, open: 4 });
@@ -212,8 +217,8 @@ describe('sessions', () => {
     expect(sessions.open).toBe(0);
   });
 
-  test('but not by clips that take so long that opening is nothing beside', async () => {
-    const sessions = plant(undefined, { open: 1, run: 5 }); // of the UNet fifty
+  test('are closed after clips that take so long that opening is negligible', async () => {
+    const sessions = injectFailures(undefined, { open: 1, run: 5 }); // of the UNet fifty
     const model = open();
     await framesOf(model, 2);
     expect(sessions).toEqual({ opened: 5, open: 1 }); // two decoders, for two frames and for one; CLIP's stays
@@ -223,8 +228,8 @@ describe('sessions', () => {
     expect(sessions.open).toBe(0);
   });
 
-  test('are closed when others need their memory', async () => {
-    const sessions = plant();
+  test('are closed when other sessions need their memory', async () => {
+    const sessions = injectFailures();
     const model = open({ memory: 0.04 * GIB });
     await framesOf(model, 5);
     expect(sessions.open).toBeLessThan(4);
@@ -233,10 +238,10 @@ describe('sessions', () => {
     await model.close();
   });
 
-  test('do not pile up over many sizes', async () => {
-    const sessions = plant();
+  test('are at most 12, however many sizes there are', async () => {
+    const sessions = injectFailures();
     const model = open();
-    for (let T = 1; T <= 6; T++) await framesOf(model, T, { T }); // UNet and decoder for each, beside the two that all share
+    for (let T = 1; T <= 6; T++) await framesOf(model, T, { T }); // UNet and decoder for each size, and two for all sizes
     expect(sessions.opened).toBe(14);
     expect(sessions.open).toBe(12);
     await model.close();

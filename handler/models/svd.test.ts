@@ -24,8 +24,8 @@ interface Case {
 }
 const cases: Case[] = JSON.parse(readFileSync(new URL('testdata/pipelines.json', import.meta.url), 'utf8')).cases;
 
-/** Float frames of whole pipelines, with our own random numbers: at least 90 dB. */
-const MARK = 90;
+/** The least PSNR in dB of whole pipelines' float frames, with our own random numbers. */
+const MIN_PSNR = 90;
 
 let model: SvdModel;
 beforeAll(() => {
@@ -33,15 +33,15 @@ beforeAll(() => {
 });
 afterAll(() => model.close());
 
-interface Otherwise {
+interface Changes {
   randn?: (randn: (n: number) => Float32Array) => (n: number) => Float32Array;
   model?: SvdModel;
-  /** the frames once more, as bytes */
+  /** whether the frames are decoded again, as bytes */
   asBytes?: boolean;
 }
 
-/** What the worker's pipeline does with a model, as far as diffusers' pipeline goes. */
-async function clipOf(index: number, changes: Partial<Case> = {}, otherwise: Otherwise = {}) {
+/** Runs a model as the worker's pipeline does, without the parts that diffusers' pipeline lacks. */
+async function clipOf(index: number, changes: Partial<Case> = {}, otherwise: Changes = {}) {
   const own = { ...cases[index]!, ...changes };
   const { H, W, T, steps, guidance, seed } = own;
   const { randn } = generator(seed);
@@ -71,9 +71,9 @@ describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => 
     '$T frames of $W×$H, $steps steps, $fps fps, motion $motion_bucket_id, augmentation $cond_aug, guidance $guidance, decoding $decoding_t',
     async ({ index, H, W, T }) => {
       const { latents, frames, bytes } = await clipOf(index, {}, { asBytes: true });
-      expect(psnr(latents, reference(`pipeline ${index}/latents`).data)).toBeGreaterThan(MARK);
+      expect(psnr(latents, reference(`pipeline ${index}/latents`).data)).toBeGreaterThan(MIN_PSNR);
       const expected = reference(`pipeline ${index}/frames`).data;
-      expect(psnr(frames, expected)).toBeGreaterThan(MARK);
+      expect(psnr(frames, expected)).toBeGreaterThan(MIN_PSNR);
 
       expect(bytes).toHaveLength(T);
       let squares = 0;
@@ -91,19 +91,19 @@ describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => 
     },
   );
 
-  test('one frame with guidance from 1, where diffusers fails, is a frame', async () => {
+  test('one frame with guidance from 1, where diffusers fails, is a finite and varied picture', async () => {
     const { frames } = await clipOf(2, { guidance: [1, 3] });
     const mean = frames.reduce((sum, value) => sum + value, 0) / frames.length;
     expect(frames.every(Number.isFinite)).toBe(true);
     expect(frames.some((value) => Math.abs(value - mean) > 0.1)).toBe(true);
   });
 
-  test('also with weights in single precision', async () => {
+  test('weights in single precision give the same frames', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'single-'));
     inSinglePrecision(folder);
     const single = openSvd(folder, { threads: 1 });
     const { frames } = await clipOf(1, {}, { model: single });
-    expect(psnr(frames, reference('pipeline 1/frames').data)).toBeGreaterThan(MARK);
+    expect(psnr(frames, reference('pipeline 1/frames').data)).toBeGreaterThan(MIN_PSNR);
     await single.close();
     await rm(folder, { recursive: true });
   });
@@ -126,12 +126,12 @@ describe('every sampler over these networks gives the latents of Stability’s o
         { sampler, ...parameters },
       );
       await clip.close();
-      expect(psnr(latents, samplerReference(String(index)).data)).toBeGreaterThan(MARK);
+      expect(psnr(latents, samplerReference(String(index)).data)).toBeGreaterThan(MIN_PSNR);
     });
   }
 });
 
-describe('a mistake falls clearly below the mark', () => {
+describe('a deliberate mistake falls at least 10 dB below the minimum', () => {
   const [first] = cases as [Case];
   test.each<[string, Partial<Case>]>([
     ['fps not reduced by one', { fps: first.fps + 1 }],
@@ -142,16 +142,16 @@ describe('a mistake falls clearly below the mark', () => {
     ['another seed', { seed: first.seed + 1 }],
   ])('%s', async (_, changes) => {
     const { frames } = await clipOf(0, changes);
-    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MIN_PSNR - 10);
   });
 
-  test('the latents’ noise drawn before the augmentation’s', async () => {
+  test('noise of the latents drawn before that of the augmentation', async () => {
     const order = (randn: (n: number) => Float32Array) => {
       const taken = randn(cases[0]!.T * 4 * 8 * 12);
       return (n: number) => (taken.length > 0 ? randn(n) : taken);
     };
     const { frames } = await clipOf(0, {}, { randn: order });
-    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MIN_PSNR - 10);
   });
 
   test('no CLIP embedding', async () => {
@@ -161,13 +161,13 @@ describe('a mistake falls clearly below the mark', () => {
     });
     const blind = openSvd(folder, { threads: 1 });
     const { frames } = await clipOf(0, {}, { model: blind });
-    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MARK - 10);
+    expect(psnr(frames, reference('pipeline 0/frames').data)).toBeLessThan(MIN_PSNR - 10);
     await blind.close();
     await rm(folder, { recursive: true });
   });
 });
 
-test('an aborted clip stops decoding between its chunks', async () => {
+test('an aborted clip stops decoding between two chunks', async () => {
   const { H, W } = cases[3]!;
   const still = { data: Uint8Array.from(reference('pipeline 3/picture').data), width: W, height: H };
   const controller = new AbortController();
@@ -187,14 +187,14 @@ test('an aborted clip stops decoding between its chunks', async () => {
   await clip.close();
 });
 
-test('jobs of different shapes at once do not disturb one another', async () => {
+test('concurrent jobs of different shapes give the frames of separate jobs', async () => {
   const results = await Promise.all([2, 3, 2].map((index) => clipOf(index)));
   for (const [i, index] of [2, 3, 2].entries()) {
-    expect(psnr(results[i]!.frames, reference(`pipeline ${index}/frames`).data)).toBeGreaterThan(MARK);
+    expect(psnr(results[i]!.frames, reference(`pipeline ${index}/frames`).data)).toBeGreaterThan(MIN_PSNR);
   }
 });
 
-describe('a folder that is not whole is refused in one line that names the file', () => {
+describe('an incomplete or inconsistent folder fails with one line that names the file', () => {
   let folder: string;
   const fresh = async () => {
     folder = await mkdtemp(join(tmpdir(), 'broken-'));

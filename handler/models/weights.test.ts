@@ -19,7 +19,7 @@ afterEach(() => rmSync(root, { recursive: true, force: true }));
 
 const find = (env: NodeJS.ProcessEnv = {}) => findWeights('svd_xt', { HOME: root, ...env }, volumes);
 
-/** A whole model. */
+/** Copies a complete model. */
 function putModel(...path: string[]): string {
   const folder = join(root, ...path);
   cpSync(SMALL_SVD, folder, { recursive: true });
@@ -32,7 +32,7 @@ function putRef(cache: string, commit: string) {
   writeFileSync(path, commit);
 }
 
-test('finds a model in MODEL_DIR, then the cache, then among cached models, then on a volume', () => {
+test('findWeights searches MODEL_DIR, then the cache, then RunPod’s cached models, then volumes', () => {
   const env = { HF_HOME: join(root, 'hf'), MODEL_DIR: putModel('mine') };
   const places = [
     { folder: env.MODEL_DIR, source: 'MODEL_DIR' },
@@ -54,7 +54,7 @@ test('finds a model in MODEL_DIR, then the cache, then among cached models, then
   expect(() => find({ ...env, MODEL_DIR: '' })).toThrow();
 });
 
-test('MODEL_DIR is the only place if it is set', () => {
+test('findWeights searches only MODEL_DIR if it is set', () => {
   putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   const folder = putModel('mine');
   rmSync(join(folder, 'unet'), { recursive: true });
@@ -64,7 +64,7 @@ test('MODEL_DIR is the only place if it is set', () => {
   expect(() => find({ MODEL_DIR: join(root, 'none') })).toThrow(`MODEL_DIR ${join(root, 'none')} is not there`);
 });
 
-test('where there is none, every place is named and the command that gets it', () => {
+test('without a model the error names every place and the command that downloads it', () => {
   const folder = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   rmSync(join(folder, 'vae'), { recursive: true });
   expect(() => find()).toThrow(
@@ -80,7 +80,7 @@ test('where there is none, every place is named and the command that gets it', (
   );
 });
 
-test('the first variable that is set says where the cache is', () => {
+test('the first variable that is set determines the cache', () => {
   const order = [
     ['HF_HUB_CACHE', '/a', '/a'],
     ['HUGGINGFACE_HUB_CACHE', '/b', '/b'],
@@ -98,7 +98,7 @@ test('the first variable that is set says where the cache is', () => {
   expect(hubCache({ HOME: '/e', HF_HOME: '~/models' })).toBe('/e/models/hub');
 });
 
-test('refs/main names the snapshot; without it the newest is taken', () => {
+test('the snapshot is the one that refs/main names, else the newest', () => {
   const old = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   const recent = putModel('.cache/huggingface/hub', NAME, 'snapshots', NEW);
   utimesSync(old, 1000, 1000);
@@ -111,7 +111,7 @@ test('refs/main names the snapshot; without it the newest is taken', () => {
   expect(find().folder).toBe(old);
 });
 
-test('a snapshot that is not whole is passed over, also the one that refs/main names', () => {
+test('an incomplete snapshot is skipped, also the one that refs/main names', () => {
   const old = putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   const recent = putModel('.cache/huggingface/hub', NAME, 'snapshots', NEW);
   utimesSync(old, 1000, 1000);
@@ -126,7 +126,7 @@ test('a snapshot that is not whole is passed over, also the one that refs/main n
   expect(find().folder).toBe(recent);
 });
 
-test('what is found opens', async () => {
+test('a model that is found opens', async () => {
   putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   await openSvd(find().folder).close();
 });

@@ -14,8 +14,8 @@ import { openSession } from './session.ts';
 import { unet, unetConfig } from './unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from './vae.ts';
 
-/** Each network against diffusers in float32 on the same weights: at least 110 dB. */
-const MARK = 110;
+/** The least PSNR in dB of each network against diffusers in float32 on the same weights. */
+const MIN_PSNR = 110;
 let single: string;
 
 beforeAll(async () => {
@@ -30,7 +30,7 @@ const cases = (network: string) => [
   ...new Set(referenceNames.filter((name) => name.startsWith(`${network} `)).map((name) => name.split('/')[0]!)),
 ];
 
-/** On a processor, whatever the graph is written for. */
+/** Runs a graph of any policy on a processor. */
 async function run(graph: Graph, feeds: Record<string, Float32Array>) {
   const policy = graph.policy === 'cuda' ? 'prepacked' : graph.policy;
   const session = await openSession(graph, { threads: 1, policy });
@@ -42,12 +42,12 @@ async function run(graph: Graph, feeds: Record<string, Float32Array>) {
 interface Variant {
   files: 'half' | 'single';
   graph: GraphOptions;
-  mark: number;
+  minPsnr: number;
 }
-const prepacked = { graph: { policy: 'prepacked' }, mark: MARK } as const;
-const mapped = { graph: { policy: 'mapped' }, mark: MARK } as const;
-/** What a GPU is given, computed here by a processor: its rounding is that of half precision. */
-const float16 = { graph: { policy: 'cuda', precision: 'float16' }, mark: 70 } as const;
+const prepacked = { graph: { policy: 'prepacked' }, minPsnr: MIN_PSNR } as const;
+const mapped = { graph: { policy: 'mapped' }, minPsnr: MIN_PSNR } as const;
+/** A GPU's graphs, run by a processor: rounded to half precision. */
+const float16 = { graph: { policy: 'cuda', precision: 'float16' }, minPsnr: 70 } as const;
 
 describe.each<Variant>([
   { files: 'half', ...prepacked },
@@ -56,7 +56,7 @@ describe.each<Variant>([
   { files: 'single', ...mapped },
   { files: 'half', ...float16 },
   { files: 'single', ...float16 },
-])('with files in $files precision, graphs $graph', ({ files, graph: options, mark }) => {
+])('with files in $files precision, graphs $graph', ({ files, graph: options, minPsnr }) => {
   const weights = (folder: string, name: string) =>
     files === 'half'
       ? openSafeTensors(join(SMALL_SVD, folder, `${name}.fp16.safetensors`))
@@ -72,7 +72,7 @@ describe.each<Variant>([
     const file = weights('unet', 'diffusion_pytorch_model');
     const graph = unet(file, config(unetConfig, 'unet'), { B, T, h, w }, options);
     const got = await run(graph, { sample, time, added, context: reference(`${name}/context`).data });
-    expect(psnr(got, reference(`${name}/v`).data)).toBeGreaterThan(mark);
+    expect(psnr(got, reference(`${name}/v`).data)).toBeGreaterThan(minPsnr);
   });
 
   test.each(cases('encoder'))('%s equals diffusers', async (name) => {
@@ -80,7 +80,7 @@ describe.each<Variant>([
     const [B, , H, W] = shape as [number, number, number, number];
     const file = weights('vae', 'diffusion_pytorch_model');
     const graph = vaeEncoder(file, config(vaeConfig, 'vae'), { B, H, W }, options);
-    expect(psnr(await run(graph, { picture }), reference(`${name}/latent`).data)).toBeGreaterThan(mark);
+    expect(psnr(await run(graph, { picture }), reference(`${name}/latent`).data)).toBeGreaterThan(minPsnr);
   });
 
   test.each(cases('decoder'))('%s equals diffusers', async (name) => {
@@ -88,17 +88,17 @@ describe.each<Variant>([
     const [T, , h, w] = shape as [number, number, number, number];
     const file = weights('vae', 'diffusion_pytorch_model');
     const graph = vaeDecoder(file, config(vaeConfig, 'vae'), { T, h, w }, options);
-    expect(psnr(await run(graph, { latents }), reference(`${name}/frames`).data)).toBeGreaterThan(mark);
+    expect(psnr(await run(graph, { latents }), reference(`${name}/frames`).data)).toBeGreaterThan(minPsnr);
   });
 
-  test('clip equals transformers', async () => {
+  test('CLIP equals transformers', async () => {
     const graph = clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'), options);
     const got = await run(graph, { pixels: reference('clip/pixels').data });
-    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(mark);
+    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(minPsnr);
   });
 });
 
-test('large frames, whose temporal layers go strip by strip, are decoded as with weights that stay in their file', async () => {
+test('large frames, whose temporal layers run in strips, decode to the same frames as without strips', async () => {
   const file = openSafeTensors(join(single, 'vae/diffusion_pytorch_model.safetensors'));
   const size = { T: 3, h: 25, w: 22 };
   const latents = generator(7).randn(3 * 4 * size.h * size.w);
@@ -107,10 +107,10 @@ test('large frames, whose temporal layers go strip by strip, are decoded as with
       run(vaeDecoder(file, config(vaeConfig, 'vae'), size, { policy }), { latents }),
     ),
   );
-  expect(psnr(inStrips!, whole!)).toBeGreaterThan(MARK);
+  expect(psnr(inStrips!, whole!)).toBeGreaterThan(MIN_PSNR);
 });
 
-test('an input that is missing, unknown or of another length is named', async () => {
+test('a run with a missing or unknown input or one of another length fails with the name of the input', async () => {
   const weights = openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors'));
   const session = await openSession(clipVision(weights, config(clipConfig, 'image_encoder')));
   await expect(session.run({})).rejects.toThrow('input pixels is [1,3,224,224], 150528 values, not nothing');
@@ -121,7 +121,7 @@ test('an input that is missing, unknown or of another length is named', async ()
   await session.close();
 });
 
-test('a mistake in the wiring shows while the graph is written', () => {
+test('writing an operator whose shapes do not fit fails with the operator and the shapes', () => {
   const g = createGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
   const [a, b] = [g.input('a', [2, 3]), g.input('b', [3, 2])];
   expect(() => g.add(a, b)).toThrow('Add of [2,3] and [3,2]');
@@ -138,16 +138,16 @@ describe('a weights file', () => {
   });
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  test('may lie behind a link, as in a cache', async () => {
+  test('opens through a link, as in a cache', async () => {
     const link = join(folder, 'link.safetensors');
     symlinkSync(file, link);
     const got = await run(clipVision(openSafeTensors(link), config(clipConfig, 'image_encoder')), {
       pixels: reference('clip/pixels').data,
     });
-    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(MARK);
+    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(MIN_PSNR);
   });
 
-  test('that lacks a tensor, or has it in another shape, is named with it', () => {
+  test('without a tensor, or with another shape of it, fails with file and tensor', () => {
     const weights = openSafeTensors(file);
     expect(() => weights.get('nothing', [1])).toThrow(`${file}: has no tensor nothing`);
     expect(() => weights.get('visual_projection.weight', [64, 65])).toThrow(
@@ -155,7 +155,7 @@ describe('a weights file', () => {
     );
   });
 
-  test('that is missing, truncated or something else is named', () => {
+  test('that is missing, truncated or of another format fails with its path', () => {
     expect(() => openSafeTensors(join(folder, 'none'))).toThrow(`${join(folder, 'none')}: can’t be read`);
     const cut = join(folder, 'cut.safetensors');
     writeFileSync(cut, readFileSync(file));

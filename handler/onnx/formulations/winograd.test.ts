@@ -1,4 +1,4 @@
-/** Winograd's filtering, which only wide layers have, beside the convolution as the definition says it. */
+/** Winograd's filtering of wide layers against the convolution by its definition. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import type { Policy } from '../value.ts';
 import { createNetwork } from './index.ts';
 
 const C = 256;
-/** channels of which the transformed kernels are kept, and others that are made in each run */
+/** output channels whose transformed kernels are kept, and others whose kernels are transformed in each run */
 const OUTS = [528, 1040] as const;
 const folder = mkdtempSync(join(tmpdir(), 'conv-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -35,7 +35,7 @@ function graphOf(policy: Policy, shape: readonly [number, number, number, number
   return g;
 }
 
-/** The sum itself, in double precision, of one channel. */
+/** One channel of the convolution by its definition, in double precision. */
 function channel(x: Float32Array, [, , H, W]: readonly number[], n: number, out: number): Float32Array {
   const y = new Float32Array(H! * W!);
   for (let i = 0; i < H!; i++)
@@ -52,14 +52,14 @@ function channel(x: Float32Array, [, , H, W]: readonly number[], n: number, out:
   return y;
 }
 
-describe.each(OUTS)('%i channels', (out) => {
+describe.each(OUTS)('with %i output channels', (out) => {
   test.each([
-    ['of even sides', [1, C, 6, 16]],
-    ['of odd sides', [1, C, 13, 9]],
-    ['of a single row', [1, C, 1, 97]],
-    ['several small ones, multiplied at once', [3, C, 5, 8]],
-    ['so many that they are taken in parts', [10, C, 94, 92]],
-  ] as const)('pictures %s', async (_, shape) => {
+    ['with even sides', [1, C, 6, 16]],
+    ['with odd sides', [1, C, 13, 9]],
+    ['with a single row', [1, C, 1, 97]],
+    ['that are several and small, multiplied at once,', [3, C, 5, 8]],
+    ['that are so many that they are filtered in parts', [10, C, 94, 92]],
+  ] as const)('Winograd equals the definition for pictures %s', async (_, shape) => {
     const [N, , H, W] = shape;
     const x = randn(N * C * H * W);
     const graph = graphOf('prepacked', shape, out);
@@ -77,7 +77,7 @@ describe.each(OUTS)('%i channels', (out) => {
     }
   });
 
-  test('that it holds hardly more memory between runs where kernels are large', () => {
+  test('Winograd holds less than twice the weights between runs, and hardly more where kernels are large', () => {
     const winograd = graphOf('prepacked', [1, C, 32, 32], out);
     const plain = graphOf('mapped', [1, C, 32, 32], out);
     expect(winograd.weightBytes() / plain.weightBytes()).toBeLessThan(out === OUTS[0] ? 1.9 : 1.02);
