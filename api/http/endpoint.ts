@@ -1,11 +1,11 @@
 /** An endpoint is defined once; the router, the access check, the query parser and the OpenAPI document all read that definition. */
 import type { Context, Hono, MiddlewareHandler } from 'hono';
-import type * as v from 'valibot';
+import * as v from 'valibot';
+import { describeUnknownName, type FieldNote } from '../../core/request.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
-import { Problem } from './problem.ts';
-import { readQuery } from './read-query.ts';
+import { invalidInput, Problem } from './problem.ts';
 
 type Answer = Response | Promise<Response>;
 
@@ -66,4 +66,29 @@ export function register(
       throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
     });
   }
+}
+
+/**
+ * @param unknown error message for a name that resembles none of the known ones
+ * @throws Problem 422 with every unknown, repeated or invalid parameter
+ */
+function readQuery<E extends v.ObjectEntries>(
+  c: Context,
+  schema: v.ObjectSchema<E, undefined>,
+  unknown = 'unknown',
+): v.InferOutput<v.ObjectSchema<E, undefined>> {
+  const errors: FieldNote[] = [];
+  const queries = c.req.queries();
+  for (const [field, values] of Object.entries(queries)) {
+    if (!Object.hasOwn(schema.entries, field))
+      errors.push({ field, message: describeUnknownName(field, Object.keys(schema.entries), unknown) });
+    else if (values.length > 1) errors.push({ field, message: 'given more than once' });
+  }
+  const { success, output, issues } = v.safeParse(schema, c.req.query());
+  for (const issue of issues ?? []) {
+    const field = String(v.getDotPath(issue));
+    if (!errors.some((error) => error.field === field)) errors.push({ field, message: issue.message });
+  }
+  if (!success || errors.length > 0) throw invalidInput(errors);
+  return output;
 }

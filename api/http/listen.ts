@@ -1,27 +1,28 @@
-/** Listens, with limits on what a connection may cost, and stops in order. It knows nothing of routes. */
+/** Listens, with limits on what a connection may cost, and closes in order. */
+import { once } from 'node:events';
 import type { Server } from 'node:http';
-import type { Socket } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import type { Hono } from 'hono';
 import { MINUTE, SECOND } from '../../core/time.ts';
 
-/** Milliseconds; the names are Node's where it has one. */
+/** Milliseconds, named as Node's options where Node has one. */
 const LIMITS = {
-  /** to send a request's headers in */
+  /** for a request's headers */
   headersTimeout: 15 * SECOND,
-  /** to send a whole request in: 20 MB at 35 kB/s */
+  /** for a whole request: 20 MB at 35 kB/s */
   requestTimeout: 10 * MINUTE,
-  /** how often the two are looked at */
+  /** how often Node checks the two */
   connectionsCheckingInterval: SECOND,
-  /** a connection without a request: longer than proxies keep theirs (a minute), else they would send into one that just closes */
+  /** of a connection without a request: longer than in proxies (a minute), or they would send into one that just closes */
   keepAliveTimeout: 75 * SECOND,
-  /** an answer of which the caller takes nothing; at times it is cut off only after twice as long */
+  /** of a response that the client does not read; the cut may come after up to twice as long */
   stallTimeout: 30 * SECOND,
 };
 
 export interface ListenOptions {
   hostname: string;
-  /** 0 for any that is free */
+  /** 0 for any free port */
   port: number;
   limits?: Partial<typeof LIMITS>;
 }
@@ -29,14 +30,17 @@ export interface ListenOptions {
 export interface Listener {
   port: number;
   /**
-   * Takes no new connections, closes those that nothing is under way on, and lets the others end.
-   * @param gracePeriod milliseconds after which they are cut off
+   * Accepts no new connections, closes idle ones, and waits for the others.
+   * @param gracePeriod milliseconds until the others are cut off
    */
   close(gracePeriod: number): Promise<void>;
 }
 
-/** @throws Error in one line: the port is taken, the address is not this machine's */
-export function listen(app: Pick<Hono, 'fetch'>, { hostname, port, limits = {} }: ListenOptions): Promise<Listener> {
+/** @throws Error in one line: the port is in use, the address does not belong to this machine */
+export async function listen(
+  app: Pick<Hono, 'fetch'>,
+  { hostname, port, limits = {} }: ListenOptions,
+): Promise<Listener> {
   const { stallTimeout, ...serverOptions } = { ...LIMITS, ...limits };
   const server = createAdaptorServer({ fetch: app.fetch, hostname, serverOptions }) as Server;
   const sockets = new Set<Socket>();
@@ -45,43 +49,35 @@ export function listen(app: Pick<Hono, 'fetch'>, { hostname, port, limits = {} }
     socket.once('close', () => sockets.delete(socket));
   });
 
-  // Node tells when a socket was idle for so long. One with an answer under way is ours to judge: whoever waits for news has nothing
-  // unsent. The other sockets Node destroys itself.
+  // Node emits this event for a socket that was idle for so long. With a response in progress, it is cut off only if data is unsent:
+  // a client that waits for events has none. Node itself destroys the other sockets.
   server.timeout = stallTimeout;
-  server.on('request', (_, answer) => {
-    answer.on('timeout', (socket: Socket) => {
-      if (socket.writableLength > 0) socket.resetAndDestroy(); // a mere close would leave megabytes with the kernel
+  server.on('request', (_, response) => {
+    response.on('timeout', (socket: Socket) => {
+      if (socket.writableLength > 0) socket.resetAndDestroy(); // closing it would leave megabytes in the kernel
     });
-    answer.once('close', () => {
+    response.once('close', () => {
       if (!server.listening) server.closeIdleConnections();
     });
   });
 
-  // Node's own spares connections that were never used, and cuts off an answer that is written but not yet sent.
+  // Node's own function spares connections that were never used, and cuts off responses that are written but not yet sent.
   const closeUsed = server.closeIdleConnections.bind(server);
   server.closeIdleConnections = () => {
     for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
     if ([...sockets].every(({ writableLength }) => writableLength === 0)) closeUsed();
   };
 
-  return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const taken = error.code === 'EADDRINUSE';
-      reject(taken ? new Error(`PORT ${port} is already in use`, { cause: error }) : error);
-    });
-    server.listen(port, hostname, () => {
-      const address = server.address();
-      resolve({
-        port: typeof address === 'object' && address ? address.port : port,
-        close: (gracePeriod) =>
-          new Promise((closed) => {
-            const cut = setTimeout(() => server.closeAllConnections(), gracePeriod);
-            server.close(() => {
-              clearTimeout(cut);
-              closed();
-            });
-          }),
-      });
-    });
+  server.listen(port, hostname);
+  await once(server, 'listening').catch((cause: NodeJS.ErrnoException) => {
+    throw cause.code === 'EADDRINUSE' ? new Error(`PORT ${port} is already in use`, { cause }) : cause;
   });
+  return {
+    port: (server.address() as AddressInfo).port,
+    async close(gracePeriod) {
+      const timer = setTimeout(() => server.closeAllConnections(), gracePeriod);
+      await new Promise((resolve) => server.close(resolve));
+      clearTimeout(timer);
+    },
+  };
 }

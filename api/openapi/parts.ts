@@ -41,10 +41,6 @@ export const object = (properties: Record<string, object>, required = Object.key
 });
 export const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
 
-export const fieldNote = object({ field: text, message: text });
-export const taskInput = { type: 'object', description: 'Every parameter, with the values that are used' };
-export const gpuSeconds = { type: 'number', minimum: 0, description: 'Seconds of sampling and decoding' };
-
 export const headerParameter = (name: string, description: string, schema: object = text) => ({
   name,
   in: 'header',

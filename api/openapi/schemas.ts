@@ -5,21 +5,11 @@ import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limi
 import { PROBLEMS } from '../../core/problems.ts';
 import { ENDED_STATUSES, STATUSES } from '../../core/responses.ts';
 import type { About } from './examples.ts';
-import {
-  currency,
-  fieldNote,
-  gpuSeconds,
-  list,
-  micro,
-  number,
-  object,
-  ref,
-  taskInput,
-  text,
-  time,
-  uri,
-  whole,
-} from './parts.ts';
+import { currency, list, micro, number, object, ref, text, time, uri, whole } from './parts.ts';
+
+const fieldNote = object({ field: text, message: text });
+const taskInput = { type: 'object', description: 'Every parameter, with the values that are used' };
+const gpuSeconds = { type: 'number', minimum: 0, description: 'Seconds of sampling and decoding' };
 
 /** A request needs one of these. */
 const SOURCES = ['prompt', 'image_url', 'still_of'];

@@ -11,18 +11,13 @@ import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 
 /** Tasks read from the store at a time, and the default page size. */
 export const PAGE = 100;
-export const LARGEST_PAGE = 1000;
+const LARGEST_PAGE = 1000;
 
 const invalidLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
 export const limit = v.optional(
   v.pipe(
     v.string(),
-    v.metadata({
-      type: 'integer',
-      minimum: 1,
-      maximum: LARGEST_PAGE,
-      description: `Page size, default ${PAGE}`,
-    }),
+    v.metadata({ type: 'integer', minimum: 1, maximum: LARGEST_PAGE, description: `Page size, default ${PAGE}` }),
     v.check((text) => /^\d+$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_PAGE, invalidLimit),
     v.transform(Number),
   ),
@@ -66,7 +61,7 @@ export function createTaskList({ config, store, presentTask }: Services) {
     const tasks = await store.list({ ...selection, limit: limit + 1 });
     const page = tasks.slice(0, limit);
     if (tasks.length > limit) c.header('link', nextLink(c, config, page.at(-1)!.id));
-    return c.body(`[${await toJson(page)}]`, 200, { 'content-type': 'application/json' });
+    return c.json(await Promise.all(page.map(presentTask)));
   }
 
   async function all(c: Context, selection: TaskSelection): Promise<Response> {
@@ -87,11 +82,9 @@ export function createTaskList({ config, store, presentTask }: Services) {
   }
 
   return (c: Context, owner: string, { limit, cursor, status, since, until }: ListQuery): Promise<Response> => {
-    const from = since === undefined ? undefined : firstIdAt(since);
-    const [before] = [cursor, until === undefined ? undefined : firstIdAt(until)]
-      .filter((id) => id !== undefined)
-      .sort();
-    const selection = { owner, status, from, before };
+    const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
+    const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
+    const selection = { owner, status, from: idAt(since), before };
     if (limit === undefined && cursor === undefined) return all(c, selection);
     return onePage(c, selection, limit ?? PAGE);
   };
