@@ -5,21 +5,15 @@
 import type * as v from 'valibot';
 import type { Input, requestSchema } from '../core/parameters.ts';
 import type { FieldNote } from '../core/request.ts';
-import type { CostEstimate, PresentedTask, Usage } from '../core/responses.ts';
-import { isActive, type TaskStatus } from '../core/responses.ts';
-import { MINUTE, SECOND } from '../core/time.ts';
-import { ApiError } from './error.ts';
-import { followEvents } from './events.js';
+import type { CostEstimate, TaskStatus, Usage } from '../core/responses.ts';
+import { MINUTE } from '../core/time.ts';
+import { type FollowedTask, followTask, type Task } from './follow.ts';
 import { type CallOptions, call } from './http.ts';
 
 export { ApiError } from './error.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
-export type { Usage };
+export type { FollowedTask, Task, Usage };
 
-/** The API sends something every 15 s, so a stream that is silent for longer than this has broken off. */
-const IDLE_TIMEOUT = 45 * SECOND;
-
-export type Task = PresentedTask;
 export type Video = NonNullable<Task['videos']>[number];
 /** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. */
 export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
@@ -66,13 +60,6 @@ export interface ListOptions extends Options {
   pageSize?: number;
 }
 
-/** A task that can be followed: iterating gives its current state and each later one, until it ends. */
-export interface FollowedTask extends AsyncIterable<Task> {
-  readonly id: string;
-  /** @returns the task when it has ended, with any status */
-  done(): Promise<Task>;
-}
-
 export interface CreatedTask extends FollowedTask {
   /** the response to the post */
   readonly answer: Task;
@@ -107,53 +94,18 @@ export function createClient({
     return (await (await request(path, options)).json()) as T;
   }
 
-  async function* changes(id: string, given: AbortSignal | undefined): AsyncGenerator<Task, void> {
-    const stop = new AbortController();
-    const signal = given ? AbortSignal.any([given, stop.signal]) : stop.signal;
-    let lastActivity = Date.now();
-    const onActivity = () => {
-      lastActivity = Date.now();
-    };
-
-    async function connect(headers: Record<string, string>) {
-      try {
-        const { status, body } = await request(`/status${queryString({ id })}`, { headers, signal, retries: 0 });
-        onActivity();
-        return { status, body: body && withIdleTimeout(body, onActivity) };
-      } catch (error) {
-        if (error instanceof ApiError && Date.now() - lastActivity > retryBudget) error.retryable = false;
-        throw error;
-      }
-    }
-
-    try {
-      for await (const data of followEvents(connect, { onBreak, signal })) {
-        const task = JSON.parse(data) as Task;
-        yield task;
-        if (!isActive(task.status)) return;
-      }
-      given?.throwIfAborted();
-    } finally {
-      stop.abort(); // ends the connection
-    }
-  }
-
   /**
    * Follows an existing task.
    * @example
    * const { videos, error } = await client.follow(id).done();
    */
-  function follow(id: string, { signal }: Options = {}): FollowedTask {
-    return {
-      id,
-      [Symbol.asyncIterator]: () => changes(id, signal),
-      async done() {
-        let latest: Task | undefined;
-        for await (const task of changes(id, signal)) latest = task;
-        return latest!;
-      },
-    };
-  }
+  const follow = (id: string, { signal }: Options = {}): FollowedTask =>
+    followTask(id, {
+      request: (init) => request(`/status${queryString({ id })}`, { ...init, retries: 0 }),
+      retryBudget,
+      onBreak,
+      signal,
+    });
 
   return {
     follow,
@@ -247,28 +199,3 @@ const formatTime = (time: Date | string | undefined) => (time instanceof Date ? 
 /** crypto.randomUUID is missing on pages loaded by plain http. */
 const randomKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-
-/** A body that fails after IDLE_TIMEOUT without data: a network may go away without closing the connection. */
-function withIdleTimeout(body: ReadableStream<Uint8Array>, onActivity: () => void): ReadableStream<Uint8Array> {
-  const reader = body.getReader();
-  return new ReadableStream({
-    async pull(controller) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const timeout = new Promise<never>((_, reject) => {
-        timer = setTimeout(reject, IDLE_TIMEOUT, new Error(`no data for ${IDLE_TIMEOUT / SECOND} s`));
-      });
-      try {
-        const { done, value } = await Promise.race([reader.read(), timeout]);
-        if (done) return controller.close();
-        onActivity();
-        controller.enqueue(value);
-      } catch (error) {
-        reader.cancel(error).catch(() => {}); // it may be broken
-        throw error;
-      } finally {
-        clearTimeout(timer);
-      }
-    },
-    cancel: (reason) => reader.cancel(reason),
-  });
-}

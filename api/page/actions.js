@@ -1,5 +1,5 @@
 // @ts-check
-// What the buttons of a card do.
+// What can be done with tasks: the buttons of a card, and showing a new task.
 import { RefusedError, reportErrors, request, requestJson } from './api.js';
 import { confirmDelete } from './confirm.js';
 import { $, announce, scrollBehavior } from './dom.js';
@@ -7,22 +7,30 @@ import { changedSettings, isDeleted, sourceEntries } from './repeat.js';
 import { submit } from './submit.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
+/** @import { CardList } from './card-list.js' */
 /** @import { Form } from './form.js' */
+/** @import { Pager } from './pager.js' */
 /** @import { Parameters } from './settings.js' */
 /** @import { Entry } from './source.js' */
 /** @import { Submission } from './submit.js' */
-/** @import { TaskList } from './task-list.js' */
 /** @typedef {ReturnType<typeof createActions>} Actions */
 
-/**
- * @param {object} options
- * @param {Parameters} options.parameters
- * @param {Form} options.form
- * @param {TaskList} options.list
- * @param {Map<string, File>} options.uploads pictures that this page has sent, by task id
- * @param {(submission: Submission) => Promise<void>} options.onTask
- */
-export function createActions({ parameters, form, list, uploads, onTask }) {
+/** @param {{ parameters: Parameters, form: Form, list: CardList, pager: Pager }} options */
+export function createActions({ parameters, form, list, pager }) {
+  /** @type {Map<string, File>} pictures that this page has sent, by task id */
+  const uploads = new Map();
+
+  /** Shows a new task and scrolls to it. @param {Submission} submission */
+  async function showNew({ task, file }) {
+    if (file) uploads.set(task.id, file);
+    await pager.clearFilter();
+    list.put([task]);
+    announce('The clip is on its way');
+    const isBelow = $('clips').offsetTop >= $('compose').offsetTop + $('compose').offsetHeight; // as on phones
+    if (isBelow) $('clips').scrollIntoView({ behavior: scrollBehavior() });
+    else scrollTo({ top: 0, behavior: scrollBehavior() });
+  }
+
   /** @param {Task} task */
   const showOn = (task) => (/** @type {string} */ text) => list.showProblem(task.id, text);
   /** @param {Task} task */
@@ -54,6 +62,7 @@ export function createActions({ parameters, form, list, uploads, onTask }) {
   return {
     promptTaskOf,
     reuse,
+    showNew,
 
     /** @param {Task} task */
     cancel: (task) =>
@@ -77,7 +86,7 @@ export function createActions({ parameters, form, list, uploads, onTask }) {
         const { seed, ...settings } = settingsOf(task);
         const source = sourceOf((index && promptTaskOf(task)) || task, index) ?? [];
         const entries = [...source, ...Object.entries(settings)];
-        await onTask(await submit(index && seed !== undefined ? [...entries, ['seed', seed]] : entries));
+        await showNew(await submit(index && seed !== undefined ? [...entries, ['seed', seed]] : entries));
       }, showOn(task)),
 
     /** The same once more. @param {Task} task */
@@ -90,11 +99,18 @@ export function createActions({ parameters, form, list, uploads, onTask }) {
         // The pictures of a prompt may be kept although the task does not show them: then they are not paid for again.
         const isPaid = name === 'prompt' && !isDeleted(task);
         const kept = isPaid && (await submitUnlessGone([['still_of', task.id], ...others, ...settings]));
-        await onTask(kept || (await submit([...source, ...settings])));
+        await showNew(kept || (await submit([...source, ...settings])));
       }, showOn(task)),
 
     /** Gets the task with new links. @param {Task} task */
     refresh: (task) => reportErrors(() => list.refresh(task.id), showOn(task)),
+
+    /** Removes all that belongs to an API key. */
+    reset() {
+      uploads.clear();
+      list.reset();
+      pager.clear();
+    },
   };
 }
 

@@ -76,8 +76,10 @@ export function button(label, iconName, onClick, attributes = {}) {
 export function showNote({ place, input }, text, isProblem) {
   place.textContent = text;
   place.classList.toggle('caution', !isProblem);
-  if (isProblem && text) input.setAttribute('aria-invalid', 'true');
-  else input.removeAttribute('aria-invalid');
+  if (!isProblem || !text) return input.removeAttribute('aria-invalid');
+  input.setAttribute('aria-invalid', 'true');
+  const details = input.closest('details');
+  if (details) details.open = true;
 }
 
 /**

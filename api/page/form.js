@@ -1,13 +1,13 @@
 // @ts-check
 // The form for a new clip: checked while it is edited, with the highest cost, and submitted.
 import { errorText, isAbort, RefusedError, requestJson } from './api.js';
-import { $, announce, showNote } from './dom.js';
+import { $, announce } from './dom.js';
 import { formatDuration, formatMoney } from './format.js';
+import { createNotes } from './notes.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
 import { submit } from './submit.js';
 
-/** @import { FieldNote } from '../../core/request.ts' */
 /** @import { CostEstimate } from '../../core/responses.ts' */
 /** @import { Parameters } from './settings.js' */
 /** @import { Entry } from './source.js' */
@@ -25,14 +25,11 @@ const ANY_PICTURE = ['image_url', 'https://example.com/picture.png'];
 export function createForm(parameters, { onTask }) {
   const source = createSource({ onChange });
   const settings = createSettings(parameters, { isOfFour: source.isPrompt });
+  const notes = createNotes(settings);
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let checkTimer;
   let dryRun = new AbortController();
   let isChecked = false; // whether notes and cost are those of the current values
-  /** @type {string[]} fields with a note from the API */
-  let noted = [];
-  /** @type {HTMLElement[]} inputs that the API found wrong */
-  let wrong = [];
 
   function onChange() {
     settings.refresh();
@@ -53,43 +50,14 @@ export function createForm(parameters, { onTask }) {
     try {
       const answer = await requestJson('/img2vid?dry_run=1', { method: 'POST', body, signal: dryRun.signal });
       settings.resolve(answer.input);
-      showNotes(answer.warnings, false);
+      notes.replace(answer.warnings, false);
       $('cost').textContent = costText(answer.cost_estimate);
     } catch (error) {
       if (isAbort(error)) return;
-      showNotes(fieldErrors(error), true);
+      notes.replace(fieldErrors(error), true);
       $('cost').textContent = '';
     }
     isChecked = true;
-  }
-
-  /**
-   * Replaces the notes from the API.
-   * @param {FieldNote[]} notes
-   * @param {boolean} areProblems
-   * @returns whether the form has all their fields
-   */
-  function showNotes(notes, areProblems) {
-    for (const name of noted) if (!notes.some(({ field }) => field === name)) showAt(name, '', false);
-    noted = notes.map(({ field }) => field);
-    const inputs = notes.map(({ field, message }) => showAt(field, message, areProblems));
-    wrong = areProblems ? inputs.filter((input) => input !== undefined) : [];
-    return !inputs.includes(undefined);
-  }
-
-  /**
-   * Shows a note under a field.
-   * @param {string} name @param {string} text @param {boolean} isProblem
-   * @returns {HTMLElement | undefined} the field's input; undefined if the form has no such field
-   */
-  function showAt(name, text, isProblem) {
-    if (settings.has(name)) {
-      settings.show(name, text, isProblem);
-      return settings.input(name);
-    }
-    const field = sourceFields()[name];
-    if (field) showNote(field, text, isProblem);
-    return field?.input;
   }
 
   /** @param {Event} event */
@@ -101,9 +69,9 @@ export function createForm(parameters, { onTask }) {
       const [name, text] = source.isPrompt()
         ? ['prompt', 'Describe what the clip shows']
         : ['image', 'Choose a picture'];
-      return showAt(name, text, true)?.focus();
+      return notes.show(name, text, true)?.focus();
     }
-    if (isChecked && wrong[0]) return wrong[0].focus();
+    if (isChecked && notes.wrong().length > 0) return notes.wrong()[0]?.focus();
     clearTimeout(checkTimer); // a check sends another picture, so it must not replace the notes of this request
     dryRun.abort();
     setSending(true);
@@ -112,11 +80,11 @@ export function createForm(parameters, { onTask }) {
       if (!isChecked) onChange();
     } catch (error) {
       const errors = fieldErrors(error);
-      const isShown = errors.length > 0 && showNotes(errors, true);
+      const isShown = errors.length > 0 && notes.replace(errors, true);
       isChecked = false;
       showRefusal(isShown ? '' : errorText(error), error instanceof RefusedError ? error.retryAfter : 0);
       setSending(false); // a disabled button would not give the focus away
-      if (errors.length > 0) wrong[0]?.focus();
+      if (errors.length > 0) notes.wrong()[0]?.focus();
     } finally {
       setSending(false);
     }
@@ -126,8 +94,7 @@ export function createForm(parameters, { onTask }) {
   $('form').addEventListener('input', ({ target }) => {
     const { name, type } = /** @type {HTMLInputElement} */ (target);
     if (['source', 'size', ''].includes(name) || type === 'file') return; // these call onChange themselves
-    if (noted.includes(name) || !settings.has(name)) showAt(name, '', false);
-    noted = noted.filter((one) => one !== name);
+    notes.remove(name);
     onChange();
   });
   $('form').addEventListener('keydown', (event) => {
@@ -155,14 +122,6 @@ export function createForm(parameters, { onTask }) {
     },
   };
 }
-
-/** Inputs and places for notes of what a clip is made from. @returns {Record<string, { place: HTMLElement, input: HTMLElement }>} */
-const sourceFields = () => ({
-  prompt: { place: $('prompt-problem'), input: $('prompt') },
-  image: { place: $('image-problem'), input: $('chosen').hidden ? $('image') : $('remove') },
-  still_of: { place: $('image-problem'), input: $('remove') },
-  image_url: { place: $('image_url-problem'), input: $('image_url') },
-});
 
 /** @param {unknown} error */
 const fieldErrors = (error) => (error instanceof RefusedError ? error.errors : []);

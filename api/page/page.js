@@ -1,11 +1,15 @@
 // @ts-check
 // The page at /: asks for an API key where one is needed, and puts the form and the list of tasks together.
+
+import { createActions } from './actions.js';
 import { errorText, hasKey, onApi, RefusedError, requestJson, storeKey, UnreachableError, useKey } from './api.js';
+import { createCard } from './card.js';
+import { createCardList } from './card-list.js';
 import { $, element } from './dom.js';
 import { createForm } from './form.js';
 import { formatMoney } from './format.js';
 import { modelDescription } from './labels.js';
-import { createTasks } from './tasks.js';
+import { createPager } from './pager.js';
 
 onApi('away', (message) => {
   $('outage').textContent = `${message} Trying again; running clips continue.`;
@@ -17,11 +21,13 @@ onApi('key', askForKey);
 
 const { info, components } = await fetchDocument();
 const { properties: parameters } = components.schemas.Request;
-const form = createForm(parameters, { onTask: (submission) => tasks.showNew(submission) });
-const tasks = createTasks(parameters, {
-  form,
+const form = createForm(parameters, { onTask: (submission) => actions.showNew(submission) });
+const list = createCardList({
+  createCard: (task) => createCard(task, actions),
   onEnd: () => showBudget().catch(() => undefined), // an outage is shown already
 });
+const pager = createPager(list);
+const actions = createActions({ parameters, form, list, pager });
 
 $('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
@@ -62,7 +68,7 @@ async function usePicture(url) {
 /** Loads the list and the budget. Whether that is allowed shows whether the API key is right. */
 async function load() {
   try {
-    await tasks.load();
+    await pager.load();
     acceptKey();
     $('list-problem').textContent = '';
     form.check();
@@ -89,7 +95,7 @@ async function showBudget() {
  */
 function changeKey(key) {
   useKey(key);
-  tasks.reset();
+  actions.reset();
   $('budget').hidden = true;
   $('list-problem').textContent = '';
 }

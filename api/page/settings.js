@@ -2,15 +2,13 @@
 // The settings: a field for every parameter of the OpenAPI document, so that page and API cannot differ.
 import { $, element, showNote } from './dom.js';
 import { formatClipLength } from './format.js';
-import { choiceLabel, createField } from './setting-field.js';
+import { choiceLabel, createField, setSlider } from './setting-field.js';
 import { createSizeChoice } from './size-choice.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { Field } from './setting-field.js' */
 /** @typedef {Record<string, ParameterSchema>} Parameters the document's schemas by name */
-
-/** Groups that are always visible; the others can be opened. */
-const OPEN_GROUPS = ['Size', 'Clip'];
+/** @typedef {ReturnType<typeof createSettings>} Settings */
 
 /**
  * Builds the fields into the form.
@@ -18,36 +16,30 @@ const OPEN_GROUPS = ['Size', 'Clip'];
  * @param {{ isOfFour: () => boolean }} options isOfFour: whether one of four pictures is chosen
  */
 export function createSettings(parameters, { isOfFour }) {
-  const names = Object.keys(parameters).filter((name) => schemaOf(name)['x-group'] !== 'Source');
-  names.sort((a, b) => schemaOf(a)['x-order'] - schemaOf(b)['x-order']);
-  const fields = new Map(names.map((name) => [name, createField(name, schemaOf(name))]));
+  const fields = createFields(parameters);
+  const names = [...fields.keys()];
   /** @type {Record<string, unknown>} what the API would use for empty numbers of a sampler, discretization or guider */
   let resolved = {};
 
   const size = createSizeChoice({ W: fieldOf('W'), H: fieldOf('H') }, current);
   const groups = Map.groupBy(names, (name) => schemaOf(name)['x-group']);
-  $('main-settings').append(...(groups.get('Clip') ?? []).map((name) => fieldOf(name).node));
+  /** @type {{ members: string[], summary: HTMLElement }[]} */
+  const summaries = [];
+  for (const [title, members] of groups) {
+    const nodes = members.map((name) => fieldOf(name).node);
+    if (title === 'Clip') $('main-settings').append(...nodes);
+    else if (title !== 'Size') summaries.push({ members, summary: addGroup(title, nodes) });
+  }
   const clipLength = element('p', { id: 'clip-length', class: 'help' });
   fieldOf('fps').node.after(clipLength);
-  const summaries = [...groups]
-    .filter(([title]) => !OPEN_GROUPS.includes(title))
-    .map(([title, members]) => ({ names: members, summary: createGroup(title, members) }));
 
-  /** @param {string} name */
-  function schemaOf(name) {
-    return /** @type {ParameterSchema} */ (parameters[name]);
-  }
   /** @param {string} name */
   function fieldOf(name) {
     return /** @type {Field} */ (fields.get(name));
   }
-
-  /** @param {string} title @param {string[]} members @returns {HTMLElement} shows the current values */
-  function createGroup(title, members) {
-    const summary = element('span', { class: 'summary soft' });
-    const content = element('div', { class: 'group' }, ...members.map((name) => fieldOf(name).node));
-    $('groups').append(element('details', {}, element('summary', {}, title, summary), content));
-    return summary;
+  /** @param {string} name */
+  function schemaOf(name) {
+    return fieldOf(name).schema;
   }
 
   /** @param {string} name @returns {string} what the API uses if nothing is entered */
@@ -62,11 +54,7 @@ export function createSettings(parameters, { isOfFour }) {
     return entered(name) || defaultOf(name);
   }
   /** @param {string} name */
-  const applies = (name) =>
-    Object.entries(schemaOf(name)['x-belongs-to'] ?? {}).every(([choice, values]) =>
-      values.includes(current(choice)),
-    ) &&
-    (name !== 'image_index' || isOfFour());
+  const applies = (name) => isUsed(schemaOf(name), current) && (name !== 'image_index' || isOfFour());
   const isSent = (/** @type {string} */ name) => entered(name) !== '' && applies(name);
 
   /** Brings everything up to date that follows from the values. */
@@ -75,14 +63,10 @@ export function createSettings(parameters, { isOfFour }) {
     for (const [name, { node, slider, input, schema }] of fields) {
       node.hidden = !applies(name);
       if (!schema.enum && name !== 'seed') input.setAttribute('placeholder', defaultOf(name));
-      if (!slider) continue;
-      slider.value = current(name);
-      const [min, max] = [Number(slider.min), Number(slider.max)];
-      slider.style.setProperty('--filled', `${(100 * (Number(slider.value) - min)) / (max - min)}%`);
+      if (slider) setSlider(slider, current(name));
     }
-    const [frames, fps] = [Number(current('T')), Number(current('fps'))];
-    clipLength.textContent = frames > 0 && fps > 0 ? `The clip lasts ${formatClipLength(frames, fps)}` : '';
-    for (const { names, summary } of summaries) summary.textContent = summarize(names);
+    clipLength.textContent = clipLengthText(Number(current('T')), Number(current('fps')));
+    for (const { members, summary } of summaries) summary.textContent = summarize(members);
     $('reset').hidden = names.every((name) => entered(name) === '');
   }
 
@@ -99,12 +83,8 @@ export function createSettings(parameters, { isOfFour }) {
 
   /** Shows a note under a field. @param {string} name @param {string} text @param {boolean} isProblem */
   function show(name, text, isProblem) {
-    const field = fieldOf(name);
-    showNote(field, text, isProblem);
-    if (!isProblem || !text) return;
-    const details = field.node.closest('details');
-    if (details) details.open = true;
-    if (schemaOf(name)['x-group'] === 'Size') size.showNumbers(true);
+    showNote(fieldOf(name), text, isProblem);
+    if (isProblem && text && schemaOf(name)['x-group'] === 'Size') size.showNumbers(true);
   }
 
   return {
@@ -114,7 +94,6 @@ export function createSettings(parameters, { isOfFour }) {
     input: (name) => fieldOf(name).input,
     refresh,
     show,
-
     /** @returns {[name: string, text: string][]} the values that are sent */
     entries: () => names.filter(isSent).map((name) => [name, entered(name)]),
 
@@ -136,3 +115,32 @@ export function createSettings(parameters, { isOfFour }) {
     },
   };
 }
+
+/** Adds a group that can be opened. @param {string} title @param {HTMLElement[]} nodes @returns {HTMLElement} for its summary */
+function addGroup(title, nodes) {
+  const summary = element('span', { class: 'summary soft' });
+  const content = element('div', { class: 'group' }, ...nodes);
+  $('groups').append(element('details', {}, element('summary', {}, title, summary), content));
+  return summary;
+}
+
+/** A field for each parameter, in the order of the form. @param {Parameters} parameters */
+const createFields = (parameters) =>
+  new Map(
+    Object.entries(parameters)
+      .filter(([, schema]) => schema['x-group'] !== 'Source')
+      .toSorted(([, a], [, b]) => a['x-order'] - b['x-order'])
+      .map(([name, schema]) => [name, createField(name, schema)]),
+  );
+
+/**
+ * Whether the parameter is used under the current choices, such as s_churn under a sampler.
+ * @param {ParameterSchema} schema
+ * @param {(name: string) => string} current the value of a choice
+ */
+const isUsed = (schema, current) =>
+  Object.entries(schema['x-belongs-to'] ?? {}).every(([choice, values]) => values.includes(current(choice)));
+
+/** @param {number} frames @param {number} fps */
+const clipLengthText = (frames, fps) =>
+  frames > 0 && fps > 0 ? `The clip lasts ${formatClipLength(frames, fps)}` : '';

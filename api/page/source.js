@@ -29,29 +29,11 @@ export function createSource({ onChange }) {
     onChange();
   }
 
-  /** @param {string} link @param {string} name */
-  function showPicture(link, name) {
-    if ($('preview').src.startsWith('blob:')) URL.revokeObjectURL($('preview').src);
-    $('preview').hidden = false;
-    $('preview').src = link;
-    $('chosen-name').textContent = name;
-    announce(`Picture: ${name}`);
-    radio('picture').checked = true;
-    render();
-  }
-
   /** @param {string} problem */
   function rejectFile(problem) {
     radio('picture').checked = true;
     render();
     $('image-problem').textContent = problem;
-  }
-
-  function clearProblems() {
-    for (const name of ['image', 'image_url']) {
-      $(`${name}-problem`).textContent = '';
-      $(name).removeAttribute('aria-invalid');
-    }
   }
 
   function clearPicture() {
@@ -63,20 +45,20 @@ export function createSource({ onChange }) {
 
   /** @param {File} picture */
   function useFile(picture) {
-    const isKnownType = picture.type === '' || $('image').accept.split(',').includes(picture.type);
     clearProblems();
-    if (!isKnownType) return rejectFile(`${picture.name} is not a jpeg, png, webp, avif, gif or tiff`);
-    if (picture.size > MAX_BYTES)
-      return rejectFile(`${picture.name} has ${formatBytes(picture.size)}; the limit is 20 MB`);
+    const problem = fileProblem(picture);
+    if (problem) return rejectFile(problem);
     [file, earlier] = [picture, undefined];
-    showPicture(URL.createObjectURL(picture), `${picture.name}, ${formatBytes(picture.size)}`);
+    showPreview(URL.createObjectURL(picture), `${picture.name}, ${formatBytes(picture.size)}`);
+    render();
   }
 
   /** @param {Task} task one with a picture */
   function useEarlier(task) {
     clearProblems();
     [file, earlier] = [undefined, task.id];
-    showPicture(task.still?.link ?? '', 'The picture of an earlier clip');
+    showPreview(task.still?.link ?? '', 'The picture of an earlier clip');
+    render();
   }
 
   /** @param {string} url */
@@ -96,9 +78,6 @@ export function createSource({ onChange }) {
     clearPicture();
     render();
     $('image').focus();
-  });
-  $('preview').addEventListener('error', () => {
-    $('preview').hidden = true; // a browser need not know every type that the service knows
   });
   listenForPictures({ onFile: useFile, onUrl: useUrl });
 
@@ -133,6 +112,34 @@ export function createSource({ onChange }) {
       render();
     },
   };
+}
+
+$('preview').addEventListener('error', () => {
+  $('preview').hidden = true; // a browser need not know every type that the service knows
+});
+
+/** @param {string} link @param {string} name */
+function showPreview(link, name) {
+  if ($('preview').src.startsWith('blob:')) URL.revokeObjectURL($('preview').src);
+  $('preview').hidden = false;
+  $('preview').src = link;
+  $('chosen-name').textContent = name;
+  announce(`Picture: ${name}`);
+  radio('picture').checked = true;
+}
+
+/** @param {File} picture */
+function fileProblem({ name, type, size }) {
+  if (type !== '' && !$('image').accept.split(',').includes(type))
+    return `${name} is not a jpeg, png, webp, avif, gif or tiff`;
+  return size > MAX_BYTES ? `${name} has ${formatBytes(size)}; the limit is 20 MB` : undefined;
+}
+
+function clearProblems() {
+  for (const name of ['image', 'image_url']) {
+    $(`${name}-problem`).textContent = '';
+    $(name).removeAttribute('aria-invalid');
+  }
 }
 
 /**

@@ -1,0 +1,131 @@
+// @ts-check
+// The cards of all tasks that are shown, newest first. Active tasks are followed to their end.
+import { reportErrors, requestJson } from './api.js';
+import { isActive, taskTitle } from './card.js';
+import { $, announce } from './dom.js';
+import { createFollower } from './follow.js';
+import { failureLabel, STATUSES } from './labels.js';
+import { isDeleted } from './repeat.js';
+
+/** @import { PresentedTask as Task } from '../../core/responses.ts' */
+/** @import { Card } from './card.js' */
+/** @typedef {ReturnType<typeof createCardList>} CardList */
+
+const LINK_CHECK_INTERVAL = 60_000; // ms
+const TITLE = document.title;
+
+/** @param {{ createCard: (task: Task) => Card, onEnd: (task: Task) => void }} options onEnd gets each task that ends while shown */
+export function createCardList({ createCard, onEnd }) {
+  /** @type {Map<string, Card>} by task id */
+  const cards = new Map();
+  const follower = createFollower({ getTask: get, onTask: update, onProblem: showProblem, onMissing: remove });
+
+  /** @param {string} id */
+  function get(id) {
+    return cards.get(id)?.task();
+  }
+
+  /** @param {string} id @param {string} text */
+  function showProblem(id, text) {
+    cards.get(id)?.showProblem(text);
+  }
+  /** Adds or updates tasks. Ids rise with time, so they give the order. @param {Task[]} tasks */
+  function put(tasks) {
+    for (const task of tasks.filter((one) => !isDeleted(one))) {
+      const known = cards.get(task.id);
+      if (known) known.update(task);
+      else {
+        const card = createCard(task);
+        cards.set(task.id, card);
+        const older = [...$('tasks').children].find(({ id }) => id < task.id);
+        $('tasks').insertBefore(card.node, older ?? null);
+      }
+      if (isActive(task)) follower.follow(task.id);
+    }
+    render();
+  }
+
+  /** @param {Task} task one whose state may have changed */
+  function update(task) {
+    const card = cards.get(task.id);
+    if (!card) return;
+    const before = card.task();
+    card.showProblem('');
+    card.update(task);
+    render();
+    if (isActive(task) || !isActive(before)) return;
+    const status = STATUSES[task.status];
+    announce(`${task.error ? `${status}: ${failureLabel(task.error)[0]}` : status}. ${taskTitle(task)}`);
+    onEnd(task);
+  }
+
+  function render() {
+    $('empty').hidden = cards.size > 0;
+    showInTitle([...cards.values()].map((card) => card.task()).filter(isActive));
+  }
+
+  /** @param {string} id */
+  function remove(id) {
+    cards.get(id)?.node.remove();
+    cards.delete(id);
+    render();
+  }
+
+  /** Gets a task with new links. @param {string} id */
+  async function refresh(id) {
+    update(await requestJson(`/status?id=${id}`));
+  }
+
+  function clear() {
+    cards.clear();
+    $('tasks').replaceChildren();
+    render();
+  }
+
+  setInterval(() => {
+    if (document.hidden) return;
+    for (const { task } of cards.values()) {
+      const { id, links_expire_at = '' } = task();
+      if (Date.parse(links_expire_at) < Date.now() + LINK_CHECK_INTERVAL)
+        reportErrors(
+          () => refresh(id),
+          (text) => showProblem(id, text),
+        );
+    }
+  }, LINK_CHECK_INTERVAL);
+
+  return {
+    get,
+    showProblem,
+    put,
+    update,
+    refresh,
+    clear,
+    /** Removes a card, and focuses the next one. @param {string} id */
+    removeFocused(id) {
+      const node = cards.get(id)?.node;
+      const neighbour = node?.nextElementSibling ?? node?.previousElementSibling;
+      remove(id);
+      if (!focusCard(neighbour)) $('clips').focus();
+    },
+    /** Removes all cards and stops following, for another API key. */
+    reset() {
+      follower.reset();
+      clear();
+    },
+  };
+}
+
+/** Shows the progress of the active tasks in the page's title. @param {Task[]} tasks */
+function showInTitle([first, ...others]) {
+  const progress = others.length > 0 ? `${1 + others.length} clips` : `${Math.round(100 * (first?.progress ?? 0))} %`;
+  document.title = first ? `${progress} · ${TITLE}` : TITLE;
+}
+
+/** Focuses a card's first button. @param {Element | null | undefined} card @returns the button */
+export function focusCard(card) {
+  /** @type {HTMLElement | null | undefined} */
+  const first = card?.querySelector('.buttons button');
+  first?.focus();
+  return first;
+}
