@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { contract } from '../../test/contracts/store-contract.ts';
 import { insertTask, newTask } from '../../test/support/test-store.ts';
 import { openStore } from './store.ts';
 
@@ -15,11 +14,6 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true }));
 const url = () => `file:${folder}/tasks.db`;
-
-contract('libSQL', async (clockSkew) => {
-  const store = await openStore(url(), { clockSkew });
-  return { store, other: store, close: () => store.close().catch(() => undefined) };
-});
 
 test('one process alone uses the folder; the next finds its tasks, and the leases of the dead free', async () => {
   const store = await openStore(url());

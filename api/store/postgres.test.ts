@@ -2,7 +2,6 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
-import { contract } from '../../test/contracts/store-contract.ts';
 import { insertTask, newTask } from '../../test/support/test-store.ts';
 import { migrations } from './schema.ts';
 import { openStore } from './store.ts';
@@ -13,16 +12,6 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     postgres = await startPostgres();
   });
   afterAll(() => postgres?.stop());
-
-  contract('PostgreSQL', async (clockSkew) => {
-    const { url } = await postgres.database();
-    const [store, other] = await Promise.all([openStore(url, { clockSkew }), openStore(url, { clockSkew })]); // migrations by two at once
-    return {
-      store,
-      other,
-      close: async () => void (await Promise.allSettled([store.close(), other.close()])),
-    };
-  });
 
   test('processes that start at once on an empty database make its tables once', async () => {
     const { name, url } = await postgres.database();

@@ -13,7 +13,7 @@ import { freePort } from '../../infra/run/free-port.ts';
 import { startLocal } from '../../infra/run/start.ts';
 import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
 import { makeKey, type TestService, testService } from '../support/test-api.ts';
-import { FREE, newTask } from '../support/test-store.ts';
+import { newTask, UNLIMITED } from '../support/test-store.ts';
 
 const PICTURE = await readFile(new URL('../../assets/coffee.png', import.meta.url));
 const MEGABYTE = 1_000_000;
@@ -161,7 +161,7 @@ describe('through a proxy that cuts requests', () => {
 
   test('a list that is cut is no list, and its pages are whole', async () => {
     const tasks = Array.from({ length: 150 }, () => newTask({ owner: key.id }));
-    await Promise.all(tasks.map((task) => service.store.insert(task, FREE)));
+    await Promise.all(tasks.map((task) => service.store.insert(task, UNLIMITED)));
     proxy = await startProxy(service.url, { bytes: 10_000 }); // of some 25,000
     const cut = await ask('/status');
     expect(cut.status).toBe(200);

@@ -1,8 +1,8 @@
-/** For tests: tasks and keys. */
+/** Tasks and keys for tests. */
 import { KEY_DEFAULTS } from '../../api/keys/key-value.ts';
 import { type Admission, type Key, LOCAL } from '../../api/store/key.ts';
 import type { Store } from '../../api/store/store.ts';
-import { INITIAL_STATE, type InsertResult, type NewTask } from '../../api/store/task.ts';
+import { INITIAL_STATE, type InsertResult, type NewTask, type Task } from '../../api/store/task.ts';
 import { createTaskIds } from '../../api/tasks/id.ts';
 
 const nextId = createTaskIds(Date.now);
@@ -27,8 +27,8 @@ export function newTask(changes: Partial<NewTask> = {}): NewTask {
   };
 }
 
-/** Costs nothing, and no limit refuses it. */
-export const FREE: Admission = {
+/** Reserves nothing, and no limit refuses it. */
+export const UNLIMITED: Admission = {
   amount: 0,
   now: Date.now(),
   maxActive: Number.MAX_SAFE_INTEGER,
@@ -36,11 +36,24 @@ export const FREE: Admission = {
   expectedGpuTime: 1000,
 };
 
-/** Stores a task, and before it the key that it belongs to. */
-export async function insertTask(store: Store, task: NewTask, order: Partial<Admission> = {}): Promise<InsertResult> {
+/** Stores the task's key and the task. */
+export async function insertTask(
+  store: Store,
+  task: NewTask,
+  admission: Partial<Admission> = {},
+): Promise<InsertResult> {
   if (task.owner !== LOCAL) await store.addKey(newKey({ id: task.owner }));
-  return store.insert(task, { ...FREE, ...order });
+  return store.insert(task, { ...UNLIMITED, ...admission });
 }
+
+/** @returns the stored task */
+export async function insertAndGet(store: Store, changes: Partial<NewTask> = {}): Promise<Task> {
+  const task = newTask(changes);
+  await insertTask(store, task);
+  return (await store.get(task.id))!;
+}
+
+export const ids = (rows: { id: string }[]) => rows.map(({ id }) => id).sort();
 
 export const newKey = (changes: Partial<Key> = {}): Parameters<Store['addKey']>[0] => ({
   id: 'a',

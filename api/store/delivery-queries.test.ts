@@ -1,0 +1,109 @@
+/** The outbox and disabled webhooks, over each database. */
+import { beforeEach, expect, test } from 'vitest';
+
+import { forEachDatabase } from '../../test/support/each-database.ts';
+import { ids, insertAndGet } from '../../test/support/test-store.ts';
+import type { Store } from './store.ts';
+import type { NewTask } from './task.ts';
+
+const LEASE = 60_000;
+const MANY = { lease: LEASE, limit: 1000 };
+
+forEachDatabase((stores) => {
+  let store: Store;
+  let other: Store;
+  beforeEach(() => {
+    ({ store, other } = stores);
+  });
+  const insert = (changes: Partial<NewTask> = {}) => insertAndGet(store, changes);
+
+  const URL = 'https://example.com/hook';
+  /** A task that has ended, and its delivery. */
+  async function endedDelivery(url = URL) {
+    const task = await insert({ input: { webhook_url: url } as never });
+    expect(await store.update(task, { status: 'failed', finished_at: 7, nextRunIn: 0 })).toBeDefined();
+    expect(await store.update(task, { status: 'canceled', finished_at: 8, nextRunIn: 0 })).toBeUndefined();
+    const [delivery, ...more] = await other.listDeliveries({ owner: 'local', task: task.id, limit: 9 });
+    expect(more).toEqual([]);
+    return delivery!;
+  }
+  const attempt = { attempted_at: 1, status_code: 500, error: null, delivered_at: null };
+  const claim = (at = store, except: string[] = []) => at.claimDeliveries({ ...MANY, except });
+
+  test('the end of a task adds one delivery, which is due and is leased once', async () => {
+    expect(await store.nextDeliveryDue([])).toBeUndefined();
+    const made = [];
+    for (let i = 0; i < 20; i++) made.push(await endedDelivery());
+    const { task_id, next_attempt_at, id } = made[0]!;
+    const status = { status: 'pending', attempts: 0, attempted_at: null, status_code: null, error: null };
+    const facts = { owner: 'local', type: 'task.failed', url: URL, created_at: 7, delivered_at: null };
+    expect(made[0]).toEqual({ ...facts, ...status, id, task_id, next_attempt_at });
+    expect(await other.nextDeliveryDue([])).toBeLessThanOrEqual(0);
+    expect(await other.nextDeliveryDue(['local'])).toBeUndefined();
+    expect(await claim(store, ['local', 'a'])).toEqual([]);
+    const claims = await Promise.all(
+      Array.from({ length: 8 }, (_, i) =>
+        [store, other][i % 2]!.claimDeliveries({ lease: LEASE, limit: 4, except: ['a'] }),
+      ),
+    );
+    expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
+    claims.push(await claim());
+    expect(ids(claims.flat())).toEqual(ids(made));
+    for (const one of made.slice(1))
+      await store.recordAttempt(one, { ...attempt, status: 'delivered', attempts: 1, nextAttemptIn: null });
+    await store.recordAttempt(made[0]!, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: 5 * LEASE });
+    await store.recordAttempt(made[0]!, { ...attempt, status: 'failed', attempts: 1, nextAttemptIn: null }); // somebody was sooner
+    stores.ahead = 2 * LEASE;
+    expect(await claim(other)).toEqual([]);
+    stores.ahead = 6 * LEASE;
+    expect(await claim(other)).toMatchObject([{ id, attempts: 1, status_code: 500 }]);
+  });
+
+  test('a task without webhook_url adds no delivery', async () => {
+    const task = await insert({ input: {} as never });
+    await store.update(task, { status: 'failed', finished_at: 7, nextRunIn: 0 });
+    expect(await store.listDeliveries({ owner: 'local', limit: 9 })).toEqual([]);
+  });
+
+  test('deliveries are listed by owner, status and task, newest first', async () => {
+    const made = [await endedDelivery(), await endedDelivery(), await endedDelivery()].reverse();
+    await store.recordAttempt(made[1]!, { ...attempt, status: 'failed', attempts: 1, nextAttemptIn: null });
+    const list = async (by: object) => ids(await other.listDeliveries({ owner: 'local', limit: 9, ...by }));
+    expect((await other.listDeliveries({ owner: 'local', limit: 2 })).map(({ id }) => id)).toEqual([
+      made[0]!.id,
+      made[1]!.id,
+    ]);
+    expect(await list({ before: made[0]!.id })).toEqual(ids(made.slice(1)));
+    expect(await list({ status: 'failed' })).toEqual([made[1]!.id]);
+    expect(await list({ task: made[2]!.task_id })).toEqual([made[2]!.id]);
+    expect(await list({ owner: 'another' })).toEqual([]);
+    expect(await other.getDelivery('local', made[1]!.id)).toMatchObject({ status: 'failed' });
+    expect(await other.getDelivery('another', made[1]!.id)).toBeUndefined();
+  });
+
+  test('a disabled webhook gets no deliveries until it is enabled', async () => {
+    const [a, b, elsewhere] = [await endedDelivery(), await endedDelivery(), await endedDelivery(`${URL}2`)];
+    await Promise.all([store.disableWebhook('local', URL), other.disableWebhook('local', URL)]);
+    const late = await endedDelivery();
+    for (const { id } of [a, b, late])
+      expect(await other.getDelivery('local', id)).toMatchObject({ status: 'disabled', next_attempt_at: null });
+    expect(ids(await claim())).toEqual([elsewhere.id]);
+    expect([await other.isWebhookDisabled('local', URL), await other.isWebhookDisabled('another', URL)]).toEqual([
+      true,
+      false,
+    ]);
+    await store.enableWebhook('local', URL);
+    expect(await other.isWebhookDisabled('local', URL)).toBe(false);
+    expect(await store.resetDelivery(late)).toMatchObject({ id: late.id, status: 'pending', attempts: 0 });
+    expect(ids(await claim(other))).toEqual([late.id]);
+  });
+
+  test('postponeWebhook postpones what is due sooner, and nothing else', async () => {
+    const [a, b, elsewhere] = [await endedDelivery(), await endedDelivery(), await endedDelivery(`${URL}2`)];
+    await store.recordAttempt(b, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: 9 * LEASE });
+    await store.postponeWebhook('local', URL, 2 * LEASE);
+    expect(ids(await claim())).toEqual([elsewhere.id]);
+    stores.ahead = 3 * LEASE;
+    expect(ids(await claim())).toEqual(ids([a, elsewhere]));
+  });
+});

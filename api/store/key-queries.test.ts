@@ -1,0 +1,135 @@
+/** Keys, their accounts and the ledger, over each database. */
+import { beforeEach, expect, test } from 'vitest';
+
+import { forEachDatabase } from '../../test/support/each-database.ts';
+import { insertTask, newKey, newTask } from '../../test/support/test-store.ts';
+import type { Store } from './store.ts';
+
+forEachDatabase((stores) => {
+  let store: Store;
+  let other: Store;
+  beforeEach(() => {
+    ({ store, other } = stores);
+  });
+
+  const NOV = Date.parse('2026-11-30T23:59:59Z');
+  const DEC = Date.parse('2026-12-01T00:00:00Z');
+  const end = { status: 'succeeded', nextRunIn: 0 } as const;
+  const cost = (amount: number, gpu_seconds = 0) => ({ amount, currency: 'USD', gpu_seconds, stills: 1 });
+  const output = {} as never;
+  /** Stores a task that is reserved an amount for. */
+  const order = async (amount: number, now = NOV, at = store) => {
+    const task = newTask({ owner: 'k' });
+    const { refused } = await insertTask(at, task, { amount, now });
+    return { refused, task: (await store.get(task.id))! };
+  };
+  const account = async () => {
+    const { month, spent, reserved, active_tasks } = (await other.getKey('k'))!;
+    return { month, spent, reserved, active_tasks };
+  };
+
+  test('a key is added once, found and changed; the key of this machine always exists', async () => {
+    expect(await store.hasKeys()).toBe(false);
+    expect(await store.getKey('local')).toMatchObject({
+      hash: null,
+      budget: null,
+      scopes: ['submit', 'read', 'admin'],
+    });
+    const key = newKey({ id: 'k', hash: 'x', budget: 9_007_199_254_740_991 });
+    const added = await Promise.all([store, other, store].map((one, i) => one.addKey({ ...key, name: String(i) })));
+    expect(added.filter(Boolean)).toHaveLength(1);
+    expect(await store.hasKeys()).toBe(true);
+    const fresh = { ...key, name: String(added.indexOf(true)), month: '', spent: 0, reserved: 0, active_tasks: 0 };
+    expect(await other.getKey('k')).toEqual({ ...fresh, submissions_at: 0 });
+    expect(await store.updateKey('k', { scopes: ['admin'], revoked_at: 5 })).toMatchObject({ revoked_at: 5 });
+    expect(await other.getKey('k')).toMatchObject({ scopes: ['admin'], name: fresh.name });
+    expect(await store.updateKey('none', { revoked_at: 5 })).toBeUndefined();
+    expect(await store.getKey('none')).toBeUndefined();
+    expect((await other.listKeys()).map(({ id }) => id).sort()).toEqual(['k', 'local']);
+  });
+
+  test('of many concurrent tasks only those within the budget are stored, and the others leave no trace', async () => {
+    await store.addKey(newKey({ id: 'k', budget: 1000 }));
+    const orders = await Promise.all(Array.from({ length: 50 }, (_, i) => order(100, NOV, [store, other][i % 2])));
+    expect(orders.filter(({ refused }) => refused === undefined)).toHaveLength(10);
+    expect(orders.filter(({ refused }) => refused === 'budget')).toHaveLength(40);
+    expect(orders.filter(({ task }) => task !== undefined)).toHaveLength(10);
+    expect(await account()).toEqual({ month: '2026-11', spent: 0, reserved: 1000, active_tasks: 10 });
+    expect((await order(1)).refused).toBe('budget');
+    expect((await order(0)).refused).toBeUndefined();
+  });
+
+  test('the end of a task settles it once: its reservation is released and its cost is spent', async () => {
+    await store.addKey(newKey({ id: 'k', budget: 1000 }));
+    const [a, b] = [await order(600), await order(400)];
+    expect((await order(1)).refused).toBe('budget');
+    const ended = { ...end, output, cost: cost(250, 2.5), finished_at: NOV };
+    const ends = await Promise.all([store, other, store].map((one) => one.update(a.task, ended)));
+    expect(ends.filter(Boolean)).toHaveLength(1);
+    expect(ends.find(Boolean)!.cost).toEqual(cost(250, 2.5));
+    expect(await account()).toEqual({ month: '2026-11', spent: 250, reserved: 400, active_tasks: 1 });
+    await store.update((await store.get(a.task.id))!, { expired_at: 1 }); // no further end
+    await store.update(b.task, { status: 'canceled', finished_at: NOV, nextRunIn: 0 }); // free
+    expect(await account()).toEqual({ month: '2026-11', spent: 250, reserved: 0, active_tasks: 0 });
+    expect([(await order(750)).refused, (await order(1)).refused]).toEqual([undefined, 'budget']);
+    expect(await store.getUsage('k', '2026-11-01', '2026-11-30')).toEqual([
+      { day: '2026-11-30', status: 'canceled', tasks: 1, amount: 0, gpu_time: 0, stills: 0 },
+      { day: '2026-11-30', status: 'succeeded', tasks: 1, amount: 250, gpu_time: 2500, stills: 1 },
+    ]);
+    expect(await store.getUsage('another', '2026-11-01', '2026-11-30')).toEqual([]);
+    expect(await store.getUsage('k', '2026-12-01', '2026-12-31')).toEqual([]);
+  });
+
+  test('a new month starts with nothing spent; a reservation stays, and counts for the month of the end', async () => {
+    await store.addKey(newKey({ id: 'k', budget: 1000 }));
+    const [a, b] = [await order(500), await order(500)];
+    await store.update(a.task, { ...end, cost: cost(500), finished_at: NOV });
+    expect((await order(1)).refused).toBe('budget');
+    expect((await order(501, DEC)).refused).toBe('budget');
+    expect((await order(500, DEC)).refused).toBeUndefined();
+    expect(await account()).toEqual({ month: '2026-12', spent: 0, reserved: 1000, active_tasks: 2 });
+    await store.update(b.task, { ...end, cost: cost(300), finished_at: NOV }); // by a clock that is behind
+    expect(await account()).toEqual({ month: '2026-12', spent: 300, reserved: 500, active_tasks: 1 });
+    expect((await order(200, NOV)).refused).toBeUndefined();
+    expect((await order(1, NOV)).refused).toBe('budget');
+  });
+
+  test('active tasks and submissions have limits, and a refused task does not count', async () => {
+    await store.addKey(newKey({ id: 'k' }));
+    const submissions = { interval: 6000, window: 60_000 };
+    const submit = async (now: number, maxActive = 100) =>
+      (await insertTask(store, newTask({ owner: 'k' }), { now, maxActive, submissions })).refused;
+    const many = async (now: number) => Promise.all(Array.from({ length: 30 }, () => submit(now)));
+    expect((await many(NOV)).filter((refused) => refused === undefined)).toHaveLength(10);
+    expect(await submit(NOV + 5999)).toBe('rate');
+    expect(await submit(NOV + 6000)).toBeUndefined();
+    expect(await submit(NOV + 6000)).toBe('rate');
+    expect(await submit(NOV + 12_000, 11)).toBe('active');
+    expect(await submit(NOV + 12_000, 12)).toBeUndefined(); // the refused one had taken nothing
+    expect((await many(NOV + 200_000)).filter((refused) => refused === undefined)).toHaveLength(10);
+  });
+
+  test('a retry gets the existing task, also without budget', async () => {
+    await store.addKey(newKey({ id: 'k', budget: 100 }));
+    const keyed = () => newTask({ owner: 'k', idempotency_key: 'once', idempotency_hash: 'x' });
+    const each = Array.from({ length: 12 }, (_, i) => insertTask([store, other][i % 2]!, keyed(), { amount: 100 }));
+    const results = await Promise.all(each);
+    expect(results.filter(({ existing }) => existing)).toHaveLength(11);
+    expect(results.filter(({ refused }) => refused)).toHaveLength(0);
+    expect(await account()).toMatchObject({ reserved: 100, active_tasks: 1 });
+  });
+
+  test('listGpuTimes returns the GPU times of the latest succeeded tasks', async () => {
+    for (const [i, gpu] of [1, 2, 3].entries()) {
+      const { task } = await order(0);
+      await store.update(task, { ...end, output, cost: cost(0, gpu), finished_at: NOV + i });
+    }
+    const { task } = await order(0);
+    await store.update(task, { status: 'failed', cost: cost(0, 0), finished_at: NOV + 9, nextRunIn: 0 });
+    expect(await other.listGpuTimes('camera', 2)).toEqual([
+      { took: 3000, expected: 1000 },
+      { took: 2000, expected: 1000 },
+    ]);
+    expect(await other.listGpuTimes('svd', 2)).toEqual([]);
+  });
+});
