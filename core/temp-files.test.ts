@@ -38,16 +38,16 @@ test('files of dead processes are removed; those of living ones, other hosts and
     nameOf(1), // alive, and another user's perhaps
     `elsewhere.${DEAD}.${tempName().split('.').at(-1)}`, // another host
     nameOf(DEAD, 'other-'), // another prefix
-    nameOf(0), // would be asked of all processes of this group
+    nameOf(0), // kill would signal the whole process group
     nameOf(`-${DEAD}`),
     'notes.txt',
     `x.${DEAD}`,
   ];
   for (const name of stays) await put(name);
   await mkdir(join(folder, 'folder'));
-  const strangers = (await left()).filter((name) => name.endsWith('.x'));
+  const others = (await left()).filter((name) => name.endsWith('.x'));
   await removeOrphans(folder);
-  expect(await left()).toEqual([...stays, ...strangers, 'folder'].sort());
+  expect(await left()).toEqual([...stays, ...others, 'folder'].sort());
 });
 
 test('folders are removed with their contents, and only those with the prefix', async () => {

@@ -77,8 +77,8 @@ test('living workers do not count as deaths, however many and however long', asy
     now += MINUTE / 2;
     await vi.advanceTimersByTimeAsync(MINUTE / 2);
     await vi.waitFor(async () => {
-      const words = await Promise.all([1, 2, 3].map((n) => bucket.get(`tasks/${TASK}/attempt-${n}.json`)));
-      expect(words.every((word) => JSON.parse(String(word)).alive_at === now)).toBe(true);
+      const slots = await Promise.all([1, 2, 3].map((n) => bucket.get(`tasks/${TASK}/attempt-${n}.json`)));
+      expect(slots.every((slot) => JSON.parse(String(slot)).alive_at === now)).toBe(true);
     });
   }
   const late = await begin('late');

@@ -151,7 +151,7 @@ describe('several jobs at once', () => {
     for (let i = 0; i < clips.length; i += 2) {
       expect([clips[i], clips[i + 1]]).toEqual(['opened', 'decoded'].map((verb) => `${clips[i]![0]} ${verb}`));
     }
-    expect(new Set(clips.slice(0, 6).map((event) => event[0]))).toEqual(new Set('123')); // nobody waits for another's second
+    expect(new Set(clips.slice(0, 6).map((event) => event[0]))).toEqual(new Set('123')); // all first videos are made before any second one
   });
 
   test('one job waits for the bridge while another samples', async () => {

@@ -59,7 +59,7 @@ describe('isPublicAddress', () => {
     ['1fff:ffff::1', false],
     ['2400::1', true],
     ['3ffe::1', true],
-    // no address
+    // not an address
     ['', false],
     ['example.com', false],
     ['8.8.8.8/8', false],

@@ -1,4 +1,4 @@
-/** What strangers send and where their addresses lead, through a worker's job: each with its code, and nothing is left of it. */
+/** Malicious pictures and URLs in a worker's job: each ends with its error code, and leaves nothing. */
 import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readlink, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -23,7 +23,7 @@ let bucket: Bucket;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'malicious-'));
   await mkdir(join(folder, 'tmp'));
-  vi.stubEnv('TMPDIR', join(folder, 'tmp')); // the job's and the decoder's: nobody else writes there
+  vi.stubEnv('TMPDIR', join(folder, 'tmp')); // only the job and the decoder write there
   bucket = await diskBucket(join(folder, 'bucket'), { publicUrl: '' });
 });
 afterAll(async () => {
@@ -32,7 +32,7 @@ afterAll(async () => {
 });
 
 let count = 0;
-/** A job for that address; resolves to the code that it fails with, once all it left is looked at. */
+/** Runs a job for the URL. @returns its error code, after a check that it left no files */
 async function refusal(image_url: string, allowPrivate: boolean) {
   const task_id = `01a206ec-8c81-72d2-88c2-${String(++count).padStart(12, '0')}`;
   const job = {
@@ -48,7 +48,7 @@ async function refusal(image_url: string, allowPrivate: boolean) {
     { jobId: 'job-1', progress() {}, signal },
   ).catch((error) => error);
   const left = await readdir(join(folder, 'bucket/objects/tasks', task_id)).catch(() => []);
-  expect(left, 'only the word that it failed').toEqual(error.code === 'image_rejected' ? ['result.json'] : []);
+  expect(left, 'only the result').toEqual(error.code === 'image_rejected' ? ['result.json'] : []);
   return error.code;
 }
 
@@ -63,16 +63,16 @@ test('every malicious picture is refused, as an upload and by the worker', async
   const { crafted, truncated } = await maliciousPictures();
   const pictures = [...crafted, ...truncated];
   expect(pictures.length).toBeGreaterThan(100);
-  const taken: string[] = [];
+  const accepted: string[] = [];
   for (const { name, bytes } of pictures) {
     for (const png of [false, true]) {
       await decode(bytes, { png, ...limits }).then(
-        () => taken.push(name),
+        () => accepted.push(name),
         () => {},
       );
     }
   }
-  expect(taken).toEqual([]);
+  expect(accepted).toEqual([]);
 });
 
 test('a malicious picture at an image_url is image_rejected, and leaves no file, socket or process', async () => {

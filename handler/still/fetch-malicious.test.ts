@@ -1,4 +1,4 @@
-/** Servers and resolvers that mean harm. The far edge is made up: which addresses names have, and who answers at a public address. */
+/** Malicious servers and DNS answers. Only DNS and the servers at public addresses are mocked. */
 import { once } from 'node:events';
 import net, { type AddressInfo, type Socket } from 'node:net';
 import tls from 'node:tls';
@@ -28,18 +28,18 @@ afterEach(async () => {
 
 /** Listens on loopback; `answer` has the raw connection, once a request has come. */
 async function serve(answer: (socket: Socket, path: string) => void, server = net.createServer()) {
-  const asked: string[] = [];
+  const requests: string[] = [];
   servers.push(server);
   server.on(server instanceof tls.Server ? 'secureConnection' : 'connection', (socket: Socket) => {
     sockets.add(socket.on('close', () => sockets.delete(socket)).on('error', () => {}));
     socket.on('data', (data) => {
-      asked.push(String(data));
+      requests.push(String(data));
       answer(socket, String(data).split(' ')[1]!);
     });
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  return { port: (server.address() as AddressInfo).port, asked };
+  return { port: (server.address() as AddressInfo).port, requests };
 }
 
 const ok = (body = PICTURE) => `HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`;
@@ -57,12 +57,12 @@ async function expectError(work: Promise<unknown>, code: string, message: RegExp
 }
 
 test('a public address is reached, by name and by number', async () => {
-  const { port, asked } = await serve((socket) => socket.end(ok()));
+  const { port, requests } = await serve((socket) => socket.end(ok()));
   const connected = mockInternet({ 'pictures.example.com': [[PUBLIC]] }, { [PUBLIC]: port });
   expect(await fetchIt('http://pictures.example.com/a.png')).toBe(PICTURE);
   expect(await fetchIt(`http://${PUBLIC}:8080/b.png`)).toBe(PICTURE);
   expect(connected).toEqual([PUBLIC, PUBLIC]);
-  expect(asked.map((request) => request.split('\r\n')[0])).toEqual(['GET /a.png HTTP/1.1', 'GET /b.png HTTP/1.1']);
+  expect(requests.map((request) => request.split('\r\n')[0])).toEqual(['GET /a.png HTTP/1.1', 'GET /b.png HTTP/1.1']);
 });
 
 test('a name that changes after the check is connected to at the checked address', async () => {
@@ -74,7 +74,7 @@ test('a name that changes after the check is connected to at the checked address
   expect(resolveName.mock.calls.filter(([name]) => name === 'rebind.example.com')).toHaveLength(1);
   await expectError(fetchIt('http://rebind.example.com/'), 'image_rejected', /rebind.example.com is not a public/);
   expect(connected).toEqual([PUBLIC]);
-  expect(inside.asked).toEqual([]);
+  expect(inside.requests).toEqual([]);
 });
 
 test('a name that changes between a redirect and the next request is checked again', async () => {
@@ -137,22 +137,22 @@ test.each([
 });
 
 test('circular redirects are image_unavailable', async () => {
-  const { port, asked } = await serve((socket, path) => socket.end(redirect(path === '/a' ? '/b' : '/a')));
+  const { port, requests } = await serve((socket, path) => socket.end(redirect(path === '/a' ? '/b' : '/a')));
   await expectError(fetchLocal(port, '/a'), 'image_unavailable', /redirects more than 5 times/);
-  expect(asked).toHaveLength(6);
+  expect(requests).toHaveLength(6);
 });
 
 test.each([201, 203, 204, 205, 206, 300, 304, 305, 306, 399, 418, 511])(
-  'status %i, with a place to go and a body: neither is taken',
+  'status %i with a location and a body is image_unavailable',
   async (status) => {
-    const { port, asked } = await serve((socket) => {
+    const { port, requests } = await serve((socket) => {
       const body = [204, 304].includes(status) ? '' : PICTURE;
       socket.end(
         `HTTP/1.1 ${status} So\r\nlocation: /other\r\ncontent-range: bytes 0-21/22\r\n${body && `content-length: ${body.length}\r\n`}\r\n${body}`,
       );
     });
     await expectError(fetchLocal(port), 'image_unavailable', new RegExp(`answered with status ${status}$`));
-    expect(asked).toHaveLength(1);
+    expect(requests).toHaveLength(1);
   },
 );
 
@@ -166,7 +166,7 @@ test('a picture without a length and an end is image_rejected', async () => {
     socket.write('HTTP/1.0 200 OK\r\n\r\n');
     const chunk = Buffer.alloc(100_000);
     const pour = () => {
-      while (!socket.destroyed && socket.write(chunk)); // until nobody takes any more
+      while (!socket.destroyed && socket.write(chunk)); // until the buffer is full
     };
     socket.on('drain', pour);
     pour();
@@ -198,14 +198,14 @@ test.each([
 
 test('a compressed body is not decompressed', async () => {
   const body = gzipSync(Buffer.alloc(100_000_000));
-  const { port, asked } = await serve((socket) => {
+  const { port, requests } = await serve((socket) => {
     const head = `HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-type: image/png\r\ncontent-length: ${body.length}\r\n`;
     socket.write(`${head}connection: close\r\n\r\n`);
     socket.end(body);
   });
   const fetched = await fetchPicture(`http://127.0.0.1:${port}/`, { allowPrivate: true, signal });
   expect(Buffer.compare(fetched, body)).toBe(0);
-  expect(asked[0]).toMatch(/accept-encoding: identity/);
+  expect(requests[0]).toMatch(/accept-encoding: identity/);
 });
 
 test.each([
@@ -233,7 +233,7 @@ test.each([
   expect(drops).toBeLessThan(20);
 });
 
-/** Made for this test and used nowhere else: its own issuer, good for a hundred years. */
+/** A self-signed certificate for this test only, valid for a hundred years. */
 const [CERTIFICATE, KEY] = [
   `-----BEGIN CERTIFICATE-----
 MIIBwDCCAWegAwIBAgIUNC/0KQW1dzDFq9R1TuUtt5RgybMwCgYIKoZIzj0EAwIw
@@ -257,9 +257,9 @@ GYgp8G2NX1/LULJ4BKO850jfIrrnnoFje9sD8IiwayFkXZJpMR17PkhC
 test('an untrusted TLS certificate is refused, even if the environment allows it', async () => {
   vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0');
   const server = tls.createServer({ cert: CERTIFICATE, key: KEY }).on('tlsClientError', () => {});
-  const { port, asked } = await serve((socket) => socket.end(ok()), server);
+  const { port, requests } = await serve((socket) => socket.end(ok()), server);
   await expectError(fetchIt(`https://localhost:${port}/`, true), 'image_unavailable', /can’t be reached/);
-  expect(asked).toEqual([]);
+  expect(requests).toEqual([]);
 });
 
 test('a proxy in the environment is not used', async () => {
@@ -270,5 +270,5 @@ test('a proxy in the environment is not used', async () => {
   }
   vi.stubEnv('NODE_USE_ENV_PROXY', '1');
   expect(await fetchLocal(port)).toBe(PICTURE);
-  expect(proxy.asked).toEqual([]);
+  expect(proxy.requests).toEqual([]);
 });

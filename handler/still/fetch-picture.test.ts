@@ -27,18 +27,18 @@ afterEach(() => {
   }
 });
 
-/** A server on loopback, with what it was asked. */
+/** A server on loopback that records its requests. */
 async function serve(answer: RequestListener, host = '127.0.0.1') {
-  const asked: IncomingMessage[] = [];
+  const requests: IncomingMessage[] = [];
   const server = createServer((request, response) => {
-    asked.push(request);
+    requests.push(request);
     answer(request, response);
   });
   servers.push(server);
   server.listen(0, host);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}`, port, asked };
+  return { url: `http://127.0.0.1:${port}`, port, requests };
 }
 
 const fetchIt = (url: string, options: { allowPrivate?: boolean; signal?: AbortSignal; name?: string } = {}) =>
@@ -54,16 +54,16 @@ async function expectJobError(work: Promise<unknown>, code: string, message = /.
 }
 
 test('returns the picture’s bytes', async () => {
-  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  const { url, requests } = await serve((_, response) => response.end(PICTURE));
   expect(await fetchIt(`${url}/some/picture.png?size=large`)).toEqual(PICTURE);
-  expect(asked.map((request) => request.url)).toEqual(['/some/picture.png?size=large']);
-  expect(asked[0]!.method).toBe('GET');
+  expect(requests.map((request) => request.url)).toEqual(['/some/picture.png?size=large']);
+  expect(requests[0]!.method).toBe('GET');
 });
 
 test('sends the server no headers but the necessary ones', async () => {
-  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  const { url, requests } = await serve((_, response) => response.end(PICTURE));
   await fetchIt(url);
-  expect(Object.keys(asked[0]!.headers).sort()).toEqual(
+  expect(Object.keys(requests[0]!.headers).sort()).toEqual(
     ['accept', 'accept-encoding', 'connection', 'host', 'user-agent'].sort(),
   );
 });
@@ -127,22 +127,22 @@ const countDown = (request: IncomingMessage, response: ServerResponse) => {
 };
 
 test('follows 5 redirects', async () => {
-  const { url, asked } = await serve(countDown);
+  const { url, requests } = await serve(countDown);
   expect(await fetchIt(`${url}/5`)).toEqual(PICTURE);
-  expect(asked.map((request) => request.url)).toEqual(['/5', '/4', '/3', '/2', '/1', '/0']);
+  expect(requests.map((request) => request.url)).toEqual(['/5', '/4', '/3', '/2', '/1', '/0']);
 });
 
 test('6 redirects are image_unavailable', async () => {
-  const { url, asked } = await serve(countDown);
+  const { url, requests } = await serve(countDown);
   await expectJobError(fetchIt(`${url}/6`), 'image_unavailable', /more than 5 times/);
-  expect(asked).toHaveLength(6);
+  expect(requests).toHaveLength(6);
 });
 
 test('follows a redirect to another server', async () => {
   const there = await serve((_, response) => response.end(PICTURE));
   const here = await serve((_, response) => response.writeHead(302, { location: `${there.url}/moved` }).end());
   expect(await fetchIt(here.url)).toEqual(PICTURE);
-  expect(there.asked.map((request) => request.url)).toEqual(['/moved']);
+  expect(there.requests.map((request) => request.url)).toEqual(['/moved']);
 });
 
 test.each([
@@ -170,7 +170,7 @@ test('another protocol in the URL is image_rejected', async () => {
 test('an abort before the answer rejects with its reason', async () => {
   const controller = new AbortController();
   const reason = new Error('the task was canceled');
-  const { url } = await serve(() => controller.abort(reason)); // asked, but never answers
+  const { url } = await serve(() => controller.abort(reason)); // never answers
   await expect(fetchIt(url, { signal: controller.signal })).rejects.toBe(reason);
 });
 
@@ -188,9 +188,9 @@ test('an abort during the picture rejects with its reason, and closes the connec
 
 test('an aborted signal sends no request', async () => {
   const reason = new Error('the task was canceled');
-  const { url, asked } = await serve((_, response) => response.end(PICTURE));
+  const { url, requests } = await serve((_, response) => response.end(PICTURE));
   await expect(fetchIt(url, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
-  expect(asked).toHaveLength(0);
+  expect(requests).toHaveLength(0);
 });
 
 test('a picture that takes more than a minute is image_unavailable', async () => {
@@ -215,23 +215,23 @@ const localUrls = (port: number) => [
 ];
 
 test('without private addresses this machine is not reached by its addresses', async () => {
-  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  const { port, requests } = await serve((_, response) => response.end(PICTURE));
   for (const url of localUrls(port)) {
     await expectJobError(fetchIt(url, { allowPrivate: false }), 'image_rejected', /is not a public address/);
   }
-  expect(asked).toHaveLength(0);
+  expect(requests).toHaveLength(0);
 });
 
 test('without private addresses this machine is not reached by a public name', async () => {
-  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  const { port, requests } = await serve((_, response) => response.end(PICTURE));
   resolveName.mockImplementation((_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]));
   const fetched = fetchIt(`http://pictures.example.com:${port}/`, { allowPrivate: false });
   await expectJobError(fetched, 'image_rejected', /^image_url: pictures.example.com is not a public address$/);
-  expect(asked).toHaveLength(0);
+  expect(requests).toHaveLength(0);
 });
 
 test('without private addresses this machine is not reached by a redirect', async () => {
-  const { port, asked } = await serve((_, response) => response.end(PICTURE));
+  const { port, requests } = await serve((_, response) => response.end(PICTURE));
   const { request: real } = await vi.importActual<typeof undici>('undici');
   for (const location of localUrls(port)) {
     // Only the public server is made up; whatever it leads to goes through the real request and its guard.
@@ -243,5 +243,5 @@ test('without private addresses this machine is not reached by a redirect', asyn
     const fetched = fetchIt('http://pictures.example.com/', { allowPrivate: false });
     await expectJobError(fetched, 'image_rejected', /is not a public address/);
   }
-  expect(asked).toHaveLength(0);
+  expect(requests).toHaveLength(0);
 });

@@ -1,14 +1,14 @@
 import sharp from 'sharp';
 import type { Still } from '../models/model.ts';
 
-/** Pixels of the still: how far lanczos3 looks when it enlarges, and some more. */
+/** Pixels of the still: the reach of lanczos3 when it enlarges, and a few more. */
 const MARGIN = 8;
 
 /**
- * Brings a still to the frame's shape.
+ * Fits a still to the frame.
  * @param png the unfitted still
- * @param fit cover: filled and cropped around the centre; contain: whole, over a blurred copy of itself; stretch: whole, distorted
- * @param scale how much larger than W×H the result may be, where the still has the pixels; ≥ 1
+ * @param fit cover: crops around the centre; contain: the whole still over a blurred copy of itself; stretch: distorts
+ * @param scale how much larger than W×H the result may be if the still has the pixels; ≥ 1
  */
 export async function fitStill(
   png: Uint8Array,
@@ -22,12 +22,12 @@ export async function fitStill(
   const height = Math.round(H * factor);
   const kernel = 'lanczos3';
 
-  /** An enlarged thread (1×65,535 for 2048×2048) has more pixels than libvips counts: of it only what the crop leaves, and a margin. */
+  /** A very thin still (1×65,535 for 2048×2048) exceeds libvips' limits when enlarged, so it is cropped before, with a margin. */
   function cover(width: number, height: number) {
     const enlargement = Math.max(width / meta.width, height / meta.height);
-    const isThread = enlargement * Math.max(meta.width, meta.height) > 1e6;
+    const isThin = enlargement * Math.max(meta.width, meta.height) > 1e6;
     const spare = (length: number, needed: number) =>
-      isThread ? Math.max(0, Math.floor((length - needed / enlargement) / 2) - MARGIN) : 0;
+      isThin ? Math.max(0, Math.floor((length - needed / enlargement) / 2) - MARGIN) : 0;
     const [left, top] = [spare(meta.width, width), spare(meta.height, height)];
     return original
       .clone()
@@ -38,10 +38,10 @@ export async function fitStill(
   let picture =
     fit === 'stretch' ? original.clone().resize(width, height, { fit: 'fill', kernel }) : cover(width, height);
   if (fit === 'contain') {
-    // Blurred at an eighth of the size: at 3072×3072 this took five times as long as all else.
+    // Blurred at an eighth of the size: at full size it takes five times as long as everything else.
     const [w, h] = [Math.ceil(width / 8), Math.ceil(height / 8)];
     const small = await cover(w, h)
-      .blur({ sigma: Math.max(1, Math.max(w, h) / 32), precision: 'float' }) // whole numbers would darken it
+      .blur({ sigma: Math.max(1, Math.max(w, h) / 32), precision: 'float' }) // integer precision would darken it
       .raw()
       .toBuffer();
     const whole = await original

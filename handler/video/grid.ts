@@ -1,10 +1,11 @@
 import sharp from 'sharp';
 import { readMp4 } from './mp4.ts';
 
-const MAX_WIDTH = 3840; // 4K: the widest that players and decoders commonly take
+/** Pixels: 4K, which most players and decoders support. */
+const MAX_WIDTH = 3840;
 
 /**
- * Size of the videos side by side, scaled to at most 3840 wide; even, as yuv420p wants it.
+ * The size of the videos side by side, scaled to a width of at most 3840. Sizes are even, as yuv420p requires.
  * @param columns number of videos, each W×H
  */
 export function gridSize(
@@ -19,8 +20,8 @@ export function gridSize(
 }
 
 /**
- * The frames of several finished videos of one size and length, side by side, as rgb24. They are read from their files, so that
- * memory holds one frame of each.
+ * The frames of several videos of one size and length, side by side, as rgb24. They are read from the files frame by frame, which
+ * needs little memory.
  */
 export async function* gridFrames(paths: string[], W: number, H: number): AsyncGenerator<Uint8Array> {
   const { width, height, cell } = gridSize(paths.length, W, H);

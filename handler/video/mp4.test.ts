@@ -66,7 +66,7 @@ function psnr(a: Uint8Array, b: Uint8Array): number {
   return 10 * Math.log10(255 ** 2 / (squares / a.length));
 }
 
-/** Files of the test's folder that this process holds open; Linux can tell. */
+/** The files of the test's folder that this process has open, on Linux. */
 function openFiles(): string[] {
   if (process.platform !== 'linux') return [];
   return readdirSync('/proc/self/fd').flatMap((fd) => {

@@ -1,4 +1,4 @@
-/** H.264 in MP4, by FFmpeg in this process. The one importer of the encoder. */
+/** H.264 in MP4, by FFmpeg in this process. */
 import { appendFile } from 'node:fs/promises';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
 import { Dictionary, Frame, Log, Rational } from 'node-av';
@@ -9,7 +9,7 @@ import { AV_LOG_ERROR, AV_PIX_FMT_RGB24, AVFMT_FLAG_CUSTOM_IO, FF_ENCODER_LIBX26
 
 Log.setLevel(AV_LOG_ERROR);
 
-// node-av's demuxer uses it, and Node 20 lacks it.
+// For node-av's demuxer: Node 20 does not have it.
 Promise.withResolvers ??= function withResolvers<T>() {
   let resolve!: PromiseWithResolvers<T>['resolve'];
   let reject!: PromiseWithResolvers<T>['reject'];
@@ -25,22 +25,22 @@ export interface Mp4Options {
   height: number;
   /** frames a second, a whole number */
   fps: number;
-  /** kept in the file for whoever wonders how it was made; goes into its `comment` tag as JSON */
+  /** how the video was made, for the file's `comment` tag as JSON */
   metadata: Record<string, string | number>;
   /** marks the file as made by a trained model (IPTC's digital source type, in an XMP packet) */
   madeByAi?: boolean;
   signal?: AbortSignal;
 }
 
-export const THREADS = 2; // x264's output depends on the number of threads: fixed, so that the same frames give the same bytes
-/** x264's options. */
+/** x264's output depends on the number of threads. It is fixed, so that the same frames give the same bytes. */
+export const THREADS = 2;
 export const X264 = {
   crf: 18, // visually lossless
   preset: 'medium',
-  mbtree: false, // off for the same reason: with AVX-512 its results vary from run to run at some sizes (192×128 for one)
+  mbtree: false, // with AVX-512 its results vary from run to run at some sizes, such as 192×128
 };
 
-// Only the pixel format and the BT.709 colours that every player assumes for such a video.
+// Converts the pixel format, and marks the BT.709 colours that players assume for such a video.
 export const TO_YUV =
   'scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bicubic,format=yuv420p,' +
   'setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv';
@@ -49,7 +49,7 @@ const TO_RGB =
   'scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags=accurate_rnd+full_chroma_inp+bicubic,format=rgb24';
 
 /**
- * Encodes frames as they come and writes a file that starts to play before it is loaded (moov first).
+ * Encodes frames as they arrive. The file can be played while it loads (moov first).
  * @param frames rgb24, width×height×3 bytes each
  * @returns the number of frames
  */
@@ -77,7 +77,7 @@ export async function writeMp4(
       count++;
       yield frame;
     }
-    yield null; // end of stream: without it the encoder keeps what it holds and the file stays empty
+    yield null; // end of stream: flushes the encoder
   }
 
   const opened: Closable[] = [];
@@ -99,13 +99,13 @@ export async function writeMp4(
       packet?.free();
     }
   } finally {
-    await closeAll(opened); // the muxer first: it writes the file's end
+    await closeAll(opened); // the muxer first, which writes the end of the file
   }
   if (madeByAi) await appendFile(path, AI_MARK);
   return count;
 }
 
-/** An XMP packet in a box of its own, as Adobe's XMP specification (part 3) puts it into MP4; players pass over it. */
+/** An XMP packet in a box of its own, as in Adobe's XMP specification (part 3). Players skip it. */
 const AI_MARK = (() => {
   const xmp =
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">' +
@@ -121,15 +121,15 @@ const AI_MARK = (() => {
 
 /**
  * Decodes a video that `writeMp4` made, frame by frame, as rgb24.
- * @throws Error if the file is no video
+ * @throws Error if the file is not a video
  */
 export async function* readMp4(path: string): AsyncGenerator<{ width: number; height: number; data: Buffer }> {
   const opened: Closable[] = [];
   try {
     const demuxer = await Demuxer.open(path);
-    opened.unshift(demuxer); // closed last: the decoder looks at its streams
+    opened.unshift(demuxer); // closed last: the decoder uses its streams
     const stream = demuxer.video();
-    if (!stream) throw new Error(`${path} holds no video`);
+    if (!stream) throw new Error(`${path} contains no video`);
     const decoder = await Decoder.create(stream);
     opened.unshift(decoder);
     const filter = FilterAPI.create(TO_RGB);
@@ -145,7 +145,7 @@ export async function* readMp4(path: string): AsyncGenerator<{ width: number; he
   }
 }
 
-/** What holds memory or a file outside of JavaScript. */
+/** An object that holds native memory or a file. */
 interface Closable {
   close(): unknown;
 }

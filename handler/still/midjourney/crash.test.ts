@@ -38,7 +38,7 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
     { 'mj-proxy': 'lost' },
   ],
   [
-    'when the bridge has taken it, before it answers',
+    'when the bridge has accepted the prompt, before it answers',
     { call: 'imagine', count: 1 },
     1,
     'lost',

@@ -40,7 +40,7 @@ async function start(bridges: Partial<Record<BridgeName, Options>>, more: Partia
     all,
     options,
     paid: () => all.map(({ paid }) => paid()),
-    asked: () => all.map(({ calls }) => calls.imagine),
+    imagineCounts: () => all.map(({ calls }) => calls.imagine),
   };
 }
 const record = () => getJson(bucket, INTENT);
@@ -51,8 +51,8 @@ async function expectFour() {
   expect(await Promise.all(files.map((png) => colourOf(png!)))).toEqual(COLOURS);
 }
 
-/** Words for which only the first bridge says no; the second's stand-in does not know them. */
-test.each<[word: string, code: string, first: BridgeName, second: BridgeName, isTaken: boolean]>([
+/** Words that only the first bridge refuses. */
+test.each<[word: string, code: string, first: BridgeName, second: BridgeName, isAccepted: boolean]>([
   ['PROXY_QUEUE_FULL', 'queue_full', 'mj-proxy', 'tnl', false],
   ['NO_CREDIT', 'no_credit', 'legnext', 'tnl', false],
   ['SLOW_DOWN', 'rate_limited', 'legnext', 'imaginepro', false],
@@ -61,17 +61,17 @@ test.each<[word: string, code: string, first: BridgeName, second: BridgeName, is
   ['NO_FAST_HOURS', 'no_credit', 'tnl', 'legnext', true],
   ['MODERATION_OUTAGE', 'upstream_error', 'tnl', 'imaginepro', true],
   ['MIDJOURNEY_QUEUE_FULL', 'queue_full', 'mj-proxy', 'tnl', true],
-])('%s (%s) at %s makes %s the next', async (word, code, first, second, isTaken) => {
+])('%s (%s) at %s makes %s the next', async (word, code, first, second, isAccepted) => {
   const log: unknown[] = [];
   const info = (details: unknown) => void log.push(details);
-  const { options, all, asked } = await start({ [first]: {}, [second]: {} }, { log: { info } });
+  const { options, all, imagineCounts } = await start({ [first]: {}, [second]: {} }, { log: { info } });
   await imagine(`a lighthouse ${word}`, options);
   await expectFour();
   expect(all[0]!.paid() + all[1]!.paid()).toBe(1);
-  expect(asked().at(-1)).toBe(1);
-  const [taken] = all[1]!.imagines.values();
-  const refusal = { bridge: first, code, ...(isTaken && { id: expect.any(String) }) };
-  expect(await record()).toMatchObject({ ref: TASK, refused: [refusal], bridge: second, id: taken!.id });
+  expect(imagineCounts().at(-1)).toBe(1);
+  const [accepted] = all[1]!.imagines.values();
+  const refusal = { bridge: first, code, ...(isAccepted && { id: expect.any(String) }) };
+  expect(await record()).toMatchObject({ ref: TASK, refused: [refusal], bridge: second, id: accepted!.id });
   expect(log).toEqual([{ bridge: first, code, error: expect.any(Error) }]);
 });
 
@@ -80,18 +80,18 @@ test.each([
   ['INVALID_PARAMETER', 'invalid_input'],
   ['INVALID_LINK', 'image_unavailable'],
 ])('%s is %s, and no job asks another bridge', async (word, code) => {
-  const { options, asked } = await start({ tnl: {}, imaginepro: {} });
+  const { options, imagineCounts } = await start({ tnl: {}, imaginepro: {} });
   expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
   expect(await codeOf(imagine(`a lighthouse ${word}`, options))).toBe(code);
-  expect(asked()).toEqual([1, 0]);
+  expect(imagineCounts()).toEqual([1, 0]);
 });
 
 test('if all bridges refuse, the last reason counts, and each is asked once, even by a second job', async () => {
-  const { options, asked, paid } = await start({ tnl: {}, legnext: {}, imaginepro: {} });
+  const { options, imagineCounts, paid } = await start({ tnl: {}, legnext: {}, imaginepro: {} });
   const prompt = 'a lighthouse NO_FAST_HOURS QUEUE_FULL';
   expect(await codeOf(imagine(prompt, options))).toBe('queue_full'); // imaginepro says that first
   expect(await codeOf(imagine(prompt, options))).toBe('queue_full');
-  expect(asked()).toEqual([1, 1, 1]);
+  expect(imagineCounts()).toEqual([1, 1, 1]);
   expect(paid()).toEqual([0, 0, 0]);
   const { refused } = (await record()) as { refused: { bridge: string; code: string }[] };
   expect(refused.map(({ bridge, code }) => `${bridge} ${code}`)).toEqual([
@@ -102,23 +102,23 @@ test('if all bridges refuse, the last reason counts, and each is asked once, eve
 });
 
 test('a second job continues with the bridges that were not asked', async () => {
-  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const { options, imagineCounts } = await start({ tnl: {}, legnext: {} });
   const refusal = { bridge: 'tnl', code: 'queue_full', message: 'full' };
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused: [refusal] }));
   await imagine('a lighthouse', options);
-  expect(asked()).toEqual([0, 1]);
+  expect(imagineCounts()).toEqual([0, 1]);
 });
 
 test('a bridge that accepted the prompt is awaited, wherever it is in the list', async () => {
-  const { options, all, asked } = await start({ tnl: {}, legnext: {} });
+  const { options, all, imagineCounts } = await start({ tnl: {}, legnext: {} });
   const id = await all[1]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, bridge: 'legnext', id }));
   await imagine('a lighthouse', options);
   await expectFour();
-  expect(asked()).toEqual([0, 1]);
+  expect(imagineCounts()).toEqual([0, 1]);
 });
 
-/** The first has taken it, or may have; what it does afterwards is no reason to pay the second. */
+/** The first bridge has accepted the prompt, or may have: the second must not be paid. */
 const mayStillDeliver: Record<string, [Options, code: string]> = {
   'does not answer': [{ intervene: (call, _, c) => (call === 'imagine' ? c.text('', 502) : undefined) }, 'lost'],
   'sends a malformed status': [
@@ -145,28 +145,28 @@ const mayStillDeliver: Record<string, [Options, code: string]> = {
 };
 for (const [what, [options, code]] of Object.entries(mayStillDeliver)) {
   test(`if the first bridge ${what}, the error is ${code}, and no job asks the second`, async () => {
-    const { options: all, asked } = await start({ tnl: options, legnext: {} }, { timeout: 500 });
-    // TheNextLeg hands out pictures itself where their address does not: not here.
+    const { options: all, imagineCounts } = await start({ tnl: options, legnext: {} }, { timeout: 500 });
+    // Without TheNextLeg's own download of pictures.
     const [{ picture: _, ...first }, second] = all.bridges as [(typeof all.bridges)[0], (typeof all.bridges)[0]];
     const bridges = [first, second];
     expect(await codeOf(imagine('a lighthouse', { ...all, bridges }))).toBe(code);
     expect(await codeOf(imagine('a lighthouse', { ...all, bridges, now: () => Date.now() + 600_000 }))).toBe(code);
-    expect(asked()).toEqual([1, 0]);
+    expect(imagineCounts()).toEqual([1, 0]);
   });
 }
 
 test('a timeout at the first bridge may be charged, so the second is not asked', async () => {
-  const { options, asked } = await start({ imaginepro: {}, tnl: {} });
+  const { options, imagineCounts } = await start({ imaginepro: {}, tnl: {} });
   expect(await codeOf(imagine('a lighthouse TIMED_OUT', options))).toBe('upstream_timeout');
-  expect(asked()).toEqual([1, 0]);
+  expect(imagineCounts()).toEqual([1, 0]);
 });
 
 test('many workers pay once if the first bridge fails an accepted prompt', async () => {
-  const { options, paid, asked } = await start({ tnl: {}, imaginepro: {} });
+  const { options, paid, imagineCounts } = await start({ tnl: {}, imaginepro: {} });
   const work = Array.from({ length: 6 }, () => imagine('a lighthouse INTERNAL_ERROR', options));
   // imaginepro fails it with the same word: both bridges are asked, once each.
   await Promise.allSettled(work);
-  expect(asked()).toEqual([1, 1]);
+  expect(imagineCounts()).toEqual([1, 1]);
   expect(paid()).toEqual([0, 0]);
   await bucket.delete(`tasks/${TASK}`);
   const again = await start({ tnl: {}, legnext: {} });
@@ -174,24 +174,24 @@ test('many workers pay once if the first bridge fails an accepted prompt', async
     Array.from({ length: 6 }, () => codeOf(imagine('a lighthouse NO_FAST_HOURS', again.options))),
   );
   expect(results).toEqual(Array(6).fill('undefined'));
-  expect(again.asked()).toEqual([1, 1]);
+  expect(again.imagineCounts()).toEqual([1, 1]);
   expect(again.paid()).toEqual([0, 1]);
 });
 
 test('a worker waits for the id of another one that asks, until CLAIM_TIMEOUT', async () => {
-  const { options, all, asked } = await start({ tnl: {} });
+  const { options, all, imagineCounts } = await start({ tnl: {} });
   const id = await all[0]!.bridge.imagine('a lighthouse --ar 2:1', TASK);
   const intent = { ref: TASK, bridge: 'tnl', asked_at: 1_000_000 };
   await bucket.put(INTENT, JSON.stringify(intent));
   let looks = 0;
-  /** The record is looked at a few times, then the other worker has its id. */
+  /** At the fourth read of the record the other worker has its id. */
   const get: Bucket['get'] = async (key) => {
     if (key === INTENT && ++looks === 4) await bucket.put(INTENT, JSON.stringify({ ...intent, id }));
     return bucket.get(key);
   };
   await imagine('a lighthouse', { ...options, bucket: { ...bucket, get }, now: () => 1_001_000 });
   await expectFour();
-  expect(asked()).toEqual([1]);
+  expect(imagineCounts()).toEqual([1]);
 
   await bucket.delete(`tasks/${TASK}`);
   await bucket.put(INTENT, JSON.stringify(intent));
@@ -202,13 +202,13 @@ test('a worker waits for the id of another one that asks, until CLAIM_TIMEOUT', 
 });
 
 test('a claim of a worker that died before it recorded it is lost, and not repeated', async () => {
-  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const { options, imagineCounts } = await start({ tnl: {}, legnext: {} });
   const refused = [{ bridge: 'tnl', code: 'queue_full', message: 'full' }];
   await bucket.put(INTENT, JSON.stringify({ ref: TASK, refused }));
   const claim = { ref: TASK, refused, bridge: 'legnext', asked_at: 5 };
   await bucket.put(`tasks/${TASK}/imagine-ask-2.json`, JSON.stringify(claim));
   expect(await codeOf(imagine('a lighthouse', options))).toBe('lost');
-  expect(asked()).toEqual([0, 0]);
+  expect(imagineCounts()).toEqual([0, 0]);
 });
 
 test('an abort while the bridge is asked waits for the answer, and records it', async () => {
@@ -232,7 +232,7 @@ test('an abort while the bridge is asked waits for the answer, and records it', 
 });
 
 test('a storage error when the id is recorded is rethrown, and causes no second payment', async () => {
-  const { options, asked } = await start({ tnl: {}, legnext: {} });
+  const { options, imagineCounts } = await start({ tnl: {}, legnext: {} });
   const failure = new StorageError('no store', 'ECONNREFUSED', 3);
   const put: Bucket['put'] = async (key, body) => {
     if (String(body).includes('"id"')) throw failure;
@@ -240,7 +240,7 @@ test('a storage error when the id is recorded is rethrown, and causes no second 
   };
   await expect(imagine('a lighthouse', { ...options, bucket: { ...bucket, put } })).rejects.toBe(failure);
   expect(await codeOf(imagine('a lighthouse', { ...options, now: () => Date.now() + 600_000 }))).toBe('lost');
-  expect(asked()).toEqual([1, 0]);
+  expect(imagineCounts()).toEqual([1, 0]);
 });
 
 test('without a bridge the error is no_bridge, and nothing is written', async () => {
