@@ -66,7 +66,7 @@ export function jsonSchema(schema: v.GenericSchema): object {
   return rest;
 }
 
-export interface ParameterRow {
+interface ParameterRow {
   name: string;
   /** the values that are allowed, such as 1–100 */
   range: string;

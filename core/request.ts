@@ -38,7 +38,7 @@ export interface RequestContext {
   seed: number;
 }
 
-export interface ParsedRequest {
+interface ParsedRequest {
   /** the valid values, without the irrelevant ones */
   request: Request;
   /** the same with defaults resolved: one source, and every number */

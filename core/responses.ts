@@ -4,7 +4,7 @@ import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
 import type { FieldNote } from './request.ts';
 
-export const ACTIVE_STATUSES = ['queued', 'running'] as const;
+const ACTIVE_STATUSES = ['queued', 'running'] as const;
 export const ENDED_STATUSES = ['succeeded', 'failed', 'canceled'] as const;
 export const STATUSES = [...ACTIVE_STATUSES, ...ENDED_STATUSES] as const;
 export type TaskStatus = (typeof STATUSES)[number];
@@ -54,12 +54,7 @@ export interface Cost {
 }
 
 /** The highest cost that a task can have. */
-export interface CostEstimate {
-  /** micro-units of the currency */
-  amount: number;
-  currency: string;
-  gpu_seconds: number;
-}
+export type CostEstimate = Omit<Cost, 'stills'>;
 
 /** The account of an API key. Amounts are micro-units of the currency; null means no limit. */
 export interface Usage {

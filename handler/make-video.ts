@@ -15,7 +15,7 @@ import { type Mp4Options, writeMp4 } from './video/mp4.ts';
 // A process has one GPU, or its processor in place of it: one job samples and decodes, while others wait, fetch a still or upload.
 const lockGpu = createMutex();
 
-export interface VideoOptions {
+interface VideoOptions {
   model: Model;
   still: Still;
   seed: number;

@@ -2,13 +2,13 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { contract } from '../../test/contracts/bucket-contract.ts';
+import { bucketContract } from '../../test/contracts/bucket-contract.ts';
 import { diskBucket } from './disk.ts';
 
 const publicUrl = 'http://127.0.0.1:5000';
 const makeFolder = () => mkdtemp(join(tmpdir(), 'disk-test-'));
 
-contract('diskBucket', async () => {
+bucketContract('diskBucket', async () => {
   const folder = await makeFolder();
   const bucket = await diskBucket(join(folder, 'bucket'), { publicUrl });
   return { bucket, close: () => rm(folder, { recursive: true }) };

@@ -156,4 +156,4 @@ const PERMISSIONS: Record<string, string> = {
 };
 
 /** The permission that a policy must grant for an operation: `s3:PutObject` for UploadPart. */
-export const requiredPermission = (request: string) => `s3:${PERMISSIONS[request] ?? request}`;
+const requiredPermission = (request: string) => `s3:${PERMISSIONS[request] ?? request}`;

@@ -7,7 +7,7 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { errorBody, type S3Proxy, startS3Proxy } from '../../infra/simulators/s3-proxy.ts';
 import { type LocalS3, s3Server, skipped, startS3 } from '../../infra/simulators/s3-server.ts';
-import { contract, linkContract } from '../../test/contracts/bucket-contract.ts';
+import { bucketContract, linkContract } from '../../test/contracts/bucket-contract.ts';
 import { type Bucket, StorageError } from './bucket.ts';
 import { type S3Options, type S3Tuning, s3Bucket, s3Client } from './s3.ts';
 
@@ -21,7 +21,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   afterAll(() => store?.stop());
 
   const close = async () => undefined; // the store's end is the buckets'
-  contract('s3Bucket', async () => ({ bucket: s3Bucket(await store.bucket()), close }));
+  bucketContract('s3Bucket', async () => ({ bucket: s3Bucket(await store.bucket()), close }));
   linkContract('s3Bucket', async (now) => ({ bucket: s3Bucket(await store.bucket(), { now }), close }));
 
   test('objects have their types, and an upload one that no browser shows', async () => {

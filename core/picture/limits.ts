@@ -4,7 +4,7 @@ export const MAX_PICTURE_PIXELS = 64_000_000;
 /** Pixels, the limit of JPEG. */
 export const MAX_PICTURE_SIDE = 65_535;
 
-export const PICTURE_TYPES = ['jpeg', 'png', 'webp', 'avif', 'gif', 'tiff'] as const;
+const PICTURE_TYPES = ['jpeg', 'png', 'webp', 'avif', 'gif', 'tiff'] as const;
 /** `jpeg, png, webp, avif, gif or tiff` */
 export const PICTURE_TYPES_TEXT = `${PICTURE_TYPES.slice(0, -1).join(', ')} or ${PICTURE_TYPES.at(-1)}`;
 /** `at most 20 MB, 64 megapixels and 65,535 pixels a side` */

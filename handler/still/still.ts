@@ -6,7 +6,7 @@ import { fetchPicture } from './fetch-picture.ts';
 import type { Bridge } from './midjourney/bridge.ts';
 import { imagine, pictureKey } from './midjourney/imagine.ts';
 
-export interface StillOptions {
+interface StillOptions {
   bucket: Bucket;
   /** asked in this order; empty: prompts are refused */
   bridges: readonly Bridge[];

@@ -1,4 +1,4 @@
-/** The tests that every bridge must pass: each bridge's own test file calls `contract`. */
+/** The tests that every bridge must pass: each bridge's own test file calls `bridgeContract`. */
 import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
@@ -18,7 +18,7 @@ import {
 } from '../support/test-bridge.ts';
 
 /** What a provider documents, or is known to do. */
-export interface Documented {
+interface Documented {
   /** words in a prompt for which the simulator refuses it, each with our error code */
   refusals: Record<string, ErrorCode>;
   /** words for which it accepts the prompt and then fails */
@@ -94,7 +94,7 @@ class Harness {
   }
 }
 
-export function contract(name: BridgeName, documented: Documented) {
+export function bridgeContract(name: BridgeName, documented: Documented) {
   describe(`${name}: what every bridge does`, () => {
     const harness = new Harness(name);
     beforeEach(() => harness.reset());

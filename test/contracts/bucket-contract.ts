@@ -19,10 +19,11 @@ const INVALID_KEYS = [
 ];
 
 /**
+ * The tests of Bucket: a flat list, and therefore long.
  * @param name of the implementation
  * @param open makes an empty bucket
  */
-export function contract(name: string, open: () => Promise<Opened>) {
+export function bucketContract(name: string, open: () => Promise<Opened>) {
   describe(`${name}: what every bucket does`, () => {
     let bucket: Bucket;
     let close: () => Promise<void>;

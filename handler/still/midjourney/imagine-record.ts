@@ -24,7 +24,7 @@ const recordSchema = v.object({
 });
 export type ImagineRecord = v.InferOutput<typeof recordSchema>;
 
-export interface RecordLocation {
+interface RecordLocation {
   bucket: Bucket;
   taskId: string;
 }

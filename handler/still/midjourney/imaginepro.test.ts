@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
-import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { bridgeContract } from '../../../test/contracts/bridge-contract.ts';
 import { startBridge } from '../../../test/support/test-bridge.ts';
 
-contract('imaginepro', {
+bridgeContract('imaginepro', {
   refusals: {
     INVALID_PARAMETERS: 'invalid_input',
     CONTENT_POLICY_VIOLATION: 'banned_prompt',

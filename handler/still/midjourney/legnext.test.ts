@@ -1,6 +1,6 @@
-import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { bridgeContract } from '../../../test/contracts/bridge-contract.ts';
 
-contract('legnext', {
+bridgeContract('legnext', {
   refusals: {
     INVALID_PARAMETER: 'invalid_input',
     NO_CREDIT: 'no_credit',

@@ -1,9 +1,9 @@
 import { expect, onTestFinished, test } from 'vitest';
-import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { bridgeContract } from '../../../test/contracts/bridge-contract.ts';
 import { startBridge } from '../../../test/support/test-bridge.ts';
 import { mjProxy } from './mj-proxy.ts';
 
-contract('mj-proxy', {
+bridgeContract('mj-proxy', {
   refusals: {
     NO_ACCOUNT: 'upstream_error',
     EMPTY: 'invalid_input',

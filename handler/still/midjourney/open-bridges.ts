@@ -7,7 +7,7 @@ import { legnext } from './legnext.ts';
 import { mjProxy } from './mj-proxy.ts';
 import { tnl } from './tnl.ts';
 
-export interface BridgeEnvironment {
+interface BridgeEnvironment {
   /** names, separated by commas */
   MIDJOURNEY_BRIDGE?: string | undefined;
   /** one for each bridge, separated by commas; empty for a bridge without a key */

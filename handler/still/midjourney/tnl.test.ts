@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { ErrorCode, JobInput } from '../../../core/job.ts';
-import { contract } from '../../../test/contracts/bridge-contract.ts';
+import { bridgeContract } from '../../../test/contracts/bridge-contract.ts';
 import {
   COLOURS,
   colourOf,
@@ -22,7 +22,7 @@ const FAILURES: Partial<Record<ErrorCode, string[]>> = {
   upstream_error: ['MODERATION_OUTAGE', 'INTERNAL_ERROR'],
 };
 
-contract('tnl', {
+bridgeContract('tnl', {
   refusals: {},
   failures: Object.fromEntries(
     Object.entries(FAILURES).flatMap(([code, contents]) => contents.map((content) => [content, code as ErrorCode])),
