@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
-import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
+import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
 import { isMain } from './command.ts';
 import { plots } from './plots.ts';
@@ -18,7 +18,7 @@ const REMEDIES: Record<ErrorCode, string> = {
   queue_full: 'Try again later: the bridge has too much to do',
   rate_limited: 'Try again later: the bridge limits requests',
   image_unavailable: 'Make `image_url` publicly reachable, or upload the picture',
-  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} of at most 20 MB and 64 megapixels, at a public URL`,
+  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} (${PICTURE_LIMITS_TEXT}) at a public URL`,
   upstream_timeout: 'Try again: the bridge took too long',
   upstream_error: 'Try again: the bridge failed or gave an unknown answer',
   out_of_memory:
