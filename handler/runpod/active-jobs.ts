@@ -16,7 +16,6 @@ export type RunInJob = <R>(id: string, work: (job: ActiveJob) => Promise<R>) => 
 
 export class ActiveJobs {
   readonly #jobs = new Map<string, ActiveJob>();
-  readonly #runs = new Set<Promise<void>>();
   readonly #events = new EventEmitter();
 
   /** @param onChange called with the ids after each change */
@@ -37,17 +36,15 @@ export class ActiveJobs {
 
   /** The job is active until `run` has resolved; it must not reject. */
   start(id: string, run: (job: ActiveJob) => Promise<void>) {
-    const ended = this.runInJob(id, (job) => {
+    this.runInJob(id, (job) => {
       this.#jobs.set(id, job);
       this.onChange(this.ids);
       return run(job);
     }).finally(() => {
       this.#jobs.delete(id);
-      this.#runs.delete(ended);
       this.onChange(this.ids);
       this.#events.emit('end');
     });
-    this.#runs.add(ended);
   }
 
   /** Aborts jobs that have not been aborted yet. @returns how many */
@@ -67,6 +64,6 @@ export class ActiveJobs {
   }
 
   async allEnded() {
-    await Promise.all(this.#runs);
+    while (this.#jobs.size > 0) await once(this.#events, 'end');
   }
 }

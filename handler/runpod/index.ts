@@ -4,7 +4,7 @@ import { parseFlags } from './flags.ts';
 import { consoleLog, type Log } from './job-log.ts';
 import { serveApi } from './local-api.ts';
 import { watchProcess } from './process-events.ts';
-import { openQueue, type Queue, readQueueEnvironment } from './queue-client.ts';
+import { openQueue, type Queue } from './queue-client.ts';
 import type { Handler } from './run-handler.ts';
 import type { ServeOptions } from './serve-options.ts';
 import { serveQueue } from './serve-queue.ts';
@@ -46,7 +46,7 @@ export async function serve(handler: Handler, options: ServeOptions = {}): Promi
       const local = { log, signal, runInJob, gracePeriod };
       await (job ? runTestJob(handler, job, local) : serveApi(handler, flags, local));
     } else {
-      const queue = openQueue(readQueueEnvironment(env));
+      const queue = openQueue(env);
       const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
       if (!signal.aborted) await Promise.race([checkFitness(fitness, queue, log), aborted]);
       if (!signal.aborted)

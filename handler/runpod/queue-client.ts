@@ -1,17 +1,9 @@
 /** A worker's requests to RunPod's queue. Their URLs come from the environment. */
+import { once } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
+import { text as readText } from 'node:stream/consumers';
 import { SECOND } from '../../core/time.ts';
-
-/** The variables that RunPod sets for its workers. */
-export interface QueueEnvironment {
-  RUNPOD_WEBHOOK_GET_JOB: string;
-  RUNPOD_WEBHOOK_POST_OUTPUT: string;
-  RUNPOD_WEBHOOK_POST_STREAM?: string | undefined;
-  RUNPOD_WEBHOOK_PING?: string | undefined;
-  RUNPOD_AI_API_KEY?: string | undefined;
-  RUNPOD_POD_ID?: string | undefined;
-}
 
 /** A job as RunPod gives it, which may add fields. */
 export interface TakenJob {
@@ -31,29 +23,25 @@ const POLL_TIMEOUT = 90 * SECOND; // the server holds a poll until it has an ans
 const POST_TIMEOUT = 30 * SECOND;
 const REPORT_TIMEOUT = 2 * SECOND;
 
-/** @throws Error that names the missing variable */
-export function readQueueEnvironment(env: NodeJS.ProcessEnv): QueueEnvironment {
-  const { RUNPOD_WEBHOOK_GET_JOB = '', RUNPOD_WEBHOOK_POST_OUTPUT } = env;
-  if (!RUNPOD_WEBHOOK_POST_OUTPUT)
-    throw new Error('RUNPOD_WEBHOOK_POST_OUTPUT is not set: RunPod sets it for its workers');
-  return { ...env, RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT };
-}
-
 export type Queue = ReturnType<typeof openQueue>;
 
-export function openQueue(env: QueueEnvironment) {
-  const workerId = env.RUNPOD_POD_ID ?? crypto.randomUUID();
-  const key = env.RUNPOD_AI_API_KEY ?? '';
+/**
+ * @param env with the variables that RunPod sets for its workers
+ * @throws Error that names a missing variable
+ */
+export function openQueue(env: NodeJS.ProcessEnv) {
+  const { RUNPOD_POD_ID: workerId = crypto.randomUUID(), RUNPOD_AI_API_KEY: key = '' } = env;
+  const { RUNPOD_WEBHOOK_POST_OUTPUT: outputUrl, RUNPOD_WEBHOOK_POST_STREAM: streamUrl } = env;
+  if (!outputUrl) throw new Error('RUNPOD_WEBHOOK_POST_OUTPUT is not set: RunPod sets it for its workers');
   const headers = { authorization: key, 'content-type': 'application/json' };
   const expand = (url: string, jobId = workerId) => url.replaceAll('$RUNPOD_POD_ID', workerId).replaceAll('$ID', jobId);
-  const takeUrl = expand(env.RUNPOD_WEBHOOK_GET_JOB);
+  const takeUrl = expand(env.RUNPOD_WEBHOOK_GET_JOB!);
   /** The URL of another operation, which RunPod does not give: undefined where it can't be derived. */
   const sibling = (operation: string) =>
     takeUrl.includes('/job-take/') ? takeUrl.replace('/job-take/', `/${operation}/`) : undefined;
   const stopUrl = sibling('job-stop');
   const batchUrl = sibling('job-take-batch');
   const pingUrl = env.RUNPOD_WEBHOOK_PING && key ? expand(env.RUNPOD_WEBHOOK_PING) : undefined;
-  const streamUrl = env.RUNPOD_WEBHOOK_POST_STREAM;
 
   const poll = (url: string, signal: AbortSignal) => send(url, { headers, timeout: POLL_TIMEOUT, signal });
 
@@ -81,10 +69,8 @@ export function openQueue(env: QueueEnvironment) {
      */
     async take(count: number, busy: boolean, signal: AbortSignal): Promise<Take> {
       const query = { job_in_progress: busy ? '1' : '0' };
-      const url =
-        count > 1 && batchUrl
-          ? withQuery(batchUrl, { batch_size: String(count), ...query })
-          : withQuery(takeUrl, query);
+      const isBatch = count > 1 && batchUrl;
+      const url = isBatch ? withQuery(batchUrl, { batch_size: String(count), ...query }) : withQuery(takeUrl, query);
       try {
         const { status, text } = await poll(url, signal);
         if (status === 429) return { status: 'throttled' };
@@ -105,7 +91,7 @@ export function openQueue(env: QueueEnvironment) {
      * @returns the status of the answer
      */
     post: (jobId: string, body: string, isStream = false): Promise<number> =>
-      post(withQuery(expand(env.RUNPOD_WEBHOOK_POST_OUTPUT, jobId), { isStream: String(isStream) }), jobId, body),
+      post(withQuery(expand(outputUrl, jobId), { isStream: String(isStream) }), jobId, body),
 
     /** Posts one chunk of a job's output; undefined where RunPod has set no URL for them. */
     postChunk: streamUrl
@@ -158,39 +144,23 @@ interface Message {
  * Resolves to a complete answer. Rejects with a TimeoutError, or when the signal is aborted. Once an answer has begun to arrive, the signal
  * has no effect, for the answer may contain a job. Not fetch, which takes three times the CPU time and 25 MB.
  */
-function send(url: string, { timeout, signal, body, ...options }: Message): Promise<{ status: number; text: string }> {
-  return new Promise((resolve, reject) => {
-    signal?.throwIfAborted();
-    const isSecure = url.startsWith('https:');
-    const agent = isSecure ? agents.https : agents.http;
-    const call = (isSecure ? https : http).request(url, { ...options, agent });
-    const abort = () => call.destroy(signal!.reason);
-    const timer = setTimeout(() => call.destroy(new DOMException('no answer in time', 'TimeoutError')), timeout);
-    const settle = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', abort);
-    };
-    const fail = (error: Error) => {
-      settle();
-      reject(error);
-    };
-    signal?.addEventListener('abort', abort);
-    call.on('error', fail).on('response', (response) => {
-      signal?.removeEventListener('abort', abort);
-      let text = '';
-      response
-        .setEncoding('utf8')
-        .on('data', (part: string) => {
-          text += part;
-        })
-        .on('end', () => {
-          settle();
-          resolve({ status: response.statusCode!, text });
-        })
-        .on('error', fail);
-    });
+async function send(url: string, { timeout, signal, body, ...options }: Message) {
+  signal?.throwIfAborted();
+  const isSecure = url.startsWith('https:');
+  const call = (isSecure ? https : http).request(url, { ...options, agent: isSecure ? agents.https : agents.http });
+  const abort = () => call.destroy(signal!.reason);
+  const timer = setTimeout(() => call.destroy(new DOMException('no answer in time', 'TimeoutError')), timeout);
+  signal?.addEventListener('abort', abort);
+  try {
     call.end(body);
-  });
+    const [response] = (await once(call, 'response')) as [http.IncomingMessage];
+    signal?.removeEventListener('abort', abort);
+    call.on('error', () => {}); // the response has the error, too
+    return { status: response.statusCode!, text: await readText(response) };
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', abort);
+  }
 }
 
 /** @param answer one job or a list, whichever was requested */
@@ -209,6 +179,5 @@ function parseTake(answer: unknown): Take {
 /** RunPod's URLs may have a query already, or end with a bare `?`. */
 function withQuery(url: string, query: Record<string, string>): string {
   const added = new URLSearchParams(query).toString();
-  if (added === '') return url;
   return url + (url.includes('?') ? (url.endsWith('?') ? '' : '&') : '?') + added;
 }

@@ -88,7 +88,7 @@ async function takeJobs(
       await active.oneEnded(signal);
       continue;
     }
-    const asked = performance.now();
+    const pollStart = performance.now();
     const take = await queue.take(free, active.size > 0, signal).catch(() => undefined);
     if (!take) return; // the signal was aborted
     const error = take.status === 'error' ? take.error : take.status === 'jobs' ? start(take) : undefined;
@@ -98,7 +98,7 @@ async function takeJobs(
       await pause(withJitter(Math.min(TAKE_RETRY.max, TAKE_RETRY.first * 2 ** (failures - 1))), signal);
     } else if (take.status === 'throttled') {
       await pause(THROTTLE_DELAY, signal);
-    } else if (take.status === 'empty' && performance.now() - asked < QUICK_ANSWER) {
+    } else if (take.status === 'empty' && performance.now() - pollStart < QUICK_ANSWER) {
       await pause(withJitter(TAKE_RETRY.first), signal);
     }
   }

@@ -7,7 +7,7 @@ import { type Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import * as v from 'valibot';
 import { DAY, MINUTE, SECOND } from '../../core/time.ts';
-import { type Clock, realClock } from './clock.ts';
+import { realClock } from './clock.ts';
 import { presentJob, sendCallback } from './runpod-callback.ts';
 import { NEW_WORK, type QueuedJob, type QueueOptions, RunPodQueue, stopTopic } from './runpod-queue.ts';
 
@@ -51,8 +51,8 @@ export function queueServer({
     if (isWorkerApi && workerId) queue.touchWorker(workerId);
     await next();
   });
-  app.route('/:endpoint', publicApi(queue, clock));
-  app.route('/:endpoint', workerApi(queue, clock, pollTimeout));
+  app.route('/:endpoint', publicApi(queue));
+  app.route('/:endpoint', workerApi(queue, pollTimeout));
 
   return {
     app,
@@ -65,7 +65,7 @@ export function queueServer({
 }
 
 /** https://docs.runpod.io/serverless/endpoints/operation-reference */
-function publicApi(queue: RunPodQueue, clock: Clock) {
+function publicApi(queue: RunPodQueue) {
   const app = new Hono();
 
   app.post('/run', async (c) => {
@@ -99,12 +99,8 @@ function publicApi(queue: RunPodQueue, clock: Clock) {
 
   /** Presents the job when it has ended, or after `?wait=` milliseconds. */
   async function waitForEnd(job: QueuedJob, c: Context) {
-    const { signal } = c.req.raw;
-    const deadline = clock.now() + (readWait(c) ?? 90 * SECOND);
-    while (job.ended === undefined && queue.find(job.id) && clock.now() < deadline) {
-      if (signal.aborted || queue.isClosed) break;
-      await queue.waitForChange(deadline - clock.now(), signal, job.id);
-    }
+    const isOver = () => job.ended !== undefined || !queue.find(job.id);
+    await queue.waitUntil(isOver, readWait(c) ?? 90 * SECOND, c.req.raw.signal, job.id);
     if (!queue.find(job.id)) throw refuse(404, 'job not found'); // its ttl has passed
     return c.json(presentJob(job));
   }
@@ -113,7 +109,7 @@ function publicApi(queue: RunPodQueue, clock: Clock) {
 }
 
 /** Undocumented: as RunPod's Python worker calls it. */
-function workerApi(queue: RunPodQueue, clock: Clock, pollTimeout: number) {
+function workerApi(queue: RunPodQueue, pollTimeout: number) {
   const app = new Hono();
 
   app.get('/job-take/:worker', async (c) => {
@@ -153,17 +149,13 @@ function workerApi(queue: RunPodQueue, clock: Clock, pollTimeout: number) {
   });
   app.get('/ping/:worker', (c) => c.json({}));
 
-  /** A long poll: calls `take` after each change of the topic until it returns something, time is up or the worker has disconnected. */
+  /** A long poll: calls `take` until it returns something, time is up or the worker has disconnected. */
   async function poll<T>(c: Context, topic: string, take: () => T[]): Promise<T[]> {
-    const deadline = clock.now() + pollTimeout;
-    for (;;) {
+    const check = () => {
       const taken = take();
-      const remaining = deadline - clock.now();
-      if (taken.length > 0 || remaining <= 0 || queue.isClosed) return taken;
-      const { signal } = c.req.raw;
-      await queue.waitForChange(remaining, signal, topic);
-      if (signal.aborted) return []; // a job taken now would be lost
-    }
+      return taken.length > 0 && taken;
+    };
+    return (await queue.waitUntil(check, pollTimeout, c.req.raw.signal, topic)) || [];
   }
 
   return app;

@@ -264,8 +264,18 @@ export class RunPodQueue {
     this.#changes.off(topic, wake);
   }
 
-  get isClosed() {
-    return this.#isClosed;
+  /**
+   * Calls `check` now and after each change of the topic, until it returns something truthy, `ms` have passed, the signal is aborted or the
+   * queue is closed. @returns the last value; undefined when the signal was aborted
+   */
+  async waitUntil<T>(check: () => T, ms: number, signal: AbortSignal, topic: string): Promise<T | undefined> {
+    const deadline = this.#clock.now() + ms;
+    while (!signal.aborted) {
+      const value = check();
+      const remaining = deadline - this.#clock.now();
+      if (value || remaining <= 0 || this.#isClosed) return value;
+      await this.waitForChange(remaining, signal, topic);
+    }
   }
 
   /** Stops all timeouts and ends all waits for changes. */
