@@ -26,7 +26,7 @@ let queue: ReturnType<typeof queueServer>;
 let jobs: Awaited<ReturnType<typeof listen>>;
 let folder: string;
 let env: NodeJS.ProcessEnv;
-/** all that any run has written */
+/** the output of all runs */
 let written: string;
 let waits: number[];
 
@@ -72,7 +72,7 @@ async function run(args: string[] = [], { typed = '' } = {}) {
   return { status, out, err };
 }
 
-/** An endpoint.json of this test's. */
+/** Writes a changed endpoint.json. */
 function file(change: (json: ReturnType<typeof endpointJson>) => unknown, name = 'endpoint.json') {
   const json = endpointJson();
   const changed = change(json);
@@ -88,7 +88,7 @@ const only = <T>(things: Map<string, T>): T => {
   return [...things.values()][0]!;
 };
 
-/** The fault at the first request of its kind. */
+/** Faults the next request of this kind. */
 function faultOnce(method: string, path: string, fault: Fault) {
   rest.fault = (...request) => {
     if (request[0] !== method || request[1] !== path) return undefined;
@@ -101,7 +101,7 @@ const faultAlways = (method: string, path: string, fault: Fault) => {
 };
 
 describe('deploy', () => {
-  test('makes volume, template and endpoint, and then has nothing to do', async () => {
+  test('a first run creates volume, template and endpoint, and a second one changes nothing', async () => {
     const { status, out, err } = await run();
     expect([status, err]).toEqual([0, '']);
     expect(asked()).toEqual(['POST /v2/network-volumes', 'POST /v2/templates', 'POST /v2/serverless']);
@@ -144,7 +144,7 @@ describe('deploy', () => {
     expect(asked()).toHaveLength(3);
   });
 
-  test('a dry run shows what would be made, makes nothing and ends with 2', async () => {
+  test('a dry run prints what would be created, creates nothing and ends with 2', async () => {
     const { status, out, err } = await run(['--dry-run']);
     expect([status, err]).toEqual([2, '']);
     expect(out).toMatch(/^network volume img2vid-models: would be created$/m);
@@ -155,7 +155,7 @@ describe('deploy', () => {
     expect(asked()).toEqual([]);
   });
 
-  test('changes what differs and nothing else, at template and endpoint, with variables by name only', async () => {
+  test('only what differs is changed, at template and endpoint, and variables are printed by name only', async () => {
     await run();
     rest.requests.length = 0;
     const args = file((json) => {
@@ -201,7 +201,7 @@ describe('deploy', () => {
     written = written.replaceAll('another-0123456789', KEY); // were it there, afterEach would see it
   });
 
-  test('what was set by hand is put back: variables, bounds of CUDA, most workers, SSH', async () => {
+  test('manual changes of variables, CUDA bounds, workers and SSH are reverted', async () => {
     await run();
     const [template, endpoint] = [only(rest.templates), only(rest.endpoints)];
     Object.assign(template, { startSsh: true, env: { A: 'b' } });
@@ -225,7 +225,7 @@ describe('deploy', () => {
     expect(await run(['--dry-run'])).toMatchObject({ status: 0 });
   });
 
-  test('a change that RunPod does not take over is told', async () => {
+  test('a change that RunPod does not apply is reported', async () => {
     await run();
     Object.defineProperty(only(rest.endpoints), 'timeout', { get: () => 60_000, set() {}, enumerable: true });
     const { status, out } = await run();
@@ -235,7 +235,7 @@ describe('deploy', () => {
     ]);
   });
 
-  test('the order of lists does not count', async () => {
+  test('the order of lists does not matter', async () => {
     await run();
     (only(rest.endpoints).gpu as { pools: string[] }).pools.reverse();
     expect(await run(['--dry-run'])).toMatchObject({ status: 0 });
@@ -272,7 +272,7 @@ describe('deploy', () => {
     expect(only(rest.endpoints).gpu).toMatchObject({ pools: ['ADA_24', 'AMPERE_48'], excludedTypes: [] });
   });
 
-  test('a volume grows, is never made smaller, may be named by its id, or left away', async () => {
+  test('a volume grows, never shrinks, and may be named by its id or omitted', async () => {
     await run();
     const { id } = only(rest.volumes);
     const sized = (size: number) =>
@@ -313,7 +313,7 @@ describe('deploy', () => {
     expect(only(rest.endpoints).networkVolumes).toEqual([made.id]);
   });
 
-  test('an endpoint that RunPod has marked with -fb is the same', async () => {
+  test('an endpoint is found although RunPod appended -fb to its name', async () => {
     await run();
     only(rest.endpoints).name = 'img2vid -fb';
     expect(await run()).toMatchObject({ status: 0 });
@@ -321,12 +321,12 @@ describe('deploy', () => {
   });
 });
 
-describe('nothing is made twice', () => {
+describe('nothing is created twice', () => {
   test.each([
     ['network-volumes', 'volumes'],
     ['templates', 'templates'],
     ['serverless', 'endpoints'],
-  ] as const)('the answer to POST /%s is lost', async (path, kind) => {
+  ] as const)('when the answer to POST /%s is lost', async (path, kind) => {
     for (const fault of [{ broken: true }, { status: 502 }, { status: 504, detail: 'took too long' }] as const) {
       faultOnce('POST', `/${path}`, { applied: true, ...fault });
       const { status, out } = await run();
@@ -340,7 +340,7 @@ describe('nothing is made twice', () => {
     }
   });
 
-  test('a creation that failed and made nothing is not repeated in the same run, but gone on with in the next', async () => {
+  test('a failed creation is not repeated in the same run, but in the next', async () => {
     faultOnce('POST', '/serverless', { status: 500, detail: 'something went wrong' });
     const { status, err } = await run();
     expect(status).toBe(1);
@@ -368,7 +368,7 @@ describe('nothing is made twice', () => {
     only(rest.templates);
   });
 
-  test('two of a name are refused before anything is sent', async () => {
+  test('two resources of one name are an error before anything is sent', async () => {
     await run();
     for (const [kind, noun] of [
       ['endpoints', 'endpoint'],
@@ -386,7 +386,7 @@ describe('nothing is made twice', () => {
     }
   });
 
-  test('what has our name and is something else is left alone', async () => {
+  test('resources of another type with the same name are not touched', async () => {
     await run();
     const endpoint = only(rest.endpoints);
     const template = only(rest.templates);
@@ -406,7 +406,7 @@ describe('RunPod refuses', () => {
     rest.fault = () => fault;
   };
 
-  test('the key', async () => {
+  test('a wrong key', async () => {
     env.RUNPOD_API_KEY = 'rpa_another_0123456789';
     const { status, err } = await run();
     expect([status, err]).toEqual([1, expect.stringMatching(/^RunPod refuses the key in RUNPOD_API_KEY; .*API Keys/)]);
@@ -435,7 +435,7 @@ describe('RunPod refuses', () => {
     expect(asked().filter((call) => call === 'POST /v2/serverless')).toHaveLength(1);
   });
 
-  test('more workers than the account may have', async () => {
+  test('more workers than the account’s quota', async () => {
     const args = file((json) => {
       json.workers.max = 6;
     });
@@ -444,7 +444,7 @@ describe('RunPod refuses', () => {
     expect(err).toMatch(/^RunPod refuses to create .*quota \(5\)\nAn account’s number of workers grows/);
   });
 
-  test('a pool or a type that it does not know, before anything is sent', async () => {
+  test('an unknown pool or GPU type, before anything is sent', async () => {
     const pools = (...names: string[]) =>
       file((json) => {
         json.gpu.pools = names;
@@ -466,7 +466,7 @@ describe('RunPod refuses', () => {
     expect(asked()).toEqual([]);
   });
 
-  test('too many requests: it waits as long as it is told, and no longer than a minute and a half', async () => {
+  test('too many requests: deploy waits as long as Retry-After says, at most a minute and a half', async () => {
     const fault = (seconds: string): Fault => ({ status: 429, headers: { 'retry-after': seconds } });
     faultOnce('POST', '/templates', fault('12'));
     const { status, out } = await run();
@@ -489,7 +489,7 @@ describe('RunPod refuses', () => {
     expect(waits).toEqual([10_000, 10_000, 10_000, 10_000]);
   });
 
-  test('failures pass where a repeat does no harm', async () => {
+  test('failures are retried where a repetition is harmless', async () => {
     await run();
     const { id } = only(rest.endpoints);
     for (const [method, path, fault] of [
@@ -513,7 +513,7 @@ describe('RunPod refuses', () => {
     expect(waits).toEqual([1000, 2000, 5000, 10_000]);
   });
 
-  test('it is not there, or is something else', async () => {
+  test('an unreachable RunPod, or another server at its URL, is reported', async () => {
     const nobody = `127.0.0.1:${await freePort()}`;
     env.RUNPOD_REST_URL = `http://${nobody}/v2`;
     expect(await run()).toMatchObject({ status: 1, err: `the connection to ${nobody} failed (ECONNREFUSED)\n` });
@@ -531,7 +531,7 @@ describe('RunPod refuses', () => {
     await elsewhere.close();
   });
 
-  test('with words that repeat a secret: they are not shown', async () => {
+  test('an explanation that repeats a secret is hidden', async () => {
     const { BUCKET_SECRET_ACCESS_KEY: secret } = SECRETS;
     for (const detail of [
       `invalid env: ${JSON.stringify({ BUCKET_SECRET_ACCESS_KEY: secret })}`,
@@ -554,7 +554,7 @@ describe('RunPod refuses', () => {
   });
 });
 
-describe('what is missing or wrong is said before anything is sent', () => {
+describe('configuration errors are reported before anything is sent', () => {
   afterEach(() => expect(rest.requests).toEqual([]));
 
   test.each<[string, RegExp]>([
@@ -565,14 +565,14 @@ describe('what is missing or wrong is said before anything is sent', () => {
       /^the environment lacks BUCKET_NAME, required for the worker by env\.required of endpoint\.json\n$/,
     ],
     ['MIDJOURNEY_API_KEY', /^MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE legnext\n$/],
-  ])('no %s', async (name, message) => {
+  ])('a missing %s', async (name, message) => {
     delete env[name];
     expect(await run()).toEqual({ status: 1, out: '', err: expect.stringMatching(message) });
     env[name] = '';
     expect((await run(['--dry-run'])).err).toMatch(message);
   });
 
-  test('several variables, and no bucket at all', async () => {
+  test('several missing variables, and no bucket at all', async () => {
     Object.assign(env, { BUCKET_ACCESS_KEY_ID: '', BUCKET_SECRET_ACCESS_KEY: '' });
     expect((await run()).err).toMatch(/lacks BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY,/);
     const none = file((json) => {
@@ -672,7 +672,7 @@ describe('what is missing or wrong is said before anything is sent', () => {
     );
   });
 
-  test('endpoint.json is no JSON, or not there', async () => {
+  test('an endpoint.json that is no JSON or does not exist', async () => {
     expect((await run(file(() => `{"HF_TOKEN": "${SECRETS.HF_TOKEN}" x`))).err).toMatch(
       /endpoint\.json is not JSON(: (position|line) [\w ]+)?\n$/,
     );
@@ -685,17 +685,17 @@ describe('what is missing or wrong is said before anything is sent', () => {
     [['status', '--dry-run'], "Unknown option '--dry-run'; allowed are --file, --help\n"],
     [['--volume'], "Unknown option '--volume'; allowed are --dry-run, --file, --help\n"],
     [['--force'], "Unknown option '--force'; allowed are --dry-run, --file, --help\n"],
-  ])('%j, with status 2', async (args, err) => {
+  ])('wrong usage, with status 2: %j', async (args, err) => {
     expect(await run(args)).toEqual({ status: 2, out: '', err });
   });
 
-  test('--help', async () => {
+  test('--help prints the usage', async () => {
     env = {};
     expect(await run(['--help'])).toMatchObject({ status: 0, out: expect.stringContaining('ends with 2'), err: '' });
   });
 });
 
-test('remarks on what may not be meant', async () => {
+test('valid settings that may not be intended cause a warning', async () => {
   Object.assign(env, { MIDJOURNEY_BRIDGE: '', IMAGE: 'localhost:5000/img2vid' });
   const paused = file((json) => {
     json.workers.max = 0;
@@ -719,7 +719,7 @@ test('remarks on what may not be meant', async () => {
 });
 
 describe('status', () => {
-  test('shows endpoint, jobs, workers and rollout, and no value of a variable', async () => {
+  test('prints endpoint, jobs, workers and rollout, but no value of a variable', async () => {
     await run();
     env.BUCKET_SECRET_ACCESS_KEY = 'rotated-0123456789';
     await run();
@@ -752,7 +752,7 @@ describe('status', () => {
     expect(out).not.toMatch(/differs|rotated/);
   });
 
-  test('sees what differs, and that RunPod has lowered the most workers', async () => {
+  test('prints what differs, and that RunPod has lowered workers.max', async () => {
     await run();
     const endpoint = only(rest.endpoints);
     Object.assign(endpoint, { workers: { min: 0, max: 2, idleTimeout: 30 }, timeout: 60_000 });
@@ -765,7 +765,7 @@ describe('status', () => {
     expect((await run(['status'])).out).not.toContain('three days'); // that was somebody else
   });
 
-  test('jobs that can’t be counted hide nothing else', async () => {
+  test('prints the rest where jobs can’t be counted', async () => {
     await run();
     const nobody = `127.0.0.1:${await freePort()}`;
     env.RUNPOD_BASE_URL = `http://${nobody}`;
@@ -775,7 +775,7 @@ describe('status', () => {
     expect(out).toContain('jobs      not counted\n');
   });
 
-  test('there is none', async () => {
+  test('fails if there is no endpoint', async () => {
     expect(await run(['status'])).toMatchObject({
       status: 1,
       err: 'there is no endpoint img2vid; npm run deploy creates it\n',
@@ -784,7 +784,7 @@ describe('status', () => {
 });
 
 describe('destroy', () => {
-  test('asks for the name, keeps the volume, and can be repeated', async () => {
+  test('asks for the name, keeps the volume, and can run again', async () => {
     await run();
     rest.requests.length = 0;
     for (const typed of ['', 'yes', 'img2vi']) {
@@ -807,7 +807,7 @@ describe('destroy', () => {
     });
   });
 
-  test('--yes asks nothing, --volume deletes the volume, too', async () => {
+  test('does not ask with --yes, and deletes the volume with --volume', async () => {
     await run();
     const { status, out } = await run(['destroy', '--yes', '--volume']);
     expect(status).toBe(0);
@@ -820,7 +820,7 @@ describe('destroy', () => {
     });
   });
 
-  test('a volume that is named by its id is not ours to delete', async () => {
+  test('never deletes a volume that is named by its id', async () => {
     const byId = file((json) => {
       json.networkVolume = { id: 'abc' };
     });
@@ -829,7 +829,7 @@ describe('destroy', () => {
     );
   });
 
-  test('where RunPod deletes the template with its endpoint, that is well, too', async () => {
+  test('accepts that RunPod deletes the template with its endpoint', async () => {
     await rest.close();
     rest = await startRestServer({ apiKey: KEY, bindsTemplates: true });
     env.RUNPOD_REST_URL = rest.url;
@@ -839,7 +839,7 @@ describe('destroy', () => {
     expect(out).toMatch(/template img2vid \(\w+\): was already deleted/);
   });
 
-  test('goes on where an earlier run broke off, and when an answer is lost', async () => {
+  test('continues an interrupted run, and after a lost answer', async () => {
     await run();
     const { id } = only(rest.templates);
     faultOnce('DELETE', `/templates/${id}`, { status: 400, detail: 'in use' });
@@ -852,7 +852,7 @@ describe('destroy', () => {
     expect((await run(['destroy', '--yes'])).out).toMatch(/^template img2vid \(\w+\): was already deleted/m);
   });
 
-  test('a pod template of our name stays', async () => {
+  test('keeps a template for pods with the same name', async () => {
     await run();
     only(rest.templates).serverless = false;
     await run(['destroy', '--yes']);
@@ -860,7 +860,7 @@ describe('destroy', () => {
   });
 });
 
-test('the real command, in a process of its own', async () => {
+test('the command works as a process of its own', async () => {
   const command = (args: string[], stdin = '') =>
     new Promise<{ status: number; out: string; err: string }>((resolve) => {
       const child = execFile(

@@ -96,19 +96,9 @@ async function withContext(
   const log = (line: string) => void out.write(`${line}\n`);
   const secrets = [RUNPOD_API_KEY, ...[...file.env.required, ...file.env.optional].map((name) => env[name] ?? '')];
   const rest = openRest({ apiKey: RUNPOD_API_KEY, baseUrl: RUNPOD_REST_URL, secrets, log, sleep });
-  const done: string[] = [];
+  const [done, dryRun]: [string[], boolean] = [[], flags['dry-run'] ?? false];
   try {
-    return await work({
-      file,
-      env,
-      rest,
-      jobsUrl: RUNPOD_BASE_URL,
-      log,
-      ask,
-      flags,
-      dryRun: flags['dry-run'] ?? false,
-      done,
-    });
+    return await work({ file, env, rest, jobsUrl: RUNPOD_BASE_URL, log, ask, flags, dryRun, done });
   } catch (error) {
     if (done.length > 0)
       (error as Error).message += `\nDone so far: ${done.join(', ')}. Running this again continues from there.`;

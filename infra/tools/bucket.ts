@@ -120,10 +120,8 @@ async function setCors({ client, s3: { bucket: Bucket }, origins }: Settings): P
     ExposeHeaders: ['Accept-Ranges', 'Content-Length', 'Content-Range', 'ETag'],
     MaxAgeSeconds: 3600,
   };
-  const { CORSRules = [] } = await client
-    .send(new GetBucketCorsCommand({ Bucket }))
-    .catch(emptyIf('NoSuchCORSConfiguration'));
-  const others = CORSRules.filter(({ ID, AllowedOrigins }) =>
+  const found = await client.send(new GetBucketCorsCommand({ Bucket })).catch(ignore('NoSuchCORSConfiguration'));
+  const others = (found?.CORSRules ?? []).filter(({ ID, AllowedOrigins }) =>
     ID ? ID !== ours.ID : `${AllowedOrigins}` !== `${origins}`,
   );
   await client.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [...others, ours] } }));
@@ -139,10 +137,10 @@ async function setLifecycle({ client, s3: { bucket: Bucket }, retainDays }: Sett
     { ...common, ID: RETAIN_RULE, Expiration: { Days: retainDays } },
     { ...common, ID: UPLOADS_RULE, AbortIncompleteMultipartUpload: { DaysAfterInitiation: 1 } },
   ].filter(({ ID }) => ids.includes(ID));
-  const read = () =>
-    client.send(new GetBucketLifecycleConfigurationCommand({ Bucket })).catch(emptyIf('NoSuchLifecycleConfiguration'));
-  const { Rules = [], TransitionDefaultMinimumObjectSize } = await read();
-  const others = Rules.filter(({ ID }) => ID !== RETAIN_RULE && ID !== UPLOADS_RULE);
+  const command = new GetBucketLifecycleConfigurationCommand({ Bucket });
+  const read = () => client.send(command).catch(ignore('NoSuchLifecycleConfiguration'));
+  const { Rules, TransitionDefaultMinimumObjectSize } = (await read()) ?? {};
+  const others = (Rules ?? []).filter(({ ID }) => ID !== RETAIN_RULE && ID !== UPLOADS_RULE);
   await client.send(
     new PutBucketLifecycleConfigurationCommand({
       Bucket,
@@ -150,22 +148,15 @@ async function setLifecycle({ client, s3: { bucket: Bucket }, retainDays }: Sett
       ...(TransitionDefaultMinimumObjectSize && { TransitionDefaultMinimumObjectSize }),
     }),
   );
-  const { Rules: kept = [] } = await read();
+  const kept = (await read())?.Rules ?? [];
   const actionOf = (rule: LifecycleRule) =>
     `${rule.Expiration?.Days} ${rule.AbortIncompleteMultipartUpload?.DaysAfterInitiation}`;
   return ours.every((rule) => kept.some((one) => actionOf(one) === actionOf(rule)));
 }
 
-interface NoRules {
-  CORSRules?: undefined;
-  Rules?: undefined;
-  TransitionDefaultMinimumObjectSize?: undefined;
-}
-const emptyIf =
-  (code: string) =>
-  (error: unknown): NoRules => {
-    if (error instanceof StorageError && error.code === code) return {};
-    throw error;
-  };
+/** For stores that report the absence of rules as an error. */
+const ignore = (code: string) => (error: unknown) => {
+  if (!(error instanceof StorageError) || error.code !== code) throw error;
+};
 
 await runIfMain(import.meta.url, main);

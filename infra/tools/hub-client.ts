@@ -125,16 +125,10 @@ function readToken(env: NodeJS.ProcessEnv): Token | undefined {
   }
 }
 
-interface Refusal {
-  host: string;
-  repository: string;
-  token: Token | undefined;
-}
-
 /** What the operator can do about the hub's refusal, in one line. */
 function explainRefusal(
   { status, headers }: Pick<Response, 'status'> & { headers: { get(name: string): string | null } },
-  { host, repository, token }: Refusal,
+  { host, repository, token }: { host: string; repository: string; token: Token | undefined },
 ): string {
   const code = headers.get('x-error-code');
   const page = `https://huggingface.co/${repository}`;
