@@ -36,10 +36,7 @@ export class RefusedError extends Error {
   /** @type {FieldNote[]} every wrong field */
   errors;
 
-  /**
-   * @param {Response} response
-   * @param {{ detail: string, errors?: FieldNote[] }} problem application/problem+json
-   */
+  /** @param {Response} response @param {{ detail: string, errors?: FieldNote[] }} problem application/problem+json */
   constructor({ status, headers }, { detail, errors = [] }) {
     super(detail);
     this.status = status;
@@ -94,11 +91,7 @@ export async function request(url, { headers, signal, ...init } = {}) {
   throw refusal;
 }
 
-/**
- * The JSON of a response.
- * @param {Parameters<typeof request>} args as of `request`
- * @throws as `request`
- */
+/** The JSON of a response. @param {Parameters<typeof request>} args as of `request` @throws as `request` */
 export async function requestJson(...args) {
   const response = await request(...args);
   try {

@@ -1,6 +1,6 @@
 // @ts-check
 // The cards of all tasks that are shown, newest first. Active tasks are followed to their end.
-import { reportErrors, requestJson } from './api.js';
+import { requestJson } from './api.js';
 import { isActive, taskTitle } from './card.js';
 import { $, announce } from './dom.js';
 import { createFollower } from './follow.js';
@@ -11,7 +11,6 @@ import { isDeleted } from './repeat.js';
 /** @import { Card } from './card.js' */
 /** @typedef {ReturnType<typeof createCardList>} CardList */
 
-const LINK_CHECK_INTERVAL = 60_000; // ms
 const TITLE = document.title;
 
 /** @param {{ createCard: (task: Task) => Card, onEnd: (task: Task) => void }} options onEnd gets each task that ends while shown */
@@ -81,18 +80,6 @@ export function createCardList({ createCard, onEnd }) {
     $('tasks').replaceChildren();
     render();
   }
-
-  setInterval(() => {
-    if (document.hidden) return;
-    for (const { task } of cards.values()) {
-      const { id, links_expire_at = '' } = task();
-      if (Date.parse(links_expire_at) < Date.now() + LINK_CHECK_INTERVAL)
-        reportErrors(
-          () => refresh(id),
-          (text) => showProblem(id, text),
-        );
-    }
-  }, LINK_CHECK_INTERVAL);
 
   return {
     get,

@@ -62,11 +62,7 @@ export function createFiles({ getTask, refresh, showProblem }) {
   };
 }
 
-/**
- * The name that a file is saved under.
- * @param {Task} task
- * @param {number} [index] of the video; undefined: the grid
- */
+/** The name that a file is saved under. @param {Task} task @param {number} [index] of the video; undefined: the grid */
 export const fileName = ({ id, videos = [] }, index) =>
   `clip-${id.slice(-6)}-${index === undefined ? 'grid' : `seed-${videos[index]?.seed}`}.mp4`;
 

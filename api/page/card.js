@@ -11,10 +11,7 @@ import { formatClipLength, formatMoney, formatTime } from './format.js';
 /** @param {Task} task */
 export const isActive = ({ finished_at }) => finished_at === undefined;
 
-/**
- * @param {Task} first
- * @param {Actions} actions
- */
+/** @param {Task} first @param {Actions} actions */
 export function createCard(first, actions) {
   let task = first;
   let isCanceling = false; // until the worker has stopped

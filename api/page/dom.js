@@ -40,10 +40,7 @@ export function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/**
- * An icon of icons.svg. Screen readers skip it: a label stands next to it.
- * @param {string} name
- */
+/** An icon of icons.svg. Screen readers skip it: a label stands next to it. @param {string} name */
 export function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   svg.setAttribute('class', 'icon');
@@ -82,10 +79,7 @@ export function showNote({ place, input }, text, isProblem) {
   if (details) details.open = true;
 }
 
-/**
- * Announces a text to screen readers.
- * @param {string} text
- */
+/** Announces a text to screen readers. @param {string} text */
 export function announce(text) {
   $('announcement').textContent = text;
 }

@@ -18,10 +18,7 @@ const CHECK_DELAY = 400; // ms after the last keystroke
 /** Stands for any picture in a dry run: the cost is the same, and a large file need not be sent. @type {Entry} */
 const ANY_PICTURE = ['image_url', 'https://example.com/picture.png'];
 
-/**
- * @param {Parameters} parameters
- * @param {{ onTask: (submission: Submission) => void }} options
- */
+/** @param {Parameters} parameters @param {{ onTask: (submission: Submission) => void }} options */
 export function createForm(parameters, { onTask }) {
   const source = createSource({ onChange });
   const settings = createSettings(parameters, { isOfFour: source.isPrompt });

@@ -89,10 +89,7 @@ async function showBudget() {
   $('budget').textContent = budget === null ? '' : `${used} of ${total} used this month`;
 }
 
-/**
- * Uses another API key and removes what was shown for the one before.
- * @param {string | null} key null: none
- */
+/** Uses another API key and removes what was shown for the one before. @param {string | null} key null: none */
 function changeKey(key) {
   useKey(key);
   actions.reset();

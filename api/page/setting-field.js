@@ -13,11 +13,7 @@ import { button, element } from './dom.js';
  * @property {HTMLInputElement} [slider]
  */
 
-/**
- * @param {string} name
- * @param {ParameterSchema} schema
- * @returns {Field}
- */
+/** @param {string} name @param {ParameterSchema} schema @returns {Field} */
 export function createField(name, schema) {
   const id = `setting-${name}`;
   const help = element('p', { class: 'help', id: `${id}-help` }, helpText(schema));
@@ -36,10 +32,7 @@ export function createField(name, schema) {
   return { schema, input, node, place, ...(slider && { slider }) };
 }
 
-/**
- * A name of an enum as words: `EulerEDMSampler` becomes `Euler EDM`.
- * @param {string} value
- */
+/** A name of an enum as words: `EulerEDMSampler` becomes `Euler EDM`. @param {string} value */
 export const choiceLabel = (value) =>
   value
     .replace(/(Sampler|Discretization|Guider)$/, '')
@@ -73,11 +66,7 @@ function inputType({ type }) {
   return { type: 'text', inputmode: type === 'integer' ? 'numeric' : 'decimal' };
 }
 
-/**
- * Sets an input as a user would.
- * @param {HTMLInputElement | HTMLSelectElement} input
- * @param {string} value
- */
+/** Sets an input as a user would. @param {HTMLInputElement | HTMLSelectElement} input @param {string} value */
 export function setInput(input, value) {
   input.value = value;
   input.dispatchEvent(new Event('input', { bubbles: true }));
