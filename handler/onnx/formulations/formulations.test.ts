@@ -1,0 +1,64 @@
+/** Every column of the table of formulations computes the same. Winograd's filtering has a test of its own. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { psnr } from '../../models/testdata/reference.ts';
+import { generator } from '../../sampling/torch-random.ts';
+import { attentionNames, conv2d, groupNorm, oneByOne, silu } from '../layers.ts';
+import type { SafeTensors } from '../safetensors.ts';
+import { openSession } from '../session.ts';
+import { type Policy, product, sizeOf, type Value } from '../value.ts';
+import { createNetwork } from './index.ts';
+import type { Network } from './types.ts';
+
+const [C, T] = [64, 3];
+const folder = mkdtempSync(join(tmpdir(), 'formulations-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const { randn } = generator(11);
+const numbers = randn(2 ** 16).map((value) => value / 8);
+writeFileSync(join(folder, 'weights'), Buffer.from(numbers.buffer));
+/** Every tensor begins at a place of its own in the same numbers. */
+const weights: SafeTensors = {
+  folder,
+  name: 'weights',
+  get: (tensor, shape) => ({
+    type: 'float32',
+    shape,
+    offset: 4 * tensor.length,
+    length: sizeOf({ type: 'float32', shape }),
+  }),
+};
+
+/** The layer's output with the formulations of a policy, computed in single precision by a processor. */
+async function outputOf(policy: Policy, shape: readonly number[], layer: (g: Network, x: Value) => Value) {
+  const g = createNetwork(weights, { policy });
+  g.output('y', layer(g, g.input('x', shape)));
+  const session = await openSession(g, { threads: 1, policy: policy === 'cuda' ? 'prepacked' : policy });
+  const y = await session.run({ x: generator(5).randn(product(shape)) });
+  await session.close();
+  return y;
+}
+
+test.each<[string, readonly number[], (g: Network, x: Value) => Value]>([
+  ['conv3x3', [2, C, 9, 7], (g, x) => g.formulations.conv3x3(g, x, 'conv', 32)],
+  ['upsample to twice the size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [10, 12])],
+  ['upsample to an odd size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [9, 12])],
+  ['temporalConv', [2, C, T * 5, 6], (g, x) => g.formulations.temporalConv(g, x, 'time', C, T)],
+  ['perPlace', [1, C, T * 200, 192], (g, x) => g.formulations.perPlace(g, x, T, (part) => silu(g, part))],
+  ['normalize and scaleShift', [2, C, 5, 6], (g, x) => groupNorm(g, x, 'norm', 1e-5)],
+  [
+    'temporalAttention',
+    [T * 20, C],
+    (g, x) => g.formulations.temporalAttention(g, x, attentionNames('attention'), T, 4),
+  ],
+  ['feedForward', [1300, C], (g, x) => g.formulations.feedForward(g, x, 'ff', 'norm', 600 * C)],
+  ['oneByOne', [4, C, 5, 6], (g, x) => oneByOne(g, x, (one) => conv2d(g, one, 'conv', C))],
+  ['block', [2, C, 5, 6], (g, x) => g.formulations.block(g, () => silu(g, x))],
+])('%s is the same with every policy', async (_, shape, layer) => {
+  const expected = await outputOf('mapped', shape, layer);
+  expect(expected.every(Number.isFinite)).toBe(true);
+  for (const policy of ['prepacked', 'cuda'] as const)
+    expect(psnr(await outputOf(policy, shape, layer), expected), policy).toBeGreaterThan(110);
+});
