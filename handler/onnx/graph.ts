@@ -31,8 +31,8 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
   const outputs: OnnxValue[] = [];
   const writer = new Writer(policy === 'mapped');
   const operators = createOperators(writer);
-  const constants = createConstants(writer, operators, { weights, precision });
-  const bodies = createBodies(writer, operators, constants);
+  const { replaceableOne, ...constants } = createConstants(writer, operators, weights, precision);
+  const bodies = createBodies(writer, operators, replaceableOne);
 
   return {
     policy,

@@ -1,6 +1,6 @@
 /**
  * How a network's session is opened, by device, memory and the number of its runs. Measured with svd_xt's UNet, files in single precision,
- * on two cores: prepacked it opens in 10–25 s and then holds 4.2 GiB; mapped in 0.33 s and 0.1 GiB, beside pages of the file.
+ * on two cores: prepacked it opens in 10–25 s and then holds 4.2 GiB; mapped in 0.33 s and 0.1 GiB, plus pages of the file.
  */
 import type { Graph } from './graph.ts';
 import type { Policy } from './value.ts';

@@ -44,7 +44,7 @@ interface Conditioning {
 }
 
 /**
- * One evaluation: v for noisy latents beside the still's.
+ * One evaluation: v for noisy latents joined with the still's.
  *
  * Inputs: `sample` [B, T, in_channels, h, w]; `time` [1, block_out_channels[0]], the embedded c_noise; `added` [B, 768], the embedded
  * (fps − 1, motion bucket, augmentation); `context` [B, cross_attention_dim], the picture's CLIP embedding, B being the branches of

@@ -34,7 +34,7 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
   const warnings: SvdClip['warnings'] = [];
 
   const denoise = vPrediction(async (x, c_noise, conditional) => {
-    // Each frame's noisy latent beside the still's, which the unconditional branch does not see.
+    // Each frame's noisy latent, then the still's, which the unconditional branch does not get.
     const sample = new Float32Array(T * 2 * plane);
     for (let t = 0; t < T; t++) {
       sample.set(x.subarray(t * plane, (t + 1) * plane), t * 2 * plane);

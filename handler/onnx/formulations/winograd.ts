@@ -30,7 +30,7 @@ const PLACES = 16;
 /** Elements of the smallest kernel, and rows of the smallest product, that Winograd makes faster. */
 const MIN_KERNEL = 256 * 256;
 const MIN_PIXELS = 96;
-/** Bytes of transformed tiles at a time: little beside the network's other values. */
+/** Bytes of transformed tiles at a time: little compared with the network's other values. */
 const TILE_BYTES = 320 * 2 ** 20;
 /** The most parts that this may need: onnxruntime opens a graph in the square of its size. */
 const MAX_PARTS = 8;

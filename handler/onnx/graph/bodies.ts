@@ -1,14 +1,9 @@
 import type { Value } from '../value.ts';
-import type { Constants } from './constants.ts';
 import type { Operators } from './operators.ts';
 import type { Writer } from './writer.ts';
 
 /** Graphs within a graph. onnxruntime opens a graph in the square of its number of values, so several small ones open sooner. */
-export function createBodies(
-  writer: Writer,
-  { integers, cast, reshape }: Operators,
-  { replaceableOne }: Pick<Constants, 'replaceableOne'>,
-) {
+export function createBodies(writer: Writer, { integers, cast, reshape }: Operators, replaceableOne: () => Value) {
   /**
    * What `make` makes, as a graph of its own: the first branch of a condition that is always true. A caller could make the condition false,
    * so onnxruntime does not resolve it when it opens the graph.

@@ -14,14 +14,15 @@ interface WeightView {
 export function createConstants(
   writer: Writer,
   { op, cast, integers }: Operators,
-  { weights, precision }: { weights: SafeTensors; precision: 'float32' | 'float16' },
+  weights: SafeTensors,
+  precision: 'float32' | 'float16',
 ) {
   /** @param key tells constants of one shape apart */
   const constant = (key: string, values: Float32Array, shape: readonly number[]) =>
     writer.once(`float32 ${key} ${shape}`, () => {
       const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-      const value = writer.initialize({ name: writer.newName('constant'), type: 'float32', shape, data });
-      return cast(writer.known(value), precision);
+      const initializer = { name: writer.newName('constant'), type: 'float32', shape, data } as const;
+      return cast(writer.known(writer.initialize(initializer)), precision);
     });
 
   /** A one that is also an input of the graph: onnxruntime does not fold what a caller may replace. Only the graph itself has inputs. */
@@ -56,4 +57,3 @@ export function createConstants(
 
   return { constant, ones, weight, replaceableOne };
 }
-export type Constants = ReturnType<typeof createConstants>;

@@ -6,20 +6,14 @@ interface Constants {
   initializers: OnnxInitializer[];
 }
 
-/** The constants that belong into a body, or, without one, into the graph itself. */
+/** The constants of a body or, without one, of the graph itself. */
 export type Placement = (body?: Body) => Readonly<Constants>;
 
 /**
- * Places what is made of constants, and the constants themselves where weights are no inputs, in the only body that uses it. Elsewhere, and
- * first in the graph: onnxruntime then runs each node just before its first use, and not all at the start.
+ * Places each constant, and each node that is made of constants alone, in the only body that uses it, else in the graph itself. Constants
+ * that are inputs stay in the graph. The nodes come first in theirs: onnxruntime then runs each just before its first use.
  */
-export function placeConstants({
-  weightsAreInputs,
-  nodes,
-  constantNodes,
-  initializers,
-  replaceable,
-}: Writer): Placement {
+export function placeConstants(writer: Writer): Placement {
   const users = new Map<string, Set<Body | undefined>>(); // by value
   const usersOf = (name: string) => users.get(name) ?? users.set(name, new Set()).get(name)!;
   const addUses = (nodes: readonly Node[], user: Body | undefined) => {
@@ -28,7 +22,7 @@ export function placeConstants({
       if (body) addUses(body.nodes, body);
     }
   };
-  addUses(nodes, undefined);
+  addUses(writer.nodes, undefined);
 
   const placed = new Map<Body | undefined, Constants>();
   const at = (body?: Body) => placed.get(body) ?? placed.set(body, { nodes: [], initializers: [] }).get(body)!;
@@ -36,13 +30,13 @@ export function placeConstants({
     const all = new Set(names.flatMap((name) => [...usersOf(name)]));
     return all.size === 1 ? [...all][0] : undefined;
   };
-  for (const node of constantNodes.toReversed()) {
+  for (const node of writer.constantNodes.toReversed()) {
     for (const name of node.inputs)
       for (const output of node.outputs) for (const user of usersOf(output)) usersOf(name).add(user);
     at(onlyUser(node.outputs)).nodes.unshift(node);
   }
-  for (const one of initializers) {
-    const stays = weightsAreInputs || replaceable.has(one.name);
+  for (const one of writer.initializers) {
+    const stays = writer.weightsAreInputs || writer.replaceable.has(one.name);
     at(stays ? undefined : onlyUser([one.name])).initializers.push(one);
   }
   return at;

@@ -34,17 +34,14 @@ export class Writer {
   readonly replaceable = new Set<string>();
   /** all values, by name */
   readonly values = new Map<string, Value>();
-  /** whether weights are listed as inputs too */
-  readonly weightsAreInputs: boolean;
-  /** Constants belong to a scope: a body's own, or '' for the graph's. */
+  /** whose constants these are: a body's, or '' for the graph's */
   scope = '';
   #constantNames = new Set<string>();
   #shared = new Map<string, Value>();
   #count = 0;
 
-  constructor(weightsAreInputs: boolean) {
-    this.weightsAreInputs = weightsAreInputs;
-  }
+  /** @param weightsAreInputs whether weights are listed as inputs too */
+  constructor(readonly weightsAreInputs: boolean) {}
 
   newName(kind: string): string {
     return `${kind}_${this.#count++}`;
