@@ -32,7 +32,7 @@ afterEach(() => {
   for (const socket of sockets.splice(0)) socket.destroy();
 });
 
-describe('a reader who takes nothing', () => {
+describe('a client that reads nothing', () => {
   const TASKS = 3000; // of 5 kB each: more than the kernel keeps for a connection
   let service: TestService;
   let id: string; // of a task that goes on
@@ -58,7 +58,7 @@ describe('a reader who takes nothing', () => {
       { timeout: 10_000 },
     );
 
-  test('is cut off, and no more is read from the store; who merely waits is left alone', async () => {
+  test('is cut off, and no more is read from the store; one that waits for events is not', async () => {
     const events = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
     const list = vi.spyOn(service.store, 'list');
     const reader = call(service.port, get('/status'));
@@ -73,13 +73,13 @@ describe('a reader who takes nothing', () => {
     expect((await events.text()).match(/"status":"\w+"/g)!.at(-1)).toBe('"status":"succeeded"');
   });
 
-  test('of a file, too', async () => {
+  test('is cut off while it downloads a file, too', async () => {
     const reader = call(service.port, get(file));
     await gone('/files/*');
     expect((await reader.text()).length).toBeLessThan(24e6);
   });
 
-  test('but one who is slow gets everything', async () => {
+  test('is not cut off if it reads slowly', async () => {
     const { socket, closed } = call(service.port, get('/status', 'connection: close\r\n'));
     const began = performance.now();
     let all = '';
@@ -112,7 +112,7 @@ describe('a request', () => {
       `POST /img2vid HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n${headers}\r\n${body}`,
     );
 
-  test('whose headers do not come to an end is given up', async () => {
+  test('without an end of its headers times out', async () => {
     expect(await call(service.port, 'GET /status HTTP/1.1\r\nhost: local').text()).toMatch(/^HTTP\/1.1 408 /);
   });
 
@@ -120,11 +120,11 @@ describe('a request', () => {
     expect((await fetch(`${service.url}/healthz`)).headers.get('keep-alive')).toBe('timeout=75');
   });
 
-  test('that says it is too large is refused before its body comes', async () => {
+  test('that announces too large a body is refused before the body arrives', async () => {
     expect(await post('content-length: 30000000\r\n').text()).toMatch(/^HTTP\/1.1 413 .*"code":"too_large"/s);
   });
 
-  test('in endless pieces is refused at the limit, and its connection closed', async () => {
+  test('with an endless chunked body is refused at the limit, and its connection closed', async () => {
     const { socket, closed } = post('transfer-encoding: chunked\r\n');
     const piece = `10000\r\n${' '.repeat(65536)}\r\n`;
     let sent = 0;
@@ -142,7 +142,7 @@ describe('a request', () => {
     expect(sent).toBeLessThan(120e6); // a while it is read on, so that who has ended hears the answer
   });
 
-  test('with a false length makes no task', async () => {
+  test('with a false length creates no task', async () => {
     const before = await tasks();
     const body = '{"prompt":"x"}';
     const short = await post('content-length: 5\r\n', body).text();
@@ -162,7 +162,7 @@ describe('a request', () => {
 describe('close', () => {
   const MANY = 24_000_000; // bytes: more than the kernel keeps for a connection
 
-  test('ends connections that are idle, or were never used, and loses nothing of an answer that is written', async () => {
+  test('ends idle and unused connections, and loses nothing of a written response', async () => {
     const { url, port, close } = await listen(
       new Hono().get('/', (c) => c.text('hello')).get('/whole', (c) => c.body(new Uint8Array(MANY))),
     );
@@ -187,7 +187,7 @@ describe('close', () => {
     expect(performance.now() - began).toBeLessThan(10_000);
   });
 
-  test('cuts off what hangs when the patience is over', async () => {
+  test('cuts off requests that exceed the grace period', async () => {
     let arrive = () => {};
     const arrived = new Promise<void>((resolve) => {
       arrive = resolve;

@@ -18,7 +18,7 @@ const lines = async (request: string) => {
   return service.logged.filter((line) => line.request === request);
 };
 
-test('a request is called what its caller calls it, if that is a plain word, and else gets a name', async () => {
+test('a request keeps a valid X-Request-Id of the client, and else gets a new one', async () => {
   const named = async (id: string) => {
     const response = await fetch(`${service.url}/nothing`, { headers: { 'x-request-id': id } });
     return response.headers.get('x-request-id');
@@ -28,7 +28,7 @@ test('a request is called what its caller calls it, if that is a plain word, and
   expect(await named('')).not.toBe(await named(''));
 });
 
-test('the log tells of a task which request made it, and of each request its route, never its address', async () => {
+test('the log has the request of each task and the route of each request, never its URL', async () => {
   const { status, headers } = await service.post(
     { prompt: 'x' },
     {
@@ -58,7 +58,7 @@ test('the log tells of a task which request made it, and of each request its rou
   expect(JSON.stringify(service.logged)).not.toContain('secret-token');
 });
 
-test('an error is found in the log by the id in its answer', async () => {
+test('an error is found in the log by the id in its response', async () => {
   vi.spyOn(service.store, 'getOwn').mockRejectedValueOnce(new Error('inside'));
   const response = await fetch(`${service.url}/status?id=x`);
   expect(response.status).toBe(500);
@@ -69,7 +69,7 @@ test('an error is found in the log by the id in its answer', async () => {
   ]);
 });
 
-test('an answer that fails halfway breaks off and says nothing of the reason; the log does', async () => {
+test('a response that fails halfway breaks the connection; only the log has the reason', async () => {
   await Promise.all(Array.from({ length: 101 }, () => insertTask(service.store, newTask({ status: 'canceled' }))));
   const { list } = service.store;
   vi.spyOn(service.store, 'list').mockImplementationOnce(list).mockRejectedValueOnce(new Error('inside'));

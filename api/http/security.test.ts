@@ -41,7 +41,7 @@ async function answers() {
   };
 }
 
-test('every answer tells browsers to guess, frame and keep nothing; the page and files say more of themselves', async () => {
+test('every response has the security headers; the page and files have policies of their own', async () => {
   const all = await answers();
   const statuses = Object.fromEntries(Object.entries(all).map(([name, { status }]) => [name, status]));
   expect(statuses).toMatchObject({ page: 200, file: 200, 'no link': 403, events: 200, created: 202, wrong: 422 });
@@ -72,7 +72,7 @@ test('every answer tells browsers to guess, frame and keep nothing; the page and
   expect(all.events.headers.get('x-accel-buffering')).toBe('no');
 });
 
-test('without https nobody is told to insist on it', async () => {
+test('without https there is no HSTS header', async () => {
   const plain = await testService();
   expect((await fetch(`${plain.url}/healthz`)).headers.has('strict-transport-security')).toBe(false);
   await plain.close();
@@ -82,7 +82,7 @@ describe('CORS_ORIGINS', () => {
   const from = (origin: string, headers = {}) => ({ origin, 'sec-fetch-site': 'cross-site', ...headers });
   const json = { 'content-type': 'application/json' };
 
-  test('a page of theirs may ask for everything that the API has, and read the headers that tell of it', async () => {
+  test('pages of an allowed origin may use the whole API and read its headers', async () => {
     const preflight = await ask('/img2vid', {
       method: 'OPTIONS',
       headers: from(FRIEND, { 'access-control-request-method': 'POST', 'access-control-request-headers': 'prefer' }),
@@ -116,7 +116,7 @@ describe('CORS_ORIGINS', () => {
     }
   });
 
-  test('other pages may not, nor may any where there are none', async () => {
+  test('other origins are refused, and all are if none is allowed', async () => {
     const own = await testService();
     for (const [url, origin] of [
       [service.url, 'https://evil.example'],
@@ -135,7 +135,7 @@ describe('CORS_ORIGINS', () => {
     await own.close();
   });
 
-  test('are checked at the start', () => {
+  test('invalid origins are refused at start-up', () => {
     const read = (CORS_ORIGINS: string) =>
       readConfig({ RUNPOD_API_KEY: 'x', RUNPOD_ENDPOINT_ID: 'x', CORS_ORIGINS }).corsOrigins;
     expect(read('')).toEqual([]);

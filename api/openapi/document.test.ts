@@ -30,7 +30,7 @@ interface Content {
 const values = ({ examples, example }: Content) =>
   examples ? Object.values(examples).map(({ value }) => value) : [example];
 
-test('a linter of OpenAPI has nothing to say, whatever the model, and of a wrong example it has', async () => {
+test('an OpenAPI linter finds no errors for any model, and finds invalid examples', async () => {
   const config = await createConfig({ extends: ['recommended-strict'] });
   async function complaints(about: object) {
     const problems = await lintFromString({ source: JSON.stringify(about), config });
@@ -55,7 +55,7 @@ test('a linter of OpenAPI has nothing to say, whatever the model, and of a wrong
   expect(shown.filter(({ at }) => ![...found].some((one) => one.includes(at)))).toEqual([]);
 });
 
-test('every request body and every answer with a body shows at least one', () => {
+test('every request and response body has an example', () => {
   const without: string[] = [];
   const look = (where: string, content: Record<string, Partial<Content>> = {}) => {
     for (const [type, { examples, example }] of Object.entries(content))
@@ -77,7 +77,7 @@ interface Operation {
 const dryRun = (body: BodyInit, headers: Record<string, string> = {}) =>
   fetch(`${service.url}/img2vid?dry_run=1`, { method: 'POST', body, headers });
 
-test('every request that is shown is accepted, in each form', async () => {
+test('every example request is accepted, in each content type', async () => {
   const { id } = await (await service.post({ prompt: 'x' })).json();
   for (const index of [1, 2, 3, 4]) await service.bucket.put(`tasks/${id}/imagine-${index}.png`, 'a picture');
   const { content } = (document.paths['/img2vid']!.post as unknown as Operation).requestBody!;
@@ -106,7 +106,7 @@ test('every request that is shown is accepted, in each form', async () => {
   }
 });
 
-test('refusals are shown as the API words them', async () => {
+test('error examples are word for word the API’s', async () => {
   const shown = [...contents(document)].flatMap(([path, content]) => values(content).map((body) => ({ path, body })));
   async function expectShown(path: string, init: RequestInit = {}, { url } = service) {
     const answer = await fetch(url + path, init);
@@ -152,7 +152,7 @@ test('refusals are shown as the API words them', async () => {
   await keyed.close();
 });
 
-test('every code of a problem is documented', () => {
+test('every error code is documented', () => {
   const { enum: codes } = document.components.schemas.Problem.properties.code as { enum: ProblemCode[] };
   expect(codes).toEqual(Object.keys(PROBLEMS));
 });

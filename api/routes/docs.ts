@@ -2,22 +2,12 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { renderPages } from '../docs/pages.ts';
 import { endpoint } from '../http/endpoint.ts';
-import { serveFiles, staticFile } from '../http/static-files.ts';
+import { pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
 
 const PLOTS = new URL('../../docs/plots/', import.meta.url);
 const require = createRequire(import.meta.url);
 
-/** Scripts and styles from this service only; `data:` for the pictures in Swagger UI's stylesheet. */
-const POLICY = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self'",
-  "connect-src 'self'",
-  "img-src 'self' data:",
-  "form-action 'none'",
-  "base-uri 'none'",
-  "frame-ancestors 'none'",
-].join('; ');
+const POLICY = pagePolicy("connect-src 'self'", "img-src 'self' data:"); // data: the pictures in Swagger UI's stylesheet
 /** A plot contains its styles. */
 const PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 

@@ -34,7 +34,7 @@ const left = async () => [
   await readdir(join(service.folder, 'bucket/objects')).catch(() => []),
 ];
 
-test('tells what the task would be and cost, and stores nothing', async () => {
+test('a dry run returns the task’s input and highest cost, and stores nothing', async () => {
   const headers = { 'idempotency-key': 'k', prefer: 'wait=10' };
   const body = { prompt: 'x', H: 576, W: 1024, T: 25, steps: 25, num_cols: 2, seed: 3, fps: 60 };
   const response = await post('?dry_run=1', body, headers);
@@ -58,7 +58,7 @@ test('tells what the task would be and cost, and stores nothing', async () => {
   expect((await post('?dry_run=1', { prompt: 'other' }, headers)).status).toBe(200);
 });
 
-test('refuses what a post would refuse', async () => {
+test('a dry run refuses what a real request would', async () => {
   const still_of = '01a206ec-8c81-72d2-88c2-373f04644e4a';
   for (const [body, status, field] of [
     [{ prompt: 'x', T: 0 }, 422, 'T'],
@@ -73,7 +73,7 @@ test('refuses what a post would refuse', async () => {
   }
 });
 
-test('0 and false are an ordinary post; another value is refused, another name with the nearest', async () => {
+test('0 and false create a task; other values are refused, unknown names with the nearest one', async () => {
   for (const value of ['0', 'false']) expect((await post(`?dry_run=${value}`, { prompt: 'x' })).status).toBe(202);
   for (const value of ['', '2', 'yes', 'TRUE']) {
     const response = await post(`?dry_run=${value}`, { prompt: 'x' });

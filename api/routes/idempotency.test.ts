@@ -42,7 +42,7 @@ const form = (bytes: Uint8Array, fields: Record<string, string> = {}) => {
 const objects = () => readdir(join(service.folder, 'bucket/objects/tasks')).catch(() => []);
 const tasks = async () => (await service.store.list({ owner: 'local', limit: 100 })).map(({ id }) => id);
 
-test('the same parameters, in whatever form, give the same task, as it is now', async () => {
+test('a retry with the same parameters, in any content type, returns the same task in its current state', async () => {
   const first = await json({ prompt: 'a lighthouse', T: 5, cond_aug: 0.5 });
   expect(first).toMatchObject({ status: 202, replayed: null, location: `/status?id=${first.id}` });
   const repeats = [
@@ -64,11 +64,11 @@ test('the same parameters, in whatever form, give the same task, as it is now', 
   expect(answer.finished_at).toBe(ended.finished_at);
 });
 
-test('the order of the parameters does not count', () => {
+test('the hash does not depend on the order of the parameters', () => {
   expect(requestHash({ T: 5, prompt: 'x' }, undefined)).toBe(requestHash({ prompt: 'x', T: 5 }, undefined));
 });
 
-test('other parameters, or another picture, are a conflict', async () => {
+test('other parameters or another picture are a conflict', async () => {
   const first = await send(form(await picture(), { fit: 'contain' }));
   const others = [
     form(await picture('#963'), { fit: 'contain' }),
@@ -88,7 +88,7 @@ test('other parameters, or another picture, are a conflict', async () => {
   expect(await objects()).toHaveLength(2);
 });
 
-test('of repeats at once, with a picture, one makes the task and nothing is left of the others', async () => {
+test('of simultaneous requests with a picture, one creates the task and nothing remains of the others', async () => {
   const bytes = await picture();
   const results = await Promise.all(Array.from({ length: 6 }, () => send(form(bytes))));
   const ids = await tasks();
@@ -107,7 +107,7 @@ test('of repeats at once, with a picture, one makes the task and nothing is left
   expect(await tasks()).toHaveLength(2);
 });
 
-test('a day after its task’s creation the key is free again', async () => {
+test('a key is free again a day after its task’s creation', async () => {
   const first = await json({ prompt: 'x' });
   const created = Date.parse(first.answer.created_at);
   service.clock.ahead = created + DAY - Date.now() - 10 * SECOND;
@@ -136,7 +136,7 @@ test.each([
   expect(await tasks()).toEqual([]);
 });
 
-test('a request that is refused, or can’t be stored, uses up no key', async () => {
+test('a request that is refused or can’t be stored uses up no key', async () => {
   const refused = [
     await json({ prompt: 'x', T: 0 }),
     await json({ still_of: '01a206ec-8c81-72d2-88c2-373f04644e4a' }),
@@ -156,7 +156,7 @@ test('a request that is refused, or can’t be stored, uses up no key', async ()
   expect(await send(form(bytes))).toMatchObject({ status: 202, replayed: null });
 });
 
-test('a store whose word of success is lost: the task counts and keeps its picture', async () => {
+test('a task whose confirmation by the store is lost counts, and keeps its picture', async () => {
   const { insert } = service.store;
   vi.spyOn(service.store, 'insert').mockImplementationOnce(async (...given) => {
     await insert(...given);
@@ -169,7 +169,7 @@ test('a store whose word of success is lost: the task counts and keeps its pictu
   expect(await send(form(bytes))).toMatchObject({ replayed: 'true', id });
 });
 
-test('a repeat is the same task also when what it was made from is gone', async () => {
+test('a retry returns the same task even when its sources are gone', async () => {
   const { id: source } = await json({ prompt: 'x' });
   await service.bucket.put(`tasks/${source}/imagine-1.png`, await picture());
   const first = await json({ still_of: source }, 'key-2');

@@ -25,7 +25,7 @@ const form = (fields: Record<string, string | Blob>) => {
 const blob = (bytes: Uint8Array | string) => new Blob([bytes as BlobPart]);
 const objects = () => readdir(join(service.folder, 'bucket/objects/tasks')).catch(() => []);
 
-test('a bucket that can’t be reached is 503 for what needs it, and says nothing of itself', async () => {
+test('an unreachable bucket is 503 for requests that need it, without details', async () => {
   const { id } = await (await service.post({ prompt: 'x' })).json();
   service.faults.bucket = new StorageError(
     'the bucket’s store at secret.example.com can’t be reached',
@@ -46,7 +46,7 @@ test('a bucket that can’t be reached is 503 for what needs it, and says nothin
 });
 
 describe('a task is created', () => {
-  test('from JSON: 202, its address, and every parameter resolved', async () => {
+  test('JSON creates a task: 202, its URL, and every parameter resolved', async () => {
     const response = await service.post({ prompt: '  a lighthouse ', T: 5 });
     const task = await response.json();
     expect(response.status).toBe(202);
@@ -82,13 +82,13 @@ describe('a task is created', () => {
     });
   });
 
-  test('from an urlencoded form, text becoming numbers and empty fields absent', async () => {
+  test('an urlencoded form creates a task; text becomes numbers, empty fields count as absent', async () => {
     const body = new URLSearchParams({ prompt: 'x', seed: '23', cond_aug: '0.5', s_churn: '1e1', T: '', image: '' });
     const { input } = await (await post(body)).json();
     expect(input).toMatchObject({ seed: 23, cond_aug: 0.5, s_churn: 10, T: 14 });
   });
 
-  test('from multipart with the picture itself, which the job finds in the bucket', async () => {
+  test('multipart with a picture creates a task; the job finds the picture in the bucket', async () => {
     const bytes = await png();
     const response = await post(form({ image: blob(bytes), W: '128', H: '64' }));
     const task = await response.json();
@@ -98,7 +98,7 @@ describe('a task is created', () => {
     expect(await service.bucket.get(`tasks/${task.id}/upload`)).toEqual(bytes);
   });
 
-  test('the job carries the task, its key and no address to call', async () => {
+  test('the job has the task and its key, and no webhook URL', async () => {
     const other = await testService({ ALLOW_PRIVATE_URLS: '1' });
     const { id } = await (await other.post({ prompt: 'x', seed: 5, webhook_url: 'http://127.0.0.1:1/hook' })).json();
     const { input } = await other.take(id);
@@ -107,14 +107,14 @@ describe('a task is created', () => {
     await other.close();
   });
 
-  test('what it shows as input can be sent again', async () => {
+  test('the shown input can be sent again', async () => {
     const { input } = await (await service.post({ prompt: 'x' })).json();
     const again = await service.post(input);
     expect(again.status).toBe(202);
     expect((await again.json()).input).toEqual(input);
   });
 
-  test('with several sources the first wins and a warning names the others', async () => {
+  test('of several sources the first is used, and a warning names the others', async () => {
     const task = await (
       await post(form({ prompt: 'x', image_url: 'https://example.com/a.png', image: blob(await png()) }))
     ).json();
@@ -124,7 +124,7 @@ describe('a task is created', () => {
     expect(await objects()).not.toContain(task.id); // the picture is not kept
   });
 
-  test('from the still of an earlier task', async () => {
+  test('the still of an earlier task can be animated again', async () => {
     const { id } = await (await service.post({ prompt: 'x' })).json();
     await service.bucket.put(`tasks/${id}/imagine-3.png`, await png());
     const again = await service.post({ still_of: id, image_index: 3 });
@@ -140,7 +140,7 @@ describe('a task is created', () => {
   });
 });
 
-describe('a wrong value is refused with what is allowed', () => {
+describe('an invalid value is refused with the allowed ones', () => {
   const integer = (min: number, max: number) => new RegExp(`whole number from ${min} to ${max}`);
   test.each<[string, unknown[], RegExp]>([
     ['prompt', ['', '   ', 'x'.repeat(4001), 5, null, ['x'], 'a\0b', '\ud800'], /text of 1 to 4000 characters/],
@@ -208,7 +208,7 @@ describe('a wrong value is refused with what is allowed', () => {
     }
   });
 
-  test('a prompt’s costly flags in a form too, beside what else is wrong', async () => {
+  test('a prompt’s costly flags are refused in a form too, together with other errors', async () => {
     for (const body of [
       new URLSearchParams({ prompt: 'a cat --fast', T: '0' }),
       form({ prompt: 'a cat --fast', T: '0' }),
@@ -222,7 +222,7 @@ describe('a wrong value is refused with what is allowed', () => {
     expect((await service.post({ prompt: 'fast cars --ar 3:2 --v 7' })).status).toBe(202);
   });
 
-  test('s_noise above 1 for an ancestral sampler', async () => {
+  test('s_noise above 1 is refused for an ancestral sampler', async () => {
     const { errors } = await (
       await service.post({ prompt: 'x', sampler: 'DPMPP2SAncestralSampler', s_noise: 1.1 })
     ).json();
@@ -230,7 +230,7 @@ describe('a wrong value is refused with what is allowed', () => {
     expect((await service.post({ prompt: 'x', sampler: 'HeunEDMSampler', s_noise: 1.1 })).status).toBe(202);
   });
 
-  test('every wrong field at once, unknown ones with the nearest name', async () => {
+  test('all invalid fields are reported at once, unknown ones with the nearest name', async () => {
     const response = await service.post({ prompt: 'x', H: 100, T: 'x', motion_bucket: 5, h: 64, colour: 'red' });
     const { errors } = await response.json();
     expect(
@@ -244,7 +244,7 @@ describe('a wrong value is refused with what is allowed', () => {
     });
   });
 
-  test('values that contradict one another', async () => {
+  test('contradicting values are refused', async () => {
     const { errors } = await (await service.post({ prompt: 'x', sigma_min: 800 })).json();
     expect(errors).toEqual([{ field: 'sigma_min', message: 'sigma_min (800) must be below sigma_max (700)' }]);
     expect((await (await service.post({ prompt: 'x', rho: 1e-5 })).json()).errors[0].field).toBe('rho');
@@ -254,13 +254,13 @@ describe('a wrong value is refused with what is allowed', () => {
     });
   });
 
-  test('numbers beyond JSON and prototype names', async () => {
+  test('numbers beyond JSON and prototype names are refused', async () => {
     expect((await post('{"prompt":"x","T":1e999}', 'application/json')).status).toBe(422);
     expect((await post('{"prompt":"x","__proto__":5}', 'application/json')).status).toBe(422);
     expect((await post('{"prompt":"x","constructor":5}', 'application/json')).status).toBe(422);
   });
 
-  test('a field given twice in a form; text where a picture belongs; a file elsewhere', async () => {
+  test('a repeated form field, text instead of a picture and a file elsewhere are refused', async () => {
     expect((await (await post(new URLSearchParams('prompt=x&T=5&T=6'))).json()).errors).toEqual([
       { field: 'T', message: 'given more than once' },
     ]);
@@ -269,7 +269,7 @@ describe('a wrong value is refused with what is allowed', () => {
     expect((await (await service.post({ image: 'abc' })).json()).errors[0].field).toBe('image');
   });
 
-  test('a parameter in the address instead of the body', async () => {
+  test('a parameter in the query instead of the body is refused', async () => {
     const response = await fetch(`${service.url}/img2vid?T=5`, {
       method: 'POST',
       body: new URLSearchParams({ prompt: 'x' }),
@@ -338,7 +338,7 @@ describe('sampler, discretization and guider', () => {
     expect(got.warnings).toEqual([]);
   });
 
-  test('what belongs to others is ignored, unchecked, with a warning', async () => {
+  test('parameters of other choices are ignored, unchecked, with a warning', async () => {
     const { numbers, warnings } = await inputOf({
       sampler: 'DPMPP2MSampler',
       eta: 'nonsense',
@@ -354,7 +354,7 @@ describe('sampler, discretization and guider', () => {
     ]);
   });
 
-  test('a wrong choice is the only thing that is told', async () => {
+  test('an invalid choice is the only error reported', async () => {
     const { errors } = await (await service.post({ prompt: 'x', sampler: 'Euler', eta: 'nonsense' })).json();
     expect(errors.map(({ field }: { field: string }) => field)).toEqual(['sampler']);
   });
@@ -379,7 +379,7 @@ describe('a body that can’t be read', () => {
     expect(await response.json()).toMatchObject({ status, code: expect.any(String), detail: expect.any(String) });
   });
 
-  test('a picture of more than 20 MB: 413', async () => {
+  test('a picture of more than 20 MB is 413', async () => {
     expect((await post(form({ image: blob(new Uint8Array(20_000_001)) }))).status).toBe(413);
   });
 });
@@ -407,7 +407,7 @@ test('a file that is no picture is image_rejected and leaves nothing behind', as
   expect(await objects()).toEqual(before);
 });
 
-test('warnings for what the model was not made for, or does not use', async () => {
+test('unusual and unused parameters cause warnings', async () => {
   const { warnings } = await (
     await service.post({ prompt: 'x', motion_bucket_id: 300, fps: 60, cond_aug: 0.1 })
   ).json();
@@ -417,7 +417,7 @@ test('warnings for what the model was not made for, or does not use', async () =
 describe('without API keys', () => {
   const request = (headers: Record<string, string>) =>
     service.post({ prompt: 'x' }, { headers: { 'content-type': 'application/json', ...headers } });
-  test('a request from a foreign page is refused', async () => {
+  test('a request from another site’s page is refused', async () => {
     for (const headers of [
       { origin: 'https://evil.example' },
       { origin: 'null' },
@@ -430,14 +430,14 @@ describe('without API keys', () => {
     expect((await request({ origin: service.url, 'sec-fetch-site': 'same-origin' })).status).toBe(202);
   });
 
-  test('a name that was made to lead here is refused', async () => {
+  test('a host name that resolves to this machine is refused', async () => {
     const { request: raw } = await import('undici');
     const { statusCode } = await raw(`${service.url}/status`, { headers: { host: 'evil.example' } });
     expect(statusCode).toBe(403);
   });
 });
 
-test('where it is known that there is no bridge a prompt is refused at once, and nothing else', async () => {
+test('without a bridge a prompt is refused at once, and nothing else is', async () => {
   const own = await testService({ LOCAL_BRIDGE: 'none' });
   const refused = await own.post({ prompt: 'x' });
   const { code, errors } = await refused.json();

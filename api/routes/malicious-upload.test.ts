@@ -33,7 +33,7 @@ async function upload(bytes: Uint8Array, type = 'image/png') {
   return { status: response.status, ...((await response.json()) as { code: string; errors?: { field: string }[] }) };
 }
 
-test('hostile pictures as uploads: 422 image_rejected, no task and no file', async () => {
+test('malicious pictures are 422 image_rejected, and leave no task and no file', async () => {
   const pictures = (await maliciousPictures()).crafted.filter(({ bytes }, i) => i % 2 === 1 && bytes.length > 0);
   expect(pictures.length).toBeGreaterThan(30);
   const before = [await tasks(), await objects()];
@@ -48,15 +48,15 @@ test('hostile pictures as uploads: 422 image_rejected, no task and no file', asy
   expect(await readdir(temporary)).toEqual([]);
 }, 60_000);
 
-test('an empty file counts as none', async () => {
+test('an empty file counts as no file', async () => {
   expect(await upload(Buffer.alloc(0))).toMatchObject({ status: 422, code: 'invalid_input' });
 });
 
-test('one byte more than 20 MB: 413', async () => {
+test('one byte more than 20 MB is 413', async () => {
   expect(await upload(Buffer.alloc(20_000_001))).toMatchObject({ status: 413, code: 'too_large' });
 });
 
-test('a picture as the whole body: 415, by whatever type it goes', async () => {
+test('a picture as the whole body is 415, whatever its content type', async () => {
   for (const type of ['image/png', 'image/svg+xml', 'application/octet-stream', 'text/html']) {
     const headers = { 'content-type': type };
     const response = await fetch(`${service.url}/img2vid`, { method: 'POST', body: Buffer.alloc(9), headers });
@@ -64,7 +64,7 @@ test('a picture as the whole body: 415, by whatever type it goes', async () => {
   }
 });
 
-test('addresses that may not be reached: 422, and nothing is asked', async () => {
+test('forbidden URLs are 422, and no request is sent to them', async () => {
   expect(refusedUrls.length).toBeGreaterThan(150);
   const before = await tasks();
   for (const { url } of refusedUrls) {
@@ -89,7 +89,7 @@ describe('callbacks', () => {
       body: typeof body === 'string' ? body : JSON.stringify(body),
     });
 
-  test('forged: tokens are not guessed, and what a body says is not believed', async () => {
+  test('a forged callback has no effect: tokens can’t be guessed, bodies are not trusted', async () => {
     const { id, job, token } = await running();
     for (const wrong of [
       `${token}x`,
@@ -121,7 +121,7 @@ describe('callbacks', () => {
     await service.until(id, ({ status }) => status === 'failed');
   });
 
-  test('replayed: a true one, again and again, changes nothing and asks RunPod at most once a second', async () => {
+  test('a replayed callback changes nothing, and asks RunPod at most once a second', async () => {
     const { id, job, token } = await running();
     service.report(job.id, { output: await service.finish(id, job.id) });
     const task = await service.until(id, ({ status }) => status === 'succeeded');
@@ -139,7 +139,7 @@ describe('callbacks', () => {
   });
 });
 
-test('headers: what is not allowed in them is refused, and nothing of a caller’s comes back in one', async () => {
+test('invalid headers are refused, and no response header repeats a client’s text', async () => {
   const raw = (header: string) =>
     new Promise<string>((resolve) => {
       let text = '';
@@ -180,7 +180,7 @@ test.each([
   '?limit=99999999999999999999',
   "?cursor=01a206ec-8c81-72d2-88c2-373f04644e4a' or 1=1",
   '?since=2026-01-01T00:00:00Z%0d%0aset-cookie:x',
-])('query %s: nothing is found, and nothing breaks', async (query) => {
+])('query %s finds nothing and breaks nothing', async (query) => {
   const response = await fetch(`${service.url}/status${query}`);
   expect([404, 422]).toContain(response.status);
   expect(response.headers.has('set-cookie')).toBe(false);

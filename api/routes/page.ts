@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { endpoint } from '../http/endpoint.ts';
-import { isServed, serveFiles, staticFile } from '../http/static-files.ts';
+import { isServed, pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const folder = join(root, 'api/page');
@@ -16,18 +16,12 @@ export const page = endpoint({
   method: 'GET',
   path: ['/', '/page/*', '/client/*', '/core/*'],
   handle({ linkOrigin }) {
-    const policy = [
-      "default-src 'none'",
-      "script-src 'self'",
-      "style-src 'self'",
+    const policy = pagePolicy(
       "font-src 'self'",
       `connect-src 'self' ${linkOrigin}`, // a download is fetched
       `media-src 'self' ${linkOrigin}`,
       `img-src 'self' blob: ${linkOrigin}`, // blob: the chosen picture
-      "form-action 'none'",
-      "base-uri 'none'",
-      "frame-ancestors 'none'",
-    ].join('; ');
+    );
     const own = readdirSync(folder)
       .filter(isServed)
       .map((name) => join(folder, name));

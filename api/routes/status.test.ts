@@ -21,7 +21,7 @@ async function finished() {
 }
 
 describe('GET /status?id=', () => {
-  test('tells stage, step, progress and the still while it runs, and never goes back', async () => {
+  test('a running task shows its stage, step, progress and still, and never goes back', async () => {
     const id = await create();
     const job = await service.take(id);
     const say = (stage: string, progress: number, more = {}) =>
@@ -47,7 +47,7 @@ describe('GET /status?id=', () => {
     expect(left).toBeLessThanOrEqual(3_600_000);
   });
 
-  test('an unknown id is 404, an empty one 422, another query 422', async () => {
+  test('an unknown id is 404; an empty id or another parameter is 422', async () => {
     const get = async (query: string) => (await fetch(`${service.url}/status?${query}`)).status;
     expect(await get('id=01a206ec-8c81-72d2-88c2-373f04644e4a')).toBe(404);
     expect(await get("id=' or 1=1 --")).toBe(404);
@@ -55,7 +55,7 @@ describe('GET /status?id=', () => {
     expect(await get('ID=5')).toBe(422);
   });
 
-  test('a wrong method says which is right', async () => {
+  test('a wrong method is 405 with Allow', async () => {
     const response = await fetch(`${service.url}/status`, { method: 'DELETE' });
     expect([response.status, response.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
     expect((await fetch(`${service.url}/img2vid`)).status).toBe(405);
@@ -85,7 +85,7 @@ describe('GET /status', () => {
       .reverse();
   }
 
-  test('lists all tasks, newest first, whether they fill pages of the store or not', async () => {
+  test('all tasks are listed, newest first, for any number of pages', async () => {
     expect(await (await get()).text()).toBe('[]');
     let ids: string[] = [];
     for (const count of [1, 98, 1, 100, 5]) {
@@ -99,7 +99,7 @@ describe('GET /status', () => {
     expect(first).toEqual(posted);
   });
 
-  test('a page at a time, the address of the next in Link until there is none', async () => {
+  test('a page has a Link to the next one, except the last', async () => {
     const all = await idsOf(await get());
     for (const size of [100, all.length - 1, all.length, 1000]) {
       const seen: string[] = [];
@@ -126,7 +126,7 @@ describe('GET /status', () => {
     expect((await get()).headers.get('link')).toBeNull();
   });
 
-  test('filters by status and by time, from since on and until before until, in any zone, and keeps them in Link', async () => {
+  test('filters by status and time apply, in any time zone, and stay in Link', async () => {
     const at = Date.parse('2001-02-03T04:05:06.789Z');
     const ids = (await insert([at - 1, at, at + 1, at + 2], { status: 'failed' })).reverse();
     const [canceled] = await insert([at + 1], { status: 'canceled' });
@@ -188,12 +188,12 @@ describe('GET /status', () => {
     expect((await response.json()).errors).toEqual([{ field, message: expect.stringMatching(message) }]);
   });
 
-  test('every wrong value at once', async () => {
+  test('all invalid parameters are reported at once', async () => {
     const { errors } = await (await get('?limit=0&since=x&status=y&unti=z')).json();
     expect(errors.map(({ field }: { field: string }) => field).sort()).toEqual(['limit', 'since', 'status', 'unti']);
   });
 
-  test('nothing of another caller’s: not by id, as events, in a list, by a cursor, or to be animated again', async () => {
+  test('tasks of another API key can’t be reached by id, events, list, cursor or still_of', async () => {
     const [theirs] = await insert([Date.now()], { owner: 'another', status: 'succeeded' });
     await own.bucket.put(`tasks/${theirs}/imagine-1.png`, 'x');
     const [mine] = await insert([Date.now() + 1]);
@@ -206,7 +206,7 @@ describe('GET /status', () => {
     expect(await idsOf(await get('?limit=1000'))).toEqual(all);
   });
 
-  test('others get their turn between two pages of a long list', async () => {
+  test('other requests run between two pages of a long list', async () => {
     let turn = 0; // of the event loop
     let counter = setImmediate(function count() {
       turn++;
@@ -228,7 +228,7 @@ describe('GET /status', () => {
     expect(new Set(turns).size).toBe(turns.length);
   });
 
-  test('a store that fails amid a list cuts the connection; one that fails at once is an error', async () => {
+  test('a store that fails within a list breaks the connection; one that fails at once is an error', async () => {
     const { list } = own.store;
     let works = 1;
     const spy = vi.spyOn(own.store, 'list').mockImplementation(async (selection) => {
@@ -259,7 +259,7 @@ describe('server-sent events', () => {
         return { id: fields.id!, task: JSON.parse(fields.data!) };
       });
 
-  test('the whole task at each change, until it ends; then a reconnect gets 204', async () => {
+  test('each change sends the whole task, until it ends; then a reconnect gets 204', async () => {
     const id = await create();
     const response = await events(id);
     expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/);
@@ -278,7 +278,7 @@ describe('server-sent events', () => {
     expect(missed.map(({ task }) => task.status)).toEqual(['succeeded']); // who missed the end still gets it
   });
 
-  test('a comment now and then while nothing changes, and the task still counts as watched', async () => {
+  test('without changes comments are sent, and the task stays watched', async () => {
     const id = await create();
     const { setTimeout: real } = globalThis;
     const timer = vi.spyOn(globalThis, 'setTimeout');
@@ -305,19 +305,19 @@ describe('server-sent events', () => {
     expect(parse(text)).toHaveLength(1);
   });
 
-  test('a HEAD opens no stream, for nobody would end it', async () => {
+  test('a HEAD request opens no stream', async () => {
     const head = { method: 'HEAD', headers: { accept: 'text/event-stream' } };
     const response = await fetch(`${service.url}/status?id=${await create()}`, head);
     expect([response.status, response.headers.get('content-type')]).toEqual([200, 'application/json']);
   });
 
-  test('of an unknown task: 404', async () => {
+  test('events of an unknown task are 404', async () => {
     expect((await events('nothing')).status).toBe(404);
   });
 });
 
 describe('GET /files', () => {
-  test('a link gives the file; a part of it; its size', async () => {
+  test('a link returns the file, a range of it, and its size', async () => {
     const { link } = (await finished()).videos![0]!;
     const whole = await fetch(link);
     expect(await whole.text()).toBe('not really a video');
@@ -346,7 +346,7 @@ describe('GET /files', () => {
     expect([head.status, head.headers.get('content-length'), await head.text()]).toEqual([200, '18', '']);
   });
 
-  test('a changed, unsigned or expired link is refused, and an upload is never served', async () => {
+  test('a changed, unsigned or expired link is refused, and uploads are never served', async () => {
     const task = await finished();
     const link = new URL(task.videos![0]!.link);
     const changed = (change: (url: URL) => void) => {
@@ -380,7 +380,7 @@ describe('GET /files', () => {
   });
 });
 
-test('the OpenAPI document tells of every parameter, with its default and range', async () => {
+test('the OpenAPI document has every parameter, with default and range', async () => {
   const document = await (await fetch(`${service.url}/openapi.json`)).json();
   expect(document.openapi).toBe('3.1.0');
   const { properties } = document.components.schemas.Request;

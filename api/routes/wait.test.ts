@@ -54,7 +54,7 @@ function listening() {
   });
 }
 
-test('200 and the task, if it ends in time; of more than a minute a minute is waited', async () => {
+test('a task that ends in time is answered with 200; the wait is at most a minute', async () => {
   const watch = vi.spyOn(service.lifecycle, 'watch');
   const pending = send('respond-async, WAIT="3600"; x');
   const { id, job } = await taken();
@@ -67,7 +67,7 @@ test('200 and the task, if it ends in time; of more than a minute a minute is wa
   expect(watch.mock.calls.map(([{ id }]) => id)).toContain(id); // so it is looked at more often
 });
 
-test('202 and the task as it is by then, if it does not', async () => {
+test('a task that does not end in time is answered with 202, as it is by then', async () => {
   const timeout = new AbortController();
   const { timeout: real } = AbortSignal;
   vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => (ms === 7000 ? timeout.signal : real(ms)));
@@ -81,7 +81,7 @@ test('202 and the task as it is by then, if it does not', async () => {
   expect(task).toMatchObject({ status: 'running', stage: 'sampling', step: 3, progress: 0.4 });
 });
 
-test('no time, or no preference that can be read: 202 at once', async () => {
+test('without a wait, or with an invalid one, the response is 202 at once', async () => {
   for (const [prefer, wanted] of [
     ['wait=0', 'wait=0'],
     ['wait=soon', null],
@@ -93,7 +93,7 @@ test('no time, or no preference that can be read: 202 at once', async () => {
   }
 });
 
-test('a repeat waits for its task too, and has it at once when it has ended', async () => {
+test('a retry waits too, and is answered at once when the task has ended', async () => {
   const pending = Promise.all([send('wait=30', { key: 'k' }), send('wait=20', { key: 'k' })]);
   const { id, job } = await taken();
   service.report(job.id, { output: await service.finish(id, job.id) });
@@ -106,7 +106,7 @@ test('a repeat waits for its task too, and has it at once when it has ended', as
   expect((await send(undefined, { key: 'k' })).status).toBe(202); // who does not wait is answered as always
 });
 
-test('an end between the reading of the task and the listening is not missed', async () => {
+test('an end between reading the task and subscribing is not missed', async () => {
   const { getOwn, update } = service.store;
   vi.spyOn(service.store, 'getOwn').mockImplementationOnce(async (owner, id) => {
     const task = (await getOwn(owner, id))!;
@@ -119,7 +119,7 @@ test('an end between the reading of the task and the listening is not missed', a
   expect([status, task.status]).toEqual([200, 'failed']);
 });
 
-test('nor is one that is told while an older state is being read', async () => {
+test('an end that is notified while an older state is read is not missed', async () => {
   const { getOwn } = service.store;
   const spy = vi.spyOn(service.store, 'getOwn');
   spy.mockImplementationOnce(getOwn).mockImplementationOnce(async (owner, id) => {
@@ -136,7 +136,7 @@ test('nor is one that is told while an older state is being read', async () => {
   expect([status, task.status]).toEqual([200, 'succeeded']);
 });
 
-test('a caller that goes away ends the wait', async () => {
+test('a client that disconnects ends the wait', async () => {
   const heard = listening();
   const caller = new AbortController();
   const pending = send('wait=60', { signal: caller.signal });

@@ -116,8 +116,6 @@ export async function testService(
     folder,
     logged,
     announceStop: services.announceStop,
-    /** see listen.ts */
-    stopListening: api.close,
     clock,
     bucket,
     disk: services.disk!,
