@@ -63,50 +63,10 @@ class UnknownOutcomeError extends Error {}
 
 export type Rest = ReturnType<typeof openRest>;
 
-export function openRest({ apiKey, baseUrl, secrets, log, sleep }: RestOptions) {
-  const call = <T>(request: Request<T>): Promise<T> => retry(() => send(request), { delays: RETRY.delays, log, sleep });
-
-  async function send<T>({ task, method = 'GET', url, schema, body }: Request<T>): Promise<T> {
-    const failure = (message: string, cause?: unknown) =>
-      method === 'POST'
-        ? new UnknownOutcomeError(`${message}: it is unknown whether RunPod did ${task}`, { cause })
-        : new TransientError(message, { cause });
-    const target = new URL(/^https?:/.test(url) ? url : baseUrl + url);
-    let response: Response;
-    let answer: string;
-    try {
-      response = await fetch(target, {
-        method,
-        headers: { authorization: `Bearer ${apiKey}`, ...(body && { 'content-type': 'application/json' }) },
-        ...(body && { body: JSON.stringify(body) }),
-        redirect: 'manual', // the key is for this host only
-        signal: AbortSignal.timeout(TIMEOUT),
-      });
-      answer = await response.text();
-    } catch (cause) {
-      const reason = reasonOf(cause);
-      const message = `the connection to ${target.host} failed (${reason})`;
-      throw RETRY.notSent.includes(reason) ? new TransientError(message, { cause }) : failure(message, cause);
-    }
-    if (response.ok) {
-      if (!schema) return undefined as T;
-      try {
-        return parse(schema, fromJson(answer), `to “${task}”`);
-      } catch (error) {
-        throw method === 'POST' ? failure((error as Error).message) : error;
-      }
-    }
-    const { status } = response;
-    const detail = detailOf(answer, secrets);
-    if (status === 408 || status >= 500) throw failure(`RunPod failed (status ${status}${detail})`);
-    if (status === 429) {
-      const pause = Math.max(SECOND, parseRetryAfter(response.headers.get('retry-after')) ?? RETRY.defaultPause);
-      const message = `RunPod’s limit of requests is used up${detail}`;
-      if (pause <= RETRY.maxPause) throw new TransientError(message, { retryAfter: pause });
-      throw new RefusedError(status, `${message}; run this again in ${Math.ceil(pause / MINUTE)} min`);
-    }
-    throw new RefusedError(status, explainRefusal(status, task, detail));
-  }
+export function openRest(options: RestOptions) {
+  const { log, sleep } = options;
+  const call = <T>(request: Request<T>): Promise<T> =>
+    retry(() => send(request, options), { delays: RETRY.delays, log, sleep });
 
   /** @returns undefined if there is none. @throws Error: there are several */
   async function find<T>(
@@ -162,6 +122,52 @@ export function openRest({ apiKey, baseUrl, secrets, log, sleep }: RestOptions) 
       }
     },
   };
+}
+
+/** One attempt. @throws TransientError or UnknownOutcomeError or RefusedError */
+async function send<T>(
+  { task, method = 'GET', url, schema, body }: Request<T>,
+  { apiKey, baseUrl, secrets }: RestOptions,
+): Promise<T> {
+  const failure = (message: string, cause?: unknown) =>
+    method === 'POST'
+      ? new UnknownOutcomeError(`${message}: it is unknown whether RunPod did ${task}`, { cause })
+      : new TransientError(message, { cause });
+  const target = new URL(/^https?:/.test(url) ? url : baseUrl + url);
+  let response: Response;
+  let answer: string;
+  try {
+    response = await fetch(target, {
+      method,
+      headers: { authorization: `Bearer ${apiKey}`, ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+      redirect: 'manual', // the key is for this host only
+      signal: AbortSignal.timeout(TIMEOUT),
+    });
+    answer = await response.text();
+  } catch (cause) {
+    const reason = reasonOf(cause);
+    const message = `the connection to ${target.host} failed (${reason})`;
+    throw RETRY.notSent.includes(reason) ? new TransientError(message, { cause }) : failure(message, cause);
+  }
+  if (response.ok) {
+    if (!schema) return undefined as T;
+    try {
+      return parse(schema, fromJson(answer), `to “${task}”`);
+    } catch (error) {
+      throw method === 'POST' ? failure((error as Error).message) : error;
+    }
+  }
+  const { status } = response;
+  const detail = detailOf(answer, secrets);
+  if (status === 408 || status >= 500) throw failure(`RunPod failed (status ${status}${detail})`);
+  if (status === 429) {
+    const pause = Math.max(SECOND, parseRetryAfter(response.headers.get('retry-after')) ?? RETRY.defaultPause);
+    const message = `RunPod’s limit of requests is used up${detail}`;
+    if (pause <= RETRY.maxPause) throw new TransientError(message, { retryAfter: pause });
+    throw new RefusedError(status, `${message}; run this again in ${Math.ceil(pause / MINUTE)} min`);
+  }
+  throw new RefusedError(status, explainRefusal(status, task, detail));
 }
 
 /** @throws Error that does not repeat the answer, which may hold an environment */
