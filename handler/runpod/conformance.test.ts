@@ -120,7 +120,7 @@ async function plainScenario(side: Side) {
 
   const worker = await startWorkerProcess({ side, env: server.env, options: { concurrency: SLOTS } });
   await server.waitFor('progress', () => server.posted(reported).length > 0 && server.queue.find(reported)?.output);
-  const shown = server.queue.find(reported)!.output;
+  const progressOutput = server.queue.find(reported)!.output;
   server.open('seen');
   await server.waitFor('limited', () => server.requests('job-done', limited).length > 0);
   const afterLimited = (await server.nextPings(2))[1]!;
@@ -151,9 +151,9 @@ async function plainScenario(side: Side) {
   const isHeld = server.status(a) === 'IN_PROGRESS';
 
   // An active job is given again; one has no input.
-  const given = { id: a, input: { do: 'wait', gate: 'a' } };
+  const again = { id: a, input: { do: 'wait', gate: 'a' } };
   await answerTakes(1, ({ operation }) => ({
-    json: operation === 'job-take-batch' ? [given, { id: 'empty' }] : given,
+    json: operation === 'job-take-batch' ? [again, { id: 'empty' }] : again,
   }));
   await server.waitFor('an answer for the job without input', () => server.posted('empty').length > 0);
   await server.nextPings(1);
@@ -197,7 +197,18 @@ async function plainScenario(side: Side) {
   const code = await worker.exited;
 
   return {
-    ...{ server, returned, errorObject, thrown, notANumber, unserialisable, tooLarge, reported, reportedMuch, shown },
+    ...{
+      server,
+      returned,
+      errorObject,
+      thrown,
+      notANumber,
+      unserialisable,
+      tooLarge,
+      reported,
+      reportedMuch,
+      progressOutput,
+    },
     ...{ failedOnce, limited, afterLimited, reset, a, b, both, busyTake, afterStop, next, isHeld, runs },
     ...{ ignoring, afterIgnored, disconnected, blocking, whileBlocked, failing, empty, last, code },
   };
@@ -267,7 +278,7 @@ async function generatorScenario(side: Side) {
   worker.signal('SIGTERM');
   if (side === 'python') {
     await worker.printed(STOPPING[side]);
-    await delay(500); // for the loop that runs jobs to end: it looks every 0.1 s
+    await delay(500); // until the loop that runs jobs has ended: it checks every 0.1 s
   } else await server.waitFor('the end of the polls', () => polls.every(({ end }) => end));
   const late = server.submit({ chunks: [] });
   const code = await worker.exited;
@@ -814,7 +825,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
     });
 
     test('progress is posted as job-done and is the output while the job runs', async () => {
-      const { server, reported, shown } = await scenarios.plain();
+      const { server, reported, progressOutput } = await scenarios.plain();
       const [progress] = server.requests('job-done', reported);
       expect(progress!.path).toBe(`job-done/pod1/${reported}?gpu=NVIDIA+L4&isStream=false`);
       expect(progress!.headers).toMatchObject({
@@ -824,7 +835,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
         'x-request-id': reported,
       });
       expect(server.posted(reported)).toEqual([{ status: 'IN_PROGRESS', output: { step: 1 } }, { output: 'reported' }]);
-      expect(shown).toEqual({ step: 1 });
+      expect(progressOutput).toEqual({ step: 1 });
     });
 
     test('an outcome is retried after 500, byte for byte', async () => {

@@ -61,15 +61,15 @@ test('jobs are taken from the queue and their outcomes reported', async () => {
 test('the queue has the progress of a running job', async () => {
   const { queue, env } = await simulatedQueue();
   const job = queue.submit({ input: {} });
-  const looked = gate();
+  const checked = gate();
   startWorker(async (_, { progress }) => {
     progress({ step: 3 });
-    await looked.opened;
+    await checked.opened;
     return 'end';
   }, env);
   while (job.output === undefined) await queue.waitForChange(SECOND);
   expect(job).toMatchObject({ status: 'IN_PROGRESS', output: { step: 3 } });
-  looked.open();
+  checked.open();
   while (job.ended === undefined) await queue.waitForChange(SECOND);
   expect(job).toMatchObject({ status: 'COMPLETED', output: 'end' });
 });
@@ -110,10 +110,10 @@ test('at concurrency 2 two jobs run at once, never three', async () => {
   const queue = await scriptedQueue({ 'job-take': jobs('a', 'b', 'c', 'd') });
   const gates = { a: gate(), b: gate(), c: gate(), d: gate() };
   let running = 0;
-  let most = 0;
+  let maximum = 0;
   const { logged } = startWorker(
     async ({ id }) => {
-      most = Math.max(most, ++running);
+      maximum = Math.max(maximum, ++running);
       await gates[id as 'a'].opened;
       running--;
       return id;
@@ -131,7 +131,7 @@ test('at concurrency 2 two jobs run at once, never three', async () => {
   expect(queue.posted()).toEqual([{ output: 'b' }]);
   for (const { open } of Object.values(gates)) open();
   await queue.waitFor(4, 'job-done');
-  expect(most).toBe(2);
+  expect(maximum).toBe(2);
   expect(queue.requests('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(
     expect.arrayContaining(['0', '1']),
   );

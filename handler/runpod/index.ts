@@ -5,9 +5,9 @@ import { consoleLog, type Log } from './job-log.ts';
 import { serveApi } from './local-api.ts';
 import { watchProcess } from './process-events.ts';
 import { openQueue, type Queue } from './queue-client.ts';
+import { QueueWorker } from './queue-worker.ts';
 import type { Handler } from './run-handler.ts';
 import type { ServeOptions } from './serve-options.ts';
-import { serveQueue } from './serve-queue.ts';
 import { readTestJob, runTestJob } from './test-job.ts';
 
 export { parseFlags } from './flags.ts';
@@ -49,14 +49,13 @@ export async function serve(handler: Handler, options: ServeOptions = {}): Promi
       const queue = openQueue(env);
       const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
       if (!signal.aborted) await Promise.race([checkFitness(fitness, queue, log), aborted]);
-      if (!signal.aborted)
-        await serveQueue(handler, queue, {
-          ...{ env, log, gracePeriod, ending, runInJob },
-          concurrency:
-            typeof concurrency === 'number' ? () => concurrency : () => Math.max(1, Math.floor(concurrency())),
-          refreshWorker: options.refreshWorker ?? false,
-          aggregateStream: options.aggregateStream ?? false,
-        });
+      const workerOptions = {
+        ...{ env, log, gracePeriod, ending, runInJob },
+        concurrency: typeof concurrency === 'number' ? () => concurrency : () => Math.max(1, Math.floor(concurrency())),
+        refreshWorker: options.refreshWorker ?? false,
+        aggregateStream: options.aggregateStream ?? false,
+      };
+      if (!signal.aborted) await new QueueWorker(handler, queue, workerOptions).serve();
     }
   } finally {
     unwatch();

@@ -10,19 +10,13 @@ const MAX_PAYLOAD = { run: 10e6, runsync: 20e6, chunk: 1e6 };
 /** Why a job was aborted for which RunPod wants no outcome. */
 export const STOPPED = new DOMException('RunPod stopped the job', 'AbortError');
 
-export interface RunJobOptions {
-  handler: Handler;
-  queue: Queue;
-  refreshWorker: boolean;
-  aggregateStream: boolean;
-  log: Log;
-}
-
 /** Runs a job and delivers its outcome. Never rejects. */
 export async function runJob(
   job: TakenJob,
   { controller: { signal }, failed }: ActiveJob,
-  { handler, queue, refreshWorker, aggregateStream, log }: RunJobOptions,
+  handler: Handler,
+  queue: Queue,
+  { refreshWorker, aggregateStream, log }: { refreshWorker: boolean; aggregateStream: boolean; log: Log },
 ) {
   const start = performance.now();
   log({ event: 'job started', jobId: job.id });

@@ -68,14 +68,14 @@ test('a server that answers stop polls at once is not overloaded, whatever the a
     'the same job again and again': json({ jobsToStop: ['a'] }),
   };
   const done = gate();
-  const asked = Object.entries(answers).map(async ([name, answer]) => {
+  const runs = Object.entries(answers).map(async ([name, answer]) => {
     const queue = await scriptedQueue({ 'job-take': jobs('a'), 'job-stop': answer });
     startWorker(() => done.opened, queue.env); // ignores its signal
     await queue.waitFor(2, 'job-stop'); // the job is active by then
     await delay(500);
     return { name, overloaded: queue.requests('job-stop').length >= 5 };
   });
-  const seen = await Promise.all(asked);
+  const seen = await Promise.all(runs);
   done.open();
   expect(seen).toEqual(Object.keys(answers).map((name) => ({ name, overloaded: false })));
 });

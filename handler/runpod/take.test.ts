@@ -119,7 +119,7 @@ test('pauses grow with each failed take, and start anew after a job', async () =
   const queue = await scriptedQueue({ 'job-take': inTurn(status(500), status(500), jobs('a'), status(500), hold) });
   startWorker(() => 1, queue.env);
   await queue.waitFor(5, 'job-take');
-  const at = queue.requests('job-take').map((asked) => asked.at);
+  const at = queue.requests('job-take').map((request) => request.at);
   expect(at[1]! - at[0]!).toBeGreaterThan(170);
   expect(at[2]! - at[1]!).toBeGreaterThan(360);
   expect(at[4]! - at[3]!).toBeLessThan(700); // a fourth failure in a row would be at least 1500
@@ -134,7 +134,7 @@ test('a server that answers takes at once is not overloaded, whatever the answer
     'invalid JSON': status(200, '<html>'),
     500: status(500),
   };
-  const asked = Object.entries(answers).map(async ([name, answer]) => {
+  const runs = Object.entries(answers).map(async ([name, answer]) => {
     const queue = await scriptedQueue({ 'job-take': answer });
     startWorker(() => 1, queue.env);
     await queue.waitFor(1, 'job-take');
@@ -143,7 +143,7 @@ test('a server that answers takes at once is not overloaded, whatever the answer
     await queue.waitFor(2, 'job-take'); // it asks again
     return { name, overloaded: count >= 10 };
   });
-  expect(await Promise.all(asked)).toEqual(Object.keys(answers).map((name) => ({ name, overloaded: false })));
+  expect(await Promise.all(runs)).toEqual(Object.keys(answers).map((name) => ({ name, overloaded: false })));
 });
 
 test('a server that always gives the same job is not overloaded', async () => {

@@ -49,7 +49,7 @@ export interface HubRequest {
 const noFaults = () => ({
   /** statuses of the next answers of the hub and of the CDN */
   status: { hub: [] as ContentfulStatusCode[], cdn: [] as number[] },
-  /** the next answer of the CDN stalls after so many bytes; `closeStalled` then breaks its connection */
+  /** the next answer of the CDN stalls after this many bytes; `closeStalled` then breaks its connection */
   stopAfter: undefined as number | undefined,
   /** what the CDN does to the next requests with a range: sends the whole file, answers 416, or sends another range */
   ranges: [] as ('ignore' | 'refuse' | 'mistake')[],

@@ -1,4 +1,4 @@
-/** A picture for a prompt where no bridge is paid for: a drawn landscape that says that it is a placeholder. */
+/** A placeholder for a picture that no image provider is paid for: a drawn landscape with the prompt. */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,15 +10,15 @@ const bytes = readFileSync(fontFile);
 const font = opentype.parse(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
 
 /**
- * @param prompt decides the landscape
- * @param variant 1–4, decides its light
+ * @param prompt determines the landscape
+ * @param variant 1–4, determines its light
  * @returns a PNG of width×height pixels
  */
 export async function placeholder(prompt: string, variant: number, width: number, height: number): Promise<Buffer> {
-  const random = numbersFrom(`${variant}\n${prompt}`);
-  const hue = numbersFrom(prompt)() * 360 + 35 * (variant - 1);
-  const hsl = (turn: number, saturation: number, lightness: number) =>
-    `hsl(${Math.round((hue + turn) % 360)} ${saturation}% ${lightness}%)`;
+  const random = createRandom(`${variant}\n${prompt}`);
+  const hue = createRandom(prompt)() * 360 + 35 * (variant - 1);
+  const hsl = (shift: number, saturation: number, lightness: number) =>
+    `hsl(${Math.round((hue + shift) % 360)} ${saturation}% ${lightness}%)`;
   const sunX = width * (0.2 + 0.6 * random());
   const sunY = height * (0.25 + 0.2 * random());
   const ridges = [0, 1, 2, 3].map((depth) => {
@@ -39,14 +39,14 @@ export async function placeholder(prompt: string, variant: number, width: number
   return sharp(Buffer.from(svg)).png({ compressionLevel: 2 }).toBuffer();
 }
 
-/** An endless run of numbers in [0, 1] that depends on the text alone. */
-function numbersFrom(text: string): () => number {
+/** A generator of numbers from 0 to 1 that depends on the text alone. */
+function createRandom(text: string): () => number {
   const hash = createHash('sha256').update(text).digest();
   let i = 0;
   return () => hash[i++ % hash.length]! / 255;
 }
 
-/** The outline of a range of hills, the nearer the lower. */
+/** The outline of a range of hills. @param depth 0–3, nearer hills are lower */
 function ridge(random: () => number, depth: number, width: number, height: number): string {
   const level = height * (0.5 + 0.13 * depth);
   const rise = height * (0.13 - 0.02 * depth);
@@ -65,7 +65,7 @@ function ridge(random: () => number, depth: number, width: number, height: numbe
 
 const MAX_LINES = 3;
 
-/** The words as outlines, for a bare machine has no fonts; above the lowest sixth, which a camera move may crop. */
+/** The text as outlines, because a server may have no fonts. It is above the lowest sixth, which a camera move may crop. */
 function label(prompt: string, width: number, height: number): string {
   const size = Math.min(width, height) / 18;
   const lines = [''];
@@ -74,25 +74,25 @@ function label(prompt: string, width: number, height: number): string {
     if (lines.at(-1) && measure(longer, size) > width * 0.74) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
-  const shown = lines.length > MAX_LINES ? [...lines.slice(0, MAX_LINES - 1), `${lines[MAX_LINES - 1]} …`] : lines;
-  return shown
+  const visible = lines.length > MAX_LINES ? [...lines.slice(0, MAX_LINES - 1), `${lines[MAX_LINES - 1]} …`] : lines;
+  return visible
     .map((line, i) => {
-      const text = shortened(line, size, width * 0.8);
-      const y = height * 0.8 - (shown.length - 1 - i) * size * 1.3;
+      const text = truncate(line, size, width * 0.8);
+      const y = height * 0.8 - (visible.length - 1 - i) * size * 1.3;
       return outline(text, (width - measure(text, size)) / 2, y, size);
     })
     .join('');
 }
 
-/** What of a line fits, for a single word may be longer. */
-function shortened(line: string, size: number, width: number): string {
+/** A single word may be longer than a line. */
+function truncate(line: string, size: number, width: number): string {
   if (measure(line, size) <= width) return line;
   const characters = [...line];
   while (characters.length > 1 && measure(`${characters.join('')}…`, size) > width) characters.pop();
   return `${characters.join('')}…`;
 }
 
-/** A character that the font lacks becomes '?'. One glyph at a time: opentype.js can't lay Inter out as a whole. */
+/** A character that the font lacks becomes '?'. One glyph at a time: opentype.js cannot lay out whole texts in Inter. */
 const glyph = (character: string) => {
   const found = font.charToGlyph(character);
   return found.index ? found : font.charToGlyph('?');

@@ -41,7 +41,7 @@ async function httpQueue(options: Partial<QueueServerOptions> = {}) {
     clock,
     request,
     endpoint: createSdk(KEY, { baseUrl }).endpoint('ep')!,
-    /** as a worker: the bare key; a body makes it a POST */
+    /** as a worker: the key alone; a body makes it a POST */
     worker: (path: string, body?: unknown, signal?: AbortSignal) => request(KEY, path, body, signal),
     /** as a client: Bearer */
     client: (path: string, body?: unknown) => request(`Bearer ${KEY}`, path, body),

@@ -44,7 +44,7 @@ export interface QueuedJob {
 }
 
 export interface QueueOptions {
-  /** a job goes back into the queue when its worker has been silent for so long; milliseconds, default 30 s */
+  /** a job goes back into the queue when its worker has been silent this long; milliseconds, default 30 s */
   workerTimeout?: number;
   /** default: real time */
   clock?: Clock;
@@ -64,7 +64,7 @@ export interface Submission {
   retention?: number;
 }
 
-/** Topics of `waitForChange`, besides a job's id: a job to take, a job that this worker shall stop, any change at all. */
+/** Topics of `waitForChange`, besides a job's id: a job to take, a job that the worker has to stop, any change. */
 export const NEW_WORK = 'new work';
 export const stopTopic = (workerId: string) => `stop at ${workerId}`;
 const ANYTHING = 'anything';
@@ -72,7 +72,7 @@ const ANYTHING = 'anything';
 interface QueueWorker {
   lastSeen: number;
   jobs: Set<QueuedJob>;
-  /** ids of jobs that it shall stop and has not been told of */
+  /** ids of jobs that it has to stop and does not know of yet */
   stops: Set<string>;
 }
 
@@ -197,7 +197,7 @@ export class RunPodQueue {
     return taken;
   }
 
-  /** Ids of jobs that this worker shall stop. Each is returned once. */
+  /** Ids of jobs that the worker has to stop. Each is returned once. */
   takeStops(workerId: string): string[] {
     const stops = this.#workers.get(workerId)?.stops;
     const ids = [...(stops ?? [])];

@@ -82,11 +82,11 @@ export async function scriptedQueue(script: Partial<Record<Operation, Answer>> =
       recorded.filter((one) => one.operation === operation && (id === undefined || one.id === id)),
     /** The bodies posted to job-done. */
     posted: (id?: string) => queue.requests('job-done', id).map(({ text }) => JSON.parse(text)),
-    /** Resolves when there have been so many of these requests. */
+    /** Resolves when there have been `count` of these requests. */
     async waitFor(count: number, operation: Operation, id?: string) {
       while (queue.requests(operation, id).length < count) await once(events, 'request');
     },
-    /** Waits for so many more pings. @returns the job ids of the last one; null if it has none */
+    /** Waits for `count` more pings. @returns the job ids of the last one; null if it has none */
     async pingedJobs(count = 2): Promise<string | null> {
       await queue.waitFor(queue.requests('ping').length + count, 'ping');
       return queue.requests('ping').at(-1)!.url.searchParams.get('job_id');

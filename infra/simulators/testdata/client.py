@@ -26,8 +26,8 @@ def reason(call):
         return str(error)
 
 
-def until(wanted, look):
-    while look() != wanted:
+def wait_until(expected, read):
+    while read() != expected:
         time.sleep(0.05)
     return wanted
 
@@ -44,8 +44,8 @@ def blocking():
     said["stream"] = list(endpoint.run({"input": {"chunks": [1, {"b": 2}, None]}}).stream())
 
     held = endpoint.run({"input": {"hold": True}})
-    said["running"] = until("IN_PROGRESS", held.status)
-    said["progress"] = until({"step": 1}, held.output)
+    said["running"] = wait_until("IN_PROGRESS", held.status)
+    said["progress"] = wait_until({"step": 1}, held.output)
     queued = [endpoint.run({"input": ECHO}) for _ in range(3)]
     said["queued"] = queued[0].status()
     said["health"] = endpoint.health()
