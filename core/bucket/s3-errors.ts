@@ -16,28 +16,17 @@ interface Failure {
 /** Network errors that a retry does not cure: not an S3 server, no such host, or a certificate that is not trusted. */
 const PERMANENT_NETWORK_ERROR = /^(ERR_|EPROTO|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|HOSTNAME_MISMATCH|ENOENT|EACCES)/;
 
-/** Codes of temporary refusals. The last four say that the body was damaged on its way. */
-const TEMPORARY = [
-  'SlowDown',
-  'Throttling',
-  'ThrottlingException',
-  'TooManyRequests',
-  'RequestTimeout',
-  'ConditionalRequestConflict',
-  'OperationAborted',
-  'InternalError',
-  'ServiceUnavailable',
-  'BadDigest',
-  'InvalidDigest',
-  'IncompleteBody',
-  'XAmzContentSHA256Mismatch',
-];
+/** Codes of temporary refusals. */
+const TEMPORARY =
+  /^(SlowDown|Throttling(Exception)?|TooManyRequests|RequestTimeout|ConditionalRequestConflict|OperationAborted|InternalError|ServiceUnavailable)$/;
+/** Codes for a body that was damaged on its way. */
+const DAMAGED_BODY = /^(BadDigest|InvalidDigest|IncompleteBody|XAmzContentSHA256Mismatch)$/;
 
 /** Whether the same request may succeed a little later. */
 export function isRetryable(error: unknown): boolean {
   const failure = error as Failure;
   const status = statusOf(failure);
-  if (TEMPORARY.includes(codeOf(failure))) return true;
+  if (TEMPORARY.test(codeOf(failure)) || DAMAGED_BODY.test(codeOf(failure))) return true;
   if (status === undefined)
     return (
       failure.name === 'TimeoutError' || (failure.code !== undefined && !PERMANENT_NETWORK_ERROR.test(failure.code))
