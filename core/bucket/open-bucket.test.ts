@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readEnvironment, sharedVariables } from '../environment.ts';
-import { openBucket, s3Options } from './open-bucket.ts';
+import { openBucket, resolveS3Options } from './open-bucket.ts';
 
-const options = (environment: NodeJS.ProcessEnv) => s3Options(readEnvironment(sharedVariables, environment));
+const options = (environment: NodeJS.ProcessEnv) => resolveS3Options(readEnvironment(sharedVariables, environment));
 const KEYS = { BUCKET_ACCESS_KEY_ID: 'id', BUCKET_SECRET_ACCESS_KEY: 'secret' };
 const AWS = { AWS_ACCESS_KEY_ID: 'aws-id', AWS_SECRET_ACCESS_KEY: 'aws-secret', AWS_SESSION_TOKEN: 'token' };
 const R2 = '0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com';
@@ -40,7 +40,7 @@ describe('openBucket', () => {
   });
 });
 
-describe('s3Options', () => {
+describe('resolveS3Options', () => {
   test('AWS_ variables are the fallback of BUCKET_ ones, and keys come as pairs', () => {
     const named = { BUCKET_NAME: 'films', ...AWS };
     expect(

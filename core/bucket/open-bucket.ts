@@ -22,7 +22,7 @@ export async function openBucket(
   env: BucketEnvironment,
   { publicUrl, retryBudget, now = Date.now }: { publicUrl: string; retryBudget?: number; now?: () => number },
 ): Promise<{ bucket: Bucket; disk: DiskBucket | undefined }> {
-  const s3 = s3Options(env);
+  const s3 = resolveS3Options(env);
   if (s3) {
     const { s3Bucket } = await import('./s3.ts'); // takes 0.1 s to load
     return { bucket: s3Bucket(s3, { retryBudget, now }), disk: undefined };
@@ -51,8 +51,8 @@ const REGION_HOST = /^s3(?:\.dualstack)?[.-](?<region>[a-z]+-[a-z0-9-]+)\.(?:ama
  * @returns undefined where the bucket is a folder
  * @throws Error that names the variable
  */
-export function s3Options(env: BucketEnvironment): S3Options | undefined {
-  const endpoint = endpointOf(env);
+export function resolveS3Options(env: BucketEnvironment): S3Options | undefined {
+  const endpoint = resolveEndpoint(env);
   const { bucket: named, store } = endpoint?.hostname.match(BUCKET_HOST)?.groups ?? {};
   const bucket = env.BUCKET_NAME ?? (env.BUCKET_ENDPOINT_URL && named);
   if (!bucket) {
@@ -73,12 +73,12 @@ export function s3Options(env: BucketEnvironment): S3Options | undefined {
   return {
     bucket,
     endpoint: endpoint?.href.replace(/\/+$/, ''),
-    region: regionOf(env, endpoint?.hostname ?? ''),
-    ...keysOf(env),
+    region: resolveRegion(env, endpoint?.hostname ?? ''),
+    ...resolveKeys(env),
   };
 }
 
-function endpointOf(env: BucketEnvironment): URL | undefined {
+function resolveEndpoint(env: BucketEnvironment): URL | undefined {
   const names = ['BUCKET_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'] as const;
   const name = names.find((candidate) => env[candidate] !== undefined);
   if (!name || (name !== 'BUCKET_ENDPOINT_URL' && !env.BUCKET_NAME)) return undefined;
@@ -90,9 +90,9 @@ function endpointOf(env: BucketEnvironment): URL | undefined {
 }
 
 /** BUCKET_REGION, else the region in the host, else AWS_REGION. */
-function regionOf(env: BucketEnvironment, host: string): string {
-  const ofHost = host.endsWith('.r2.cloudflarestorage.com') ? 'auto' : host.match(REGION_HOST)?.groups?.region;
-  const region = env.BUCKET_REGION ?? ofHost ?? env.AWS_REGION ?? env.AWS_DEFAULT_REGION ?? 'us-east-1';
+function resolveRegion(env: BucketEnvironment, host: string): string {
+  const hostRegion = host.endsWith('.r2.cloudflarestorage.com') ? 'auto' : host.match(REGION_HOST)?.groups?.region;
+  const region = env.BUCKET_REGION ?? hostRegion ?? env.AWS_REGION ?? env.AWS_DEFAULT_REGION ?? 'us-east-1';
   if (!/^[A-Za-z0-9-]{1,63}$/.test(region)) {
     const name = (['BUCKET_REGION', 'AWS_REGION'] as const).find((candidate) => env[candidate] === region);
     throw new Error(`${name ?? 'AWS_DEFAULT_REGION'} must be a region, such as eu-central-1`);
@@ -101,7 +101,7 @@ function regionOf(env: BucketEnvironment, host: string): string {
 }
 
 /** The key id and its secret, both from BUCKET_ variables or both from AWS_ ones. */
-function keysOf(env: BucketEnvironment): Pick<S3Options, 'accessKeyId' | 'secretAccessKey' | 'sessionToken'> {
+function resolveKeys(env: BucketEnvironment): Pick<S3Options, 'accessKeyId' | 'secretAccessKey' | 'sessionToken'> {
   const isOwn = env.BUCKET_ACCESS_KEY_ID !== undefined || env.BUCKET_SECRET_ACCESS_KEY !== undefined;
   const accessKeyId = isOwn ? env.BUCKET_ACCESS_KEY_ID : env.AWS_ACCESS_KEY_ID;
   const secretAccessKey = isOwn ? env.BUCKET_SECRET_ACCESS_KEY : env.AWS_SECRET_ACCESS_KEY;

@@ -25,8 +25,8 @@ const DAMAGED_BODY = /^(BadDigest|InvalidDigest|IncompleteBody|XAmzContentSHA256
 /** Whether the same request may succeed a little later. */
 export function isRetryable(error: unknown): boolean {
   const failure = error as Failure;
-  const status = statusOf(failure);
-  if (TEMPORARY.test(codeOf(failure)) || DAMAGED_BODY.test(codeOf(failure))) return true;
+  const status = getStatus(failure);
+  if (TEMPORARY.test(getCode(failure)) || DAMAGED_BODY.test(getCode(failure))) return true;
   if (status === undefined)
     return (
       failure.name === 'TimeoutError' || (failure.code !== undefined && !PERMANENT_NETWORK_ERROR.test(failure.code))
@@ -36,7 +36,7 @@ export function isRetryable(error: unknown): boolean {
 }
 
 const isFull = (failure: Failure) =>
-  statusOf(failure) === 507 || /Quota|StorageFull|InsufficientStorage|CapExceeded/i.test(codeOf(failure));
+  getStatus(failure) === 507 || /Quota|StorageFull|InsufficientStorage|CapExceeded/i.test(getCode(failure));
 
 interface RequestContext {
   /** S3's name of the operation, such as GetObject */
@@ -55,13 +55,13 @@ interface RequestContext {
  */
 export function toStorageError(error: unknown, context: RequestContext): unknown {
   const failure = error as Failure;
-  if (statusOf(failure) === undefined && failure.code === undefined && failure.name !== 'TimeoutError') return error;
-  return new StorageError(explain(failure, context), codeOf(failure), context.attempts);
+  if (getStatus(failure) === undefined && failure.code === undefined && failure.name !== 'TimeoutError') return error;
+  return new StorageError(explain(failure, context), getCode(failure), context.attempts);
 }
 
 function explain(failure: Failure, { request, attempts, bucket, host, region, now }: RequestContext): string {
-  const status = statusOf(failure);
-  const code = codeOf(failure);
+  const status = getStatus(failure);
+  const code = getCode(failure);
   const times = attempts > 1 ? `, ${attempts} times in a row` : '';
   if (status === undefined) {
     if (code === 'TimeoutError') return `the bucket’s store at ${host} does not answer in time${times}`;
@@ -111,15 +111,15 @@ const CODES_BY_STATUS: Record<number, string> = {
 };
 
 /** The store's error code, or the network's; without one, a code for the status. */
-function codeOf(failure: Failure): string {
-  const status = statusOf(failure);
+function getCode(failure: Failure): string {
+  const status = getStatus(failure);
   if (status === undefined) return failure.code ?? failure.name ?? 'unknown'; // the SDK also names a reset TimeoutError
   const { name = '' } = failure;
   const isSdkName = name !== 'InternalError' && (!/^[A-Z]\w+$/.test(name) || /Error$|^Unknown$/.test(name));
   return isSdkName ? (CODES_BY_STATUS[status] ?? 'without a code') : name;
 }
 
-const statusOf = ({ $metadata, $response }: Failure) => $metadata?.httpStatusCode ?? $response?.statusCode;
+const getStatus = ({ $metadata, $response }: Failure) => $metadata?.httpStatusCode ?? $response?.statusCode;
 
 /** @param ahead milliseconds; negative where the clock is behind */
 function formatSkew(ahead: number): string {

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
-import { s3Options } from '../../core/bucket/open-bucket.ts';
+import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { modelName, readEnvironment, sharedVariables } from '../../core/environment.ts';
 import { describeUnknownName } from '../../core/request.ts';
 import { DAY } from '../../core/time.ts';
@@ -183,7 +183,7 @@ export function workerEnvironment(file: EndpointFile, env: NodeJS.ProcessEnv): R
     MODEL: file.model,
     ...(file.model !== 'camera' && { DEVICE: 'cuda' }), // a worker that can't use its GPU fails rather than bill it and use its CPU
   };
-  if (!s3Options(readEnvironment(sharedVariables, worker)))
+  if (!resolveS3Options(readEnvironment(sharedVariables, worker)))
     throw new Error('BUCKET_NAME is needed for the worker: on RunPod a local folder is lost with its worker');
   openBridges(worker);
   return worker;

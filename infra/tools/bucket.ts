@@ -10,7 +10,7 @@ import {
 } from '@aws-sdk/client-s3';
 import * as v from 'valibot';
 import { StorageError } from '../../core/bucket/bucket.ts';
-import { s3Options } from '../../core/bucket/open-bucket.ts';
+import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { s3Bucket, s3Client } from '../../core/bucket/s3.ts';
 import { httpUrl, integer, readEnvironment, sharedVariables } from '../../core/environment.ts';
 import { checkBucket, isDenied, type Report } from './bucket-check.ts';
@@ -57,7 +57,7 @@ function readSettings(environment: NodeJS.ProcessEnv) {
     },
     environment,
   );
-  const s3 = s3Options(env);
+  const s3 = resolveS3Options(env);
   if (!s3) throw new Error('BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup');
   const urls = env.CORS_ORIGINS?.split(',') ?? (env.PUBLIC_URL ? [env.PUBLIC_URL] : []);
   const origins = urls.map((text) => {

@@ -65,7 +65,7 @@ export function createBridge(definition: BridgeDefinition): Bridge {
       try {
         return readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
       } catch (error) {
-        throw causeOf(error)?.status === 404 ? unknownImagine(error) : error;
+        throw getStatusError(error)?.status === 404 ? unknownImagine(error) : error;
       }
     },
 
@@ -138,12 +138,12 @@ function createCall({ baseUrl, headers, errorMessage, errorCodes = {} }: BridgeD
   };
 }
 
-const causeOf = (error: unknown) =>
+const getStatusError = (error: unknown) =>
   error instanceof JobError && error.cause instanceof StatusError ? error.cause : undefined;
 
 /** How long the provider that answered so asks to wait, in milliseconds. */
 export const getRetryAfter = (error: unknown): number | undefined =>
-  (error instanceof StatusError ? error : causeOf(error))?.retryAfter;
+  (error instanceof StatusError ? error : getStatusError(error))?.retryAfter;
 
 /** The provider does not know the imagine, which may have been paid for. */
 export const unknownImagine = (cause?: unknown) =>
