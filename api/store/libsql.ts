@@ -1,4 +1,4 @@
-/** libSQL: one file, used by one process. The one importer of libsql. */
+/** libSQL: one file for one process. The one importer of libsql. */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
@@ -9,12 +9,12 @@ import { type Compilable, CompiledQuery, Kysely, type Dialect as KyselyDialect, 
 import type { Dialect, Tables, Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
-/** Statements in one transaction: the process does nothing else meanwhile, some 10 ms. */
-const GROUP = 200;
+/** Writes per transaction: it blocks the process for some 10 ms. */
+const MAX_GROUP = 200;
 
 /**
- * SQLite has one writer, and each commit waits for the disk. So writes queue up here, not inside it, and those that wait are committed
- * together. Two connections, one for writing: whoever reads while a transaction is open sees what was before it.
+ * SQLite has one writer, and each commit waits for the disk. So writes wait in a queue here, and waiting writes are committed together.
+ * There are two connections, so that reads don't see an open transaction.
  * @param exclusive whether to lock the folder, and to end the leases that a dead process left; false: another process may use the file
  * @throws Error exclusive, and another process uses the folder
  */
@@ -24,9 +24,9 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   const lock = exclusive ? await lockFolder(folder) : undefined;
   const writer = await connect(url);
   await migrate(new Kysely<Tables>({ dialect: transactional(new LibsqlDialect({ client: writer })) }));
-  if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // of a process that has died
+  if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
   const reader = await connect(url);
-  const queue = createQueue(writer);
+  const queue = createWriteQueue(writer);
 
   return {
     db: new Kysely<Tables>({ dialect: new LibsqlDialect({ client: reader }) }),
@@ -56,7 +56,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
 
 const statement = <R>(text: string): Compilable<R> => ({ compile: () => CompiledQuery.raw(text) as CompiledQuery<R> });
 
-/** One connection; `timeout` for whoever looks into the file from outside. */
+/** @returns one connection, which waits 5 s while another program locks the file */
 async function connect(url: string): Promise<Client> {
   const client = createClient({ url, timeout: 5000, concurrency: 1 });
   await client.execute('pragma journal_mode = wal');
@@ -70,24 +70,24 @@ interface Queued {
   reject(error: unknown): void;
 }
 
-function createQueue(client: Client) {
+function createWriteQueue(client: Client) {
   let waiting: Queued[] = [];
   let draining: Promise<void> | undefined;
 
   async function drain(): Promise<void> {
     while (waiting.length > 0) {
-      // The requests that have come by now bring their writes first; a commit then holds up everything.
+      // Requests that have arrived add their writes first, since a commit blocks the process.
       await new Promise((resolve) => setImmediate(resolve));
-      const group = waiting.slice(0, GROUP);
-      waiting = waiting.slice(GROUP);
+      const group = waiting.slice(0, MAX_GROUP);
+      waiting = waiting.slice(MAX_GROUP);
       await commit(group);
     }
     draining = undefined;
   }
 
-  /** Each write has its own result or error, told after all are on the disk. Nothing but this client is awaited in between. */
+  /** Every write gets its own result or error, once all are on the disk. */
   async function commit(group: Queued[]): Promise<void> {
-    const told: (() => void)[] = [];
+    const settled: (() => void)[] = [];
     try {
       await client.execute('pragma synchronous = full'); // the client may have opened another connection after an error
       const transaction = await client.transaction('write');
@@ -99,10 +99,10 @@ function createQueue(client: Client) {
         for (const { work, resolve, reject } of group) {
           try {
             const result = await work(execute);
-            told.push(() => resolve(result));
+            settled.push(() => resolve(result));
           } catch (error) {
-            if (transaction.closed) throw error; // such as a full disk: SQLite has taken all of it back
-            told.push(() => reject(error));
+            if (transaction.closed) throw error; // such as a full disk: SQLite has rolled back all
+            settled.push(() => reject(error));
           }
         }
         await transaction.commit();
@@ -113,7 +113,7 @@ function createQueue(client: Client) {
       for (const { reject } of group) reject(error);
       return;
     }
-    for (const tell of told) tell();
+    for (const settle of settled) settle();
   }
 
   return {
@@ -126,7 +126,7 @@ function createQueue(client: Client) {
   };
 }
 
-/** SQLite's tables are made in transactions too; Kysely's adapter is careful because MySQL's are not. */
+/** Tells Kysely that SQLite creates tables transactionally. */
 function transactional(dialect: KyselyDialect): KyselyDialect {
   const adapter = Object.defineProperty(new SqliteAdapter(), 'supportsTransactionalDdl', { value: true });
   return {
@@ -138,9 +138,9 @@ function transactional(dialect: KyselyDialect): KyselyDialect {
 }
 
 /**
- * Keeps other processes out of the folder as long as this one lives: two would each look for the other's jobs at their own queue.
- * The operating system lets go of the lock when the process dies, however it dies.
- * @throws Error if another process has it
+ * Locks the folder while this process lives: two processes would look for each other's jobs at their own queue. The operating system
+ * releases the lock even if the process crashes.
+ * @throws Error another process holds the lock
  */
 async function lockFolder(folder: string): Promise<{ close(): void }> {
   const client = createClient({ url: `file:${join(folder, 'lock.db')}`, timeout: 0 });
@@ -148,7 +148,7 @@ async function lockFolder(folder: string): Promise<{ close(): void }> {
     const transaction = await client.transaction('write'); // never committed
     return {
       close() {
-        transaction.close(); // closing the client alone lets go only when garbage is collected
+        transaction.close(); // closing the client releases it only at the next garbage collection
         client.close();
       },
     };

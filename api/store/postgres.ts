@@ -6,8 +6,8 @@ import { SECOND } from '../../core/time.ts';
 import type { Dialect, Tables } from './dialect.ts';
 import { migrate } from './schema.ts';
 
-const OLDEST = 15;
-const BIGINT = 20; // pg_type's number for it
+const MIN_VERSION = 15;
+const BIGINT = 20; // its oid in pg_type
 
 /** @throws Error in one line: the server can't be reached, refuses, is too old, or the database is not in UTF8 */
 export async function openPostgres(url: string, clockSkew: () => number, queryTimeout: number): Promise<Dialect> {
@@ -17,13 +17,13 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
     query_timeout: queryTimeout,
     keepAlive: true,
     application_name: 'img2vid',
-    // Our bigints are milliseconds and counts, far below 2^53; pg would give texts.
+    // Our bigints are below 2^53; pg would return them as strings.
     types: { getTypeParser: (oid, format) => (oid === BIGINT ? Number : pg.types.getTypeParser(oid, format)) as never },
   });
-  // A connection that breaks: the pool drops it and will open another, and a statement that it was at rejects by itself.
+  // The pool replaces a broken connection, and its current statement rejects by itself.
   pool.on('error', () => undefined);
   pool.on('connect', (client) => client.on('error', () => undefined));
-  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool: discarding(pool) }) });
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool: discardBroken(pool) }) });
   try {
     await checkServer(pool);
     await migrate(db);
@@ -38,7 +38,7 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
       db
         .transaction()
         .execute((transaction) => work((query) => transaction.executeQuery(query.compile()).then(({ rows }) => rows))),
-    // now() and not clock_timestamp(): only what stands still during a statement can be looked up in an index.
+    // now(), not clock_timestamp(): an index serves only values that are constant during a statement.
     fromNow: (ms) =>
       sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
     forUpdate: (query) => query.forUpdate(),
@@ -48,8 +48,8 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
   };
 }
 
-/** After an error that is no word of the server's, such as a time-out, the connection is closed: its answer may come to the next who asks. */
-function discarding(pool: pg.Pool): PostgresPool {
+/** Closes a connection after an error that is not the server's, such as a timeout: a late response would reach the next query. */
+function discardBroken(pool: pg.Pool): PostgresPool {
   return {
     async connect() {
       const client = await pool.connect();
@@ -71,11 +71,11 @@ async function checkServer(pool: pg.Pool): Promise<void> {
     const settings = `current_setting('server_version') as version, current_setting('server_encoding') as encoding`;
     server = (await pool.query(`select ${settings}`)).rows[0];
   } catch (cause) {
-    const error = cause instanceof AggregateError ? cause.errors[0] : cause; // a name with several addresses
+    const error = cause instanceof AggregateError ? cause.errors[0] : cause; // of a host with several addresses
     throw new Error(`DATABASE_URL: PostgreSQL can't be used: ${error.message}`, { cause });
   }
-  if (Number.parseInt(server.version, 10) < OLDEST)
-    throw new Error(`DATABASE_URL: PostgreSQL ${OLDEST} or newer is needed, this server is ${server.version}`);
+  if (Number.parseInt(server.version, 10) < MIN_VERSION)
+    throw new Error(`DATABASE_URL: PostgreSQL ${MIN_VERSION} or newer is needed, this server is ${server.version}`);
   if (server.encoding !== 'UTF8')
     throw new Error(`DATABASE_URL: the database must be in UTF8, this one is in ${server.encoding}`);
 }

@@ -1,18 +1,17 @@
-/** What a task costs. */
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { type JobOutput, type Stage, taskFolder } from '../../core/job.ts';
 import type { Cost } from '../../core/responses.ts';
 import { costOfTime } from '../money.ts';
 import type { Changes, Task } from '../store/task.ts';
 
-/** What is paid for; loading a model is not, nor is waiting. */
+/** Loading a model and waiting are free. */
 const GPU_STAGES: Stage[] = ['sampling', 'decoding'];
 
 /**
- * What a task costs that ends with these changes: the GPU's time of the job whose result counts, at most what was reserved for it, and
- * the pictures of a bridge once they are saved, however the task ends. Lost jobs and second ones cost the caller nothing.
- * @returns null for a task from before there were prices
- * @throws StorageError: whether there are pictures can't be known now
+ * The cost of a task that ends with these changes. It consists of the GPU time of the job with the result, at most what was reserved for
+ * it, and of the generated pictures once they are saved, even if the task fails. Lost and superseded jobs are free.
+ * @returns null for a task without a quote
+ * @throws StorageError the bucket can't tell now whether there are pictures
  */
 export async function charge(task: Task, { output }: Changes, bucket: Bucket): Promise<Cost | null> {
   const { quote } = task;
@@ -27,14 +26,14 @@ export async function charge(task: Task, { output }: Changes, bucket: Bucket): P
   };
 }
 
-/** Whole milliseconds. The numbers are a worker's word. */
+/** Whole milliseconds. A worker's numbers are not trusted, so they are clamped. */
 const gpuTimeOf = ({ timings_ms }: JobOutput) =>
   Math.round(GPU_STAGES.reduce((sum, stage) => sum + Math.min(1e10, Math.max(0, timings_ms[stage] ?? 0)), 0));
 
-/** Whether a bridge has made the pictures that the prompt asked for. */
+/** Whether a bridge has generated the pictures of the prompt. */
 async function hasPictures(task: Task, output: Changes['output'], bucket: Bucket): Promise<boolean> {
   if (task.input.prompt === undefined) return false;
   if (output) return true;
-  const wasTaken = task.version > 1; // by a process that may have died over the submission, and then the task knows of no job
-  return wasTaken && bucket.has(`${taskFolder(task.id)}/imagine-${task.input.image_index}.png`);
+  const wasClaimed = task.version > 1; // even without a known job: a process may have died during the submission
+  return wasClaimed && bucket.has(`${taskFolder(task.id)}/imagine-${task.input.image_index}.png`);
 }

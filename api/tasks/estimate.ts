@@ -1,4 +1,4 @@
-/** What a task will take, and cost: from its parameters, and from what its model's latest tasks took. */
+/** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
 import type { Logger } from 'pino';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
@@ -8,14 +8,14 @@ import { costOf, costOfTime, type Prices } from '../money.ts';
 import type { Store } from '../store/store.ts';
 import type { Quote } from '../store/task.ts';
 
-/** Results that are looked at, and fewer than this many say nothing yet. */
-const LATEST = 100;
-const ENOUGH = 10;
-/** Of the latest so many took at most as long as is reckoned with, 0–1; and somewhat more is reserved than that. */
-const SHARE = 0.9;
+/** Latest results that count; below MIN_RESULTS there is no correction. */
+const MAX_RESULTS = 100;
+const MIN_RESULTS = 10;
+/** The correction is the 90th percentile of measured to expected time, plus a margin of 25 %. */
+const PERCENTILE = 0.9;
 const MARGIN = 1.25;
 
-/** Roughly how long a slow GPU samples and decodes, by the parameters alone; whole milliseconds. */
+/** Rough time that a slow GPU takes to sample and decode, by the parameters alone; whole milliseconds. */
 export function estimateGpuTime(input: Input): number {
   const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
   return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * 1000);
@@ -24,15 +24,15 @@ export function estimateGpuTime(input: Input): number {
 export interface Estimate {
   /** milliseconds */
   gpuTime: number;
-  /** the same by the parameters alone */
+  /** by the parameters alone; milliseconds */
   expectedGpuTime: number;
   quote: Quote;
 }
 
-/** The most that a task with this quote costs; micro-units. */
+/** Highest cost of a task with this quote; micro-units. */
 export const maxCost = ({ gpu, still }: Quote) => gpu + still;
 
-/** As callers see it: the amount in micro-units. */
+/** An estimate as clients see it; the amount is in micro-units. */
 export const presentEstimate = ({ gpuTime, quote }: Estimate): CostEstimate => ({
   amount: maxCost(quote),
   currency: quote.currency,
@@ -48,24 +48,24 @@ interface EstimatorOptions {
 }
 
 export function createEstimator({ store, log, model, prices, now }: EstimatorOptions) {
-  let factor: Promise<number> = Promise.resolve(1);
+  let correction: Promise<number> = Promise.resolve(1);
   let until = 0;
 
-  /** How many times the expected time is reckoned with; as it was up to a minute ago, or longer while the store is away. */
-  function history(): Promise<number> {
-    if (now() < until) return factor;
+  /** Measured to expected time, cached for a minute; while the store can't be reached, the last one. */
+  function readCorrection(): Promise<number> {
+    if (now() < until) return correction;
     until = now() + MINUTE;
-    const known = factor;
-    factor = store.listGpuTimes(model, LATEST).then(factorOf, (error) => {
-      log.warn({ error }, 'how long tasks took could not be read; what was known is used');
+    const known = correction;
+    correction = store.listGpuTimes(model, MAX_RESULTS).then(correctionOf, (error) => {
+      log.warn({ error }, 'GPU times could not be read; the last correction is used');
       return known;
     });
-    return factor;
+    return correction;
   }
 
   return async (input: Input): Promise<Estimate> => {
     const expectedGpuTime = estimateGpuTime(input);
-    const time = Math.ceil(expectedGpuTime * (await history()));
+    const time = Math.ceil(expectedGpuTime * (await readCorrection()));
     const quote = {
       currency: prices.currency,
       gpu: costOfTime(prices.perGpuSecond, time),
@@ -76,8 +76,8 @@ export function createEstimator({ store, log, model, prices, now }: EstimatorOpt
   };
 }
 
-function factorOf(results: { took: number; expected: number }[]): number {
-  if (results.length < ENOUGH) return 1;
+function correctionOf(results: { took: number; expected: number }[]): number {
+  if (results.length < MIN_RESULTS) return 1;
   const ratios = results.map(({ took, expected }) => took / expected).sort((a, b) => a - b);
-  return MARGIN * ratios[Math.ceil(SHARE * ratios.length) - 1]!;
+  return MARGIN * ratios[Math.ceil(PERCENTILE * ratios.length) - 1]!;
 }

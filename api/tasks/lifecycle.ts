@@ -7,56 +7,35 @@
  *
  * The store holds all state that must survive. RunPod's callbacks and watching clients only make a step come sooner.
  */
-import type { Logger } from 'pino';
-import type { Bucket } from '../../core/bucket/bucket.ts';
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
-import type { RunPod } from '../runpod.ts';
 import type { Store } from '../store/store.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { createRunner } from './runner.ts';
 import { createScheduler } from './scheduler.ts';
-import { createStep } from './step.ts';
-import { createSubmitter } from './submission.ts';
+import { createStep, type StepOptions } from './step.ts';
+import { createSubmitter, type SubmissionOptions } from './submission.ts';
 import { onCancelRequest, redacted } from './transition.ts';
 import { createWatchers } from './watchers.ts';
 
 /** Poll interval for a job that nobody watches; a callback comes sooner. */
 const UNWATCHED_INTERVAL = 10 * SECOND;
 
-export interface LifecycleOptions {
+export interface LifecycleOptions extends SubmissionOptions, StepOptions {
   store: Store;
-  bucket: Bucket;
-  runpod: RunPod;
-  /** the URL that RunPod calls back for a task */
-  callbackUrl: (token: string) => string;
-  /** milliseconds */
-  taskDeadline: number;
-  /** timeout of an image provider; milliseconds */
-  stillTimeout: number;
-  /** how long after a task's end its files and prompt are kept; milliseconds */
-  retain: number;
-  /** execution timeout of every job, instead of an estimate for a GPU; milliseconds */
-  runningTime?: number;
-  /** poll interval for a watched task, at RunPod and, for changes by other processes, in the store; milliseconds */
-  watchInterval?: number;
   /** called when a webhook delivery is due */
-  onDeliveryAdded?: () => void;
+  onDeliveryAdded: () => void;
   /** called with each task that this process has ended, after that is stored */
-  onTaskEnded?: (task: Task) => void;
-  log: Logger;
-  now?: () => number;
+  onTaskEnded: (task: Task) => void;
 }
 
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { store, bucket, retain, watchInterval = SECOND, log, now = Date.now } = options;
-  const { onDeliveryAdded = () => {}, onTaskEnded = () => {} } = options;
-  const resolved = { ...options, watchInterval, now };
-  const submitter = createSubmitter(resolved);
+  const { store, bucket, retain, watchInterval, onDeliveryAdded, onTaskEnded, log, now } = options;
+  const submitter = createSubmitter(options);
   const onClaimed = (task: Task) => runner.run(task.id, { claimed: task });
   const scheduler = createScheduler({ store, capacity: submitter.capacity, onClaimed, log });
   const watchers = createWatchers({
@@ -69,7 +48,7 @@ export function createLifecycle(options: LifecycleOptions) {
   });
   const runner = createRunner({
     store,
-    step: createStep(resolved, submitter.submit),
+    step: createStep(options, submitter.submit),
     pollDelay: ({ id }) => (watchers.isWatched(id) ? watchInterval : UNWATCHED_INTERVAL),
     retain,
     afterCommit,

@@ -2,10 +2,10 @@ import type { Bucket } from '../../core/bucket/bucket.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import type { ListedTask } from '../store/task.ts';
 
-/** A task as callers see it, its links signed anew; without any once its files are deleted. */
+/** A task as clients see it, with freshly signed links; without links once its files are deleted. */
 export async function presentTask(
   task: ListedTask,
-  { bucket, linkSeconds, now = Date.now }: { bucket: Bucket; linkSeconds: number; now?: () => number },
+  { bucket, linkSeconds, now }: { bucket: Bucket; linkSeconds: number; now: () => number },
 ): Promise<PresentedTask> {
   const expires = Math.floor(now() / 1000) + linkSeconds;
   const output = task.expired_at === null ? task.output : null;
@@ -24,8 +24,8 @@ export async function presentTask(
     input: task.input,
     warnings: [...task.warnings, ...(task.output?.warnings ?? [])],
     ...(still !== null && { still: { link: await bucket.link(still, expires) } }),
-    ...(output && { videos: await Promise.all(output.videos.map((video) => linked(video, bucket, expires))) }),
-    ...(output?.grid && { grid: await linked(output.grid, bucket, expires) }),
+    ...(output && { videos: await Promise.all(output.videos.map((video) => withLink(video, bucket, expires))) }),
+    ...(output?.grid && { grid: await withLink(output.grid, bucket, expires) }),
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
@@ -33,14 +33,14 @@ export async function presentTask(
   };
 }
 
-/** A file of a task's, with a link in the place of its key. */
-async function linked<F extends { key: string }>({ key, ...rest }: F, bucket: Bucket, expires: number) {
+/** A file with a link in place of its bucket key. */
+async function withLink<F extends { key: string }>({ key, ...rest }: F, bucket: Bucket, expires: number) {
   return { link: await bucket.link(key, expires), ...rest };
 }
 
 const time = (ms: number) => new Date(ms).toISOString();
 
-/** Seconds left, if the rest goes on as fast as what is done. */
+/** Extrapolates the progress. */
 function etaOf({ progress, started_at }: ListedTask, now: number): { eta_seconds: number } | undefined {
   if (started_at === null || progress < 0.02) return undefined;
   return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };

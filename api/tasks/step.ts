@@ -7,7 +7,7 @@ import { MINUTE } from '../../core/time.ts';
 import { isUnfinished, type RunPod } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
-import { storedResult } from './stored-result.ts';
+import { storedResult } from './submission.ts';
 import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './transition.ts';
 
 export interface StepOptions {

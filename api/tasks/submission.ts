@@ -1,13 +1,12 @@
 /** Submits tasks to RunPod, and limits how many. */
 import type { Logger } from 'pino';
-import type { Bucket } from '../../core/bucket/bucket.ts';
-import type { JobInput } from '../../core/job.ts';
+import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
+import { type JobInput, taskFolder } from '../../core/job.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import { type RunPod, UnansweredError } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { estimateGpuTime } from './estimate.ts';
-import { storedResult } from './stored-result.ts';
-import { backoff, LOST_AFTER } from './transition.ts';
+import { backoff, completed, failed, LOST_AFTER } from './transition.ts';
 
 /**
  * Jobs at RunPod at a time, waiting and running. RunPod takes jobs in the order of their submission, so only what is held back here can
@@ -29,7 +28,7 @@ export interface SubmissionOptions {
   stillTimeout: number;
   /** execution timeout of every job, instead of an estimate for a GPU; milliseconds */
   runningTime?: number;
-  /** until the first look at a submitted job; milliseconds */
+  /** poll interval for a watched task, at RunPod and, for changes by other processes, in the store; milliseconds */
   watchInterval: number;
   log: Logger;
   now: () => number;
@@ -92,6 +91,15 @@ export function createSubmitter(options: SubmissionOptions) {
       return { tasks: failures > 0 ? 1 - submitting : MAX_JOBS_OUT - out - submitting, pause };
     },
   };
+}
+
+/** The end of a task according to the result that a job left in the bucket: RunPod itself keeps results for only half an hour. */
+export async function storedResult(task: Task, bucket: Bucket, now: number): Promise<Changes | undefined> {
+  const result = (await getJson(bucket, `${taskFolder(task.id)}/result.json`)) as
+    | { output?: unknown; error?: Task['error'] }
+    | undefined;
+  if (!result) return undefined;
+  return result.error ? failed(result.error, now) : completed(task, result.output, now);
 }
 
 /** The task's input, without what only the API needs. */

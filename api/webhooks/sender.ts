@@ -11,13 +11,12 @@
  */
 import type { Logger } from 'pino';
 import { v7 } from 'uuid';
-import type { Bucket } from '../../core/bucket/bucket.ts';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
 import type { AttemptOutcome } from '../metrics.ts';
 import { createPoller } from '../poller.ts';
 import type { Delivery, DeliveryStatus } from '../store/delivery.ts';
 import type { Store } from '../store/store.ts';
-import { type AttemptResult, createAttempt } from './attempt.ts';
+import { type AttemptOptions, type AttemptResult, createAttempt } from './attempt.ts';
 
 /** Before each attempt after the first. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
@@ -35,23 +34,18 @@ const OVERLOAD_PAUSE = 5 * MINUTE;
 
 const TEST = 'webhook.test';
 
-export interface WebhookOptions {
+export interface WebhookOptions extends AttemptOptions {
   store: Store;
-  bucket: Bucket;
-  linkSeconds: number;
-  /** lifts the guard against addresses that are not public */
-  allowPrivate: boolean;
   /** called after each attempt; `ms`: since the task's end */
-  onAttempt?: (outcome: AttemptOutcome, ms: number) => void;
+  onAttempt: (outcome: AttemptOutcome, ms: number) => void;
   log: Logger;
-  now?: () => number;
 }
 
 export type Webhooks = ReturnType<typeof createWebhooks>;
 
 export function createWebhooks(options: WebhookOptions) {
-  const { store, onAttempt = () => {}, log, now = Date.now } = options;
-  const attempt = createAttempt({ ...options, now });
+  const { store, onAttempt, log, now } = options;
+  const attempt = createAttempt(options);
   const inFlight = new Map<Promise<void>, string>(); // and the owner of each
 
   const poller = createPoller(startDue, (error) => {
