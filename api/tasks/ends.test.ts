@@ -322,8 +322,10 @@ describe('a job that the task does not know', () => {
     }
     await announce(id, 'no-such-job');
     await announce(id, '../health');
-    const own = await service.take(id);
-    service.report(own.id, { error: JSON.stringify({ code: 'no_credit', message: 'x', retryable: false }) });
+    await when(async () => (await service.store.get(id))!.job_id);
+    const { job_id } = (await service.store.get(id))!;
+    service.queue.take('worker-1', 10); // unless it took the job above
+    service.report(job_id!, { error: JSON.stringify({ code: 'no_credit', message: 'x', retryable: false }) });
     expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'no_credit' } });
   });
 });
