@@ -34,7 +34,7 @@ async function answers() {
     large: await service.post({}, { body: Buffer.alloc(22e6) }),
     missing: await ask('/nothing'),
     method: await ask('/status', { method: 'DELETE' }),
-    stranger: await ask('/img2vid', { method: 'POST', headers: { origin: 'https://evil.example' } }),
+    foreignPage: await ask('/img2vid', { method: 'POST', headers: { origin: 'https://evil.example' } }),
     preflight: await ask('/img2vid', { method: 'OPTIONS', headers: { origin: FRIEND } }),
     health: await ask('/healthz'),
     document: await ask('/openapi.json'),
@@ -50,24 +50,24 @@ test('every response has the security headers; the page and files have policies 
     large: 413,
     missing: 404,
     method: 405,
-    stranger: 403,
+    foreignPage: 403,
     preflight: 204,
   });
   for (const [name, { headers }] of Object.entries(all)) {
-    const told = Object.fromEntries(headers);
-    expect(told, name).toMatchObject({
+    const received = Object.fromEntries(headers);
+    expect(received, name).toMatchObject({
       'x-content-type-options': 'nosniff',
       'referrer-policy': 'no-referrer',
       'x-frame-options': 'DENY',
       'strict-transport-security': 'max-age=31536000',
       'x-request-id': expect.stringMatching(/^[0-9a-f-]{36}$/),
     });
-    expect(told['content-security-policy'], name).toMatch(/^default-src 'none';.*frame-ancestors 'none'$/);
+    expect(received['content-security-policy'], name).toMatch(/^default-src 'none';.*frame-ancestors 'none'$/);
     const isFile = name === 'file';
     const isPage = name === 'page' || name === 'script';
-    expect(told['cross-origin-resource-policy'], name).toBe(isFile ? 'cross-origin' : 'same-origin');
-    expect(told['cache-control'], name).toBe(isFile ? 'private, max-age=3600' : isPage ? 'no-cache' : 'no-store');
-    expect(told['content-security-policy']!.includes("script-src 'self'"), name).toBe(isPage);
+    expect(received['cross-origin-resource-policy'], name).toBe(isFile ? 'cross-origin' : 'same-origin');
+    expect(received['cache-control'], name).toBe(isFile ? 'private, max-age=3600' : isPage ? 'no-cache' : 'no-store');
+    expect(received['content-security-policy']!.includes("script-src 'self'"), name).toBe(isPage);
   }
   expect(all.events.headers.get('x-accel-buffering')).toBe('no');
 });

@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 
-/** Every object in the document that stands beside examples, and where. */
+/** Every object in the document that has examples, with its path. */
 function* contents(value: unknown, path = ''): Generator<[path: string, content: Content]> {
   if (typeof value !== 'object' || value === null) return;
   if ('schema' in value && ('examples' in value || 'example' in value)) yield [path, value as Content];

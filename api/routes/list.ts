@@ -5,12 +5,13 @@ import * as v from 'valibot';
 import { STATUSES } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
+import { responseHeader } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { ListedTask, TaskSelection } from '../store/task.ts';
 import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 
 /** Tasks read from the store at a time, and the default page size. */
-export const PAGE = 100;
+const PAGE = 100;
 const LARGEST_PAGE = 1000;
 
 const invalidLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
@@ -38,13 +39,13 @@ const timestamp = (description: string) =>
       v.check((ms) => !Number.isNaN(ms), 'must be an ISO 8601 time with its zone, such as 2026-01-31T18:00:00Z'),
     ),
   );
+export const choice = <const T extends readonly string[]>(values: T, description: string) =>
+  v.optional(v.pipe(v.picklist(values, `must be one of ${values.join(', ')}`), v.description(description)));
 /** Query parameters of the list; times become milliseconds since 1970. */
 export const LIST_QUERY = {
   limit,
   cursor,
-  status: v.optional(
-    v.pipe(v.picklist(STATUSES, `must be one of ${STATUSES.join(', ')}`), v.description('Only tasks with this status')),
-  ),
+  status: choice(STATUSES, 'Only tasks with this status'),
   since: timestamp('Only tasks created at this time or later'),
   until: timestamp('Only tasks created before this time'),
 };
@@ -55,14 +56,6 @@ export function createTaskList({ config, store, presentTask }: Services) {
   /** The tasks as JSON, separated by commas. */
   const toJson = async (tasks: ListedTask[]): Promise<string> =>
     (await Promise.all(tasks.map(async (task) => JSON.stringify(await presentTask(task))))).join(',');
-
-  /** The cursor is the last id of the page before. It exposes no other tasks: every query names the owner. */
-  async function onePage(c: Context, selection: TaskSelection, limit: number): Promise<Response> {
-    const tasks = await store.list({ ...selection, limit: limit + 1 });
-    const page = tasks.slice(0, limit);
-    if (tasks.length > limit) c.header('link', nextLink(c, config, page.at(-1)!.id));
-    return c.json(await Promise.all(page.map(presentTask)));
-  }
 
   async function all(c: Context, selection: TaskSelection): Promise<Response> {
     const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
@@ -86,15 +79,32 @@ export function createTaskList({ config, store, presentTask }: Services) {
     const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
     const selection = { owner, status, from: idAt(since), before };
     if (limit === undefined && cursor === undefined) return all(c, selection);
-    return onePage(c, selection, limit ?? PAGE);
+    return respondWithPage(c, config, limit, (limit) => store.list({ ...selection, limit }), presentTask);
   };
 }
 
-/** The `Link` header's value with the URL of the next page. */
-export function nextLink(c: Context, { publicUrl }: Pick<Config, 'publicUrl'>, last: string): string {
-  const { searchParams } = new URL(c.req.url); // the filters stay
-  searchParams.set('cursor', last);
-  return `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`;
+export const PAGE_HEADERS = { Link: responseHeader('URL of the next page, if there is one, with rel="next"') };
+
+/**
+ * Responds with one page and, if there is more, the header `Link` with the URL of the next one. Its cursor is the last id of this page;
+ * it exposes nothing, because every query names the owner.
+ * @param read reads the first items, at most `limit`
+ */
+export async function respondWithPage<T extends { id: string }>(
+  c: Context,
+  { publicUrl }: Pick<Config, 'publicUrl'>,
+  limit = PAGE,
+  read: (limit: number) => Promise<T[]>,
+  present: (item: T) => unknown,
+): Promise<Response> {
+  const items = await read(limit + 1);
+  const page = items.slice(0, limit);
+  if (items.length > limit) {
+    const { searchParams } = new URL(c.req.url); // the filters stay
+    searchParams.set('cursor', page.at(-1)!.id);
+    c.header('link', `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`);
+  }
+  return c.json(await Promise.all(page.map(present)));
 }
 
 /** Milliseconds since 1970, rounded up; NaN if the text is no ISO 8601 time with a zone. */

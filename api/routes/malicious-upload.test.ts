@@ -1,4 +1,4 @@
-/** What strangers send to the front door: each is refused with its code, and nothing is left of it. */
+/** Malicious requests: each is refused with its code and leaves nothing behind. */
 
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
@@ -13,7 +13,7 @@ let service: TestService;
 let temporary: string;
 beforeAll(async () => {
   service = await testService();
-  temporary = await mkdtemp(join(tmpdir(), 'hostile-api-'));
+  temporary = await mkdtemp(join(tmpdir(), 'malicious-api-'));
   vi.stubEnv('TMPDIR', temporary);
 });
 afterAll(async () => {
@@ -113,7 +113,7 @@ describe('callbacks', () => {
       '"x"',
       { id: { $ne: 1 } },
     ]) {
-      service.clock.ahead += 1001; // each is heard
+      service.clock.ahead += 1001; // more than a second apart, each counts
       expect((await callback(token, body)).status).toBe(200);
     }
     expect(await service.status(id)).toMatchObject({ status: 'running' });

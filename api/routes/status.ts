@@ -3,11 +3,11 @@ import * as v from 'valibot';
 import { isActive, type PresentedTask } from '../../core/responses.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
-import { json, list, ref, responseHeader, text } from '../openapi/parts.ts';
+import { json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
-import { createTaskList, LIST_QUERY } from './list.ts';
+import { createTaskList, LIST_QUERY, PAGE_HEADERS } from './list.ts';
 import { noSuchTask } from './require-own-task.ts';
 
 export const status = endpoint({
@@ -33,7 +33,7 @@ export const status = endpoint({
     responses: {
       200: {
         description: 'The task, or the list',
-        headers: { Link: responseHeader('URL of the next page, if there is one, with rel="next"') },
+        headers: PAGE_HEADERS,
         content: {
           ...json(
             { oneOf: [ref('Task'), list(ref('Task'))] },

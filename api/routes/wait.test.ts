@@ -36,7 +36,7 @@ async function taken() {
   return { id, job: await service.take(id) };
 }
 /** Resolves when somebody listens for changes, with a function that tells how many listeners have gone. */
-function listening() {
+function subscription() {
   const { subscribe } = service.lifecycle;
   return new Promise<{ gone: Promise<void> }>((resolve) => {
     vi.spyOn(service.lifecycle, 'subscribe').mockImplementation((id, listener) => {
@@ -124,12 +124,12 @@ test('an end that is notified while an older state is read is not missed', async
   const spy = vi.spyOn(service.store, 'getOwn');
   spy.mockImplementationOnce(getOwn).mockImplementationOnce(async (owner, id) => {
     const older = await getOwn(owner, id);
-    const told = new Promise<void>((resolve) => {
+    const notified = new Promise<void>((resolve) => {
       service.lifecycle.subscribe(id, ({ status }) => status === 'succeeded' && resolve());
     });
     const job = await service.take(id);
     service.report(job.id, { output: await service.finish(id, job.id) });
-    await told;
+    await notified;
     return older;
   });
   const { status, task } = await send('wait=60');
@@ -137,11 +137,11 @@ test('an end that is notified while an older state is read is not missed', async
 });
 
 test('a client that disconnects ends the wait', async () => {
-  const heard = listening();
-  const caller = new AbortController();
-  const pending = send('wait=60', { signal: caller.signal });
-  const { gone } = await heard;
-  caller.abort();
+  const subscribed = subscription();
+  const client = new AbortController();
+  const pending = send('wait=60', { signal: client.signal });
+  const { gone } = await subscribed;
+  client.abort();
   await expect(pending).rejects.toThrow(/aborted/);
   await gone;
 });

@@ -7,11 +7,11 @@ import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput, Problem } from '../http/problem.ts';
 import { TASK_ID_EXAMPLE, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
-import { json, jsonResponse, list, object, ref, responseHeader, text, time, uri, whole } from '../openapi/parts.ts';
+import { json, jsonResponse, list, object, ref, text, time, uri, whole } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import { DELIVERY_STATUSES, type Delivery } from '../store/delivery.ts';
 import { TASK_ID } from '../tasks/id.ts';
-import { cursor, limit, nextLink, PAGE } from './list.ts';
+import { choice, cursor, limit, PAGE_HEADERS, respondWithPage } from './list.ts';
 
 const DELIVERY_ID_EXAMPLE = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
 const created = { id: DELIVERY_ID_EXAMPLE, url: WEBHOOK_URL_EXAMPLE, created_at: '2025-11-29T12:00:40.770Z' };
@@ -27,7 +27,7 @@ const EXAMPLES = {
 
 const invalidId = 'must be the id of a delivery';
 const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
-const DELIVERY_SCHEMA = object(
+const DeliverySchema = object(
   {
     id: text,
     type: { type: 'string', enum: [...ENDED_STATUSES.map((status) => `task.${status}`), 'webhook.test'] },
@@ -56,16 +56,11 @@ export const deliveries = endpoint({
     task: v.optional(
       v.pipe(v.string(), v.regex(TASK_ID, 'must be the id of a task'), v.description('Only deliveries of this task')),
     ),
-    status: v.optional(
-      v.pipe(
-        v.picklist(DELIVERY_STATUSES, `must be one of ${DELIVERY_STATUSES.join(', ')}`),
-        v.description('Only deliveries with this status'),
-      ),
-    ),
+    status: choice(DELIVERY_STATUSES, 'Only deliveries with this status'),
     limit,
     cursor,
   }),
-  schemas: { Delivery: DELIVERY_SCHEMA },
+  schemas: { Delivery: DeliverySchema },
   describe: () => ({
     operationId: 'deliveries',
     tags: ['webhooks'],
@@ -73,23 +68,19 @@ export const deliveries = endpoint({
     responses: {
       200: {
         description: 'The deliveries',
-        headers: { Link: responseHeader('URL of the next page, if there is one, with rel="next"') },
-        content: json(list(ref('Delivery')), {
-          'two deliveries': [EXAMPLES.pending, EXAMPLES.delivered],
-        }),
+        headers: PAGE_HEADERS,
+        content: json(list(ref('Delivery')), { 'two deliveries': [EXAMPLES.pending, EXAMPLES.delivered] }),
       },
     },
     errors: [noSuchDelivery(), invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }])],
   }),
   handle:
     (services) =>
-    async (c, { id, task, status, limit = PAGE, cursor }) => {
+    async (c, { id, task, status, limit, cursor }) => {
       if (id !== undefined) return c.json([presentDelivery(await requireOwnDelivery(c, services, id))]);
       const owner = c.get('key').id;
-      const found = await services.store.listDeliveries({ owner, task, status, before: cursor, limit: limit + 1 });
-      const page = found.slice(0, limit);
-      if (found.length > limit) c.header('link', nextLink(c, services.config, page.at(-1)!.id));
-      return c.json(page.map(presentDelivery));
+      const read = (limit: number) => services.store.listDeliveries({ owner, task, status, before: cursor, limit });
+      return respondWithPage(c, services.config, limit, read, presentDelivery);
     },
 });
 
