@@ -1,9 +1,9 @@
-# One image for every role: docker run IMAGE [all | api | worker | TOOL …]. README tells how to build and run it.
+# One image for every role: docker run IMAGE [all | api | worker | TOOL …]. The README explains how to build and run it.
 #   --build-arg CUDA=0   without CUDA, 2 GB smaller, for the API and for machines without a GPU
 ARG BASE=node:24-bookworm-slim
 ARG CUDA=1
 
-# Every package, of those for several platforms this one's part.
+# All packages, without onnxruntime's libraries for other platforms.
 FROM ${BASE} AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
@@ -11,7 +11,7 @@ RUN npm ci --cache /tmp/npm && rm -r /tmp/npm \
   && find node_modules/onnxruntime-node/bin/napi-v6 -mindepth 2 -maxdepth 2 ! -path "*/linux/$(node -p process.arch)" \
     -exec rm -r {} +
 
-# What a running service needs: neither compilers nor types, sources and maps.
+# The packages of a running service, without compilers, types, sources and maps.
 FROM packages AS production
 RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
   && rm -r /tmp/npm node_modules/.package-lock.json node_modules/typescript node_modules/@typescript node_modules/@libsql/*-musl \
@@ -46,7 +46,7 @@ COPY handler handler
 COPY infra infra
 RUN npm run build
 
-# What changes least comes first.
+# The layers that change least come first.
 FROM ${BASE}
 ARG CUDA
 WORKDIR /app

@@ -307,7 +307,7 @@ describe('deploy', () => {
 
   test('a volume of the same name in another data center is another volume', async () => {
     rest.volumes.set('old', { id: 'old', name: 'img2vid-models', size: 20, dataCenter: 'US-KS-2', type: 'STANDARD' });
-    faultOnce('POST', '/network-volumes', { applied: true, broken: true }); // and what is looked for is the right one
+    faultOnce('POST', '/network-volumes', { applied: true, broken: true }); // the search finds the right one
     expect(await run()).toMatchObject({ status: 0 });
     const made = [...rest.volumes.values()].find(({ id }) => id !== 'old')!;
     expect(only(rest.endpoints).networkVolumes).toEqual([made.id]);
@@ -762,7 +762,7 @@ describe('status', () => {
     Object.assign(endpoint, { workers: { min: 0, max: 0, idleTimeout: 30 } });
     expect((await run(['status'])).out).toContain('three days');
     Object.assign(endpoint, { workers: { min: 0, max: 1, idleTimeout: 30 } });
-    expect((await run(['status'])).out).not.toContain('three days'); // that was somebody else
+    expect((await run(['status'])).out).not.toContain('three days'); // RunPod never sets 1
   });
 
   test('prints the rest where jobs can’t be counted', async () => {

@@ -1,10 +1,10 @@
-/** What a container can be told to be: the words that may follow the image's name, and the programs behind them. */
+/** What the image can run: the words that may follow its name on the command line, and their programs. */
 
 /** They serve until SIGTERM. */
 export const ROLES = { all: 'infra/run/start', api: 'api/index', worker: 'handler/index' };
 /** They do one thing and end. */
 export const TOOLS = { keys: 'infra/tools/keys', bucket: 'infra/tools/bucket', models: 'infra/tools/models' };
 
-/** On RunPod's serverless workers, where nobody may have said a word, RunPod names the queue. */
+/** RunPod's serverless workers can be started without a word: there RunPod sets the URL of its queue. */
 export const defaultRole = (env: NodeJS.ProcessEnv): keyof typeof ROLES =>
   env.RUNPOD_WEBHOOK_GET_JOB ? 'worker' : 'all';

@@ -21,7 +21,7 @@ import { isMain } from '../tools/command.ts';
 import { firstFreePort } from './free-port.ts';
 import { supervise } from './supervisor.ts';
 
-/** The API needs at most 12 s to stop. The worker would let its job run for 30 s, which nobody waits for here. */
+/** The API needs at most 12 s to stop. The worker would give its job 30 s, but here the operator waits. */
 const GRACE_PERIODS = { api: 13 * SECOND, worker: 3 * SECOND };
 
 export interface LocalOptions {

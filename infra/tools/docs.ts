@@ -60,7 +60,7 @@ const TABLES: Record<string, () => string> = {
     ),
 };
 
-/** @returns the text with its tables generated anew */
+/** @returns the text with its tables replaced by the generated ones */
 export const current = (text: string) =>
   text.replace(
     /(<!-- (\w+) -->\n)[\s\S]*?(<!-- \/\2 -->)/g,

@@ -134,7 +134,7 @@ describe('a download', () => {
     expect({ status, err }).toEqual({ status: 0, err: '' });
 
     const snapshot = repository('snapshots', hub.commit);
-    const brought = [
+    const expected = [
       'LICENSE.md',
       'README.md',
       'feature_extractor/preprocessor_config.json',
@@ -150,18 +150,18 @@ describe('a download', () => {
     const links = (readdirSync(snapshot, { recursive: true }) as string[]).filter(
       (path) => !lstatSync(join(snapshot, path)).isDirectory(),
     );
-    expect(links.sort()).toEqual(brought);
-    for (const path of brought) {
+    expect(links.sort()).toEqual(expected);
+    for (const path of expected) {
       const { etag, bytes } = hub.files.get(path)!;
       expect(readlinkSync(join(snapshot, path))).toBe(`${path.includes('/') ? '../../../' : '../../'}blobs/${etag}`);
       expect(readFileSync(join(snapshot, path)).equals(bytes)).toBe(true);
     }
-    expect(readdirSync(repository('blobs')).sort()).toEqual(brought.map((path) => hub.files.get(path)!.etag).sort());
+    expect(readdirSync(repository('blobs')).sort()).toEqual(expected.map((path) => hub.files.get(path)!.etag).sort());
     expect(readFileSync(repository('refs/main'), 'utf8')).toBe(hub.commit);
     expect(readdirSync(home)).toEqual(['hf']);
 
     const lines = out.trimEnd().split('\n');
-    expect(lines.slice(0, -1).sort()).toEqual(brought.map((path) => expect.stringMatching(`^${path}  [\\d.]+ \\w+$`)));
+    expect(lines.slice(0, -1).sort()).toEqual(expected.map((path) => expect.stringMatching(`^${path}  [\\d.]+ \\w+$`)));
     expect(lines.at(-1)).toBe(`svd_xt is in ${snapshot}; MODEL=svd_xt npm start finds it there`);
     expect(findWeights('svd_xt', environment(hub))).toEqual({ folder: snapshot, source: 'Hugging Face cache' });
     await openSvd(snapshot).close();
@@ -572,7 +572,7 @@ describe('ends with one line where', () => {
     expect(err).toMatch(/^[^\n]+\n$/);
   });
 
-  test('nobody answers', async () => {
+  test('the hub is unreachable', async () => {
     const { server, url } = await listen(createServer());
     server.close();
     const { status, out, err } = await models({ url });

@@ -34,7 +34,7 @@ describe('the paste', () => {
   });
 
   test.each([
-    [{}, /^APP_REPO is needed: the git address .*\n$/],
+    [{}, /^APP_REPO is needed: the git URL .*\n$/],
     [{ APP_REPO: '', APP_TAG: 'v1' }, /^APP_REPO is needed: .*\n$/],
     [{ APP_REPO: 'file:///srv/repo.git' }, /^APP_TAG is needed: .*\n$/],
   ])('without an address or a tag it ends with one line, before it has changed anything: %o', (env, line) => {
