@@ -244,7 +244,7 @@ describe('kill -9', () => {
 
   test('of a worker that was started again a moment ago: the next one comes later', async () => {
     const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
-    const pauses = () => said.mock.calls.map(([text]) => Number(/^worker: .* again in (\S+) s$/.exec(text)?.[1]));
+    const pauses = () => said.mock.calls.map(([text]) => Number(/^worker: .*; restarting in (\S+) s$/.exec(text)?.[1]));
     let since = 0;
     for (const deaths of [1, 2]) {
       const { worker } = service.pids();
