@@ -115,7 +115,7 @@ describe('a service', () => {
   });
   afterAll(() => service.close());
 
-  test('the format is Prometheus’ own; every name of ours begins alike, and of the process all is there', async () => {
+  test('the format is Prometheus’; our names have one prefix, and the process metrics are there', async () => {
     const response = await fetch(`${service.url}/metrics`);
     expect(Object.fromEntries(response.headers)).toMatchObject({
       'content-type': 'text/plain; version=0.0.4; charset=utf-8',
@@ -134,7 +134,7 @@ describe('a service', () => {
     expect(Object.keys(paths['/metrics'].get.responses[200].content)).toEqual(['text/plain']);
   });
 
-  test('requests by method, pattern and status: no caller’s word becomes a label', async () => {
+  test('requests are counted by method, pattern and status; no text of a client becomes a label', async () => {
     const ask = (method: string, path: string) =>
       new Promise<void>((resolve, reject) => {
         const asking = request({ port: service.port, method, path }, (answer) => answer.resume().on('end', resolve));
@@ -175,7 +175,7 @@ describe('a service', () => {
   });
 });
 
-test('tasks: how many are open, how long they have waited, how they end, and how long each stage took', async () => {
+test('tasks are measured: active ones, queue age, ends and the duration of stages', async () => {
   const service = await testService();
   const first = await scrape(service);
   expect(first.value('tasks', { status: 'queued' })).toBe(0);
@@ -240,7 +240,7 @@ test('tasks: how many are open, how long they have waited, how they end, and how
   await service.close();
 });
 
-test('an answer is measured until it ends: of events that is the end of the task', async () => {
+test('a response is measured until its end; an event stream ends with its task', async () => {
   const service = await testService();
   const id = await create(service);
   const events = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
@@ -258,7 +258,7 @@ test('an answer is measured until it ends: of events that is the end of the task
   await service.close();
 });
 
-test('webhooks: each attempt has one outcome, and those that are heard a lag', async () => {
+test('each webhook attempt has one outcome, and each delivered webhook a lag', async () => {
   const service = await testService({ ALLOW_PRIVATE_URLS: '1' });
   let status = 500;
   const receiver = await listen(new Hono().post('/hook', (c) => c.body(null, status as 200)));
@@ -291,7 +291,7 @@ test('webhooks: each attempt has one outcome, and those that are heard a lag', a
   await service.close();
 });
 
-test('requests to RunPod, by operation and by what came of them', async () => {
+test('requests to RunPod are counted by operation and outcome', async () => {
   const service = await testService();
   const count = async (operation: string, outcome: string) =>
     (await scrape(service)).value('runpod_requests_total', { operation, outcome });
@@ -320,7 +320,7 @@ test('requests to RunPod, by operation and by what came of them', async () => {
   await service.close();
 });
 
-test('questions to the store, and those that fail; without it a scrape shows the rest', async () => {
+test('store calls and their errors are counted; without the store a scrape shows the rest', async () => {
   const service = await testService();
   await create(service);
   const before = await scrape(service);
@@ -338,7 +338,7 @@ test('questions to the store, and those that fail; without it a scrape shows the
   await service.close().catch(() => undefined);
 });
 
-test('many who scrape at once cost the store one question', async () => {
+test('concurrent scrapes share one query of the store', async () => {
   const countActive = vi.fn(async () => ({ queued: 3, running: 2, out: 2, oldest: 5000 }));
   const keys = vi.fn(async () => []);
   const services = {
@@ -357,7 +357,7 @@ test('many who scrape at once cost the store one question', async () => {
   expect(countActive).toHaveBeenCalledTimes(2);
 });
 
-test('a gauge that takes too long is left out, and comes again', async () => {
+test('a gauge that takes too long is omitted, until it is fast again', async () => {
   const metrics = createMetrics(pino({ level: 'silent' }), { gaugeTimeout: 20 });
   let answer = new Promise<[{ place: string }, number][]>(() => undefined);
   metrics.gauge('slow', 'of a place', ['place'], () => answer);
@@ -369,7 +369,7 @@ test('a gauge that takes too long is left out, and comes again', async () => {
   expect(slow!.samples).toEqual([{ name: 'img2vid_slow', labels: { place: 'a \\"b\\"\\\\\\n' }, value: 7 }]);
 });
 
-test('money, by key; for admins only, once there are keys', async () => {
+test('accounts are shown by key, and once there are keys only to admins', async () => {
   const service = await testService({ PRICE_PER_GPU_SECOND: '0.001' });
   await create(service, { H: 64, W: 64 });
   const { value } = await scrape(service);

@@ -34,7 +34,7 @@ test.each([
   expect(parsePrice(text)).toBeUndefined();
 });
 
-test('what time costs is exact, and rounded up to a micro-unit', () => {
+test('the cost of time is exact, and rounded up to a micro-unit', () => {
   const of = (perSecond: string, time: number) => costOfTime(parsePrice(perSecond)!, time);
   expect(of('0', 1_000_000)).toBe(0);
   expect(of('0.00034', 10_000)).toBe(3400);
@@ -46,7 +46,7 @@ test('what time costs is exact, and rounded up to a micro-unit', () => {
   expect(costOfTime(340_000_000, 10_000)).toBe(3400); // a price as it is kept
 });
 
-test('so is a price', () => {
+test('a price is rounded up to a micro-unit', () => {
   expect([costOf(0n), costOf(1n), costOf(1_000_000n), costOf(1_000_001n)]).toEqual([0, 1, 1, 2]);
   expect(costOf(parsePrice('0.05')!)).toBe(50_000);
 });

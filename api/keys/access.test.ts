@@ -27,7 +27,7 @@ const post = (headers: Headers, body: object = { prompt: 'x' }, query = '', at =
 const send = (path: string, headers: Headers) => call(path, headers, { method: 'POST' });
 
 describe('a request', () => {
-  test('needs a key where others than this machine may come, but for what is open to all', async () => {
+  test('needs a key if other machines can connect, except on public paths', async () => {
     for (const path of ['/status', `/status?id=${NONE}`, '/usage', '/webhooks/deliveries']) {
       const { code, headers, body } = await call(path);
       expect([code, body.code], path).toEqual([401, 'unauthorized']);
@@ -71,13 +71,13 @@ describe('a request', () => {
     await own.close();
   });
 
-  test('may name the scheme as it likes', async () => {
+  test('may spell the scheme Bearer in any case', async () => {
     const { value: text } = await service.key();
     for (const scheme of ['bearer', 'BEARER', 'Bearer  '])
       expect((await call('/usage', { authorization: `${scheme} ${text}` })).code, scheme).toBe(200);
   });
 
-  test('may do what its key is good for', async () => {
+  test('may do what the scopes of its key allow', async () => {
     const [submit, read, admin] = await Promise.all(
       (['submit', 'read', 'admin'] as const).map(async (scope) => (await service.key({ scopes: [scope] })).headers),
     );
@@ -98,7 +98,7 @@ describe('a request', () => {
 const swap = (letter: string) => (letter === letter.toLowerCase() ? letter.toUpperCase() : letter.toLowerCase());
 
 describe('a key', () => {
-  test('that is revoked opens nothing after a second; its tasks go on', async () => {
+  test('that is revoked is refused after a second; its tasks continue', async () => {
     const { id, headers } = await service.key();
     const { body } = await post(headers);
     await service.store.updateKey(id, { revoked_at: Date.now() });
@@ -109,7 +109,7 @@ describe('a key', () => {
     await vi.waitFor(async () => expect((await service.store.get(body.id))!.status).toBe('succeeded'));
   });
 
-  test('that is rotated opens by its old text for a while', async () => {
+  test('that is rotated is accepted with its old value for a while', async () => {
     const { id, headers } = await service.key();
     const { hash: old_hash } = (await service.store.getKey(id))!;
     const { value, hash } = generateKey(id);
@@ -122,7 +122,7 @@ describe('a key', () => {
     expect((await call('/usage', { authorization: `Bearer ${value}` })).code).toBe(200);
   });
 
-  test('guesses are counted by address; who has used a good key from there goes on', async () => {
+  test('is still accepted from an address with too many failed attempts, if it was used there before', async () => {
     const own = await testService({ HOST: '0.0.0.0', TRUST_PROXY: '1' });
     const { headers } = await makeKey(own.store);
     const from = (address: string, more: Headers) => call('/usage', { 'x-forwarded-for': address, ...more }, {}, own);
@@ -142,11 +142,11 @@ describe('a key', () => {
   });
 });
 
-describe('as long as there is no key', () => {
+describe('without any key', () => {
   let own: TestService;
   afterEach(() => own.close());
 
-  test('this machine needs none; as soon as there is one everybody does, also when it is revoked', async () => {
+  test('this machine needs none; once there is a key every request needs one, even after its revocation', async () => {
     own = await testService();
     expect((await post({}, undefined, '', own)).code).toBe(202);
     expect((await call('/usage', {}, {}, own)).code).toBe(200);
@@ -159,7 +159,7 @@ describe('as long as there is no key', () => {
     expect((await call('/usage', {}, {}, own)).code).toBe(401);
   });
 
-  test('CORS_ORIGINS=* lets no other page in; with keys it lets all in', async () => {
+  test('CORS_ORIGINS=* admits no other page; with keys it admits all', async () => {
     own = await testService({ CORS_ORIGINS: '*' });
     const origin = { origin: 'https://app.example.com' };
     expect((await call('/status', origin, {}, own)).headers.has('access-control-allow-origin')).toBe(false);
@@ -178,7 +178,7 @@ describe('as long as there is no key', () => {
   });
 });
 
-describe('foreign and unknown ids are the same', () => {
+describe('a foreign id gets the same response as an unknown one', () => {
   test.each([
     'status',
     'events',
@@ -252,7 +252,7 @@ describe('foreign and unknown ids are the same', () => {
     }
   });
 
-  test('an Idempotency-Key of one caller is not another’s', async () => {
+  test('an Idempotency-Key counts only for its owner', async () => {
     const [a, b] = [await service.key(), await service.key()];
     const once = { 'idempotency-key': 'the-same' };
     const [first, second] = [
@@ -265,7 +265,7 @@ describe('foreign and unknown ids are the same', () => {
 });
 
 describe('limits', () => {
-  test('of requests are told in headers, and come back bit by bit', async () => {
+  test('of requests are in headers, and recover evenly', async () => {
     const { headers } = await service.key({ requests_per_minute: 3 });
     const seen = [];
     for (let i = 0; i < 4; i++) {
@@ -283,7 +283,7 @@ describe('limits', () => {
     expect([(await call('/status', headers)).code, (await call('/status', headers)).code]).toEqual([200, 429]);
   });
 
-  test('of submissions are counted in the store, and only what is accepted counts', async () => {
+  test('of submissions are counted in the store, and only accepted tasks count', async () => {
     const { headers } = await service.key({ submissions_per_minute: 2 });
     expect((await post(headers, { prompt: 'x' }, '?dry_run=1')).headers.get('ratelimit')).toContain('"requests"');
     expect((await post(headers, { T: 0 })).code).toBe(422);
@@ -297,7 +297,7 @@ describe('limits', () => {
     expect((await post(headers)).code).toBe(202);
   });
 
-  test('of open tasks are free again when one ends', async () => {
+  test('of active tasks admit another task when one ends', async () => {
     const { headers } = await service.key({ max_active: 1 });
     const { body } = await post(headers);
     const refused = await post(headers);
@@ -306,7 +306,7 @@ describe('limits', () => {
     expect((await post(headers)).code).toBe(202);
   });
 
-  test('that the environment gives are those of keys without their own', async () => {
+  test('from the environment apply to keys without their own', async () => {
     const own = await testService({ MAX_OPEN_TASKS: '3', SUBMISSIONS_PER_MINUTE: '5', REQUESTS_PER_MINUTE: '7' });
     const limits = { open_tasks: 3, submissions_per_minute: 5, requests_per_minute: 7 };
     expect((await call('/usage', {}, {}, own)).body.limits).toEqual(limits); // also of this machine
@@ -323,7 +323,7 @@ describe('limits', () => {
   });
 });
 
-test('while the store is away nobody is let in, and everybody is asked to come again', async () => {
+test('while the store is unreachable every request gets 503 with Retry-After', async () => {
   const own = await testService({ HOST: '0.0.0.0' });
   const { headers } = await own.key();
   await own.store.close();

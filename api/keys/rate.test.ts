@@ -6,7 +6,7 @@ const NOW = 1_795_000_000_000;
 describe.each([1, 2, 3, 7, 60, 1200, 60_000])('%i a minute', (perMinute) => {
   const rate = { perMinute };
 
-  test('may all be taken at once, and not one more; how many are left is told', () => {
+  test('can all be used at once, and not one more; the header has the rest', () => {
     let at = 0;
     for (let i = 1; i <= perMinute; i++) {
       const next = takeToken(at, NOW, rate);
@@ -25,7 +25,7 @@ describe.each([1, 2, 3, 7, 60, 1200, 60_000])('%i a minute', (perMinute) => {
     expect(takeToken(at, NOW + interval - rest - 1, rate)).toBeUndefined();
   });
 
-  test('an even rate is never refused', () => {
+  test('at an even rate none is refused', () => {
     let at = 0;
     for (let i = 0; i < 2 * perMinute && i < 1000; i++) {
       const next = takeToken(at, NOW + i * Math.ceil(60_000 / perMinute), rate);
@@ -35,7 +35,7 @@ describe.each([1, 2, 3, 7, 60, 1200, 60_000])('%i a minute', (perMinute) => {
   });
 });
 
-test('without a limit nothing is refused, and nothing said', () => {
+test('without a limit nothing is refused, and there are no headers', () => {
   const rate = { perMinute: Infinity };
   expect(takeToken(NOW + 1000, NOW, rate)).toBe(NOW + 1000);
   expect(rateHeaders('x', 0, NOW, rate)).toEqual({});

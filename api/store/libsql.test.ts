@@ -15,7 +15,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 const url = () => `file:${folder}/tasks.db`;
 
-test('one process alone uses the folder; the next finds its tasks, and the leases of the dead free', async () => {
+test('one process at a time uses the folder; the next one ends the leases of the previous', async () => {
   const store = await openStore(url());
   await expect(openStore(url())).rejects.toThrow(/in use by another process/);
   const [leased, later] = [newTask(), newTask()];
@@ -28,7 +28,7 @@ test('one process alone uses the folder; the next finds its tasks, and the lease
   await next.close();
 });
 
-test('what was acknowledged is there after kill -9 amid writes at once', async () => {
+test('acknowledged writes survive kill -9 during concurrent writes', async () => {
   const writer = `
     import { openStore } from './api/store/store.ts';
     import { insertTask, newTask } from './test/support/test-store.ts';

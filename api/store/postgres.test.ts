@@ -13,7 +13,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
   });
   afterAll(() => postgres?.stop());
 
-  test('processes that start at once on an empty database make its tables once', async () => {
+  test('processes that start at the same time on an empty database create its tables once', async () => {
     const { name, url } = await postgres.database();
     const stores = await Promise.all(Array.from({ length: 6 }, () => openStore(url)));
     expect(await postgres.query(name, 'select name from kysely_migration order by 1')).toBe(
@@ -40,7 +40,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     }
   });
 
-  test('a connection killed amid a statement is an error, one killed while idle is none; both are replaced', async () => {
+  test('a connection killed during a statement is an error, one killed while idle is not; both are replaced', async () => {
     const { name, url } = await postgres.database();
     const store = await openStore(url);
     const others = `from pg_stat_activity where datname = '${name}' and pid <> pg_backend_pid()`;
@@ -76,7 +76,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     await store.close();
   });
 
-  test('a line that breaks amid a statement, or falls silent, is an error; then another connection is used', async () => {
+  test('a connection that breaks or stalls during a statement is an error, and is replaced', async () => {
     const { url } = await postgres.database();
     const sockets: Socket[] = [];
     const line = createServer((socket) => {
@@ -105,7 +105,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     line.close();
   });
 
-  test('what keeps it from starting is said in one line, without the password', async () => {
+  test('an error at the start is one line without the password', async () => {
     const { name, url } = await postgres.database();
     const gone = new URL(url);
     gone.port = '1';

@@ -61,14 +61,14 @@ describe('a task that succeeds costs', () => {
     expect((await done({ prompt: 'x' }, { sampling: 60_000, decoding: 1 })).cost).toEqual(cost(GPU + STILL, 60.001, 1));
   });
 
-  test('nothing for a still that was there', async () => {
+  test('nothing for a still that existed before', async () => {
     const source = await done({ prompt: 'x' }, { sampling: 1 });
     await savePictures(source.id);
     expect((await done({ still_of: source.id }, { sampling: 1500 })).cost).toEqual(cost(1500, 1.5));
     expect((await done({ image_url: 'https://example.com/x.png' }, { sampling: 0.4 })).cost).toEqual(cost(0));
   });
 
-  test('no less than nothing, whatever the worker says', async () => {
+  test('never less than 0, whatever the worker reports', async () => {
     expect((await done({ prompt: 'x' }, { sampling: -5000, decoding: 1e300 })).cost).toEqual(cost(GPU + STILL, 1e7, 1));
   });
 });
@@ -100,7 +100,7 @@ describe('a task that does not succeed costs', () => {
     expect(await usage()).toMatchObject({ spent: amount, reserved: 0, days: [{ failed: 1, amount }] });
   });
 
-  test('what can’t be known now is asked again, and meanwhile it does not end', async () => {
+  test('a task does not end while its cost can’t be determined', async () => {
     const { body } = await post({ prompt: 'x' });
     const job = await service.take(body.id);
     service.faults.bucket = new StorageError('away', 'ECONNREFUSED', 1);
@@ -116,7 +116,7 @@ describe('a task that does not succeed costs', () => {
 });
 
 describe('a price', () => {
-  test('is that of the time when the task was accepted', async () => {
+  test('is fixed when the task is accepted', async () => {
     const { body } = await post({ prompt: 'x' });
     const task = (await service.store.get(body.id))!;
     expect(task.quote).toEqual({ currency: 'EUR', gpu: GPU, per_gpu_second: 1_000_000_000, still: STILL });
@@ -127,7 +127,7 @@ describe('a price', () => {
     expect((await until(body.id, 'succeeded')).cost).toEqual(cost(2007, 1, 1));
   });
 
-  test('of a lost job is nobody’s: only the result counts', async () => {
+  test('is not charged for a lost job: only the result counts', async () => {
     const { body } = await post({ prompt: 'x' });
     const first = await service.take(body.id);
     const task = (await service.store.get(body.id))!;
@@ -143,7 +143,7 @@ describe('a price', () => {
 });
 
 describe('a budget', () => {
-  test('refuses what may cost more than is left, says how much that is, and keeps nothing of it', async () => {
+  test('refuses a task that may exceed it, names both amounts, and stores nothing of the task', async () => {
     ({ headers } = await service.key({ budget: 2 * (GPU + STILL) + 5000 }));
     const tasks = [(await post({ prompt: 'x' })).body, (await post({ prompt: 'x' })).body];
     const { code, body } = await post({ prompt: 'x' }, { 'idempotency-key': 'again' });
@@ -157,7 +157,7 @@ describe('a budget', () => {
     expect(await usage()).toMatchObject({ budget: 125_000, spent: 0, reserved: 120_000, left: 5000, open_tasks: 2 });
   });
 
-  test('of ten takes ten of fifty at once', async () => {
+  test('for ten tasks admits ten of fifty concurrent ones', async () => {
     ({ headers } = await service.key({ budget: 10 * (GPU + STILL) }));
     const answers = await Promise.all(Array.from({ length: 50 }, (_, i) => post({ prompt: `${i}` })));
     const codes = answers.map(({ code }) => code);
@@ -168,7 +168,7 @@ describe('a budget', () => {
     expect(await usage()).toMatchObject({ reserved: 10 * (GPU + STILL), left: 0, open_tasks: 10 });
   });
 
-  test('begins anew with a month, UTC', async () => {
+  test('is renewed every month, UTC', async () => {
     const own = await testService({ ...PRICES });
     const at = (text: string) => {
       own.clock.ahead = Date.parse(text) - Date.now();
@@ -191,7 +191,7 @@ describe('a budget', () => {
     await own.close();
   });
 
-  test('is what it was after a task’s files and prompt are deleted', async () => {
+  test('stays the same after the deletion of a task’s files and prompt', async () => {
     const task = await done({ prompt: 'x' }, { sampling: 1000 });
     const before = await usage();
     const { body } = await send(`/delete?id=${task.id}`);
@@ -200,7 +200,7 @@ describe('a budget', () => {
   });
 });
 
-test('GET /usage tells each day, and refuses days that are none', async () => {
+test('GET /usage lists each day, and refuses invalid days', async () => {
   await done({ prompt: 'x' }, { sampling: 1000 });
   await done({ image_url: 'https://example.com/x.png' }, { sampling: 500 });
   const { body } = await post({ prompt: 'x' });
@@ -226,7 +226,7 @@ test('GET /usage tells each day, and refuses days that are none', async () => {
   }
 });
 
-test('what is reserved follows what the model’s latest tasks took', async () => {
+test('reservations follow the GPU times of the model’s latest tasks', async () => {
   const own = await testService({ ...PRICES });
   const estimate = async () => {
     own.clock.ahead += 61_000; // what is known of the past is good for a minute

@@ -45,7 +45,7 @@ const files = (id: string) =>
   readdir(join(bucketFolder(service.folder), 'objects', 'tasks', id), { recursive: true }).catch(() => []);
 
 describe('POST /cancel', () => {
-  test('a queued task is canceled at once, and its job at RunPod', async () => {
+  test('a queued task is canceled at once, and its job is cancelled at RunPod', async () => {
     const id = await create();
     await when(async () => (await service.store.get(id))!.job_id);
     const { job_id } = (await service.store.get(id))!;
@@ -57,7 +57,7 @@ describe('POST /cancel', () => {
     expect((await call(`/cancel?id=${id}`)).status).toBe(202); // whose first answer was lost
   });
 
-  test('one that RunPod has not taken yet is never submitted', async () => {
+  test('a task that RunPod has not accepted yet is never submitted', async () => {
     service.faults.runpod = () => new Response('down', { status: 503 });
     const id = await create();
     await when(async () => (await service.store.get(id))!.failures > 0);
@@ -69,7 +69,7 @@ describe('POST /cancel', () => {
     expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 1 });
   });
 
-  test('of one whose job nobody knows, for the process that submitted it has died, the pictures are counted', async () => {
+  test('pictures count in the cost of a task whose process may have died during the submission', async () => {
     await service.lifecycle.stop();
     const [fresh, taken] = [await create(), await create()];
     await service.store.claim([taken], { lease: 60 * SECOND, waiting: true }); // by who then dies
@@ -78,7 +78,7 @@ describe('POST /cancel', () => {
     expect([await stills(fresh), await stills(taken)]).toEqual([0, 1]);
   });
 
-  test('one that is just being submitted: the job is cancelled as soon as RunPod has it', async () => {
+  test('a job that is being submitted is cancelled as soon as RunPod has it', async () => {
     let cancelled: string | undefined;
     const id = await new Promise<string>((resolve) => {
       service.faults.runpod = async (request) => {
@@ -97,7 +97,7 @@ describe('POST /cancel', () => {
     expect(await service.status(id)).toMatchObject({ status: 'canceled' });
   });
 
-  test('of a running one RunPod is asked, and its confirmation ends it', async () => {
+  test('a running task ends when RunPod confirms the cancellation', async () => {
     const { id, job } = await running();
     const response = await call(`/cancel?id=${id}`);
     expect([response.status, (await response.json()).status]).toEqual([202, 'running']);
@@ -108,7 +108,7 @@ describe('POST /cancel', () => {
     expect(jobStatus(job.id)).toBe('CANCELLED');
   });
 
-  test('a result that comes before RunPod has confirmed wins', async () => {
+  test('a result that comes before the confirmation wins', async () => {
     const { id, job } = await running();
     const output = await service.finish(id, job.id);
     service.faults.runpod = (request) => {
@@ -120,7 +120,7 @@ describe('POST /cancel', () => {
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
   });
 
-  test('with RunPod away it is asked again and again', async () => {
+  test('an unreachable RunPod is asked again', async () => {
     const { id, job } = await running();
     let asked = 0;
     service.faults.runpod = () => {
@@ -135,7 +135,7 @@ describe('POST /cancel', () => {
     expect(jobStatus(job.id)).toBe('CANCELLED');
   });
 
-  test('of a job that RunPod has lost there is no second', async () => {
+  test('a lost job of a canceled task gets no successor', async () => {
     const { id } = await running();
     service.faults.runpod = () => new Response('{}', { status: 404 });
     await call(`/cancel?id=${id}`);
@@ -143,7 +143,7 @@ describe('POST /cancel', () => {
     expect((await service.until(id, ended)).status).toBe('canceled');
   });
 
-  test('a task that has succeeded or failed: 409; unknown: 404; no id: 422; a GET: 405', async () => {
+  test('an ended task gets 409, an unknown one 404, no id 422, and GET 405', async () => {
     const { id } = await succeeded();
     const response = await call(`/cancel?id=${id}`);
     expect([response.status, (await response.json()).code]).toEqual([409, 'ended']);
@@ -153,7 +153,7 @@ describe('POST /cancel', () => {
     expect((await fetch(`${service.url}/cancel?id=${id}`)).status).toBe(405);
   });
 
-  test('who watches sees the cancellation', async () => {
+  test('the event stream contains the cancellation', async () => {
     const { id } = await running();
     const stream = await fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream' } });
     await call(`/cancel?id=${id}`);
@@ -162,7 +162,7 @@ describe('POST /cancel', () => {
 });
 
 describe('POST /delete, and retention', () => {
-  test('files, links and prompt are gone, the task stays; repeatable', async () => {
+  test('files, links and prompt are deleted, the task stays, and a repeat changes nothing', async () => {
     const task = await succeeded();
     expect(await files(task.id)).not.toEqual([]);
     const response = await call(`/delete?id=${task.id}`);
@@ -178,7 +178,7 @@ describe('POST /delete, and retention', () => {
     expect((await service.post({ still_of: task.id })).status).toBe(422);
   });
 
-  test('what a job leaves after that is gone once no job can live any more', async () => {
+  test('files that a late job writes are deleted once no job can run any more', async () => {
     const { id } = await running();
     await call(`/cancel?id=${id}`);
     await service.until(id, ended);
@@ -194,7 +194,7 @@ describe('POST /delete, and retention', () => {
     await when(async () => (await service.store.nextDue()).due === undefined);
   });
 
-  test('an open task: 409 that says what to do', async () => {
+  test('an active task gets a 409 that says what to do', async () => {
     const id = await create();
     const response = await call(`/delete?id=${id}`);
     expect([response.status, (await response.json()).detail]).toEqual([
@@ -204,7 +204,7 @@ describe('POST /delete, and retention', () => {
     expect((await service.status(id)).input.prompt).toBe('a secret wish');
   });
 
-  test('with the bucket away: 503, nobody sees the files any more, and they go later', async () => {
+  test('with an unreachable bucket it is 503; links disappear at once and the files later', async () => {
     const { id } = await succeeded();
     service.faults.bucket = new StorageError('away', 'ECONNREFUSED', 1);
     expect((await call(`/delete?id=${id}`)).status).toBe(503);
@@ -215,7 +215,7 @@ describe('POST /delete, and retention', () => {
     await when(async () => (await files(id)).length === 0);
   });
 
-  test('after RETAIN_DAYS all of it happens by itself', async () => {
+  test('after RETAIN_DAYS a task expires by itself', async () => {
     const { id } = await succeeded();
     service.clock.ahead = 2 * DAY - 60 * SECOND;
     service.lifecycle.dispatch();
@@ -249,7 +249,7 @@ describe('a job that the task does not know', () => {
     };
   }
 
-  test('its result, which comes first, is the task’s, and the other job is cancelled', async () => {
+  test('ends the task if its result comes first, and the other job is cancelled', async () => {
     const id = await create();
     await when(async () => (await service.store.get(id))!.job_id);
     const { job_id } = (await service.store.get(id))!;
@@ -262,7 +262,7 @@ describe('a job that the task does not know', () => {
     await when(async () => (await service.store.get(id))!.jobs_to_cancel.length === 0);
   });
 
-  test('a submission whose answer was lost is found by its callback, and not made again', async () => {
+  test('is found by its callback if the response to its submission was lost, and is not submitted again', async () => {
     let lost: string | undefined;
     service.faults.runpod = async (request) => {
       if (!request.url.endsWith('/run') || lost) return undefined;
@@ -283,7 +283,7 @@ describe('a job that the task does not know', () => {
     expect(service.queue.health().jobs).toMatchObject({ inQueue: 1, completed: 1 });
   });
 
-  test('one that still goes on is cancelled if the task has another, or has ended', async () => {
+  test('is cancelled if it is unfinished and the task has another job or has ended', async () => {
     const id = await create();
     await when(async () => (await service.store.get(id))!.job_id);
     const second = submit(id);
@@ -297,7 +297,7 @@ describe('a job that the task does not know', () => {
     await when(() => jobStatus(third.id) === 'CANCELLED');
   });
 
-  test('one of a task that lost its own becomes the task’s', async () => {
+  test('becomes the task’s if that has none', async () => {
     service.faults.runpod = (request) =>
       request.url.endsWith('/run') ? new Response('down', { status: 503 }) : undefined;
     const id = await create();
@@ -311,7 +311,7 @@ describe('a job that the task does not know', () => {
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
   });
 
-  test('one that is another task’s, or nobody’s, changes nothing', async () => {
+  test('changes nothing if it belongs to another task or to none', async () => {
     showInput();
     const [id, other] = [await create(), await create()];
     const jobs = [submit(other), service.queue.submit({ input: 'text' })];
@@ -330,7 +330,7 @@ describe('a job that the task does not know', () => {
   });
 });
 
-test('at most 100 jobs are out, and what waits gets its turn, or expires', async () => {
+test('at most 100 jobs are at RunPod; waiting tasks follow, or expire', async () => {
   const ids = await Promise.all(Array.from({ length: 103 }, () => create()));
   await when(() => service.queue.health().jobs.inQueue === 100);
   const waiting = async () => (await service.store.getMany(ids)).filter((task) => !task.job_id);

@@ -3,7 +3,7 @@ import { createTaskIds, firstIdAt, isTaskId } from './id.ts';
 
 const millisecond = (id: string) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16);
 
-test('ids rise, also within a millisecond and when the clock is set back, and hold the time that comes with them', () => {
+test('ids ascend, also within a millisecond and when the clock is set back, and contain created_at', () => {
   let clock = 1_795_551_510_000;
   const next = createTaskIds(() => clock);
   const made = [next()];
@@ -19,7 +19,7 @@ test('ids rise, also within a millisecond and when the clock is set back, and ho
   expect(other.id.slice(14)).not.toBe(made.at(-1)!.id.slice(14)); // nobody guesses an id from its time
 });
 
-test('a time’s first id is at most every id of its millisecond, and above every earlier one', () => {
+test('firstIdAt is not above any id of its millisecond, and above every earlier id', () => {
   let clock = 1_795_551_510_000;
   const next = createTaskIds(() => clock);
   const first = firstIdAt(clock);

@@ -16,7 +16,7 @@ const jobs = () => {
   return inQueue + inProgress + completed + failed;
 };
 
-describe('what a job ends with, the task ends with', () => {
+describe('a task ends as its job ends', () => {
   test.each([
     [
       { error: JSON.stringify({ code: 'banned_prompt', message: 'no', retryable: false }) },
@@ -39,7 +39,7 @@ describe('what a job ends with, the task ends with', () => {
     expect(task.finished_at).toBeDefined();
   });
 
-  test('files outside the task’s folder are not believed', async () => {
+  test('a result with files outside the task’s folder fails the task', async () => {
     const id = await create();
     const job = await service.take(id);
     const output = await service.finish(id, job.id);
@@ -65,8 +65,8 @@ describe('what a job ends with, the task ends with', () => {
   });
 });
 
-describe('RunPod out of reach', () => {
-  test('a task is accepted all the same, and sent when RunPod is back', async () => {
+describe('while RunPod is unreachable', () => {
+  test('a task is accepted, and is submitted when RunPod is back', async () => {
     service.faults.runpod = () => new Response('down', { status: 503 });
     const id = await create();
     await service.until(id, () => service.clock.ahead++ > 20);
@@ -80,7 +80,7 @@ describe('RunPod out of reach', () => {
     expect(jobs()).toBe(1);
   });
 
-  test('it is asked with one task at a time, also while the bucket is asked first', async () => {
+  test('one task at a time is submitted, also while the bucket is read first', async () => {
     service.faults.runpod = () => new Response('down', { status: 503 });
     const ids = await Promise.all(Array.from({ length: 4 }, () => create()));
     const failures = async () => (await service.store.getMany(ids)).map((task) => task.failures);
@@ -99,7 +99,7 @@ describe('RunPod out of reach', () => {
     expect(asking).toHaveLength(1);
   });
 
-  test('answers that are no answers change nothing', async () => {
+  test('invalid responses change nothing', async () => {
     const id = await create();
     const job = await service.take(id);
     for (const answer of [
@@ -119,12 +119,12 @@ describe('RunPod out of reach', () => {
   });
 });
 
-describe('a job that RunPod has forgotten', () => {
+describe('a job that RunPod does not know any more', () => {
   const forget = () => {
     service.faults.runpod = (request) => (request.method === 'GET' ? new Response('{}', { status: 404 }) : undefined);
   };
 
-  test('is not believed lost within a minute of its submission', async () => {
+  test('is not lost within a minute of its submission', async () => {
     const id = await create();
     const job = await service.take(id);
     forget();
@@ -137,7 +137,7 @@ describe('a job that RunPod has forgotten', () => {
     expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
   });
 
-  test('and that left its result in the bucket: the task succeeds', async () => {
+  test('ends the task with its result in the bucket', async () => {
     const id = await create();
     const job = await service.take(id);
     await service.finish(id, job.id);
@@ -147,7 +147,7 @@ describe('a job that RunPod has forgotten', () => {
     expect(jobs()).toBe(1);
   });
 
-  test('is sent again, its progress kept, and after the third the task is lost', async () => {
+  test('gets a successor with the progress kept, and the third loss fails the task', async () => {
     const id = await create();
     const first = await service.take(id);
     service.report(first.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4 } });
@@ -167,13 +167,13 @@ describe('a job that RunPod has forgotten', () => {
   });
 });
 
-test('beyond its deadline a task is expired', async () => {
+test('a task fails with `expired` at its deadline', async () => {
   const id = await create();
   service.clock.ahead += 7_201_000;
   expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'expired' } });
 });
 
-test('the callback makes it look, but is not believed; unknown tokens are 404', async () => {
+test('a callback leads to a poll, but its content is not trusted; an unknown token gets 404', async () => {
   const id = await create();
   const { callback_token } = (await service.store.get(id))!;
   const call = (token: string) =>

@@ -45,7 +45,7 @@ async function deliver(url: string): Promise<Delivery> {
 }
 const DELIVERY = { owner: 'local', task_id: null, type: 'webhook.test', created_at: Date.now() };
 
-test('what can be seen of an address is refused when it is posted', async () => {
+test('a URL that is visibly private is refused when it is posted', async () => {
   for (const { url } of refusedUrls) {
     const address = url.replace(/^http:/, 'https:');
     const posted = await service.post({ prompt: 'x', webhook_url: address });
@@ -95,7 +95,7 @@ test.each([
   expect([connected, heard]).toEqual([[], []]);
 });
 
-test('a name that changes after it was checked: the address that was checked is connected to', async () => {
+test('the connection goes to the address that was checked, even if the name changes afterwards', async () => {
   answer = () => new Response('ok', { headers: { connection: 'close' } }); // the next one connects anew
   const inside = vi.fn();
   const server = net.createServer(inside).listen(0, '127.0.0.1');

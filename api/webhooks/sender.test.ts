@@ -71,7 +71,7 @@ const call = async (path: string, init: RequestInit = {}) => {
 };
 const send = (path: string) => call(path, { method: 'POST' });
 
-test('the end of a task is announced once, signed, with links that work', async () => {
+test('the end of a task is delivered once, signed, with valid links', async () => {
   const id = await endedTask({ prompt: 'y'.repeat(3000) });
   const { headers, body } = await delivery(1);
   const event = new Webhook(WEBHOOK_SECRET).verify(body, headers) as {
@@ -88,7 +88,7 @@ test('the end of a task is announced once, signed, with links that work', async 
   expect(deliveries).toHaveLength(1);
 });
 
-test('failures and cancellations are announced, too', async () => {
+test('failures and cancellations are delivered, too', async () => {
   const ids = [];
   for (let i = 0; i < 2; i++)
     ids.push((await (await service.post({ prompt: 'x', webhook_url: `${receiver.url}/hook` })).json()).id as string);
@@ -101,7 +101,7 @@ test('failures and cancellations are announced, too', async () => {
   expect(types.sort()).toEqual([`task.canceled ${ids[1]}`, `task.failed ${ids[0]}`]);
 });
 
-test('one that is not heard comes again under the same id with links signed anew, until three days are over', async () => {
+test('a failed delivery is repeated under the same id with fresh links, for three days', async () => {
   answer = () => new Response('no', { status: 500 });
   const id = await endedTask();
   const waits = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]; // seconds
@@ -126,7 +126,7 @@ test('one that is not heard comes again under the same id with links signed anew
   expect(new Set(links).size).toBe(10);
 });
 
-test('410 ends it, for what else is to go there, too; a replay or a test begins anew', async () => {
+test('a 410 disables the URL for all deliveries; a replay or a test enables it', async () => {
   answer = () => new Response('gone', { status: 410 });
   const id = await endedTask();
   await delivery(1);
@@ -152,7 +152,7 @@ test.each([
   ['600', 600],
   [() => new Date(Date.now() + 600_000).toUTCString(), 599],
   ['9999999', 24 * 3600],
-])('Retry-After %s is kept to, by whatever goes there, and a redirect is not followed', async (header, seconds) => {
+])('Retry-After %s is respected, and a redirect is not followed', async (header, seconds) => {
   const retryAfter = typeof header === 'string' ? header : header();
   answer = () =>
     new Response(null, { status: 302, headers: { location: `${receiver.url}/elsewhere`, 'retry-after': retryAfter } });
@@ -165,38 +165,35 @@ test.each([
   expect(deliveries).toHaveLength(1);
 });
 
-test.each([429, 502, 504])(
-  'a receiver that is overloaded (%i) is left alone for a while, by what else is due there',
-  async (status) => {
-    let release = () => {};
-    const busy = await listen(
-      new Hono().post('/', async (c) => {
-        await new Promise<void>((resolve) => {
-          release = resolve;
-          heard();
-        });
-        return c.body(null, status as 429);
-      }),
-    );
-    const arrived = new Promise<void>((resolve) => {
-      heard = resolve;
-    });
-    const url = `${busy.url}/`;
-    const { id } = await (await service.post({ prompt: 'x', webhook_url: url })).json();
-    await send(`/cancel?id=${id}`);
-    await arrived;
-    const next = { id: v7(), owner: 'local', task_id: null, type: 'webhook.test', url, created_at: Date.now() };
-    await service.store.addDelivery(next); // due at once
-    release();
-    expect(await written(id, 1)).toMatchObject({ status: 'pending', status_code: status });
-    const { attempts, next_attempt_at } = (await service.store.getDelivery('local', next.id))!;
-    expect(attempts).toBe(0);
-    expect(next_attempt_at! - Date.now()).toBeGreaterThan(3000);
-    await busy.close();
-  },
-);
+test.each([429, 502, 504])('an overloaded receiver (%i) gets no other deliveries for a while', async (status) => {
+  let release = () => {};
+  const busy = await listen(
+    new Hono().post('/', async (c) => {
+      await new Promise<void>((resolve) => {
+        release = resolve;
+        heard();
+      });
+      return c.body(null, status as 429);
+    }),
+  );
+  const arrived = new Promise<void>((resolve) => {
+    heard = resolve;
+  });
+  const url = `${busy.url}/`;
+  const { id } = await (await service.post({ prompt: 'x', webhook_url: url })).json();
+  await send(`/cancel?id=${id}`);
+  await arrived;
+  const next = { id: v7(), owner: 'local', task_id: null, type: 'webhook.test', url, created_at: Date.now() };
+  await service.store.addDelivery(next); // due at once
+  release();
+  expect(await written(id, 1)).toMatchObject({ status: 'pending', status_code: status });
+  const { attempts, next_attempt_at } = (await service.store.getDelivery('local', next.id))!;
+  expect(attempts).toBe(0);
+  expect(next_attempt_at! - Date.now()).toBeGreaterThan(3000);
+  await busy.close();
+});
 
-test('an address that only turns out to be private is refused when it is sent, and said', async () => {
+test('a URL that resolves to a private address is refused when it is sent, and the delivery says so', async () => {
   const guarded = await testService();
   const { id } = await (await guarded.post({ prompt: 'x', webhook_url: 'https://example.com/' })).json();
   const { input } = (await guarded.store.get(id))!;
@@ -212,7 +209,7 @@ test('an address that only turns out to be private is refused when it is sent, a
   await guarded.close();
 });
 
-test('a slow receiver of one key does not keep those of others waiting', async () => {
+test('a slow receiver of one key does not delay the deliveries of others', async () => {
   const keys = [await service.key(), await service.key()];
   const release: (() => void)[] = [];
   let isSlow = true;
@@ -235,7 +232,7 @@ test('a slow receiver of one key does not keep those of others waiting', async (
   await slow.close();
 });
 
-test('each key signs with its own secret, and for a while after a rotation with both', async () => {
+test('each key signs with its own secret, and with both for a while after a rotation', async () => {
   const [old, fresh] = [8, 9].map((byte) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`) as [string, string];
   const { id } = await service.key({
     webhook_secret: fresh,
@@ -252,7 +249,7 @@ test('each key signs with its own secret, and for a while after a rotation with 
   expect(headers['webhook-signature']!.split(' ')).toHaveLength(1);
 });
 
-describe('what was sent', () => {
+describe('a delivery', () => {
   test('is listed, newest first, in pages, by status and task', async () => {
     answer = () => new Response('no', { status: 500 });
     const ids = [await endedTask(), await endedTask(), await endedTask()];
@@ -282,7 +279,7 @@ describe('what was sent', () => {
     expect((await call('/webhooks/deliveries?status=delivered')).body).toEqual([]);
   });
 
-  test('says which value is wrong, and what is not there', async () => {
+  test('request names the invalid value, or gets 404', async () => {
     const none = '01a206ec-8c81-72d2-88c2-373f04644e4a';
     for (const [path, code, field] of [
       ['/webhooks/deliveries?status=done', 422, 'status'],
@@ -300,7 +297,7 @@ describe('what was sent', () => {
     expect((await send('/webhooks/test?webhook_url=x')).code).toBe(422);
   });
 
-  test('a test is sent once, whatever comes of it', async () => {
+  test('of a test is attempted once, whatever the outcome', async () => {
     answer = () => new Response('no', { status: 500 });
     const { code, body } = await send(`/webhooks/test?webhook_url=${encodeURIComponent(`${receiver.url}/hook`)}`);
     expect([code, body]).toMatchObject([202, { type: 'webhook.test', status: 'pending', attempts: 0 }]);
