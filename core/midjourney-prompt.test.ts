@@ -4,7 +4,7 @@ import { InvalidRequest, parseRequest } from './request.ts';
 
 const context = { limits: { maxFrames: 100, maxFps: 120 }, model: 'camera', hasImage: false, seed: 1 } as const;
 
-/** What the request's check says of a prompt. */
+/** The validation message for a prompt. */
 function errorOf(prompt: string): string | undefined {
   try {
     parseRequest({ prompt }, context);
@@ -62,7 +62,7 @@ describe('refused, and the message names what is allowed', () => {
   });
 });
 
-/** Taken, and what the bridge is sent. */
+/** Accepted prompts, and what the bridge gets. */
 describe('accepted', () => {
   test.each([
     ['a cat', 'a cat --ar 2:1'],

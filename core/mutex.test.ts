@@ -31,7 +31,7 @@ test('an aborted request leaves the queue at once, and lets no other in too earl
   controller.abort(reason);
   await expect(second).rejects.toBe(reason);
   await new Promise((resolve) => setImmediate(resolve));
-  expect(thirdIsIn).toBe(false); // the first still has its turn
+  expect(thirdIsIn).toBe(false); // the first still holds the lock
   leaveFirst();
   (await third)();
   await expect(enter(controller.signal)).rejects.toBe(reason);

@@ -17,7 +17,7 @@ afterEach(() => rm(folder, { recursive: true }));
 /** The id of a process that has ended. */
 const DEAD = spawnSync(process.execPath, ['--version']).pid;
 
-/** A name as another process would have made it. */
+/** A name as another process creates it. */
 const nameOf = (pid: number | string, prefix?: string) => tempName(prefix).replace(`.${process.pid}.`, `.${pid}.`);
 const put = (name: string) => writeFile(join(folder, name), 'x');
 const left = async () => (await readdir(folder)).sort();
@@ -31,11 +31,11 @@ test('names are unique, and valid in a bucket or a path', () => {
 test('files of dead processes are removed; those of living ones, other hosts and other programs stay', async () => {
   await put(nameOf(DEAD));
   await mkdir(join(folder, nameOf(DEAD)));
-  await put(nameOf(DEAD).replace(/\.[^.]+$/, '.x')); // no name of ours
+  await put(nameOf(DEAD).replace(/\.[^.]+$/, '.x')); // not a name of ours
   const stays = [
     tempName(), // this process
     nameOf(process.ppid),
-    nameOf(1), // alive, and another user's perhaps
+    nameOf(1), // alive, and perhaps another user's
     `elsewhere.${DEAD}.${tempName().split('.').at(-1)}`, // another host
     nameOf(DEAD, 'other-'), // another prefix
     nameOf(0), // kill would signal the whole process group

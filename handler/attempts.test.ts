@@ -24,7 +24,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** An attempt whose worker is killed: it says no more. */
+/** An attempt whose worker is killed: it writes no more heartbeats. */
 async function die(job?: string) {
   await begin(job);
   vi.clearAllTimers();
@@ -55,7 +55,7 @@ test('after two deaths a third attempt runs, and its result frees all slots', as
 
 test('a result frees the slots of living workers and of those that have just died', async () => {
   const end = await begin();
-  vi.clearAllTimers(); // the other's worker has been killed a moment ago
+  vi.clearAllTimers(); // the other worker has just been killed
   await begin();
   expect(await clearAttempts(bucket, TASK)).toEqual(['job-1', 'job-1']);
   expect(await places()).toEqual([]);

@@ -69,7 +69,7 @@ test('a clip that never fits is refused before the bridge is paid', async () => 
 });
 
 test('twenty workers that finish one task at once leave one result and one set of files, and all answer the same', async () => {
-  const jobs = Array.from({ length: 20 }, (_, i) => run({ num_cols: 2 }, `job-${i % 15}`)); // five of them given to two workers
+  const jobs = Array.from({ length: 20 }, (_, i) => run({ num_cols: 2 }, `job-${i % 15}`)); // five of them run at two workers
   const outputs = await Promise.all(jobs);
   const { timings_ms: _, ...first } = outputs[0]!;
   for (const output of outputs) expect(output).toMatchObject(first);
@@ -102,20 +102,20 @@ test('a video is uploaded while the next one is made', async () => {
 describe('several jobs at once', () => {
   const tasks = [1, 2, 3].map((n) => TASK.replace(/.$/, String(n)));
   let events: string[];
-  /** Jobs 1 to 3, each of a task of its own; notes when their stages begin and end, which a test can wait for. */
+  /** Jobs 1 to 3 of different tasks. Records when their stages begin and end, which a test can await. */
   const begin = (n: number, signal = never, more: object = {}) => {
     const note = (verb: string) => (details: unknown) =>
       events.push(`${n} ${(details as { stage: string }).stage} ${verb}`);
     const log = { debug: note('begins'), info: note('ends') } as unknown as Log;
     const raw = { ...input, seed: n, task_id: tasks[n - 1]!, image_key: `tasks/${tasks[n - 1]}/upload`, ...more };
     const running = runJob(raw, worker, { jobId: `job-${n}`, progress: () => {}, signal, log });
-    running.catch(() => {}); // looked at later
+    running.catch(() => {}); // awaited later
     return running;
   };
   const never = new AbortController().signal;
   const seen = (event: string) => vi.waitUntil(() => events.includes(event), { timeout: 10_000, interval: 2 });
 
-  /** The camera, which notes when a job's clip is opened and its last frame decoded, and samples when `ready` says so. */
+  /** The camera, which records when a job's clip is opened and its last frame decoded, and samples once `ready` resolves. */
   const watched = (ready: (seed: number) => Promise<unknown> = async () => {}): Model => ({
     ...camera,
     async open(request) {
@@ -144,7 +144,7 @@ describe('several jobs at once', () => {
 
   test('one clip is made at a time, each whole, in the order of requests', async () => {
     const allAsk = () => Promise.all([1, 2, 3].map((n) => seen(`${n} waiting begins`)));
-    worker = { ...worker, model: watched(allAsk) }; // the first clip lasts until the others have come
+    worker = { ...worker, model: watched(allAsk) }; // the first clip lasts until the others wait
     await Promise.all([1, 2, 3].map((n) => begin(n, never, { num_cols: 2 })));
     const clips = events.filter((event) => /opened|decoded/.test(event));
     expect(clips).toHaveLength(12);
@@ -357,7 +357,7 @@ describe('workers that were killed', () => {
       `tasks/${TASK}/attempt-${place}.json`,
       JSON.stringify({ attempt: `attempt ${place}`, job: jobId, alive_at: Date.now() - ago }),
     );
-  /** What is left when a worker dies over a task, so many milliseconds ago. */
+  /** Writes what a worker leaves that died on a task, that many milliseconds ago. */
   async function death(place: number, jobId: string, ago: number) {
     await mark(place, jobId, ago);
     await bucket.put(`tasks/${TASK}/${jobId}/video-1.mp4`, 'half the work');
@@ -387,7 +387,7 @@ describe('workers that were killed', () => {
 
   test('at a job that was not the first to end have their files deleted by its next worker', async () => {
     const first = await run({}, 'job-2');
-    await bucket.put(`tasks/${TASK}/job-1/video-1.mp4`, 'half the work'); // its place went with the result
+    await bucket.put(`tasks/${TASK}/job-1/video-1.mp4`, 'half the work'); // its slot was freed with the result
     expect(await run({}, 'job-1')).toEqual(first);
     expect(await files()).toEqual(ofResult);
   });
@@ -395,7 +395,7 @@ describe('workers that were killed', () => {
   test('between the result and the cleanup have their files deleted by the next job', async () => {
     const first = await run({}, 'job-2');
     await death(1, 'job-1', 3 * MINUTE);
-    await mark(2, 'job-2', 3 * MINUTE); // of the worker that made the result
+    await mark(2, 'job-2', 3 * MINUTE); // of the worker that created the result
     expect(await run({}, 'job-2')).toEqual(first);
     expect(await files()).toEqual(ofResult);
   });

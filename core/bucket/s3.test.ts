@@ -20,7 +20,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
   });
   afterAll(() => store?.stop());
 
-  const close = async () => undefined; // the store's end is the buckets'
+  const close = async () => undefined; // stopping the store removes all buckets
   bucketContract('s3Bucket', async () => ({ bucket: s3Bucket(await store.bucket()), close }));
   linkContract('s3Bucket', async (now) => ({ bucket: s3Bucket(await store.bucket(), { now }), close }));
 
@@ -137,7 +137,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       [429, undefined],
       [400, 'RequestTimeout'],
       [409, 'ConditionalRequestConflict'],
-      [502, undefined], // a page of whatever stands before the store
+      [502, undefined], // an error page of a proxy
     ])('status %s %s twice: a third try', async (status, code) => {
       proxy.fault = () =>
         proxy.requests.length <= 2 ? { status, body: code ? errorBody(code) : '<html>no</html' } : undefined;
@@ -195,7 +195,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
 
     test('an upload whose connection breaks once is complete', async () => {
       const cut = new Set<string>();
-      proxy.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'reset'); // each request the first time
+      proxy.fault = ({ url }) => (cut.size === cut.add(url!).size ? undefined : 'reset'); // each request fails once
       await bucket.putFile('a.mp4', film);
       expect((await direct.get('a.mp4'))!.equals(BYTES)).toBe(true);
       expect(cut.size).toBeGreaterThan(4);
@@ -218,7 +218,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     test('an upload whose last response is lost has succeeded', async () => {
       proxy.fault = ({ method, url }) => {
         if (method !== 'POST' || !/uploadId=/.test(url!)) return undefined;
-        return proxy.dropped.length === 0 ? 'drop' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores do then
+        return proxy.dropped.length === 0 ? 'drop' : { status: 404, body: errorBody('NoSuchUpload') }; // as some stores answer the retry
       };
       await bucket.putFile('a.mp4', film);
       expect(proxy.dropped).toHaveLength(1);
@@ -237,7 +237,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       proxy.fault = () => (proxy.dropped.length ? undefined : 'drop');
       expect(await bucket.create('a', 'mine')).toBe(true);
       expect(proxy.dropped).toHaveLength(1);
-      expect(await bucket.create('a', 'mine')).toBe(false); // another call, though it says the same
+      expect(await bucket.create('a', 'mine')).toBe(false); // another call with the same contents
 
       proxy.requests.length = 0;
       proxy.fault = async () => {
@@ -320,7 +320,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
           putFile: () => wrong.putFile('a', film),
           create: () => wrong.create('a', 'x'),
           delete: () => wrong.delete('a'),
-          'get again': () => wrong.get('a'), // the SDK would have set its clock by now
+          'get again': () => wrong.get('a'), // by default the SDK corrects its clock after the first error
         };
         for (const [name, call] of Object.entries(calls)) await saysOnly(call, message, name);
       });

@@ -38,7 +38,7 @@ describe('isPublicAddress', () => {
     ['8.8.8.8', true],
     ['::ffff:8.8.8.8', true],
     ['2001:4860:4860::8888', true],
-    // just outside of what is refused
+    // next to refused ranges
     ['1.0.0.0', true],
     ['9.255.255.255', true],
     ['11.0.0.0', true],
@@ -92,7 +92,7 @@ describe('createGuardedAgent', () => {
 
   beforeEach(() => {
     requests = 0;
-    resolveName.mockReset(); // the real one, until a test says otherwise
+    resolveName.mockReset(); // the real lookup, unless a test mocks it
   });
 
   async function get(host: string, allowPrivate: boolean): Promise<string> {
@@ -105,7 +105,7 @@ describe('createGuardedAgent', () => {
     }
   }
 
-  /** Lets names resolve to these addresses, in the one look-up that the guard makes. */
+  /** Mocks the addresses of names. */
   function resolveTo(...addresses: string[]) {
     const answer = addresses.map((address): LookupAddress => ({ address, family: address.includes(':') ? 6 : 4 }));
     resolveName.mockImplementation((_name, _options, callback) => callback(null, answer));
@@ -133,13 +133,13 @@ describe('createGuardedAgent', () => {
     [['10.1.2.3']],
     [['0.0.0.0']],
     [['64:ff9b::7f00:1']],
-    [['8.8.8.8', '127.0.0.1']], // one address of several is enough to refuse the name: any may be tried
+    [['8.8.8.8', '127.0.0.1']], // one private address refuses the name: the connection may try any
     [['127.0.0.1', '8.8.8.8']],
     [[]],
   ])('refuses a public name that resolves to %j', async (addresses) => {
     resolveTo(...addresses);
     await expect(get('pictures.example.com', false)).rejects.toBeInstanceOf(RefusedAddress);
-    expect(lookup).toHaveBeenCalledOnce(); // no second look-up that could answer something else
+    expect(lookup).toHaveBeenCalledOnce(); // a second lookup could return another address
     expect(requests).toBe(0);
   });
 

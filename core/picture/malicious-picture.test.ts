@@ -52,7 +52,7 @@ async function refusal(image_url: string, allowPrivate: boolean) {
   return error.code;
 }
 
-/** Files and sockets that this process has open, but for what Node itself keeps. */
+/** The files and sockets that this process has open, without Node's own. */
 async function openFiles() {
   const names = await readdir('/proc/self/fd');
   const targets = await Promise.all(names.map((name) => readlink(`/proc/self/fd/${name}`).catch(() => '')));
@@ -82,7 +82,7 @@ test('a malicious picture at an image_url is image_rejected, and leaves no file,
     const { bytes } = pictures[Number(request.url!.slice(1))]!;
     response.writeHead(200, { 'content-type': 'image/png', 'content-length': bytes.length }).end(bytes);
   });
-  server.keepAliveTimeout = 0; // it never hangs up: the other side must
+  server.keepAliveTimeout = 0; // the client must close the connection
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;

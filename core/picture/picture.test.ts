@@ -10,7 +10,7 @@ import { checkPicture, toPng } from './picture.ts';
 
 vi.mock('node:child_process', { spy: true });
 
-/** What the decoder's process does, done in this one: to start one takes a moment. */
+/** Decodes in this process, which is faster than starting one. */
 const convert = (bytes: Uint8Array) => decode(bytes, { png: true, maxPixels: MAX_PICTURE_PIXELS, maxSide: 65_535 });
 
 const W = 64;
@@ -72,7 +72,7 @@ for (const [type, make] of Object.entries(types)) {
   });
 }
 
-/** Both front doors refuse it. */
+/** Expects that checkPicture and toPng refuse the picture. */
 async function expectRejected(bytes: Uint8Array, message = /^not a whole picture/) {
   const refusals = [checkPicture, toPng].map(async (work) => {
     const error = await work(bytes).then(
@@ -90,7 +90,7 @@ test('100 megapixels are refused by the header alone', async () => {
   const oneBit = { depth: 1, colour: 0 };
   const noPixels = deflateSync(Buffer.alloc(10));
   await expectRejected(craftPng(10_000, 10_000, { ...oneBit, data: noPixels }), /megapixels/);
-  await expectRejected(craftPng(100, 100, { ...oneBit, data: noPixels }), /^not a whole picture/); // the same, small: found when its pixels are read
+  await expectRejected(craftPng(100, 100, { ...oneBit, data: noPixels }), /^not a whole picture/); // a small one is refused when its pixels are read
   const whole = deflateSync(Buffer.alloc(10_000 * (10_000 / 8 + 1)));
   await expectRejected(craftPng(10_000, 10_000, { ...oneBit, data: whole }), /megapixels/);
 });
@@ -115,7 +115,7 @@ const GREEN = [30, 200, 30] as const;
 const BLUE = [30, 30, 220] as const;
 const GREY = [128, 128, 128] as const;
 
-/** Where the stored quarters (left top, right top, left bottom, right bottom) are seen, by EXIF orientation. */
+/** The place of each stored quarter (left top, right top, left bottom, right bottom) by EXIF orientation. */
 const seen: Record<number, [Colour, Colour, Colour, Colour]> = {
   1: [RED, GREEN, BLUE, GREY],
   2: [GREEN, RED, GREY, BLUE],
@@ -205,7 +205,7 @@ test('CMYK becomes rgb', async () => {
   expect(await sharp(bytes).metadata()).toMatchObject({ space: 'cmyk', channels: 4 });
   const png = await convert(bytes);
   expect(await sharp(png).metadata()).toMatchObject(eightBitRgb);
-  expectColour(await pixel(png, 5, 5), [40, 120, 60], 24); // printing inks lack some colours
+  expectColour(await pixel(png, 5, 5), [40, 120, 60], 24); // CMYK has fewer colours
 });
 
 test('a palette becomes rgb', async () => {
@@ -264,7 +264,7 @@ const curve = (gamma: number) => {
   return bytes;
 };
 
-/** Adobe RGB (1998): its primaries, brought to D50. Its gamma is 2 + 51/256. */
+/** Adobe RGB (1998): its primaries, adapted to D50. Its gamma is 2 + 51/256. */
 const adobeRgb = iccProfile('RGB ', {
   ...{ wtpt: xyz(...D50), rXYZ: xyz(0.60974, 0.31111, 0.01947), gXYZ: xyz(0.20528, 0.62567, 0.06087) },
   ...{ bXYZ: xyz(0.14919, 0.06322, 0.74457), rTRC: curve(2.19921875), gTRC: curve(2.19921875) },
@@ -272,7 +272,7 @@ const adobeRgb = iccProfile('RGB ', {
 });
 const linearGrey = iccProfile('GRAY', { wtpt: xyz(...D50), kTRC: curve(1) });
 
-/** A PNG of one pixel whose samples are these, in 8 bits or the same in 16, with that profile. */
+/** A PNG of one pixel with these samples, in 8 or 16 bits, and a colour profile. */
 function tagged(samples: number[], depth: 8 | 16, profile: Buffer): Buffer {
   const colour = { 1: 0, 2: 4, 3: 2, 4: 6 }[samples.length]!;
   const row = depth === 8 ? samples : samples.flatMap((sample) => [sample, sample]);
@@ -282,7 +282,7 @@ function tagged(samples: number[], depth: 8 | 16, profile: Buffer): Buffer {
 
 for (const depth of [8, 16] as const) {
   test(`Adobe RGB of ${depth} bits comes out as sRGB`, async () => {
-    // Worked out from both spaces' definitions: to linear light, through XYZ, clipped, to sRGB's curve.
+    // Computed from both spaces' definitions: linear light, XYZ, clipped, sRGB's curve.
     for (const [adobe, srgb] of [
       [
         [200, 100, 50],
@@ -318,7 +318,7 @@ test('CMYK with a profile is converted by its profile', async () => {
     .jpeg({ quality: 100 })
     .toBuffer();
   expect((await sharp(bytes).metadata()).icc?.length).toBeGreaterThan(100_000);
-  expectColour(await pixel(await convert(bytes), 5, 5), [26, 108, 47], 1); // what Pillow's ImageCms makes of this file
+  expectColour(await pixel(await convert(bytes), 5, 5), [26, 108, 47], 1); // the result of Pillow's ImageCms
 });
 
 test('a malformed colour profile is ignored', async () => {

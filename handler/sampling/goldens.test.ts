@@ -7,9 +7,8 @@ import * as samplers from './samplers.ts';
 import adapter from './testdata/adapter.ts';
 
 /**
- * Every number of the reference's own classes (testdata/README.md), through the same adapter that their checker takes. State is kept in
- * float32 here, so trajectories are held to the tolerance for that: 2e-4 of the largest value, or 20 times as far as the reference
- * itself departs in float32.
+ * Compares with the golden values of the reference's classes (testdata/README.md). State is float32 here, so trajectories may differ by
+ * 2e-4 of the largest value, or by 20 times the reference's own difference in float32.
  */
 const read = (name: string) =>
   JSON.parse(readFileSync(new URL(`testdata/${name}.json`, import.meta.url), 'utf8'), (_, value) =>
@@ -77,7 +76,7 @@ describe('trajectories', () => {
       expect(last).toEqual(steps.at(-1));
       const worst = Math.max(...steps.map((x, i) => error(x, golden.traj[i])));
       expect(worst).toBeLessThan(Math.max(2e-4, 20 * golden.f32_final_relerr));
-      // The ancestral samplers of the reference draw once more, for nothing, after the last step, and where eta is 0.
+      // The reference's ancestral samplers also draw unused noise after the last step, and if eta is 0.
       const idle = /Ancestral/.test(sampler) ? (params.eta === 0 ? golden.draws : 1) : 0;
       expect(drawn).toBe(golden.draws - idle);
     });
@@ -156,7 +155,7 @@ describe('the denoiser', () => {
   });
 
   for (const { name, params, B, T, scale, x_uncond, x_cond, out } of goldens.guiders) {
-    if (name === 'TrianglePredictionGuider') continue; // not SVD's, and not offered
+    if (name === 'TrianglePredictionGuider') continue; // not supported
     test(`${name} ${JSON.stringify(params)} over ${T} frames`, async () => {
       const got = adapter.guidanceScale(name, params, T);
       if (scale === null) expect(got).toBeNull();

@@ -19,14 +19,14 @@ afterEach(async () => {
   vi.restoreAllMocks();
   resolveName.mockReset();
   try {
-    await vi.waitUntil(() => sockets.size === 0, { timeout: 5000 }); // nothing stays open, whatever came of it
+    await vi.waitUntil(() => sockets.size === 0, { timeout: 5000 }); // no connection stays open
   } finally {
     for (const socket of sockets) socket.destroy();
     for (const server of servers.splice(0)) server.close();
   }
 });
 
-/** Listens on loopback; `answer` has the raw connection, once a request has come. */
+/** Listens on loopback; `answer` gets the raw connection after a request. */
 async function serve(answer: (socket: Socket, path: string) => void, server = net.createServer()) {
   const requests: string[] = [];
   servers.push(server);

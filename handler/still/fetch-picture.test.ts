@@ -106,7 +106,7 @@ test('more than 20 MB are image_rejected, and the connection is closed', async (
     dropped = once(response, 'close');
     const chunk = Buffer.alloc(64 * 1024);
     const send = () => {
-      // without an end: only the other side can finish this
+      // endless: only the client can close it
       while (!response.destroyed && response.write(chunk)) sent += chunk.length;
       sent += chunk.length;
     };
@@ -116,7 +116,7 @@ test('more than 20 MB are image_rejected, and the connection is closed', async (
   await expectJobError(fetchIt(url), 'image_rejected', /at most 20 MB/);
   await dropped;
   expect(sent).toBeGreaterThan(20 * MB);
-  expect(sent).toBeLessThan(40 * MB); // the rest of it lay in the sockets' buffers
+  expect(sent).toBeLessThan(40 * MB); // the rest is in the sockets' buffers
 });
 
 /** Answers /n with a redirect to /n−1, and /0 with the picture. */
@@ -234,7 +234,7 @@ test('without private addresses this machine is not reached by a redirect', asyn
   const { port, requests } = await serve((_, response) => response.end(PICTURE));
   const { request: real } = await vi.importActual<typeof undici>('undici');
   for (const location of localUrls(port)) {
-    // Only the public server is made up; whatever it leads to goes through the real request and its guard.
+    // Only the public server is mocked; its redirects go through the real request and its guard.
     vi.mocked(undici.request).mockImplementation(async (url, options) => {
       if ((url as URL).hostname !== 'pictures.example.com') return real(url, options);
       const { url: here } = await serve((_, response) => response.writeHead(302, { location }).end());

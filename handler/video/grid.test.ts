@@ -44,7 +44,7 @@ async function collect(frames: AsyncIterable<Uint8Array>): Promise<Uint8Array[]>
   return all;
 }
 
-/** Each cell shows its own video: all of its halves, top to bottom. */
+/** Expects that each cell shows its own video, in both halves, top to bottom. */
 function expectCells(frame: Uint8Array, columns: number, t: number, W: number, H: number) {
   const { width, height, cell } = gridSize(columns, W, H);
   expect(frame).toHaveLength(width * height * 3);
@@ -133,7 +133,7 @@ test('the size is even, at most 3840 wide, and close to the videos’ aspect rat
       expect([cell.width % 2, cell.height % 2], what).toEqual([0, 0]);
       expect(width, what).toBeLessThanOrEqual(3840);
       if (columns * W <= 3840) expect(cell, what).toEqual({ width: W, height: H });
-      else expect(width, what).toBeGreaterThan(3840 - 2 * columns); // as wide as may be
+      else expect(width, what).toBeGreaterThan(3840 - 2 * columns); // as wide as possible
       const scale = cell.width / W;
       expect(Math.abs(cell.height - H * scale), what).toBeLessThanOrEqual(2 + 2 * (H / W));
     }

@@ -29,7 +29,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true }));
 
-/** Frame t of a smooth clip in which everything moves, each colour its own way. */
+/** Frame t of a smooth clip, in which each colour moves differently. */
 function smooth(t: number): Uint8Array {
   const frame = new Uint8Array(width * height * 3);
   for (let i = 0; i < width * height; i++) {
@@ -42,7 +42,7 @@ function smooth(t: number): Uint8Array {
   return frame;
 }
 
-/** T frames, and what became of their source. */
+/** T frames, and whether their source was closed. */
 function source(T: number, beforeFrame: (t: number) => void = () => {}) {
   const state = { finished: false };
   async function* generate() {
@@ -60,7 +60,7 @@ function source(T: number, beforeFrame: (t: number) => void = () => {}) {
 
 const write = (T: number) => writeMp4(path, source(T).frames, options);
 
-/** dB */
+/** Peak signal-to-noise ratio in dB. */
 function psnr(a: Uint8Array, b: Uint8Array): number {
   const squares = a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0);
   return 10 * Math.log10(255 ** 2 / (squares / a.length));
@@ -79,7 +79,7 @@ function openFiles(): string[] {
   });
 }
 
-/** Names of an MP4's outermost boxes, in order. */
+/** The names of an MP4's top-level boxes, in order. */
 function boxes(file: Buffer): string[] {
   const names: string[] = [];
   for (let at = 0; at < file.length; at += file.readUInt32BE(at)) names.push(file.toString('latin1', at + 4, at + 8));
@@ -227,7 +227,7 @@ test('after writing, and after reading part of it, no file stays open', async ()
   await write(5);
   expect(openFiles()).toEqual([]);
   for await (const _ of readMp4(path)) {
-    if (process.platform === 'linux') expect(openFiles()).toEqual([path]); // the probe does see it
+    if (process.platform === 'linux') expect(openFiles()).toEqual([path]); // openFiles works
     break;
   }
   expect(openFiles()).toEqual([]);

@@ -89,7 +89,7 @@ test.each([
 test('if all bridges refuse, the last reason counts, and each is asked once, even by a second job', async () => {
   const { options, imagineCounts, paid } = await start({ tnl: {}, legnext: {}, imaginepro: {} });
   const prompt = 'a lighthouse NO_FAST_HOURS QUEUE_FULL';
-  expect(await codeOf(imagine(prompt, options))).toBe('queue_full'); // imaginepro says that first
+  expect(await codeOf(imagine(prompt, options))).toBe('queue_full'); // imaginepro reports that first
   expect(await codeOf(imagine(prompt, options))).toBe('queue_full');
   expect(imagineCounts()).toEqual([1, 1, 1]);
   expect(paid()).toEqual([0, 0, 0]);
