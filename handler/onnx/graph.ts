@@ -8,6 +8,7 @@ import { countConstants, countOperations, peakBytes, schedule } from './graph/me
 import { createOperators } from './graph/operators.ts';
 import { type Placement, placeConstants } from './graph/placement.ts';
 import { type Body, type Node, Writer } from './graph/writer.ts';
+import { POLICIES } from './policy.ts';
 import { ELEMENT_BYTES, encodeModel, type OnnxNode, type OnnxValue } from './protobuf.ts';
 import type { SafeTensors } from './safetensors.ts';
 import type { Policy, Value } from './value.ts';
@@ -29,7 +30,7 @@ export interface GraphOptions {
 export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
   const inputs: OnnxValue[] = [];
   const outputs: OnnxValue[] = [];
-  const writer = new Writer(policy === 'mapped');
+  const writer = new Writer(POLICIES[policy].weightsAreInputs);
   const operators = createOperators(writer);
   const { replaceableOne, ...constants } = createConstants(writer, operators, weights, precision);
   const bodies = createBodies(writer, operators, replaceableOne);

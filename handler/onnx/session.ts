@@ -2,7 +2,7 @@
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of onnxruntime-node.
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Graph } from './graph.ts';
-import { SESSION } from './policy.ts';
+import { POLICIES } from './policy.ts';
 import { type Policy, product } from './value.ts';
 
 export interface Session {
@@ -45,7 +45,7 @@ function rethrow(error: unknown): never {
 /** @throws Error if onnxruntime refuses the graph; OutOfMemory */
 export async function openSession(graph: Graph, options: SessionOptions = {}): Promise<Session> {
   const { policy = graph.policy, threads, onRun } = options;
-  const { extra, ...sessionOptions } = { extra: { session: {} }, ...SESSION[policy] };
+  const { extra, ...sessionOptions } = { extra: { session: {} }, ...POLICIES[policy].session };
   const start = performance.now();
   const session = await InferenceSession.create(graph.encode(), {
     ...sessionOptions,

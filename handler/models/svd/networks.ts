@@ -2,7 +2,7 @@ import { formatMemory } from '../../../core/format.ts';
 import { JobError } from '../../../core/job.ts';
 import { clipVision } from '../../onnx/clip.ts';
 import type { Graph, GraphOptions } from '../../onnx/graph.ts';
-import { demand, FASTEST_POLICY, SMALLEST_POLICY } from '../../onnx/policy.ts';
+import { demand, FASTEST_POLICY, POLICIES, SMALLEST_POLICY } from '../../onnx/policy.ts';
 import { OutOfMemory } from '../../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../../onnx/session-cache.ts';
 import { unet } from '../../onnx/unet.ts';
@@ -30,7 +30,7 @@ export function openNetworks(folder: string, options: SessionsOptions) {
   const [fastest, smallest] = [FASTEST_POLICY[device], SMALLEST_POLICY[device]];
   const sessions = createSessions(options);
 
-  const suited = (policy: Policy): GraphOptions => ({ policy, precision: policy === 'cuda' ? 'float16' : 'float32' });
+  const suited = (policy: Policy): GraphOptions => ({ policy, precision: POLICIES[policy].precision });
   const write = {
     clip: (policy: Policy) => clipVision(weights.clip, configs.clip, suited(policy)),
     // In half precision the encoder overflows, as diffusers' force_upcast knows.
