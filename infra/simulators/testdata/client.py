@@ -14,7 +14,7 @@ import runpod
 ECHO = {"echo": "héllo"}
 runpod.api_key = os.environ["KEY"]
 endpoint = runpod.Endpoint("ep")
-said = {}
+results = {}
 
 
 def reason(call):
@@ -29,56 +29,56 @@ def reason(call):
 def wait_until(expected, read):
     while read() != expected:
         time.sleep(0.05)
-    return wanted
+    return expected
 
 
 def blocking():
-    said["run_sync"] = endpoint.run_sync({"input": ECHO})
-    said["run_sync failed"] = endpoint.run_sync({"input": {"fail": "boom"}})
+    results["run_sync"] = endpoint.run_sync({"input": ECHO})
+    results["run_sync failed"] = endpoint.run_sync({"input": {"fail": "boom"}})
 
     job = endpoint.run({"input": ECHO})
-    said["output"] = [job.output(timeout=30), job.status()]
-    said["output later"] = job.output()
+    results["output"] = [job.output(timeout=30), job.status()]
+    results["output later"] = job.output()
     failed = endpoint.run({"input": {"fail": "boom"}})
-    said["failed"] = [failed.output(timeout=30), failed.status()]
-    said["stream"] = list(endpoint.run({"input": {"chunks": [1, {"b": 2}, None]}}).stream())
+    results["failed"] = [failed.output(timeout=30), failed.status()]
+    results["stream"] = list(endpoint.run({"input": {"chunks": [1, {"b": 2}, None]}}).stream())
 
     held = endpoint.run({"input": {"hold": True}})
-    said["running"] = wait_until("IN_PROGRESS", held.status)
-    said["progress"] = wait_until({"step": 1}, held.output)
+    results["running"] = wait_until("IN_PROGRESS", held.status)
+    results["progress"] = wait_until({"step": 1}, held.output)
     queued = [endpoint.run({"input": ECHO}) for _ in range(3)]
-    said["queued"] = queued[0].status()
-    said["health"] = endpoint.health()
-    said["cancel queued"] = queued[0].cancel() == {"id": queued[0].job_id, "status": "CANCELLED"}
-    said["purge"] = endpoint.purge_queue()
-    said["purged"] = [job.status() for job in queued]
-    said["cancel"] = held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
-    said["cancelled"] = held.status()
+    results["queued"] = queued[0].status()
+    results["health"] = endpoint.health()
+    results["cancel queued"] = queued[0].cancel() == {"id": queued[0].job_id, "status": "CANCELLED"}
+    results["purge"] = endpoint.purge_queue()
+    results["purged"] = [job.status() for job in queued]
+    results["cancel"] = held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
+    results["cancelled"] = held.status()
 
-    said["unknown job"] = reason(runpod.endpoint.Job("ep", "unknown", endpoint.rp_client).status)
-    said["wrong key"] = reason(runpod.Endpoint("ep", api_key="wrong").health)
+    results["unknown job"] = reason(runpod.endpoint.Job("ep", "unknown", endpoint.rp_client).status)
+    results["wrong key"] = reason(runpod.Endpoint("ep", api_key="wrong").health)
 
 
 async def concurrent():
     async with aiohttp.ClientSession() as session:
         endpoint = runpod.AsyncioEndpoint("ep", session)
         echo, failed, streamed = [
-            await endpoint.run(given) for given in (ECHO, {"fail": "boom"}, {"chunks": [1, {"b": 2}, None]})
+            await endpoint.run(job_input) for job_input in (ECHO, {"fail": "boom"}, {"chunks": [1, {"b": 2}, None]})
         ]
-        said["async output"] = [await echo.output(timeout=30), await echo.status()]
-        said["async failed"] = [await failed.output(timeout=30), await failed.status()]
-        said["async stream"] = [chunk async for chunk in streamed.stream()]
+        results["async output"] = [await echo.output(timeout=30), await echo.status()]
+        results["async failed"] = [await failed.output(timeout=30), await failed.status()]
+        results["async stream"] = [chunk async for chunk in streamed.stream()]
         held = await endpoint.run({"hold": True})
         while await held.status() != "IN_PROGRESS":
             await asyncio.sleep(0.05)
         queued = await endpoint.run(ECHO)
-        said["async health"] = await endpoint.health()
-        said["async purge"] = await endpoint.purge_queue()
-        said["async purged"] = await queued.status()
-        said["async cancel"] = await held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
-        said["async cancelled"] = await held.status()
+        results["async health"] = await endpoint.health()
+        results["async purge"] = await endpoint.purge_queue()
+        results["async purged"] = await queued.status()
+        results["async cancel"] = await held.cancel() == {"id": held.job_id, "status": "CANCELLED"}
+        results["async cancelled"] = await held.status()
 
 
 blocking()
 asyncio.run(concurrent())
-print(json.dumps(said))
+print(json.dumps(results))
