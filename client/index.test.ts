@@ -67,7 +67,7 @@ test('a picture is sent as a file with the other values as text, and a dry run m
 
 test('`wait` makes the response the ended task, and the same idempotency key gives the same task', async () => {
   const options = { idempotencyKey: 'mine', wait: 30 };
-  const asked = client.img2vid({ prompt: 'waited for' }, options);
+  const creating = client.img2vid({ prompt: 'waited for' }, options);
   const id = await vi.waitFor(async () => {
     for await (const task of client.list({ pageSize: 1 })) {
       expect(task.input.prompt).toBe('waited for');
@@ -76,14 +76,14 @@ test('`wait` makes the response the ended task, and the same idempotency key giv
     throw new Error('none');
   });
   await finish(id);
-  expect((await asked).answer).toMatchObject({ id, status: 'succeeded' });
+  expect((await creating).answer).toMatchObject({ id, status: 'succeeded' });
   expect(await client.img2vid({ prompt: 'waited for' }, options)).toMatchObject({ id, isReplayed: true });
   await expect(client.img2vid({ prompt: 'other' }, options)).rejects.toMatchObject({ code: 'idempotency_conflict' });
 });
 
 test('the list requests pages only as they are needed, and can be filtered', async () => {
-  const asked = vi.fn<typeof fetch>((...args) => fetch(...args));
-  const counting = createClient({ url: service.url, fetch: asked });
+  const requests = vi.fn<typeof fetch>((...args) => fetch(...args));
+  const counting = createClient({ url: service.url, fetch: requests });
   const made: string[] = [];
   for (let i = 0; i < 5; i++) made.unshift((await client.img2vid({ prompt: `list ${i}` })).id);
   await client.cancel(made[1]!);
@@ -94,11 +94,11 @@ test('the list requests pages only as they are needed, and can be filtered', asy
   };
   const { created_at } = await client.status(made.at(-1)!);
   expect(await ids(counting.list({ pageSize: 2, since: new Date(created_at) }))).toEqual(made);
-  expect(asked).toHaveBeenCalledTimes(3);
+  expect(requests).toHaveBeenCalledTimes(3);
   expect(await ids(client.list({ status: 'canceled' }))).toEqual([made[1]]);
   expect(await ids(client.list({ until: created_at }))).toEqual([]);
   for await (const _ of counting.list({ pageSize: 2 })) break;
-  expect(asked).toHaveBeenCalledTimes(4);
+  expect(requests).toHaveBeenCalledTimes(4);
 });
 
 test('a post without a response, or refused by a busy service, is retried and makes one task', async () => {

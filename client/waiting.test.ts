@@ -21,12 +21,12 @@ test('retries have growing pauses, at least Retry-After, and a limit; permanent 
   }
 
   vi.useFakeTimers();
-  const patient = scripted(problem(429, 'too_many_open', { 'retry-after': '10' }), json({ id: 'a' }));
-  const asked = patient.client.status('a');
+  const limited = scripted(problem(429, 'too_many_open', { 'retry-after': '10' }), json({ id: 'a' }));
+  const status = limited.client.status('a');
   await vi.advanceTimersByTimeAsync(9_999);
-  expect(patient.send).toHaveBeenCalledTimes(1);
+  expect(limited.send).toHaveBeenCalledTimes(1);
   await vi.advanceTimersByTimeAsync(1);
-  expect(await asked).toEqual({ id: 'a' });
+  expect(await status).toEqual({ id: 'a' });
 
   const date = scripted(
     problem(503, 'unavailable', { 'retry-after': new Date(Date.now() + 7_000).toUTCString() }),

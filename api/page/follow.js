@@ -75,7 +75,7 @@ export function createFollower({ getTask, onTask, onProblem, onMissing }) {
 
   return {
     follow,
-    /** Forgets all tasks. Those followed until now end by themselves; the same ids can be followed anew. */
+    /** Forgets all tasks. Those followed until now end by themselves; the same ids can be followed again. */
     reset() {
       followed = new Set();
     },
