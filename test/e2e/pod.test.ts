@@ -204,7 +204,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       );
 
       for (const pid of childrenOf(pod.pid())) process.kill(pid, 'SIGKILL');
-      await pod.said('worker: ended with SIGKILL; it is started again');
+      await pod.said('worker: ended with SIGKILL; restarting in');
       await vi.waitFor(() => ask('/readyz', key), MINUTE);
       made.unshift((await post(key)).id);
       expect(await pod.stop()).toBe(0);
