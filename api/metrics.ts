@@ -64,10 +64,7 @@ function register(registry: Registry) {
       [],
       [0.1, 0.5, 1, 5, 10, 30, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 24 * HOUR, 72 * HOUR],
     ),
-    runpodCalls: counter('runpod_requests_total', 'Requests to RunPod; unanswered: there may be a job', [
-      'operation',
-      'outcome',
-    ]),
+    runpodCalls: counter('runpod_requests_total', 'Requests; unanswered: a job may exist', ['operation', 'outcome']),
     runpodSeconds: histogram(
       'runpod_request_seconds',
       'Requests to RunPod',

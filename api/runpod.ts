@@ -41,25 +41,17 @@ export interface Submission {
   policy: { executionTimeout: number; ttl: number };
 }
 
-export interface RunPod {
-  /** @returns the job's id. @throws UnansweredError; Error: RunPod can't be reached or refuses, so there is no job */
-  submit(submission: Submission): Promise<string>;
-  /** @returns undefined: RunPod does not know the job, or not any more. @throws Error: RunPod can't be reached or refuses */
-  getStatus(jobId: string): Promise<RunPodJob | undefined>;
-  /** Resolves also for a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
-  cancel(jobId: string): Promise<void>;
-  /** @throws Error: RunPod can't be reached, or refuses the key or the endpoint */
-  health(): Promise<void>;
-}
+export type RunPod = ReturnType<typeof openRunPod>;
 
 /** @param options `baseUrl`: of a simulator instead of RunPod */
-export function openRunPod(options: { apiKey: string; endpointId: string; baseUrl: string | undefined }): RunPod {
+export function openRunPod(options: { apiKey: string; endpointId: string; baseUrl: string | undefined }) {
   const { apiKey, endpointId, baseUrl } = options;
   const sdk = baseUrl ? createSdk(apiKey, { baseUrl }) : createSdk(apiKey);
   const endpoint = sdk.endpoint(endpointId);
   if (!endpoint) throw new Error('RUNPOD_ENDPOINT_ID is empty');
   return {
-    async submit(submission) {
+    /** @returns the job's id. @throws UnansweredError; Error: RunPod can't be reached or refuses, so there is no job */
+    async submit(submission: Submission): Promise<string> {
       try {
         // The SDK does not throw for some other statuses than 200: the schema catches them.
         return parse(submitted, await endpoint.run(submission, TIMEOUT)).id;
@@ -68,7 +60,9 @@ export function openRunPod(options: { apiKey: string; endpointId: string; baseUr
         throw new UnansweredError('RunPod did not confirm the job', { cause: error });
       }
     },
-    async getStatus(jobId) {
+
+    /** @returns undefined: RunPod does not know the job, or not any more. @throws Error: RunPod can't be reached or refuses */
+    async getStatus(jobId: string): Promise<RunPodJob | undefined> {
       try {
         return parse(jobStatus, await endpoint.status(jobId, TIMEOUT));
       } catch (error) {
@@ -76,14 +70,18 @@ export function openRunPod(options: { apiKey: string; endpointId: string; baseUr
         throw error;
       }
     },
-    async cancel(jobId) {
+
+    /** Resolves also for a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
+    async cancel(jobId: string): Promise<void> {
       try {
         parse(canceled, await endpoint.cancel(jobId, TIMEOUT));
       } catch (error) {
         if (statusOf(error) !== 404) throw error;
       }
     },
-    async health() {
+
+    /** @throws Error: RunPod can't be reached, or refuses the key or the endpoint */
+    async health(): Promise<void> {
       parse(health, await endpoint.health(HEALTH_TIMEOUT));
     },
   };

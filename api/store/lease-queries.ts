@@ -14,7 +14,6 @@ const MAX_OWNERS = 100;
 export function leaseQueries(dialect: Dialect) {
   const { db, write, fromNow, skipLocked } = dialect;
   const unleased = () => db.selectFrom('tasks').where('leased_until', '<=', fromNow(0));
-  const due = () => unleased().where('next_run_at', '<=', fromNow(0));
 
   function leased(lease: number) {
     const until = fromNow(lease);
@@ -35,31 +34,16 @@ export function leaseQueries(dialect: Dialect) {
 
   return {
     /** Leases due tasks, except those that wait for a job. */
-    claimDue: ({ lease: ms, limit }: Claim): Promise<Task[]> =>
-      lease(due().select('id').where(NOT_WAITING).orderBy('next_run_at').limit(limit), ms),
+    claimDue({ lease: ms, limit }: Claim): Promise<Task[]> {
+      const due = unleased().select('id').where(NOT_WAITING).where('next_run_at', '<=', fromNow(0));
+      return lease(due.orderBy('next_run_at').limit(limit), ms);
+    },
 
     /** Leases due tasks that wait for a job: the first of each owner, then the second of each, and so on. */
     async claimWaiting({ lease: ms, limit }: Claim): Promise<Task[]> {
       const owners = await waitingOwners(dialect);
       if (owners.length === 0) return [];
-      const queues = owners.map((owner) => {
-        const queue = due().where(WAITING).where('owner', '=', owner).orderBy('next_run_at').limit(limit);
-        return db.selectFrom(queue.select(['id', 'owner', 'next_run_at']).as('queue')).selectAll();
-      });
-      const ranked = db.selectFrom(queues.reduce((all, queue) => all.unionAll(queue)).as('queues')).select((e) => [
-        'id',
-        'next_run_at',
-        e.fn
-          .agg<number>('row_number')
-          .over((rows) => rows.partitionBy('owner').orderBy('next_run_at'))
-          .as('rank'),
-      ]);
-      const fairest = db
-        .selectFrom(ranked.as('ranked'))
-        .select('id')
-        .orderBy('rank')
-        .orderBy('next_run_at')
-        .limit(limit);
+      const fairest = fairestWaiting(dialect, owners, limit);
       return lease(unleased().select('id').where(WAITING).where('id', 'in', fairest), ms);
     },
 
@@ -128,4 +112,26 @@ async function waitingOwners({ db }: Dialect): Promise<string[]> {
     select owner from owners where owner is not null`.execute(db);
   const first = Math.max(0, Math.floor(Math.random() * (rows.length - MAX_OWNERS + 1)));
   return rows.slice(first, first + MAX_OWNERS).map(({ owner }) => owner);
+}
+
+/** The ids of due waiting tasks, ordered by their position among the tasks of their owner. */
+function fairestWaiting({ db, fromNow }: Dialect, owners: string[], limit: number) {
+  const queues = owners.map((owner) => {
+    const queue = db
+      .selectFrom('tasks')
+      .select(['id', 'owner', 'next_run_at'])
+      .where(WAITING)
+      .where('owner', '=', owner);
+    const due = queue.where('leased_until', '<=', fromNow(0)).where('next_run_at', '<=', fromNow(0));
+    return db.selectFrom(due.orderBy('next_run_at').limit(limit).as('queue')).selectAll();
+  });
+  const ranked = db.selectFrom(queues.reduce((all, queue) => all.unionAll(queue)).as('queues')).select((e) => [
+    'id',
+    'next_run_at',
+    e.fn
+      .agg<number>('row_number')
+      .over((rows) => rows.partitionBy('owner').orderBy('next_run_at'))
+      .as('rank'),
+  ]);
+  return db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('next_run_at').limit(limit);
 }

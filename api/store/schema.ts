@@ -3,19 +3,13 @@ import { randomBytes } from 'node:crypto';
 import { type Kysely, type Migration, Migrator, sql } from 'kysely';
 import { LOCAL, NEW_ACCOUNT, SCOPES } from './key.ts';
 
-// A partial index serves only queries that repeat its condition word for word.
-const WAITING_ROWS = 'job_id is null and finished_at is null';
-const NOT_WAITING_ROWS = 'job_id is not null or finished_at is not null';
-const ACTIVE_ROWS = 'finished_at is null';
-const SUBMITTED_ROWS = 'job_id is not null and finished_at is null';
-
+// Conditions of partial indexes: such an index serves only queries with the very condition of the schema below.
 /** Active, and without a job: to be submitted. */
-export const WAITING = sql<boolean>`(${sql.raw(WAITING_ROWS)})`;
-export const NOT_WAITING = sql<boolean>`(${sql.raw(NOT_WAITING_ROWS)})`;
-/** Not ended: with a job or without. */
-export const ACTIVE = sql<boolean>`(${sql.raw(ACTIVE_ROWS)})`;
+export const WAITING = sql.raw<boolean>('(job_id is null and finished_at is null)');
+export const NOT_WAITING = sql.raw<boolean>('(job_id is not null or finished_at is not null)');
+export const ACTIVE = sql.raw<boolean>('(finished_at is null)');
 /** Active, with a job at RunPod. */
-export const SUBMITTED = sql<boolean>`(${sql.raw(SUBMITTED_ROWS)})`;
+export const SUBMITTED = sql.raw<boolean>('(job_id is not null and finished_at is null)');
 
 const SCHEMA = `
   create table tasks (
@@ -56,12 +50,12 @@ const SCHEMA = `
   create index tasks_owner on tasks (owner, id);
   create index tasks_status on tasks (owner, status, id);
   create unique index tasks_idempotency on tasks (owner, idempotency_key) where idempotency_key is not null;
-  create index tasks_due on tasks (next_run_at) where (${NOT_WAITING_ROWS});
-  create index tasks_waiting on tasks (next_run_at) where (${WAITING_ROWS});
-  create index tasks_waiting_by_owner on tasks (owner, next_run_at) where (${WAITING_ROWS});
-  create index tasks_submitted on tasks (job_id) where (${SUBMITTED_ROWS});
+  create index tasks_due on tasks (next_run_at) where (job_id is not null or finished_at is not null);
+  create index tasks_waiting on tasks (next_run_at) where (job_id is null and finished_at is null);
+  create index tasks_waiting_by_owner on tasks (owner, next_run_at) where (job_id is null and finished_at is null);
+  create index tasks_submitted on tasks (job_id) where (job_id is not null and finished_at is null);
   -- Covers all that the metrics count, so that they read no row.
-  create index tasks_active on tasks (status, job_id, created_at) where (${ACTIVE_ROWS});
+  create index tasks_active on tasks (status, job_id, created_at) where (finished_at is null);
 
   create table keys (
     id text primary key,

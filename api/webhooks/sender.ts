@@ -138,15 +138,11 @@ export function createWebhooks(options: WebhookOptions) {
   };
 }
 
-interface State {
-  status: DeliveryStatus;
-  outcome: AttemptOutcome;
-  /** milliseconds; null: never */
-  nextAttemptIn: number | null;
-}
-
-/** The state of a delivery after the result of its attempt. The next one comes 10 % sooner or later, at random. */
-function stateAfter({ type, attempts }: Delivery, { status_code, retryAfter }: AttemptResult): State {
+/** The state of a delivery after an attempt. `nextAttemptIn`: milliseconds, up to 10 % more or less at random; null: never. */
+function stateAfter(
+  { type, attempts }: Delivery,
+  { status_code, retryAfter }: AttemptResult,
+): { status: DeliveryStatus; outcome: AttemptOutcome; nextAttemptIn: number | null } {
   if (status_code !== null && status_code >= 200 && status_code < 300)
     return { status: 'delivered', outcome: 'delivered', nextAttemptIn: null };
   if (status_code === GONE) return { status: 'disabled', outcome: 'exhausted', nextAttemptIn: null };
