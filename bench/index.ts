@@ -18,7 +18,6 @@ const BENCHMARKS: Record<string, () => Promise<{ run(): Promise<Report> }>> = {
   api: () => import('./api.ts'),
   demo: () => import('./demo.ts'),
   idle: () => import('./idle.ts'),
-  growth: () => import('./growth.ts'),
 };
 
 const name = process.argv[2];

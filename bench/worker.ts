@@ -14,9 +14,9 @@ import { pathOf, python } from './peers.ts';
 import { openQueue, runAll } from './queue.ts';
 import { type Aim, median, type Report, row } from './report.ts';
 
-const { rounds, jobs } = numberFlags({ rounds: 3, jobs: 200 });
-/** RunPod's own worker takes one job a second. */
-const PEER_JOBS = 10;
+/** Concurrency is that of both workers. RunPod's own takes one job a second for each slot; it gets ten for each. */
+const { rounds, jobs, concurrency } = numberFlags({ rounds: 3, jobs: 200, concurrency: 1 });
+const PEER_JOBS = 10 * concurrency;
 
 /** What one life of a worker process shows. */
 interface Life {
@@ -46,7 +46,7 @@ export async function run(): Promise<Report> {
     lives.push({ ours, ...(theirs && { theirs }) });
   }
   return {
-    how: `Worker: ${jobs} trivial jobs queued at once (${PEER_JOBS} for RunPod’s own, which takes one a second), ${rounds} rounds.`,
+    how: `Worker, concurrency ${concurrency}: ${jobs} trivial jobs queued at once (${PEER_JOBS} for RunPod’s own), ${rounds} rounds.`,
     rows: FIGURES.map(({ what, label, unit, aim }) => {
       const pairs = lives.map(({ ours, theirs }) => ({ ours: ours[what], ...(theirs && { theirs: theirs[what] }) }));
       return row(`worker: ${label}`, unit, pairs, { peer: 'RunPod’s for Python', aim });
@@ -69,6 +69,7 @@ async function measureLife([program, ...args]: [string, string], count: number):
       ...env,
       PATH: process.env.PATH,
       HOME: tmpdir(), // RunPod's own worker would read a key from there
+      CONCURRENCY: String(concurrency),
       RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: 'true', // they need the internet
       RUNPOD_SKIP_GPU_CHECK: 'true',
       RUNPOD_LOG_LEVEL: 'ERROR',

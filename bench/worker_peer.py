@@ -1,4 +1,7 @@
 """RunPod's own worker as the peer of `npm run bench -- worker`: its handler returns the input."""
+import os
+
 import runpod
 
-runpod.serverless.start({"handler": lambda job: job["input"]})
+concurrency = int(os.environ["CONCURRENCY"])
+runpod.serverless.start({"handler": lambda job: job["input"], "concurrency_modifier": lambda _: concurrency})

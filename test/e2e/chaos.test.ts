@@ -15,8 +15,8 @@ async function expectNoViolations(seed: number, postgres?: LocalPostgres) {
   const total = (counts: Record<string, number>) => Object.values(counts).reduce((sum, n) => sum + n, 0);
   expect(total(report.kills)).toBe(2);
   expect(total(report.faults)).toBeGreaterThan(10);
-  expect(report.ends.succeeded).toBeGreaterThan(2);
-  expect(report.money.tight!.refused).toBeGreaterThan(0);
+  expect(report.ends!.succeeded).toBeGreaterThan(2);
+  expect(report.accounts!.tight!.refused).toBeGreaterThan(0);
   expect(report.webhooks.accepted).toBeGreaterThan(2);
 }
 

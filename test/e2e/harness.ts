@@ -88,9 +88,6 @@ export class Harness {
   readonly processes: TestProcess[] = [];
   readonly dataDir: string;
   readonly queue: ReturnType<typeof queueServer>['queue'];
-  /** a PNG */
-  readonly picture: Buffer;
-  readonly bucket: DiskBucket;
 
   readonly #temporary: string;
   readonly #changes = new EventEmitter().setMaxListeners(0);
@@ -106,11 +103,15 @@ export class Harness {
   readonly #inFlight = new Map<string, number>();
   readonly #stopPolls = new Map<string, StopPolls>();
 
-  constructor(folder: string, picture: Buffer, bucket: DiskBucket, options: HarnessOptions) {
+  /** @param picture a PNG */
+  constructor(
+    folder: string,
+    readonly picture: Buffer,
+    readonly bucket: DiskBucket,
+    options: HarnessOptions,
+  ) {
     this.dataDir = join(folder, 'data');
     this.#temporary = join(folder, 'tmp');
-    this.picture = picture;
-    this.bucket = bucket;
     this.#queueServer = queueServer({ apiKey: KEY, pollTimeout: 10 * SECOND, ...options });
     this.queue = this.#queueServer.queue;
   }

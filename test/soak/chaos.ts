@@ -24,7 +24,7 @@ import { Faults } from './chaos/faults.ts';
 import { checkLeftovers, checkTasks } from './chaos/invariants.ts';
 import { Kills } from './chaos/kills.ts';
 import { Lanes } from './chaos/lanes.ts';
-import { type Account, checkAccounts, checkLedger, PRICES } from './chaos/money.ts';
+import { checkAccounts, checkLedger, PRICES } from './chaos/money.ts';
 import { type Counts, count, formatEnd, Observations } from './chaos/observations.ts';
 import { makeOwners } from './chaos/owners.ts';
 import type { Trial } from './chaos/trial.ts';
@@ -40,41 +40,12 @@ export interface ChaosOptions {
   onProgress?: (text: string) => void;
 }
 
-export interface ChaosReport {
-  /** accepted */
-  tasks: number;
-  /** posts that broke off, and were repeated */
-  repeated: number;
-  /** tasks by their end */
-  ends: Counts;
-  kills: Counts;
-  faults: Counts;
-  /** tasks by the number of their jobs */
-  jobs: Counts;
-  /** submissions of a task after its first, by their reason */
-  resubmissions: Counts;
-  callbacks: number;
-  webhooks: { accepted: number; refused: number };
-  /** by key name */
-  money: Record<string, Account>;
-  /** what killed processes have left that nobody could know of */
-  left: Counts;
-  /** milliseconds */
-  time: number;
-  /** what should not have happened */
-  violations: string[];
-  /** the ends of the processes' logs, if there is a violation */
-  logs?: string;
-}
-
 /** How many times as fast the clocks run. */
 const RATE = 15;
 const NO_LIMITS = { MAX_OPEN_TASKS: '1000000', SUBMISSIONS_PER_MINUTE: '60000', REQUESTS_PER_MINUTE: '60000' };
 
-type Results = Pick<ChaosReport, 'tasks' | 'repeated' | 'ends' | 'jobs' | 'left' | 'money'>;
-
 /** Runs one trial: sets it up, starts everything, and checks what came of it. */
-export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
+export async function chaos(options: ChaosOptions) {
   const { seed, tasks, kills: killCount, postgres } = options;
   const stream = (purpose: string) => seededRandom(Math.imul(seed, 0x9e3779b1) ^ crc32(purpose));
   const began = Date.now();
@@ -99,7 +70,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
 
   const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`];
   const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: databaseUrl, ...PRICES, ...NO_LIMITS };
-  const results: Results = { tasks: 0, repeated: 0, ends: {}, jobs: {}, left: {}, money: {} };
+  let results: Awaited<ReturnType<typeof checkAll>> | undefined;
   const limit = 60 * SECOND + SECOND * tasks + 6 * SECOND * killCount;
   const finished = new AbortController();
   const timeout = delay(limit, undefined, { signal: finished.signal }).then(() => {
@@ -109,7 +80,7 @@ export async function chaos(options: ChaosOptions): Promise<ChaosReport> {
     const processes = lanes.run(postgres ? ['api-1', 'api-2'] : ['api-1'], env, preload);
     const failure = processes.then(() => new Promise<never>(() => {})); // only ever rejects
     await Promise.race([failure, runCallersAndKills(trial, options, callers, kills), timeout]);
-    await Promise.race([failure, checkAll(trial, callers, lanes, databaseUrl, results), timeout]);
+    results = await Promise.race([failure, checkAll(trial, callers, lanes, databaseUrl), timeout]);
     await processes;
   } catch (error) {
     observations.addViolation(String((error as Error).message).split('\n')[0]!);
@@ -150,19 +121,18 @@ async function runCallersAndKills(
   await harness.waitFor(kills.areAllUp, 'all processes to be up', 60 * SECOND);
 }
 
-async function checkAll(trial: Trial, callers: Callers, lanes: Lanes, databaseUrl: string, results: Results) {
-  const { plans, submissionsOf } = trial.observations;
+async function checkAll(trial: Trial, callers: Callers, lanes: Lanes, databaseUrl: string) {
   const tasks = await checkTasks(trial);
-  for (const task of tasks.values()) {
-    count(results.ends, formatEnd(task));
-    count(results.jobs, submissionsOf(task.id).length);
-  }
-  results.tasks = plans.size;
-  results.repeated = callers.broken;
-  results.money = await checkAccounts(trial, tasks, callers.refused);
+  const accounts = await checkAccounts(trial, tasks, callers.refused);
   await lanes.stop();
-  results.left = await checkLeftovers(trial, tasks, callers.broken);
+  const leftovers = await checkLeftovers(trial, tasks, callers.broken);
   await checkLedger(trial, databaseUrl, tasks);
+  const [ends, jobs]: [Counts, Counts] = [{}, {}];
+  for (const task of tasks.values()) {
+    count(ends, formatEnd(task));
+    count(jobs, trial.observations.submissionsOf(task.id).length);
+  }
+  return { tasks: tasks.size, repeatedPosts: callers.broken, ends, tasksByJobs: jobs, accounts, leftovers };
 }
 
 /** All that is known of a task that a caller still waits for. */

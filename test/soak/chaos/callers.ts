@@ -24,22 +24,19 @@ export class Callers {
   broken = 0;
   /** posts that were answered 402, by key name */
   readonly refused: Counts = {};
-  readonly #trial: Trial;
-  readonly #kills: Kills;
-  readonly #webhookUrl: string;
 
-  constructor(trial: Trial, kills: Kills, webhookUrl: string) {
-    this.#trial = trial;
-    this.#kills = kills;
-    this.#webhookUrl = webhookUrl;
-  }
+  constructor(
+    private readonly trial: Trial,
+    private readonly kills: Kills,
+    private readonly webhookUrl: string,
+  ) {}
 
   /** Runs so many callers, ten at a time. @param isDue whether it is time for the n-th */
   async run(count: number, isDue: (n: number) => boolean): Promise<void> {
     let next = 0;
     const runSome = async () => {
       for (let n = next++; n < count; n = next++) {
-        await this.#trial.harness.waitFor(() => isDue(n), 'time for a post', HOUR);
+        await this.trial.harness.waitFor(() => isDue(n), 'time for a post', HOUR);
         await this.#call(n);
       }
     };
@@ -48,7 +45,7 @@ export class Callers {
 
   /** One caller, from its post to the task's end. */
   async #call(n: number): Promise<void> {
-    const { harness, observations, owners, stream } = this.#trial;
+    const { harness, observations, owners, stream } = this.trial;
     const { plans, hasEnded, webhooks } = observations;
     const random = stream(`caller ${n}`);
     const choose = chooser(random);
@@ -77,9 +74,9 @@ export class Callers {
 
   /** Any API that is up. */
   #anApi(random: () => number): Promise<ApiProcess> {
-    const { harness, running } = this.#trial;
+    const { harness, running } = this.trial;
     const choose = () => {
-      const up = running.api().filter(this.#kills.isUp);
+      const up = running.api().filter(this.kills.isUp);
       return up.length > 0 && chooser(random)(up);
     };
     return harness.waitFor(choose, 'an API process', 120 * SECOND);
@@ -108,7 +105,7 @@ export class Callers {
    */
   async #post(plan: Plan, n: number, random: () => number): Promise<string> {
     const { kind, columns, hasWebhook, cancels } = plan;
-    const { observations } = this.#trial;
+    const { observations } = this.trial;
     const length = cancels === 'while it runs' ? { T: '60', steps: '20' } : { T: '2', steps: '1' }; // long enough to run
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
@@ -120,11 +117,11 @@ export class Callers {
       const api = await this.#anApi(random);
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
-      if (hasWebhook) body.append('webhook_url', `${this.#webhookUrl}/${owner.name}`);
+      if (hasWebhook) body.append('webhook_url', `${this.webhookUrl}/${owner.name}`);
       if (kind === 'picture') body.append('image', new Blob([PICTURE]), 'image.png');
       const init = { api, method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body };
       const asking = this.#ask<PresentedTask & { detail?: string }>(owner, '/img2vid', random, init);
-      setTimeout(() => this.#kills.killAt('posting', api), 40 * Math.random());
+      setTimeout(() => this.kills.killAt('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
         observations.seeTask(answer.body, 'the post', answer.askedAt);
@@ -138,7 +135,7 @@ export class Callers {
 
   /** Waits until an active task of the same key has ended, if there is one; else the first owner pays. */
   async #waitForMoney(plan: Plan, detail: string): Promise<void> {
-    const { harness, observations, owners } = this.#trial;
+    const { harness, observations, owners } = this.trial;
     const { owner } = plan;
     count(this.refused, owner.name);
     const [cost, left] = [...detail.matchAll(/([\d.]+) USD/g)].map(([, units]) => Number(units));
@@ -154,23 +151,23 @@ export class Callers {
     const answer = await this.#ask<Usage>(owner, '/usage', random);
     if (!answer) return;
     const violation = answer.status === 200 ? violationOf(answer.body, owner) : `/usage: ${answer.status}`;
-    if (violation) this.#trial.observations.addViolation(violation);
+    if (violation) this.trial.observations.addViolation(violation);
   }
 
   /** With another owner's key the task does not exist. */
   async #tryOthersKey(id: string, plan: Plan, random: () => number): Promise<void> {
-    const other = chooser(random)(this.#trial.owners.filter((owner) => owner !== plan.owner));
+    const other = chooser(random)(this.trial.owners.filter((owner) => owner !== plan.owner));
     const answers = [
       await this.#ask(other, `/status?id=${id}`, random),
       await this.#ask(other, `/cancel?id=${id}`, random, { method: 'POST' }),
     ];
     for (const answer of answers)
       if (answer && answer.status !== 404)
-        this.#trial.observations.addViolation(`${id} of ${plan.owner.name}: ${other.name} got ${answer.status}`);
+        this.trial.observations.addViolation(`${id} of ${plan.owner.name}: ${other.name} got ${answer.status}`);
   }
 
   async #cancel(id: string, { owner }: Plan, random: () => number): Promise<void> {
-    const { observations } = this.#trial;
+    const { observations } = this.trial;
     observations.cancelled.add(id);
     for (;;) {
       const answer = await this.#ask(owner, `/cancel?id=${id}`, random, { method: 'POST' });
@@ -182,7 +179,7 @@ export class Callers {
 
   /** @returns a listener for every state that the caller gets, in order */
   #follower(id: string, plan: Plan, random: () => number, by: string) {
-    const { observations } = this.#trial;
+    const { observations } = this.trial;
     let progress = 0;
     return async (task: PresentedTask, askedAt: number) => {
       observations.seeTask(task, by, askedAt);
@@ -195,7 +192,7 @@ export class Callers {
   }
 
   async #poll(id: string, plan: Plan, random: () => number): Promise<void> {
-    const { hasEnded, addViolation } = this.#trial.observations;
+    const { hasEnded, addViolation } = this.trial.observations;
     const follow = this.#follower(id, plan, random, 'a poll');
     while (!hasEnded(id)) {
       await delay(50 + 100 * random()); // as callers do

@@ -35,20 +35,18 @@ const [busy, broken, down] = [answer(429), answer(500), answer(503)];
 export class Faults {
   readonly counts: Counts = {};
   callbacks = 0;
-  readonly #trial: Trial;
-  readonly #kills: Kills;
-  readonly #random: () => number;
   /** jobs that RunPod has forgotten */
   readonly #forgotten = new Set<string>();
   /** how many more times RunPod knows a job that it will forget */
   readonly #answersLeft = new Map<string, number>();
   readonly #faults: Partial<Record<Intercepted['operation'], { share: number; of: Record<string, Fault> }>>;
 
-  constructor(trial: Trial, kills: Kills) {
-    this.#trial = trial;
-    this.#kills = kills;
-    this.#random = trial.stream('faults');
-    const late: Fault = (pass, c) => after(() => delay(50 + 200 * this.#random()))(pass, c);
+  constructor(
+    private readonly trial: Trial,
+    private readonly kills: Kills,
+    private readonly random = trial.stream('faults'),
+  ) {
+    const late: Fault = (pass, c) => after(() => delay(50 + 200 * random()))(pass, c);
     const lost = resetAfter;
     this.#faults = {
       submit: { share: 0.3, of: { 429: busy, 500: broken, 503: down, reset, lost, nonsense, unreadable, late } },
@@ -71,7 +69,7 @@ export class Faults {
   }
 
   #choose(request: Intercepted): Fault | undefined {
-    const [kills, random] = [this.#kills, this.#random];
+    const [kills, random] = [this.kills, this.random];
     const { operation, by, id } = request;
     const process = this.#find(by);
     const moment = MOMENTS[operation];
@@ -96,7 +94,7 @@ export class Faults {
     const other = operation === 'take' && random() < 0.05 && this.#runningElsewhere(by);
     if (other) {
       count(this.counts, 'given to two workers');
-      return async () => this.#trial.harness.giveAgain(by, other);
+      return async () => this.trial.harness.giveAgain(by, other);
     }
     const { share, of } = this.#faults[operation] ?? { share: 0, of: {} };
     if (random() >= share) return undefined;
@@ -106,7 +104,7 @@ export class Faults {
   }
 
   #find(id: string) {
-    const { api, worker } = this.#trial.running;
+    const { api, worker } = this.trial.running;
     return [...api(), ...worker()].find((one) => one.id === id);
   }
 
@@ -116,7 +114,7 @@ export class Faults {
     return (pass, c) =>
       resetAfter(async () => {
         await pass();
-        await this.#trial.harness.waitFor(() => !process.isAlive(), `${by} to die`);
+        await this.trial.harness.waitFor(() => !process.isAlive(), `${by} to die`);
       }, c);
   }
 
@@ -124,18 +122,18 @@ export class Faults {
   async #submitTwice(by: string, pass: () => Promise<void>, c: Context): Promise<undefined> {
     await pass();
     const { input, webhook } = (await c.req.json()) as { input: { task_id: string }; webhook: string };
-    const { id: job } = this.#trial.harness.submitAny(input, input.task_id, webhook);
-    this.#trial.observations.submissions.set(job, this.#submission(input.task_id, job, by));
+    const { id: job } = this.trial.harness.submitAny(input, input.task_id, webhook);
+    this.trial.observations.submissions.set(job, this.#submission(input.task_id, job, by));
   }
 
   #submission(task: string, job: string, by: string): Submission {
     const api = this.#find(by)!;
-    return { task, job, api, at: this.#trial.now(), answered: false, statusSeen: false, unknown: false };
+    return { task, job, api, at: this.trial.now(), answered: false, statusSeen: false, unknown: false };
   }
 
   /** A job that runs, and that this worker was not given. */
   #runningElsewhere(worker: string): string | undefined {
-    const { harness, observations } = this.#trial;
+    const { harness, observations } = this.trial;
     return [...observations.submissions.keys()].find(
       (job) => harness.queue.find(job)?.status === 'IN_PROGRESS' && !harness.wasGivenTo(worker, job),
     );
@@ -146,14 +144,14 @@ export class Faults {
    * @returns whether it was forgotten
    */
   #forget(job: string): boolean {
-    const { harness, observations } = this.#trial;
+    const { harness, observations } = this.trial;
     const task = observations.submissions.get(job)?.task;
     const queued = harness.queue.find(job);
     if (task === undefined || !queued) return false;
     if (observations.submissionsOf(task).filter(({ job }) => this.#forgotten.has(job)).length >= MAX_JOBS - 1)
       return false;
     this.#forgotten.add(job);
-    const goesOn = this.#random() < 0.5;
+    const goesOn = this.random() < 0.5;
     if (!goesOn) harness.queue.cancel(queued);
     count(this.counts, goesOn ? 'forgotten, and goes on' : 'forgotten');
     return true;
@@ -161,7 +159,7 @@ export class Faults {
 
   /** Notes the job that is made, and whether the API gets its id. */
   #observeSubmission({ by, body }: Intercepted, fault: Fault | undefined): Fault {
-    const { observations } = this.#trial;
+    const { observations } = this.trial;
     return async (pass, c) => {
       let made: Submission | undefined;
       const passAndNote = async () => {
@@ -169,7 +167,7 @@ export class Faults {
         const { id: job } = await c.res.clone().json();
         made = this.#submission(String((body.input as { task_id?: unknown }).task_id), job, by);
         observations.seeSubmission(made);
-        if (this.#random() < 0.15) this.#answersLeft.set(job, Math.floor(6 * this.#random()));
+        if (this.random() < 0.15) this.#answersLeft.set(job, Math.floor(6 * this.random()));
       };
       const instead = await fault?.(passAndNote, c);
       if (!instead && !made) await passAndNote();
@@ -180,7 +178,7 @@ export class Faults {
 
   /** Notes which status the API gets. When it gets an end that it must announce, it may die before or after it has stored it. */
   #observeStatus({ id, by }: Intercepted, fault: Fault | undefined): Fault {
-    const { observations } = this.#trial;
+    const { observations } = this.trial;
     return async (pass, c) => {
       let hasPassed = false;
       const passAndNote = async () => {
@@ -198,7 +196,7 @@ export class Faults {
       const job = await c.res.clone().json();
       const isOver = job.status !== 'IN_QUEUE' && job.status !== 'IN_PROGRESS';
       if (isOver && observations.plans.get(submission.task)?.hasWebhook)
-        setTimeout(() => this.#kills.killAt('settling', this.#find(by)), 60 * Math.random());
+        setTimeout(() => this.kills.killAt('settling', this.#find(by)), 60 * Math.random());
       return instead;
     };
   }

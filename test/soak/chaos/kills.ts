@@ -21,23 +21,20 @@ export type Moment = (typeof API_MOMENTS | typeof WORKER_MOMENTS)[number];
 
 export class Kills {
   readonly counts: Counts = {};
-  readonly #trial: Trial;
   /** the moment of the next kill */
   #planned: Moment | undefined;
 
-  constructor(trial: Trial) {
-    this.#trial = trial;
-  }
+  constructor(private readonly trial: Trial) {}
 
   isUp = (process: TestProcess) =>
-    process.isReady() && process.isAlive() && !this.#trial.observations.killed.has(process);
-  areAllUp = () => [...this.#trial.running.api(), ...this.#trial.running.worker()].every(this.isUp);
+    process.isReady() && process.isAlive() && !this.trial.observations.killed.has(process);
+  areAllUp = () => [...this.trial.running.api(), ...this.trial.running.worker()].every(this.isUp);
   isPlanned = (moment: Moment) => this.#planned === moment;
   done = () => Object.values(this.counts).reduce((sum, n) => sum + n, 0);
 
   /** Kills the process if a kill is planned for this moment. @returns whether it was killed just now */
   killAt = (moment: Moment, process: TestProcess | undefined): boolean => {
-    const { harness, observations } = this.#trial;
+    const { harness, observations } = this.trial;
     const { killed } = observations;
     if (this.#planned !== moment || !process?.isAlive() || killed.has(process)) return false;
     this.#planned = undefined;
@@ -53,7 +50,7 @@ export class Kills {
    * @param isDue whether it is time for the n-th kill
    */
   async run(kills: number, isDue: (n: number) => boolean): Promise<void> {
-    const { harness, running, stream } = this.#trial;
+    const { harness, running, stream } = this.trial;
     const random = stream('kills');
     for (let n = 0; n < kills; n++) {
       await harness.waitFor(() => isDue(n), 'time for a kill', HOUR);

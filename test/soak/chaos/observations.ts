@@ -75,12 +75,9 @@ export class Observations {
   /** what should not have happened */
   readonly violations: string[] = [];
   readonly #results = new Map<string, { result: string; by: string; at: number }>();
-  /** wakes whoever waits for a condition */
-  readonly notifyChange: () => void;
 
-  constructor(notifyChange: () => void) {
-    this.notifyChange = notifyChange;
-  }
+  /** @param notifyChange wakes whoever waits for a condition */
+  constructor(readonly notifyChange: () => void) {}
 
   readonly addViolation = (text: string): void => {
     if (!this.violations.includes(text)) this.violations.push(text);
