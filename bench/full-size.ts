@@ -55,7 +55,7 @@ export function makeFullSize(): { folder: string; remove(): void } {
   cpSync(SMALL, folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
   const network = (name: string, file: string, config: object, graphs: ((weights: SafeTensors) => Graph)[]) => {
     mkdirSync(join(folder, name), { recursive: true });
-    // What the small one says beside; but 1.0 would become 1, which transformers refuses.
+    // The small model's other values. Its 1.0 would become 1, which transformers refuses.
     const official = { ...smallConfig(name), initializer_factor: undefined, ...config };
     writeFileSync(join(folder, name, 'config.json'), JSON.stringify(official));
     writeHoles(join(folder, name, `${file}.safetensors`), graphs);
@@ -74,7 +74,7 @@ const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL, name, 
 /** A safetensors file of the tensors that the graphs ask for. */
 function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
   const shapes = new Map<string, readonly number[]>();
-  const asked: SafeTensors = {
+  const recorder: SafeTensors = {
     folder: dirname(path),
     name: basename(path),
     get(tensor, shape) {
@@ -82,7 +82,7 @@ function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
       return { type: 'float32', shape: [...shape], offset: 0, length: bytesOf(shape) };
     },
   };
-  for (const graph of graphs) graph(asked);
+  for (const graph of graphs) graph(recorder);
   // Attention to a single key needs neither query nor key; diffusers loads them all the same.
   for (const [tensor, [C]] of [...shapes]) {
     const [, block] = /^(.*)\.attn2\.to_v\.weight$/.exec(tensor) ?? [];

@@ -1,27 +1,14 @@
 /** How the benchmarks read their flags and time a piece of work next to its peer. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { readFlags } from '../test/support/flags.ts';
 import type { Pair } from './report.ts';
 
-/**
- * Reads a benchmark's flags, all of them positive numbers.
- * @param defaults every flag there is, with its default
- * @throws Error that names a flag which does not exist, or whose value is not a positive number
- * @example const { rounds } = numberFlags({ rounds: 3 }); // npm run bench -- media --rounds 5
- */
-export function numberFlags<Name extends string>(defaults: Record<Name, number>): Record<Name, number> {
-  const names = Object.keys(defaults) as Name[];
-  const { values } = parseArgs({
-    args: process.argv.slice(3),
-    options: { ...Object.fromEntries(names.map((name) => [name, { type: 'string' }])), json: { type: 'boolean' } },
-  });
-  const read = (name: Name) => {
-    const value = Number((values as Record<string, unknown>)[name] ?? defaults[name]);
-    if (!(value > 0)) throw new Error(`--${name} must be a number above 0`);
-    return [name, value];
-  };
-  return Object.fromEntries(names.map(read)) as Record<Name, number>;
-}
+/** Reads the flags of a benchmark, all of them numbers; `--json` belongs to index.ts. See readFlags. */
+export const numberFlags = <Name extends string>(defaults: Record<Name, number>): Record<Name, number> =>
+  readFlags(
+    process.argv.slice(3).filter((arg) => arg !== '--json'),
+    defaults,
+  );
 
 /** Milliseconds that the work takes. */
 export async function timed(work: () => unknown): Promise<number> {

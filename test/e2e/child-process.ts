@@ -6,7 +6,7 @@ import type { Stage } from '../../core/job.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Of a log line, what tests look at. */
+/** The fields of a log line that tests read. */
 export interface LogLine {
   message: string;
   stage?: Stage;

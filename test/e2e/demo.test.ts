@@ -24,7 +24,7 @@ const demo = (environment: NodeJS.ProcessEnv, ...args: string[]) =>
   spawnSync(process.execPath, ['infra/run/demo.mjs', ...args], { cwd: ROOT, env: environment, encoding: 'utf8' });
 const TINY = ['--H', '64', '--W', '128', '--T', '3', '--steps', '2'];
 
-test('--once makes a clip from the bundled still, saves it and its frames, prints the link, and ends', async () => {
+test('--once makes a clip from the bundled picture, saves it and its frames, prints the link, and exits', async () => {
   const [out, frames] = [join(folder, 'clip.mp4'), join(folder, 'frames')];
   const { status, stdout } = demo(env, '--once', '--seed', '23', '--out', out, `--frames=${frames}`, ...TINY);
   expect(status, stdout).toBe(0);
@@ -36,13 +36,13 @@ test('--once makes a clip from the bundled still, saves it and its frames, print
     expect(await sharp(name).metadata()).toMatchObject({ width: 128, height: 64, depth: 'uchar', channels: 3 });
     const kept = await sharp(name).raw().toBuffer();
     const error = kept.reduce((sum, value, i) => sum + Math.abs(value - data[i]!), 0) / kept.length;
-    expect([width, height, error < 6]).toEqual([128, 64, true]); // the same picture, but for the encoder's loss
-    expect(error).toBeGreaterThan(0); // and from before the encoder
+    expect([width, height, error < 6]).toEqual([128, 64, true]); // the same picture apart from the encoder's loss
+    expect(error).toBeGreaterThan(0); // saved before encoding
   }
   expect(t).toBe(3);
 }, 60_000);
 
-test('what is wrong ends it in one clear line, before anything is started', () => {
+test('wrong flags end the demo with one line each, before anything is started', () => {
   const complaint = (...args: string[]) => {
     const { status, stderr } = demo(env, ...args);
     expect(status).toBe(1);
@@ -58,22 +58,22 @@ test('what is wrong ends it in one clear line, before anything is started', () =
   expect(existsSync(join(folder, 'nothing'))).toBe(false);
 }, 60_000);
 
-test('a port in use, a wrong variable and a picture that is none are clear too', async () => {
+test('the error names a port in use, a wrong variable, or a file that is not a picture', async () => {
   const { createServer } = await import('node:net');
   const blocker = createServer().listen(Number(env.PORT), '127.0.0.1');
   const busy = spawn(process.execPath, ['infra/run/demo.mjs', '--once'], { cwd: ROOT, env });
-  expect(await said(busy)).toContain(`PORT ${env.PORT} is already in use`);
+  expect(await errorOf(busy)).toContain(`PORT ${env.PORT} is already in use`);
   blocker.close();
   const wrong = spawn(process.execPath, ['infra/run/demo.mjs', '--once'], {
     cwd: ROOT,
     env: { ...env, LINK_SECONDS: 'long' },
   });
-  expect(await said(wrong)).toContain('LINK_SECONDS must be a whole number from 1 to 604800');
+  expect(await errorOf(wrong)).toContain('LINK_SECONDS must be a whole number from 1 to 604800');
   const text = demo(env, '--once', '--image', 'package.json');
   expect([text.status, text.stderr]).toEqual([1, expect.stringContaining('not a whole picture of type jpeg')]);
 }, 60_000);
 
-test('where requests need an API key it makes and shows the first one, wants one later, and tells how to make it', async () => {
+test('where requests need an API key, the demo makes and prints the first one; later it needs one and says how to make it', async () => {
   const data = join(folder, 'wide');
   const wide = { ...env, HOST: '0.0.0.0', DATA_DIR: data };
   const run = (key: string) => demo({ ...wide, IMG2VID_API_KEY: key }, '--once', ...TINY);
@@ -88,11 +88,11 @@ test('where requests need an API key it makes and shows the first one, wants one
   expect(again.stderr).toContain(`DATA_DIR=${data} npm run keys -- create --name demo\n`);
   expect(run(text).status).toBe(0);
   expect(run('a').stderr).toContain('IMG2VID_API_KEY is no API key');
-  const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // no placeholder for strangers
+  const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // placeholders are for loopback only
   expect(prompted.stderr).toContain('prompt: there is no Midjourney bridge here');
 }, 90_000);
 
-test('Ctrl-C ends it with all its children', async () => {
+test('Ctrl-C ends the demo and all its child processes', async () => {
   const child = spawn(process.execPath, ['infra/run/demo.mjs', ...TINY], { cwd: ROOT, env });
   let text = '';
   await new Promise<void>((resolve, reject) => {
@@ -111,8 +111,8 @@ test('Ctrl-C ends it with all its children', async () => {
   for (const pid of children) expect(existsSync(`/proc/${pid}`), `process ${pid}`).toBe(false);
 }, 60_000);
 
-/** What a process wrote to stderr until it ended, which it does with 1. */
-async function said(child: ReturnType<typeof spawn>): Promise<string> {
+/** What a process writes to stderr until it exits, which it does with 1. */
+async function errorOf(child: ReturnType<typeof spawn>): Promise<string> {
   let text = '';
   child.stderr!.setEncoding('utf8').on('data', (part: string) => {
     text += part;

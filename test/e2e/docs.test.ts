@@ -1,4 +1,4 @@
-/** The documentation: every example in it is run against the service, and its pages are looked at in Chromium. */
+/** The documentation: every example in it runs against the service, and its pages are opened in Chromium. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -38,7 +38,7 @@ beforeAll(async () => {
   await symlink(ROOT, join(folder, 'node_modules/@img2vid/text-to-video-api')); // as npm installs a folder
   await mkdir(join(folder, 'bin'));
   await symlink(join(ROOT, 'client/cli.mjs'), join(folder, 'bin/img2vid')); // as npm link does
-  await writeFile(join(folder, 'bin/curl'), '#!/bin/sh\nPATH=$REAL_PATH exec curl --fail-with-body "$@"\n'); // a refusal is no success
+  await writeFile(join(folder, 'bin/curl'), '#!/bin/sh\nPATH=$REAL_PATH exec curl --fail-with-body "$@"\n'); // an error status fails the example
   await chmod(join(folder, 'bin/curl'), 0o755);
 });
 afterAll(async () => {
@@ -64,7 +64,7 @@ async function work() {
 interface Block {
   page: string;
   language: string;
-  /** answer: of the block before; receiver: a server; refused: the service says no; shown: held by receivers.test.ts */
+  /** answer: to the block before; receiver: a server; refused: an error status is expected; shown: checked by receivers.test.ts */
   kind: string;
   code: string;
 }
@@ -135,7 +135,7 @@ describe('every example works', () => {
       },
     );
 
-  test('the receiver takes what the service has signed, and nothing else', async () => {
+  test('the receiver accepts only events that the service has signed', async () => {
     const [block] = BLOCKS.filter(({ kind }) => kind === 'receiver');
     const port = await freePort();
     const code = block!.code.replace('8000', `${port}, '127.0.0.1', () => console.log('listening')`);
@@ -164,7 +164,7 @@ describe('every example works', () => {
     await once(child, 'close');
   });
 
-  test('examples in TypeScript are of the right types', async () => {
+  test('examples in TypeScript compile', async () => {
     const typed = BLOCKS.filter(({ language }) => language === 'ts');
     await Promise.all(typed.map(({ code }, i) => writeFile(join(folder, `typed-${i}.mts`), code)));
     const strict = { strict: true, noEmit: true, skipLibCheck: true, allowImportingTsExtensions: true };
@@ -172,14 +172,14 @@ describe('every example works', () => {
     const compilerOptions = { ...strict, ...modern, types: ['node'], typeRoots: [join(ROOT, 'node_modules/@types')] };
     await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['typed-*.mts'] }));
     const child = spawn(join(ROOT, 'node_modules/.bin/tsc'), ['-p', folder]);
-    let said = '';
-    child.stdout.on('data', (text) => (said += text));
+    let output = '';
+    child.stdout.on('data', (text) => (output += text));
     const [code] = await once(child, 'close');
-    expect([code, said]).toEqual([0, '']);
+    expect([code, output]).toEqual([0, '']);
     expect(typed.length).toBeGreaterThan(2);
   });
 
-  test('no example is of a kind that nobody runs', () => {
+  test('every example is of a kind that a test runs', () => {
     const known = [
       'bash',
       'js',
@@ -196,7 +196,7 @@ describe('every example works', () => {
   });
 });
 
-test('the pages are open to all, lead to one another, and show the service’s own address', async () => {
+test('the pages need no key, link to one another, and show the service’s own URL', async () => {
   const own = await testService({ PUBLIC_URL: 'https://video.example.com', HOST: '0.0.0.0' });
   const seen = new Set<string>();
   const waiting = ['/docs'];
@@ -251,7 +251,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
 
   for (const colorScheme of ['light', 'dark'] as const)
     for (const width of [390, 1280])
-      test(`no page asks anything of anybody else, breaks a rule or is too wide: ${colorScheme}, ${width} pixels`, async () => {
+      test(`every page fits and requests nothing from other servers: ${colorScheme}, ${width} pixels`, async () => {
         const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
         const faults = watch(page);
         for (const name of [
@@ -278,7 +278,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
         await page.close();
       });
 
-  test('the reference tries a request', async () => {
+  test('the reference page sends a dry run and shows its answer', async () => {
     const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
     const faults = watch(page);
     await page.goto(`${service.url}/docs/reference`);
@@ -293,7 +293,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
   });
 });
 
-/** What a page does that it should not. */
+/** Errors of a page, and its requests to other servers. */
 function watch(page: Page): string[] {
   const faults: string[] = [];
   page.on('pageerror', (error) => faults.push(String(error)));
@@ -304,7 +304,7 @@ function watch(page: Page): string[] {
   return faults;
 }
 
-/** Opens the first call, with an example of its request. */
+/** Opens the first operation with an example of its request. */
 async function showReference(page: Page) {
   await page.waitForSelector('#operations-tasks-img2vid');
   await page.click('#operations-tasks-img2vid .opblock-summary-control');

@@ -1,7 +1,7 @@
 /** Faults in front of the servers that workers and the API talk to: RunPod's queue and a Midjourney bridge. */
 import type { IncomingMessage } from 'node:http';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
-import type { Context, MiddlewareHandler } from 'hono';
+import type { Context } from 'hono';
 
 /** The workers' endpoint. An API's endpoint has the API's own name, which tells who sends a request. */
 export const WORKERS_ENDPOINT = 'ep';
@@ -65,40 +65,8 @@ export function hangUp(c: Context): Response {
   return RESPONSE_ALREADY_SENT;
 }
 
-export interface InterceptOptions {
-  /** whether an API of this name has been started */
-  isApi(name: string): boolean;
-  /** chooses a fault for a request */
-  chooseFault(request: Intercepted): Fault | undefined;
-  /** calls `next` and notes what came of it */
-  observe(request: Intercepted, c: Context, next: () => Promise<void>): Promise<void>;
-  /** called with 1 when a request begins and with -1 when it is over */
-  onFlight(request: Intercepted, change: 1 | -1): void;
-}
-
-/** Middleware that lets faults happen to every known operation. */
-export function intercept({ isApi, chooseFault, observe, onFlight }: InterceptOptions): MiddlewareHandler {
-  return async (c, next) => {
-    const request = await readOperation(c, isApi);
-    if (!request) return next();
-    onFlight(request, 1);
-    let hasPassed = false;
-    const pass = async () => {
-      hasPassed = true;
-      await observe(request, c, next);
-    };
-    try {
-      const instead = await chooseFault(request)?.(pass, c);
-      if (instead) return instead;
-      if (!hasPassed) await pass();
-    } finally {
-      onFlight(request, -1);
-    }
-  };
-}
-
 /** Reads `/v2/ENDPOINT/OPERATION/…`, `/bridge/v2/OPERATION/…` and `/API/callback/…`; undefined for other requests. */
-async function readOperation(c: Context, isApi: (name: string) => boolean): Promise<Intercepted | undefined> {
+export async function readOperation(c: Context, isApi: (name: string) => boolean): Promise<Intercepted | undefined> {
   const [, side = '', ...path] = c.req.path.split('/');
   const body = c.req.method === 'POST' ? await c.req.json().catch(() => ({})) : {};
   if (isApi(side))

@@ -104,7 +104,7 @@ describe.each(STAGES)('in the stage %s', (stage) => {
     await expectOneEnd(job, 'CANCELLED');
     expect(job.posted.size).toBe(0);
     const left = (await harness.objects(job)).filter((name) => !PROMPT_FILES.includes(name));
-    expect([[], RESULT_FILES]).toContainEqual(left); // the result, if that was there before the worker heard
+    expect([[], RESULT_FILES]).toContainEqual(left); // the result, if it was written before the worker was told to stop
     expect(harness.paymentsOf(job.taskId)).toBe(1);
     expect(worker.isAlive()).toBe(true);
     await expectNoLeftovers();
@@ -160,8 +160,8 @@ test('a prompt is not sent again when a worker was killed while sending it, beca
 
 /** Each fault once, alternating with real answers; then only real answers. */
 function everyOther(faults: Fault[]): () => Fault | undefined {
-  let asked = 0;
-  return () => (asked++ % 2 === 0 ? faults.shift() : undefined);
+  let count = 0;
+  return () => (count++ % 2 === 0 ? faults.shift() : undefined);
 }
 /** Each fault once, in order; then only real answers. */
 const inTurn =

@@ -19,7 +19,7 @@ import type { Clock } from '../../infra/simulators/clock.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../support/test-api.ts';
 import { startProcess, type TestProcess } from './child-process.ts';
-import { type Fault, hangUp, type Intercepted, intercept, WORKERS_ENDPOINT } from './fault-injection.ts';
+import { type Fault, hangUp, type Intercepted, readOperation, WORKERS_ENDPOINT } from './fault-injection.ts';
 
 const KEY = 'test-key';
 /** For what must happen, however busy the machine is. */
@@ -118,20 +118,7 @@ export class Harness {
 
   async listen(): Promise<void> {
     const { app: bridge } = tnlServer({ apiKey: KEY, duration: 0, draw: async () => this.picture });
-    const app = new Hono().use(
-      intercept({
-        isApi: (name) => this.#apis.has(name),
-        chooseFault: (request) => {
-          if (request.operation === 'outcome') this.#notePosted(request);
-          return this.fault(request);
-        },
-        observe: (request, c, next) => this.#observe(request, c, next),
-        onFlight: ({ by }, change) => {
-          this.#inFlight.set(by, (this.#inFlight.get(by) ?? 0) + change);
-          if (change < 0) this.notifyChange();
-        },
-      }),
-    );
+    const app = new Hono().use((c, next) => this.#intercept(c, next));
     app.post('/ended', async (c) => {
       const { id, status } = await c.req.json();
       const job = this.jobs.get(id)!;
@@ -255,18 +242,17 @@ export class Harness {
   /** How many times the bridge was asked for the task's pictures. */
   paymentsOf = (taskId: string) => this.#payments.filter((id) => id === taskId).length;
 
-  /** The objects in the task's folder, the job's own below `job/`. */
-  async objects(job: TestJob): Promise<string[]> {
-    const root = join(bucketFolder(this.dataDir), 'objects', taskFolder(job.taskId));
+  /** Keys of all objects below a folder of the bucket, without the folder. */
+  async listObjects(folder: string): Promise<string[]> {
+    const root = join(bucketFolder(this.dataDir), 'objects', folder);
     const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []); // nothing was written yet
-    return entries
-      .filter((entry) => entry.isFile())
-      .map(({ parentPath, name }) =>
-        join(parentPath, name)
-          .slice(root.length + 1)
-          .replace(job.id, 'job'),
-      )
-      .sort();
+    const files = entries.filter((entry) => entry.isFile());
+    return files.map(({ parentPath, name }) => join(parentPath, name).slice(root.length + 1)).sort();
+  }
+
+  /** The objects in the task's folder, the job's own below `job/`. */
+  async objects({ id, taskId }: TestJob): Promise<string[]> {
+    return (await this.listObjects(taskFolder(taskId))).map((key) => key.replace(id, 'job')).sort();
   }
 
   /** What belongs to no running job: unfinished objects, temporary files. */
@@ -370,6 +356,28 @@ export class Harness {
   }
 
   // Requests.
+
+  /** Middleware that lets faults happen to every known operation. */
+  async #intercept(c: Context, next: () => Promise<void>): Promise<Response | undefined> {
+    const request = await readOperation(c, (name) => this.#apis.has(name));
+    if (!request) return void (await next());
+    const { operation, by } = request;
+    this.#inFlight.set(by, (this.#inFlight.get(by) ?? 0) + 1);
+    if (operation === 'outcome') this.#notePosted(request);
+    let hasPassed = false;
+    const pass = async () => {
+      hasPassed = true;
+      await this.#observe(request, c, next);
+    };
+    try {
+      const instead = await this.fault(request)?.(pass, c);
+      if (!instead && !hasPassed) await pass();
+      return instead;
+    } finally {
+      this.#inFlight.set(by, this.#inFlight.get(by)! - 1);
+      this.notifyChange();
+    }
+  }
 
   /** Passes a request on and notes what came of it. */
   async #observe({ operation, by, id, body }: Intercepted, c: Context, next: () => Promise<void>): Promise<void> {

@@ -7,7 +7,6 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
-import { taskFolder } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
@@ -15,6 +14,7 @@ import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { main } from '../../infra/tools/keys.ts';
 import { startApi } from '../support/api-process.ts';
 import { listen } from '../support/test-api.ts';
+import { jobOutput } from './job-output.ts';
 
 vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
 
@@ -25,18 +25,18 @@ const WIDE = { HOST: '0.0.0.0' };
 
 let folder: string;
 let queue: ReturnType<typeof queueServer>;
-let far: Awaited<ReturnType<typeof listen>>;
+let runpodServer: Awaited<ReturnType<typeof listen>>;
 const running: Api[] = [];
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'keys-'));
   queue = queueServer({ apiKey: RUNPOD_KEY, pollTimeout: 100, workerTimeout: Infinity });
-  far = await listen(queue.app);
+  runpodServer = await listen(queue.app);
 });
 afterEach(async () => {
   await Promise.all(running.splice(0).map((api) => api.stop()));
   queue.close();
-  await far.close();
+  await runpodServer.close();
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -48,7 +48,7 @@ interface Api {
 }
 
 async function start(env: Record<string, string> = {}): Promise<Api> {
-  const runpod = { url: far.url, apiKey: RUNPOD_KEY };
+  const runpod = { url: runpodServer.url, apiKey: RUNPOD_KEY };
   const { url, child, exited } = await startApi({ dataDir: folder, runpod, env, stdout: 'pipe' });
   const written = text(child.stdout!);
   const api: Api = {
@@ -75,20 +75,20 @@ async function keys(...args: string[]): Promise<{ out: string; err: string; stat
   });
 }
 
-/** What `keys create` shows. */
+/** Reads id and key from the output of `keys create`. */
 async function create(...args: string[]): Promise<{ id: string; key: string }> {
   const { out, err } = await keys('create', ...args);
   expect(err).toBe('');
   return { id: /^id +(\S+)$/m.exec(out)![1]!, key: out.match(A_KEY)![0] };
 }
 
-/** Until this key's requests are answered so. A key that was changed counts as it was for a second. */
+/** Waits until this key's requests get this status: the API caches keys for a second. */
 async function until(status: number, { ask }: Api, key?: string): Promise<void> {
-  while ((await ask('/usage', key)).status !== status) await delay(100); // seldom: wrong keys are counted
+  while ((await ask('/usage', key)).status !== status) await delay(100); // not faster: wrong keys are counted
 }
 
-describe('the first key, where others than this machine may come', () => {
-  test('is shown once, and then a request needs a key', async () => {
+describe('the first key, where other machines can reach the API', () => {
+  test('is printed once, and then every request needs a key', async () => {
     const first = await start(WIDE);
     expect((await first.ask('/status')).status).toBe(401);
     const key = (await first.stop()).match(A_KEY) ?? [];
@@ -100,13 +100,13 @@ describe('the first key, where others than this machine may come', () => {
     expect(await again.stop()).not.toContain('API key');
   });
 
-  test('is not made where only this machine may come', async () => {
+  test('is not made where only this machine can reach the API', async () => {
     const api = await start();
     expect((await api.ask('/status')).status).toBe(200);
     expect(await api.stop()).not.toContain('API key');
   });
 
-  test('is seen in the terminal of `npm start`, with an address that can be opened', async () => {
+  test('appears in the terminal of `npm start`, with a URL that can be opened', async () => {
     const port = String(await freePort());
     const child = spawn(process.execPath, ['--import', 'tsx', 'infra/run/start.ts'], {
       cwd: ROOT,
@@ -114,25 +114,25 @@ describe('the first key, where others than this machine may come', () => {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     const exited = once(child, 'exit');
-    let said = '';
+    let output = '';
     for await (const part of child.stdout.setEncoding('utf8')) {
-      said += part;
-      if (!child.killed && /^listening at .*\n/m.test(said)) child.kill('SIGTERM');
+      output += part;
+      if (!child.killed && /^listening at .*\n/m.test(output)) child.kill('SIGTERM');
     }
     expect(await exited).toEqual([0, null]);
-    expect(said.match(A_KEY)).toHaveLength(1);
-    expect(said).toContain(`listening at http://127.0.0.1:${port}, everything on this machine`);
+    expect(output.match(A_KEY)).toHaveLength(1);
+    expect(output).toContain(`listening at http://127.0.0.1:${port}, everything on this machine`);
   });
 });
 
-describe.skipIf(!hasPostgres)(`the first key, of processes at one PostgreSQL${skipped}`, () => {
+describe.skipIf(!hasPostgres)(`the first key of processes with one PostgreSQL${skipped}`, () => {
   let postgres: LocalPostgres;
   beforeAll(async () => {
     postgres = await startPostgres();
   });
   afterAll(() => postgres?.stop());
 
-  test('is one, though two are about to make it at once, and for all of them', async () => {
+  test('is the same for all, also when two make it at the same time', async () => {
     const { name, url } = await postgres.database();
     const env = { ...WIDE, DATABASE_URL: url };
     await (await start({ DATABASE_URL: url })).stop(); // makes the tables
@@ -145,11 +145,11 @@ describe.skipIf(!hasPostgres)(`the first key, of processes at one PostgreSQL${sk
       end $$`,
     );
     while ((await postgres.query(name, `select ${locks("granted and mode = 'ExclusiveLock'")}`)) !== '1');
-    const both = await Promise.all([start(env), start(env)]); // neither sees a key, and both wait to write one
+    const both = await Promise.all([start(env), start(env)]); // neither finds a key, and both wait to write one
     await holding;
     const late = await start(env);
-    const said = await Promise.all(both.map((api) => api.stop()));
-    const found = said.join('').match(A_KEY) ?? [];
+    const output = await Promise.all(both.map((api) => api.stop()));
+    const found = output.join('').match(A_KEY) ?? [];
     expect(found).toHaveLength(1);
     expect((await late.ask('/status', found[0])).status).toBe(200);
     expect((await late.ask('/status')).status).toBe(401);
@@ -157,8 +157,8 @@ describe.skipIf(!hasPostgres)(`the first key, of processes at one PostgreSQL${sk
   });
 });
 
-describe('npm run keys, beside a running API', () => {
-  test('create, and with the first key every request needs one; revoke', async () => {
+describe('npm run keys, while an API runs', () => {
+  test('create makes every request need a key, and revoke ends a key', async () => {
     const api = await start();
     expect((await api.ask('/usage')).status).toBe(200);
     const mine = await create('--name', 'me');
@@ -173,7 +173,7 @@ describe('npm run keys, beside a running API', () => {
     expect((await api.ask('/usage', other.key)).status).toBe(200);
   });
 
-  test('rotate: both texts are good, or with --hours 0 only the new one', async () => {
+  test('rotate keeps the old key value valid for a time, or with --hours 0 not at all', async () => {
     const api = await start();
     const { id, key } = await create('--name', 'me');
     const rotate = async (...args: string[]) => (await keys('rotate', id, ...args)).out.match(A_KEY)![0];
@@ -185,7 +185,7 @@ describe('npm run keys, beside a running API', () => {
     for (const old of [key, second]) expect((await api.ask('/usage', old)).status).toBe(401);
   });
 
-  test('list: what each key has spent, and what is reserved for what has not ended', async () => {
+  test('list shows what each key has spent, and what is reserved for active tasks', async () => {
     const api = await start({ PRICE_PER_STILL: '0.25' });
     const { id, key } = await create('--name', 'me', '--budget', '2');
     await until(401, api);
@@ -207,7 +207,7 @@ describe('npm run keys, beside a running API', () => {
     const watching = api.ask(`/status?id=${task.id}`, key, { headers: { accept: 'text/event-stream' } });
     for (let isDone = false; !isDone; await queue.queue.waitForChange(100))
       for (const job of queue.queue.take('worker', 1)) {
-        queue.queue.report(job, 'worker', { output: outputOf(task.id, job.id) });
+        queue.queue.report(job, 'worker', { output: jobOutput(task.id, job.id) });
         isDone = true;
       }
     expect(await (await watching).text()).toContain('"status":"succeeded"');
@@ -254,17 +254,3 @@ describe('npm run keys, beside a running API', () => {
     expect(await failure(1, 'revoke', 'nobody')).toBe('there is no key nobody; npm run keys -- list shows all\n');
   });
 });
-
-/** What a worker says that has made one video. */
-function outputOf(taskId: string, jobId: string) {
-  const key = `${taskFolder(taskId)}/${jobId}/video-1.mp4`;
-  const video = { key, seed: 1, width: 64, height: 64, frames: 2, fps: 6, seconds: 1 / 3, bytes: 1, sha256: 'x' };
-  return {
-    videos: [video],
-    still: `${taskFolder(taskId)}/still.png`,
-    seed: 1,
-    model: 'camera',
-    warnings: [],
-    timings_ms: {},
-  };
-}

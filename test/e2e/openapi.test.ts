@@ -1,4 +1,4 @@
-/** Schemathesis asks the API whatever the OpenAPI document allows, and what it does not: nothing may break, no answer be undocumented. */
+/** Schemathesis sends what the OpenAPI document allows, and what it does not: the API must not fail, and every answer must be documented. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -9,18 +9,18 @@ import { testService } from '../support/test-api.ts';
 
 const python = process.env.SCHEMATHESIS_PYTHON;
 const skipped = python ? '' : ' (no SCHEMATHESIS_PYTHON: skipped)';
-if (!python) console.warn('no SCHEMATHESIS_PYTHON: what wants schemathesis is skipped');
+if (!python) console.warn('no SCHEMATHESIS_PYTHON: tests with schemathesis are skipped');
 const EXAMPLES = process.env.SCHEMATHESIS_EXAMPLES ?? '20';
 const SEED = process.env.SCHEMATHESIS_SEED ?? '1';
 
-/** What is not held against us: parameters that do not belong to the choices made are ignored, and pairs of them have rules. */
+/** Checks that do not apply: parameters that do not belong to the chosen options are ignored, and some pairs of them have rules. */
 const EXCLUDED = ['negative_data_rejection', 'positive_data_acceptance'];
 
 test.skipIf(!python)(
-  `every answer is one that the document tells of${skipped}`,
+  `every answer is one that the OpenAPI document describes${skipped}`,
   async () => {
     const service = await testService();
-    const cwd = await mkdtemp(join(tmpdir(), 'schemathesis-')); // it writes beside where it runs
+    const cwd = await mkdtemp(join(tmpdir(), 'schemathesis-')); // it writes into its working folder
     const working = new AbortController();
     const work = workAll(service, working.signal);
 
@@ -38,7 +38,7 @@ test.skipIf(!python)(
     await service.close();
     await rm(cwd, { recursive: true });
     expect(code, output.slice(-20_000)).toBe(0);
-    expect(jobs.completed).toBeGreaterThan(0); // it has seen tasks that end
+    expect(jobs.completed).toBeGreaterThan(0); // some tasks ended
   },
   300_000,
 );

@@ -1,7 +1,6 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import axe from 'axe-core';
 import { Hono } from 'hono';
 import type { Browser, Page, Request } from 'playwright-core';
@@ -10,14 +9,12 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi 
 import { openStore } from '../../api/store/store.ts';
 import { taskFolder } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
-import { freePort } from '../../infra/run/free-port.ts';
-import { type LocalService, startLocal } from '../../infra/run/start.ts';
 import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
 import { listen, makeKey, type TestService, testService } from '../support/test-api.ts';
+import { type LocalTestService, PICTURE_PATH, startService } from './local-service.ts';
 
 vi.setConfig({ testTimeout: 60_000 });
 
-const picture = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
 const SIZES = { desktop: { width: 1440, height: 900 }, phone: { width: 360, height: 740 } };
 
 /** Repeats the check until it passes, for at most 30 s. */
@@ -74,7 +71,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
   async function choosePicture() {
     await page.click('label:has([value="picture"])');
-    await page.setInputFiles('#image', picture);
+    await page.setInputFiles('#image', PICTURE_PATH);
     await page.waitForSelector('#chosen img', { state: 'visible' });
   }
   async function enterPrompt(text: string) {
@@ -133,19 +130,12 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
   }
 
   describe('of the whole service', () => {
-    let folder: string;
-    let service: LocalService;
+    let service: LocalTestService;
     beforeAll(async () => {
-      folder = await mkdtemp(join(tmpdir(), 'page-'));
-      const port = await freePort();
-      const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
-      service = await startLocal({ env: { ...env, PRICE_PER_GPU_SECOND: '0.01' }, quiet: true });
+      service = await startService({ PRICE_PER_GPU_SECOND: '0.01' });
     }, 60_000);
     beforeEach(() => open(service));
-    afterAll(async () => {
-      await service?.stop();
-      await rm(folder, { recursive: true, force: true });
-    });
+    afterAll(() => service?.stop());
 
     test('a picture becomes a clip: the page shows its cost, progress and input image, plays it and saves it', async () => {
       for (const part of ['#key-part', '#forget', '#budget', '#outage'])
@@ -613,16 +603,14 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     describe('of the whole service', () => {
       let folder: string;
-      let service: LocalService;
+      let service: LocalTestService;
       let text: string;
       beforeAll(async () => {
         folder = await mkdtemp(join(tmpdir(), 'page-'));
         const store = await openStore(`file:${join(folder, 'tasks.db')}`);
         ({ value: text } = await makeKey(store, { budget: 20_000_000 }));
         await store.close();
-        const port = await freePort();
-        const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder, PRICE_PER_GPU_SECOND: '1' };
-        service = await startLocal({ env, quiet: true });
+        service = await startService({ DATA_DIR: folder, PRICE_PER_GPU_SECOND: '1' });
       }, 60_000);
       afterAll(async () => {
         await service?.stop();

@@ -18,16 +18,16 @@ import { startHub } from '../../infra/simulators/hub-server.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PASTE = await readFile(join(ROOT, 'commands.txt'), 'utf8');
-/** What bash gets, in a pod as its process 1. */
+/** The script that bash runs, in a pod as process 1. */
 const SCRIPT = /^bash -c '([^']+)'\n$/.exec(PASTE)?.[1] ?? '';
-/** As a form with a field of one line leaves it. */
+/** As it comes out of a form field of one line. */
 const JOINED = SCRIPT.replaceAll('\n', '');
 const A_KEY = /i2v_[\w-]+/g;
 
 const works = (program: string, ...args: string[]) => spawnSync(program, args).status === 0;
 
 describe('the paste', () => {
-  test('is one command with nothing in it that ends its quotes, also where its lines are joined', () => {
+  test('is one command without an inner quote, also where its lines are joined', () => {
     expect(SCRIPT).not.toBe('');
     for (const script of [SCRIPT, JOINED])
       expect(spawnSync('bash', ['-n', '-c', script], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
@@ -37,14 +37,14 @@ describe('the paste', () => {
     [{}, /^APP_REPO is needed: the git URL .*\n$/],
     [{ APP_REPO: '', APP_TAG: 'v1' }, /^APP_REPO is needed: .*\n$/],
     [{ APP_REPO: 'file:///srv/repo.git' }, /^APP_TAG is needed: .*\n$/],
-  ])('without an address or a tag it ends with one line, before it has changed anything: %o', (env, line) => {
+  ])('exits with one line and changes nothing if the repository or the tag is missing: %o', (env, line) => {
     const { status, stdout, stderr } = spawnSync('bash', ['--norc', '-c', SCRIPT], { env, encoding: 'utf8' });
     expect([status, stdout, stderr]).toEqual([1, '', expect.stringMatching(line)]);
   });
 
   const hasShellcheck = works('shellcheck', '--version');
   if (!hasShellcheck) console.warn('skipped: the lint of commands.txt, for there is no shellcheck');
-  test.skipIf(!hasShellcheck)('has nothing that shellcheck would mend', () => {
+  test.skipIf(!hasShellcheck)('passes shellcheck', () => {
     const lint = { input: SCRIPT, encoding: 'utf8' } as const;
     expect(spawnSync('shellcheck', ['--shell=bash', '-'], lint).stdout).toBe('');
   });
@@ -53,12 +53,12 @@ describe('the paste', () => {
 const canBeRoot = works('unshare', '--mount', '--pid', '--fork', 'true') && works('debootstrap', '--version');
 if (!canBeRoot) console.warn('skipped: a pod from commands.txt, for that wants Linux, root and debootstrap');
 
-/** A plain Debian beside this machine's own, in a process tree and a file system of its own, as a container has them. */
+/** A plain Debian with its own process tree and file system, like a container. */
 describe.skipIf(!canBeRoot)('a pod', () => {
   let folder: string;
   let root: string;
   let port: number;
-  let url: string; // an address of this machine that only a service for all of them listens at
+  let url: string; // only a service that listens at all addresses can be reached here
   let npmCache: string;
   const pods = new Set<Pod>();
 
@@ -100,7 +100,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
 
   type Pod = ReturnType<typeof start>;
   function start(env: Record<string, string> = {}, script = JOINED) {
-    // The machine's cache of npm's saves the registry; only this process tree sees it there.
+    // The machine's npm cache saves downloads; it is mounted for this process tree only.
     const enter =
       'mount --bind "$1" "$2/root/.npm" && exec unshare --pid --fork --kill-child=KILL --root="$2" --mount-proc /bin/bash -c "$3"';
     const child = spawn(
@@ -130,12 +130,12 @@ describe.skipIf(!canBeRoot)('a pod', () => {
     const pod = {
       exited: closed.finally(() => pods.delete(pod)),
       output: () => output,
-      said: (text: string) =>
+      hasPrinted: (text: string) =>
         Promise.race([
           vi.waitFor(() => expect(output).toContain(text), { timeout: 5 * MINUTE }),
           closed.then((code) => expect.unreachable(`it ended with ${code}:\n${output}`)),
         ]),
-      listens: () => pod.said(`listening at https://abc123-${port}.proxy.runpod.net,`),
+      listens: () => pod.hasPrinted(`listening at https://abc123-${port}.proxy.runpod.net,`),
       /** of the pod's process 1 */
       pid: () => childrenOf(child.pid!)[0]!,
       stop() {
@@ -164,15 +164,15 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   const made: string[] = []; // ids of tasks
 
   test(
-    'goes on where it was killed, amid fetching the code or the packages',
+    'continues after being killed while it fetches the code or the packages',
     async () => {
       const first = start({}, SCRIPT);
-      await first.said('fetching the code');
+      await first.hasPrinted('fetching the code');
       first.kill();
       await first.exited;
       const app = join(root, 'workspace/img2vid/app');
       const second = start();
-      await second.said('installing packages');
+      await second.hasPrinted('installing packages');
       await vi.waitFor(() => expect(readdirSync(join(app, 'node_modules')).length).toBeGreaterThan(20), MINUTE);
       second.kill();
       await second.exited;
@@ -182,7 +182,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   );
 
   test(
-    'begins with nothing, shows the first key, makes a clip, outlives crashes, and ends in order',
+    'starts from nothing, prints the first key, makes a clip, survives crashes, and stops cleanly',
     async () => {
       const pod = start();
       await pod.listens();
@@ -195,16 +195,16 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       const origin = `https://abc123-${port}.proxy.runpod.net`;
       expect(link.startsWith(`${origin}/files/`), link).toBe(true);
       expect((await (await fetch(link.replace(origin, url))).arrayBuffer()).byteLength).toBe(bytes);
-      expect(await heads(`${origin}/`)).toBe(200); // by the proxy's name, which is not this machine's
+      expect(await heads(`${origin}/`)).toBe(200); // the Host header has the proxy's name
       await vi.waitFor(async () =>
-        // the queue reached the API, though the pod's address is none here
+        // the queue reached the API, though the pod's public URL does not exist here
         expect(await (await ask('/metrics', key)).text()).toMatch(
           /http_requests_total\{method="POST",route="\/runpod\/callback\/:token",status="200"\} 1/,
         ),
       );
 
       for (const pid of childrenOf(pod.pid())) process.kill(pid, 'SIGKILL');
-      await pod.said('worker: ended with SIGKILL; restarting in');
+      await pod.hasPrinted('worker: ended with SIGKILL; restarting in');
       await vi.waitFor(() => ask('/readyz', key), MINUTE);
       made.unshift((await post(key)).id);
       expect(await pod.stop()).toBe(0);
@@ -214,7 +214,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   );
 
   test(
-    'begins again from what was kept, without asking anybody, and has the tasks',
+    'starts again from its volume without any download, and still has its tasks',
     async () => {
       await rename(join(root, 'srv/repo.git'), join(root, 'srv/away.git'));
       const pod = start({ npm_config_registry: 'http://127.0.0.1:9' }, SCRIPT);
@@ -228,7 +228,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   );
 
   test(
-    'takes the code of another tag, and the packages only where they differ; fetches the weights once',
+    'switches to another tag, installs packages only if they differ, and downloads weights once',
     async () => {
       const readme = git('rev-parse', 'v1:README.md').trim();
       git('rm', '--quiet', '--cached', 'README.md');
@@ -255,7 +255,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       const taken = createServer().listen(port);
       const second = start(env);
       expect(await second.exited).toBe(1);
-      expect(second.output()).toMatch(new RegExp(`^api: PORT ${port} is already in use\n`, 'm')); // and nothing about a hub
+      expect(second.output()).toMatch(new RegExp(`^api: PORT ${port} is already in use\n`, 'm')); // and no download
       expect(second.output()).not.toMatch(/fetching|reached/);
       taken.close();
     },
@@ -273,7 +273,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       /\nMODEL_DIR \/srv lacks .*\n$/,
     ],
   ])(
-    'says in its last line what is wrong: %s',
+    'prints in its last line what is wrong: %s',
     async (_, env, code, line) => {
       const pod = start(env);
       expect(await pod.exited).toBe(code);
@@ -283,7 +283,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   );
 
   test(
-    'keeps a token in the address for itself',
+    'neither prints nor stores a token in the repository’s URL',
     async () => {
       const server = createServer((_, response) => response.writeHead(401, { 'www-authenticate': 'Basic' }).end());
       await once(server.listen(0, '127.0.0.1'), 'listening');
@@ -302,7 +302,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   );
 
   test(
-    'brings CUDA where there is a GPU, and does not begin without it',
+    'installs CUDA where there is a GPU, and does not start without it',
     async () => {
       await writeFile(join(root, 'dev/nvidiactl'), '');
       const python = '#!/bin/sh\ncase "$*" in *--version) ;; *) echo "there is no index" >&2; exit 1 ;; esac\n';
@@ -327,7 +327,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
   };
 });
 
-/** How this machine fetches packages, as far as variables say it, and whom the root trusts. */
+/** Variables that tell npm how to fetch packages on this machine, and which certificates to trust. */
 function machine(): Record<string, string> {
   const registry = spawnSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).stdout.trim();
   const proxies = Object.entries(process.env).filter(([name]) => /^(https?|no)_proxy$/i.test(name));
@@ -344,7 +344,7 @@ const childrenOf = (pid: number) =>
     .split(' ')
     .map(Number);
 
-/** As a pod is ended that does not end by itself: with all its processes at once. */
+/** Ends all processes of a pod at once. */
 function end(child: ChildProcess) {
   child.kill('SIGKILL');
 }

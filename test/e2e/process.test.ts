@@ -22,14 +22,14 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'stop-'));
   const queue = queueServer({ apiKey: KEY, pollTimeout: 100 });
   isRunPodBroken = false;
-  const far = await listen({
+  const runpodServer = await listen({
     fetch: (request) => (isRunPodBroken ? new Response('broken', { status: 500 }) : queue.app.fetch(request)),
   });
   closeQueue = () => {
     queue.close();
-    void far.close();
+    void runpodServer.close();
   };
-  const started = await startApi({ dataDir: folder, runpod: { url: far.url, apiKey: KEY }, stdout: 'pipe' });
+  const started = await startApi({ dataDir: folder, runpod: { url: runpodServer.url, apiKey: KEY }, stdout: 'pipe' });
   const logged: string[] = [];
   const stopping = new Promise<void>((resolve) => {
     createInterface({ input: started.child.stdout! }).on('line', (line) => {
@@ -47,11 +47,11 @@ afterEach(async () => {
 });
 
 const BODY = JSON.stringify({ prompt: 'a lighthouse' });
-/** A POST of which only the beginning is sent, so that it is under way until `end` sends the rest. */
+/** A POST of which only the beginning is sent. It is in progress until `end` sends the rest. */
 async function halfPost(): Promise<{ posting: ClientRequest; end(): Promise<IncomingMessage> }> {
   const headers = { 'content-type': 'application/json', 'content-length': BODY.length, expect: '100-continue' };
   const posting = request({ port: api.port, method: 'POST', path: '/img2vid', headers });
-  posting.on('error', () => undefined); // where the process is to die
+  posting.on('error', () => undefined); // the process is going to die
   posting.flushHeaders();
   await once(posting, 'continue'); // the API has it
   posting.write(BODY.slice(0, 5));
@@ -64,7 +64,7 @@ async function halfPost(): Promise<{ posting: ClientRequest; end(): Promise<Inco
   };
 }
 
-test('SIGTERM: a POST under way is answered and stored, streams of events end, and it is over soon', async () => {
+test('after SIGTERM a POST in progress is answered and stored, event streams end, and the API exits soon', async () => {
   const url = `http://127.0.0.1:${api.port}`;
   const first = await fetch(`${url}/img2vid`, {
     method: 'POST',
@@ -79,7 +79,7 @@ test('SIGTERM: a POST under way is answered and stored, streams of events end, a
 
   const began = performance.now();
   api.child.kill('SIGTERM');
-  api.child.kill('SIGINT'); // no second one: a Ctrl-C comes from the terminal, npm and the supervisor at once
+  api.child.kill('SIGINT'); // not a second signal: a Ctrl-C comes from the terminal, npm and the supervisor at once
   await api.stopping;
   expect(await events.text()).toContain(`"id":"${id}"`); // resolves: the stream has ended, not broken
   await expect(fetch(`${url}/healthz`)).rejects.toThrow();
@@ -92,12 +92,12 @@ test('SIGTERM: a POST under way is answered and stored, streams of events end, a
   expect(api.logged.join()).not.toContain(KEY);
   expect(performance.now() - began).toBeLessThan(8000);
 
-  const store = await openStore(`file:${join(folder, 'tasks.db')}`); // it is free again
+  const store = await openStore(`file:${join(folder, 'tasks.db')}`); // it is unlocked
   expect((await store.get(posted.id))!.input.prompt).toBe('a lighthouse');
   await store.close();
 });
 
-test('a second signal ends it at once', async () => {
+test('a second signal ends the API at once', async () => {
   await halfPost();
   api.child.kill('SIGTERM');
   await api.stopping;

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, request } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -10,23 +10,22 @@ import { openStore } from '../../api/store/store.ts';
 import { followEvents } from '../../client/events.js';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
-import { startLocal } from '../../infra/run/start.ts';
 import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
 import { makeKey, type TestService, testService } from '../support/test-api.ts';
 import { newTask, UNLIMITED } from '../support/test-store.ts';
+import { PICTURE, startService } from './local-service.ts';
 
-const PICTURE = await readFile(new URL('../../assets/coffee.png', import.meta.url));
 const MEGABYTE = 1_000_000;
 
-/** When a request is cut: so long after the first byte of its answer, or after so many. */
+/** When a request is cut: some time after the first byte of its response, or after some bytes. */
 interface Limits {
   milliseconds?: number;
   bytes?: number;
 }
 
 /**
- * A proxy such as RunPod's before a pod: it speaks to the API under the name by which callers know it, adds its headers, and cuts each
- * request after a time. RunPod's are 100 s.
+ * A proxy like RunPod's in front of a pod: it uses the public host name, adds its headers, and cuts each request after a time. RunPod's
+ * limit is 100 s.
  */
 async function startProxy(target: string, limits: Limits) {
   let cuts = 0;
@@ -49,14 +48,13 @@ async function startProxy(target: string, limits: Limits) {
       answer.flushHeaders();
       if (limits.milliseconds !== undefined)
         response.once('data', () => setTimeout(() => !answer.closed && cut(), limits.milliseconds));
-      let bytes = 0;
+      let left = limits.bytes ?? Infinity;
       response.on('data', (part: Buffer) => {
-        const left = (limits.bytes ?? Infinity) - bytes;
-        bytes += part.length;
-        if (part.length <= left) answer.write(part);
-        else answer.write(part.subarray(0, left), cut);
+        if (left >= part.length) answer.write(part);
+        else if (left >= 0) answer.write(part.subarray(0, left), cut);
+        left -= part.length;
       });
-      response.on('end', () => answer.end());
+      response.on('end', () => left >= 0 && answer.end());
       response.on('error', () => answer.destroy());
     });
     onward.on('error', () => answer.destroy());
@@ -94,17 +92,17 @@ describe('through a proxy that cuts requests', () => {
 
   async function post(): Promise<string> {
     const form = new FormData();
-    form.set('image', new Blob([new Uint8Array(PICTURE)]));
+    form.set('image', new Blob([PICTURE]));
     const answer = await ask('/img2vid', { method: 'POST', body: form });
     expect(answer.status).toBe(202);
     return (await answer.json()).id;
   }
 
-  test('an upload comes in, and events follow the task to its end, each connection from where the last broke off', async () => {
+  test('uploads arrive, and events follow a task to its end, each connection from where the last one broke', async () => {
     proxy = await startProxy(service.url, { milliseconds: 100 });
     const id = await post();
     const job = await service.take(id);
-    const told: (string | undefined)[] = []; // Last-Event-ID, by connection
+    const lastEventIds: (string | undefined)[] = []; // Last-Event-ID, by connection
     const steps: number[] = []; // as they were seen
     let breaks = 0;
     const goOn = async () => {
@@ -116,7 +114,7 @@ describe('through a proxy that cuts requests', () => {
       });
     };
     const connect = async (headers: Record<string, string>) => {
-      told.push(headers['last-event-id']);
+      lastEventIds.push(headers['last-event-id']);
       await goOn(); // while nobody is connected
       return ask(`/status?id=${id}`, { headers });
     };
@@ -128,13 +126,13 @@ describe('through a proxy that cuts requests', () => {
     expect(steps).toEqual([1, 2, 3]);
     expect(breaks).toBeGreaterThanOrEqual(3);
     expect(proxy.cuts()).toBe(breaks);
-    const versions = told.slice(1).map(Number);
-    expect(told[0]).toBeUndefined();
+    const versions = lastEventIds.slice(1).map(Number);
+    expect(lastEventIds[0]).toBeUndefined();
     expect(versions[0]).toBeGreaterThan(0);
     expect(versions).toEqual([...versions].sort((a, b) => a - b));
   });
 
-  test('a download goes on where it was cut, by Range', async () => {
+  test('a download continues by Range where it was cut', async () => {
     proxy = await startProxy(service.url, { bytes: MEGABYTE });
     const file = randomBytes(3.5 * MEGABYTE);
     const object = 'tasks/01a206ec-8c81-72d2-88c2-373f04644e4a/a/video-1.mp4';
@@ -159,7 +157,7 @@ describe('through a proxy that cuts requests', () => {
     expect(proxy.cuts()).toBe(3);
   });
 
-  test('a list that is cut is no list, and its pages are whole', async () => {
+  test('a cut list is not valid JSON, and its pages are complete', async () => {
     const tasks = Array.from({ length: 150 }, () => newTask({ owner: key.id }));
     await Promise.all(tasks.map((task) => service.store.insert(task, UNLIMITED)));
     proxy = await startProxy(service.url, { bytes: 10_000 }); // of some 25,000
@@ -182,15 +180,14 @@ describe('through a proxy that cuts requests', () => {
 });
 
 describe.skipIf(!hasBrowser)('the page at the proxy’s address, in Chromium', () => {
-  test('follows a clip through the cuts and plays it', async () => {
+  test('the page follows a clip through the cuts and plays it', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'proxy-'));
     const store = await openStore(`file:${join(folder, 'tasks.db')}`);
     const { value: text } = await makeKey(store);
     await store.close();
     const port = await freePort();
     const proxy = await startProxy(`http://127.0.0.1:${port}`, { milliseconds: 500 });
-    const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder, PUBLIC_URL: proxy.url };
-    const service = await startLocal({ env, quiet: true });
+    const service = await startService({ PORT: String(port), DATA_DIR: folder, PUBLIC_URL: proxy.url });
     const browser = await launchBrowser();
     try {
       const page = await browser.newPage();
@@ -199,22 +196,22 @@ describe.skipIf(!hasBrowser)('the page at the proxy’s address, in Chromium', (
         'console',
         (message) => message.text().includes('Content Security Policy') && faults.push(message.text()),
       );
-      const told: (string | undefined)[] = [];
+      const lastEventIds: (string | undefined)[] = [];
       page.on('request', (request) => {
-        if (request.url().includes('/status?id=')) told.push(request.headers()['last-event-id']);
+        if (request.url().includes('/status?id=')) lastEventIds.push(request.headers()['last-event-id']);
       });
       await page.goto(proxy.url);
       await page.fill('#key', text);
       await page.click('#key-form button');
       await page.click('label:has([value="picture"])');
-      await page.setInputFiles('#image', { name: 'a.png', mimeType: 'image/png', buffer: PICTURE });
+      await page.setInputFiles('#image', { name: 'a.png', mimeType: 'image/png', buffer: Buffer.from(PICTURE) });
       await page.click('summary:has-text("Sampling")');
       await page.fill('#setting-steps', '200'); // so long that it is cut
       await page.click('#make');
       await page.waitForSelector('#tasks video', { timeout: 150_000 });
       expect((await playing(page)).src.startsWith(`${proxy.url}/files/`)).toBe(true);
-      expect(told.length).toBeGreaterThanOrEqual(2);
-      expect(told.slice(1).every((id) => Number(id) > 0)).toBe(true);
+      expect(lastEventIds.length).toBeGreaterThanOrEqual(2);
+      expect(lastEventIds.slice(1).every((id) => Number(id) > 0)).toBe(true);
       expect(faults).toEqual([]);
     } finally {
       await browser.close();

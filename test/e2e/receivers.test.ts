@@ -1,4 +1,4 @@
-/** Receivers of webhooks, made with the official packages of Standard Webhooks, verify our events, and refuse what others signed or changed. */
+/** Webhook receivers with the official packages of Standard Webhooks verify our events, and refuse forged or changed ones. */
 import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -19,7 +19,7 @@ interface Delivery {
 }
 
 const here = (name: string) => fileURLToPath(new URL(`receivers/${name}`, import.meta.url));
-/** The program that a variable names, which `.ci/run` makes and sets, and what is said where there is none. */
+/** The program that a variable names, which `.ci/run` sets. */
 const named = (variable: string) => ({
   program: [process.env[variable]].find((path) => path && isProgram(path)),
   skipped: ` (no ${variable}: skipped)`,
@@ -31,7 +31,7 @@ const RECEIVERS: { language: string; program: string | undefined; args: string[]
   { language: 'Go', ...named('WEBHOOK_RECEIVER'), args: [] },
 ];
 const OTHER_SECRET = `whsec_${randomBytes(32).toString('base64')}`;
-/** More than the 500 characters that an event has room for. */
+/** Longer than the 500 characters that an event may have. */
 const PROMPT = `a lighthouse, “á l’aube” — '灯台' "فنار" \\ </p> \u2028 e\u0301 👩🏽‍🚀 ${'🌊'.repeat(500)}`;
 const TYPES = ['task.canceled', 'task.failed', 'task.succeeded'];
 
@@ -74,7 +74,7 @@ for (const { language, program, args, skipped } of RECEIVERS) {
     }
     type Receiver = Awaited<ReturnType<typeof startReceiver>>;
 
-    /** Ends a task in each of the three ways, to be announced there. */
+    /** Ends three tasks, one in each way, with this webhook URL. */
     async function endTasks(webhook_url: string) {
       const post = async () => (await (await service.post({ prompt: PROMPT, webhook_url })).json()).id as string;
       const succeeding = await post();
@@ -86,7 +86,7 @@ for (const { language, program, args, skipped } of RECEIVERS) {
       await fetch(`${service.url}/cancel?id=${await post()}`, { method: 'POST' });
     }
 
-    /** The first three events; a repetition of one does not count. */
+    /** The first three events, without repetitions. */
     async function events({ delivery }: Receiver): Promise<Delivery[]> {
       const first = new Map<string, Delivery>();
       while (first.size < TYPES.length) {
@@ -106,22 +106,26 @@ for (const { language, program, args, skipped } of RECEIVERS) {
       for (const delivery of await events(receiver)) expect(delivery).toMatchObject({ verified: false, type: null });
     }
 
-    test('verifies how tasks ended', async () => {
+    test('verifies the events of all three ends', async () => {
       const receiver = await startReceiver(WEBHOOK_SECRET);
       await endTasks(receiver.url);
       await expectVerified(receiver);
     });
 
-    test('refuses every event if it has another secret', async () => {
+    test('refuses every event if its secret is another one', async () => {
       const receiver = await startReceiver(OTHER_SECRET);
       await endTasks(receiver.url);
       await expectRefused(receiver);
     });
 
     test.each<[string, (body: Buffer) => void, (receiver: Receiver) => Promise<void>]>([
-      ['verifies events that nobody changes on their way', () => {}, expectVerified],
-      ['refuses a letter changed', (body) => (body[body.indexOf('lighthouse')]! ^= 1), expectRefused],
-      ['refuses half a character changed', (body) => (body[body.indexOf('á') + 1]! ^= 128), expectRefused],
+      ['verifies unchanged events', () => {}, expectVerified],
+      ['refuses events with one changed letter', (body) => (body[body.indexOf('lighthouse')]! ^= 1), expectRefused],
+      [
+        'refuses events with one changed byte of a character',
+        (body) => (body[body.indexOf('á') + 1]! ^= 128),
+        expectRefused,
+      ],
     ])('%s', async (_, change, expectation) => {
       const receiver = await startReceiver(WEBHOOK_SECRET);
       const between = await listen(
@@ -140,7 +144,7 @@ for (const { language, program, args, skipped } of RECEIVERS) {
       await expectation(receiver);
     });
 
-    test('finds its signature among several, old and new', async () => {
+    test('finds its signature among several', async () => {
       const body = JSON.stringify({ type: 'task.succeeded', data: { prompt: PROMPT } });
       async function post(url: string, ...signers: string[]) {
         const [id, now] = [randomUUID(), new Date()];
@@ -166,7 +170,7 @@ for (const { language, program, args, skipped } of RECEIVERS) {
   });
 }
 
-test('README and documentation show what these receivers do', async () => {
+test('README and documentation show these receivers’ code', async () => {
   const programs = await Promise.all(
     ['receiver.ts', 'receiver.py', 'receiver.go'].map((name) => readFile(here(name), 'utf8')),
   );

@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openStore, type Store } from '../../api/store/store.ts';
 import type { Task } from '../../api/store/task.ts';
-import { taskFolder } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { type ApiProcess, startApi } from '../support/api-process.ts';
 import { listen, makeKey, testService } from '../support/test-api.ts';
+import { jobOutput } from './job-output.ts';
 
 const KEY = 'test-key';
-/** the submission of one process amid which it is killed */
+/** which of its submissions a process is killed at */
 const KILLED_AT = 8;
 const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
 
@@ -23,7 +23,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
   });
   afterAll(() => postgres?.stop());
 
-  test('two, one of them killed amid its work: every task ends, and none is submitted twice but by the crash', async () => {
+  test('end every task when one of two is killed, and only the crash causes a second submission', async () => {
     const { name, url } = await postgres.database();
     const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
     const { app, queue, close: closeQueue } = queueServer({ apiKey: KEY, pollTimeout: 100, workerTimeout: Infinity });
@@ -33,13 +33,13 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     interface Replica extends ApiProcess {
       stop(): Promise<void>;
     }
-    /** An API process that reaches the queue over a line of its own, so that it is known who asks. */
+    /** An API process with its own connection to the queue, which tells who sends a request. */
     async function start(): Promise<Replica> {
-      const line = await listen({
+      const proxy = await listen({
         async fetch(request) {
           if (!new URL(request.url).pathname.endsWith('/run')) return app.fetch(request);
           const { input } = (await request.clone().json()) as { input: { task_id: string } };
-          const answer = await app.fetch(request); // the job is made; what follows may keep the answer from arriving
+          const answer = await app.fetch(request); // the job is made; the answer may still get lost
           submissions.push({ task: input.task_id, by: replica });
           onSubmission?.(replica);
           return answer;
@@ -47,22 +47,22 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       });
       const started = await startApi({
         dataDir: folder,
-        runpod: { url: line.url, apiKey: KEY },
+        runpod: { url: proxy.url, apiKey: KEY },
         env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR' },
       });
-      const replica = { ...started, stop: () => started.exited.then(() => line.close()) };
+      const replica = { ...started, stop: () => started.exited.then(() => proxy.close()) };
       return replica;
     }
 
     const [doomed, other] = await Promise.all([start(), start()]);
 
-    // Workers: whatever is queued is done.
+    // Workers: every queued job succeeds.
     let isOver = false;
     const working = (async () => {
       while (!isOver) {
         for (const job of queue.take('worker', 10)) {
           const { task_id } = job.input as { task_id: string };
-          queue.report(job, 'worker', { output: outputOf(task_id, job.id) });
+          queue.report(job, 'worker', { output: jobOutput(task_id, job.id) });
         }
         await queue.waitForChange(100);
       }
@@ -71,7 +71,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     const kill = new Promise<void>((resolve) => {
       onSubmission = (by) => {
         if (by !== doomed || submissions.filter(({ by }) => by === doomed).length < KILLED_AT) return;
-        doomed.child.kill('SIGKILL'); // it has a job that it does not know of
+        doomed.child.kill('SIGKILL'); // its job exists, and it does not know the id
         onSubmission = undefined;
         resolve();
       };
@@ -82,13 +82,13 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
         method: 'POST',
         headers: { 'content-type': 'application/json' },
         body: JSON.stringify({ prompt: `${i}` }),
-      }).catch(() => undefined); // the one that is killed
+      }).catch(() => undefined); // it was killed
       if (response) expect(response.status).toBe(202);
       const task = (await response?.json().catch(() => undefined)) as PresentedTask | undefined;
       if (task) accepted.push(task.id);
       return task !== undefined;
     }
-    // Watched at one, posted at the other.
+    // A task that is posted at one process is watched at the other.
     await post(doomed, 0);
     const events = await fetch(`${other.url}/status?id=${accepted[0]}`, { headers: { accept: 'text/event-stream' } });
     expect((await events.text()).match(/"status":"\w+"/g)!.at(-1)).toBe('"status":"succeeded"');
@@ -100,7 +100,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await kill;
     expect(await doomed.exited).toEqual([null, 'SIGKILL']);
 
-    // The survivor ends all that the dead one has not in its hands.
+    // The survivor ends all tasks that the dead process has not leased.
     const status = async (at: Replica, id: string) =>
       (await (await fetch(`${at.url}/status?id=${id}`)).json()) as PresentedTask;
     const open = `from tasks where status in ('queued', 'running')`;
@@ -109,7 +109,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     other.child.kill('SIGTERM');
     expect(await other.exited).toEqual([0, null]);
 
-    // What is leased now is the dead one's. When its leases have run out the next process takes them.
+    // The other leases are the dead process's. When they have expired, the next process claims them.
     const orphans = new Set((await postgres.query(name, `select id ${open} and leased_until > 0`)).split('\n'));
     expect(orphans).toContain(submissions.filter(({ by }) => by === doomed).at(KILLED_AT - 1)!.task);
     await postgres.query(
@@ -140,7 +140,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await rm(folder, { recursive: true });
   }, 60_000);
 
-  test('a request that two get at once, and again, makes one task', async () => {
+  test('make one task of a request that two of them get repeatedly at the same time', async () => {
     const { name, url } = await postgres.database();
     const services = [await testService({ DATABASE_URL: url }), await testService({ DATABASE_URL: url })];
     const headers = { 'content-type': 'application/json', 'idempotency-key': 'once' };
@@ -155,17 +155,17 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     for (const service of services) await service.close();
   });
 
-  test('fifty posts at once to two processes, with a budget for ten: ten are accepted', async () => {
+  test('accept ten of fifty simultaneous posts when the budget suffices for ten', async () => {
     const { name, url } = await postgres.database();
     const folder = await mkdtemp(join(tmpdir(), 'replicas-'));
     const { app, queue, close } = queueServer({ apiKey: KEY, pollTimeout: 100, workerTimeout: Infinity });
-    const line = await listen(app);
+    const proxy = await listen(app);
     const store = await openStore(url);
     const { id, headers } = await makeKey(store, { budget: 100_000 });
     const start = () =>
       startApi({
         dataDir: folder,
-        runpod: { url: line.url, apiKey: KEY },
+        runpod: { url: proxy.url, apiKey: KEY },
         env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR', PRICE_PER_GPU_SECOND: '0.001' }, // 10,000 a small clip
       });
     const apis = await Promise.all([start(), start()]);
@@ -186,10 +186,10 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       expect(await ask(i, '/usage')).toMatchObject({ reserved: 100_000, left: 0, open_tasks: 10 });
     expect(await ask(1, '/status')).toHaveLength(10);
 
-    // They end, each at the process that looks first: what they cost is spent once, and the rest is free again.
+    // They end, each at the process that polls first. The cost is spent once, and the rest is released.
     for (let done = 0; done < 10; ) {
       for (const job of queue.take('worker', 10)) {
-        const output = outputOf((job.input as { task_id: string }).task_id, job.id);
+        const output = jobOutput((job.input as { task_id: string }).task_id, job.id);
         queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 4000 } } });
         done++;
       }
@@ -201,12 +201,12 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     for (const { child } of apis) child.kill('SIGTERM');
     for (const { exited } of apis) expect(await exited).toEqual([0, null]);
     await store.close();
-    await line.close();
+    await proxy.close();
     await close();
     await rm(folder, { recursive: true });
   });
 
-  test('who watches here hears what another process does, once', async () => {
+  test('send a watcher each change by another process once', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
     const other = await openStore(url);
@@ -219,7 +219,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       while (!changed) changed = await other.update((await other.get(id))!, changes);
       return changed;
     };
-    await change({ status: 'running', stage: 'sampling', progress: 0.4 }); // the queue here shows no progress
+    await change({ status: 'running', stage: 'sampling', progress: 0.4 }); // the queue has no progress
     let text = '';
     let hasEnded = false;
     for await (const part of stream.body!.pipeThrough(new TextDecoderStream())) {
@@ -228,18 +228,18 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       hasEnded = true;
       await change({ status: 'failed', error: { code: 'internal', message: 'x', retryable: false }, nextRunIn: 0 });
     }
-    const told = [...text.matchAll(/^data: (.*)$/gm)].map(([, data]) => JSON.parse(data!) as PresentedTask);
-    expect(told.map(({ status, progress }) => `${status} ${progress}`).slice(-2)).toEqual([
+    const events = [...text.matchAll(/^data: (.*)$/gm)].map(([, data]) => JSON.parse(data!) as PresentedTask);
+    expect(events.map(({ status, progress }) => `${status} ${progress}`).slice(-2)).toEqual([
       'running 0.4',
       'failed 0.4',
     ]);
-    expect(told.filter(({ progress }) => progress === 0.4)).toHaveLength(2);
+    expect(events.filter(({ progress }) => progress === 0.4)).toHaveLength(2);
     expect(service.queue.find(job.id)!.status).toBe('IN_PROGRESS');
     await other.close();
     await service.close();
   });
 
-  test('who watches here hears also of an end that comes just before this process takes the task', async () => {
+  test('send a watcher an end that comes just before this process claims the task', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
     const other = await openStore(url);
@@ -264,7 +264,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await service.close();
   });
 
-  test('a look that another process has put far off comes soon where somebody watches', async () => {
+  test('poll a watched task soon, also when another process has scheduled it much later', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
     const other = await openStore(url);
@@ -272,7 +272,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     const job = await service.take(id);
     await service.status(id); // watches
     const { version } = await submitted(other, id);
-    while ((await other.get(id))!.version < version + 6); // looks because somebody watches, and nothing else still to come
+    while ((await other.get(id))!.version < version + 6); // polls because of the watcher, after everything else is done
     for (let put: Task | undefined; !put; ) {
       const task = await submitted(other, id);
       if (task.leased_until === 0) put = await other.update(task, { nextRunIn: 3_600_000 });
@@ -283,7 +283,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await service.close();
   });
 
-  test('a task that another process changes while it is submitted keeps its job', async () => {
+  test('keep the job of a task that another process changes during the submission', async () => {
     const { url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
     const other = await openStore(url);
@@ -302,7 +302,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     await service.close();
   });
 
-  test('a database that is away just after a submission: the job is not lost, and no second one is made', async () => {
+  test('keep the job, and make no second one, when the database fails just after the submission', async () => {
     const { name, url } = await postgres.database();
     const service = await testService({ DATABASE_URL: url });
     const away = new Promise<void>((resolve) => {
@@ -325,17 +325,10 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
   });
 });
 
-/** The task, as soon as its job is known. */
+/** Waits until the task's job is known. */
 async function submitted(store: Store, id: string): Promise<Task> {
   for (;;) {
     const task = (await store.get(id))!;
     if (task.job_id !== null) return task;
   }
-}
-
-function outputOf(taskId: string, jobId: string) {
-  const key = `${taskFolder(taskId)}/${jobId}/video-1.mp4`;
-  const video = { key, seed: 1, width: 64, height: 64, frames: 2, fps: 6, seconds: 1 / 3, bytes: 1, sha256: 'x' };
-  const still = `${taskFolder(taskId)}/still.png`;
-  return { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: {} };
 }

@@ -1,20 +1,13 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { readdir } from 'node:fs/promises';
 import { ListObjectsV2Command } from '@aws-sdk/client-s3';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type S3Options, s3Bucket, s3Client } from '../../core/bucket/s3.ts';
-import type { PresentedTask } from '../../core/responses.ts';
 import { camera } from '../../handler/models/camera.ts';
 import { runJob } from '../../handler/pipeline.ts';
-import { freePort } from '../../infra/run/free-port.ts';
-import { type LocalService, startLocal } from '../../infra/run/start.ts';
 import { type LocalS3, s3Server, skipped, startS3 } from '../../infra/simulators/s3-server.ts';
 import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
-
-const picture = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
+import { type LocalTestService, PICTURE_PATH, startService } from './local-service.ts';
 
 describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
   let store: LocalS3;
@@ -32,7 +25,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
     return Contents.map(({ Key }) => Key!.slice(prefix.length)).sort();
   };
 
-  test('twenty workers that end one task at once: one result, one set of files, and all answer the same', async () => {
+  test('twenty workers that finish one task at the same time leave one result and one set of files, and report the same', async () => {
     const bucket = s3Bucket(options);
     const task_id = '01a206ec-8c81-72d2-88c2-373f04644e4a';
     const image_key = `tasks/${task_id}/upload`;
@@ -60,36 +53,17 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
   }, 60_000);
 
   describe('the whole service', () => {
-    let service: LocalService;
-    let folder: string;
+    let service: LocalTestService;
     beforeAll(async () => {
-      folder = await mkdtemp(join(tmpdir(), 's3-service-'));
-      const port = await freePort();
-      const env = {
-        ...{ PATH: process.env.PATH, PORT: String(port), DATA_DIR: folder },
+      service = await startService({
         ...{ BUCKET_NAME: options.bucket, BUCKET_ENDPOINT_URL: options.endpoint, BUCKET_REGION: options.region },
         ...{ BUCKET_ACCESS_KEY_ID: options.accessKeyId, BUCKET_SECRET_ACCESS_KEY: options.secretAccessKey },
-      };
-      service = await startLocal({ env, quiet: true });
+      });
     }, 60_000);
-    afterAll(async () => {
-      await service?.stop();
-      await rm(folder, { recursive: true, force: true });
-    });
+    afterAll(() => service?.stop());
 
-    async function make(body: object): Promise<PresentedTask> {
-      const headers = { 'content-type': 'application/json' };
-      const answer = await fetch(`${service.url}/img2vid`, { method: 'POST', headers, body: JSON.stringify(body) });
-      const { id } = await answer.json();
-      for (;;) {
-        const task = await (await fetch(`${service.url}/status?id=${id}`)).json();
-        if (task.finished_at) return task;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-
-    test('a prompt becomes an MP4 in the store; its link gives it, and parts of it, and no more when it is altered', async () => {
-      const task = await make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, steps: 2 });
+    test('a prompt becomes an MP4 in the store, whose link serves it and parts of it, and is refused when it is changed', async () => {
+      const task = await service.make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, steps: 2 });
       expect(task.status).toBe('succeeded');
       const { link, bytes } = task.videos![0]!;
       expect(link.startsWith(`${options.endpoint}/${options.bucket}/tasks/${task.id}/`)).toBe(true);
@@ -103,9 +77,9 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
       expect((await fetch(other)).status).toBe(403);
       other.search = '';
       expect((await fetch(other)).status).toBe(403);
-      expect(await readdir(folder)).not.toContain('bucket');
+      expect(await readdir(service.dataDir)).not.toContain('bucket');
 
-      const again = await make({ still_of: task.id, image_index: 2, H: 128, W: 128, T: 2, steps: 2 });
+      const again = await service.make({ still_of: task.id, image_index: 2, H: 128, W: 128, T: 2, steps: 2 });
       expect(again.status).toBe('succeeded');
       expect((await fetch(`${service.url}/files/tasks/${task.id}/still.png`)).status).toBe(404);
     }, 60_000);
@@ -119,7 +93,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
           const faults: string[] = [];
           page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
           await page.goto(service.url);
-          await page.setInputFiles('#image', picture);
+          await page.setInputFiles('#image', PICTURE_PATH);
           await page.click('#make');
           expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
           expect(faults).toEqual([]);

@@ -1,29 +1,20 @@
 import { readdirSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Hono } from 'hono';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import type { PresentedTask } from '../../core/responses.ts';
 import { fitStill } from '../../handler/still/fit.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
-import { freePort } from '../../infra/run/free-port.ts';
-import { type LocalService, startLocal } from '../../infra/run/start.ts';
 import { listen } from '../support/test-api.ts';
+import { type LocalTestService, PICTURE, startService } from './local-service.ts';
 
-/** The whole service as an operator runs it on one machine: real processes, spoken to over HTTP alone. */
-let service: LocalService;
+let service: LocalTestService;
 let folder: string;
-const still = await readFile(new URL('../../assets/coffee.png', import.meta.url));
-
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'e2e-'));
-  const port = await freePort();
-  service = await startLocal({
-    env: { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data'), ALLOW_PRIVATE_URLS: '1' },
-    quiet: true,
-  });
+  folder = await mkdtemp(join(tmpdir(), 'clips-'));
+  service = await startService({ ALLOW_PRIVATE_URLS: '1' });
 }, 60_000);
 afterAll(async () => {
   await service?.stop();
@@ -31,34 +22,6 @@ afterAll(async () => {
 });
 
 const TINY = { H: 64, W: 64, T: 2, steps: 1 };
-
-async function post(fields: Record<string, string | number | Blob>): Promise<PresentedTask> {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value instanceof Blob ? value : String(value));
-  const response = await fetch(`${service.url}/img2vid`, { method: 'POST', body: form });
-  const task = await response.json();
-  expect(response.status, JSON.stringify(task)).toBe(202);
-  return task;
-}
-
-/** Follows a task to its end, also through restarts of the API: its events, which end with it, cost the machine less than many looks. */
-async function end(id: string): Promise<PresentedTask> {
-  const url = `${service.url}/status?id=${id}`;
-  for (;;) {
-    const task = await fetch(url, { headers: { accept: 'text/event-stream' } })
-      .then((events) => events.text())
-      .then(() => fetch(url))
-      .then(
-        (response) => response.json() as Promise<PresentedTask>,
-        () => undefined,
-      );
-    if (task?.finished_at) return task;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
-
-const make = async (fields: Record<string, string | number | Blob>) => end((await post(fields)).id);
-const picture = new Blob([new Uint8Array(still)]);
 
 async function framesOf(link: string) {
   const path = join(folder, `${Math.random()}.mp4`);
@@ -90,20 +53,24 @@ function likeness(a: Uint8Array, b: Uint8Array): number {
   return covariance(a, b, ma, mb) / Math.sqrt(covariance(a, a, ma, ma) * covariance(b, b, mb, mb));
 }
 
-describe('a picture', () => {
-  test('becomes an MP4 of exactly T frames of W×H at fps: a move over that picture', async () => {
-    const task = await make({ image: picture, seed: 23 });
+describe('clips of a picture', () => {
+  test('a picture becomes an MP4 of exactly T frames of W×H at fps that move over it', async () => {
+    const task = await service.make({ seed: 23 });
     expect(task).toMatchObject({ status: 'succeeded', progress: 1, model: 'camera', input: { seed: 23 } });
     const [video] = task.videos!;
     expect(video).toMatchObject({ width: 512, height: 288, frames: 14, fps: 6, seed: 23 });
     const frames = await framesOf(video!.link);
     expect(frames.map(({ width, height }) => [width, height])).toEqual(Array(14).fill([512, 288]));
 
-    // The move begins near the whole still: at a sixteenth of its size the first frame is hardly to be told from it.
+    // The move begins near the whole still: at a sixteenth of its size the first frame hardly differs from it.
     const first = await small(frames[0]!);
-    const fitted = await fitStill(still, { W: 512, H: 288, fit: 'cover' }, 1);
+    const fitted = await fitStill(Buffer.from(PICTURE), { W: 512, H: 288, fit: 'cover' }, 1);
     expect(likeness(first, await small(fitted))).toBeGreaterThan(0.8);
-    const turned = await fitStill(await sharp(still).rotate(180).png().toBuffer(), { W: 512, H: 288, fit: 'cover' }, 1);
+    const turned = await fitStill(
+      await sharp(PICTURE).rotate(180).png().toBuffer(),
+      { W: 512, H: 288, fit: 'cover' },
+      1,
+    );
     expect(likeness(first, await small(turned))).toBeLessThan(0.6); // what unlike looks like
     for (let t = 1; t < frames.length; t++) {
       const change = psnr(frames[t]!.data, frames[t - 1]!.data);
@@ -112,28 +79,28 @@ describe('a picture', () => {
     }
   });
 
-  test('with the same seed gives the same bytes, with another seed another clip', async () => {
-    const [a, b, c] = await Promise.all([23, 23, 24].map((seed) => make({ image: picture, seed, H: 128, W: 192 })));
+  test('the same seed gives the same bytes, and another seed another clip', async () => {
+    const [a, b, c] = await Promise.all([23, 23, 24].map((seed) => service.make({ seed, H: 128, W: 192 })));
     expect(a!.videos![0]!.sha256).toBe(b!.videos![0]!.sha256);
     expect(a!.videos![0]!.sha256).not.toBe(c!.videos![0]!.sha256);
   });
 
-  test('with num_cols gives a video each and the grid', async () => {
-    const task = await make({ image: picture, seed: 5, num_cols: 3, H: 64, W: 128, T: 3, fps: 10 });
+  test('num_cols gives as many videos and their grid', async () => {
+    const task = await service.make({ seed: 5, num_cols: 3, H: 64, W: 128, T: 3, fps: 10 });
     expect(task.videos!.map(({ seed }) => seed)).toEqual([5, 6, 7]);
     expect(new Set(task.videos!.map(({ sha256 }) => sha256)).size).toBe(3);
     expect(task.grid).toMatchObject({ width: 384, height: 64, frames: 3, fps: 10, seconds: 0.3 });
     expect(await framesOf(task.grid!.link)).toHaveLength(3);
   });
 
-  test('may lie at an address; what is no picture there is refused', async () => {
+  test('a picture can be given by URL, and other files are refused', async () => {
     const server = await listen(
       new Hono()
-        .get('/coffee.png', (c) => c.body(new Uint8Array(still)))
+        .get('/coffee.png', (c) => c.body(PICTURE))
         .get('/text.jpg', (c) => c.text('hello'))
         .get('/moved', (c) => c.redirect('/coffee.png')),
     );
-    const from = async (path: string) => make({ image_url: `${server.url}${path}`, ...TINY });
+    const from = async (path: string) => service.make({ image_url: `${server.url}${path}`, ...TINY });
     expect(await from('/coffee.png')).toMatchObject({ status: 'succeeded' });
     expect(await from('/moved')).toMatchObject({ status: 'succeeded' });
     expect(await from('/text.jpg')).toMatchObject({
@@ -148,26 +115,26 @@ describe('a picture', () => {
   });
 });
 
-describe('a prompt', () => {
-  test('becomes a still that says that it is a placeholder, and a clip; another of the four needs no new still', async () => {
-    const task = await make({ prompt: 'a lighthouse at dawn', ...TINY });
+describe('clips of a prompt', () => {
+  test('a prompt becomes a placeholder image and a clip, and another of the four pictures needs no new one', async () => {
+    const task = await service.make({ prompt: 'a lighthouse at dawn', ...TINY });
     expect(task.status).toBe('succeeded');
     const png = Buffer.from(await (await fetch(task.still!.link)).arrayBuffer());
     expect(await sharp(png).metadata()).toMatchObject({ format: 'png', width: 1024, height: 1024 }); // --ar 1:1 was added
-    const again = await make({ still_of: task.id, image_index: 3, ...TINY });
+    const again = await service.make({ still_of: task.id, image_index: 3, ...TINY });
     expect(again.status).toBe('succeeded');
     expect(Buffer.from(await (await fetch(again.still!.link)).arrayBuffer()).equals(png)).toBe(false);
   });
 
-  test('that the bridge refuses fails the task with its reason', async () => {
-    expect(await make({ prompt: 'something BANNED_PROMPT', ...TINY })).toMatchObject({
+  test('a prompt that the bridge refuses fails the task with the bridge’s reason', async () => {
+    expect(await service.make({ prompt: 'something BANNED_PROMPT', ...TINY })).toMatchObject({
       status: 'failed',
       error: { code: 'banned_prompt', retryable: false },
     });
   });
 });
 
-test('every sampler, discretization and guider gives a clip that moves smoothly, at 12 steps', async () => {
+test('every sampler, discretization and guider gives a smoothly moving clip of its own at 12 steps', async () => {
   const samplers = [
     'EulerEDMSampler',
     'HeunEDMSampler',
@@ -181,13 +148,13 @@ test('every sampler, discretization and guider gives a clip that moves smoothly,
       ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'].map((guider) => ({ sampler, discretization, guider })),
     ),
   );
-  const { id: still_of } = await make({ image: picture, ...TINY }); // decoded once for all
+  const { id: still_of } = await service.make({ ...TINY }); // decoded once for all
   const tasks = await Promise.all(
-    combinations.map((choices) => post({ still_of, H: 64, W: 128, T: 6, steps: 12, seed: 3, ...choices })),
+    combinations.map((choices) => service.post({ still_of, H: 64, W: 128, T: 6, steps: 12, seed: 3, ...choices })),
   );
   const seen = new Set<string>();
   for (const [i, choices] of combinations.entries()) {
-    const task = await end(tasks[i]!.id);
+    const task = await service.waitForEnd(tasks[i]!.id);
     expect(task, JSON.stringify(choices)).toMatchObject({ status: 'succeeded', input: choices, warnings: [] });
     seen.add(task.videos![0]!.sha256);
     const frames = await framesOf(task.videos![0]!.link);
@@ -199,14 +166,14 @@ test('every sampler, discretization and guider gives a clip that moves smoothly,
   expect(seen.size).toBe(36); // and each is another clip
 }, 90_000);
 
-test('twenty requests at once all succeed', async () => {
-  const tasks = await Promise.all(Array.from({ length: 20 }, (_, seed) => post({ image: picture, seed, ...TINY })));
-  for (const { id } of tasks) expect((await end(id)).status).toBe('succeeded');
+test('twenty simultaneous requests all succeed', async () => {
+  const tasks = await Promise.all(Array.from({ length: 20 }, (_, seed) => service.post({ seed, ...TINY })));
+  for (const { id } of tasks) expect((await service.waitForEnd(id)).status).toBe('succeeded');
 }, 60_000);
 
-test('the process tells Prometheus what was done', async () => {
-  const receiver = await listen(new Hono().post('/', (c) => c.text('heard')));
-  await make({ image: picture, ...TINY, webhook_url: receiver.url });
+test('the API counts requests, tasks, stages and webhooks for Prometheus', async () => {
+  const receiver = await listen(new Hono().post('/', (c) => c.text('received')));
+  await service.make({ ...TINY, webhook_url: receiver.url });
   let counted: string[];
   do {
     const text = await (await fetch(`${service.url}/metrics`)).text();
@@ -225,26 +192,26 @@ test('the process tells Prometheus what was done', async () => {
 });
 
 describe('kill -9', () => {
-  test('of the API between the POST and the result: the task still succeeds', async () => {
-    const { id } = await post({ image: picture });
+  test('a task succeeds though the API is killed between the POST and the result', async () => {
+    const { id } = await service.post({});
     process.kill(service.pids().api, 'SIGKILL');
-    expect(await end(id)).toMatchObject({ status: 'succeeded' });
-  }, 30_000);
+    expect(await service.waitForEnd(id)).toMatchObject({ status: 'succeeded' });
+  });
 
-  test('of the worker in the middle of a job: another takes it up, and nothing is left behind', async () => {
-    const { id } = await post({ image: picture, T: 60, steps: 50, fps: 30 });
+  test('another worker completes the job of a killed one, and nothing is left over', async () => {
+    const { id } = await service.post({ T: 60, steps: 50, fps: 30 });
     while ((await (await fetch(`${service.url}/status?id=${id}`)).json()).status !== 'running');
     process.kill(service.pids().worker, 'SIGKILL');
-    const task = await end(id);
+    const task = await service.waitForEnd(id);
     expect(task).toMatchObject({ status: 'succeeded' });
     const files = readdirSync(join(service.dataDir, 'bucket/objects/tasks', id), { recursive: true }).map(String);
     expect(files.filter((name) => name.endsWith('.mp4'))).toHaveLength(1);
     expect(await readdir(join(service.dataDir, 'bucket/tmp'))).toEqual([]);
   }, 60_000);
 
-  test('of a worker that was started again a moment ago: the next one comes later', async () => {
-    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
-    const pauses = () => said.mock.calls.map(([text]) => Number(/^worker: .*; restarting in (\S+) s$/.exec(text)?.[1]));
+  test('a worker that dies soon after its start is started again after a longer pause', async () => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const pauses = () => logged.mock.calls.map(([text]) => Number(/^worker: .*; restarting in (\S+) s$/.exec(text)?.[1]));
     let since = 0;
     for (const deaths of [1, 2]) {
       const { worker } = service.pids();
@@ -256,6 +223,6 @@ describe('kill -9', () => {
     const [first, second] = pauses();
     expect(second).toBe(2 * first!);
     expect(performance.now() - since).toBeGreaterThanOrEqual(1000 * second!);
-    said.mockRestore();
+    logged.mockRestore();
   }, 60_000);
 });

@@ -1,4 +1,4 @@
-/** A prompt through the API, a worker and a bridge, step by step: all that a caller sees of the still while the job still runs. */
+/** A prompt through the API, a worker and a bridge, step by step: what a caller sees of the input image while the job runs. */
 import sharp from 'sharp';
 import { expect, onTestFinished, test } from 'vitest';
 import { camera } from '../../handler/models/camera.ts';
@@ -6,7 +6,7 @@ import { runJob } from '../../handler/pipeline.ts';
 import { testService } from '../support/test-api.ts';
 import { COLOURS, colourOf, startBridge } from '../support/test-bridge.ts';
 
-test('the bridge’s progress, and the still’s link as soon as there is one; another of the four costs nothing', async () => {
+test('a caller sees the bridge’s progress and the input image while the job runs, and another of the four pictures costs nothing', async () => {
   const service = await testService();
   onTestFinished(service.close);
   let clock = 0;
@@ -16,7 +16,7 @@ test('the bridge’s progress, and the still’s link as soon as there is one; a
     now: () => clock,
     async intervene(call, count) {
       if (call !== 'status') return undefined;
-      if (count > 1) await service.until(id, ({ stage, progress }) => stage === 'still' && progress > 0); // of the look before
+      if (count > 1) await service.until(id, ({ stage, progress }) => stage === 'still' && progress > 0); // from the previous poll
       clock = count === 1 ? 50 : 100;
       return undefined;
     },
@@ -24,7 +24,7 @@ test('the bridge’s progress, and the still’s link as soon as there is one; a
   onTestFinished(bridge.close);
   const files = { fetches: 0 };
 
-  /** The model opens when the caller has seen the still. */
+  /** The model opens after the caller has seen the input image. */
   const open: typeof camera.open = async (request) => {
     const running = await service.until(id, ({ still }) => still);
     expect(running).toMatchObject({ status: 'running', progress: 0.4 });

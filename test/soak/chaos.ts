@@ -13,12 +13,12 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { crc32 } from 'node:zlib';
 import { DAY, SECOND } from '../../core/time.ts';
 import { realClock } from '../../infra/simulators/clock.ts';
 import { hasPostgres, type LocalPostgres, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { openHarness } from '../e2e/harness.ts';
+import { readFlags } from '../support/flags.ts';
 import { Callers } from './chaos/callers.ts';
 import { Faults } from './chaos/faults.ts';
 import { checkLeftovers, checkTasks } from './chaos/invariants.ts';
@@ -162,21 +162,11 @@ async function fastDatabase(postgres: LocalPostgres, since: number): Promise<str
 
 /** Runs trials as the flags say. @returns whether no trial had a violation */
 export async function soak(args: string[]): Promise<boolean> {
-  const { values } = parseArgs({
-    args,
-    options: {
-      tasks: { type: 'string', default: '500' },
-      kills: { type: 'string', default: '100' },
-      seed: { type: 'string', default: String(Date.now() % 1e6) },
-      store: { type: 'string' },
-    },
-  });
-  const [tasks, kills, seed] = [Number(values.tasks), Number(values.kills), Number(values.seed)];
-  if (!(tasks > 0) || !(kills >= 0) || ![tasks, kills, seed].every(Number.isInteger))
-    throw new Error('--tasks from 1, --kills from 0, --seed: whole numbers');
-  if (values.store !== undefined && !['libsql', 'postgres'].includes(values.store))
-    throw new Error('--store must be libsql or postgres; default: both');
-  const stores = values.store ? [values.store] : ['libsql', 'postgres'];
+  const defaults = { tasks: 500, kills: 100, seed: Date.now() % 1e6, store: 'libsql,postgres' };
+  const { tasks, kills, seed, store } = readFlags(args, defaults);
+  const stores = store.split(',');
+  if (!stores.every((name) => ['libsql', 'postgres'].includes(name)))
+    throw new Error('--store must be libsql, postgres, or both with a comma between them');
   if (stores.includes('postgres') && !hasPostgres)
     throw new Error('PostgreSQL is not installed: use --store libsql to try only the other one');
   let isClean = true;

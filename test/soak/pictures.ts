@@ -9,7 +9,6 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { crc32 } from 'node:zlib';
 import sharp from 'sharp';
 import { JobError } from '../../core/job.ts';
@@ -18,6 +17,7 @@ import { MINUTE, SECOND } from '../../core/time.ts';
 import { fetchPicture } from '../../handler/still/fetch-picture.ts';
 import { fitStill } from '../../handler/still/fit.ts';
 import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
+import { readFlags } from '../support/flags.ts';
 import { sample, validPictures } from '../support/malicious-pictures.ts';
 import { chooser, seededRandom } from './prng.ts';
 
@@ -26,7 +26,7 @@ const TIMEOUT = 30 * SECOND; // the service's own for a picture
 /** How much more a process may hold in the last tenth than in the second: allocators never settle completely. */
 const MAX_GROWTH = 150 * MB;
 const LIMITS = { maxPixels: 64_000_000, maxSide: 65_535 };
-/** One of so many pictures also goes through the service's own decoder process. */
+/** One picture in this many also goes through the service's own decoder process. */
 const OWN_PROCESS = 50;
 
 export interface FuzzOptions {
@@ -152,15 +152,15 @@ function createDecoder(script: string, temporary: string) {
   return {
     async ask(bytes: Buffer, png: boolean): Promise<Answer> {
       child ??= fork(script, { serialization: 'advanced', execArgv: [], env: { TMPDIR: temporary } });
-      const asked = child;
+      const current = child;
       const done = new AbortController();
-      const timer = setTimeout(() => asked.kill('SIGKILL'), TIMEOUT);
-      const exit = once(asked, 'exit', done).then(([status, signal]) => {
+      const timer = setTimeout(() => current.kill('SIGKILL'), TIMEOUT);
+      const exit = once(current, 'exit', done).then(([status, signal]) => {
         child = undefined;
         return { ended: signal === 'SIGKILL' ? 'took too long' : `${signal ?? status}` };
       });
-      const answer = once(asked, 'message', done).then(([message]) => message as Answer);
-      asked.send({ bytes, png, ...LIMITS });
+      const answer = once(current, 'message', done).then(([message]) => message as Answer);
+      current.send({ bytes, png, ...LIMITS });
       const outcome = await Promise.race([answer, exit]);
       clearTimeout(timer);
       void Promise.allSettled([answer, exit]); // the abort rejects the other one
@@ -277,15 +277,7 @@ function printProgress({ count, accepted, refused, violations, slowest, memory }
 
 /** Runs for as long as the flags say. @returns whether there was no violation */
 export async function soak(args: string[]): Promise<boolean> {
-  const { values } = parseArgs({
-    args,
-    options: {
-      minutes: { type: 'string', default: '10' },
-      seed: { type: 'string', default: String(Date.now() % 1e6) },
-    },
-  });
-  const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
-  if (!(minutes > 0) || !Number.isInteger(seed)) throw new Error('--minutes above 0, --seed a whole number');
+  const { minutes, seed } = readFlags(args, { minutes: 10, seed: Date.now() % 1e6 });
   const end = Date.now() + minutes * MINUTE;
   console.log(`${minutes} minutes of changed pictures, seed ${seed}`);
   const folder = join(tmpdir(), 'soak-pictures');

@@ -1,22 +1,21 @@
-/** For tests and benchmarks: the API, or a program that stands in for it, as a process of its own. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../../infra/run/free-port.ts';
 
 export interface ApiProcessOptions {
-  /** of the program, from the repository's root */
+  /** the program, from the repository's root; default: the API */
   entry?: string;
   dataDir: string;
   runpod: { url: string; apiKey: string };
   env?: Record<string, string>;
-  /** what becomes of its log */
+  /** default: ignore */
   stdout?: 'ignore' | 'pipe';
 }
 
 export type ApiProcess = Awaited<ReturnType<typeof startApi>>;
 
-/** On a free port of 127.0.0.1, once it listens. @throws Error if it ends before that */
+/** Starts the API, or a program that replaces it, on a free port of 127.0.0.1. @throws Error if it ends before it listens */
 export async function startApi({ entry = 'api/index.ts', dataDir, runpod, env, stdout = 'ignore' }: ApiProcessOptions) {
   const port = await freePort();
   const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', entry], {
@@ -34,7 +33,7 @@ export async function startApi({ entry = 'api/index.ts', dataDir, runpod, env, s
     stdio: ['ignore', stdout, 'inherit', 'ipc'],
   });
   const exited = once(child, 'exit');
-  const [word] = await Promise.race([once(child, 'message'), exited]);
-  if (word?.event !== 'listening') throw new Error(`${entry} ended before it listened`);
+  const [message] = await Promise.race([once(child, 'message'), exited]);
+  if (message?.event !== 'listening') throw new Error(`${entry} ended before it listened`);
   return { url: `http://127.0.0.1:${port}`, port, child, exited };
 }

@@ -1,7 +1,7 @@
 /**
- * Loaded before a program with `--import …/fast-clock.mjs?rate=15&since=<milliseconds since 1970>`: from then on its clock runs so many
- * times as fast, and its waits of a second and more are as much shorter. Those below stay, or it would only be busier. So do two
- * that guard against what hangs, for the machine is no faster: time-outs of connections to Postgres and of requests to RunPod.
+ * Makes a program's clock run fast: `--import …/fast-clock.mjs?rate=15&since=<milliseconds since 1970>`. Waits of a second or more become
+ * as much shorter. Shorter ones stay, because the program would only be busier. So do two timeouts that guard against hanging (connections to
+ * Postgres, requests to RunPod), because the machine is no faster.
  */
 const GUARDS = [10_000, 30_000];
 

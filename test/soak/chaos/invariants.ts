@@ -1,6 +1,6 @@
 /** What must be true when a chaos trial is over and no process works any more. */
 import { createHash } from 'node:crypto';
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_JOBS } from '../../../api/tasks/transition.ts';
@@ -95,8 +95,11 @@ export async function checkLeftovers(
   const { harness } = trial;
   const { addViolation } = trial.observations;
   const left: Counts = {};
-  const root = join(bucketFolder(harness.dataDir), 'objects', 'tasks');
-  const files = await readTaskFolders(root);
+  const files = new Map<string, string[]>();
+  for (const key of await harness.listObjects('tasks')) {
+    const [id = ''] = key.split('/');
+    files.set(id, [...(files.get(id) ?? []), key.slice(id.length + 1)]);
+  }
   for (const [id, names] of files) {
     const task = tasks.get(id);
     if (task) await checkFolder(trial, task, names, left);
@@ -134,18 +137,6 @@ async function checkFolder(trial: Trial, task: PresentedTask, names: string[], l
     else observations.addViolation(`${id}, ${status}: ${name} is left`);
   }
 }
-/** The files of each task, by its id. */
-async function readTaskFolders(root: string): Promise<Map<string, string[]>> {
-  const files = new Map<string, string[]>();
-  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const path = join(entry.parentPath, entry.name).slice(root.length + 1);
-    const id = path.split('/')[0]!;
-    files.set(id, [...(files.get(id) ?? []), path.slice(id.length + 1)]);
-  }
-  return files;
-}
-
 /** Whether all processes of an ended process's group are gone, or are so soon: tsx's compiler ends a moment later. */
 async function isGroupGone(process: TestProcess): Promise<boolean> {
   for (let tries = 100; process.isGroupAlive(); tries--) {
