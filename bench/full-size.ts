@@ -2,14 +2,13 @@
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type ClipConfig, clipVision } from '../handler/onnx/clip.ts';
 import type { Graph } from '../handler/onnx/graph.ts';
 import type { SafeTensors } from '../handler/onnx/safetensors.ts';
 import { type UNetConfig, unet } from '../handler/onnx/unet.ts';
 import { type VaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
+import { SMALL_SVD } from './peers.ts';
 
-const SMALL = fileURLToPath(new URL('../handler/models/testdata/small-svd', import.meta.url));
 const FLOAT = 4; // bytes
 
 /** As in the official repository's config.json files. */
@@ -52,7 +51,7 @@ const UNET: UNetConfig = {
  */
 export function makeFullSize(): { folder: string; remove(): void } {
   const folder = mkdtempSync(join(tmpdir(), 'full-size-svd-'));
-  cpSync(SMALL, folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
+  cpSync(SMALL_SVD, folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
   const network = (name: string, file: string, config: object, graphs: ((weights: SafeTensors) => Graph)[]) => {
     mkdirSync(join(folder, name), { recursive: true });
     // The small model's other values. Its 1.0 would become 1, which transformers refuses.
@@ -69,7 +68,7 @@ export function makeFullSize(): { folder: string; remove(): void } {
   return { folder, remove: () => rmSync(folder, { recursive: true }) };
 }
 
-const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL, name, 'config.json'), 'utf8'));
+const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL_SVD, name, 'config.json'), 'utf8'));
 
 /** A safetensors file of the tensors that the graphs ask for. */
 function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {

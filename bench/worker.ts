@@ -5,7 +5,7 @@
 import { deepEqual } from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
@@ -102,26 +102,14 @@ async function measureLife([program, ...args]: [string, string], count: number):
   };
 }
 
-/** A process and all that it has started, as ids. */
-function processTree(root: number): number[] {
-  const parents = new Map<number, number>();
-  for (const name of readdirSync('/proc')) {
-    const parent = /^\d+$/.test(name) && /^PPid:\s+(\d+)$/m.exec(readStatus(Number(name)))?.[1];
-    if (parent) parents.set(Number(name), Number(parent));
-  }
-  const all = [root];
-  for (const one of all) for (const [child, parent] of parents) if (parent === one) all.push(child);
-  return all;
+/** Ids of a process and of all that it has started. */
+function processTree(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  return [pid, ...children.flatMap(processTree)];
 }
 
 /** MB. */
-const residentMemory = (pid: number) => (Number(/^VmRSS:\s+(\d+) kB$/m.exec(readStatus(pid))?.[1] ?? 0) * 1024) / 1e6;
-
-/** /proc/PID/status, empty for a process that has ended. */
-function readStatus(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/status`, 'utf8');
-  } catch {
-    return '';
-  }
+function residentMemory(pid: number): number {
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+  return (Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024) / 1e6;
 }

@@ -15,8 +15,7 @@ import { type Stage, taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
-import type { Clock } from '../../infra/simulators/clock.ts';
-import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { type QueueServerOptions, queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../support/test-api.ts';
 import { startProcess, type TestProcess } from './child-process.ts';
 import { type Fault, hangUp, type Intercepted, readOperation, WORKERS_ENDPOINT } from './fault-injection.ts';
@@ -49,14 +48,8 @@ export interface ApiProcess extends TestProcess {
   url: string;
 }
 
-export interface HarnessOptions {
-  /** of the queue; default: the real one */
-  clock?: Clock;
-  /** how long a worker's poll is held, by that clock; milliseconds */
-  pollTimeout?: number;
-  /** how long a worker may be silent, by that clock; milliseconds */
-  workerTimeout?: number;
-}
+/** Times are those of the clock; default: the real one. */
+export type HarnessOptions = Pick<QueueServerOptions, 'clock' | 'pollTimeout' | 'workerTimeout'>;
 
 /** A worker's polls for jobs to stop. */
 interface StopPolls {
