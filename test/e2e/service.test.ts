@@ -211,7 +211,8 @@ describe('kill -9', () => {
 
   test('a worker that dies soon after its start is started again after a longer pause', async () => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => undefined);
-    const pauses = () => logged.mock.calls.map(([text]) => Number(/^worker: .*; restarting in (\S+) s$/.exec(text)?.[1]));
+    const pauses = () =>
+      logged.mock.calls.map(([text]) => Number(/^worker: .*; restarting in (\S+) s$/.exec(text)?.[1]));
     let since = 0;
     for (const deaths of [1, 2]) {
       const { worker } = service.pids();
