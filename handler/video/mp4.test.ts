@@ -282,6 +282,7 @@ describe('if one part can’t be opened, the others are closed', () => {
   const closed = () => Object.fromEntries(Object.entries(closing).map(([part, { mock }]) => [part, mock.calls.length]));
   beforeEach(() => {
     closing = {
+      encoder: vi.spyOn(Encoder.prototype, 'close'),
       muxer: vi.spyOn(Muxer.prototype, 'close'),
       filter: vi.spyOn(FilterAPI.prototype, 'close'),
       demuxer: vi.spyOn(Demuxer.prototype, 'close'),
@@ -297,14 +298,21 @@ describe('if one part can’t be opened, the others are closed', () => {
       throw error;
     });
     await expect(write(1)).rejects.toBe(error);
-    expect(closed()).toMatchObject({ muxer: 1, filter: 0 });
+    expect(closed()).toMatchObject({ encoder: 0, filter: 0, muxer: 0 });
     expect(openFiles()).toEqual([]);
   });
 
   test('the encoder', async () => {
     vi.spyOn(Encoder, 'create').mockRejectedValue(error);
     await expect(write(1)).rejects.toBe(error);
-    expect(closed()).toMatchObject({ muxer: 1, filter: 1 });
+    expect(closed()).toMatchObject({ encoder: 0, filter: 1, muxer: 0 });
+    expect(openFiles()).toEqual([]);
+  });
+
+  test('the muxer', async () => {
+    vi.spyOn(Muxer, 'open').mockRejectedValue(error);
+    await expect(write(1)).rejects.toBe(error);
+    expect(closed()).toMatchObject({ encoder: 1, filter: 1, muxer: 0 });
     expect(openFiles()).toEqual([]);
   });
 

@@ -80,27 +80,21 @@ export async function writeMp4(
     yield null; // end of stream: flushes the encoder
   }
 
-  const opened: Closable[] = [];
-  try {
-    const muxer = await Muxer.open(path, { format: 'mp4', options: { movflags: '+faststart' } });
-    opened.push(muxer);
-    muxer.getFormatContext().clearFlags(AVFMT_FLAG_CUSTOM_IO); // else node-av 6.1 never closes the file (seydx/node-av#306)
-    const filter = FilterAPI.create(TO_YUV, { framerate });
-    opened.push(filter);
-    const encoder = await Encoder.create(FF_ENCODER_LIBX264, {
+  {
+    using filter = FilterAPI.create(TO_YUV, { framerate });
+    using encoder = await Encoder.create(FF_ENCODER_LIBX264, {
       options: X264,
       context: { threadCount: THREADS, framerate, timeBase },
     });
-    opened.push(encoder);
+    await using muxer = await Muxer.open(path, { format: 'mp4', options: { movflags: '+faststart' } });
+    muxer.getFormatContext().clearFlags(AVFMT_FLAG_CUSTOM_IO); // else node-av 6.1 never closes the file (seydx/node-av#306)
     muxer.getFormatContext().metadata = Dictionary.fromObject({ comment: JSON.stringify(metadata) });
     const stream = muxer.addStream(encoder);
     for await (const packet of encoder.packets(filter.frames(pictures()))) {
       await muxer.writePacket(packet, stream);
       packet?.free();
     }
-  } finally {
-    await closeAll(opened); // the muxer first, which writes the end of the file
-  }
+  } // closes the muxer first, which writes the end of the file
   if (madeByAi) await appendFile(path, AI_MARK);
   return count;
 }
@@ -124,32 +118,15 @@ const AI_MARK = (() => {
  * @throws Error if the file is not a video
  */
 export async function* readMp4(path: string): AsyncGenerator<{ width: number; height: number; data: Buffer }> {
-  const opened: Closable[] = [];
-  try {
-    const demuxer = await Demuxer.open(path);
-    opened.unshift(demuxer); // closed last: the decoder uses its streams
-    const stream = demuxer.video();
-    if (!stream) throw new Error(`${path} contains no video`);
-    const decoder = await Decoder.create(stream);
-    opened.unshift(decoder);
-    const filter = FilterAPI.create(TO_RGB);
-    opened.unshift(filter);
-    for await (const frame of filter.frames(decoder.frames(demuxer.packets(stream.index)))) {
-      if (!frame) continue;
-      const { width, height } = frame;
-      yield { width, height, data: frame.toBuffer() };
-      frame.free();
-    }
-  } finally {
-    await closeAll(opened);
+  await using demuxer = await Demuxer.open(path);
+  const stream = demuxer.video();
+  if (!stream) throw new Error(`${path} contains no video`);
+  using decoder = await Decoder.create(stream);
+  using filter = FilterAPI.create(TO_RGB);
+  for await (const frame of filter.frames(decoder.frames(demuxer.packets(stream.index)))) {
+    if (!frame) continue;
+    const { width, height } = frame;
+    yield { width, height, data: frame.toBuffer() };
+    frame.free();
   }
-}
-
-/** An object that holds native memory or a file. */
-interface Closable {
-  close(): unknown;
-}
-
-async function closeAll(opened: Closable[]) {
-  for (const one of opened) await one.close();
 }
