@@ -8,7 +8,7 @@ import type { Logger } from 'pino';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of prom-client.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { ERROR_CODES, TIMED_STAGES } from '../core/job.ts';
-import { ENDED_STATUSES } from '../core/responses.ts';
+import { ENDED_STATUSES } from '../core/task-status.ts';
 import { SECOND } from '../core/time.ts';
 import { UnansweredError } from './runpod.ts';
 import type { Task } from './store/task.ts';

@@ -1,6 +1,6 @@
 /** What the command line prints. */
 import { formatBytes } from '../core/format.ts';
-import { isActive } from '../core/responses.ts';
+import { isActive } from '../core/task-status.ts';
 import type { ApiError, Task, Usage } from './index.ts';
 
 export const formatJson = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;

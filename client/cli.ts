@@ -9,7 +9,7 @@ import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
 import { CLEAR_LINE } from '../core/format.ts';
 import { parseTextFields } from '../core/request.ts';
-import { isActive, STATUSES, type TaskStatus } from '../core/responses.ts';
+import { isActive, STATUSES, type TaskStatus } from '../core/task-status.ts';
 import {
   formatAmount,
   formatError,

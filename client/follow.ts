@@ -1,6 +1,6 @@
 /** Follows a task by its events, reconnecting where they break off. */
 import type { PresentedTask } from '../core/responses.ts';
-import { isActive } from '../core/responses.ts';
+import { isActive } from '../core/task-status.ts';
 import { SECOND } from '../core/time.ts';
 import { ApiError } from './error.ts';
 import { followEvents } from './events.js';

@@ -5,7 +5,8 @@
 import type * as v from 'valibot';
 import type { Input, requestSchema } from '../core/parameters.ts';
 import type { FieldNote } from '../core/request.ts';
-import type { CostEstimate, TaskStatus, Usage } from '../core/responses.ts';
+import type { CostEstimate, Usage } from '../core/responses.ts';
+import type { TaskStatus } from '../core/task-status.ts';
 import { MINUTE } from '../core/time.ts';
 import { type FollowedTask, followTask, type Task } from './follow.ts';
 import { type CallOptions, call } from './http.ts';

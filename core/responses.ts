@@ -1,85 +1,151 @@
-/** The JSON of the API's responses. The API writes it, the client and the page read it. Times are ISO 8601 in UTC. */
-import type { JobErrorData, JobOutput, Stage } from './job.ts';
+/** The JSON of the API's responses: the OpenAPI document has these schemas, the API and the client their types. */
+import * as v from 'valibot';
+import { jobErrorSchema, STAGES } from './job.ts';
 import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
-import type { FieldNote } from './request.ts';
+import { PROBLEMS, type ProblemCode } from './problems.ts';
+import { ENDED_STATUSES, STATUSES } from './task-status.ts';
 
-const ACTIVE_STATUSES = ['queued', 'running'] as const;
-export const ENDED_STATUSES = ['succeeded', 'failed', 'canceled'] as const;
-export const STATUSES = [...ACTIVE_STATUSES, ...ENDED_STATUSES] as const;
-export type TaskStatus = (typeof STATUSES)[number];
-export const isActive = (status: TaskStatus) => (ACTIVE_STATUSES as readonly string[]).includes(status);
+const text = v.string();
+const whole = v.pipe(v.number(), v.integer());
+/** ISO 8601 in UTC */
+const time = v.pipe(text, v.isoTimestamp());
+const link = v.pipe(text, v.url());
+const seconds = v.pipe(v.number(), v.minValue(0), v.description('Seconds of sampling and decoding'));
+const microUnits = v.pipe(whole, v.minValue(0), v.description('In millionths of the currency'));
+const currency = v.pipe(text, v.regex(/^[A-Z]{3}$/));
+const described = <S extends v.GenericSchema>(schema: S, description: string) =>
+  v.pipe(schema, v.description(description));
+/** A value whose type the document does not describe further. */
+const opaque = <T>(metadata: { type: string; description?: string }) =>
+  v.pipe(
+    v.custom<T>(() => true),
+    v.metadata(metadata),
+  );
 
-/** A file with its signed URL in place of its bucket key. */
-type Linked<F> = Omit<F, 'key'> & { link: string };
+const notes = v.array(v.object({ field: text, message: text }));
+const input = opaque<Input>({ type: 'object', description: 'Every parameter, with the values that are used' });
+const file = {
+  link: described(link, 'Expires at links_expire_at'),
+  width: whole,
+  height: whole,
+  frames: whole,
+  fps: whole,
+  seconds: v.number(),
+  bytes: whole,
+  sha256: described(text, 'Hash of the file, in hexadecimal'),
+};
+const costEstimate = v.object({ amount: microUnits, currency, gpu_seconds: seconds });
+const cost = v.object({ ...costEstimate.entries, stills: described(whole, 'Pictures that a bridge made') });
 
-export interface PresentedTask {
-  /** UUIDv7 */
-  id: string;
-  status: TaskStatus;
-  /** only while running */
-  stage?: Stage;
-  /** the last finished sampling step or frame, and their number */
-  step?: number;
-  steps?: number;
-  /** 0–1, never falls */
-  progress: number;
-  /** seconds left, an estimate */
-  eta_seconds?: number;
-  created_at: string;
-  started_at?: string;
-  finished_at?: string;
-  model: ModelName;
-  /** every parameter, with defaults resolved */
-  input: Input;
-  warnings: FieldNote[];
-  still?: { link: string };
-  videos?: Linked<JobOutput['videos'][number]>[];
-  grid?: Linked<NonNullable<JobOutput['grid']>>;
-  links_expire_at?: string;
-  /** when its files and prompt were deleted */
-  expired_at?: string;
-  error?: JobErrorData;
-  cost?: Cost;
-}
-
-export interface Cost {
-  /** micro-units of the currency */
-  amount: number;
-  currency: string;
-  /** sampling and decoding, of the job whose result counts */
-  gpu_seconds: number;
-  /** pictures that a bridge made */
-  stills: number;
-}
-
+const Task = v.object({
+  id: v.pipe(text, v.uuid()),
+  status: described(v.picklist(STATUSES), 'queued, running, then succeeded, failed or canceled'),
+  stage: v.exactOptional(described(v.picklist(STAGES), 'Current stage of a running task')),
+  step: v.exactOptional(described(whole, 'Sampling steps or frames that the stage has done')),
+  steps: v.exactOptional(described(whole, 'Sampling steps or frames that the stage has in all')),
+  progress: v.pipe(v.number(), v.minValue(0), v.maxValue(1), v.description('Never decreases')),
+  eta_seconds: v.exactOptional(described(whole, 'Estimated seconds left')),
+  created_at: time,
+  started_at: v.exactOptional(time),
+  finished_at: v.exactOptional(time),
+  model: opaque<ModelName>({ type: 'string' }),
+  input,
+  warnings: described(notes, 'Parameters that are ignored or unusual'),
+  still: v.exactOptional(described(v.object({ link }), 'The picture that is animated')),
+  videos: v.exactOptional(v.array(v.object({ ...file, seed: whole }))),
+  grid: v.exactOptional(described(v.object(file), 'Several videos side by side')),
+  links_expire_at: v.exactOptional(time),
+  expired_at: v.exactOptional(described(time, 'When its files and prompt were deleted')),
+  error: v.exactOptional(described(jobErrorSchema, 'Why the task failed')),
+  cost: v.exactOptional(cost),
+});
+export type PresentedTask = v.InferOutput<typeof Task>;
+export type Cost = v.InferOutput<typeof cost>;
 /** The highest cost that a task can have. */
-export type CostEstimate = Omit<Cost, 'stills'>;
+export type CostEstimate = v.InferOutput<typeof costEstimate>;
 
-/** The account of an API key. Amounts are micro-units of the currency; null means no limit. */
-export interface Usage {
-  currency: string;
-  /** the month of `spent`, such as 2026-01 (UTC) */
-  month: string;
-  budget: number | null;
-  spent: number;
-  reserved: number;
-  left: number | null;
-  open_tasks: number;
-  limits: {
-    open_tasks: number | null;
-    submissions_per_minute: number | null;
-    requests_per_minute: number | null;
-  };
-  days: UsageDay[];
-}
+const EVENT_TYPES = ENDED_STATUSES.map((status) => `task.${status}` as const);
 
+const Event = v.pipe(
+  v.variant('type', [
+    v.object({ type: v.picklist(EVENT_TYPES), timestamp: time, data: Task }),
+    v.object({ type: v.literal('webhook.test'), timestamp: time, data: v.object({ message: text }) }),
+  ]),
+  v.description('Body of a POST to a webhook_url: a task has ended, or a test'),
+);
+
+const Problem = v.object({
+  type: text,
+  title: text,
+  status: whole,
+  detail: described(text, 'Explanation for people'),
+  code: described(v.picklist(Object.keys(PROBLEMS) as ProblemCode[]), 'Error code for programs'),
+  errors: v.exactOptional(described(notes, 'Every invalid field, with the allowed values')),
+});
+
+const day = v.object({
+  day: v.pipe(text, v.isoDate()),
+  tasks: whole,
+  succeeded: whole,
+  failed: whole,
+  canceled: whole,
+  stills: whole,
+  gpu_seconds: v.number(),
+  amount: microUnits,
+});
+const limit = described(v.nullable(whole), 'null: unlimited');
+const Usage = v.object({
+  currency,
+  month: described(text, 'The month of `spent`, UTC'),
+  budget: described(v.nullable(microUnits), 'Budget of a month; null: unlimited'),
+  spent: microUnits,
+  reserved: described(microUnits, 'Reserved for active tasks'),
+  left: described(v.nullable(microUnits), 'What is left of the budget'),
+  open_tasks: whole,
+  limits: v.object({ open_tasks: limit, submissions_per_minute: limit, requests_per_minute: limit }),
+  days: v.array(day),
+});
+/** The account of an API key. */
+export type Usage = v.InferOutput<typeof Usage>;
 /** The usage of the tasks that ended on one day. */
-export type UsageDay = Record<(typeof ENDED_STATUSES)[number], number> & {
-  /** such as 2026-01-31 (UTC) */
-  day: string;
-  tasks: number;
-  gpu_seconds: number;
-  stills: number;
-  amount: number;
+export type UsageDay = v.InferOutput<typeof day>;
+
+export const DELIVERY_STATUSES = ['pending', 'delivered', 'failed', 'disabled'] as const;
+const Delivery = v.object({
+  id: text,
+  type: v.picklist([...EVENT_TYPES, 'webhook.test']),
+  task_id: v.exactOptional(text),
+  url: link,
+  status: described(v.picklist(DELIVERY_STATUSES), 'disabled: the receiver has responded 410'),
+  created_at: time,
+  attempts: whole,
+  attempted_at: v.exactOptional(time),
+  next_attempt_at: v.exactOptional(time),
+  status_code: v.exactOptional(described(whole, 'Status of the receiver’s last response')),
+  error: v.exactOptional(described(text, 'Why there was no response')),
+  delivered_at: v.exactOptional(time),
+});
+
+const dependency = v.object({
+  status: v.picklist(['ok', 'failing']),
+  reason: v.exactOptional(
+    described(v.picklist(['timeout', 'unreachable', 'error']), 'error: it responds with an error; the log has details'),
+  ),
+});
+const Readiness = v.object({
+  status: v.picklist(['ready', 'not_ready', 'stopping']),
+  parts: v.exactOptional(v.object({ store: dependency, bucket: dependency, runpod: dependency })),
+});
+export type DependencyStatus = v.InferOutput<typeof dependency>;
+
+/** The schemas of the OpenAPI document, by name. */
+export const RESPONSES = {
+  Task,
+  DryRun: v.object({ input, warnings: notes, cost_estimate: costEstimate }),
+  Problem,
+  Event,
+  Usage,
+  Delivery,
+  Readiness,
 };

@@ -17,8 +17,6 @@ export interface Endpoint {
   scope?: Scope;
   /** parameters by name; their descriptions and examples go into the OpenAPI document */
   query: v.ObjectSchema<v.ObjectEntries, undefined> | undefined;
-  /** schemas of its own that the document names; its description refers to them */
-  schemas?: Record<string, object>;
   /** the rest of the OpenAPI operation; an endpoint without it is not documented */
   describe?: (context: DocumentContext) => Operation;
   /** @returns undefined where the service has no such endpoint */

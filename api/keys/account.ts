@@ -1,4 +1,5 @@
-import { ENDED_STATUSES, type Usage, type UsageDay } from '../../core/responses.ts';
+import type { Usage, UsageDay } from '../../core/responses.ts';
+import { ENDED_STATUSES } from '../../core/task-status.ts';
 import { type DailyUsage, type Key, monthOf } from '../store/key.ts';
 import type { limitsOf } from './access.ts';
 

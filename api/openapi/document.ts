@@ -1,12 +1,13 @@
 /** The OpenAPI 3.1 document, made from the endpoints' definitions and the schemas that check requests. */
+import { toJsonSchemaDefs } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
-import { jsonSchema } from '../../core/parameter-schema.ts';
+import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
+import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
+import { RESPONSES } from '../../core/responses.ts';
 import type { Endpoint } from '../http/endpoint.ts';
 import { errorResponses, KEYED_ERRORS, PUBLIC_ERRORS } from './errors.ts';
-import { events } from './events.ts';
 import { type About, taskExamples } from './examples.ts';
-import type { DocumentContext, Operation } from './parts.ts';
-import { schemas } from './schemas.ts';
+import { type DocumentContext, json, type Operation, ref } from './parts.ts';
 
 export function openApiDocument(about: About, endpoints: Endpoint[]) {
   const context = { ...about, tasks: taskExamples(about) };
@@ -30,12 +31,18 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
       { name: 'service', description: 'The service itself' },
     ],
     paths: paths(endpoints, context),
-    webhooks: events(context),
+    webhooks: webhooks(context),
     components: {
       securitySchemes: {
         key: { type: 'http', scheme: 'bearer', description: 'An API key; none is needed before the first is made' },
       },
-      schemas: { ...schemas(about), ...Object.assign({}, ...endpoints.map((one) => one.schemas)) },
+      schemas: {
+        ...requestSchemas(about),
+        ...toJsonSchemaDefs(RESPONSES, {
+          errorMode: 'ignore',
+          overrideRef: ({ referenceId }) => ref(referenceId).$ref,
+        }),
+      },
     },
   };
 }
@@ -66,5 +73,50 @@ function queryParameter([name, entry]: [string, v.GenericSchema]) {
     description,
     schema,
     ...(examples && { example: examples[0] }),
+  };
+}
+
+/** What the service POSTs to webhook URLs. */
+function webhooks({ tasks }: DocumentContext) {
+  return {
+    task: {
+      post: {
+        operationId: 'announcement',
+        tags: ['webhooks'],
+        summary: 'A task has ended',
+        description:
+          'Signed as Standard Webhooks specifies, in the headers webhook-id, webhook-timestamp and webhook-signature. Without a 2xx response within 20 s the delivery is retried, up to ten attempts in all.',
+        requestBody: {
+          required: true,
+          content: json(ref('Event'), {
+            succeeded: { type: 'task.succeeded', timestamp: tasks.succeeded.finished_at, data: tasks.succeeded },
+            failed: { type: 'task.failed', timestamp: tasks.failed.finished_at, data: tasks.failed },
+            'a test': {
+              type: 'webhook.test',
+              timestamp: tasks.failed.finished_at,
+              data: { message: 'this receiver can be reached' },
+            },
+          }),
+        },
+        responses: {
+          '2XX': { description: 'Delivered' },
+          410: { description: 'Disables the URL: nothing more is sent to it' },
+        },
+      },
+    },
+  };
+}
+
+function requestSchemas(about: About) {
+  const properties = requestProperties(about);
+  const anyOf = ['prompt', 'image_url', 'still_of'].map((name) => ({ required: [name] }));
+  const image = {
+    type: 'string',
+    contentMediaType: 'image/*',
+    description: `The picture to animate: ${PICTURE_TYPES_TEXT} (the first picture of several), ${PICTURE_LIMITS_TEXT}`,
+  };
+  return {
+    Request: { type: 'object', additionalProperties: false, properties, anyOf },
+    Upload: { type: 'object', anyOf: [...anyOf, { required: ['image'] }], properties: { ...properties, image } },
   };
 }

@@ -21,24 +21,7 @@ export interface Operation {
 }
 
 export const text = { type: 'string' };
-export const number = { type: 'number' };
-export const whole = { type: 'integer' };
-export const time = { type: 'string', format: 'date-time' };
-export const day = { type: 'string', format: 'date' };
-export const uri = { type: 'string', format: 'uri' };
-export const micro = { type: 'integer', minimum: 0, description: 'In millionths of the currency' };
-export const currency = { type: 'string', pattern: '^[A-Z]{3}$' };
-export const orNull = ({ type, ...schema }: { type: string }, description: string) => ({
-  ...schema,
-  type: [type, 'null'],
-  description,
-});
 export const list = (items: object) => ({ type: 'array', items });
-export const object = (properties: Record<string, object>, required = Object.keys(properties)) => ({
-  type: 'object',
-  required,
-  properties,
-});
 export const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
 
 export const headerParameter = (name: string, description: string, schema: object = text) => ({

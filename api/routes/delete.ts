@@ -1,4 +1,4 @@
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { bucketUnavailable, Problem } from '../http/problem.ts';
 import { jsonResponse } from '../openapi/parts.ts';

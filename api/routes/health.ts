@@ -1,5 +1,5 @@
 import { endpoint } from '../http/endpoint.ts';
-import { json, object, text } from '../openapi/parts.ts';
+import { json, text } from '../openapi/parts.ts';
 
 export const health = endpoint({
   method: 'GET',
@@ -9,7 +9,13 @@ export const health = endpoint({
     tags: ['service'],
     summary: 'Whether the API runs',
     responses: {
-      200: { description: 'API is running', content: json(object({ status: text }), { running: { status: 'ok' } }) },
+      200: {
+        description: 'API is running',
+        content: json(
+          { type: 'object', required: ['status'], properties: { status: text } },
+          { running: { status: 'ok' } },
+        ),
+      },
     },
   }),
   handle: () => (c) => c.json({ status: 'ok' }),

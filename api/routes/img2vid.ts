@@ -6,7 +6,7 @@ import type { Input, Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { parseRequest } from '../../core/request.ts';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Config } from '../config.ts';
 import { urlErrors } from '../http/check-urls.ts';

@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { STATUSES } from '../../core/responses.ts';
+import { STATUSES } from '../../core/task-status.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { responseHeader } from '../openapi/parts.ts';

@@ -1,35 +1,15 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { taskFolder } from '../../core/job.ts';
+import type { DependencyStatus } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import { endpoint } from '../http/endpoint.ts';
-import { jsonResponse, object } from '../openapi/parts.ts';
+import { jsonResponse } from '../openapi/parts.ts';
 
 /** A result is reused for this long, so that many requests cause few checks. */
 const RESULT_TTL = SECOND;
 const TIMEOUT = 3 * SECOND;
 
-/** `error`: the dependency responds with an error, such as a wrong key or a missing bucket. The log has details. */
-type DependencyStatus = { status: 'ok' } | { status: 'failing'; reason: 'timeout' | 'unreachable' | 'error' };
-
-const dependency = object(
-  {
-    status: { type: 'string', enum: ['ok', 'failing'] },
-    reason: {
-      type: 'string',
-      enum: ['timeout', 'unreachable', 'error'],
-      description: 'error: it responds with an error; the log has details',
-    },
-  },
-  ['status'],
-);
-const Readiness = object(
-  {
-    status: { type: 'string', enum: ['ready', 'not_ready', 'stopping'] },
-    parts: object({ store: dependency, bucket: dependency, runpod: dependency }),
-  },
-  ['status'],
-);
 const ok = { status: 'ok' };
 const failing = (reason: string) => ({ status: 'failing', reason });
 const withoutRunPod = { status: 'ready', parts: { store: ok, bucket: ok, runpod: failing('timeout') } };
@@ -39,7 +19,6 @@ const stopping = { status: 'stopping' };
 export const ready = endpoint({
   method: 'GET',
   path: '/readyz',
-  schemas: { Readiness },
   describe: () => ({
     operationId: 'ready',
     tags: ['service'],

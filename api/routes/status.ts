@@ -1,6 +1,7 @@
 import { type SSEStreamingApi, streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
-import { isActive, type PresentedTask } from '../../core/responses.ts';
+import type { PresentedTask } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
 import { json, list, ref, text } from '../openapi/parts.ts';

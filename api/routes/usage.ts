@@ -3,7 +3,7 @@ import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
 import { limitsOf } from '../keys/access.ts';
 import { presentAccount } from '../keys/account.ts';
-import { currency, day, jsonResponse, list, micro, number, object, orNull, whole } from '../openapi/parts.ts';
+import { jsonResponse } from '../openapi/parts.ts';
 import { dayOf, monthOf } from '../store/key.ts';
 
 const invalidDay = 'must be a day, such as 2026-01-31';
@@ -11,23 +11,6 @@ const isDay = (text: string) => !Number.isNaN(Date.parse(text)) && dayOf(Date.pa
 const dayParameter = (description: string) =>
   v.optional(v.pipe(v.string(), v.isoDate(invalidDay), v.check(isDay, invalidDay), v.description(description)));
 
-const limit = orNull(whole, 'null: unlimited');
-const Usage = object({
-  currency,
-  month: { type: 'string', description: 'The month of `spent`, UTC' },
-  budget: orNull(micro, 'Budget of a month; null: unlimited'),
-  spent: micro,
-  reserved: { ...micro, description: 'Reserved for active tasks' },
-  left: orNull(micro, 'What is left of the budget'),
-  open_tasks: whole,
-  limits: object({ open_tasks: limit, submissions_per_minute: limit, requests_per_minute: limit }),
-  days: list(
-    object({
-      ...{ day, tasks: whole, succeeded: whole, failed: whole, canceled: whole, stills: whole },
-      ...{ gpu_seconds: number, amount: micro },
-    }),
-  ),
-});
 const withBudget = {
   ...{ currency: 'USD', month: '2025-11', budget: 25_000_000, spent: 8_840, reserved: 12_000, left: 24_979_160 },
   open_tasks: 1,
@@ -46,7 +29,6 @@ export const usage = endpoint({
   path: '/usage',
   scope: 'read',
   query: v.object({ since: dayParameter('First day'), until: dayParameter('Last day') }),
-  schemas: { Usage },
   describe: () => ({
     operationId: 'usage',
     tags: ['account'],

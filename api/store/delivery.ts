@@ -1,5 +1,6 @@
 /** A webhook message to one URL, as the store keeps it in the outbox. */
-export const DELIVERY_STATUSES = ['pending', 'delivered', 'failed', 'disabled'] as const;
+import type { DELIVERY_STATUSES } from '../../core/responses.ts';
+
 /** `failed`: the last attempt failed; `disabled`: the webhook answered 410, to this delivery or another. Both can be reset. */
 export type DeliveryStatus = (typeof DELIVERY_STATUSES)[number];
 

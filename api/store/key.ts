@@ -1,5 +1,5 @@
 /** An API key and its account, as the store keeps them. */
-import type { TaskStatus } from '../../core/responses.ts';
+import type { TaskStatus } from '../../core/task-status.ts';
 
 export const SCOPES = ['submit', 'read', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];

@@ -3,7 +3,8 @@ import type { JobErrorData, JobOutput, Stage } from '../../core/job.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { FieldNote } from '../../core/request.ts';
-import { type Cost, isActive, type TaskStatus } from '../../core/responses.ts';
+import type { Cost } from '../../core/responses.ts';
+import { isActive, type TaskStatus } from '../../core/task-status.ts';
 import type { Key, Refusal } from './key.ts';
 
 /**

@@ -1,4 +1,4 @@
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';

@@ -8,7 +8,7 @@
  * The store holds all state that must survive. RunPod's callbacks and watching clients only make a step come sooner.
  */
 import { taskFolder } from '../../core/job.ts';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
 import type { Changes, Task } from '../store/task.ts';

@@ -8,7 +8,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';

@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { taskFolder } from '../../core/job.ts';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { MINUTE } from '../../core/time.ts';
 import { isUnfinished, type RunPod } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';

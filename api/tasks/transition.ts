@@ -29,7 +29,7 @@
  */
 import * as v from 'valibot';
 import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';

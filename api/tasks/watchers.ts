@@ -6,7 +6,7 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Logger } from 'pino';
-import { isActive } from '../../core/responses.ts';
+import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Store } from '../store/store.ts';
 import type { Task } from '../store/task.ts';

@@ -1,6 +1,7 @@
 /** What callers and RunPod have observed in a chaos trial, and which observations contradict each other. */
 import { LOST_AFTER } from '../../../api/tasks/transition.ts';
-import { isActive, type PresentedTask } from '../../../core/responses.ts';
+import type { PresentedTask } from '../../../core/responses.ts';
+import { isActive } from '../../../core/task-status.ts';
 import { SECOND } from '../../../core/time.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
 import type { Owner } from './owners.ts';
