@@ -6,11 +6,10 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { freePort } from '../../infra/run/free-port.ts';
-import { KEY } from '../../test/support/test-worker.ts';
+import { KEY, type RecordedRequest } from '../../test/support/test-worker.ts';
 import {
   type Fault,
   killWorkers,
-  type RecordedRequest,
   type Side,
   skipped,
   startRecordingServer,
@@ -137,14 +136,16 @@ async function plainScenario(side: Side) {
       .find((ping) => jobIds(ping).length === 2 && [a, b].every((id) => jobIds(ping).includes(id))),
   );
   const busyTake = await server.waitFor('a take while both are active', () =>
-    server.takes().find(({ at, query }) => at > both.at && query.get('job_in_progress') === '1'),
+    server.requests('job-take').find(({ at, query }) => at > both.at && query.get('job_in_progress') === '1'),
   );
 
   // One is stopped: the other goes on, and the slot is free.
   server.queue.cancel(server.queue.find(b)!);
   await server.waitFor('the end of the stopped job', () => server.gate('b').disconnected > 0);
   const afterStop = await server.waitFor('a take with the slot of the stopped job', () =>
-    server.takes().find(({ at, query }) => at > busyTake.at && query.get('batch_size') === String(SLOTS - 1)),
+    server
+      .requests('job-take')
+      .find(({ at, query }) => at > busyTake.at && query.get('batch_size') === String(SLOTS - 1)),
   );
   const next = server.submit({ do: 'return', value: 'next' });
   await server.waitForEnd(next);
@@ -222,7 +223,7 @@ async function slotsScenario(side: Side) {
   await server.waitForGate('running');
   await server.waitForEnd(server.submit({ do: 'set concurrency', value: 2 }));
   await server.waitFor('the end of the poll with many slots', () =>
-    server.takes().every(({ end, query }) => end || query.get('batch_size') === null),
+    server.requests('job-take').every(({ end, query }) => end || query.get('batch_size') === null),
   );
   const waiting = server.submit({ do: 'return', value: 'waiting' });
   await Promise.race([server.waitForEnd(waiting), delay(1500)]);
@@ -230,13 +231,13 @@ async function slotsScenario(side: Side) {
   server.open('running');
   await server.waitForEnd(running, waiting);
   const smaller = await server.waitFor('a smaller take', () =>
-    server.takes().find(({ query }) => query.get('batch_size') === '2'),
+    server.requests('job-take').find(({ query }) => query.get('batch_size') === '2'),
   );
   const last = server.submit({ do: 'set concurrency', value: 1 });
   await server.waitForEnd(last);
   const single = await server.waitFor('a single take', () =>
     server
-      .takes()
+      .requests('job-take')
       .find(({ at, operation }) => at > server.requests('job-done', last)[0]!.at && operation === 'job-take'),
   );
   const full = ['x', 'y', 'z'].map((value) => server.submit({ do: 'return', value }));
@@ -289,7 +290,7 @@ async function generatorScenario(side: Side) {
 /** The same with aggregateStream. The first take answers 429. */
 async function gatheringScenario(side: Side) {
   const server = await openServer(PACE[side]);
-  server.fault = (request) => (isTake(request) && server.takes().length === 1 ? 429 : undefined);
+  server.fault = (request) => (isTake(request) && server.requests('job-take').length === 1 ? 429 : undefined);
   const job = server.submit({ chunks: ['a', { b: 2 }] });
   const env = { ...server.env, RUNPOD_WEBHOOK_GET_JOB: `${server.env.RUNPOD_WEBHOOK_GET_JOB}&pod=$RUNPOD_POD_ID` };
   const worker = await startWorkerProcess({ side, env, options: { generator: true, aggregateStream: true } });
@@ -636,22 +637,24 @@ const DIFFERENCES: Record<string, Record<Side, (scenarios: Scenarios) => Promise
   'X-Request-ID of a job-take, and of a retried post': {
     async python(scenarios) {
       const { server, full } = await scenarios.slots();
-      expect(server.takes().map(({ headers }) => headers['x-request-id'])).toEqual(
+      expect(server.requests('job-take').map(({ headers }) => headers['x-request-id'])).toEqual(
         expect.arrayContaining(full.slice(0, 2)),
       );
     },
     async ours(scenarios) {
       const { server } = await scenarios.slots();
-      expect(new Set(server.takes().map(({ headers }) => headers['x-request-id']))).toEqual(new Set([undefined]));
+      expect(new Set(server.requests('job-take').map(({ headers }) => headers['x-request-id']))).toEqual(
+        new Set([undefined]),
+      );
     },
   },
   '`$RUNPOD_POD_ID` in RUNPOD_WEBHOOK_GET_JOB': {
     async python(scenarios) {
-      const [take] = (await scenarios.gathering()).server.takes();
+      const [take] = (await scenarios.gathering()).server.requests('job-take');
       expect(take!.path).toBe('job-take/pod1?gpu=NVIDIA+L4&pod=$RUNPOD_POD_ID&job_in_progress=0');
     },
     async ours(scenarios) {
-      const [take] = (await scenarios.gathering()).server.takes();
+      const [take] = (await scenarios.gathering()).server.requests('job-take');
       expect(take!.path).toBe('job-take/pod1?gpu=NVIDIA+L4&pod=pod1&job_in_progress=0');
     },
   },
@@ -761,7 +764,9 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
 
     test('with many free slots the worker takes a batch, with one a single job', async () => {
       const { server, single } = await scenarios.slots();
-      expect(server.takes()[0]!.path).toBe(`job-take-batch/pod1?gpu=NVIDIA+L4&batch_size=${SLOTS}&job_in_progress=0`);
+      expect(server.requests('job-take')[0]!.path).toBe(
+        `job-take-batch/pod1?gpu=NVIDIA+L4&batch_size=${SLOTS}&job_in_progress=0`,
+      );
       expect(single.path).toBe('job-take/pod1?gpu=NVIDIA+L4&job_in_progress=0');
     });
 
@@ -774,7 +779,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
       const { server } = await scenarios.plain();
       const stops = server.requests('job-stop');
       expect(new Set(stops.map(({ path }) => path))).toEqual(new Set(['job-stop/pod1?gpu=NVIDIA+L4']));
-      for (const { headers } of [...server.takes(), ...stops])
+      for (const { headers } of [...server.requests('job-take'), ...stops])
         expect(headers).toMatchObject({ authorization: KEY, 'content-type': 'application/json' });
     });
 
@@ -881,7 +886,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
     test('the concurrency may change', async () => {
       const { server, smaller, single } = await scenarios.slots();
       expect(smaller.path).toMatch(/^job-take-batch\/pod1\?gpu=NVIDIA\+L4&batch_size=2&job_in_progress=[01]$/);
-      expect(new Set(server.takes().flatMap(({ at, path }) => (at < single.at ? [] : [path])))).toEqual(
+      expect(new Set(server.requests('job-take').flatMap(({ at, path }) => (at < single.at ? [] : [path])))).toEqual(
         new Set([single.path]),
       );
     });
@@ -891,7 +896,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
       expect(server.posted(last)).toEqual([{ output: 'waited' }]);
       expect(server.status(last)).toBe('COMPLETED');
       expect(code).toBe(0);
-      expect(server.takes().filter(({ at }) => at > server.requests('job-done', last)[0]!.at)).toEqual([]);
+      expect(server.requests('job-take').filter(({ at }) => at > server.requests('job-done', last)[0]!.at)).toEqual([]);
     });
 
     test('a generator’s values are sent as chunks, each after the previous one has been accepted', async () => {
@@ -951,7 +956,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
 
     test('after 429 the next take is five seconds later', async () => {
       const { server } = await scenarios.gathering();
-      const [first, second] = server.takes();
+      const [first, second] = server.requests('job-take');
       expect(second!.at - first!.at).toBeGreaterThan(4900);
       expect(second!.at - first!.at).toBeLessThan(9000);
     });

@@ -41,7 +41,7 @@ test('progress is sent one at a time, in order, only the latest value, and the o
     { status: 'IN_PROGRESS', output: 5 },
     { output: 'end' },
   ]);
-  expect(queue.requests('job-done')[0]!.url.search).toBe('?gpu=NVIDIA+L4&isStream=false');
+  expect(queue.requests('job-done')[0]!.path).toBe('job-done/pod1/a?gpu=NVIDIA+L4&isStream=false');
   expect(queue.requests('job-done')[0]!.headers['x-request-id']).toBe('a');
 });
 

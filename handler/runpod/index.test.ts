@@ -124,7 +124,7 @@ test('at concurrency 2 two jobs run at once, never three', async () => {
   await vi.waitFor(() => expect(running).toBe(2), SOON);
   await queue.waitFor(queue.requests('ping').length + 3, 'ping');
   expect(queue.requests('job-take')).toHaveLength(2); // no take while no slot is free
-  expect(queue.requests('ping').at(-1)!.url.search).toBe('?job_id=a%2Cb');
+  expect(queue.requests('ping').at(-1)!.path).toBe('ping/pod1?job_id=a%2Cb');
 
   gates.b.open();
   await vi.waitFor(() => expect(logged('job started')).toHaveLength(3), SOON);
@@ -132,7 +132,7 @@ test('at concurrency 2 two jobs run at once, never three', async () => {
   for (const { open } of Object.values(gates)) open();
   await queue.waitFor(4, 'job-done');
   expect(maximum).toBe(2);
-  expect(queue.requests('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(
+  expect(queue.requests('job-take').map(({ query }) => query.get('job_in_progress'))).toEqual(
     expect.arrayContaining(['0', '1']),
   );
 });
@@ -142,7 +142,7 @@ test('job_in_progress says whether a job is active', async () => {
   const held = gate();
   startWorker(() => held.opened, queue.env, { concurrency: 2 });
   await queue.waitFor(2, 'job-take');
-  expect(queue.requests('job-take').map(({ url }) => url.searchParams.get('job_in_progress'))).toEqual(['0', '1']);
+  expect(queue.requests('job-take').map(({ query }) => query.get('job_in_progress'))).toEqual(['0', '1']);
   held.open();
 });
 
@@ -181,8 +181,8 @@ test('the first failed check is reported, and the worker ends without a job', as
   };
   const env = withPings(queue.env);
   await expect(serve(() => 1, { env, fitness, signal: new AbortController().signal })).rejects.toThrow('xxx');
-  const [{ url, headers }] = queue.requests('ping') as [RecordedRequest];
-  expect(Object.fromEntries(url.searchParams)).toEqual({
+  const [{ query, headers }] = queue.requests('ping') as [RecordedRequest];
+  expect(Object.fromEntries(query)).toEqual({
     status: 'unhealthy',
     check: 'gpu',
     reason: `RangeError: ${'x'.repeat(256 - 'RangeError: '.length)}`,
@@ -215,9 +215,7 @@ test('the concurrency may change between takes', async () => {
   limit = 1;
   doors.get('b')!.open();
   await queue.waitFor(2, 'job-done');
-  expect(
-    queue.requests('job-take').filter(({ url }) => url.searchParams.get('job_in_progress') === '1').length,
-  ).toBeLessThan(3);
+  expect(queue.requests('job-take').filter(({ query }) => query.get('job_in_progress') === '1').length).toBeLessThan(3);
   expect([...doors.keys()]).toEqual(['a', 'b', 'c']); // c alone is the limit now
   doors.get('c')!.open();
   await vi.waitFor(() => expect(doors.has('d')).toBe(true), SOON);

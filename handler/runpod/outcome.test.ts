@@ -59,8 +59,8 @@ test('the request of an outcome is that of RunPod’s Python worker', async () =
   const queue = await scriptedQueue({ 'job-take': jobs('job-1') });
   startWorker(async () => ({ echo: 'héllo' }), queue.env);
   await queue.waitFor(1, 'job-done');
-  const [{ url, headers, text }] = queue.requests('job-done') as [RecordedRequest];
-  expect(url.pathname + url.search).toBe('/v2/ep/job-done/pod1/job-1?gpu=NVIDIA+L4&isStream=false');
+  const [{ path, headers, text }] = queue.requests('job-done') as [RecordedRequest];
+  expect(path).toBe('job-done/pod1/job-1?gpu=NVIDIA+L4&isStream=false');
   expect(text).toBe('{"output":{"echo":"héllo"}}');
   expect(headers).toMatchObject({
     authorization: KEY,
@@ -78,10 +78,10 @@ test('the requests for jobs are those of RunPod’s Python worker, and the handl
   await queue.waitFor(2, 'job-take');
   await queue.waitFor(1, 'job-stop');
   const [take] = queue.requests('job-take') as [RecordedRequest];
-  expect(take.url.pathname + take.url.search).toBe('/v2/ep/job-take/pod1?gpu=NVIDIA+L4&job_in_progress=0');
+  expect(take.path).toBe('job-take/pod1?gpu=NVIDIA+L4&job_in_progress=0');
   expect(take.headers).toMatchObject({ authorization: KEY, 'content-type': 'application/json' });
   const [stop] = queue.requests('job-stop') as [RecordedRequest];
-  expect(stop.url.pathname + stop.url.search).toBe('/v2/ep/job-stop/pod1?gpu=NVIDIA+L4');
+  expect(stop.path).toBe('job-stop/pod1?gpu=NVIDIA+L4');
   expect(stop.headers).toMatchObject({ authorization: KEY });
   expect(handle).toHaveBeenCalledExactlyOnceWith(job, expect.anything());
 });
@@ -102,11 +102,10 @@ test.each([
   await queue.waitFor(3, 'ping');
   held.open();
   await queue.waitFor(1, 'job-done');
-  const path = ({ url }: RecordedRequest) => url.pathname + url.search;
-  expect(path(queue.requests('job-take')[0]!)).toBe(`/v2/ep/job-take/${expected}`);
-  expect(path(queue.requests('job-done')[0]!)).toBe('/v2/ep/job-done/pod1/a?isStream=false');
-  expect(path(queue.requests('ping').at(-1)!)).toBe('/v2/ep/ping/pod1?job_id=a');
-  expect(path(queue.requests('job-stop')[0]!)).toBe(`/v2/ep/job-stop/${expected.replace(/.job_in_progress=0/, '')}`);
+  expect(queue.requests('job-take')[0]!.path).toBe(`job-take/${expected}`);
+  expect(queue.requests('job-done')[0]!.path).toBe('job-done/pod1/a?isStream=false');
+  expect(queue.requests('ping').at(-1)!.path).toBe('ping/pod1?job_id=a');
+  expect(queue.requests('job-stop')[0]!.path).toBe(`job-stop/${expected.replace(/.job_in_progress=0/, '')}`);
 });
 
 test('without RUNPOD_POD_ID the worker makes an id and uses it everywhere', async () => {
@@ -114,9 +113,9 @@ test('without RUNPOD_POD_ID the worker makes an id and uses it everywhere', asyn
   const { RUNPOD_POD_ID: _, ...env } = queue.env;
   startWorker(() => 1, env);
   await queue.waitFor(1, 'job-done');
-  const [{ id }] = queue.requests('job-take') as [RecordedRequest];
-  expect(id).toMatch(/^[0-9a-f-]{36}$/);
-  expect(queue.requests('job-done')[0]!.url.pathname).toBe(`/v2/ep/job-done/${id}/a`);
+  const [{ worker }] = queue.requests('job-take') as [RecordedRequest];
+  expect(worker).toMatch(/^[0-9a-f-]{36}$/);
+  expect(queue.requests('job-done')[0]!.path).toBe(`job-done/${worker}/a?gpu=NVIDIA+L4&isStream=false`);
 });
 
 test('without RUNPOD_WEBHOOK_POST_OUTPUT serve throws', async () => {

@@ -28,10 +28,9 @@ test('an async generator’s values are sent as chunks in order, then the end', 
   }, withStream(queue.env));
   await queue.waitFor(1, 'job-done');
   expect(chunks(queue)).toEqual([{ output: { part: 1 } }, { output: 'two' }, { output: null }]);
-  for (const { url, id } of queue.requests('job-stream'))
-    expect([url.searchParams.get('isStream'), id]).toEqual(['false', 'a']);
+  for (const { query, id } of queue.requests('job-stream')) expect([query.get('isStream'), id]).toEqual(['false', 'a']);
   expect(queue.posted('a')).toEqual([{ output: [] }]);
-  expect(queue.requests('job-done')[0]!.url.searchParams.get('isStream')).toBe('true');
+  expect(queue.requests('job-done')[0]!.query.get('isStream')).toBe('true');
 });
 
 test('with aggregateStream chunks are also the output', async () => {

@@ -28,7 +28,7 @@ export const answerProblem = (c: Context, { status, message, errors }: Problem, 
   });
 
 /** @throws Problem 400 or 422 */
-export async function readBody<T = Record<string, unknown>>(c: Context): Promise<T> {
+export async function readBody(c: Context): Promise<Record<string, unknown>> {
   const body = await c.req.json().catch(() => {
     throw new Problem(400, 'malformed JSON');
   });

@@ -2,21 +2,28 @@
  * A simulator of RunPod's REST v2, as far as an endpoint with its template and network volume needs it. RunPod's own OpenAPI document
  * validates requests and answers. Rules that the document has in prose are checked here; where it is silent, a comment says so.
  */
+import { randomBytes } from 'node:crypto';
 import { getRequestListener, type HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { serveOnLoopback } from './loopback.ts';
 import { answerProblem, checkAnswer, Problem, readBody } from './runpod-rest-document.ts';
-import { endpointRoutes } from './runpod-rest-endpoints.ts';
 import {
-  createState,
-  findResource,
+  type Body,
+  changeEndpoint,
+  createEndpoint,
   GPUS,
-  newId,
   type Resource,
-  type RestServerOptions,
   type RestState,
-} from './runpod-rest-state.ts';
+} from './runpod-rest-endpoints.ts';
+
+interface RestServerOptions {
+  apiKey: string;
+  /** how many workers all endpoints may have together; default 5 */
+  quota?: number;
+  /** whether a template in use can't be deleted, and goes with its endpoint; default false. RunPod's document leaves it open. */
+  bindsTemplates?: boolean;
+}
 
 /** What happens to a request in place of its answer; `applied`: the request takes effect first. */
 export type Fault = { applied?: boolean } & (
@@ -27,8 +34,12 @@ export type Fault = { applied?: boolean } & (
 export type RestServer = Awaited<ReturnType<typeof startRestServer>>;
 
 /** Starts it on loopback. `url` includes the version, as RUNPOD_REST_URL does. */
-export async function startRestServer(options: RestServerOptions) {
-  const state = createState(options);
+export async function startRestServer({ apiKey, quota = 5, bindsTemplates = false }: RestServerOptions) {
+  const state: RestState = {
+    quota,
+    ...{ endpoints: new Map(), templates: new Map(), volumes: new Map() },
+    ...{ workers: new Map(), releases: new Map(), boundTemplates: new Map() },
+  };
   const control = {
     /** every request with a valid key, in order; the path is without the query */
     requests: [] as { method: string; path: string; body: unknown }[],
@@ -45,7 +56,7 @@ export async function startRestServer(options: RestServerOptions) {
   app.notFound((c) => answerProblem(c, new Problem(404, 'resource not found')));
 
   app.use(async (c, next) => {
-    if (c.req.header('authorization') !== `Bearer ${options.apiKey}`) throw new Problem(401, 'invalid bearer token');
+    if (c.req.header('authorization') !== `Bearer ${apiKey}`) throw new Problem(401, 'invalid bearer token');
     const { method, path } = c.req;
     const text = await c.req.text();
     const body = text === '' ? undefined : JSON.parse(text);
@@ -63,78 +74,127 @@ export async function startRestServer(options: RestServerOptions) {
       await checkAnswer(c);
     }
   });
-  app.route('/v2/serverless', endpointRoutes(state));
-  app.route('/v2/templates', templateRoutes(state));
-  app.route('/v2/network-volumes', volumeRoutes(state));
-  app.route('/v2/catalog', catalogRoutes());
+  app.route('/v2/serverless', resourceRoutes('endpoints', state.endpoints, endpointRules(state, bindsTemplates)));
+  app.route('/v2/serverless', rolloutRoutes(state));
+  app.route('/v2/templates', resourceRoutes('templates', state.templates, templateRules(state, bindsTemplates)));
+  app.route('/v2/network-volumes', resourceRoutes('networkVolumes', state.volumes, VOLUME_RULES));
+  app.get('/v2/catalog/gpus', listGpus);
 
   const { url, close } = await serveOnLoopback(getRequestListener(app.fetch));
   return Object.assign(control, state, { url: `${url}/v2`, close });
 }
 
-function templateRoutes({ templates, boundTemplates, bindsTemplates }: RestState) {
-  const app = new Hono();
-  app.get('/', (c) => c.json({ templates: [...templates.values()] }));
-  app.get('/:id', (c) => c.json(findResource(c, templates)));
-  app.post('/', async (c) => {
-    const template = {
-      ...{ args: '', disk: 20, ports: [], env: {}, registry: null, mounts: {}, allowedCudaVersions: [] },
-      ...{ serverless: false, public: false, category: 'NVIDIA', startSsh: true, startJupyter: true },
-      ...(await readBody<Resource>(c)),
-      id: newId(),
-    };
-    templates.set(template.id, template);
-    return c.json(template, 201);
-  });
-  app.patch('/:id', async (c) => c.json(Object.assign(findResource(c, templates), await readBody(c))));
-  app.delete('/:id', (c) => {
-    const { id } = findResource(c, templates);
-    if (bindsTemplates && [...boundTemplates.values()].includes(id)) throw new Problem(400, 'the template is in use');
-    templates.delete(id);
-    return c.body(null, 204);
-  });
-  return app;
+/** What differs between resources. Each throws a Problem where the request is refused. */
+interface Rules {
+  create: (body: Body, id: string) => Resource;
+  /** @returns the fields that a PATCH changes; default: the body */
+  change?: (resource: Resource, body: Body) => Body;
+  beforeDelete?: (id: string) => void;
 }
 
-function volumeRoutes({ volumes }: RestState) {
+function resourceRoutes(name: string, resources: Map<string, Resource>, rules: Rules) {
+  const find = (c: Context) => {
+    const resource = resources.get(c.req.param('id')!);
+    if (!resource) throw new Problem(404, 'resource not found');
+    return resource;
+  };
   const app = new Hono();
-  app.get('/', (c) => c.json({ networkVolumes: [...volumes.values()] }));
-  app.get('/:id', (c) => c.json(findResource(c, volumes)));
+  app.get('/', (c) => c.json({ [name]: [...resources.values()] }));
+  app.get('/:id', (c) => c.json(find(c)));
   app.post('/', async (c) => {
-    const volume: Resource = { type: 'STANDARD', ...(await readBody<Resource>(c)), id: newId() };
-    if (!GPUS.some(({ stock }) => Object.hasOwn(stock, String(volume.dataCenter))))
-      throw new Problem(400, 'unknown data center'); // not documented
-    volumes.set(volume.id, volume);
-    return c.json(volume, 201);
+    const id = randomBytes(5).toString('hex');
+    const resource = rules.create(await readBody(c), id);
+    resources.set(id, resource);
+    return c.json(resource, 201);
   });
   app.patch('/:id', async (c) => {
-    const volume = findResource(c, volumes);
-    const body = await readBody<{ size: number }>(c);
-    if (body.size < (volume.size as number)) throw new Problem(400, 'size may only increase');
-    return c.json(Object.assign(volume, body));
+    const resource = find(c);
+    const body = await readBody(c);
+    return c.json(Object.assign(resource, rules.change?.(resource, body) ?? body));
   });
   app.delete('/:id', (c) => {
-    volumes.delete(findResource(c, volumes).id);
+    const { id } = find(c);
+    rules.beforeDelete?.(id);
+    resources.delete(id);
     return c.body(null, 204);
   });
   return app;
 }
 
-function catalogRoutes() {
-  return new Hono().get('/gpus', (c) => {
-    const { include, product, minCudaVersion, count } = c.req.query();
-    if ((include === 'AVAILABILITY') !== (product !== undefined) || (!include && (minCudaVersion || count)))
-      throw new Problem(400, 'product is required with include=AVAILABILITY, and filters are valid only with it');
-    if (minCudaVersion && !/^\d+(\.\d+)?$/.test(minCudaVersion)) throw new Problem(422, 'malformed minCudaVersion');
-    const gpus = GPUS.map(({ price, stock, ...gpu }) => ({
-      ...{ ...gpu, manufacturer: 'NVIDIA', secure: true, community: false },
-      price: { secure: 0.5, community: 0, ...(price !== undefined && { serverless: price }) },
-      maxCount: { secure: 8, community: 0 },
-      ...(include && {
-        availability: Object.values(stock).find((level) => level !== 'NONE') ?? 'NONE',
-        dataCenters: Object.entries(stock).map(([id, availability]) => ({ id, name: id, availability })),
-      }),
-    }));
-    return c.json({ gpus });
+const endpointRules = (state: RestState, bindsTemplates: boolean): Rules => ({
+  create: (body, id) => createEndpoint(state, body, id),
+  change: (endpoint, body) => changeEndpoint(state, endpoint, body),
+  beforeDelete(id) {
+    if (bindsTemplates) state.templates.delete(state.boundTemplates.get(id) ?? '');
+    state.boundTemplates.delete(id);
+  },
+});
+
+const templateRules = ({ boundTemplates }: RestState, bindsTemplates: boolean): Rules => ({
+  create: ({ name, ...body }, id) => ({
+    ...{ id, name, args: '', disk: 20, ports: [], env: {}, registry: null, mounts: {}, allowedCudaVersions: [] },
+    ...{ serverless: false, public: false, category: 'NVIDIA', startSsh: true, startJupyter: true },
+    ...body,
+  }),
+  beforeDelete(id) {
+    if (bindsTemplates && [...boundTemplates.values()].includes(id)) throw new Problem(400, 'the template is in use');
+  },
+});
+
+const VOLUME_RULES: Rules = {
+  create({ name, ...body }, id) {
+    if (!GPUS.some(({ stock }) => Object.hasOwn(stock, body.dataCenter))) throw new Problem(400, 'unknown data center'); // not documented
+    return { id, name, type: 'STANDARD', ...body };
+  },
+  change(volume, body) {
+    if (body.size < volume.size) throw new Problem(400, 'size may only increase');
+    return body;
+  },
+};
+
+/** An endpoint's workers and releases. */
+function rolloutRoutes({ endpoints, workers, releases }: RestState) {
+  const app = new Hono();
+  const read = (c: Context) => {
+    const id = c.req.param('id')!;
+    if (!endpoints.has(id)) throw new Problem(404, 'resource not found');
+    return { list: workers.get(id) ?? [], history: releases.get(id)!, endpointVersion: releases.get(id)!.length };
+  };
+  app.get('/:id/workers', (c) => {
+    const { list, endpointVersion } = read(c);
+    const counts = ['RUNNING', 'IDLE', 'INITIALIZING', 'THROTTLED', 'UNHEALTHY'].map((status) => [
+      status.toLowerCase(),
+      list.filter((worker) => worker.status === status).length,
+    ]);
+    return c.json({ workers: list, summary: { ...Object.fromEntries(counts), total: list.length }, endpointVersion });
   });
+  app.get('/:id/releases', (c) => {
+    const { list, history, endpointVersion } = read(c);
+    const latest = list.filter((worker) => !worker.isStale).length;
+    const rollout = {
+      inProgress: latest < list.length,
+      workersOnLatest: latest,
+      workersTotal: list.length,
+      percentOnLatest: list.length === 0 ? 0 : Math.round((100 * latest) / list.length),
+    };
+    return c.json({ endpointVersion, rollout, releases: history.toReversed() });
+  });
+  return app;
+}
+
+function listGpus(c: Context) {
+  const { include, product, minCudaVersion, count } = c.req.query();
+  if ((include === 'AVAILABILITY') !== (product !== undefined) || (!include && (minCudaVersion || count)))
+    throw new Problem(400, 'product is required with include=AVAILABILITY, and filters are valid only with it');
+  if (minCudaVersion && !/^\d+(\.\d+)?$/.test(minCudaVersion)) throw new Problem(422, 'malformed minCudaVersion');
+  const gpus = GPUS.map(({ price, stock, ...gpu }) => ({
+    ...{ ...gpu, manufacturer: 'NVIDIA', secure: true, community: false },
+    price: { secure: 0.5, community: 0, ...(price !== undefined && { serverless: price }) },
+    maxCount: { secure: 8, community: 0 },
+    ...(include && {
+      availability: Object.values(stock).find((level) => level !== 'NONE') ?? 'NONE',
+      dataCenters: Object.entries(stock).map(([id, availability]) => ({ id, name: id, availability })),
+    }),
+  }));
+  return c.json({ gpus });
 }

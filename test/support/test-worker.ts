@@ -1,6 +1,7 @@
 /** For the worker's tests: a queue with scripted answers, and workers in this process, all of which end with their test. */
 import { EventEmitter, once } from 'node:events';
-import type { IncomingHttpHeaders, RequestListener, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { text as readText } from 'node:stream/consumers';
 import { afterEach, onTestFinished, vi } from 'vitest';
 import { SECOND } from '../../core/time.ts';
 import { type Handler, type ServeOptions, serve } from '../../handler/runpod/index.ts';
@@ -12,18 +13,66 @@ export const SOON = { timeout: 4 * SECOND, interval: 5 };
 
 afterEach(() => void vi.restoreAllMocks());
 
-export type Operation = 'job-take' | 'job-done' | 'job-stop' | 'job-stream' | 'ping';
-
+/** One request of a worker. Times are milliseconds. */
 export interface RecordedRequest {
-  /** job-take-batch counts as job-take */
-  operation: Operation;
-  url: URL;
-  /** the path's last part: a job's id for job-done and job-stream, else the worker's */
-  id: string;
+  /** job-take, job-take-batch, job-done, job-stop, job-stream or ping */
+  operation: string;
+  worker: string;
+  /** the job's, where the path has one */
+  id: string | undefined;
+  /** with the query, from the operation on */
+  path: string;
+  query: URLSearchParams;
   headers: IncomingHttpHeaders;
   text: string;
-  /** milliseconds */
   at: number;
+  /** absent while it is held; `disconnected` if the worker has gone before the answer */
+  end?: 'answered' | 'disconnected';
+  ended?: number;
+  /** of the answer */
+  status?: number;
+}
+
+/** Records the requests of workers to RunPod's queue at /v2/ep. */
+export function createRecorder() {
+  const events = new EventEmitter().setMaxListeners(0);
+  const recorded: RecordedRequest[] = [];
+  const changed = () => events.emit('change');
+  /** @param operation `job-take` includes job-take-batch */
+  const requests = (operation: string, id?: string) =>
+    recorded.filter((one) => one.operation.startsWith(operation) && (id === undefined || one.id === id));
+  return {
+    recorded,
+    changed,
+    requests,
+    /** The bodies posted to job-done. */
+    posted: (id?: string) => requests('job-done', id).map(({ text }) => JSON.parse(text)),
+    record({ url: path = '', headers }: IncomingMessage, response: ServerResponse, text: string): RecordedRequest {
+      const url = new URL(path, 'http://localhost');
+      const [operation, worker, id] = url.pathname.split('/').slice(3) as [string, string, string?];
+      const request: RecordedRequest = {
+        ...{ operation, worker, id, path: path.replace('/v2/ep/', ''), query: url.searchParams },
+        ...{ headers, text, at: performance.now() },
+      };
+      recorded.push(request);
+      response.once('close', () => {
+        request.end = response.writableFinished ? 'answered' : 'disconnected';
+        request.ended = performance.now();
+        if (request.end === 'answered') request.status = response.statusCode;
+        changed();
+      });
+      changed();
+      return request;
+    },
+    /** Calls `check` at each change until it returns something truthy. Rejects when the signal is aborted. */
+    async waitFor<T>(check: () => T | undefined | false, signal?: AbortSignal): Promise<T> {
+      for (;;) {
+        const found = check();
+        if (found) return found;
+        await once(events, 'change', signal && { signal });
+      }
+    },
+  };
 }
 
 export type Answer = (response: ServerResponse, request: RecordedRequest) => void;
@@ -52,47 +101,34 @@ export function inTurn(...answers: Answer[]): Answer {
 /** Gives these jobs, then holds. */
 export const jobs = (...ids: string[]) => inTurn(...ids.map((id) => json({ id, input: { of: id } })), hold);
 
-/** RunPod's queue with these answers. By default it holds polls and accepts the rest. */
-export async function scriptedQueue(script: Partial<Record<Operation, Answer>> = {}) {
+/** RunPod's queue with these answers; those to job-take also answer job-take-batch. By default it holds polls and accepts the rest. */
+export async function scriptedQueue(script: Record<string, Answer> = {}) {
   const accept = json({});
-  const answers = {
-    'job-take': hold,
-    'job-done': accept,
-    'job-stop': hold,
-    'job-stream': accept,
-    ping: accept,
+  const answers: Record<string, Answer> = {
+    ...{ 'job-take': hold, 'job-done': accept, 'job-stop': hold, 'job-stream': accept, ping: accept },
     ...script,
   };
-  const recorded: RecordedRequest[] = [];
-  const events = new EventEmitter();
+  const recorder = createRecorder();
+  const { requests } = recorder;
   const base = await serveUntilTestEnds(async (request, response) => {
     response.on('error', () => {});
-    const text = (await request.setEncoding('utf8').toArray()).join('');
-    const url = new URL(request.url!, 'http://localhost');
-    const [, name, ...rest] = url.pathname.split('/').slice(2) as [string, string, ...string[]];
-    const operation = name.replace('-batch', '') as Operation;
-    const one = { operation, url, id: rest.at(-1)!, headers: request.headers, text, at: performance.now() };
-    recorded.push(one);
-    answers[operation](response, one);
-    events.emit('request');
+    const recorded = recorder.record(request, response, await readText(request));
+    answers[recorded.operation.replace('-batch', '')]!(response, recorded);
   });
-  const queue = {
+  /** Resolves when there have been `count` of these requests. */
+  const waitFor = (count: number, operation: string, id?: string) =>
+    recorder.waitFor(() => requests(operation, id).length >= count);
+  return {
     env: environment(base),
-    requests: (operation: Operation, id?: string) =>
-      recorded.filter((one) => one.operation === operation && (id === undefined || one.id === id)),
-    /** The bodies posted to job-done. */
-    posted: (id?: string) => queue.requests('job-done', id).map(({ text }) => JSON.parse(text)),
-    /** Resolves when there have been `count` of these requests. */
-    async waitFor(count: number, operation: Operation, id?: string) {
-      while (queue.requests(operation, id).length < count) await once(events, 'request');
-    },
+    requests,
+    posted: recorder.posted,
+    waitFor,
     /** Waits for `count` more pings. @returns the job ids of the last one; null if it has none */
     async pingedJobs(count = 2): Promise<string | null> {
-      await queue.waitFor(queue.requests('ping').length + count, 'ping');
-      return queue.requests('ping').at(-1)!.url.searchParams.get('job_id');
+      await waitFor(requests('ping').length + count, 'ping');
+      return requests('ping').at(-1)!.query.get('job_id');
     },
   };
-  return queue;
 }
 
 /** @returns the URL of the server's root */

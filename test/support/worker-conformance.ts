@@ -11,32 +11,19 @@ import { SECOND } from '../../core/time.ts';
 import { isProgram } from '../../infra/run/programs.ts';
 import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
-import { environment, KEY, withPings, withStream } from './test-worker.ts';
+import { createRecorder, environment, KEY, type RecordedRequest, withPings, withStream } from './test-worker.ts';
 
 const WAIT_TIMEOUT = 30 * SECOND; // generous, for busy machines
 
-/** One request of a worker. Times are milliseconds. */
-export interface RecordedRequest {
-  /** job-take, job-done, ping, … */
-  operation: string;
-  worker: string;
-  /** the job's, where the path has one */
-  id: string | undefined;
-  /** with the query, from the operation on */
-  path: string;
-  query: URLSearchParams;
-  headers: Record<string, string>;
-  text: string;
-  at: number;
-  /** absent while it is held; `disconnected` if the worker has gone before the answer */
-  end?: 'answered' | 'disconnected';
-  ended?: number;
-  /** of the answer */
-  status?: number;
-}
-
 /** The answer to a request in place of the queue's: a status, JSON, or a broken connection. */
 export type Fault = number | { json: unknown } | 'reset';
+
+/** Where jobs wait until the test opens it. */
+interface Gate {
+  isOpen: boolean;
+  arrived: number;
+  disconnected: number;
+}
 
 /**
  * The queue simulator over HTTP, with gates at which jobs wait.
@@ -50,11 +37,10 @@ export async function startRecordingServer({
   pingInterval = SECOND,
 } = {}) {
   const { app: queueApp, queue, close: closeQueue } = queueServer({ apiKey: KEY, pollTimeout, workerTimeout });
-  const events = new EventEmitter().setMaxListeners(0);
-  const changed = () => events.emit('change');
-  const recorded: RecordedRequest[] = [];
+  const recorder = createRecorder();
+  const { recorded, requests, changed } = recorder;
   const hooks: unknown[] = [];
-  const gates = new Map<string, { isOpen: boolean; arrived: number; disconnected: number }>();
+  const gates = new Map<string, Gate>();
   const gate = (name: string) => {
     if (!gates.has(name)) gates.set(name, { isOpen: false, arrived: 0, disconnected: 0 });
     return gates.get(name)!;
@@ -64,14 +50,12 @@ export async function startRecordingServer({
   app.get('/gate/:name', async (c) => {
     const here = gate(c.req.param('name'));
     here.arrived++;
-    let isGone = false;
-    c.env.outgoing.once('close', () => {
-      isGone = !c.env.outgoing.writableFinished;
-      if (isGone) here.disconnected++;
+    c.req.raw.signal.addEventListener('abort', () => {
+      here.disconnected++;
       changed();
     });
     changed();
-    while (!here.isOpen && !isGone) await once(events, 'change');
+    await recorder.waitFor(() => here.isOpen || c.req.raw.signal.aborted);
     return c.text('open');
   });
   app.post('/hook', async (c) => {
@@ -80,45 +64,26 @@ export async function startRecordingServer({
     return c.text('ok');
   });
   app.use('/v2/ep/*', async (c, next) => {
-    const url = new URL(c.req.url);
-    const [operation, worker, id] = url.pathname.split('/').slice(3) as [string, string, string?];
-    const path = (url.pathname + url.search).replace('/v2/ep/', '');
-    const [text, headers] = [await c.req.text(), c.req.header()];
-    const at = performance.now();
-    const request: RecordedRequest = { operation, worker, id, path, query: url.searchParams, headers, text, at };
-    recorded.push(request);
-    c.env.outgoing.once('close', () => {
-      request.end = c.env.outgoing.writableFinished ? 'answered' : 'disconnected';
-      request.ended = performance.now();
-      changed();
-    });
-    changed();
-    const fault = await server.fault(request);
+    const fault = await server.fault(recorder.record(c.env.incoming, c.env.outgoing, await c.req.text()));
     if (fault === 'reset') {
       c.env.incoming.socket.destroy();
       return c.body(null);
     }
     if (typeof fault === 'object') return c.json(fault.json);
-    if (typeof fault === 'number') c.res = c.body(null, fault as 500);
-    else await next();
-    request.status = c.res.status;
+    if (typeof fault === 'number') return c.body(null, fault as 500);
+    await next();
   });
   app.route('/v2', queueApp);
   const { url: base, server: listener, close: closeServer } = await serveOnLoopback(getRequestListener(app.fetch));
   listener.keepAliveTimeout = 60 * SECOND; // a worker that has blocked its thread posts over an old connection
 
   const server = {
-    base,
-    queue,
-    recorded,
-    gate,
+    ...{ base, queue, recorded, requests, posted: recorder.posted, gate },
     /** what was posted to /hook */
     hooks,
     /** as RunPod sets it, and GATE for the handlers of testdata */
     env: {
       ...withStream(withPings(environment(base), pingInterval)),
-      RUNPOD_WEBHOOK_PING: `${base}/v2/ep/ping/$RUNPOD_POD_ID`,
-      RUNPOD_PING_INTERVAL: String(pingInterval),
       RUNPOD_POD_HOSTNAME: 'pod1-host',
       GATE: `${base}/gate`,
     },
@@ -127,37 +92,24 @@ export async function startRecordingServer({
     /** @returns the job's id */
     submit: (input: unknown): string => queue.submit({ input }).id,
     status: (id: string) => queue.find(id)?.status,
-    requests: (operation: string, id?: string) =>
-      recorded.filter((one) => one.operation === operation && (id === undefined || one.id === id)),
-    takes: () => recorded.filter(({ operation }) => operation.startsWith('job-take')),
-    /** The bodies posted to job-done for a job. */
-    posted: (id: string) => server.requests('job-done', id).map(({ text }) => JSON.parse(text)),
     open(name: string) {
       gate(name).isOpen = true;
       changed();
     },
-    /**
-     * Calls `check` at each event until it returns something truthy.
-     * @throws Error with `what`, if that takes too long
-     */
-    async waitFor<T>(what: string, check: () => T | undefined | false): Promise<T> {
-      const timeout = AbortSignal.timeout(WAIT_TIMEOUT);
-      for (;;) {
-        const found = check();
-        if (found) return found;
-        await once(events, 'change', { signal: timeout }).catch(() => {
-          const last = recorded.slice(-20).map(({ path, status, end }) => `${path} ${status ?? ''} ${end ?? 'held'}`);
-          throw new Error(`did not happen: ${what}; the last requests:\n${last.join('\n')}`);
-        });
-      }
-    },
+    /** Waits until `check` returns something truthy. @throws Error with `what`, if that takes too long */
+    waitFor: <T>(what: string, check: () => T | undefined | false): Promise<T> =>
+      recorder.waitFor(check, AbortSignal.timeout(WAIT_TIMEOUT)).catch((error) => {
+        if (error.name !== 'AbortError') throw error;
+        const last = recorded.slice(-20).map(({ path, status, end }) => `${path} ${status ?? ''} ${end ?? 'held'}`);
+        throw new Error(`did not happen: ${what}; the last requests:\n${last.join('\n')}`);
+      }),
     waitForGate: (name: string) => server.waitFor(`a job at gate ${name}`, () => gate(name).arrived > 0),
     waitForEnd: (...ids: string[]) =>
       server.waitFor(`the end of ${ids}`, () => ids.every((id) => queue.find(id)?.ended !== undefined)),
     async nextPings(count: number): Promise<RecordedRequest[]> {
-      const before = server.requests('ping').length;
-      await server.waitFor(`${count} pings`, () => server.requests('ping').length >= before + count);
-      return server.requests('ping').slice(before);
+      const before = requests('ping').length;
+      await server.waitFor(`${count} pings`, () => requests('ping').length >= before + count);
+      return requests('ping').slice(before);
     },
     async close() {
       closeQueue();
