@@ -6,12 +6,12 @@ const E2E = ['test/e2e/**/*.test.ts', 'infra/image/image.test.ts'];
 
 /** Tests that start another program (a process of ours, a database, an S3 server, Python), or compute for long. */
 const INTEGRATION = [
-  'api/store/{libsql,postgres,schema}.test.ts',
+  'api/store/*.test.ts',
   'client/cli.test.ts',
   'core/bucket/s3*.test.ts',
   'core/picture/*.test.ts',
   'handler/models/svd*.test.ts',
-  'handler/onnx/{conv,networks}.test.ts',
+  'handler/onnx/**/*.test.ts',
   'handler/pipeline.test.ts',
   'handler/runpod/{conformance,process}*.test.ts',
   'handler/still/midjourney/*.test.ts',
