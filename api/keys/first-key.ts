@@ -9,15 +9,8 @@ import { FIRST_KEY, generateKey, KEY_DEFAULTS, newWebhookSecret } from './key-va
 export async function createFirstKey(store: Store, now: number): Promise<string | undefined> {
   if (await store.hasKeys()) return undefined;
   const { id, value, hash } = generateKey(FIRST_KEY);
-  const isOurs = await store.addKey({
-    id,
-    name: 'first',
-    scopes: [...SCOPES],
-    hash,
-    ...KEY_DEFAULTS,
-    webhook_secret: newWebhookSecret(),
-    created_at: now,
-  });
+  const key = { ...KEY_DEFAULTS, id, name: 'first', scopes: [...SCOPES], hash };
+  const isOurs = await store.addKey({ ...key, webhook_secret: newWebhookSecret(), created_at: now });
   return isOurs ? value : undefined;
 }
 

@@ -37,14 +37,9 @@ async function lockKey({ db, forUpdate }: Dialect, write: Write, id: string, now
 
 type Account = Pick<Key, keyof typeof NEW_ACCOUNT>;
 
-function writeAccount({ db }: Dialect, write: Write, key: Key, changes: Partial<Account>) {
-  const { month, spent } = key;
-  return write(
-    db
-      .updateTable('keys')
-      .set({ month, spent, ...changes })
-      .where('id', '=', key.id),
-  );
+function writeAccount({ db }: Dialect, write: Write, { id, month, spent }: Key, changes: Partial<Account>) {
+  const account = { month, spent, ...changes };
+  return write(db.updateTable('keys').set(account).where('id', '=', id));
 }
 
 /**
