@@ -20,7 +20,7 @@ const processor = {
   feedForward: convolutionsInParts,
 };
 
-/** The table of formulations: a column for each policy. The measurements behind it are in ARCHITECTURE.md, "Speed". */
+/** The table of formulations: a column for each policy. The measurements behind it are in docs/performance.md. */
 const TABLE: Record<Policy, Formulations> = {
   prepacked: {
     ...processor,
