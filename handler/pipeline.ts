@@ -135,6 +135,6 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
 
 async function uploadFile<F extends object>(bucket: Bucket, key: string, path: string, facts: F) {
   const bytes = await readFile(path);
-  await bucket.putFile(key, path);
+  await bucket.put(key, bytes);
   return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), ...facts };
 }

@@ -15,8 +15,6 @@
 export interface Bucket {
   /** Writes a whole object; a concurrent reader sees all of it or nothing. */
   put(key: string, body: Uint8Array | string): Promise<void>;
-  /** Writes an object from a local file. */
-  putFile(key: string, path: string): Promise<void>;
   /** Writes an object unless the key is taken. @returns false if another writer's object is there. After a throw it may exist. */
   create(key: string, body: string): Promise<boolean>;
   /** The object's bytes, or undefined if there is none. */

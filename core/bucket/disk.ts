@@ -1,6 +1,6 @@
 /** The bucket as a folder, for one machine. Its signed links lead to the API's own `/files`. */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { copyFile, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { loadOrCreateSecret } from '../secret-file.ts';
 import { hasCode, removeOrphans, tempName } from '../temp-files.ts';
@@ -38,16 +38,11 @@ export async function diskBucket(
     createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
 
   /** Writes a temporary file, makes it durable, then moves it into place: a crash leaves the old object or the new one. */
-  async function write(
-    key: string,
-    fill: (path: string) => Promise<void>,
-    moveIn: (from: string, to: string) => Promise<void>,
-  ) {
+  async function write(key: string, body: Uint8Array | string, moveIn: (from: string, to: string) => Promise<void>) {
     const to = pathOf(key);
     const from = join(folder, 'tmp', tempName());
     try {
-      await fill(from);
-      await flush(from);
+      await writeFile(from, body, { flush: true });
       for (let retries = RACE_RETRIES; ; retries--) {
         try {
           await mkdir(dirname(to), { recursive: true });
@@ -62,11 +57,10 @@ export async function diskBucket(
   }
 
   return {
-    put: (key, body) => write(key, (path) => writeFile(path, body), rename),
-    putFile: (key, source) => write(key, (path) => copyFile(source, path), rename),
+    put: (key, body) => write(key, body, rename),
     async create(key, body) {
       try {
-        await write(key, (path) => writeFile(path, body), link); // fails if the name is taken: the first writer wins
+        await write(key, body, link); // fails if the name is taken: the first writer wins
         return true;
       } catch (error) {
         if (hasCode(error, 'EEXIST')) return false;
@@ -94,11 +88,6 @@ export async function diskBucket(
       return isValid && Number(expires) * SECOND > now();
     },
   };
-}
-
-async function flush(path: string) {
-  const handle = await open(path, 'r+');
-  await handle.sync().finally(() => handle.close());
 }
 
 function ifMissing(error: unknown): undefined {

@@ -1,6 +1,5 @@
 /** The bucket at an S3 store. Its links lead to the store itself. */
 import { createHash, randomUUID } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -63,11 +62,7 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
   };
 
   return {
-    async put(key, body) {
-      await client.send(new PutObjectCommand({ ...locate(key), ...contents(key, body) }));
-    },
-
-    putFile: async (key, path) => uploadFile(client, locate(key), path),
+    put: async (key, body) => putObject(client, locate(key), body),
 
     create: async (key, body) => createObject(client, locate(key), body),
 
@@ -119,9 +114,10 @@ interface ObjectName {
   Key: string;
 }
 
-async function uploadFile(client: S3Client, object: ObjectName, path: string): Promise<void> {
+/** Sends a large object in parts. */
+async function putObject(client: S3Client, object: ObjectName, body: Uint8Array | string): Promise<void> {
   const mark = randomUUID();
-  const params = { ...object, Body: createReadStream(path), ContentType: storedType(object.Key), Metadata: { mark } };
+  const params = { ...object, Body: body, ContentType: storedType(object.Key), Metadata: { mark } };
   const upload = new Upload({ client, params, partSize: PART_BYTES });
   try {
     await upload.done();
@@ -141,7 +137,7 @@ async function uploadFile(client: S3Client, object: ObjectName, path: string): P
 /** @returns false if another writer's object is there */
 async function createObject(client: S3Client, object: ObjectName, body: string): Promise<boolean> {
   const mark = randomUUID();
-  const written = { ...object, ...contents(object.Key, body), Metadata: { mark } };
+  const written = { ...object, Body: body, ContentType: storedType(object.Key), Metadata: { mark } };
   try {
     await client.send(new PutObjectCommand({ ...written, IfNoneMatch: '*' }));
     return true;
@@ -258,11 +254,6 @@ export function s3Client(
 /** A picture's own type would let a browser show what a caller uploaded: an upload gets none. */
 const storedType = (key: string) =>
   key.endsWith('.json') ? 'application/json' : (contentType(key) ?? 'application/octet-stream');
-
-const contents = (key: string, body: Uint8Array | string) => {
-  const Body = typeof body === 'string' ? Buffer.from(body) : body;
-  return { Body, ContentLength: Body.length, ContentType: storedType(key) };
-};
 
 const hasCode = (error: unknown, code: string): error is StorageError =>
   error instanceof StorageError && error.code === code;

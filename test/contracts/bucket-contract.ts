@@ -1,8 +1,5 @@
 /** The tests that every bucket must pass: each implementation's own test file calls this. */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 
@@ -18,199 +15,182 @@ const INVALID_KEYS = [
   ...['a//b', '/a', 'a/', 'a\\b', '..\\x', 'a b', 'a\nb', 'a\0', 'a%2fb', '%2e%2e/x', 'ü', 'a'.repeat(513)],
 ];
 
+/** What the tests of one bucket share: the bucket is a new one for each test. */
+type Harness = Opened & { text: (key: string) => Promise<string | undefined> };
+
 /**
- * The tests of Bucket: a flat list, and therefore long.
  * @param name of the implementation
  * @param open makes an empty bucket
  */
 export function bucketContract(name: string, open: () => Promise<Opened>) {
   describe(`${name}: what every bucket does`, () => {
-    let bucket: Bucket;
-    let close: () => Promise<void>;
-    let local: string; // a folder for files that are put
+    const harness = {} as Harness;
     beforeEach(async () => {
-      ({ bucket, close } = await open());
-      local = await mkdtemp(join(tmpdir(), 'bucket-contract-'));
+      const opened = await open();
+      const text = async (key: string) => (await opened.bucket.get(key))?.toString('utf8');
+      Object.assign(harness, opened, { text });
     });
-    afterEach(async () => {
-      await rm(local, { recursive: true });
-      await close();
-    });
+    afterEach(() => harness.close());
+    testReads(harness);
+    testWrites(harness);
+    testDeletes(harness);
+    testCreates(harness);
+    testKeys(harness);
+  });
+}
 
-    const text = async (key: string) => (await bucket.get(key))?.toString('utf8');
+function testReads(harness: Harness) {
+  test('get returns the bytes that were put', async () => {
+    const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i % 256);
+    await harness.bucket.put('tasks/1/still.png', bytes);
+    const got = await harness.bucket.get('tasks/1/still.png');
+    expect(Buffer.isBuffer(got)).toBe(true);
+    expect(Buffer.compare(got!, Buffer.from(bytes))).toBe(0);
+  });
 
-    test('get returns the bytes that were put', async () => {
-      const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i % 256);
-      await bucket.put('tasks/1/still.png', bytes);
-      const got = await bucket.get('tasks/1/still.png');
-      expect(Buffer.isBuffer(got)).toBe(true);
-      expect(Buffer.compare(got!, Buffer.from(bytes))).toBe(0);
-    });
+  test('a read during writes returns one whole object', async () => {
+    const bodies = ['a', 'b', 'c'].map((letter, i) => letter.repeat(200_000 + 1000 * i));
+    await harness.bucket.put('a', bodies[0]!);
+    const writes = Promise.all(Array.from({ length: 12 }, (_, i) => harness.bucket.put('a', bodies[i % 3]!)));
+    const reads = await Promise.all(Array.from({ length: 24 }, () => harness.text('a')));
+    await writes;
+    expect(reads.every((read) => bodies.includes(read!))).toBe(true);
+    expect(bodies).toContain(await harness.text('a'));
+  });
 
-    test('a string is put as UTF-8', async () => {
-      await bucket.put('a', 'größer ≥ 1');
-      expect(await text('a')).toBe('größer ≥ 1');
-    });
+  test('get of a missing object is undefined', async () => {
+    await harness.bucket.put('tasks/1/still.png', 'x');
+    for (const key of ['none', 'tasks/1/none', 'tasks/none/still.png', 'tasks/1/still.png/below']) {
+      expect(await harness.bucket.get(key), key).toBeUndefined();
+      expect(await harness.bucket.has(key), key).toBe(false);
+    }
+  });
 
-    test('an empty object is an object', async () => {
-      await bucket.put('a', '');
-      expect(await bucket.get('a')).toEqual(Buffer.alloc(0));
-      expect(await bucket.has('a')).toBe(true);
-    });
+  test('a folder is not an object', async () => {
+    await harness.bucket.put('tasks/1/still.png', 'x');
+    for (const key of ['tasks', 'tasks/1']) {
+      expect(await harness.bucket.get(key), key).toBeUndefined();
+      expect(await harness.bucket.has(key), key).toBe(false);
+    }
+  });
+}
 
-    test('put replaces an object', async () => {
-      await bucket.put('a', 'a long first one');
-      await bucket.put('a', 'short');
-      expect(await text('a')).toBe('short');
-    });
+function testWrites(harness: Harness) {
+  test('a string is put as UTF-8', async () => {
+    await harness.bucket.put('a', 'größer ≥ 1');
+    expect(await harness.text('a')).toBe('größer ≥ 1');
+  });
 
-    test('a read during writes returns one whole object', async () => {
-      const bodies = ['a', 'b', 'c'].map((letter, i) => letter.repeat(200_000 + 1000 * i));
-      await bucket.put('a', bodies[0]!);
-      const writes = Promise.all(Array.from({ length: 12 }, (_, i) => bucket.put('a', bodies[i % 3]!)));
-      const reads = await Promise.all(Array.from({ length: 24 }, () => text('a')));
-      await writes;
-      expect(reads.every((read) => bodies.includes(read!))).toBe(true);
-      expect(bodies).toContain(await text('a'));
-    });
+  test('an empty object is an object', async () => {
+    await harness.bucket.put('a', '');
+    expect(await harness.bucket.get('a')).toEqual(Buffer.alloc(0));
+    expect(await harness.bucket.has('a')).toBe(true);
+  });
 
-    test('get of a missing object is undefined', async () => {
-      await bucket.put('tasks/1/still.png', 'x');
-      for (const key of ['none', 'tasks/1/none', 'tasks/none/still.png', 'tasks/1/still.png/below']) {
-        expect(await bucket.get(key), key).toBeUndefined();
-        expect(await bucket.has(key), key).toBe(false);
-      }
-    });
+  test('put replaces an object', async () => {
+    await harness.bucket.put('a', 'a long first one');
+    await harness.bucket.put('a', 'short');
+    expect(await harness.text('a')).toBe('short');
+  });
 
-    test('a folder is not an object', async () => {
-      await bucket.put('tasks/1/still.png', 'x');
-      for (const key of ['tasks', 'tasks/1']) {
-        expect(await bucket.get(key), key).toBeUndefined();
-        expect(await bucket.has(key), key).toBe(false);
-      }
-    });
+  test('a large object is put whole, under several keys at once', async () => {
+    const bytes = randomBytes(21 * 2 ** 20 + 1);
+    const keys = ['tasks/1/job/video-1.mp4', 'tasks/1/job/video-2.mp4'];
+    await Promise.all(keys.map((key) => harness.bucket.put(key, bytes)));
+    for (const key of keys) expect(sha256((await harness.bucket.get(key))!), key).toBe(sha256(bytes));
+  });
+}
 
-    test('delete removes one object', async () => {
-      await bucket.put('a/b', '1');
-      await bucket.put('a/c', '2');
-      await bucket.delete('a/b');
-      expect(await bucket.has('a/b')).toBe(false);
-      expect(await text('a/c')).toBe('2');
-    });
+function testDeletes(harness: Harness) {
+  test('delete removes one object', async () => {
+    await harness.bucket.put('a/b', '1');
+    await harness.bucket.put('a/c', '2');
+    await harness.bucket.delete('a/b');
+    expect(await harness.bucket.has('a/b')).toBe(false);
+    expect(await harness.text('a/c')).toBe('2');
+  });
 
-    test('delete removes everything below a folder, and nothing else', async () => {
-      const below = ['tasks/1/upload', 'tasks/1/job/video-1.mp4', 'tasks/1/job/grid.mp4'];
-      const others = ['tasks/10/upload', 'tasks/1-/upload', 'tasks/2/upload', 'other'];
-      for (const key of [...below, ...others]) await bucket.put(key, 'x');
-      await bucket.delete('tasks/1');
-      for (const key of below) expect(await bucket.has(key), key).toBe(false);
-      for (const key of others) expect(await bucket.has(key), key).toBe(true);
-    });
+  test('delete removes everything below a folder, and nothing else', async () => {
+    const below = ['tasks/1/upload', 'tasks/1/job/video-1.mp4', 'tasks/1/job/grid.mp4'];
+    const others = ['tasks/10/upload', 'tasks/1-/upload', 'tasks/2/upload', 'other'];
+    for (const key of [...below, ...others]) await harness.bucket.put(key, 'x');
+    await harness.bucket.delete('tasks/1');
+    for (const key of below) expect(await harness.bucket.has(key), key).toBe(false);
+    for (const key of others) expect(await harness.bucket.has(key), key).toBe(true);
+  });
 
-    test('delete removes more than a thousand objects', async () => {
-      const keys = Array.from({ length: 1005 }, (_, i) => `tasks/1/${i % 3}/${1000 + i}`).sort();
-      const toWrite = [...keys];
-      const writers = Array.from({ length: 16 }, async () => {
-        for (let key = toWrite.pop(); key; key = toWrite.pop()) await bucket.put(key, key);
-      });
-      await Promise.all(writers);
-      await bucket.delete('tasks/1');
-      const edges = [...keys.slice(0, 10), ...keys.slice(-20)]; // stores list a thousand at a time
-      for (const key of edges) expect(await bucket.has(key), key).toBe(false);
+  test('delete removes more than a thousand objects', async () => {
+    const keys = Array.from({ length: 1005 }, (_, i) => `tasks/1/${i % 3}/${1000 + i}`).sort();
+    const toWrite = [...keys];
+    const writers = Array.from({ length: 16 }, async () => {
+      for (let key = toWrite.pop(); key; key = toWrite.pop()) await harness.bucket.put(key, key);
     });
+    await Promise.all(writers);
+    await harness.bucket.delete('tasks/1');
+    const edges = [...keys.slice(0, 10), ...keys.slice(-20)]; // stores list a thousand at a time
+    for (const key of edges) expect(await harness.bucket.has(key), key).toBe(false);
+  });
 
-    test('deleting a missing object is no error', async () => {
-      await bucket.delete('none');
-      await bucket.delete('none/below');
-    });
+  test('deleting a missing object is no error', async () => {
+    await harness.bucket.delete('none');
+    await harness.bucket.delete('none/below');
+  });
 
-    test('a key can be used again after its deletion', async () => {
-      await bucket.put('a/b', '1');
-      await bucket.delete('a');
-      expect(await bucket.create('a/b', '2')).toBe(true);
-      expect(await text('a/b')).toBe('2');
-    });
+  test('a key can be used again after its deletion', async () => {
+    await harness.bucket.put('a/b', '1');
+    await harness.bucket.delete('a');
+    expect(await harness.bucket.create('a/b', '2')).toBe(true);
+    expect(await harness.text('a/b')).toBe('2');
+  });
+}
 
-    test('putFile copies a file', async () => {
-      const path = join(local, 'video.mp4');
-      await writeFile(path, 'the film');
-      await bucket.putFile('tasks/1/job/video-1.mp4', path);
-      await writeFile(path, 'changed later');
-      expect(await text('tasks/1/job/video-1.mp4')).toBe('the film');
-    });
+function testCreates(harness: Harness) {
+  test('create writes an object once', async () => {
+    expect(await harness.bucket.create('a/b', 'first')).toBe(true);
+    expect(await harness.bucket.create('a/b', 'second')).toBe(false);
+    expect(await harness.text('a/b')).toBe('first');
+  });
 
-    test('putFile copies a large file to several keys at once', async () => {
-      const bytes = randomBytes(21 * 2 ** 20 + 1);
-      const path = join(local, 'video.mp4');
-      await writeFile(path, bytes);
-      const keys = ['tasks/1/job/video-1.mp4', 'tasks/1/job/video-2.mp4'];
-      await Promise.all(keys.map((key) => bucket.putFile(key, path)));
-      for (const key of keys) expect(sha256((await bucket.get(key))!), key).toBe(sha256(bytes));
-    });
+  test('create is false for an existing object with the same contents', async () => {
+    expect(await harness.bucket.create('a', 'same')).toBe(true);
+    expect(await harness.bucket.create('a', 'same')).toBe(false);
+  });
 
-    test('putFile copies an empty file', async () => {
-      const path = join(local, 'empty');
-      await writeFile(path, '');
-      await bucket.putFile('a', path);
-      expect(await bucket.get('a')).toEqual(Buffer.alloc(0));
-    });
+  test('create does not replace an object', async () => {
+    await harness.bucket.put('a', 'put');
+    expect(await harness.bucket.create('a', 'created')).toBe(false);
+    expect(await harness.text('a')).toBe('put');
+  });
 
-    test('putFile of a missing file rejects, and keeps the old object', async () => {
-      await bucket.put('a', 'before');
-      await expect(bucket.putFile('a', join(local, 'none'))).rejects.toThrow();
-      await expect(bucket.putFile('b', join(local, 'none'))).rejects.toThrow();
-      expect(await text('a')).toBe('before');
-      expect(await bucket.has('b')).toBe(false);
-    });
+  test('of 20 concurrent creates one wins, and its contents are stored', async () => {
+    const wins = await Promise.all(
+      Array.from({ length: 20 }, (_, i) => harness.bucket.create('tasks/1/result.json', `${i}`)),
+    );
+    expect(wins.filter(Boolean)).toHaveLength(1);
+    expect(await harness.text('tasks/1/result.json')).toBe(`${wins.indexOf(true)}`);
+  });
+}
 
-    test('create writes an object once', async () => {
-      expect(await bucket.create('a/b', 'first')).toBe(true);
-      expect(await bucket.create('a/b', 'second')).toBe(false);
-      expect(await text('a/b')).toBe('first');
-    });
+function testKeys(harness: Harness) {
+  test('each key has its own link', async () => {
+    const [a, b] = await Promise.all(
+      ['tasks/1/a.mp4', 'tasks/1/b.mp4'].map((key) => harness.bucket.link(key, 2_000_000_000)),
+    );
+    expect(new URL(a!).pathname).toMatch(/tasks\/1\/a\.mp4$/);
+    expect(new URL(b!).pathname).toMatch(/tasks\/1\/b\.mp4$/);
+    expect(new URL(a!).search).not.toBe(new URL(b!).search);
+  });
 
-    test('create is false for an existing object with the same contents', async () => {
-      expect(await bucket.create('a', 'same')).toBe(true);
-      expect(await bucket.create('a', 'same')).toBe(false);
-    });
-
-    test('create does not replace an object', async () => {
-      await bucket.put('a', 'put');
-      expect(await bucket.create('a', 'created')).toBe(false);
-      expect(await text('a')).toBe('put');
-    });
-
-    test('of 20 concurrent creates one wins, and its contents are stored', async () => {
-      const wins = await Promise.all(
-        Array.from({ length: 20 }, (_, i) => bucket.create('tasks/1/result.json', `${i}`)),
-      );
-      expect(wins.filter(Boolean)).toHaveLength(1);
-      expect(await text('tasks/1/result.json')).toBe(`${wins.indexOf(true)}`);
-    });
-
-    test('each key has its own link', async () => {
-      const [a, b] = await Promise.all(
-        ['tasks/1/a.mp4', 'tasks/1/b.mp4'].map((key) => bucket.link(key, 2_000_000_000)),
-      );
-      expect(new URL(a!).pathname).toMatch(/tasks\/1\/a\.mp4$/);
-      expect(new URL(b!).pathname).toMatch(/tasks\/1\/b\.mp4$/);
-      expect(new URL(a!).search).not.toBe(new URL(b!).search);
-    });
-
-    test.each(INVALID_KEYS)('the key %j is refused', async (key) => {
-      const path = join(local, 'file');
-      await writeFile(path, 'x');
-      const uses = {
-        put: () => bucket.put(key, 'x'),
-        putFile: () => bucket.putFile(key, path),
-        create: () => bucket.create(key, 'x'),
-        get: () => bucket.get(key),
-        has: () => bucket.has(key),
-        delete: () => bucket.delete(key),
-        link: () => bucket.link(key, 2_000_000_000),
-      };
-      for (const [use, call] of Object.entries(uses)) await expect(call(), use).rejects.toThrow(/bucket key/);
-    });
+  test.each(INVALID_KEYS)('the key %j is refused', async (key) => {
+    const uses = {
+      put: () => harness.bucket.put(key, 'x'),
+      create: () => harness.bucket.create(key, 'x'),
+      get: () => harness.bucket.get(key),
+      has: () => harness.bucket.has(key),
+      delete: () => harness.bucket.delete(key),
+      link: () => harness.bucket.link(key, 2_000_000_000),
+    };
+    for (const [use, call] of Object.entries(uses)) await expect(call(), use).rejects.toThrow(/bucket key/);
   });
 }
 

@@ -1,6 +1,5 @@
 /** For the bridges' tests: each bridge with its simulator on a real server, whose answers a test can replace. */
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { serve } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
@@ -127,7 +126,6 @@ export function memoryBucket(): Bucket {
   const put = async (key: string, body: Uint8Array | string) => void objects.set(key, Buffer.from(body));
   return {
     put,
-    putFile: async (key, path) => put(key, await readFile(path)),
     async create(key, body) {
       if (objects.has(key)) return false;
       await put(key, body);
