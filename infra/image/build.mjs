@@ -11,6 +11,7 @@ execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 
 for (const path of [
   'core/picture/decode.mjs',
   'handler/runpod/ping-thread.mjs',
+  'infra/tools/cuda-wheels.json',
   'api/page',
   'api/docs',
   'client/events.js',

