@@ -8,15 +8,7 @@ import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
 import { type Action, type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
-import {
-  checkGpus,
-  describeGpus,
-  endpointBody,
-  findEndpoint,
-  findTemplate,
-  findVolume,
-  isEndpointNamed,
-} from './endpoint.ts';
+import { checkGpus, describeGpus, endpointBody, findEndpoint, findTemplate, findVolume } from './endpoint.ts';
 import { type EndpointFile, imageOf, readEndpointFile, workerEnvironment } from './endpoint-file.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
 import { ENDPOINTS, GPUS, TEMPLATES, VOLUMES } from './runpod-resources.ts';
@@ -116,43 +108,36 @@ async function deploy(context: Context): Promise<number> {
   const query = new URLSearchParams({ include: 'AVAILABILITY', product: 'SERVERLESS', minCudaVersion });
   const { gpus } = await rest.call({ task: 'list the GPUs', url: `/catalog/gpus?${query}`, schema: GPUS });
   checkGpus(file, gpus);
-  const { found, dataCenter, target } = await findVolume(context, file);
+  const { found, wanted: wantedVolume } = await findVolume(context, file);
   const template = await findTemplate(rest, file);
   const endpoint = await findEndpoint(rest, file);
 
-  const volume = target ? await reconcile(context, target) : { resource: found, changed: [] };
+  const volume = wantedVolume
+    ? await reconcile(context, VOLUMES, found, wantedVolume)
+    : { resource: found, changed: [] };
   const container = { image, args: 'worker', disk: file.disk, ports: [], registry: file.registry ?? null };
-  const { name } = file;
-  const templateNow = await reconcile(context, {
-    kind: TEMPLATES,
-    name,
-    found: template,
-    wanted: {
-      ...container,
-      env: {}, // variables are set only on the endpoint, so that secrets are in one place
-      serverless: true,
-      public: false,
-      category: 'NVIDIA',
-      startSsh: false,
-      startJupyter: false,
-      allowedCudaVersions: [],
-    },
+  const templateNow = await reconcile(context, TEMPLATES, template, {
+    name: file.name,
+    ...container,
+    env: {}, // variables are set only on the endpoint, so that secrets are in one place
+    serverless: true,
+    public: false,
+    category: 'NVIDIA',
+    startSsh: false,
+    startJupyter: false,
+    allowedCudaVersions: [],
   });
+  const dataCenter = wantedVolume?.dataCenter ?? found?.dataCenter;
   const wanted = {
+    name: file.name,
     ...container,
     env: workerEnv,
     ...endpointBody(file),
     dataCenterIds: dataCenter ? [dataCenter] : file.dataCenterIds,
     networkVolumes: file.networkVolume ? [volume.resource?.id ?? '(the new one)'] : [],
   };
-  const endpointNow = await reconcile(context, {
-    kind: ENDPOINTS,
-    name,
-    found: endpoint,
-    wanted,
-    creation: { type: 'QUEUE', templateId: templateNow.resource?.id }, // RunPod reads the template only when an endpoint is created
-    isMatch: isEndpointNamed(name),
-  });
+  const creation = { type: 'QUEUE', templateId: templateNow.resource?.id }; // RunPod reads the template only when an endpoint is created
+  const endpointNow = await reconcile(context, ENDPOINTS, endpoint, wanted, creation);
 
   log('');
   for (const line of describeGpus(file, gpus, wanted.dataCenterIds)) log(line);
@@ -208,7 +193,7 @@ async function destroy(context: Context): Promise<undefined> {
   if (withVolume && !isManaged)
     throw new UsageError('--volume: endpoint.json names no volume by its name; others are not deleted');
   const endpoint = await findEndpoint(rest, file);
-  const template = await rest.find(TEMPLATES, name);
+  const template = await rest.find(TEMPLATES, { name });
   const { found: volume } = isManaged ? await findVolume(context, file) : {};
   const resources = [
     [ENDPOINTS, endpoint],

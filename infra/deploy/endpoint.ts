@@ -1,16 +1,21 @@
 /** The resources of `endpoint.json`: how they are found on RunPod, and what they should be. */
 import { describeUnknownName } from '../../core/request.ts';
 import type { EndpointFile } from './endpoint-file.ts';
-import type { ReconcileOptions, Target } from './reconcile.ts';
-import { ENDPOINTS, type Endpoint, type Gpu, TEMPLATES, VOLUMES, type Volume } from './runpod-resources.ts';
-import type { Listed, Rest } from './runpod-rest.ts';
-
-/** RunPod has been seen to append -fb to the name of an endpoint with FlashBoot. */
-export const isEndpointNamed = (name: string) => (one: Listed) => one.name.replace(/ -fb$/, '') === name;
+import type { ReconcileOptions } from './reconcile.ts';
+import {
+  ENDPOINTS,
+  type Endpoint,
+  type Gpu,
+  TEMPLATES,
+  VOLUMES,
+  type Volume,
+  type Wanted,
+} from './runpod-resources.ts';
+import type { Rest } from './runpod-rest.ts';
 
 /** @throws Error: an endpoint of that name is of another type */
 export async function findEndpoint(rest: Rest, { name }: EndpointFile): Promise<Endpoint | undefined> {
-  const endpoint = await rest.find(ENDPOINTS, name, isEndpointNamed(name));
+  const endpoint = await rest.find(ENDPOINTS, { name });
   if (endpoint && (endpoint.type !== 'QUEUE' || !endpoint.gpu))
     throw new Error(
       `the endpoint ${name} (${endpoint.id}) is one ${endpoint.gpu ? 'for load balancing' : 'on processors'}, which can’t be changed: use another name in endpoint.json`,
@@ -20,35 +25,30 @@ export async function findEndpoint(rest: Rest, { name }: EndpointFile): Promise<
 
 /** @throws Error: a template of that name is one for pods */
 export async function findTemplate(rest: Rest, { name }: EndpointFile) {
-  const template = await rest.find(TEMPLATES, name);
+  const template = await rest.find(TEMPLATES, { name });
   if (template && !template.serverless)
     throw new Error(`the template ${name} (${template.id}) is one for pods: use another name in endpoint.json`);
   return template;
 }
 
-/** Resources that are created or changed have a `target`; a network volume that is named by its id is only found. */
-interface FoundVolume {
-  found?: Volume | undefined;
-  dataCenter?: string;
-  target?: Target<Volume>;
-}
-
-/** @throws Error: there is no volume with the id of endpoint.json, or several with its name in its data center */
-export async function findVolume({ rest, log }: ReconcileOptions, file: EndpointFile): Promise<FoundVolume> {
-  const volume = file.networkVolume;
+/**
+ * @returns what exists, and what should, except of a volume that is named by its id
+ * @throws Error: there is no volume with the id of endpoint.json, or several with its name in its data center
+ */
+export async function findVolume(
+  { rest, log }: ReconcileOptions,
+  { networkVolume: volume }: EndpointFile,
+): Promise<{ found?: Volume | undefined; wanted?: Wanted & { dataCenter: string } }> {
   if (!volume) return {};
   if ('id' in volume) {
     const { noun, path, schema } = VOLUMES;
-    const found = await rest.call({ task: `find the ${noun} ${volume.id}`, url: `${path}/${volume.id}`, schema });
-    return { found, dataCenter: found.dataCenter };
+    return { found: await rest.call({ task: `find the ${noun} ${volume.id}`, url: `${path}/${volume.id}`, schema }) };
   }
-  const { name, size, dataCenter } = volume;
-  const isMatch = (one: Listed) => one.name === name && one.dataCenter === dataCenter;
-  const found = await rest.find(VOLUMES, name, isMatch);
+  const { name, size } = volume;
+  const found = await rest.find(VOLUMES, volume);
   if (found && found.size > size)
     log(`network volume ${name}: stays at ${found.size} GB, because volumes can’t shrink; endpoint.json says ${size}`);
-  const wanted = { size: Math.max(size, found?.size ?? 0), dataCenter };
-  return { found, dataCenter, target: { kind: VOLUMES, name, found, wanted, isMatch } };
+  return { found, wanted: { ...volume, size: Math.max(size, found?.size ?? 0) } };
 }
 
 /** What endpoint.json says of the endpoint apart from its container and place, as RunPod's REST has it. */

@@ -1,6 +1,6 @@
 /** Makes a resource on RunPod what `endpoint.json` wants, and prints what differs. */
-import type { Kind } from './runpod-resources.ts';
-import type { Listed, Rest } from './runpod-rest.ts';
+import type { Kind, Wanted } from './runpod-resources.ts';
+import type { Rest } from './runpod-rest.ts';
 
 type Values = Record<string, unknown>;
 
@@ -45,21 +45,17 @@ export interface ReconcileOptions {
   done: string[];
 }
 
-export interface Target<T> {
-  kind: Kind<T>;
-  name: string;
-  /** What exists. */
-  found: T | undefined;
-  wanted: Values;
-  /** More fields of a creation's body. */
-  creation?: Values;
-  isMatch?: (one: Listed) => boolean;
-}
-
-/** @returns the resource (undefined in a dry run that would create it), and the fields that did or would change */
+/**
+ * @param found what exists
+ * @param creation more fields of a creation's body
+ * @returns the resource (undefined in a dry run that would create it), and the fields that did or would change
+ */
 export async function reconcile<T extends { id: string; name: string }>(
   { rest, dryRun, log, done }: ReconcileOptions,
-  { kind, name, found, wanted, creation = {}, isMatch }: Target<T>,
+  kind: Kind<T>,
+  found: T | undefined,
+  { name, ...wanted }: Wanted,
+  creation: Values = {},
 ): Promise<{ resource: T | undefined; changed: string[] }> {
   const title = `${kind.noun} ${name}`;
   const differences = compare((found ?? {}) as Values, wanted);
@@ -73,7 +69,7 @@ export async function reconcile<T extends { id: string; name: string }>(
     const changes = Object.fromEntries(Object.entries(wanted).filter(([field]) => changed.includes(field)));
     resource = found
       ? await rest.change(kind, found, changes)
-      : await rest.create(kind, { name, ...creation, ...wanted }, isMatch);
+      : await rest.create(kind, { name, ...creation, ...wanted });
     done.push(`${title} (${resource.id})`);
   }
   log(`${title}: ${dryRun ? 'would be ' : ''}${found ? 'changed' : 'created'}`);

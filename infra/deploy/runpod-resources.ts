@@ -4,20 +4,13 @@
  */
 import * as v from 'valibot';
 
-const NAMED = { id: v.string(), name: v.string() };
-const VOLUME = v.looseObject({ ...NAMED, size: v.number(), dataCenter: v.string() });
-const TEMPLATE = v.looseObject({ ...NAMED, serverless: v.boolean() });
-const ENDPOINT = v.looseObject({
-  ...NAMED,
-  type: v.optional(v.string(), 'QUEUE'),
-  image: v.optional(v.string(), ''),
-  gpu: v.nullish(v.looseObject({ count: v.optional(v.number(), 1) })),
-  workers: v.looseObject({ min: v.number(), max: v.number(), idleTimeout: v.optional(v.number()) }),
-  createdAt: v.string(),
-});
+const LISTED = v.looseObject({ id: v.string(), name: v.nullish(v.string(), '') });
+export type Listed = v.InferOutput<typeof LISTED>;
 
-export type Volume = v.InferOutput<typeof VOLUME>;
-export type Endpoint = v.InferOutput<typeof ENDPOINT>;
+/** What a resource is found by; a network volume has a data center, too. */
+export interface Wanted extends Record<string, unknown> {
+  name: string;
+}
 
 /** Resources that are created, found by name, changed and deleted in the same way. */
 export interface Kind<T> {
@@ -26,20 +19,40 @@ export interface Kind<T> {
   /** The field of a list's answer that has the resources. */
   key: string;
   schema: v.GenericSchema<unknown, T>;
+  isMatch(one: Listed, wanted: Wanted): boolean;
 }
-export const VOLUMES: Kind<Volume> = {
-  noun: 'network volume',
-  path: '/network-volumes',
-  key: 'networkVolumes',
-  schema: VOLUME,
+
+const kind = <E extends v.ObjectEntries>(noun: string, path: string, key: string, entries: E) => ({
+  noun,
+  path,
+  key,
+  schema: v.looseObject({ id: v.string(), name: v.string(), ...entries }),
+  isMatch: (one: Listed, { name }: Wanted) => one.name === name,
+});
+
+export const VOLUMES = {
+  ...kind('network volume', '/network-volumes', 'networkVolumes', { size: v.number(), dataCenter: v.string() }),
+  isMatch: (one: Listed, { name, dataCenter }: Wanted) => one.name === name && one.dataCenter === dataCenter,
 };
-export const TEMPLATES: Kind<v.InferOutput<typeof TEMPLATE>> = {
-  noun: 'template',
-  path: '/templates',
-  key: 'templates',
-  schema: TEMPLATE,
+export type Volume = v.InferOutput<typeof VOLUMES.schema>;
+
+export const TEMPLATES = kind('template', '/templates', 'templates', { serverless: v.boolean() });
+
+export const ENDPOINTS = {
+  ...kind('endpoint', '/serverless', 'endpoints', {
+    type: v.optional(v.string(), 'QUEUE'),
+    image: v.optional(v.string(), ''),
+    gpu: v.nullish(v.looseObject({})),
+    workers: v.looseObject({ min: v.number(), max: v.number(), idleTimeout: v.optional(v.number()) }),
+    createdAt: v.string(),
+  }),
+  /** RunPod has been seen to append -fb to the name of an endpoint with FlashBoot. */
+  isMatch: (one: Listed, { name }: Wanted) => one.name.replace(/ -fb$/, '') === name,
 };
-export const ENDPOINTS: Kind<Endpoint> = { noun: 'endpoint', path: '/serverless', key: 'endpoints', schema: ENDPOINT };
+export type Endpoint = v.InferOutput<typeof ENDPOINTS.schema>;
+
+/** The resources of a list's answer. Other resources of the account may have other forms. */
+export const listSchema = (key: string) => v.object({ [key]: v.array(LISTED) });
 
 const GPU = v.object({
   id: v.string(),

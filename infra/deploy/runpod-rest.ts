@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import { type RetryOptions, retry, TransientError } from '../tools/retry.ts';
-import type { Kind } from './runpod-resources.ts';
+import { type Kind, listSchema, type Wanted } from './runpod-resources.ts';
 
 const TIMEOUT = 30 * SECOND;
 
@@ -45,9 +45,6 @@ interface Named {
   name: string;
 }
 
-const LISTED = v.looseObject({ id: v.string(), name: v.nullish(v.string(), '') });
-export type Listed = v.InferOutput<typeof LISTED>;
-
 /** RunPod answered with a status that a repetition would not change. */
 class RefusedError extends Error {
   constructor(
@@ -69,22 +66,15 @@ export function openRest(options: RestOptions) {
     retry(() => send(request, options), { delays: RETRY.delays, log, sleep });
 
   /** @returns undefined if there is none. @throws Error: there are several */
-  async function find<T>(
-    { noun, path, key, schema }: Kind<T>,
-    name: string,
-    isMatch = (one: Listed) => one.name === name,
-  ): Promise<T | undefined> {
-    const answer = v.object({ [key]: v.array(LISTED) }); // other resources may have other forms
-    const [found, ...others] = (await call({ task: `list the ${noun}s`, url: path, schema: answer }))[key]!.filter(
-      isMatch,
-    );
-    if (others.length > 0) {
-      const ids = [found!, ...others].map(({ id }) => id).join(', ');
+  async function find<T>({ noun, path, key, schema, isMatch }: Kind<T>, wanted: Wanted): Promise<T | undefined> {
+    const { [key]: listed } = await call({ task: `list the ${noun}s`, url: path, schema: listSchema(key) });
+    const found = listed!.filter((one) => isMatch(one, wanted));
+    const ids = found.map(({ id }) => id).join(', ');
+    if (found.length > 1)
       throw new Error(
-        `there are ${others.length + 1} ${noun}s named ${name} (${ids}): rename or delete all but one in RunPod’s console`,
+        `there are ${found.length} ${noun}s named ${wanted.name} (${ids}): rename or delete all but one in RunPod’s console`,
       );
-    }
-    return found && parse(schema, found, `about the ${noun} ${name}`);
+    return found[0] && parse(schema, found[0], `about the ${noun} ${wanted.name}`);
   }
 
   return {
@@ -92,7 +82,7 @@ export function openRest(options: RestOptions) {
     find,
 
     /** Creates a resource that does not exist. If the outcome is unknown, it is searched for, and never created again. */
-    async create<T>(kind: Kind<T>, body: { name: string }, isMatch?: (one: Listed) => boolean): Promise<T> {
+    async create<T>(kind: Kind<T>, body: Wanted): Promise<T> {
       const request = { task: `create the ${kind.noun} ${body.name}`, url: kind.path, schema: kind.schema, body };
       try {
         return await call({ ...request, method: 'POST' });
@@ -101,7 +91,7 @@ export function openRest(options: RestOptions) {
         log(`${error.message}; searching for it`);
         for (const delay of RETRY.delays) {
           await sleep(delay);
-          const created = await find(kind, body.name, isMatch);
+          const created = await find(kind, body);
           if (created) return created;
         }
         throw new Error(`${error.message}, and it lists none so far. Run this again in a minute: it searches first`);
