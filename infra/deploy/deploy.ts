@@ -2,7 +2,7 @@
  * `npm run deploy`: makes the endpoint on RunPod, with its template and network volume, what `infra/deploy/endpoint.json` says. Each is
  * identified by its name, so a run that was interrupted is continued by the next.
  */
-import { createInterface } from 'node:readline/promises';
+import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
@@ -43,17 +43,17 @@ const ACTIONS: Record<string, Action<DeployIo>> = {
   '': {
     help: 'makes network volume, template and endpoint what endpoint.json says',
     options: DEPLOY_OPTIONS,
-    run: (io, values) => withContext(io, values, deploy),
+    run: withContext(deploy),
   },
   status: {
     help: 'prints the endpoint, its workers and jobs, and the state of the latest release',
     options: FILE,
-    run: (io, values) => withContext(io, values, status),
+    run: withContext(status),
   },
   destroy: {
     help: 'deletes the endpoint with all its jobs, and the template, once you have typed the name',
     options: DESTROY_OPTIONS,
-    run: (io, values) => withContext(io, values, destroy),
+    run: withContext(destroy),
   },
 };
 
@@ -71,31 +71,29 @@ interface Context extends ReconcileOptions {
   ask: (question: string) => Promise<string>;
 }
 
-async function withContext(
-  { env, out, ask = askTerminal, sleep = delay }: DeployIo,
-  flags: Flags,
-  work: (context: Context) => Promise<number | undefined>,
-): Promise<number | undefined> {
-  const file = readEndpointFile(flags.file ?? ENDPOINT_FILE);
-  const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
-    {
-      RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
-      RUNPOD_REST_URL: v.optional(httpUrl, 'https://api.runpod.io/v2'),
-      RUNPOD_BASE_URL: v.optional(httpUrl, 'https://api.runpod.ai/v2'),
-    },
-    env,
-  );
-  const log = (line: string) => void out.write(`${line}\n`);
-  const secrets = [RUNPOD_API_KEY, ...[...file.env.required, ...file.env.optional].map((name) => env[name] ?? '')];
-  const rest = openRest({ apiKey: RUNPOD_API_KEY, baseUrl: RUNPOD_REST_URL, secrets, log, sleep });
-  const [done, dryRun]: [string[], boolean] = [[], flags['dry-run'] ?? false];
-  try {
-    return await work({ file, env, rest, jobsUrl: RUNPOD_BASE_URL, log, ask, flags, dryRun, done });
-  } catch (error) {
-    if (done.length > 0)
-      (error as Error).message += `\nDone so far: ${done.join(', ')}. Running this again continues from there.`;
-    throw error;
-  }
+function withContext(work: (context: Context) => Promise<number | undefined>): Action<DeployIo>['run'] {
+  return async ({ env, out, ask = askTerminal, sleep = delay }, flags: Flags) => {
+    const file = readEndpointFile(flags.file ?? ENDPOINT_FILE);
+    const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
+      {
+        RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
+        RUNPOD_REST_URL: v.optional(httpUrl, 'https://api.runpod.io/v2'),
+        RUNPOD_BASE_URL: v.optional(httpUrl, 'https://api.runpod.ai/v2'),
+      },
+      env,
+    );
+    const log = (line: string) => void out.write(`${line}\n`);
+    const secrets = [RUNPOD_API_KEY, ...[...file.env.required, ...file.env.optional].map((name) => env[name] ?? '')];
+    const rest = openRest({ apiKey: RUNPOD_API_KEY, baseUrl: RUNPOD_REST_URL, secrets, log, sleep });
+    const [done, dryRun]: [string[], boolean] = [[], flags['dry-run'] ?? false];
+    try {
+      return await work({ file, env, rest, jobsUrl: RUNPOD_BASE_URL, log, ask, flags, dryRun, done });
+    } catch (error) {
+      if (done.length > 0)
+        (error as Error).message += `\nDone so far: ${done.join(', ')}. Running this again continues from there.`;
+      throw error;
+    }
+  };
 }
 
 async function deploy(context: Context): Promise<number> {
@@ -222,13 +220,9 @@ async function destroy(context: Context): Promise<undefined> {
 
 /** @returns the operator's answer; empty at the end of the input */
 async function askTerminal(question: string): Promise<string> {
-  const terminal = createInterface({ input: process.stdin, output: process.stdout });
-  try {
-    const closed = new Promise<string>((resolve) => terminal.once('close', () => resolve('')));
-    return await Promise.race([terminal.question(question), closed]);
-  } finally {
-    terminal.close();
-  }
+  process.stdout.write(question);
+  for await (const line of createInterface({ input: process.stdin })) return line;
+  return '';
 }
 
 await runIfMain(import.meta.url, main);

@@ -48,6 +48,7 @@ const VARIABLES = v.optional(
   [],
 );
 
+const SCALING_FIELD = { QUEUE_DELAY: 'queueDelay', REQUEST_COUNT: 'requestCount' };
 const SCALING = v.pipe(
   object({
     type: v.picklist(['QUEUE_DELAY', 'REQUEST_COUNT'], 'must be QUEUE_DELAY or REQUEST_COUNT'),
@@ -56,9 +57,7 @@ const SCALING = v.pipe(
     requestCount: v.optional(integer(1, 1000)),
   }),
   v.check(
-    ({ type, queueDelay, requestCount }) =>
-      (type === 'QUEUE_DELAY') === (queueDelay !== undefined) &&
-      (type === 'REQUEST_COUNT') === (requestCount !== undefined),
+    (scaling) => 'queueDelay' in scaling !== 'requestCount' in scaling && SCALING_FIELD[scaling.type] in scaling,
     'must have queueDelay with QUEUE_DELAY, requestCount with REQUEST_COUNT',
   ),
 );
@@ -142,16 +141,12 @@ export function readEndpointFile(path: string): EndpointFile {
 }
 
 function readJson(path: string): unknown {
-  let content: string;
   try {
-    content = readFileSync(path, 'utf8');
+    return JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
-    throw new Error(`${path} can’t be read (${(error as NodeJS.ErrnoException).code})`);
-  }
-  try {
-    return JSON.parse(content);
-  } catch (error) {
-    const place = /(position \d+|line \d+ column \d+)/.exec((error as Error).message)?.[1]; // the rest may hold a secret
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code) throw new Error(`${path} can’t be read (${code})`);
+    const place = /(position \d+|line \d+ column \d+)/.exec(message)?.[1]; // the rest may hold a secret
     throw new Error(`${path} is not JSON${place ? `: ${place}` : ''}`);
   }
 }

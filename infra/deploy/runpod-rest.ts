@@ -36,24 +36,11 @@ interface Request<T> {
   method?: 'GET' | 'POST' | 'PATCH' | 'DELETE';
   /** Below `baseUrl`, or a whole URL. */
   url: string;
-  schema?: v.GenericSchema<unknown, T>;
+  schema: v.GenericSchema<unknown, T>;
   body?: object;
 }
 
-interface Named {
-  id: string;
-  name: string;
-}
-
-/** RunPod answered with a status that a repetition would not change. */
-class RefusedError extends Error {
-  constructor(
-    readonly status: number,
-    message: string,
-  ) {
-    super(message);
-  }
-}
+type Named = { id: string; name: string };
 
 /** It is unknown whether RunPod created something. */
 class UnknownOutcomeError extends Error {}
@@ -102,19 +89,12 @@ export function openRest(options: RestOptions) {
       call({ task: `change the ${noun} ${name}`, method: 'PATCH', url: `${path}/${id}`, schema, body }),
 
     /** @returns false if it no longer existed */
-    async remove({ noun, path }: Kind<unknown>, { id, name }: Named): Promise<boolean> {
-      try {
-        await call({ task: `delete the ${noun} ${name}`, method: 'DELETE', url: `${path}/${id}` });
-        return true;
-      } catch (error) {
-        if (error instanceof RefusedError && error.status === 404) return false;
-        throw error;
-      }
-    },
+    remove: ({ noun, path }: Kind<unknown>, { id, name }: Named): Promise<boolean> =>
+      call({ task: `delete the ${noun} ${name}`, method: 'DELETE', url: `${path}/${id}`, schema: v.boolean() }),
   };
 }
 
-/** One attempt. @throws TransientError or UnknownOutcomeError or RefusedError */
+/** One attempt. A deletion's result is whether the resource existed. @throws TransientError or UnknownOutcomeError or Error */
 async function send<T>(
   { task, method = 'GET', url, schema, body }: Request<T>,
   { apiKey, baseUrl, secrets }: RestOptions,
@@ -140,24 +120,24 @@ async function send<T>(
     const message = `the connection to ${target.host} failed (${reason})`;
     throw RETRY.notSent.includes(reason) ? new TransientError(message, { cause }) : failure(message, cause);
   }
-  if (response.ok) {
-    if (!schema) return undefined as T;
+  const { ok, status } = response;
+  if (method === 'DELETE' && (ok || status === 404)) return v.parse(schema, ok);
+  if (ok) {
     try {
       return parse(schema, fromJson(answer), `to “${task}”`);
     } catch (error) {
       throw method === 'POST' ? failure((error as Error).message) : error;
     }
   }
-  const { status } = response;
   const detail = detailOf(answer, secrets);
   if (status === 408 || status >= 500) throw failure(`RunPod failed (status ${status}${detail})`);
   if (status === 429) {
     const pause = Math.max(SECOND, parseRetryAfter(response.headers.get('retry-after')) ?? RETRY.defaultPause);
     const message = `RunPod’s limit of requests is used up${detail}`;
     if (pause <= RETRY.maxPause) throw new TransientError(message, { retryAfter: pause });
-    throw new RefusedError(status, `${message}; run this again in ${Math.ceil(pause / MINUTE)} min`);
+    throw new Error(`${message}; run this again in ${Math.ceil(pause / MINUTE)} min`);
   }
-  throw new RefusedError(status, explainRefusal(status, task, detail));
+  throw new Error(explainRefusal(status, task, detail));
 }
 
 /** @throws Error that does not repeat the answer, which may hold an environment */
@@ -181,18 +161,13 @@ function explainRefusal(status: number, task: string, detail: string): string {
     return `RunPod refuses the key in RUNPOD_API_KEY; create one in its console under Settings, API Keys${detail}`;
   if (status === 402) return `RunPod requires credit to ${task}: see Billing in its console${detail}`;
   if (status === 403) return `the key in RUNPOD_API_KEY may not ${task}: it needs read and write access${detail}`;
-  const hint = HINTS.find(({ pattern }) => pattern.test(detail))?.hint;
-  return `RunPod refuses to ${task} (status ${status})${detail}${hint ? `\n${hint}` : ''}`;
+  let hint = ''; // for details that do not say what to do
+  if (/quota|concurrency|max(imum)? limit|workers?max|too many workers/i.test(detail))
+    hint =
+      '\nAn account’s number of workers grows with its balance: lower workers.max in endpoint.json, or add credit.';
+  else if (/balance|credit|fund|payment/i.test(detail)) hint = '\nSee Billing in RunPod’s console.';
+  return `RunPod refuses to ${task} (status ${status})${detail}${hint}`;
 }
-
-/** For details that do not say what to do. */
-const HINTS = [
-  {
-    pattern: /quota|concurrency|max(imum)? limit|workers?max|too many workers/i,
-    hint: 'An account’s number of workers grows with its balance: lower workers.max in endpoint.json, or add credit.',
-  },
-  { pattern: /balance|credit|fund|payment/i, hint: 'See Billing in RunPod’s console.' },
-];
 
 const PROBLEM = v.object({ detail: v.optional(v.string(), ''), errors: v.optional(v.array(v.string()), []) });
 
@@ -213,7 +188,7 @@ function reasonOf(error: unknown): string {
   return cause ? reasonOf(cause) : (name ?? 'no reason given');
 }
 
-/** So many consecutive characters of a secret are too many to show. */
+/** This many consecutive characters of a secret are not to be printed. */
 const REVEALING = 12;
 
 /** Whether a text contains a secret or a large part of it, also as JSON and URLs escape it. */
@@ -226,7 +201,6 @@ export function repeatsSecret(text: string, secret: string): boolean {
   const bare = secret.replace(/\\/g, '');
   const size = Math.min(REVEALING, bare.length);
   if (size <= 3) return false;
-  return Array.from({ length: bare.length - size + 1 }, (_, i) => bare.slice(i, i + size)).some((part) =>
-    plain.includes(part),
-  );
+  const starts = [...Array(bare.length - size + 1).keys()];
+  return starts.some((start) => plain.includes(bare.slice(start, start + size)));
 }
