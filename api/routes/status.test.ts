@@ -278,6 +278,17 @@ describe('server-sent events', () => {
     expect(missed.map(({ task }) => task.status)).toEqual(['succeeded']); // who missed the end still gets it
   });
 
+  test('a callback and the expiry after the end do not repeat the end to a client that reconnects', async () => {
+    const { id } = await finished();
+    const { id: lastEventId } = parse(await (await events(id)).text()).at(-1)!;
+    const ended = (await service.store.get(id))!;
+    service.lifecycle.onCallback(ended, undefined);
+    await vi.waitFor(async () => expect((await service.store.get(id))!.version).toBeGreaterThan(ended.version));
+    expect((await events(id, { 'last-event-id': lastEventId })).status).toBe(204);
+    await service.lifecycle.expire((await service.store.get(id))!);
+    expect((await events(id, { 'last-event-id': lastEventId })).status).toBe(204);
+  });
+
   test('without changes comments are sent, and the task stays watched', async () => {
     const id = await create();
     const { setTimeout: real } = globalThis;

@@ -42,7 +42,8 @@ export const status = endpoint({
           ),
           'text/event-stream': {
             schema: text,
-            example: exampleEvent(tasks.running, 7) + exampleEvent(tasks.succeeded, 21),
+            example:
+              exampleEvent(tasks.running, 7) + exampleEvent(tasks.succeeded, Date.parse(tasks.succeeded.finished_at!)),
           },
         },
       },
@@ -67,7 +68,7 @@ export const status = endpoint({
         lifecycle.watch(task);
         return c.json(await presentTask(task));
       }
-      const hasSeenEnd = !isActive(task.status) && c.req.header('last-event-id') === String(task.version);
+      const hasSeenEnd = !isActive(task.status) && c.req.header('last-event-id') === eventId(task);
       if (hasSeenEnd) return c.body(null, 204);
       return streamSSE(c, (stream) => {
         c.header('cache-control', 'no-store'); // instead of streamSSE's own: events contain links
@@ -88,10 +89,13 @@ async function writeEvents(services: Services, owner: string, task: Task, stream
     if (!changed) await stream.write(': still here\n\n');
     else {
       const data = JSON.stringify(await services.presentTask(changed));
-      await stream.writeSSE({ event: 'task', id: String(changed.version), data });
+      await stream.writeSSE({ event: 'task', id: eventId(changed), data });
     }
   }
 }
+
+/** Rises with each change. That of an ended task stays, although a late callback or its expiry still raises the task's version. */
+const eventId = ({ version, finished_at }: Task) => String(finished_at ?? version);
 
 const exampleEvent = (task: PresentedTask, version: number) =>
   `event: task\ndata: ${JSON.stringify(task)}\nid: ${version}\n\n`;
