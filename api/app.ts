@@ -31,16 +31,16 @@ export function createApp(services: Services) {
     bodyLimit({
       maxSize: MAX_BODY_BYTES,
       onError: () => {
-        throw new Problem(413, 'too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
+        throw new Problem('too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
       },
     }),
   );
   for (const endpoint of ENDPOINTS) register(app, endpoint, services, access.requireScope);
-  app.notFound((c) => renderProblem(c, new Problem(404, 'not_found', 'no such path; see /docs')));
+  app.notFound((c) => renderProblem(c, new Problem('not_found', 'no such path; see /docs')));
   app.onError((error, c) => {
     const log = c.get('log');
     if (error instanceof Problem) {
-      if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.detail);
+      if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.message);
       return renderProblem(c, error);
     }
     if (error instanceof InvalidRequest) return renderProblem(c, invalidInput(error.errors));
@@ -49,7 +49,7 @@ export function createApp(services: Services) {
       return renderProblem(c, bucketUnavailable());
     }
     log.error({ error, path: c.req.routePath }, 'request failed'); // the route's pattern, because the URL may hold a token
-    return renderProblem(c, new Problem(500, 'internal', 'internal error; it has been logged'));
+    return renderProblem(c, new Problem('internal', 'internal error; it has been logged'));
   });
   return app;
 }

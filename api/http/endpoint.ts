@@ -61,7 +61,7 @@ export function register(
     if (scope) app.use(pattern, requireScope(scope));
     app.on(method, pattern, respond);
     app.all(pattern, () => {
-      throw new Problem(405, 'method_not_allowed', `use ${allow}`, { headers: { allow } });
+      throw new Problem('method_not_allowed', `use ${allow}`, { headers: { allow } });
     });
   }
 }

@@ -19,10 +19,10 @@ export const NO_KEY: Idempotency = { idempotency_key: null, idempotency_hash: nu
 export function readIdempotency(c: Context, request: Request, image: Uint8Array | undefined): Idempotency {
   const key = c.req.header('idempotency-key');
   if (key === undefined) return NO_KEY;
-  if (!IDEMPOTENCY_KEY.test(key)) {
-    const message = 'must be 1 to 255 visible ASCII characters, without spaces';
-    throw invalidInput([{ field: 'Idempotency-Key', message }]);
-  }
+  if (!IDEMPOTENCY_KEY.test(key))
+    throw invalidInput([
+      { field: 'Idempotency-Key', message: 'must be 1 to 255 visible ASCII characters, without spaces' },
+    ]);
   return { idempotency_key: key, idempotency_hash: requestHash(request, image) };
 }
 
@@ -35,14 +35,8 @@ export function requestHash(request: Request, image: Uint8Array | undefined): st
     .digest('hex');
 }
 
-/** @throws Problem 409 if another request created the key's task */
-export function checkSame(existing: Task, { idempotency_hash }: Idempotency): void {
-  if (existing.idempotency_hash !== idempotency_hash) throw conflict(existing);
-}
-
 export const conflict = ({ id, created_at }: Pick<Task, 'id' | 'created_at'>) =>
   new Problem(
-    409,
     'idempotency_conflict',
     `this Idempotency-Key belongs to task ${id} of ${new Date(created_at).toISOString()}, created with other parameters or another picture; use a new key`,
   );

@@ -3,9 +3,9 @@ import { isLoopback } from './host.ts';
 import { Problem } from './problem.ts';
 
 export const forbiddenHost = () =>
-  new Problem(403, 'forbidden_host', 'without API keys this service answers only to localhost, 127.0.0.1 and [::1]');
+  new Problem('forbidden_host', 'without API keys this service answers only to localhost, 127.0.0.1 and [::1]');
 const forbiddenOrigin = () =>
-  new Problem(403, 'forbidden_origin', 'without API keys this service takes no requests from other web pages');
+  new Problem('forbidden_origin', 'without API keys this service takes no requests from other web pages');
 
 /**
  * Without API keys, only programs on this machine may use the API, and only web pages of its own or of the allowed origins. The Host

@@ -1,12 +1,10 @@
 /** Error responses: RFC 9457, application/problem+json. */
 import { STATUS_CODES } from 'node:http';
 import type { Context } from 'hono';
-import type { PROBLEMS, ProblemCode } from '../../core/problems.ts';
+import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
 import type { FieldNote } from '../../core/request.ts';
 
-type StatusOf<C extends ProblemCode> = (typeof PROBLEMS)[C]['status'];
-
-export interface ProblemOptions {
+interface ProblemOptions {
   /** every invalid field, with the allowed values */
   errors?: FieldNote[];
   headers?: Record<string, string>;
@@ -14,21 +12,18 @@ export interface ProblemOptions {
 }
 
 /** Thrown by routes, rendered by the app. Clients see everything but the cause. */
-export class Problem<C extends ProblemCode = ProblemCode> extends Error {
-  readonly errors: FieldNote[] | undefined;
-  readonly headers: Record<string, string>;
-
-  /** @param code a key of PROBLEMS, for programs */
+export class Problem extends Error {
   constructor(
-    readonly status: StatusOf<C>,
-    readonly code: C,
-    readonly detail: string,
-    { errors, headers = {}, cause }: ProblemOptions = {},
+    readonly code: ProblemCode,
+    detail: string,
+    readonly options: ProblemOptions = {},
   ) {
-    super(detail, { cause });
+    super(detail, options);
     this.name = 'Problem';
-    this.errors = errors;
-    this.headers = headers;
+  }
+
+  get status() {
+    return PROBLEMS[this.code].status;
   }
 }
 
@@ -38,25 +33,24 @@ export function invalidInput(
   code: 'invalid_input' | 'image_rejected' | 'no_bridge' = 'invalid_input',
 ): Problem {
   const detail = errors.map(({ field, message }) => `${field}: ${message}`).join('; ');
-  return new Problem(422, code, detail.length > 1000 ? `${detail.slice(0, 1000)}…` : detail, { errors });
+  return new Problem(code, detail.length > 1000 ? `${detail.slice(0, 1000)}…` : detail, { errors });
 }
 
 /** @returns a 503 to retry in 5 s */
 export const unavailable = (detail: string, cause?: unknown) =>
-  new Problem(503, 'unavailable', detail, { headers: { 'retry-after': '5' }, cause });
+  new Problem('unavailable', detail, { headers: { 'retry-after': '5' }, cause });
 export const bucketUnavailable = () => unavailable('the pictures can’t be reached; try again');
 
 export function renderProblem(c: Context, problem: Problem): Response {
-  const headers = { 'content-type': 'application/problem+json', ...problem.headers };
+  const headers = { 'content-type': 'application/problem+json', ...problem.options.headers };
   return c.body(JSON.stringify(problemBody(problem)), problem.status, headers);
 }
 
-/** The JSON of a problem. */
-export const problemBody = ({ status, code, detail, errors }: Problem) => ({
+export const problemBody = ({ status, code, message, options: { errors } }: Problem) => ({
   type: 'about:blank',
   title: STATUS_CODES[status],
   status,
-  detail,
+  detail: message,
   code,
   ...(errors && { errors }),
 });

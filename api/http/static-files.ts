@@ -14,7 +14,6 @@ const TYPES: Record<string, string> = {
   '.webp': 'image/webp',
   '.woff2': 'font/woff2',
 };
-const IS_COMPRESSIBLE = /^text\/|svg/;
 
 /** The Content-Security-Policy of a page that uses this service's files only, apart from what these directives allow. */
 export const pagePolicy = (...directives: string[]) =>
@@ -24,31 +23,28 @@ export const pagePolicy = (...directives: string[]) =>
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
   ].join('; ');
 
-/** Whether a file of this name is one for browsers. */
-export const isServed = (name: string) => Object.hasOwn(TYPES, extname(name));
-
 type Respond = (c: Context) => Response;
 
 /**
- * @param name a file name; its extension, one that `isServed` accepts, determines the content type
+ * @param name a file name, whose extension is a key of TYPES
  * @param policy the file's Content-Security-Policy
  */
 export function staticFile(name: string, content: string | Uint8Array, policy: string): Respond {
   const body = Uint8Array.from(Buffer.from(content));
   const type = TYPES[extname(name)]!;
+  const isCompressible = /^text\/|svg/.test(type);
   const etag = `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`; // weak: the same with and without gzip
   const headers = {
     'content-type': type,
     'content-security-policy': policy,
     'cache-control': 'no-cache',
     etag,
-    ...(IS_COMPRESSIBLE.test(type) && { vary: 'accept-encoding' }),
+    ...(isCompressible && { vary: 'accept-encoding' }),
   };
   let compressed: Uint8Array<ArrayBuffer> | undefined;
   return (c) => {
     if (c.req.header('if-none-match') === etag) return c.body(null, 304, headers);
-    if (!IS_COMPRESSIBLE.test(type) || !/\bgzip\b/.test(c.req.header('accept-encoding') ?? ''))
-      return c.body(body, 200, headers);
+    if (!isCompressible || !/\bgzip\b/.test(c.req.header('accept-encoding') ?? '')) return c.body(body, 200, headers);
     compressed ??= gzipSync(body);
     return c.body(compressed, 200, { ...headers, 'content-encoding': 'gzip' });
   };
@@ -59,6 +55,6 @@ export const serveFiles =
   (files: Map<string, Respond>): Respond =>
   (c) => {
     const respond = files.get(c.req.path.replace(/(?<=.)\/$/, ''));
-    if (!respond) throw new Problem(404, 'not_found', 'there is no such page or file; /docs has links to all pages');
+    if (!respond) throw new Problem('not_found', 'there is no such page or file; /docs has links to all pages');
     return respond(c);
   };

@@ -75,7 +75,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
     const key = id === undefined || (isBlocked && !cachedKeys.has(id)) ? undefined : await getKey(id);
     if (verifyKey(value, key, now())) return key!;
     if (isBlocked)
-      throw new Problem(429, 'too_many_guesses', 'too many invalid API keys from this address; try again in a minute', {
+      throw new Problem('too_many_guesses', 'too many invalid API keys from this address; try again in a minute', {
         headers: { 'retry-after': '60' },
       });
     attempts.count++;
@@ -98,7 +98,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
     const next = takeToken(tat, now(), requests);
     const headers = rateHeaders('requests', next ?? tat, now(), requests);
     if (next === undefined)
-      throw new Problem(429, 'too_many_requests', `this key may send ${requests.perMinute} requests a minute`, {
+      throw new Problem('too_many_requests', `this key may send ${requests.perMinute} requests a minute`, {
         headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, now(), requests)) },
       });
     cache(arrivals, key.id, next);
@@ -119,7 +119,7 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
       async (c, next) => {
         const key = await authenticate(c);
         if (!key.scopes.includes(scope) && !key.scopes.includes('admin'))
-          throw new Problem(403, 'insufficient_scope', `this API key lacks the scope ${scope}`, {
+          throw new Problem('insufficient_scope', `this API key lacks the scope ${scope}`, {
             headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
           });
         c.set('key', key);
@@ -141,7 +141,7 @@ const orUnavailable = <T>(query: Promise<T>): Promise<T> =>
   });
 
 const unauthorized = (detail: string, error = '') =>
-  new Problem(401, 'unauthorized', detail, { headers: { 'www-authenticate': `Bearer realm="img2vid"${error}` } });
+  new Problem('unauthorized', detail, { headers: { 'www-authenticate': `Bearer realm="img2vid"${error}` } });
 
 /** The address of the connection, or the one that the first of our `proxies` saw. */
 function clientAddress(c: Context, proxies: number): string {

@@ -3,11 +3,22 @@ import { toJsonSchemaDefs } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
 import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
+import { PROBLEMS } from '../../core/problems.ts';
 import { RESPONSES } from '../../core/responses.ts';
 import type { Endpoint } from '../http/endpoint.ts';
-import { errorResponses, KEYED_ERRORS, PUBLIC_ERRORS } from './errors.ts';
+import { forbiddenHost } from '../http/loopback-only.ts';
+import { Problem, problemBody, unavailable } from '../http/problem.ts';
 import { type About, taskExamples } from './examples.ts';
-import { type DocumentContext, json, type Operation, ref } from './parts.ts';
+import { content, type DocumentContext, json, type Operation, ref, responseHeader } from './parts.ts';
+
+/** Errors of every endpoint that needs an API key, as `keys/access.ts` words them. */
+const KEYED_ERRORS = [
+  new Problem('unauthorized', 'send an API key: Authorization: Bearer i2v_…'),
+  new Problem('insufficient_scope', 'this API key lacks the scope submit'),
+  forbiddenHost(),
+  new Problem('too_many_requests', 'this key may send 1200 requests a minute'),
+  unavailable('API keys can’t be looked up now; try again'),
+];
 
 export function openApiDocument(about: About, endpoints: Endpoint[]) {
   const context = { ...about, tasks: taskExamples(about) };
@@ -55,12 +66,27 @@ function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, 
       ...operation,
       ...(!scope && { security: [] }),
       parameters: [...Object.entries(query?.entries ?? {}).map(queryParameter), ...parameters],
-      responses: { ...errorResponses([...(scope ? KEYED_ERRORS : PUBLIC_ERRORS), ...errors]), ...responses },
+      responses: { ...errorResponses([...(scope ? KEYED_ERRORS : [forbiddenHost()]), ...errors]), ...responses },
     };
     // a wildcard stands for a bucket key
     return [[String(path).replace('*', '{key}'), { [method.toLowerCase()]: described }] as const];
   });
   return Object.fromEntries(documented);
+}
+
+/** One response for each status, with the errors as examples and their remedies as description. */
+function errorResponses(errors: Problem[]): Record<string, object> {
+  const responses = [...new Set(errors.map(({ status }) => status))].map((status) => {
+    const problems = errors.filter((error) => error.status === status);
+    const bodies = Object.fromEntries(problems.map((problem) => [problem.code, problemBody(problem)]));
+    const response = {
+      description: [...new Set(problems.map(({ code }) => PROBLEMS[code].remedy))].join('. '),
+      ...([429, 503].includes(status) && { headers: { 'Retry-After': responseHeader('Seconds until the next try') } }),
+      content: content('application/problem+json', ref('Problem'), bodies),
+    };
+    return [status, response];
+  });
+  return Object.fromEntries(responses);
 }
 
 /** The parameter that a schema of the query checks; its metadata holds what the schema alone does not say. */

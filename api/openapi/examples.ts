@@ -15,8 +15,9 @@ export const PROMPT_REQUEST = { prompt: 'a lighthouse at dawn', seed: 23 };
 /** A task in each state, made from a real request's input. */
 export function taskExamples({ model, limits, publicUrl }: About) {
   const { input, warnings } = parseRequest(PROMPT_REQUEST, { model, limits, hasImage: false, seed: 23 });
-  const folder = `${publicUrl}/files/tasks/${TASK_ID_EXAMPLE}`;
-  const signed = '?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA';
+  const { prompt: _prompt, ...withoutPrompt } = input;
+  const link = (name: string) =>
+    `${publicUrl}/files/tasks/${TASK_ID_EXAMPLE}/${name}?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA`;
   const queued = {
     id: TASK_ID_EXAMPLE,
     status: 'queued',
@@ -26,23 +27,12 @@ export function taskExamples({ model, limits, publicUrl }: About) {
     input,
     warnings,
   } satisfies PresentedTask;
-  const running = {
-    ...queued,
-    status: 'running',
-    stage: 'sampling',
-    step: Math.ceil(input.steps / 2),
-    steps: input.steps,
-    progress: 0.47,
-    eta_seconds: 21,
-    started_at: '2025-11-29T12:00:01.082Z',
-    still: { link: `${folder}/still.png${signed}` },
-    links_expire_at: '2025-11-30T12:00:00.000Z',
-  } satisfies PresentedTask;
-  const ended = { progress: 1, finished_at: '2025-11-29T12:00:40.770Z' };
-  const { still, links_expire_at, started_at } = running;
-  const cost = { amount: 8_840, currency: 'USD', gpu_seconds: 26, stills: 0 };
+  const started_at = '2025-11-29T12:00:01.082Z';
+  const ended = { ...queued, progress: 1, finished_at: '2025-11-29T12:00:40.770Z' };
+  const still = { link: link('still.png') };
+  const links_expire_at = '2025-11-30T12:00:00.000Z';
   const video = {
-    link: `${folder}/0b6de5f1-u1/video-1.mp4${signed}`,
+    link: link('0b6de5f1-u1/video-1.mp4'),
     width: input.W,
     height: input.H,
     frames: input.T,
@@ -52,29 +42,35 @@ export function taskExamples({ model, limits, publicUrl }: About) {
     sha256: '5f2c1be1a8f0e0ad1c3f7a95be0e6a1f0c7d4b2e9a8867735d0c4be1f2a39d06',
     seed: input.seed,
   };
-  const succeeded = {
-    ...queued,
-    ...ended,
-    status: 'succeeded',
-    started_at,
-    still,
-    videos: [video],
-    links_expire_at,
-    cost,
-  } satisfies PresentedTask;
-  const error = new JobError('banned_prompt', 'Midjourney refuses this prompt').data;
-  const nothing = { ...cost, amount: 0, gpu_seconds: 0 };
-  const failed = { ...queued, ...ended, status: 'failed', started_at, error, cost: nothing } satisfies PresentedTask;
-  const canceled = { ...queued, ...ended, status: 'canceled', cost: nothing } satisfies PresentedTask;
-  const { still: _still, videos: _videos, links_expire_at: _until, ...kept } = succeeded;
-  const { prompt: _prompt, ...rest } = input as typeof input & { prompt: string };
-  const deleted = {
-    ...kept,
-    input: rest as typeof input,
-    expired_at: '2025-11-29T13:00:00.000Z',
-  } satisfies PresentedTask;
-
-  return { queued, running, succeeded, failed, canceled, deleted };
+  const cost = { amount: 8_840, currency: 'USD', gpu_seconds: 26, stills: 0 };
+  const noCost = { ...cost, amount: 0, gpu_seconds: 0 };
+  const { data: error } = new JobError('banned_prompt', 'Midjourney refuses this prompt');
+  return {
+    queued,
+    running: {
+      ...queued,
+      status: 'running',
+      stage: 'sampling',
+      step: Math.ceil(input.steps / 2),
+      steps: input.steps,
+      progress: 0.47,
+      eta_seconds: 21,
+      started_at,
+      still,
+      links_expire_at,
+    },
+    succeeded: { ...ended, status: 'succeeded', started_at, still, videos: [video], links_expire_at, cost },
+    failed: { ...ended, status: 'failed', started_at, error, cost: noCost },
+    canceled: { ...ended, status: 'canceled', cost: noCost },
+    deleted: {
+      ...ended,
+      status: 'succeeded',
+      started_at,
+      input: withoutPrompt,
+      expired_at: '2025-11-29T13:00:00.000Z',
+      cost,
+    },
+  } satisfies Record<string, PresentedTask>;
 }
 
 export type TaskExamples = ReturnType<typeof taskExamples>;

@@ -33,22 +33,18 @@ export const headerParameter = (name: string, description: string, schema: objec
 });
 export const responseHeader = (description: string, schema: object = text) => ({ description, schema });
 
-/** @param examples values by summary */
-export const examplesOf = (examples: Record<string, unknown>) =>
-  Object.fromEntries(
-    Object.entries(examples).map(([summary, value]) => [
-      summary.replace(/\W+/g, '-').replace(/^-|-$/g, ''),
-      { summary, value },
-    ]),
-  );
 /** A body of one content type, with examples by summary. */
-export const content = (type: string, schema: object, examples: Record<string, unknown>) => ({
-  [type]: { schema, examples: examplesOf(examples) },
-});
+export function content(type: string, schema: object, values: Record<string, unknown>) {
+  const examples = Object.entries(values).map(([summary, value]) => [
+    summary.replace(/\W+/g, '-').replace(/^-|-$/g, ''),
+    { summary, value },
+  ]);
+  return { [type]: { schema, examples: Object.fromEntries(examples) } };
+}
 export const json = (schema: object, examples: Record<string, unknown>) =>
   content('application/json', schema, examples);
 
-/** A response with a component schema's JSON. */
+/** @param schema the name of a component schema */
 export const jsonResponse = (description: string, schema: string, examples: Record<string, unknown>) => ({
   description,
   content: json(ref(schema), examples),

@@ -4,7 +4,7 @@ import { jsonResponse } from '../openapi/parts.ts';
 import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
 const alreadyEnded = (status: string) =>
-  new Problem(409, 'ended', `there is nothing left to cancel: the task has ${status}`);
+  new Problem('ended', `there is nothing left to cancel: the task has ${status}`);
 
 export const cancel = endpoint({
   method: 'POST',

@@ -5,7 +5,7 @@ import { jsonResponse } from '../openapi/parts.ts';
 import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
 const notEnded = (status: string) =>
-  new Problem(409, 'not_ended', `the task is ${status}: cancel it first, or wait for its end`);
+  new Problem('not_ended', `the task is ${status}: cancel it first, or wait for its end`);
 
 export const deleteTask = endpoint({
   method: 'POST',

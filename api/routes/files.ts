@@ -10,10 +10,10 @@ import { text } from '../openapi/parts.ts';
 const POLICY =
   "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
-const invalidLink = () => new Problem(403, 'link_invalid', 'this link is not valid, or has expired');
-const noSuchFile = () => new Problem(404, 'not_found', 'there is no such file');
+const invalidLink = () => new Problem('link_invalid', 'this link is not valid, or has expired');
+const noSuchFile = () => new Problem('not_found', 'there is no such file');
 const noSuchRange = (size: number) =>
-  new Problem(416, 'range_not_satisfiable', `the file has ${size} bytes`, {
+  new Problem('range_not_satisfiable', `the file has ${size} bytes`, {
     headers: { 'content-range': `bytes */${size}` },
   });
 

@@ -2,23 +2,15 @@ import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
-import type { Input, Request } from '../../core/parameters.ts';
+import type { Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { parseRequest } from '../../core/request.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
-import type { Config } from '../config.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
-import {
-  checkSame,
-  conflict,
-  IDEMPOTENCY_KEY,
-  type Idempotency,
-  NO_KEY,
-  readIdempotency,
-} from '../http/idempotency.ts';
+import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
 import { invalidInput } from '../http/problem.ts';
 import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
@@ -41,9 +33,7 @@ import { budgetSpent, notStored, storeTask, tooManyActive, tooManySubmissions } 
 
 const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
 
-const TRUE = ['1', 'true'];
-const DRY_RUN = [...TRUE, '0', 'false'];
-
+const DRY_RUN = ['1', 'true', '0', 'false'];
 const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
 const { prompt } = PROMPT_REQUEST;
 /** Requests that the API accepts, by summary; `still_of` must be a task of the client's own. */
@@ -73,7 +63,7 @@ export const img2vid = endpoint({
         v.description(
           '1 or true: the request is checked like any other, but nothing is stored; the response shows the task’s input and highest cost',
         ),
-        v.transform((value) => TRUE.includes(value)),
+        v.transform((value) => value === '1' || value === 'true'),
       ),
     ),
   }),
@@ -90,7 +80,9 @@ export const img2vid = endpoint({
       const { values, image } = await readBody(c);
       const seed = randomInt(0, 1e9 + 1);
       const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
-      checkAllowed(input, config);
+      const errors = urlErrors(input, config);
+      if (errors.length > 0) throw invalidInput(errors);
+      if (input.prompt !== undefined && config.bridge === 'none') throw noBridge();
       const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
       const { idempotency_key: key } = idempotency;
       const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
@@ -99,7 +91,11 @@ export const img2vid = endpoint({
       const source_key =
         still_of === undefined ? null : await findStill(services, owner, still_of, image_index, request);
       const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
-      if (image) await checkImage(image); // an unused one too: the client should learn that it is broken
+      // An unused picture is checked, too: the client should learn that it is broken.
+      if (image)
+        await checkPicture(image).catch((error) => {
+          throw error instanceof JobError ? imageRejected(error.message) : error;
+        });
       if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
         warnings.push({ field: 'webhook_url', message: DISABLED });
       const estimated = await estimate(input);
@@ -129,13 +125,6 @@ export const img2vid = endpoint({
   },
 });
 
-/** @throws Problem 422 parameters that the configuration does not allow */
-function checkAllowed(input: Input, config: Config): void {
-  const errors = urlErrors(input, config);
-  if (errors.length > 0) throw invalidInput(errors);
-  if (input.prompt !== undefined && config.bridge === 'none') throw noBridge();
-}
-
 /** @returns the bucket key of an earlier task's picture. @throws Problem 422, the same for every reason why there is none */
 async function findStill(
   { store, bucket }: Services,
@@ -154,15 +143,6 @@ async function findStill(
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 
-/** @throws Problem 422 */
-async function checkImage(image: Uint8Array): Promise<void> {
-  try {
-    await checkPicture(image);
-  } catch (error) {
-    throw error instanceof JobError ? imageRejected(error.message) : error;
-  }
-}
-
 /** Whether the webhook URL is disabled. It matters only for a warning, so an error of the store counts as no. */
 function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string): Promise<boolean> {
   return store.isWebhookDisabled(c.get('key').id, url).catch((error) => {
@@ -171,8 +151,9 @@ function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string)
   });
 }
 
+/** Responds with the task that an earlier request created. @throws Problem 409 that request was another one */
 function replay(c: Context, services: Services, existing: Task, idempotency: Idempotency) {
-  checkSame(existing, idempotency);
+  if (existing.idempotency_hash !== idempotency.idempotency_hash) throw conflict(existing);
   c.header('idempotency-replayed', 'true');
   return respond(c, services, existing);
 }

@@ -51,36 +51,36 @@ export const LIST_QUERY = {
 };
 type ListQuery = v.InferOutput<v.ObjectSchema<typeof LIST_QUERY, undefined>>;
 
-/** @returns a function that answers with all matching tasks, newest first, or with `limit` or `cursor` with one page of them */
-export function createTaskList({ config, store, presentTask }: Services) {
-  /** The tasks as JSON, separated by commas. */
-  const toJson = async (tasks: ListedTask[]): Promise<string> =>
-    (await Promise.all(tasks.map(async (task) => JSON.stringify(await presentTask(task))))).join(',');
-
-  async function all(c: Context, selection: TaskSelection): Promise<Response> {
-    const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
-    return c.body(destroyConnectionOnError(c, chunks(selection, first)), 200, { 'content-type': 'application/json' });
-  }
-
-  /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
-  async function* chunks(selection: TaskSelection, first: ListedTask[]): AsyncGenerator<Uint8Array> {
-    const encoder = new TextEncoder();
-    yield encoder.encode(`[${await toJson(first)}`);
-    for (let tasks = first; tasks.length === PAGE; ) {
-      await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
-      tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
-      if (tasks.length > 0) yield encoder.encode(`,${await toJson(tasks)}`);
-    }
-    yield encoder.encode(']');
-  }
-
-  return (c: Context, owner: string, { limit, cursor, status, since, until }: ListQuery): Promise<Response> => {
-    const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
-    const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
-    const selection = { owner, status, from: idAt(since), before };
-    if (limit === undefined && cursor === undefined) return all(c, selection);
+/** Responds with all matching tasks, newest first, or with `limit` or `cursor` with one page of them. */
+export async function respondWithList(
+  c: Context,
+  services: Services,
+  owner: string,
+  { limit, cursor, status, since, until }: ListQuery,
+): Promise<Response> {
+  const { config, store, presentTask } = services;
+  const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
+  const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
+  const selection = { owner, status, from: idAt(since), before };
+  if (limit !== undefined || cursor !== undefined)
     return respondWithPage(c, config, limit, (limit) => store.list({ ...selection, limit }), presentTask);
-  };
+  const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
+  const chunks = writeList(services, selection, first);
+  return c.body(destroyConnectionOnError(c, chunks), 200, { 'content-type': 'application/json' });
+}
+
+/** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
+async function* writeList({ store, presentTask }: Services, selection: TaskSelection, first: ListedTask[]) {
+  const encoder = new TextEncoder();
+  const encode = async (start: string, tasks: ListedTask[]) =>
+    encoder.encode(start + (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task)).join(','));
+  yield encode('[', first);
+  for (let tasks = first; tasks.length === PAGE; ) {
+    await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
+    tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
+    if (tasks.length > 0) yield encode(',', tasks);
+  }
+  yield encoder.encode(']');
 }
 
 export const PAGE_HEADERS = { Link: responseHeader('URL of the next page, if there is one, with rel="next"') };

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { endpoint } from '../http/endpoint.ts';
-import { isServed, pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
+import { pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const folder = join(root, 'api/page');
@@ -22,9 +22,7 @@ export const page = endpoint({
       `media-src 'self' ${linkOrigin}`,
       `img-src 'self' blob: ${linkOrigin}`, // blob: the chosen picture
     );
-    const own = readdirSync(folder)
-      .filter(isServed)
-      .map((name) => join(folder, name));
+    const own = readdirSync(folder).map((name) => join(folder, name));
     const inter = [400, 500, 600].map((weight) => join(fonts, `inter-latin-${weight}-normal.woff2`));
     const paths = [
       ['/', join(folder, 'index.html')],

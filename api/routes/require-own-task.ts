@@ -16,7 +16,7 @@ export const TASK_QUERY = v.object({
   ),
 });
 
-export const noSuchTask = () => new Problem(404, 'not_found', 'there is no such task');
+export const noSuchTask = () => new Problem('not_found', 'there is no such task');
 
 export const TASK_ERRORS = [noSuchTask(), invalidInput([{ field: 'id', message }])];
 

@@ -8,7 +8,7 @@ import { json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
-import { createTaskList, LIST_QUERY, PAGE_HEADERS } from './list.ts';
+import { LIST_QUERY, PAGE_HEADERS, respondWithList } from './list.ts';
 import { noSuchTask } from './require-own-task.ts';
 
 export const status = endpoint({
@@ -53,10 +53,9 @@ export const status = endpoint({
   }),
   handle(services) {
     const { store, lifecycle, presentTask } = services;
-    const respondWithList = createTaskList(services);
     return async (c, { id, ...query }) => {
       const owner = c.get('key').id;
-      if (id === undefined) return respondWithList(c, owner, query);
+      if (id === undefined) return respondWithList(c, services, owner, query);
       const listOnly = Object.keys(query);
       if (listOnly.length > 0)
         throw invalidInput(listOnly.map((field) => ({ field, message: 'only for the list, which has no id' })));

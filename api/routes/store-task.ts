@@ -10,18 +10,18 @@ import type { InsertResult, NewTask, Task } from '../store/task.ts';
 import { type Estimate, maxCost } from '../tasks/estimate.ts';
 
 export const tooManySubmissions = (perMinute: number, retryAfter = 1) =>
-  new Problem(429, 'too_many_submissions', `tasks a minute with this API key: at most ${perMinute}`, {
+  new Problem('too_many_submissions', `tasks a minute with this API key: at most ${perMinute}`, {
     headers: { 'retry-after': String(retryAfter) },
   });
 export const tooManyActive = (max: number) =>
-  new Problem(429, 'too_many_open', `active tasks with this API key: at most ${max}; wait for one to end`, {
+  new Problem('too_many_open', `active tasks with this API key: at most ${max}; wait for one to end`, {
     headers: { 'retry-after': '10' },
   });
 /** Amounts are in micro-units. */
 export function budgetSpent(amount: number, left: number, budget: number, currency: string): Problem {
   const format = (micro: number) => `${micro / 1e6} ${currency}`;
   const detail = `this task may cost ${format(amount)}; ${format(left)} of this month’s budget of ${format(budget)} are left`;
-  return new Problem(402, 'budget_spent', detail);
+  return new Problem('budget_spent', detail);
 }
 export const notStored = (cause?: unknown) => unavailable('the task could not be stored; try again', cause);
 

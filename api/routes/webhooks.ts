@@ -28,7 +28,7 @@ const EXAMPLES = {
 const invalidId = 'must be the id of a delivery';
 const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
 
-const noSuchDelivery = () => new Problem(404, 'not_found', 'there is no such delivery');
+const noSuchDelivery = () => new Problem('not_found', 'there is no such delivery');
 
 export const deliveries = endpoint({
   method: 'GET',
