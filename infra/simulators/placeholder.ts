@@ -8,6 +8,7 @@ import sharp from 'sharp';
 const fontFile = createRequire(import.meta.url).resolve('@fontsource/inter/files/inter-latin-400-normal.woff');
 const bytes = readFileSync(fontFile);
 const font = opentype.parse(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+delete font.tables.gsub; // opentype.js does not support Inter's ligatures
 
 /**
  * @param prompt determines the landscape
@@ -34,7 +35,7 @@ export async function placeholder(prompt: string, variant: number, width: number
     <circle cx="${sunX}" cy="${sunY}" r="${height * 0.33}" fill="url(#glow)"/>
     <circle cx="${sunX}" cy="${sunY}" r="${height * 0.07}" fill="#fff"/>
     ${ridges.join('')}
-    <path d="${label(prompt, width, height)}" fill="#fff"/>
+    ${label(prompt, width, height).join('')}
   </svg>`;
   return sharp(Buffer.from(svg)).png({ compressionLevel: 2 }).toBuffer();
 }
@@ -65,48 +66,24 @@ function ridge(random: () => number, depth: number, width: number, height: numbe
 
 const MAX_LINES = 3;
 
-/** The text as outlines, because a server may have no fonts. It is above the lowest sixth, which a camera move may crop. */
-function label(prompt: string, width: number, height: number): string {
+/** The lines of text as outlines, because a server may have no fonts. It is above the lowest sixth, which a camera move may crop. */
+function label(prompt: string, width: number, height: number): string[] {
   const size = Math.min(width, height) / 18;
+  const text = [...`placeholder for: ${prompt}`.replaceAll(/\s/g, ' ')]
+    .map((character) => (font.charToGlyphIndex(character) ? character : '?'))
+    .join('');
   const lines = [''];
-  for (const word of `placeholder for: ${prompt}`.split(/\s+/)) {
+  // Longer words are broken: 16 of the widest letter fit.
+  for (const word of text.match(/\S{1,16}/g)!) {
     const longer = `${lines.at(-1)} ${word}`.trim();
-    if (lines.at(-1) && measure(longer, size) > width * 0.74) lines.push(word);
+    if (lines.at(-1) && font.getAdvanceWidth(longer, size) > width * 0.74) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
-  const visible = lines.length > MAX_LINES ? [...lines.slice(0, MAX_LINES - 1), `${lines[MAX_LINES - 1]} …`] : lines;
-  return visible
-    .map((line, i) => {
-      const text = truncate(line, size, width * 0.8);
-      const y = height * 0.8 - (visible.length - 1 - i) * size * 1.3;
-      return outline(text, (width - measure(text, size)) / 2, y, size);
-    })
-    .join('');
-}
-
-/** A single word may be longer than a line. */
-function truncate(line: string, size: number, width: number): string {
-  if (measure(line, size) <= width) return line;
-  const characters = [...line];
-  while (characters.length > 1 && measure(`${characters.join('')}…`, size) > width) characters.pop();
-  return `${characters.join('')}…`;
-}
-
-/** A character that the font lacks becomes '?'. One glyph at a time: opentype.js cannot lay out whole texts in Inter. */
-const glyph = (character: string) => {
-  const found = font.charToGlyph(character);
-  return found.index ? found : font.charToGlyph('?');
-};
-
-const advance = (character: string, size: number) => (glyph(character).advanceWidth! * size) / font.unitsPerEm;
-
-const measure = (text: string, size: number) => [...text].reduce((sum, character) => sum + advance(character, size), 0);
-
-function outline(text: string, x: number, y: number, size: number): string {
-  let path = '';
-  for (const character of text) {
-    path += glyph(character).getPath(x, y, size).toPathData(1);
-    x += advance(character, size);
-  }
-  return path;
+  if (lines.length > MAX_LINES) lines.splice(MAX_LINES - 1, Infinity, `${lines[MAX_LINES - 1]} …`);
+  return lines.map((line, i) => {
+    const x = (width - font.getAdvanceWidth(line, size)) / 2;
+    const y = height * 0.8 - (lines.length - 1 - i) * size * 1.3;
+    const outline = font.getPath(line, 0, 0, font.unitsPerEm).toPathData(0); // of fractions opentype.js makes NaN at times
+    return `<path transform="translate(${x} ${y}) scale(${size / font.unitsPerEm})" d="${outline}" fill="#fff"/>`;
+  });
 }
