@@ -1,4 +1,5 @@
 import { Hono } from 'hono';
+import { realClock } from '../infra/simulators/clock.ts';
 import { queueServer } from '../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../test/support/test-api.ts';
 
@@ -9,7 +10,7 @@ const KEY = 'a key';
  * @param root what else the server does: middleware, other routes
  */
 export async function openQueue(root = new Hono()) {
-  const { app, queue, close } = queueServer({ apiKey: KEY, now: () => performance.now() });
+  const { app, queue, close } = queueServer({ apiKey: KEY, clock: realClock(() => performance.now()) });
   const server = await listen(root.route('/v2', app));
   return {
     queue,

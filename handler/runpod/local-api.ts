@@ -33,7 +33,6 @@ export async function serveApi(handler: Handler, { host, port, concurrency }: Fl
   const jobs = new ApiJobs(handler, concurrency, options);
   const server = createServer(async (request, response) => {
     const [status, body] = await answer(request, jobs).catch((error: unknown): Answer => {
-      if (error instanceof Refusal) return [error.status, { detail: error.message }];
       log({ event: 'request failed', error });
       return [500, { detail: 'the worker’s log says why' }];
     });
@@ -148,7 +147,14 @@ async function answer(request: IncomingMessage, jobs: ApiJobs): Promise<Answer> 
   const [, operation, id] = new URL(request.url!, 'http://localhost').pathname.split('/');
   const isPost = request.method === 'POST';
   if (isPost && (operation === 'run' || operation === 'runsync') && id === undefined) {
-    const body = await readJson(request);
+    const text = await readBody(request);
+    if (text === undefined) return [413, { detail: `the body is larger than ${MAX_BODY / 1e6} MB` }];
+    let body: unknown;
+    try {
+      body = JSON.parse(text);
+    } catch {
+      return [422, { detail: 'the body is not JSON' }];
+    }
     if (!isObject(body) || !isObject(body.input)) return [422, { detail: 'input must be an object' }];
     const job = jobs.start(body.input, body.webhook);
     if (operation === 'run') return [200, { id: job.id, status: job.status }];
@@ -177,27 +183,14 @@ const presentJob = ({ id, status, output, error }: ApiJob) => ({
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** A request that is answered with an error status. */
-class Refusal extends Error {
-  constructor(
-    readonly status: number,
-    message: string,
-  ) {
-    super(message);
-  }
-}
-
-async function readJson(request: IncomingMessage): Promise<unknown> {
+/** @returns undefined if the body is larger than `MAX_BODY` */
+async function readBody(request: IncomingMessage): Promise<string | undefined> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > MAX_BODY) throw new Refusal(413, `the body is larger than ${MAX_BODY / 1e6} MB`);
+    if (size > MAX_BODY) return undefined;
     chunks.push(chunk);
   }
-  try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  } catch {
-    throw new Refusal(422, 'the body is not JSON');
-  }
+  return Buffer.concat(chunks).toString('utf8');
 }

@@ -8,6 +8,7 @@ import type { RequestListener, ServerResponse } from 'node:http';
 import { join, relative } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
+import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import parseRange from 'range-parser';
 import { serveOnLoopback } from './loopback.ts';
@@ -31,18 +32,10 @@ export interface HubOptions {
   gated?: boolean;
 }
 
-export interface HubFile {
+interface HubFile {
   bytes: Buffer;
   /** its name among a cache's blobs: the SHA-256 of large files, git's id of small ones */
   etag: string;
-}
-
-export interface HubRequest {
-  origin: 'hub' | 'cdn';
-  /** with the query */
-  path: string;
-  range: string | undefined;
-  authorization: string | undefined;
 }
 
 /** All are off at first. Tests change them in place. */
@@ -62,7 +55,7 @@ const noFaults = () => ({
 });
 type Faults = ReturnType<typeof noFaults>;
 
-export interface TreeEntry {
+interface TreeEntry {
   type: 'file' | 'directory';
   path: string;
   size: number;
@@ -85,25 +78,22 @@ export async function startHub({ repository: name, folder, extraFiles = {}, gate
   const files = readFiles(folder, extraFiles);
   const commit = sha1([...files].map(([path, { etag }]) => `${path} ${etag}\n`).join(''));
   const faults = noFaults();
-  const requests: HubRequest[] = [];
+  const requests: { origin: 'hub' | 'cdn'; path: string; range?: string; authorization?: string }[] = [];
   const stalled: ServerResponse[] = [];
-  const recorded =
-    (origin: HubRequest['origin'], listener: RequestListener): RequestListener =>
-    (request, response) => {
+  const serve = (origin: 'hub' | 'cdn', listener: RequestListener) =>
+    serveOnLoopback((request, response) => {
       const { range, authorization } = request.headers;
-      requests.push({ origin, path: request.url!, range, authorization });
+      requests.push({ origin, path: request.url!, ...(range && { range }), ...(authorization && { authorization }) });
       listener(request, response);
-    };
-  const cdn = await serveOnLoopback(recorded('cdn', cdnListener(files, faults, stalled)));
+    });
+  const cdn = await serve('cdn', cdnListener(files, faults, stalled));
   const app = hubApp({ name, gated, files, commit }, cdn.url, faults);
-  const hub = await serveOnLoopback(recorded('hub', getRequestListener(app.fetch)));
+  const hub = await serve('hub', getRequestListener(app.fetch));
   return {
     url: hub.url,
     cdnUrl: cdn.url,
-    commit,
-    files,
-    faults,
-    /** every request to either origin, in order */
+    ...{ commit, files, faults },
+    /** every request to either origin, in order; its path is with the query */
     requests,
     /** Breaks the connections that have stalled. */
     closeStalled() {
@@ -130,29 +120,21 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
   app.use('/api/models/*', async (c, next) => {
     const token = readToken(c);
     if (token && !Object.values(TOKENS).includes(token))
-      return refuse(c, 401, undefined, 'Invalid credentials in Authorization header');
+      throw refusal(401, 'Invalid credentials in Authorization header');
     await next();
   });
 
   app.on('GET', ['/api/models/:org/:name', '/api/models/:org/:name/revision/:revision'], (c) => {
-    const notFound = refuseUnknown(c, repository);
-    if (notFound) return notFound;
+    checkRevision(c, repository);
     return c.json({
-      _id: '0123456789abcdef01234567',
-      id: name,
-      sha: commit,
-      private: false,
-      gated: gated ? 'auto' : false,
-      downloads: 0,
-      likes: 0,
-      lastModified: '2024-07-10T11:43:18.000Z',
+      ...{ _id: '0123456789abcdef01234567', id: name, sha: commit, private: false, gated: gated ? 'auto' : false },
+      ...{ downloads: 0, likes: 0, lastModified: '2024-07-10T11:43:18.000Z' },
       siblings: [...files.keys()].map((rfilename) => ({ rfilename })),
     });
   });
 
   app.get('/api/models/:org/:name/tree/:revision', (c) => {
-    const notFound = refuseUnknown(c, repository);
-    if (notFound) return notFound;
+    checkRevision(c, repository);
     const entries = listTree(files)
       .filter(({ path }) => c.req.query('recursive') === 'true' || !path.includes('/'))
       .map(faults.list)
@@ -166,22 +148,17 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
   });
 
   app.get('/:org/:name/resolve/:revision/:path{.+}', (c) => {
-    const refusal = refuseUnknown(c, repository) ?? refuseWithoutAccess(c, repository);
-    if (refusal) return refusal;
     const path = c.req.param('path');
-    const file = files.get(path);
-    if (!file) return refuse(c, 404, 'EntryNotFound', 'Entry not found');
+    const { bytes, etag } = findFile(c, repository);
     c.header('x-repo-commit', commit);
-    c.header('x-linked-size', String(file.bytes.length));
-    c.header('x-linked-etag', `"${file.etag}"`);
+    c.header('x-linked-size', String(bytes.length));
+    c.header('x-linked-etag', `"${etag}"`);
     if (!LARGE.test(path)) return c.redirect(`/api/resolve-cache/models/${name}/${commit}/${path}`, 307);
-    return c.redirect(`${cdnUrl}/${file.etag}?Expires=1&Signature=s`, 302);
+    return c.redirect(`${cdnUrl}/${etag}?Expires=1&Signature=s`, 302);
   });
 
   app.get('/api/resolve-cache/models/:org/:name/:revision/:path{.+}', (c) => {
-    const refusal = refuseUnknown(c, repository) ?? refuseWithoutAccess(c, repository);
-    if (refusal) return refusal;
-    const { bytes, etag } = files.get(c.req.param('path'))!;
+    const { bytes, etag } = findFile(c, repository);
     const headers = { etag: `"${etag}"`, 'content-length': String(bytes.length), 'x-repo-commit': commit };
     return c.body(new Uint8Array(bytes), 200, headers);
   });
@@ -191,35 +168,37 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
 
 const readToken = (c: Context) => c.req.header('authorization')?.replace(/^Bearer /, '');
 
-/** The hub's answer where the path names another repository or revision. */
-function refuseUnknown(c: Context, repository: Repository) {
+function refusal(status: ContentfulStatusCode, message: string, code?: string) {
+  const headers = { 'x-error-message': message, ...(code && { 'x-error-code': code }) };
+  return new HTTPException(status, { res: Response.json({ error: message }, { status, headers }) });
+}
+
+/** @throws HTTPException where the path names another repository or revision */
+function checkRevision(c: Context, repository: Repository) {
   const { org, name, revision = 'main' } = c.req.param() as Record<string, string>;
-  if (`${org}/${name}` !== repository.name) {
-    const [status, message] = readToken(c) ? [404, 'Repository not found'] : [401, 'Invalid username or password.'];
-    return refuse(c, status, 'RepoNotFound', message);
-  }
+  if (`${org}/${name}` !== repository.name)
+    throw readToken(c)
+      ? refusal(404, 'Repository not found', 'RepoNotFound')
+      : refusal(401, 'Invalid username or password.', 'RepoNotFound');
   if (!['main', TAG, repository.commit].includes(revision))
-    return refuse(c, 404, 'RevisionNotFound', `Invalid rev id: ${revision}`);
+    throw refusal(404, `Invalid rev id: ${revision}`, 'RevisionNotFound');
 }
 
-/** The hub's answer where the account has no access. Here an unknown token counts as none. */
-function refuseWithoutAccess(c: Context, { name, gated }: Repository) {
+/** @throws HTTPException: there is no such file, or the account has no access. Here an unknown token counts as none. */
+function findFile(c: Context, repository: Repository): HubFile {
+  checkRevision(c, repository);
   const token = readToken(c);
-  if (!gated || token === TOKENS.accepted) return;
-  const start = `Access to model ${name} is restricted`;
-  if (token === TOKENS.notAccepted)
-    return refuse(c, 403, 'GatedRepo', `${start} and you are not in the authorized list.`);
-  if (token === TOKENS.narrow) {
-    const message = 'Please enable access to public gated repositories in your fine-grained token settings';
-    return refuse(c, 403, undefined, message);
+  if (repository.gated && token !== TOKENS.accepted) {
+    const start = `Access to model ${repository.name} is restricted`;
+    if (token === TOKENS.notAccepted)
+      throw refusal(403, `${start} and you are not in the authorized list.`, 'GatedRepo');
+    if (token === TOKENS.narrow)
+      throw refusal(403, 'Please enable access to public gated repositories in your fine-grained token settings');
+    throw refusal(401, `${start}. You must have access to it and be authenticated to access it.`, 'GatedRepo');
   }
-  return refuse(c, 401, 'GatedRepo', `${start}. You must have access to it and be authenticated to access it.`);
-}
-
-function refuse(c: Context, status: number, code: string | undefined, message: string) {
-  if (code) c.header('x-error-code', code);
-  c.header('x-error-message', message);
-  return c.json({ error: message }, status as ContentfulStatusCode);
+  const file = repository.files.get(c.req.param('path')!);
+  if (!file) throw refusal(404, 'Entry not found', 'EntryNotFound');
+  return file;
 }
 
 /** Serves files by their etags, whole or a range. @param stalled gets the responses that the fault `stopAfter` has left open */

@@ -3,7 +3,6 @@
  * it the tests that need it are skipped.
  */
 import { execFile } from 'node:child_process';
-import { readdirSync } from 'node:fs';
 import { chown, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -12,14 +11,14 @@ import { freePort } from '../run/free-port.ts';
 import { isProgram } from '../run/programs.ts';
 import { startProgram } from './start-program.ts';
 
-const OLDEST_VERSION = 15;
+const VERSIONS = ['19', '18', '17', '16', '15'];
 const NOBODY = 65_534;
 const DEBIAN = '/usr/lib/postgresql'; // a folder for each version, none of them in PATH
 
 /** The folder of its programs; undefined where it is not installed. */
 const programs: string | undefined = [
   ...(process.env.PATH ?? '').split(delimiter),
-  ...debianVersions().map((version) => join(DEBIAN, String(version), 'bin')),
+  ...VERSIONS.map((version) => join(DEBIAN, version, 'bin')),
 ].find((folder) => folder && ['initdb', 'postgres', 'psql'].every((name) => isProgram(join(folder, name))));
 
 export const hasPostgres = programs !== undefined;
@@ -70,16 +69,4 @@ export async function startPostgres() {
       await rm(folder, { recursive: true });
     },
   };
-}
-
-/** The versions that Debian's packages have installed, newest first. */
-function debianVersions(): number[] {
-  try {
-    return readdirSync(DEBIAN)
-      .map(Number)
-      .filter((version) => version >= OLDEST_VERSION)
-      .sort((a, b) => b - a);
-  } catch {
-    return []; // another system, or none installed
-  }
 }

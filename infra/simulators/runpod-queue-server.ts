@@ -7,8 +7,7 @@ import { type Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import * as v from 'valibot';
 import { DAY, MINUTE, SECOND } from '../../core/time.ts';
-import { realClock } from './clock.ts';
-import { presentJob, sendCallback } from './runpod-callback.ts';
+import { type Clock, realClock } from './clock.ts';
 import { NEW_WORK, type QueuedJob, type QueueOptions, RunPodQueue, stopTopic } from './runpod-queue.ts';
 
 const MB = 1e6;
@@ -32,8 +31,7 @@ export function queueServer({
   pollTimeout = 10 * SECOND,
   callbackRetryDelay = 10 * SECOND,
   log = () => {},
-  now,
-  clock = realClock(now),
+  clock = realClock(),
   ...options
 }: QueueServerOptions) {
   const closing = new AbortController();
@@ -63,6 +61,61 @@ export function queueServer({
     },
   };
 }
+
+const MAX_CALLBACK_ATTEMPTS = 3;
+/** How long a callback's answer may take. RunPod does not document it. */
+const CALLBACK_TIMEOUT = 30 * SECOND;
+
+interface CallbackOptions {
+  clock: Clock;
+  /** milliseconds between attempts */
+  retryDelay: number;
+  log: (text: string) => void;
+  signal: AbortSignal;
+}
+
+/**
+ * Posts a job that has completed or failed to its webhook, unsigned, until the answer is 200, at most three times. Cancelled jobs have no
+ * callback. Never rejects.
+ */
+async function sendCallback(job: QueuedJob, { clock, retryDelay, log, signal }: CallbackOptions) {
+  const { id, input, webhook, status } = job;
+  if (!webhook || status === 'CANCELLED') return;
+  const body = JSON.stringify({ ...presentJob(job), input, webhook });
+  for (let attempt = 1; attempt <= MAX_CALLBACK_ATTEMPTS && !signal.aborted; attempt++) {
+    if (await isAccepted(webhook, body, clock, signal)) return;
+    log(`callback for job ${id} was not accepted (attempt ${attempt} of ${MAX_CALLBACK_ATTEMPTS})`);
+    if (attempt < MAX_CALLBACK_ATTEMPTS) await clock.sleep(retryDelay, signal);
+  }
+}
+
+async function isAccepted(url: string, body: string, clock: Clock, signal: AbortSignal): Promise<boolean> {
+  const timeout = new AbortController();
+  void clock.sleep(CALLBACK_TIMEOUT, timeout.signal).then(() => timeout.abort());
+  const headers = { 'content-type': 'application/json' };
+  try {
+    const either = AbortSignal.any([signal, timeout.signal]);
+    const response = await fetch(url, { method: 'POST', headers, body, signal: either });
+    await response.arrayBuffer();
+    return response.status === 200;
+  } catch {
+    return false; // unreachable or too slow
+  } finally {
+    timeout.abort(); // ends the sleep
+  }
+}
+
+/** A job as callbacks and the public API present it. Times are milliseconds; unknown fields are absent. */
+const presentJob = ({ id, status, created, started, ended, workerId, output, error, retries }: QueuedJob) => ({
+  id,
+  status,
+  ...(started !== undefined && { delayTime: started - created }),
+  ...(started !== undefined && ended !== undefined && { executionTime: ended - started }),
+  ...(output !== undefined && { output }),
+  ...(error !== undefined && { error }),
+  ...(workerId !== undefined && { workerId }),
+  ...(retries > 0 && { retries }),
+});
 
 /** https://docs.runpod.io/serverless/endpoints/operation-reference */
 function publicApi(queue: RunPodQueue) {
@@ -112,21 +165,23 @@ function publicApi(queue: RunPodQueue) {
 function workerApi(queue: RunPodQueue, pollTimeout: number) {
   const app = new Hono();
 
-  app.get('/job-take/:worker', async (c) => {
-    const worker = c.req.param('worker');
-    const [job] = await poll(c, NEW_WORK, () => queue.take(worker, 1));
-    return job ? c.json(presentToWorker(job)) : c.body(null, 204);
+  app.get('/job-take/:worker', (c) => {
+    const take = () => queue.take(c.req.param('worker'), 1);
+    return poll(c, NEW_WORK, take, ([job]) => presentToWorker(job!));
   });
-  app.get('/job-take-batch/:worker', async (c) => {
-    const worker = c.req.param('worker');
+  app.get('/job-take-batch/:worker', (c) => {
     const count = Math.max(1, Number(c.req.query('batch_size')) || 1);
-    const jobs = await poll(c, NEW_WORK, () => queue.take(worker, count));
-    return jobs.length > 0 ? c.json(jobs.map(presentToWorker)) : c.body(null, 204);
+    return poll(
+      c,
+      NEW_WORK,
+      () => queue.take(c.req.param('worker'), count),
+      (jobs) => jobs.map(presentToWorker),
+    );
   });
-  app.get('/job-stop/:worker', async (c) => {
+  app.get('/job-stop/:worker', (c) => {
     const worker = c.req.param('worker');
-    const jobsToStop = await poll(c, stopTopic(worker), () => queue.takeStops(worker));
-    return jobsToStop.length > 0 ? c.json({ jobsToStop }) : c.body(null, 204);
+    const take = () => queue.takeStops(worker);
+    return poll(c, stopTopic(worker), take, (jobsToStop) => ({ jobsToStop }));
   });
   // A repeated report, or one from a worker that has lost the job, is accepted without effect. RunPod's own answer is not known.
   app.post('/job-done/:worker/:id', async (c) => {
@@ -149,13 +204,15 @@ function workerApi(queue: RunPodQueue, pollTimeout: number) {
   });
   app.get('/ping/:worker', (c) => c.json({}));
 
-  /** A long poll: calls `take` until it returns something, time is up or the worker has disconnected. */
-  async function poll<T>(c: Context, topic: string, take: () => T[]): Promise<T[]> {
+  /** A long poll: calls `take` until it returns something, time is up (204) or the worker has disconnected. */
+  async function poll<T>(c: Context, topic: string, take: () => T[], present: (taken: T[]) => object) {
+    let taken: T[] = [];
     const check = () => {
-      const taken = take();
-      return taken.length > 0 && taken;
+      taken = take();
+      return taken.length > 0;
     };
-    return (await queue.waitUntil(check, pollTimeout, c.req.raw.signal, topic)) || [];
+    await queue.waitUntil(check, pollTimeout, c.req.raw.signal, topic);
+    return taken.length > 0 ? c.json(present(taken)) : c.body(null, 204);
   }
 
   return app;

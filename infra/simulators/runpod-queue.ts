@@ -48,8 +48,6 @@ export interface QueueOptions {
   workerTimeout?: number;
   /** default: real time */
   clock?: Clock;
-  /** of a real clock that runs ahead; timeouts then happen at the next request */
-  now?: () => number;
   /** called when a job has ended */
   onEnd?: (job: QueuedJob) => void;
 }
@@ -94,7 +92,7 @@ export class RunPodQueue {
   readonly #changes = new EventEmitter().setMaxListeners(0); // an event for each topic
   #isClosed = false;
 
-  constructor({ workerTimeout = 30 * SECOND, now, clock = realClock(now), onEnd }: QueueOptions = {}) {
+  constructor({ workerTimeout = 30 * SECOND, clock = realClock(), onEnd }: QueueOptions = {}) {
     this.#workerTimeout = workerTimeout;
     this.#clock = clock;
     this.#onEnd = onEnd;

@@ -1,4 +1,5 @@
 /** RunPod's REST v2: the rules of serverless endpoints that its OpenAPI document has in prose. */
+import { readFileSync } from 'node:fs';
 import { Problem } from './runpod-rest-document.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the OpenAPI document validates requests and answers
@@ -19,25 +20,10 @@ export interface RestState {
   boundTemplates: Map<string, string>;
 }
 
-type Gpu = [
-  id: string,
-  name: string,
-  pool: string | null,
-  memory: number,
-  price: number | undefined,
-  stock: Record<string, string>,
-];
-/** Memory in GB; the serverless price in USD an hour; availability by data center. */
-export const GPUS = (
-  [
-    ['NVIDIA L4', 'L4', 'AMPERE_24', 24, 0.69, { 'EU-RO-1': 'HIGH', 'US-KS-2': 'LOW' }],
-    ['NVIDIA GeForce RTX 3090', 'RTX 3090', 'AMPERE_24', 24, 0.69, { 'EU-SE-1': 'MEDIUM' }],
-    ['NVIDIA GeForce RTX 4090', 'RTX 4090', 'ADA_24', 24, 1.1, { 'EU-RO-1': 'MEDIUM', 'US-KS-2': 'HIGH' }],
-    ['NVIDIA A40', 'A40', 'AMPERE_48', 48, 1.22, { 'EU-SE-1': 'HIGH' }],
-    ['NVIDIA RTX A6000', 'RTX A6000', 'AMPERE_48', 48, 1.22, { 'EU-RO-1': 'NONE', 'US-KS-2': 'LOW' }],
-    ['Tesla V100-PCIE-16GB', 'Tesla V100', null, 16, undefined, {}],
-  ] satisfies Gpu[]
-).map(([id, name, pool, memory, price, stock]) => ({ id, name, pool, memory, price, stock }));
+/** The catalog. Memory is in GB, prices in USD an hour, `stock` the availability by data center. */
+export const GPUS: (Body & { id: string; pool: string | null; stock: Record<string, string> })[] = JSON.parse(
+  readFileSync(new URL('testdata/runpod-gpus.json', import.meta.url), 'utf8'),
+);
 
 /** Fields that templates and endpoints share, besides `env`, which is merged. */
 const CONTAINER_FIELDS = ['image', 'args', 'disk', 'ports', 'registry'];

@@ -187,10 +187,8 @@ function listGpus(c: Context) {
   if ((include === 'AVAILABILITY') !== (product !== undefined) || (!include && (minCudaVersion || count)))
     throw new Problem(400, 'product is required with include=AVAILABILITY, and filters are valid only with it');
   if (minCudaVersion && !/^\d+(\.\d+)?$/.test(minCudaVersion)) throw new Problem(422, 'malformed minCudaVersion');
-  const gpus = GPUS.map(({ price, stock, ...gpu }) => ({
-    ...{ ...gpu, manufacturer: 'NVIDIA', secure: true, community: false },
-    price: { secure: 0.5, community: 0, ...(price !== undefined && { serverless: price }) },
-    maxCount: { secure: 8, community: 0 },
+  const gpus = GPUS.map(({ stock, ...gpu }) => ({
+    ...{ ...gpu, manufacturer: 'NVIDIA', secure: true, community: false, maxCount: { secure: 8, community: 0 } },
     ...(include && {
       availability: Object.values(stock).find((level) => level !== 'NONE') ?? 'NONE',
       dataCenters: Object.entries(stock).map(([id, availability]) => ({ id, name: id, availability })),

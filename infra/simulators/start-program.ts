@@ -20,17 +20,11 @@ export async function startProgram(
   const child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   for (const stream of [child.stdout!, child.stderr!])
-    stream.on('data', (text) => {
-      output = (output + text).slice(-5000);
-    });
+    stream.on('data', (text) => (output = (output + text).slice(-5000)));
   let hasExited = false;
   const exited = once(child, 'exit')
-    .catch((error) => {
-      output += error; // it could not be started
-    })
-    .then(() => {
-      hasExited = true;
-    });
+    .catch((error) => (output += error)) // it could not be started
+    .then(() => (hasExited = true));
   const kill = () => child.kill(killSignal);
   process.once('exit', kill);
   const deadline = Date.now() + START_TIMEOUT;

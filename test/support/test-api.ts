@@ -15,6 +15,7 @@ import type { Bucket } from '../../core/bucket/bucket.ts';
 import { taskFolder } from '../../core/job.ts';
 import { serializers } from '../../core/log.ts';
 import type { PresentedTask } from '../../core/responses.ts';
+import { realClock } from '../../infra/simulators/clock.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { newKey } from './test-store.ts';
 
@@ -57,7 +58,7 @@ export async function testService(
     pollTimeout: 100,
     callbackRetryDelay: 10,
     workerTimeout: Infinity,
-    now: () => Date.now() + clock.ahead,
+    clock: realClock(() => Date.now() + clock.ahead),
   });
   const runpod = await listen({
     fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
