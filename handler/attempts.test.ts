@@ -11,16 +11,18 @@ const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 let folder: string;
 let bucket: Bucket;
 let now = 1_000_000;
-const begin = (job = 'job-1') => beginAttempt(bucket, TASK, job, { now: () => now });
+const begin = (job = 'job-1') => beginAttempt(bucket, TASK, job);
 const places = async () => (await readdir(join(folder, 'objects/tasks', TASK)).catch(() => [])).sort();
 
 beforeEach(async () => {
   vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  vi.spyOn(Date, 'now').mockImplementation(() => now);
   folder = await mkdtemp(join(tmpdir(), 'attempts-'));
   bucket = await diskBucket(folder, { publicUrl: '' });
 });
 afterEach(async () => {
   vi.useRealTimers();
+  vi.restoreAllMocks();
   await rm(folder, { recursive: true });
 });
 

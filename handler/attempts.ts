@@ -24,18 +24,12 @@ const slotKey = (taskId: string, slot: number) => `${taskFolder(taskId)}/attempt
 
 /**
  * Takes a free slot, if there is one, and writes heartbeats to it.
- * @param now milliseconds since 1970
  * @returns a function that ends the attempt
  * @throws JobError out_of_memory if all slots are dead
  */
-export async function beginAttempt(
-  bucket: Bucket,
-  taskId: string,
-  job: string,
-  { now = Date.now }: { now?: () => number } = {},
-): Promise<() => Promise<void>> {
+export async function beginAttempt(bucket: Bucket, taskId: string, job: string): Promise<() => Promise<void>> {
   const attempt = randomUUID();
-  const heartbeat = () => JSON.stringify({ attempt, job, alive_at: now() });
+  const heartbeat = () => JSON.stringify({ attempt, job, alive_at: Date.now() });
   let own: string | undefined;
   let deaths = 0;
   for (const slot of SLOTS) {
@@ -45,7 +39,7 @@ export async function beginAttempt(
       continue;
     }
     const { success, output } = v.safeParse(slotSchema, await getJson(bucket, key));
-    if (success && now() - output.alive_at > DEAD_AFTER) deaths++;
+    if (success && Date.now() - output.alive_at > DEAD_AFTER) deaths++;
   }
   if (deaths === SLOTS.length)
     throw new JobError(

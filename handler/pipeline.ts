@@ -14,21 +14,15 @@ import { describeMp4, makeVideo } from './make-video.ts';
 import type { Model } from './models/model.ts';
 import { createStageTimer } from './stage-timer.ts';
 import { fitStill } from './still/fit.ts';
-import type { Bridge } from './still/midjourney/bridge.ts';
+import type { ImagineOptions } from './still/midjourney/imagine.ts';
 import { prepareStill, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { writeMp4 } from './video/mp4.ts';
 
 /** What a worker uses for all its jobs. */
-export interface Worker {
+export interface Worker extends Pick<ImagineOptions, 'bucket' | 'bridges' | 'allowPrivate' | 'stillTimeout'> {
   modelName: ModelName;
   model: Model;
-  bucket: Bucket;
-  /** asked in this order for the still of a prompt; may be empty */
-  bridges: readonly Bridge[];
-  allowPrivate: boolean;
-  /** milliseconds */
-  stillTimeout: number;
   /** while this folder exists, every decoded frame is kept in it: <folder>/<task id>/<video>/0001.png … */
   framesDir: string | undefined;
 }

@@ -13,7 +13,7 @@ const TIMEOUT = MINUTE;
 const guarded = createGuardedAgent(false);
 const unguarded = createGuardedAgent(true);
 
-interface FetchOptions {
+export interface FetchOptions {
   /** the URL's name in errors; default image_url */
   name?: string;
   /** whether private addresses may be reached */

@@ -136,7 +136,10 @@ function testPictures(harness: Harness, documented: Documented) {
 
   test('pictures that can’t be downloaded at first are downloaded again, from new URLs', async () => {
     const { options, calls, imagines } = await harness.start({
-      intervene: (call, _, c) => (call === 'picture' && calls.status === 1 ? c.text('not yet', 404) : undefined),
+      intervene(call, _, c) {
+        const isPicture = call === 'picture' || c.req.path.endsWith('/getImage'); // from the picture's host, or through the bridge
+        return isPicture && calls.status === 1 ? c.text('not yet', 404) : undefined;
+      },
     });
     await imagine(PROMPT, options);
     await harness.expectFour();
@@ -326,7 +329,7 @@ function testRecords(harness: Harness, documented: Documented) {
   test('an imagine that never ends is upstream_timeout, and a second job waits for the same one', async () => {
     let clock = 0;
     const { options, imagines } = await harness.start({ duration: 1000, now: () => clock });
-    const error = await harness.expectFailure({ ...options, timeout: 200 }, 'upstream_timeout', /0.2 s/);
+    const error = await harness.expectFailure({ ...options, stillTimeout: 200 }, 'upstream_timeout', /0.2 s/);
     expect(error.data.retryable).toBe(true);
     clock = 1000;
     await imagine(PROMPT, options);
@@ -387,7 +390,7 @@ function testStatusRequests(harness: Harness, documented: Documented) {
     const { options, calls } = await harness.start({
       intervene: answerAll('status', (c) => c.json({}, 429, { 'retry-after': '3600' })),
     });
-    await harness.expectFailure({ ...options, timeout: 300 }, 'upstream_timeout');
+    await harness.expectFailure({ ...options, stillTimeout: 300 }, 'upstream_timeout');
     expect(calls.status).toBe(1);
   });
 

@@ -5,7 +5,6 @@ import { serve } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
 import type { Bucket } from '../../core/bucket/bucket.ts';
-import { fetchPicture } from '../../handler/still/fetch-picture.ts';
 import type { Bridge, BridgeName } from '../../handler/still/midjourney/bridge.ts';
 import type { ImagineOptions } from '../../handler/still/midjourney/imagine.ts';
 import { imaginepro } from '../../handler/still/midjourney/imaginepro.ts';
@@ -148,8 +147,8 @@ export function imagineOptions(bucket: Bucket, bridges: Bridge[], more: Partial<
     taskId: TASK,
     W: 128,
     H: 64,
-    timeout: 15_000,
-    fetchPicture: (url, bridge, signal) => fetchPicture(url, { allowPrivate: bridge.trusts(new URL(url)), signal }),
+    allowPrivate: false,
+    stillTimeout: 15_000,
     onProgress: () => {},
     signal: new AbortController().signal,
     ...more,

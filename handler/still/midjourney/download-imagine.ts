@@ -2,12 +2,8 @@
 import sharp from 'sharp';
 import { JobError } from '../../../core/job.ts';
 import { toPng } from '../../../core/picture/picture.ts';
+import { type FetchOptions, fetchPicture } from '../fetch-picture.ts';
 import type { Bridge, ImagineStatus } from './bridge.ts';
-
-export interface DownloadOptions {
-  fetchPicture: (url: string, bridge: Bridge, signal: AbortSignal) => Promise<Uint8Array>;
-  signal: AbortSignal;
-}
 
 /**
  * @returns four PNGs: the pictures themselves, or the quadrants of the grid
@@ -16,11 +12,11 @@ export interface DownloadOptions {
 export async function downloadImagine(
   { pictures, grid }: Extract<ImagineStatus, { status: 'done' }>,
   bridge: Bridge,
-  { fetchPicture, signal }: DownloadOptions,
+  { allowPrivate, signal }: FetchOptions,
 ): Promise<Buffer[]> {
   const download = async (url: string) => {
     try {
-      return await toPng(await fetchPicture(url, bridge, signal), signal);
+      return await toPng(await fetchFromBridge(url, bridge, { allowPrivate, signal }), signal);
     } catch (error) {
       if (!(error instanceof JobError) || error.code !== 'image_rejected') throw error;
       throw new JobError('image_unavailable', 'the bridge’s picture can’t be used', { cause: error }); // not the caller's fault
@@ -32,6 +28,20 @@ export async function downloadImagine(
     if (!(error instanceof JobError) || grid === undefined) throw error;
   }
   return cutQuadrants(await download(grid!));
+}
+
+/** Fetches a picture, through the bridge if the picture's host refuses us. */
+async function fetchFromBridge(url: string, bridge: Bridge, { allowPrivate, signal }: FetchOptions) {
+  if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without a URL');
+  const trusted = allowPrivate || bridge.trusts(new URL(url));
+  try {
+    return await fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
+  } catch (error) {
+    if (!bridge.picture || !(error instanceof JobError) || error.code !== 'image_unavailable') throw error;
+    return bridge.picture(url, signal).catch(() => {
+      throw error; // the first reason says more
+    });
+  }
 }
 
 /** The four pictures of a 2×2 grid, row by row. */

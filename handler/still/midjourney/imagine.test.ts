@@ -145,7 +145,7 @@ const mayStillDeliver: Record<string, [Options, code: string]> = {
 };
 for (const [what, [options, code]] of Object.entries(mayStillDeliver)) {
   test(`if the first bridge ${what}, the error is ${code}, and no job asks the second`, async () => {
-    const { options: all, imagineCounts } = await start({ tnl: options, legnext: {} }, { timeout: 500 });
+    const { options: all, imagineCounts } = await start({ tnl: options, legnext: {} }, { stillTimeout: 500 });
     // Without TheNextLeg's own download of pictures.
     const [{ picture: _, ...first }, second] = all.bridges as [(typeof all.bridges)[0], (typeof all.bridges)[0]];
     const bridges = [first, second];

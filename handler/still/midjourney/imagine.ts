@@ -21,7 +21,7 @@ import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
 import { SECOND } from '../../../core/time.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineStatus } from './bridge.ts';
 import { CALL_TIMEOUT, getRetryAfter } from './create-bridge.ts';
-import { type DownloadOptions, downloadImagine } from './download-imagine.ts';
+import { downloadImagine } from './download-imagine.ts';
 import { claimRequest, type ImagineRecord, readRecord, saveRecord } from './imagine-record.ts';
 
 /** A bridge that asks to slow down has accepted nothing. It is asked again if the pause is not too long. */
@@ -32,16 +32,19 @@ const CLAIM_TIMEOUT =
   RATE_LIMIT_ATTEMPTS * CALL_TIMEOUT + (RATE_LIMIT_ATTEMPTS - 1) * MAX_RATE_LIMIT_PAUSE + 10 * SECOND;
 const DOWNLOAD_ATTEMPTS = 3;
 
-export interface ImagineOptions extends DownloadOptions {
-  /** asked in this order */
-  bridges: readonly Bridge[];
+export interface ImagineOptions {
   bucket: Bucket;
+  /** asked in this order; empty: prompts are refused */
+  bridges: readonly Bridge[];
+  /** whether pictures may be fetched from private addresses */
+  allowPrivate: boolean;
+  /** milliseconds that a bridge may take */
+  stillTimeout: number;
   taskId: string;
   /** frame size, for the pictures' aspect ratio */
   W: number;
   H: number;
-  /** how long to wait for the pictures, in milliseconds */
-  timeout: number;
+  signal: AbortSignal;
   /** 0–1 */
   onProgress: (progress: number) => void;
   /** receives the reason when a bridge is skipped; the error of the job is logged elsewhere */
@@ -61,13 +64,13 @@ export async function imagine(prompt: string, options: ImagineOptions): Promise<
   const keys = [1, 2, 3, 4].map((index) => pictureKey(taskId, index));
   if ((await Promise.all(keys.map((key) => bucket.has(key)))).every(Boolean)) return;
 
-  const timeout = AbortSignal.timeout(options.timeout);
+  const timeout = AbortSignal.timeout(options.stillTimeout);
   try {
     const pictures = await generateImages(prompt, { ...options, signal: AbortSignal.any([signal, timeout]) });
     await Promise.all(pictures.map((png, i) => bucket.put(keys[i]!, png)));
   } catch (error) {
     if (!timeout.aborted || error instanceof JobError || error instanceof StorageError) throw error;
-    const message = `the Midjourney bridge took longer than ${options.timeout / SECOND} s`;
+    const message = `the Midjourney bridge took longer than ${options.stillTimeout / SECOND} s`;
     throw new JobError('upstream_timeout', message, { cause: error });
   }
 }
