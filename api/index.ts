@@ -6,7 +6,7 @@ import { readConfig } from './config.ts';
 import { isLoopback } from './http/host.ts';
 import { listen } from './http/listen.ts';
 import { createFirstKey, writeWebhookSecret } from './keys/first-key.ts';
-import { createServices, GRACE_PERIOD } from './services.ts';
+import { createServices } from './services.ts';
 
 try {
   const log = createLog(process.env);
@@ -20,21 +20,19 @@ try {
   await services.start();
 
   let stoppedAt: number | undefined;
-  const onSignal = () => {
-    if (stoppedAt === undefined) {
-      stoppedAt = performance.now();
-      log.info('stopping');
-      services
-        .stop(() => listener.close(GRACE_PERIOD))
-        .then(
-          () => process.exit(0),
-          (error) => {
-            log.error({ error }, 'the store could not be closed');
-            process.exit(1);
-          },
-        );
-    } else if (performance.now() - stoppedAt > SECOND) process.exit(1);
-    // An earlier repetition is the same Ctrl-C: the terminal, npm and a supervisor each pass it on.
+  const onSignal = async () => {
+    if (stoppedAt !== undefined) {
+      // An earlier repetition is the same Ctrl-C: the terminal, npm and a supervisor each pass it on.
+      if (performance.now() - stoppedAt > SECOND) process.exit(1);
+      return;
+    }
+    stoppedAt = performance.now();
+    log.info('stopping');
+    await services.stop(listener.close).catch((error) => {
+      log.error({ error }, 'the store could not be closed');
+      process.exit(1);
+    });
+    process.exit(0);
   };
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, onSignal);
   if (process.channel) process.once('disconnect', () => stoppedAt ?? onSignal()); // its local supervisor has died
@@ -45,8 +43,6 @@ try {
 
 /** Prints to stdout instead of the log, which may be kept and sent elsewhere. */
 function printFirstKey(value: string | undefined): void {
-  if (value === undefined) return;
-  process.stdout.write(
-    `\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${value}\n\n`,
-  );
+  if (value !== undefined)
+    console.log(`\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${value}\n`);
 }

@@ -16,7 +16,7 @@ import { presentTask } from './tasks/present.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
 /** How long requests and background work may take to end when the process stops. */
-export const GRACE_PERIOD = 10 * SECOND;
+const GRACE_PERIOD = 10 * SECOND;
 
 export interface ServiceOptions {
   config: Config;
@@ -92,8 +92,10 @@ export async function createServices({
     runpod,
     log,
     metrics,
-    /** aborted when the process stops: waiting requests end */
+    /** aborted when the process stops: waiting requests end, and the service is not ready */
     stopping: stopping.signal,
+    announceStop: () => stopping.abort(),
+
     /** milliseconds since 1970 */
     now,
 
@@ -103,18 +105,15 @@ export async function createServices({
       webhooks.wake();
     },
 
-    /** Ends waiting requests and refuses to be ready. */
-    announceStop: () => stopping.abort(),
-
     /**
      * Ends requests and background work, and closes the store. Work that exceeds the grace period is safe in the store, where another
      * process continues it.
-     * @param closeListener ends when there are no more requests
+     * @param closeListener ends when there are no more requests, or after these milliseconds
      * @throws Error the store could not be closed
      */
-    async stop(closeListener: () => Promise<void>): Promise<void> {
+    async stop(closeListener: (gracePeriod: number) => Promise<void>): Promise<void> {
       stopping.abort();
-      const ended = Promise.allSettled([closeListener(), lifecycle.stop(), webhooks.stop()]);
+      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), lifecycle.stop(), webhooks.stop()]);
       await Promise.race([ended, delay(GRACE_PERIOD, undefined, { ref: false })]);
       const timeout = delay(2 * SECOND, undefined, { ref: false }).then(() => {
         throw new Error('closing the store timed out');

@@ -30,12 +30,7 @@ export interface ParameterSchema extends ParameterLabel {
 type Bridge = 'none' | 'placeholder' | undefined;
 
 /** Each parameter's schema, with the model's default. */
-export function requestProperties(options: {
-  model: ModelName;
-  limits: Limits;
-  bridge: Bridge;
-}): Record<string, ParameterSchema> {
-  const { model, limits, bridge } = options;
+export function requestProperties({ model, limits, bridge }: { model: ModelName; limits: Limits; bridge: Bridge }) {
   const { properties } = jsonSchema(requestSchema(limits, model)) as { properties: Record<string, ParameterSchema> };
   Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT, ...(bridge && { 'x-bridge': bridge }) });
   for (const name of ['H', 'W'] as const) {
@@ -66,28 +61,14 @@ export function jsonSchema(schema: v.GenericSchema): object {
   return rest;
 }
 
-interface ParameterRow {
-  name: string;
-  /** the values that are allowed, such as 1–100 */
-  range: string;
-  /** such as 6; empty if there is none */
-  defaultValue: string;
-  description: string;
-}
-
-/** The table of parameters, with the defaults of these models. */
-export function parameterRows(limits: Limits, models: ModelName[] = MODELS): ParameterRow[] {
-  const all = models.map((model) => requestProperties({ model, limits, bridge: undefined }));
-  return Object.entries(all.at(-1)!).map(([name, schema]) => ({
+/** The table of parameters: `range` is such as 1–100, `defaultValue` names each model's own and is empty if there is none. */
+export function parameterRows(limits: Limits) {
+  const byModel = MODELS.map((model) => requestProperties({ model, limits, bridge: undefined }));
+  return Object.entries(byModel.at(-1)!).map(([name, schema]) => ({
     name,
     range: formatRange(schema),
     defaultValue:
-      name === 'seed'
-        ? 'random, and reported'
-        : formatDefaults(
-            models,
-            all.map((one) => one[name]!.default),
-          ),
+      name === 'seed' ? 'random, and reported' : formatDefaults(byModel.map((properties) => properties[name]!.default)),
     description: schema.description,
   }));
 }
@@ -107,9 +88,9 @@ function formatRange({ type, format, enum: choices, minLength, maxLength, ...num
 const formatLimit = (number: number) => (number === 1e9 ? '1e9' : String(number));
 
 /** One value for all models, or each value with its models: `12 (camera), 25 (svd)`. */
-function formatDefaults(models: string[], values: (number | string | undefined)[]): string {
+function formatDefaults(values: ParameterSchema['default'][]): string {
   const different = [...new Set(values)];
   if (different.length === 1) return String(different[0] ?? '');
-  const modelsWith = (value: unknown) => models.filter((_, i) => values[i] === value).join(', ');
+  const modelsWith = (value: unknown) => MODELS.filter((_, i) => values[i] === value).join(', ');
   return different.map((value) => `${value} (${modelsWith(value)})`).join(', ');
 }

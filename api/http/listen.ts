@@ -27,20 +27,8 @@ export interface ListenOptions {
   limits?: Partial<typeof LIMITS>;
 }
 
-export interface Listener {
-  port: number;
-  /**
-   * Accepts no new connections, closes idle ones, and waits for the others.
-   * @param gracePeriod milliseconds until the others are cut off
-   */
-  close(gracePeriod: number): Promise<void>;
-}
-
 /** @throws Error in one line: the port is in use, the address does not belong to this machine */
-export async function listen(
-  app: Pick<Hono, 'fetch'>,
-  { hostname, port, limits = {} }: ListenOptions,
-): Promise<Listener> {
+export async function listen(app: Pick<Hono, 'fetch'>, { hostname, port, limits = {} }: ListenOptions) {
   const { stallTimeout, ...serverOptions } = { ...LIMITS, ...limits };
   const server = createAdaptorServer({ fetch: app.fetch, hostname, serverOptions }) as Server;
   const sockets = new Set<Socket>();
@@ -74,7 +62,11 @@ export async function listen(
   });
   return {
     port: (server.address() as AddressInfo).port,
-    async close(gracePeriod) {
+    /**
+     * Accepts no new connections, closes idle ones, and waits for the others.
+     * @param gracePeriod milliseconds until the others are cut off
+     */
+    async close(gracePeriod: number): Promise<void> {
       const timer = setTimeout(() => server.closeAllConnections(), gracePeriod);
       await new Promise((resolve) => server.close(resolve));
       clearTimeout(timer);

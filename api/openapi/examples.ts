@@ -72,5 +72,3 @@ export function taskExamples({ model, limits, publicUrl }: About) {
     },
   } satisfies Record<string, PresentedTask>;
 }
-
-export type TaskExamples = ReturnType<typeof taskExamples>;

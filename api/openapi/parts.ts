@@ -1,9 +1,9 @@
 /** Building blocks of the OpenAPI document. */
 import type { Problem } from '../http/problem.ts';
-import type { About, TaskExamples } from './examples.ts';
+import type { About, taskExamples } from './examples.ts';
 
 /** What an endpoint's description may depend on. */
-export type DocumentContext = About & { tasks: TaskExamples };
+export type DocumentContext = About & { tasks: ReturnType<typeof taskExamples> };
 
 /** An OpenAPI operation; the document adds query parameters, security and the refusals of the access check. */
 export interface Operation {

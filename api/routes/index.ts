@@ -1,5 +1,7 @@
-/** Every endpoint, in the order of the OpenAPI document. */
-import type { Endpoint } from '../http/endpoint.ts';
+/** Every endpoint, and the OpenAPI document of them all. */
+import { type Endpoint, endpoint } from '../http/endpoint.ts';
+import { openApiDocument } from '../openapi/document.ts';
+import { json } from '../openapi/parts.ts';
 import { callback } from './callback.ts';
 import { cancel } from './cancel.ts';
 import { deleteTask } from './delete.ts';
@@ -8,13 +10,30 @@ import { files } from './files.ts';
 import { health } from './health.ts';
 import { img2vid } from './img2vid.ts';
 import { metrics } from './metrics.ts';
-import { openapi } from './openapi.ts';
 import { page } from './page.ts';
 import { ready } from './ready.ts';
 import { status } from './status.ts';
 import { usage } from './usage.ts';
 import { deliveries, replay, testWebhook } from './webhooks.ts';
 
+const openapi = endpoint({
+  method: 'GET',
+  path: '/openapi.json',
+  describe: () => ({
+    operationId: 'openapi',
+    tags: ['service'],
+    summary: 'This document',
+    responses: {
+      200: { description: 'OpenAPI 3.1', content: json({ type: 'object' }, { 'its beginning': { openapi: '3.1.0' } }) },
+    },
+  }),
+  handle({ config }) {
+    const document = openApiDocument(config, ENDPOINTS);
+    return (c) => c.json(document);
+  },
+});
+
+/** In the order of the document. */
 export const ENDPOINTS: Endpoint[] = [
   img2vid,
   status,
@@ -28,7 +47,7 @@ export const ENDPOINTS: Endpoint[] = [
   health,
   ready,
   metrics,
-  openapi(() => ENDPOINTS),
+  openapi,
   callback,
   page,
   docs,

@@ -37,6 +37,11 @@ export async function listen(app: Pick<Hono, 'fetch'>, limits: ListenOptions['li
 
 export type TestService = Awaited<ReturnType<typeof testService>>;
 
+interface Faults {
+  runpod?: (request: Request) => Response | undefined | Promise<Response | undefined>;
+  bucket?: Error;
+}
+
 /**
  * Starts the service as `api/index.ts` does, with an own folder, a simulated RunPod queue, a clock that can be set ahead and a bucket that
  * can be made to fail.
@@ -49,11 +54,8 @@ export async function testService(
 ) {
   const folder = await mkdtemp(join(tmpdir(), 'api-test-'));
   const clock = { ahead: 0 }; // milliseconds that the service's clock is ahead
-  const faults: {
-    runpod?: (request: Request) => Response | undefined | Promise<Response | undefined>;
-    bucket?: Error;
-  } = {};
-  const queue = queueServer({
+  const faults: Faults = {};
+  const { app: runpodApp, queue } = queueServer({
     apiKey: RUNPOD_KEY,
     pollTimeout: 100,
     callbackRetryDelay: 10,
@@ -61,15 +63,15 @@ export async function testService(
     clock: realClock(() => Date.now() + clock.ahead),
   });
   const runpod = await listen({
-    fetch: async (request) => (await faults.runpod?.(request)) ?? queue.app.fetch(request),
+    fetch: async (request) => (await faults.runpod?.(request)) ?? runpodApp.fetch(request),
   });
   // The configuration needs the port, so the app is created after listening.
   let app: Pick<Hono, 'fetch'> | undefined;
-  const api = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) }, limits);
+  const { url, port, close } = await listen({ fetch: (request, ...rest) => app!.fetch(request, ...rest) }, limits);
   const config = readConfig({
     MODEL: 'camera',
-    PORT: String(api.port),
-    CALLBACK_URL: api.url,
+    PORT: String(port),
+    CALLBACK_URL: url,
     RUNPOD_API_KEY: RUNPOD_KEY,
     RUNPOD_ENDPOINT_ID: 'ep',
     RUNPOD_BASE_URL: runpod.url,
@@ -89,57 +91,56 @@ export async function testService(
           faults.bucket && name !== 'link' ? () => Promise.reject(faults.bucket) : target[name],
       }),
   });
-  const { store, bucket, lifecycle, webhooks } = services;
-  await store.updateKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
+  await services.store.updateKey(LOCAL, { webhook_secret: WEBHOOK_SECRET });
   app = createApp(services);
   await services.start();
-  const taken = new Map<string, { id: string; input: Record<string, unknown> }>(); // by task
-
-  async function status(id: string): Promise<PresentedTask> {
-    return (await (await fetch(`${api.url}/status?id=${id}`)).json()) as PresentedTask;
-  }
-
-  /** Polls the task until the condition holds. */
-  async function until(id: string, condition: (task: PresentedTask) => unknown): Promise<PresentedTask> {
-    for (;;) {
-      const task = await status(id);
-      if (condition(task)) return task;
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-  }
-
-  const key = (changes: Parameters<typeof makeKey>[1] = {}) => makeKey(store, changes);
 
   return {
-    url: api.url,
-    key,
-    port: api.port,
-    folder,
-    logged,
-    announceStop: services.announceStop,
-    clock,
-    bucket,
+    ...services,
+    ...createTestClient(url),
+    ...createTestWorker(queue, services.bucket),
+    ...{ url, port, folder, logged, clock, queue, faults },
     disk: services.disk!,
-    store,
-    lifecycle,
-    webhooks,
-    queue: queue.queue,
-    faults,
+    key: (changes: Parameters<typeof makeKey>[1] = {}) => makeKey(services.store, changes),
+    async close() {
+      await services.stop(() => close());
+      await runpod.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function createTestClient(url: string) {
+  const status = async (id: string) => (await (await fetch(`${url}/status?id=${id}`)).json()) as PresentedTask;
+  return {
     status,
-    until,
+
+    /** Polls the task until the condition holds. */
+    async until(id: string, condition: (task: PresentedTask) => unknown): Promise<PresentedTask> {
+      for (;;) {
+        const task = await status(id);
+        if (condition(task)) return task;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    },
 
     post: (body: object, init: RequestInit = {}) =>
-      fetch(`${api.url}/img2vid`, {
+      fetch(`${url}/img2vid`, {
         method: 'POST',
         headers: { 'content-type': 'application/json' },
         body: JSON.stringify(body),
         ...init,
       }),
+  };
+}
 
+function createTestWorker(queue: ReturnType<typeof queueServer>['queue'], bucket: Bucket) {
+  const taken = new Map<string, { id: string; input: Record<string, unknown> }>(); // by task
+  return {
     /** Takes the job of a task, as a worker does, as soon as the API has submitted it. */
     async take(taskId: string): Promise<{ id: string; input: Record<string, unknown> }> {
       for (;;) {
-        for (const job of queue.queue.take('worker-1', 1000)) {
+        for (const job of queue.take('worker-1', 1000)) {
           const input = job.input as Record<string, unknown>;
           taken.set(String(input.task_id), { id: job.id, input });
         }
@@ -148,13 +149,13 @@ export async function testService(
           taken.delete(taskId);
           return job;
         }
-        await queue.queue.waitForChange(1000);
+        await queue.waitForChange(1000);
       }
     },
 
     /** Reports on a job, as a worker does. */
     report(jobId: string, message: { status?: string; output?: unknown; error?: string }) {
-      queue.queue.report(queue.queue.find(jobId)!, 'worker-1', message);
+      queue.report(queue.find(jobId)!, 'worker-1', message);
     },
 
     /** Puts the files of a finished job into the bucket. @returns the job's output */
@@ -168,12 +169,6 @@ export async function testService(
       const output = { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: { sampling: 5 } };
       await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify({ output }));
       return output;
-    },
-
-    async close() {
-      await services.stop(api.close);
-      await runpod.close();
-      await rm(folder, { recursive: true, force: true });
     },
   };
 }
