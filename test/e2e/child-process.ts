@@ -39,6 +39,7 @@ export function startProcess(id: string, { entry, env, preload = [], ready, onLi
   });
   const lines: string[] = [];
   let isReady = false;
+  let wasKilled = false;
   let errors = '';
   let exit: { code: number | null; signal: string | null } | undefined;
   createInterface({ input: child.stdout! }).on('line', (text) => {
@@ -63,7 +64,11 @@ export function startProcess(id: string, { entry, env, preload = [], ready, onLi
     isReady: () => isReady,
     isAlive: () => exit === undefined,
     exit: () => exit,
-    kill: (signal: 'SIGTERM' | 'SIGKILL') => void child.kill(signal),
+    kill(signal: 'SIGTERM' | 'SIGKILL') {
+      wasKilled ||= signal === 'SIGKILL';
+      child.kill(signal);
+    },
+    wasKilled: () => wasKilled,
     /** The end of its log and of its standard error. */
     logTail: () => [...lines, errors].join('\n'),
     /** Whether a process of its group is still alive. */

@@ -34,7 +34,7 @@ export interface Intercepted {
 }
 
 /**
- * What happens to a request. `pass` hands it to the real server.
+ * What happens to a request. `pass` hands it to the real server; a fault without a response of its own must call it.
  * @returns a response to send instead of the real one; undefined: the real one
  */
 export type Fault = (pass: () => Promise<void>, c: Context) => Promise<Response | undefined>;
@@ -51,13 +51,16 @@ export const resetAfter: Fault = async (pass, c) => {
   await pass();
   return hangUp(c);
 };
+export const passOn: Fault = async (pass) => {
+  await pass();
+  return undefined;
+};
 /** The real response, but not before the promise resolves. */
 export const after =
   (promise: () => Promise<unknown>): Fault =>
-  async (pass) => {
+  async (pass, c) => {
     await promise();
-    await pass();
-    return undefined;
+    return passOn(pass, c);
   };
 
 export function hangUp(c: Context): Response {

@@ -18,7 +18,7 @@ import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
 import { type QueueServerOptions, queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../support/test-api.ts';
 import { startProcess, type TestProcess } from './child-process.ts';
-import { type Fault, hangUp, type Intercepted, readOperation, WORKERS_ENDPOINT } from './fault-injection.ts';
+import { type Fault, hangUp, type Intercepted, passOn, readOperation, WORKERS_ENDPOINT } from './fault-injection.ts';
 
 const KEY = 'test-key';
 /** For what must happen, however busy the machine is. */
@@ -28,6 +28,16 @@ const TIMEOUT = 25 * SECOND;
 export interface TestJob {
   id: string;
   taskId: string;
+  /** by the harness's clock */
+  createdAt: number;
+  /** the API that submitted it; undefined if the test did, or a fault */
+  submittedBy: TestProcess | undefined;
+  /** whether the API got the response to its submission */
+  answered: boolean;
+  /** whether the API has seen the job's status since */
+  statusSeen: boolean;
+  /** whether RunPod's last answer to the API was that it does not know the job */
+  unknown: boolean;
   /** outcomes that reached the queue, and whether they ended the job */
   outcomes: { worker: string; accepted: boolean }[];
   /** bodies of all outcomes that were posted, by worker, including those that did not get through */
@@ -59,7 +69,7 @@ interface StopPolls {
   told: Map<string, number>;
 }
 
-const hasEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
+export const hasEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
 
 /** @param folder an empty one, for the processes' data and temporary files */
 export async function openHarness(folder: string, options: HarnessOptions = {}): Promise<Harness> {
@@ -75,10 +85,12 @@ export async function openHarness(folder: string, options: HarnessOptions = {}):
 export class Harness {
   /** chooses what happens to each request */
   fault: (request: Intercepted) => Fault | undefined = () => undefined;
+  /** called when an API's submission has become a job, before the API gets the response */
+  onSubmit: (job: TestJob) => void = () => {};
   readonly jobs = new Map<string, TestJob>();
+  /** all workers and APIs, in the order of their starts */
   readonly workers: WorkerProcess[] = [];
-  /** all of them, in the order of their starts */
-  readonly processes: TestProcess[] = [];
+  readonly apis: ApiProcess[] = [];
   readonly dataDir: string;
   readonly queue: ReturnType<typeof queueServer>['queue'];
 
@@ -86,8 +98,6 @@ export class Harness {
   readonly #changes = new EventEmitter().setMaxListeners(0);
   readonly #queueServer: ReturnType<typeof queueServer>;
   #server!: Awaited<ReturnType<typeof listen>>;
-  /** URLs of APIs by name, which stays when one is started again */
-  readonly #apis = new Map<string, string>();
   /** jobs that a worker has been given */
   readonly #given = new Map<string, Set<string>>();
   /** task ids, one for each picture that the bridge was asked for */
@@ -132,6 +142,13 @@ export class Harness {
     this.#queueServer.close();
     await this.#server.close();
   }
+
+  get processes(): TestProcess[] {
+    return [...this.apis, ...this.workers];
+  }
+
+  /** The process with this id, which an API that is started again has in common with its predecessor. */
+  findProcess = (id: string) => this.processes.findLast((process) => process.id === id);
 
   // Waiting.
 
@@ -196,8 +213,10 @@ export class Harness {
     return this.#addJob(this.queue.submit({ input: structuredClone(input), webhook }).id, taskId);
   }
 
-  #addJob(id: string, taskId: string): TestJob {
-    const job: TestJob = { id, taskId, outcomes: [], posted: new Map(), ends: [] };
+  #addJob(id: string, taskId: string, submittedBy?: TestProcess): TestJob {
+    const createdAt = this.queue.find(id)!.created;
+    const seen = { answered: false, statusSeen: false, unknown: false, outcomes: [], posted: new Map(), ends: [] };
+    const job: TestJob = { id, taskId, createdAt, submittedBy, ...seen };
     this.jobs.set(id, job);
     return job;
   }
@@ -209,7 +228,7 @@ export class Harness {
     this.notifyChange();
   }
 
-  statusOf = ({ id }: TestJob) => this.queue.find(id)!.status;
+  statusOf = ({ id }: TestJob) => this.queue.find(id)?.status ?? 'deleted';
 
   /** How the queue shows the job now, to be compared with `atEnd`. */
   snapshot({ id }: TestJob): string {
@@ -283,11 +302,10 @@ export class Harness {
         stages.emit('stage', requestId, stage);
       },
     });
-    const worker: WorkerProcess = {
-      ...process,
-      onStage: (listener) => void stages.on('stage', listener),
-      hasStarted: (job, stage) => started.has(`${job.id} ${stage}`),
-    };
+    const worker: WorkerProcess = Object.assign(process, {
+      onStage: (listener: (jobId: string, stage: Stage) => void) => void stages.on('stage', listener),
+      hasStarted: (job: TestJob, stage: Stage) => started.has(`${job.id} ${stage}`),
+    });
     this.workers.push(worker);
     return worker;
   }
@@ -297,8 +315,7 @@ export class Harness {
    * @param name an API that is started again keeps its name, and so its port
    */
   async startApi(name: string, env: Record<string, string> = {}, preload: string[] = []): Promise<ApiProcess> {
-    const url = this.#apis.get(name) ?? `http://127.0.0.1:${await freePort()}`;
-    this.#apis.set(name, url);
+    const url = this.apis.find(({ id }) => id === name)?.url ?? `http://127.0.0.1:${await freePort()}`;
     const process = this.#start(name, {
       entry: 'api/index.ts',
       ready: 'listening',
@@ -313,22 +330,21 @@ export class Harness {
         ...env,
       },
     });
-    return { ...process, url };
+    const api = Object.assign(process, { url });
+    this.apis.push(api);
+    return api;
   }
 
   #start(id: string, { env, ...options }: Omit<Parameters<typeof startProcess>[1], 'onChange'>): TestProcess {
     const common = { TMPDIR: this.#temporary, DATA_DIR: this.dataDir, MODEL: 'camera' };
-    const process = startProcess(id, { ...options, env: { ...common, ...env }, onChange: this.notifyChange });
-    this.processes.push(process);
-    return process;
+    return startProcess(id, { ...options, env: { ...common, ...env }, onChange: this.notifyChange });
   }
 
   /** Log tails of all running processes, and of the last ones that have ended. */
   logTails(): string {
-    return this.processes
-      .filter(({ isAlive }, i) => isAlive() || i >= this.processes.length - 4)
-      .map(({ id, logTail }) => `${id}:\n${logTail()}`)
-      .join('\n');
+    const alive = this.processes.filter(({ isAlive }) => isAlive());
+    const ended = this.processes.filter(({ isAlive }) => !isAlive());
+    return [...ended.slice(-4), ...alive].map(({ id, logTail }) => `${id}:\n${logTail()}`).join('\n');
   }
 
   /** RunPod learns of a worker's end when nothing that the worker sent is on its way any more. */
@@ -352,19 +368,22 @@ export class Harness {
 
   /** Middleware that lets faults happen to every known operation. */
   async #intercept(c: Context, next: () => Promise<void>): Promise<Response | undefined> {
-    const request = await readOperation(c, (name) => this.#apis.has(name));
+    const request = await readOperation(c, (name) => this.apis.some(({ id }) => id === name));
     if (!request) return void (await next());
     const { operation, by } = request;
     this.#inFlight.set(by, (this.#inFlight.get(by) ?? 0) + 1);
     if (operation === 'outcome') this.#notePosted(request);
-    let hasPassed = false;
-    const pass = async () => {
-      hasPassed = true;
-      await this.#observe(request, c, next);
-    };
     try {
-      const instead = await this.fault(request)?.(pass, c);
-      if (!instead && !hasPassed) await pass();
+      let submitted: TestJob | undefined;
+      const pass = async () => {
+        submitted = await this.#observe(request, c, next);
+      };
+      const instead = await (this.fault(request) ?? passOn)(pass, c);
+      if (submitted) submitted.answered = !instead && !c.req.raw.signal.aborted;
+      const job = operation === 'status' && this.jobs.get(request.id);
+      const { status } = instead ?? c.res;
+      if (job && status === 404) job.unknown = true;
+      else if (job && status === 200 && !instead) Object.assign(job, { statusSeen: true, unknown: false });
       return instead;
     } finally {
       this.#inFlight.set(by, this.#inFlight.get(by)! - 1);
@@ -372,22 +391,23 @@ export class Harness {
     }
   }
 
-  /** Passes a request on and notes what came of it. */
-  async #observe({ operation, by, id, body }: Intercepted, c: Context, next: () => Promise<void>): Promise<void> {
+  /** Passes a request on and notes what came of it. @returns the job that it has submitted */
+  async #observe({ operation, by, id, body }: Intercepted, c: Context, next: () => Promise<void>) {
     const before = this.queue.find(id);
     const wasOwn = before?.status === 'IN_PROGRESS' && before.workerId === by;
     if (operation === 'imagine') this.#payments.push(String(body.ref));
-    if (operation === 'stop') return this.#observeStopPoll(by, c, next);
-    await next();
+    await (operation === 'stop' ? this.#observeStopPoll(by, c, next) : next());
     if (operation === 'outcome')
       this.jobs.get(id)?.outcomes.push({ worker: by, accepted: wasOwn && hasEnded(this.queue.find(id)!.status) });
-    if (c.res.status !== 200) return;
-    if (operation === 'submit') {
-      const { id } = await c.res.clone().json();
-      this.#addJob(id, String((body.input as { task_id?: unknown }).task_id));
-    }
+    if (c.res.status !== 200) return undefined;
     if (operation === 'take')
       for (const { id } of [await c.res.clone().json()].flat() as { id: string }[]) this.#noteGiven(by, id);
+    if (operation !== 'submit') return undefined;
+    const { id: jobId } = await c.res.clone().json();
+    const { task_id } = body.input as { task_id?: unknown };
+    const job = this.#addJob(jobId, String(task_id), this.findProcess(by));
+    this.onSubmit(job);
+    return job;
   }
 
   async #observeStopPoll(worker: string, c: Context, next: () => Promise<void>): Promise<void> {
@@ -417,7 +437,8 @@ export class Harness {
     const headers = { 'content-type': c.req.header('content-type') ?? '' };
     const body = method === 'POST' ? await c.req.text() : null;
     const path = pathname.slice(pathname.indexOf('/', 1)) + search;
-    const answer = await fetch(this.#apis.get(c.req.param('api')!) + path, { method, headers, body }).catch(() => {});
+    const api = this.apis.find(({ id }) => id === c.req.param('api'))!;
+    const answer = await fetch(api.url + path, { method, headers, body }).catch(() => {});
     return answer ? new Response(answer.body, { status: answer.status }) : hangUp(c);
   }
 }

@@ -1,9 +1,8 @@
 /**
- * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/kills.ts`), and
+ * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/processes.ts`), and
  * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Callers post, repeat posts that broke off, poll, watch,
- * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money (`chaos/owners.ts`). The trial fails if
- * a task does not end, ends twice or without a reason, if a job is submitted twice without a reason (`chaos/observations.ts`), if a
- * webhook does not come or comes under two ids, if anything is left over (`chaos/invariants.ts`), or if an account differs from the cost
+ * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if a task does not
+ * end, ends twice or without a reason, if a job is submitted twice without a reason (`chaos/trial.ts`), if a webhook does not come or comes under two ids, if anything is left over (`chaos/invariants.ts`), or if an account differs from the cost
  * of its tasks (`chaos/money.ts`).
  *
  * The clocks of the API, the store and the queue run `rate` times as fast, so that a minute's wait takes seconds: by
@@ -19,15 +18,12 @@ import { realClock } from '../../infra/simulators/clock.ts';
 import { hasPostgres, type LocalPostgres, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { openHarness } from '../e2e/harness.ts';
 import { readFlags } from '../support/flags.ts';
-import { Callers } from './chaos/callers.ts';
+import { isServed, runCallers } from './chaos/callers.ts';
 import { Faults } from './chaos/faults.ts';
 import { checkLeftovers, checkTasks } from './chaos/invariants.ts';
-import { Kills } from './chaos/kills.ts';
-import { Lanes } from './chaos/lanes.ts';
 import { checkAccounts, checkLedger, PRICES } from './chaos/money.ts';
-import { type Counts, count, formatEnd, Observations } from './chaos/observations.ts';
-import { makeOwners } from './chaos/owners.ts';
-import type { Trial } from './chaos/trial.ts';
+import { Processes } from './chaos/processes.ts';
+import { type Counts, count, formatEnd, makeOwners, type TaskRecord, Trial } from './chaos/trial.ts';
 import { startReceiver } from './chaos/webhook-receiver.ts';
 import { seededRandom } from './prng.ts';
 
@@ -59,93 +55,98 @@ export async function chaos(options: ChaosOptions) {
   const harness = await openHarness(folder, { clock, ...timeouts });
   const databaseUrl = postgres ? await fastDatabase(postgres, began) : `file:${join(harness.dataDir, 'tasks.db')}`;
   const owners = await makeOwners(databaseUrl);
-  const observations = new Observations(harness.notifyChange);
-  const lanes = new Lanes(harness, observations.killed);
-  const trial: Trial = { harness, observations, owners, running: lanes.running, stream, now, realTime };
-  const kills = new Kills(trial);
-  lanes.onStage = kills.killAt;
-  const faults = new Faults(trial, kills);
-  const receiver = await startReceiver(trial, kills);
-  const callers = new Callers(trial, kills, receiver.url);
+  const trial = new Trial(harness, owners, stream, realTime);
+  const processes = new Processes(harness, stream('kills'));
+  const faults = new Faults(trial, processes);
+  const receiver = await startReceiver(trial, processes);
 
   const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`];
   const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: databaseUrl, ...PRICES, ...NO_LIMITS };
   let results: Awaited<ReturnType<typeof checkAll>> | undefined;
   const limit = 60 * SECOND + SECOND * tasks + 6 * SECOND * killCount;
-  const finished = new AbortController();
-  const timeout = delay(limit, undefined, { signal: finished.signal }).then(() => {
+  const timeout = delay(limit, undefined, { signal: trial.over.signal }).then(() => {
     throw new Error(`not over after ${limit / SECOND} s`);
   });
   try {
-    const processes = lanes.run(postgres ? ['api-1', 'api-2'] : ['api-1'], env, preload);
-    const failure = processes.then(() => new Promise<never>(() => {})); // only ever rejects
-    await Promise.race([failure, runCallersAndKills(trial, options, callers, kills), timeout]);
-    results = await Promise.race([failure, checkAll(trial, callers, lanes, databaseUrl), timeout]);
-    await processes;
+    const running = processes.run(postgres ? ['api-1', 'api-2'] : ['api-1'], env, preload);
+    const failure = running.then(() => new Promise<never>(() => {})); // only ever rejects
+    await Promise.race([failure, runCallersAndKills(trial, options, processes, receiver.url), timeout]);
+    results = await Promise.race([failure, checkAll(trial, processes, databaseUrl), timeout]);
+    await running;
   } catch (error) {
-    observations.addViolation(String((error as Error).message).split('\n')[0]!);
-    for (const id of callers.waiting) observations.addViolation(describeWait(trial, id));
+    trial.addViolation(String((error as Error).message).split('\n')[0]!);
+    for (const record of trial.accepted()) if (!isServed(record)) trial.addViolation(describeWait(trial, record));
   } finally {
-    lanes.abandon();
-    finished.abort();
+    processes.abandon();
+    trial.over.abort();
     await Promise.allSettled([timeout]);
   }
 
-  const { violations, resubmissions } = observations;
+  const { violations, resubmissions } = trial;
   const time = Date.now() - began;
   const logs = violations.length > 0 ? { logs: harness.logTails() } : {};
   await harness.close();
   await receiver.close();
   await rm(folder, { recursive: true, force: true, maxRetries: 5 }); // the kernel may still finish what a killed process began
-  const counts = { kills: kills.counts, faults: faults.counts, callbacks: faults.callbacks, webhooks: receiver.counts };
+  const counts = {
+    kills: processes.kills,
+    faults: faults.counts,
+    callbacks: faults.callbacks,
+    webhooks: receiver.counts,
+  };
   return { ...results, ...counts, resubmissions, time, violations, ...logs };
 }
 
 /** Callers and kills wait for each other, so that both are spread over the whole trial. */
 async function runCallersAndKills(
-  { harness, observations }: Trial,
-  { tasks, kills: killCount, onProgress }: ChaosOptions,
-  callers: Callers,
-  kills: Kills,
+  trial: Trial,
+  { tasks, kills, onProgress }: ChaosOptions,
+  processes: Processes,
+  webhookUrl: string,
 ): Promise<void> {
-  const { plans, endedCount } = observations;
+  const { harness } = trial;
+  const accepted = () => trial.accepted().length;
   await Promise.all([
-    callers.run(tasks, (n) => kills.done() >= Math.floor((killCount * (n - 10)) / tasks)),
-    kills.run(killCount, (n) => {
-      onProgress?.(`${kills.done()} kills, ${plans.size} tasks accepted, ${endedCount()} ended`);
-      return plans.size > (tasks * n) / killCount;
+    runCallers(
+      trial,
+      processes,
+      webhookUrl,
+      tasks,
+      (n) => processes.killCount() >= Math.floor((kills * (n - 10)) / tasks),
+    ),
+    processes.killSome(kills, (n) => {
+      onProgress?.(`${processes.killCount()} kills, ${accepted()} tasks accepted, ${trial.endedTasks().length} ended`);
+      return accepted() > (tasks * n) / kills;
     }),
   ]);
   const isIdle = ({ inQueue, inProgress }: { inQueue: number; inProgress: number }) => inQueue + inProgress === 0;
   await harness.waitFor(() => isIdle(harness.queue.health().jobs), 'the last job', 60 * SECOND);
-  await harness.waitFor(kills.areAllUp, 'all processes to be up', 60 * SECOND);
+  await harness.waitFor(processes.areAllUp, 'all processes to be up', 60 * SECOND);
 }
 
-async function checkAll(trial: Trial, callers: Callers, lanes: Lanes, databaseUrl: string) {
-  const tasks = await checkTasks(trial);
-  const accounts = await checkAccounts(trial, tasks, callers.refused);
-  await lanes.stop();
-  const leftovers = await checkLeftovers(trial, tasks, callers.broken);
-  await checkLedger(trial, databaseUrl, tasks);
-  const [ends, jobs]: [Counts, Counts] = [{}, {}];
-  for (const task of tasks.values()) {
+async function checkAll(trial: Trial, processes: Processes, databaseUrl: string) {
+  await checkTasks(trial, processes.apisUp());
+  const accounts = await checkAccounts(trial, processes.apisUp());
+  await processes.stop();
+  const leftovers = await checkLeftovers(trial);
+  await checkLedger(trial, databaseUrl);
+  const [ends, tasksByJobs]: [Counts, Counts] = [{}, {}];
+  const tasks = trial.endedTasks();
+  for (const task of tasks) {
     count(ends, formatEnd(task));
-    count(jobs, trial.observations.submissionsOf(task.id).length);
+    count(tasksByJobs, trial.jobsOf(task.id).length);
   }
-  return { tasks: tasks.size, repeatedPosts: callers.broken, ends, tasksByJobs: jobs, accounts, leftovers };
+  return { tasks: tasks.length, repeatedPosts: trial.brokenPosts, ends, tasksByJobs, accounts, leftovers };
 }
 
 /** All that is known of a task that a caller still waits for. */
-function describeWait({ harness, observations }: Trial, id: string): string {
-  const { plans, cancelled, webhooks, hasEnded, submissionsOf } = observations;
-  const jobs = submissionsOf(id).map(({ api, ...job }) => ({
+function describeWait({ harness, jobsOf }: Trial, { id, plan, end, ...seen }: TaskRecord): string {
+  const jobs = jobsOf(id).map(({ submittedBy, ...job }) => ({
     ...job,
-    by: api.id,
-    is: harness.queue.find(job.job)?.status,
+    by: submittedBy?.id,
+    is: harness.queue.find(job.id)?.status,
   }));
-  const plan = plans.get(id);
-  const facts = { ...plan, owner: plan?.owner.name, cancelled: cancelled.has(id), hasEnded: hasEnded(id), jobs };
-  return `a caller waits for ${id}: ${JSON.stringify({ ...facts, accepted: webhooks.get(id)?.accepted ?? 0 })}`;
+  return `a caller waits for ${id}: ${JSON.stringify({ ...plan, owner: plan?.owner.name, ...seen, hasEnded: !!end, jobs })}`;
 }
 
 /** A database whose clock runs fast: our `now` comes before Postgres's own. */

@@ -1,14 +1,10 @@
 /** `npm run soak -- NAME [flags]`: runs one long trial; it fails if anything is found. */
-const SOAKS: Record<string, () => Promise<{ soak(args: string[]): Promise<boolean> }>> = {
-  pictures: () => import('./pictures.ts'),
-  chaos: () => import('./chaos.ts'),
-};
+const SOAKS = ['pictures', 'chaos'];
 
-const [name, ...args] = process.argv.slice(2);
-const load = name === undefined ? undefined : SOAKS[name];
-if (!load) {
-  console.error(`npm run soak -- NAME, with one of: ${Object.keys(SOAKS).join(', ')}`);
+const [name = '', ...args] = process.argv.slice(2);
+if (!SOAKS.includes(name)) {
+  console.error(`npm run soak -- NAME, with one of: ${SOAKS.join(', ')}`);
   process.exit(1);
 }
-const { soak } = await load();
+const { soak } = await import(`./${name}.ts`);
 process.exit((await soak(args)) ? 0 : 1);

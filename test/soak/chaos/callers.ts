@@ -1,15 +1,13 @@
 /** The callers of a chaos trial. Each posts, and posts again what broke off, until it is accepted; then it follows its task to the end. */
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { followEvents } from '../../../client/events.js';
 import type { PresentedTask, Usage } from '../../../core/responses.ts';
 import { HOUR, SECOND } from '../../../core/time.ts';
-import type { ApiProcess } from '../../e2e/harness.ts';
 import { chooser } from '../prng.ts';
-import type { Kills } from './kills.ts';
 import { violationOf } from './money.ts';
-import { type Counts, count, isEnded, type Plan } from './observations.ts';
-import type { Owner } from './owners.ts';
-import type { Trial } from './trial.ts';
+import type { Processes } from './processes.ts';
+import { isEnded, type Owner, type Plan, type TaskRecord, type Trial } from './trial.ts';
 
 /** Callers at the same time. */
 const CONCURRENCY = 10;
@@ -17,82 +15,82 @@ const CONCURRENCY = 10;
 const CANCELS = 0.15;
 const PICTURE = new Uint8Array(await readFile(new URL('../../../assets/coffee.png', import.meta.url)));
 
-export class Callers {
-  /** tasks whose callers still wait for something */
-  readonly waiting = new Set<string>();
-  /** posts that broke off */
-  broken = 0;
-  /** posts that were answered 402, by key name */
-  readonly refused: Counts = {};
+/** Runs so many callers, ten at a time. @param isDue whether it is time for the n-th */
+export async function runCallers(
+  trial: Trial,
+  processes: Processes,
+  webhookUrl: string,
+  total: number,
+  isDue: (n: number) => boolean,
+): Promise<void> {
+  let next = 0;
+  const runSome = async () => {
+    for (let n = next++; n < total; n = next++) {
+      await trial.harness.waitFor(() => isDue(n), 'time for a post', HOUR);
+      await new Caller(trial, processes, n, webhookUrl).run();
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(total, CONCURRENCY) }, runSome));
+}
+
+/** Whether the task's caller waits for nothing more. */
+export const isServed = ({ plan, end, webhooks }: TaskRecord) =>
+  end !== undefined && (!plan?.hasWebhook || webhooks.accepted > 0);
+
+class Caller {
+  readonly #random: () => number;
+  readonly #plan: Plan;
+  #progress = 0;
 
   constructor(
     private readonly trial: Trial,
-    private readonly kills: Kills,
+    private readonly processes: Processes,
+    private readonly n: number,
     private readonly webhookUrl: string,
-  ) {}
-
-  /** Runs so many callers, ten at a time. @param isDue whether it is time for the n-th */
-  async run(count: number, isDue: (n: number) => boolean): Promise<void> {
-    let next = 0;
-    const runSome = async () => {
-      for (let n = next++; n < count; n = next++) {
-        await this.trial.harness.waitFor(() => isDue(n), 'time for a post', HOUR);
-        await this.#call(n);
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(count, CONCURRENCY) }, runSome));
-  }
-
-  /** One caller, from its post to the task's end. */
-  async #call(n: number): Promise<void> {
-    const { harness, observations, owners, stream } = this.trial;
-    const { plans, hasEnded, webhooks } = observations;
-    const random = stream(`caller ${n}`);
+  ) {
+    const random = trial.stream(`caller ${n}`);
+    this.#random = random;
     const choose = chooser(random);
     const hasWebhook = random() < 0.5;
-    const plan: Plan = {
-      owner: owners[n % owners.length]!,
+    this.#plan = {
+      owner: trial.owners[n % trial.owners.length]!,
       kind: choose(['prompt', 'banned', 'picture', 'picture', 'picture', 'picture'] as const),
       columns: random() < 0.3 ? 2 : 1,
       hasWebhook,
       follows: choose(['by polling', 'by events', hasWebhook ? 'by its webhook' : 'by events'] as const),
       cancels: random() < CANCELS ? choose(['at once', 'while it runs'] as const) : undefined,
     };
-    const id = await this.#post(plan, n, random);
-    plans.set(id, plan);
-    this.waiting.add(id);
-    if (plan.cancels === 'at once') await this.#cancel(id, plan, random);
-    if (n % 4 === 0) await this.#tryOthersKey(id, plan, random);
-    await this.#checkUsage(plan, random);
-    if (plan.follows === 'by polling') await this.#poll(id, plan, random);
-    if (plan.follows === 'by events') await this.#watch(id, plan, random);
-    const isDone = () => hasEnded(id) && (!hasWebhook || webhooks.get(id)?.accepted);
-    await harness.waitFor(isDone, `the end of ${id}`, HOUR);
-    this.waiting.delete(id);
-    await this.#checkUsage(plan, random);
+  }
+
+  /** From the post to the task's end. */
+  async run(): Promise<void> {
+    const { follows, cancels } = this.#plan;
+    const record = this.trial.recordOf(await this.#post());
+    record.plan = this.#plan;
+    if (cancels === 'at once') await this.#cancel(record);
+    if (this.n % 4 === 0) await this.#tryOthersKey(record);
+    await this.#checkUsage();
+    if (follows === 'by polling') await this.#poll(record);
+    if (follows === 'by events') await this.#watch(record);
+    await this.trial.harness.waitFor(() => isServed(record), `the end of ${record.id}`, HOUR);
+    await this.#checkUsage();
   }
 
   /** Any API that is up. */
-  #anApi(random: () => number): Promise<ApiProcess> {
-    const { harness, running } = this.trial;
+  #anApi() {
     const choose = () => {
-      const up = running.api().filter(this.kills.isUp);
-      return up.length > 0 && chooser(random)(up);
+      const up = this.processes.apisUp();
+      return up.length > 0 && chooser(this.#random)(up);
     };
-    return harness.waitFor(choose, 'an API process', 120 * SECOND);
+    return this.trial.harness.waitFor(choose, 'an API process', 120 * SECOND);
   }
 
   /** The answer of this API, or of any; undefined where the connection broke. */
-  async #ask<Body = PresentedTask>(
-    { headers: key }: Owner,
-    path: string,
-    random: () => number,
-    { api, headers, ...init }: RequestInit & { api?: ApiProcess } = {},
-  ) {
-    const { url } = api ?? (await this.#anApi(random));
+  async #ask<Body = PresentedTask>(path: string, init: RequestInit = {}, { headers } = this.#plan.owner, url?: string) {
+    url ??= (await this.#anApi()).url;
     const askedAt = performance.now();
     try {
-      const response = await fetch(url + path, { ...init, headers: { ...key, ...headers } });
+      const response = await fetch(url + path, { ...init, headers: { ...headers, ...init.headers } });
       return { status: response.status, body: (await response.json()) as Body, askedAt };
     } catch {
       return undefined; // it died
@@ -103,133 +101,115 @@ export class Callers {
    * Repeats a post that broke off, with the same idempotency key, and one that was refused, perhaps with another API key.
    * @returns the task's id, once the post is accepted
    */
-  async #post(plan: Plan, n: number, random: () => number): Promise<string> {
-    const { kind, columns, hasWebhook, cancels } = plan;
-    const { observations } = this.trial;
+  async #post(): Promise<string> {
+    const { trial, n } = this;
+    const { kind, columns, hasWebhook, cancels } = this.#plan;
     const length = cancels === 'while it runs' ? { T: '60', steps: '20' } : { T: '2', steps: '1' }; // long enough to run
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
-      ...{ H: '64', W: '64', ...length, seed: String(n), num_cols: String(columns) },
+      H: '64',
+      W: '64',
+      ...length,
+      seed: String(n),
+      num_cols: String(columns),
       ...(prompt && { prompt }),
     };
     for (;;) {
-      const { owner } = plan;
-      const api = await this.#anApi(random);
+      const { owner } = this.#plan;
+      const api = await this.#anApi();
       const body = new FormData();
       for (const [name, value] of Object.entries(fields)) body.append(name, value);
       if (hasWebhook) body.append('webhook_url', `${this.webhookUrl}/${owner.name}`);
       if (kind === 'picture') body.append('image', new Blob([PICTURE]), 'image.png');
-      const init = { api, method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body };
-      const asking = this.#ask<PresentedTask & { detail?: string }>(owner, '/img2vid', random, init);
-      setTimeout(() => this.kills.killAt('posting', api), 40 * Math.random());
+      const init = { method: 'POST', headers: { 'idempotency-key': `caller-${n}` }, body };
+      const asking = this.#ask<PresentedTask & { detail?: string }>('/img2vid', init, owner, api.url);
+      setTimeout(() => this.processes.killAt('posting', api), 40 * Math.random());
       const answer = await asking;
       if (answer?.status === 202) {
-        observations.seeTask(answer.body, 'the post', answer.askedAt);
+        trial.seeTask(answer.body, 'the post', answer.askedAt);
         return answer.body.id;
       }
-      if (answer?.status === 402 && owner.budget !== null) await this.#waitForMoney(plan, answer.body.detail!);
+      if (answer?.status === 402 && owner.budget !== null) await this.#waitForMoney(owner, answer.body.detail!);
       else if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.body)}`);
-      else this.broken++;
+      else trial.brokenPosts++;
     }
   }
 
   /** Waits until an active task of the same key has ended, if there is one; else the first owner pays. */
-  async #waitForMoney(plan: Plan, detail: string): Promise<void> {
-    const { harness, observations, owners } = this.trial;
-    const { owner } = plan;
-    count(this.refused, owner.name);
+  async #waitForMoney(owner: Owner, detail: string): Promise<void> {
+    const { trial } = this;
+    owner.refused++;
     const [cost, left] = [...detail.matchAll(/([\d.]+) USD/g)].map(([, units]) => Number(units));
-    if (!(cost! > left!)) observations.addViolation(`${owner.name} was refused: ${detail}`);
-    const active = () =>
-      [...observations.plans].filter(([id, plan]) => plan.owner === owner && !observations.hasEnded(id)).length;
+    if (!(cost! > left!)) trial.addViolation(`${owner.name} was refused: ${detail}`);
+    const active = () => trial.accepted(owner).filter(({ end }) => !end).length;
     const before = active();
-    if (before === 0) plan.owner = owners[0]!;
-    else await harness.waitFor(() => active() < before, `an end of a task of ${owner.name}`, HOUR);
+    if (before === 0) this.#plan.owner = trial.owners[0]!;
+    else await trial.harness.waitFor(() => active() < before, `an end of a task of ${owner.name}`, HOUR);
   }
 
-  async #checkUsage({ owner }: Plan, random: () => number): Promise<void> {
-    const answer = await this.#ask<Usage>(owner, '/usage', random);
+  async #checkUsage(): Promise<void> {
+    const answer = await this.#ask<Usage>('/usage');
     if (!answer) return;
-    const violation = answer.status === 200 ? violationOf(answer.body, owner) : `/usage: ${answer.status}`;
-    if (violation) this.trial.observations.addViolation(violation);
+    const violation = answer.status === 200 ? violationOf(answer.body, this.#plan.owner) : `/usage: ${answer.status}`;
+    if (violation) this.trial.addViolation(violation);
   }
 
   /** With another owner's key the task does not exist. */
-  async #tryOthersKey(id: string, plan: Plan, random: () => number): Promise<void> {
-    const other = chooser(random)(this.trial.owners.filter((owner) => owner !== plan.owner));
+  async #tryOthersKey({ id }: TaskRecord): Promise<void> {
+    const { owner } = this.#plan;
+    const other = chooser(this.#random)(this.trial.owners.filter((one) => one !== owner));
     const answers = [
-      await this.#ask(other, `/status?id=${id}`, random),
-      await this.#ask(other, `/cancel?id=${id}`, random, { method: 'POST' }),
+      await this.#ask(`/status?id=${id}`, {}, other),
+      await this.#ask(`/cancel?id=${id}`, { method: 'POST' }, other),
     ];
     for (const answer of answers)
       if (answer && answer.status !== 404)
-        this.trial.observations.addViolation(`${id} of ${plan.owner.name}: ${other.name} got ${answer.status}`);
+        this.trial.addViolation(`${id} of ${owner.name}: ${other.name} got ${answer.status}`);
   }
 
-  async #cancel(id: string, { owner }: Plan, random: () => number): Promise<void> {
-    const { observations } = this.trial;
-    observations.cancelled.add(id);
+  async #cancel(record: TaskRecord): Promise<void> {
+    record.isCancelled = true;
     for (;;) {
-      const answer = await this.#ask(owner, `/cancel?id=${id}`, random, { method: 'POST' });
-      if (answer?.status === 202) return observations.seeTask(answer.body, 'the cancel', answer.askedAt);
+      const answer = await this.#ask(`/cancel?id=${record.id}`, { method: 'POST' });
+      if (answer?.status === 202) return this.trial.seeTask(answer.body, 'the cancel', answer.askedAt);
       if (answer?.status === 409) return; // it has ended otherwise
       if (answer) throw new Error(`a cancel was answered ${answer.status}`);
     }
   }
 
-  /** @returns a listener for every state that the caller gets, in order */
-  #follower(id: string, plan: Plan, random: () => number, by: string) {
-    const { observations } = this.trial;
-    let progress = 0;
-    return async (task: PresentedTask, askedAt: number) => {
-      observations.seeTask(task, by, askedAt);
-      if (task.progress < progress)
-        observations.addViolation(`${id}: progress fell from ${progress} to ${task.progress}`);
-      progress = task.progress;
-      if (plan.cancels === 'while it runs' && task.status === 'running' && !observations.cancelled.has(id))
-        await this.#cancel(id, plan, random);
-    };
+  /** Notes a state that the caller got; to be called with all of them in order. */
+  async #follow(record: TaskRecord, task: PresentedTask, askedAt: number): Promise<void> {
+    const { trial } = this;
+    trial.seeTask(task, `a caller ${this.#plan.follows}`, askedAt);
+    if (task.progress < this.#progress)
+      trial.addViolation(`${task.id}: progress fell from ${this.#progress} to ${task.progress}`);
+    this.#progress = task.progress;
+    if (this.#plan.cancels === 'while it runs' && task.status === 'running' && !record.isCancelled)
+      await this.#cancel(record);
   }
 
-  async #poll(id: string, plan: Plan, random: () => number): Promise<void> {
-    const { hasEnded, addViolation } = this.trial.observations;
-    const follow = this.#follower(id, plan, random, 'a poll');
-    while (!hasEnded(id)) {
-      await delay(50 + 100 * random()); // as callers do
-      if (random() < 0.1) await this.#checkUsage(plan, random);
-      const answer = await this.#ask(plan.owner, `/status?id=${id}`, random);
-      if (answer?.status === 200) await follow(answer.body, answer.askedAt);
-      else if (answer) addViolation(`${id}: its status was answered ${answer.status}`);
+  async #poll(record: TaskRecord): Promise<void> {
+    while (!record.end) {
+      await delay(50 + 100 * this.#random()); // as callers do
+      if (this.#random() < 0.1) await this.#checkUsage();
+      const answer = await this.#ask(`/status?id=${record.id}`);
+      if (answer?.status === 200) await this.#follow(record, answer.body, answer.askedAt);
+      else if (answer) this.trial.addViolation(`${record.id}: its status was answered ${answer.status}`);
     }
   }
 
-  /** Follows events; when an API dies, another one, or the next, goes on where it stopped. */
-  async #watch(id: string, plan: Plan, random: () => number): Promise<void> {
-    const follow = this.#follower(id, plan, random, 'events');
-    for (let last = ''; ; ) {
-      const api = await this.#anApi(random);
-      const askedAt = performance.now();
-      const headers = { ...plan.owner.headers, accept: 'text/event-stream', ...(last && { 'last-event-id': last }) };
-      const response = await fetch(`${api.url}/status?id=${id}`, { headers }).catch(() => undefined);
-      const parts = response?.body?.pipeThrough(new TextDecoderStream()).getReader();
-      let text = '';
-      for (;;) {
-        const part = await parts?.read().catch(() => undefined);
-        if (!part?.value) break; // it died
-        text += part.value;
-        const events = text.split('\n\n');
-        text = events.pop()!;
-        for (const event of events) {
-          const fields = Object.fromEntries(
-            [...event.matchAll(/^(\w+): (.*)$/gm)].map(([, name, value]) => [name, value]),
-          );
-          if (fields.data === undefined) continue; // a comment
-          last = fields.id ?? '';
-          const task = JSON.parse(fields.data) as PresentedTask;
-          await follow(task, askedAt);
-          if (isEnded(task)) return;
-        }
-      }
+  /** Follows events as our client does; when an API dies, another one, or the next, goes on where it stopped. */
+  async #watch(record: TaskRecord): Promise<void> {
+    let askedAt = 0;
+    const connect = async (headers: Record<string, string>) => {
+      const { url } = await this.#anApi();
+      askedAt = performance.now();
+      return fetch(`${url}/status?id=${record.id}`, { headers: { ...this.#plan.owner.headers, ...headers } });
+    };
+    for await (const data of followEvents(connect, { onBreak: () => {}, signal: this.trial.over.signal })) {
+      const task: PresentedTask = JSON.parse(data);
+      await this.#follow(record, task, askedAt);
+      if (isEnded(task)) return;
     }
   }
 }

@@ -8,92 +8,85 @@ import { bucketFolder } from '../../../core/environment.ts';
 import { taskFolder } from '../../../core/job.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
-import { type Counts, count, filesOf, formatEnd, isEnded, keyOf, type Plan } from './observations.ts';
-import type { Owner } from './owners.ts';
-import type { Trial } from './trial.ts';
+import type { ApiProcess } from '../../e2e/harness.ts';
+import {
+  type AcceptedTask,
+  type Counts,
+  count,
+  filesOf,
+  formatEnd,
+  isEnded,
+  keyOf,
+  type Owner,
+  type Trial,
+} from './trial.ts';
 
 /** What a task may keep, however it ended. */
 const KEPT = /^(upload|still\.png|imagine\.json|imagine-[1-4]\.png)$/;
 
-/** Every API process shows every accepted task, ended for a reason, with intact files. @returns all tasks, by id */
-export async function checkTasks(trial: Trial): Promise<Map<string, PresentedTask>> {
-  const { owners, running, observations } = trial;
-  const { plans, seeTask, addViolation } = observations;
-  const all = new Map<string, PresentedTask>();
+/** Every API process presents every accepted task, ended for a reason, with intact files. */
+export async function checkTasks(trial: Trial, apis: ApiProcess[]): Promise<void> {
+  const { owners, records, addViolation } = trial;
+  const listed = new Set<string>();
   const askedAt = performance.now();
-  for (const { id: api, url } of running.api()) {
+  for (const { id: api, url } of apis) {
     const get = async ({ headers }: Owner, query = '') => (await fetch(`${url}/status${query}`, { headers })).json();
     for (const owner of owners)
       for (const task of (await get(owner)) as PresentedTask[]) {
-        all.set(task.id, task);
-        seeTask(task, `the list of ${api}`, askedAt);
-        if (plans.get(task.id)?.owner !== owner) addViolation(`${task.id} is in the list of ${owner.name} at ${api}`);
+        listed.add(task.id);
+        trial.seeTask(task, `the list of ${api}`, askedAt);
+        const plan = records.get(task.id)?.plan;
+        if (!plan) addViolation(`${task.id} is in the list and was not accepted`);
+        else if (plan.owner !== owner) addViolation(`${task.id} is in the list of ${owner.name} at ${api}`);
       }
-    for (const [id, { owner }] of plans) {
-      const task = (await get(owner, `?id=${id}`)) as PresentedTask;
-      seeTask(task, api, askedAt);
+    for (const { id, plan } of trial.accepted()) {
+      const task = (await get(plan.owner, `?id=${id}`)) as PresentedTask;
+      trial.seeTask(task, api, askedAt);
       if (!isEnded(task)) addViolation(`${id} stays ${task.status}`);
     }
   }
-  for (const [id, plan] of plans) {
-    const task = all.get(id);
-    if (task) checkEnd(trial, task, plan);
-    else addViolation(`${id} was accepted and is not in the list`);
+  for (const record of trial.accepted()) {
+    if (!listed.has(record.id)) addViolation(`${record.id} was accepted and is not in the list`);
+    if (record.end) checkEnd(trial, record, record.end.task);
   }
-  for (const id of all.keys()) if (!plans.has(id)) addViolation(`${id} is in the list and was not accepted`);
-  for (const task of all.values()) await checkFiles(trial, task);
-  return all;
+  for (const task of trial.endedTasks()) await checkFiles(trial, task);
 }
 
 /** The end has a reason, at most one payment, and one webhook if one was wanted. */
-function checkEnd(trial: Trial, task: PresentedTask, { kind, hasWebhook }: Plan): void {
-  const { submissionsOf, cancelled, webhooks, addViolation } = trial.observations;
-  const { id, status } = task;
+function checkEnd(trial: Trial, { id, plan, isCancelled, webhooks }: AcceptedTask, task: PresentedTask): void {
+  const { kind, hasWebhook } = plan;
   const end = formatEnd(task);
-  const forgotten = submissionsOf(id).filter(({ unknown }) => unknown).length;
-  const dead = deadWorkersOf(trial, id).length;
+  const forgotten = trial.jobsOf(id).filter(({ unknown }) => unknown).length;
+  const dead = trial.deadWorkersOf(id).length;
   const reasons: Record<string, boolean> = {
     succeeded: kind !== 'banned',
     'failed banned_prompt': kind === 'banned',
-    canceled: cancelled.has(id),
+    canceled: isCancelled,
     'failed lost': forgotten >= MAX_JOBS || (kind !== 'picture' && dead > 0), // killed while the bridge was asked
     'failed out_of_memory': dead >= 3,
   };
-  if (!reasons[end]) addViolation(`${id}, a ${kind}, has ${end}: ${task.error?.message}`);
+  if (!reasons[end]) trial.addViolation(`${id}, a ${kind}, has ${end}: ${task.error?.message}`);
   const paid = trial.harness.paymentsOf(id);
-  if (paid > (kind === 'picture' ? 0 : 1)) addViolation(`${id}, a ${kind}, was paid for ${paid} times`);
-  const { ids = new Set(), types = new Set() } = webhooks.get(id) ?? {};
-  if (ids.size !== (hasWebhook ? 1 : 0) || [...types].some((type) => type !== `task.${status}`))
-    addViolation(`${id}, ${status}: webhooks ${[...ids]}, ${[...types]}`);
+  if (paid > (kind === 'picture' ? 0 : 1)) trial.addViolation(`${id}, a ${kind}, was paid for ${paid} times`);
+  const { ids, types } = webhooks;
+  if (ids.size !== (hasWebhook ? 1 : 0) || [...types].some((type) => type !== `task.${task.status}`))
+    trial.addViolation(`${id}, ${task.status}: webhooks ${[...ids]}, ${[...types]}`);
 }
 
-/** Workers that were killed and had been given a job of the task. */
-function deadWorkersOf({ harness, observations }: Trial, id: string) {
-  const { killed, submissionsOf } = observations;
-  const hadJob = (worker: string) => submissionsOf(id).some(({ job }) => harness.wasGivenTo(worker, job));
-  return harness.workers.filter((worker) => killed.has(worker) && hadJob(worker.id));
-}
-
-async function checkFiles({ observations }: Trial, task: PresentedTask): Promise<void> {
+async function checkFiles(trial: Trial, task: PresentedTask): Promise<void> {
   for (const { link, sha256, bytes } of filesOf(task)) {
     const body = new Uint8Array(await (await fetch(link)).arrayBuffer());
     if (body.length !== bytes || createHash('sha256').update(body).digest('hex') !== sha256)
-      observations.addViolation(`${task.id}: ${keyOf(link)} differs from its size or hash`);
+      trial.addViolation(`${task.id}: ${keyOf(link)} differs from its size or hash`);
   }
 }
 
 /**
  * No files and processes are left over. To be called when all processes have ended.
- * @param brokenPosts posts that broke off: each may have left an upload
  * @returns what killed processes have left that nobody could know of
  */
-export async function checkLeftovers(
-  trial: Trial,
-  tasks: Map<string, PresentedTask>,
-  brokenPosts: number,
-): Promise<Counts> {
-  const { harness } = trial;
-  const { addViolation } = trial.observations;
+export async function checkLeftovers(trial: Trial): Promise<Counts> {
+  const { harness, records, brokenPosts, addViolation } = trial;
   const left: Counts = {};
   const files = new Map<string, string[]>();
   for (const key of await harness.listObjects('tasks')) {
@@ -101,15 +94,15 @@ export async function checkLeftovers(
     files.set(id, [...(files.get(id) ?? []), key.slice(id.length + 1)]);
   }
   for (const [id, names] of files) {
-    const task = tasks.get(id);
+    const task = records.get(id)?.end?.task;
     if (task) await checkFolder(trial, task, names, left);
     else if (names.join() === 'upload') count(left, 'upload without a task');
     else addViolation(`${id} is no task, and has ${names}`);
   }
-  for (const [id, { status }] of tasks)
+  for (const { id, status } of trial.endedTasks())
     if (status === 'succeeded' && !files.has(id)) addViolation(`${id} has no files`);
   const uploads = left['upload without a task'] ?? 0;
-  if (uploads > brokenPosts) addViolation(`${uploads} uploads without a task`);
+  if (uploads > brokenPosts /* each may have left one */) addViolation(`${uploads} uploads without a task`);
   for (const name of await harness.leftovers()) addViolation(`${name} is left`);
   for (const process of harness.processes)
     if (!(await isGroupGone(process))) addViolation(`a process of ${process.id} is still alive`);
@@ -118,7 +111,7 @@ export async function checkLeftovers(
 
 /** The folder has the winning job's files. Those of others may only be there if their worker was killed. */
 async function checkFolder(trial: Trial, task: PresentedTask, names: string[], left: Counts): Promise<void> {
-  const { harness, observations } = trial;
+  const { harness, addViolation } = trial;
   const { id, status } = task;
   const folder = `${taskFolder(id)}/`;
   const root = join(bucketFolder(harness.dataDir), 'objects', folder);
@@ -127,14 +120,14 @@ async function checkFolder(trial: Trial, task: PresentedTask, names: string[], l
   const won = [...videos, ...(grid ? [grid] : [])].map(({ key }) => key.slice(folder.length));
   const presented = filesOf(task).map(({ link }) => keyOf(link).slice(folder.length));
   const needed = status === 'succeeded' ? [...presented, 'result.json', 'still.png'] : won;
-  for (const name of needed) if (!names.includes(name)) observations.addViolation(`${id}, ${status}, lacks ${name}`);
-  const dead = deadWorkersOf(trial, id);
+  for (const name of needed) if (!names.includes(name)) addViolation(`${id}, ${status}, lacks ${name}`);
+  const dead = trial.deadWorkersOf(id);
   for (const name of names) {
     if (KEPT.test(name) || name === 'result.json' || won.includes(name)) continue;
     const isHeartbeat = /^attempt-\d\.json$/.test(name) && dead.length > 0;
     const isOfDead = dead.some((worker) => harness.wasGivenTo(worker.id, name.split('/')[0]!));
     if (isHeartbeat || isOfDead) count(left, `${isHeartbeat ? 'heartbeat' : 'file'} of a dead worker, ${status}`);
-    else observations.addViolation(`${id}, ${status}: ${name} is left`);
+    else addViolation(`${id}, ${status}: ${name} is left`);
   }
 }
 /** Whether all processes of an ended process's group are gone, or are so soon: tsx's compiler ends a moment later. */

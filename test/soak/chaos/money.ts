@@ -12,9 +12,7 @@ import { taskFolder } from '../../../core/job.ts';
 import type { PresentedTask, Usage } from '../../../core/responses.ts';
 import { SECOND } from '../../../core/time.ts';
 import type { ApiProcess } from '../../e2e/harness.ts';
-import type { Counts } from './observations.ts';
-import type { Owner } from './owners.ts';
-import type { Trial } from './trial.ts';
+import type { Owner, Trial } from './trial.ts';
 
 /** Hardly any two tasks cost the same: a millisecond costs seven micro-units and a fraction. */
 export const PRICES = { PRICE_PER_GPU_SECOND: '0.0071234567', PRICE_PER_STILL: '0.030011' };
@@ -35,14 +33,6 @@ interface PresentedDelivery {
   status_code?: number;
 }
 
-export interface Account {
-  budget: number | null;
-  spent: number;
-  tasks: number;
-  /** posts that were answered 402 */
-  refused: number;
-}
-
 const sum = (amounts: number[]) => amounts.reduce((total, amount) => total + amount, 0);
 
 /** What is wrong with an account: an amount that is no whole number from 0, or `left` that is not the rest of the budget. */
@@ -55,24 +45,23 @@ export function violationOf({ budget, spent, reserved, left, open_tasks }: Usage
   return `${owner.name}: spent ${spent}, reserved ${reserved}, left ${left} of ${budget}, ${open_tasks} active tasks`;
 }
 
-/** Costs, accounts and deliveries as the API presents them, once all tasks have ended. @returns accounts by key name */
-export async function checkAccounts(trial: Trial, tasks: Map<string, PresentedTask>, refused: Counts) {
-  const { owners, running, observations } = trial;
-  const apis = running.api();
-  const accounts: Record<string, Account> = {};
-  for (const task of tasks.values()) await checkCost(trial, task);
-  for (const owner of owners) {
-    const own = [...tasks.values()].filter(({ id }) => observations.plans.get(id)?.owner === owner);
+/** Costs, accounts and deliveries as the APIs present them, once all tasks have ended. @returns accounts by key name */
+export async function checkAccounts(trial: Trial, apis: ApiProcess[]) {
+  for (const task of trial.endedTasks()) await checkCost(trial, task);
+  const accounts: Record<string, Pick<Owner, 'budget' | 'refused'> & { spent: number; tasks: number }> = {};
+  for (const owner of trial.owners) {
+    const tasks = trial.endedTasks(owner);
     let spent = 0;
-    for (const api of apis) spent = await checkAccount(trial, api, owner, own);
-    await checkDeliveries(trial, apis[0]!, owner, own);
-    accounts[owner.name] = { budget: owner.budget, spent, tasks: own.length, refused: refused[owner.name] ?? 0 };
+    for (const api of apis) spent = await checkAccount(trial, api, owner, tasks);
+    await checkDeliveries(trial, apis[0]!, owner);
+    const { name, budget, refused } = owner;
+    accounts[name] = { budget, spent, tasks: tasks.length, refused };
   }
   return accounts;
 }
 
 async function checkCost(trial: Trial, task: PresentedTask): Promise<void> {
-  const { addViolation } = trial.observations;
+  const { addViolation } = trial;
   const { id, status, cost } = task;
   const [ms, stills] = await Promise.all([gpuTimeOf(trial, task), stillsOf(trial, task)]);
   const most = costOfGpu(ms); // less if that was not reserved: see `checkLedger`
@@ -109,7 +98,7 @@ async function checkAccount(
   owner: Owner,
   tasks: PresentedTask[],
 ): Promise<number> {
-  const { addViolation } = trial.observations;
+  const { addViolation } = trial;
   const usage: Usage = await getJson(`${url}/usage?since=2000-01-01`, owner);
   const { month, spent, reserved, open_tasks, days } = usage;
   const violation = violationOf(usage, owner);
@@ -136,47 +125,56 @@ async function checkAccount(
 }
 
 /** Waits until no delivery is pending. Then each task with a webhook has one delivery, the one that was accepted. */
-async function checkDeliveries(trial: Trial, api: ApiProcess, owner: Owner, tasks: PresentedTask[]): Promise<void> {
-  const { plans, webhooks, addViolation } = trial.observations;
-  const late = Date.now() + DELIVERY_TIMEOUT;
+async function checkDeliveries(trial: Trial, api: ApiProcess, owner: Owner): Promise<void> {
+  const { records, addViolation } = trial;
+  const deadline = Date.now() + DELIVERY_TIMEOUT;
   let all = await listDeliveries(api, owner);
-  while (all.some(({ status }) => status === 'pending') && Date.now() < late) {
+  while (all.some(({ status }) => status === 'pending') && Date.now() < deadline) {
     await delay(100);
     all = await listDeliveries(api, owner);
   }
   for (const { id, status, type, task_id, status_code, error } of all) {
     if (status !== 'delivered') addViolation(`delivery ${id} of ${task_id} is ${status}: ${status_code ?? error}`);
-    const received = [...(webhooks.get(task_id!)?.ids ?? [])];
+    const record = records.get(task_id!);
+    const received = [...(record?.webhooks.ids ?? [])];
     if (received.join() !== id) addViolation(`${task_id} has delivery ${id}, and ${received} came`);
-    const task = tasks.find(({ id }) => id === task_id);
-    if (type !== `task.${task?.status}`) addViolation(`delivery ${id} of ${owner.name} says ${type} of ${task_id}`);
+    if (record?.plan?.owner !== owner || type !== `task.${record.end?.task.status}`)
+      addViolation(`delivery ${id} of ${owner.name} says ${type} of ${task_id}`);
   }
-  for (const { id } of tasks) {
+  for (const { id, plan } of trial.accepted(owner)) {
     const count = all.filter(({ task_id }) => task_id === id).length;
-    const expected = plans.get(id)!.hasWebhook ? 1 : 0;
+    const expected = plan.hasWebhook ? 1 : 0;
     if (count !== expected) addViolation(`${id} has ${count} deliveries, and should have ${expected}`);
   }
 }
 
 /** The rows in the database, when all processes have ended. */
-export async function checkLedger(trial: Trial, databaseUrl: string, tasks: Map<string, PresentedTask>): Promise<void> {
-  const { plans, addViolation } = trial.observations;
+export async function checkLedger(trial: Trial, databaseUrl: string): Promise<void> {
+  const { records, addViolation } = trial;
   const { db, close } = await (databaseUrl.startsWith('file:')
     ? openLibsql(databaseUrl, () => 0, true)
     : openPostgres(databaseUrl, () => 0, 30 * SECOND));
   const rows = await db.selectFrom('ledger').selectAll().execute();
   const keys = await db.selectFrom('keys').selectAll().execute();
   await close();
-  if (rows.length !== tasks.size) addViolation(`the ledger has ${rows.length} rows, for ${tasks.size} tasks`);
+  const tasks = trial.accepted().length;
+  if (rows.length !== tasks) addViolation(`the ledger has ${rows.length} rows, for ${tasks} tasks`);
   for (const { task_id, owner, reserved, settled_at, status, amount, gpu_time, stills } of rows) {
-    const task = tasks.get(task_id);
-    if (!task) continue; // there are too many rows
+    const { plan, end } = records.get(task_id) ?? {};
+    if (!plan || !end) continue; // there are too many rows
+    const { task } = end;
     const { cost, finished_at, input } = task;
     const most = reserved - (input.prompt === undefined ? 0 : STILL);
     const due = Math.min(most, costOfGpu(gpu_time ?? 0)) + cost!.stills * STILL;
     const is = [owner, status, settled_at, amount, (gpu_time ?? 0) / 1000, stills].join();
-    const payer = plans.get(task_id)?.owner.id;
-    const expected = [payer, task.status, Date.parse(finished_at!), due, cost!.gpu_seconds, cost!.stills].join();
+    const expected = [
+      plan.owner.id,
+      task.status,
+      Date.parse(finished_at!),
+      due,
+      cost!.gpu_seconds,
+      cost!.stills,
+    ].join();
     if (is !== expected || due !== cost!.amount)
       addViolation(`${task_id}: the ledger has ${is}, not ${expected}; the API presents ${cost!.amount}`);
   }
