@@ -2,24 +2,24 @@
  * `npm run bench -- api`: the API and a bare Hono server with the same store, alternating, each a process of its own with its own copy of
  * one database. This process sends the requests, and plays RunPod, whose queue has no workers.
  */
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Pool } from 'undici';
+import { type Dispatcher, Pool } from 'undici';
 import { openStore } from '../api/store/store.ts';
 import type { NewTask } from '../api/store/task.ts';
 import { taskFolder } from '../core/job.ts';
 import { startApi } from '../test/support/api-process.ts';
 import { insertTask, newTask } from '../test/support/test-store.ts';
-import { numberFlags } from './measure.ts';
+import { memoryOf, numberFlags } from './measure.ts';
 import { openQueue } from './queue.ts';
-import { type Aim, type Report, row } from './report.ts';
+import { type Aim, type Figure, figureRows, type Report } from './report.ts';
 
 /** Seconds are those of one rate; a connection has one request at a time. */
 const { rounds, seconds, connections, tasks } = numberFlags({ rounds: 5, seconds: 4, connections: 32, tasks: 100_000 });
 
-const SERVERS = { ours: 'api/index.ts', bare: 'bench/api_bare.ts' };
+const SERVERS = { ours: 'api/index.ts', theirs: 'bench/api_bare.ts' };
 type Name = keyof typeof SERVERS;
 
 /** What one life of a server shows. */
@@ -36,7 +36,7 @@ interface Life {
 }
 
 const FAST: Aim = { of: 'ratio', least: 0.7 };
-const FIGURES: { what: keyof Life; label: string; unit: string; aim?: Aim }[] = [
+const FIGURES: Figure<Life>[] = [
   { what: 'posts', label: 'POST, stored', unit: '/s', aim: FAST },
   { what: 'gets', label: 'GET by id', unit: '/s', aim: FAST },
   { what: 'firstByte', label: 'list: first byte', unit: 'ms', aim: { of: 'ours', most: 50 } },
@@ -49,21 +49,21 @@ export async function run(): Promise<Report> {
   const scratch = await mkdtemp(join(tmpdir(), 'bench-api-'));
   const template = join(scratch, 'template');
   const ids = await fillStore(template);
-  const lives: Record<Name, Life[]> = { ours: [], bare: [] };
-  for (let round = 0; round < rounds; round++)
-    for (const name of round % 2 ? (['bare', 'ours'] as const) : (['ours', 'bare'] as const)) {
+  const lives: Record<Name, Life>[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const life: Partial<Record<Name, Life>> = {};
+    for (const name of round % 2 ? (['theirs', 'ours'] as const) : (['ours', 'theirs'] as const)) {
       const folder = join(scratch, `${name}-${round}`);
       await cp(template, folder, { recursive: true });
-      lives[name].push(await measureLife(name, folder, ids, queue));
+      life[name] = await measureLife(name, folder, ids, queue);
     }
+    lives.push(life as Record<Name, Life>);
+  }
   await queue.close();
   await rm(scratch, { recursive: true });
   return {
     how: `API: libSQL with ${tasks} tasks, ${connections} connections, ${seconds} s a rate, ${rounds} rounds.`,
-    rows: FIGURES.map(({ what, label, unit, aim }) => {
-      const pairs = lives.ours.map((life, i) => ({ ours: life[what], theirs: lives.bare[i]![what] }));
-      return row(label, unit, pairs, { peer: 'bare Hono', aim });
-    }),
+    rows: figureRows(FIGURES, lives, 'bare Hono'),
   };
 }
 
@@ -105,17 +105,18 @@ async function measureLife(
     env: { DATABASE_URL: `file:${folder}/tasks.db`, RUNPOD_LOG_LEVEL: 'ERROR' },
   });
   const pool = new Pool(url, { connections, pipelining: 1 });
-  const getAny = () => get(pool, ids[Math.floor(Math.random() * ids.length)]!);
+  const getAny = () =>
+    request(pool, { method: 'GET', path: `/status?id=${ids[Math.floor(Math.random() * ids.length)]}` });
 
   await measureRate(1, getAny); // warms up
   await delay(1000);
-  const idle = await readMemory(child.pid!, 'VmRSS');
-  await writeFile(`/proc/${child.pid}/clear_refs`, '5'); // the peak is counted anew
+  const idle = memoryOf(child.pid!, 'VmRSS');
+  await writeFile(`/proc/${child.pid}/clear_refs`, '5'); // the peak is counted from here
   const listed = await list(pool);
-  const aboveIdle = (await readMemory(child.pid!, 'VmHWM')) - idle;
+  const aboveIdle = (memoryOf(child.pid!, 'VmHWM') - idle) / 1e6;
 
-  await measureRate(1, () => post(pool));
-  const posts = await measureRate(seconds, () => post(pool));
+  await measureRate(1, () => request(pool, POST));
+  const posts = await measureRate(seconds, () => request(pool, POST));
   const gets = await measureRate(seconds, getAny);
   await pool.destroy();
   child.kill('SIGKILL');
@@ -135,21 +136,17 @@ async function measureRate(seconds: number, request: () => Promise<void>): Promi
   return (1000 * count) / (performance.now() - start);
 }
 
-async function post(pool: Pool) {
-  const { statusCode, body } = await pool.request({
-    method: 'POST',
-    path: '/img2vid',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ prompt: 'a lighthouse at dawn', seed: 23, motion_bucket_id: 90 }),
-  });
-  await body.dump();
-  if (statusCode !== 202) throw new Error(`a POST was answered with ${statusCode}`);
-}
+const POST: Dispatcher.RequestOptions = {
+  method: 'POST',
+  path: '/img2vid',
+  headers: { 'content-type': 'application/json' },
+  body: JSON.stringify({ prompt: 'a lighthouse at dawn', seed: 23, motion_bucket_id: 90 }),
+};
 
-async function get(pool: Pool, id: string) {
-  const { statusCode, body } = await pool.request({ method: 'GET', path: `/status?id=${id}` });
+async function request(pool: Pool, options: Dispatcher.RequestOptions) {
+  const { statusCode, body } = await pool.request(options);
   await body.dump();
-  if (statusCode !== 200) throw new Error(`a GET was answered with ${statusCode}`);
+  if (statusCode !== 200 && statusCode !== 202) throw new Error(`a ${options.method} was answered with ${statusCode}`);
 }
 
 async function list(pool: Pool) {
@@ -163,10 +160,4 @@ async function list(pool: Pool) {
   }
   if (end !== ']' || size < (200 * tasks) / 1e6) throw new Error(`the list is not complete: ${size} MB`);
   return { firstByte, listRate: size / ((performance.now() - start) / 1000) };
-}
-
-/** MB, from /proc (Linux). */
-async function readMemory(pid: number, what: 'VmRSS' | 'VmHWM'): Promise<number> {
-  const text = await readFile(`/proc/${pid}/status`, 'utf8');
-  return (Number(new RegExp(`^${what}:\\s+(\\d+) kB`, 'm').exec(text)![1]) * 1024) / 1e6;
 }

@@ -2,48 +2,23 @@
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { type ClipConfig, clipVision } from '../handler/onnx/clip.ts';
+import * as v from 'valibot';
+import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
 import type { Graph } from '../handler/onnx/graph.ts';
 import type { SafeTensors } from '../handler/onnx/safetensors.ts';
-import { type UNetConfig, unet } from '../handler/onnx/unet.ts';
-import { type VaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
-import { SMALL_SVD } from './peers.ts';
+import { unet, unetConfig } from '../handler/onnx/unet.ts';
+import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
+import { pathOf, SMALL_SVD } from './peers.ts';
 
 const FLOAT = 4; // bytes
 
 /** As in the official repository's config.json files. */
-const CLIP: ClipConfig = {
-  hidden_size: 1280,
-  intermediate_size: 5120,
-  num_hidden_layers: 32,
-  num_attention_heads: 16,
-  image_size: 224,
-  patch_size: 14,
-  projection_dim: 1024,
-  hidden_act: 'gelu',
-  layer_norm_eps: 1e-5,
-};
-const VAE: VaeConfig = {
-  in_channels: 3,
-  out_channels: 3,
-  block_out_channels: [128, 256, 512, 512],
-  layers_per_block: 2,
-  latent_channels: 4,
-  scaling_factor: 0.18215,
-};
-const UNET: UNetConfig = {
-  in_channels: 8,
-  out_channels: 4,
-  block_out_channels: [320, 640, 1280, 1280],
-  down_block_types: [...Array(3).fill('CrossAttnDownBlockSpatioTemporal'), 'DownBlockSpatioTemporal'],
-  up_block_types: ['UpBlockSpatioTemporal', ...Array(3).fill('CrossAttnUpBlockSpatioTemporal')],
-  layers_per_block: 2,
-  num_attention_heads: [5, 10, 20, 20],
-  transformer_layers_per_block: 1,
-  cross_attention_dim: 1024,
-  addition_time_embed_dim: 256,
-  projection_class_embeddings_input_dim: 768,
-};
+const CONFIGS = JSON.parse(readFileSync(pathOf('svd-xt-configs.json'), 'utf8'));
+const [CLIP, VAE, UNET] = [
+  v.parse(clipConfig, CONFIGS.image_encoder),
+  v.parse(vaeConfig, CONFIGS.vae),
+  v.parse(unetConfig, CONFIGS.unet),
+];
 
 /**
  * Makes the folder; its files are holes, so they take neither the time nor the space of 9 GB on a disk.

@@ -1,4 +1,5 @@
-/** How the benchmarks read their flags and time a piece of work next to its peer. */
+/** How the benchmarks read their flags, time a piece of work next to its peer, and read a process's memory. */
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readFlags } from '../test/support/flags.ts';
 import type { Pair } from './report.ts';
@@ -31,17 +32,23 @@ export async function comparePairs(
 ): Promise<Pair[]> {
   const pairs: Pair[] = [];
   for (let round = 0; round <= rounds; round++) {
-    const pair: Pair = { ours: Number.NaN };
-    const measureOurs = async () => {
+    const pair: Partial<Pair> = {};
+    for (const side of round % 2 ? (['ours', 'theirs'] as const) : (['theirs', 'ours'] as const)) {
+      const work = { ours, theirs }[side];
       await settle();
-      pair.ours = await ours();
-    };
-    const measureTheirs = async () => {
-      await settle();
-      if (theirs) pair.theirs = await theirs();
-    };
-    for (const measure of round % 2 ? [measureOurs, measureTheirs] : [measureTheirs, measureOurs]) await measure();
-    if (round > 0) pairs.push(pair);
+      if (work) pair[side] = await work();
+    }
+    if (round > 0) pairs.push(pair as Pair);
   }
   return pairs;
+}
+
+/** Bytes that the process takes, from /proc (Linux); 0 if it has ended. */
+export function memoryOf(pid: number, field: 'VmRSS' | 'VmHWM' | 'RssAnon'): number {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
 }

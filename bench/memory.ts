@@ -3,9 +3,8 @@
  * diffusers with the same folder (the tests' small networks); and how soon a UNet of svd_xt's size is ready. Each side is a process of
  * its own, whose memory is read from /proc (Linux).
  */
-import { readFileSync } from 'node:fs';
 import { makeFullSize } from './full-size.ts';
-import { numberFlags } from './measure.ts';
+import { memoryOf, numberFlags } from './measure.ts';
 import { diffusers, type Peer, pathOf, SMALL_SVD, startPeer } from './peers.ts';
 import { type Aim, type Report, row, say } from './report.ts';
 
@@ -65,10 +64,7 @@ async function peaks(peer: Peer, chunks: number[]): Promise<number[]> {
 async function measurePeak(peer: Peer, run: string, frames: number): Promise<{ ms: number; peak: number }> {
   let peak = 0;
   const timer = setInterval(() => {
-    try {
-      const status = readFileSync(`/proc/${peer.pid}/status`, 'utf8');
-      peak = Math.max(peak, Number(/RssAnon:\s+(\d+) kB/.exec(status)?.[1] ?? 0) / 2 ** 20);
-    } catch {} // it has ended
+    peak = Math.max(peak, memoryOf(peer.pid!, 'RssAnon') / 2 ** 30);
   }, 20);
   try {
     const ms = await peer.run({ run, H, W, T: frames, threads });

@@ -4,15 +4,12 @@
  *
  * usage: memory_ours.ts FOLDER DECODING_T
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import * as v from 'valibot';
-import type { Clip, Model } from '../handler/models/model.ts';
-import { openWeights } from '../handler/models/svd/files.ts';
+import type { Clip } from '../handler/models/model.ts';
+import { openFiles } from '../handler/models/svd/files.ts';
 import { openSvd } from '../handler/models/svd.ts';
 import { openSession } from '../handler/onnx/session.ts';
-import { unet, unetConfig } from '../handler/onnx/unet.ts';
+import { unet } from '../handler/onnx/unet.ts';
 import { generator } from '../handler/sampling/torch-random.ts';
 import { timed } from './measure.ts';
 import type { PeerTask } from './peers.ts';
@@ -22,15 +19,14 @@ const MEMORY = 100 * 2 ** 30;
 
 const [folder, decoding_t] = [process.argv[2]!, Number(process.argv[3])];
 const { randn } = generator(1);
-let model: Model;
+let model: ReturnType<typeof openSvd>;
 let clip: Clip;
 let latents: Float32Array;
 
 const parts: Record<string, (task: PeerTask) => Promise<void>> = {
   async load({ H, W, T, threads }) {
-    const svd = openSvd(folder, { threads, memory: MEMORY });
-    await svd.preload({ H, W, T, decoding_t, steps: 25 });
-    model = svd;
+    model = openSvd(folder, { threads, memory: MEMORY });
+    await model.preload({ H, W, T, decoding_t, steps: 25 });
   },
   async step({ H, W, T }) {
     const still = { data: new Uint8Array(3 * H * W).fill(120), width: W, height: H };
@@ -45,9 +41,8 @@ const parts: Record<string, (task: PeerTask) => Promise<void>> = {
     for await (const _ of clip.decode(latents)) if (++frames === T) break;
   },
   async unet({ T, threads }) {
-    const config = v.parse(unetConfig, JSON.parse(readFileSync(join(folder, 'unet/config.json'), 'utf8')));
-    const weights = openWeights(join(folder, 'unet'), 'diffusion_pytorch_model');
-    await openSession(unet(weights, config, { B: 1, T, h: 36, w: 64 }, { policy: 'mapped' }), { threads });
+    const { configs, weights } = openFiles(folder, 'cpu');
+    await openSession(unet(weights.unet, configs.unet, { B: 1, T, h: 36, w: 64 }, { policy: 'mapped' }), { threads });
   },
 };
 

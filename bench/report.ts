@@ -56,6 +56,25 @@ export function row(what: string, unit: string, rounds: Pair[], { peer, aim }: P
   };
 }
 
+/** A figure of a process's life. */
+export interface Figure<Life> {
+  what: keyof Life;
+  label: string;
+  unit: string;
+  aim?: Aim;
+}
+
+/** A row of each figure, over the lives of our process and the peer's. */
+export const figureRows = <Life extends Record<keyof Life, number>>(
+  figures: Figure<Life>[],
+  lives: { ours: Life; theirs?: Life | undefined }[],
+  peer: string,
+) =>
+  figures.map(({ what, label, unit, aim }) => {
+    const pairs = lives.map(({ ours, theirs }) => ({ ours: ours[what], ...(theirs && { theirs: theirs[what] }) }));
+    return row(label, unit, pairs, { peer, aim });
+  });
+
 export function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;

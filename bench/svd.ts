@@ -2,18 +2,15 @@
  * `npm run bench -- svd`: each network in its real size against diffusers and against a plain matrix product, alternating, with the same
  * weights and threads. Then, with the tests' small networks, where it shows most: how much of a whole clip is spent outside of networks.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import * as v from 'valibot';
 import { noiseLevels } from '../core/discretization.ts';
 import { guidanceScales, withGuidance } from '../core/guider.ts';
-import { openWeights } from '../handler/models/svd/files.ts';
+import { openFiles } from '../handler/models/svd/files.ts';
 import { openSvd } from '../handler/models/svd.ts';
-import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
+import { clipVision } from '../handler/onnx/clip.ts';
 import type { Graph } from '../handler/onnx/graph.ts';
 import { openSession } from '../handler/onnx/session.ts';
-import { unet, unetConfig } from '../handler/onnx/unet.ts';
-import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
+import { unet } from '../handler/onnx/unet.ts';
+import { vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
 import type { Policy } from '../handler/onnx/value.ts';
 import { eulerEDM } from '../handler/sampling/samplers.ts';
 import { generator } from '../handler/sampling/torch-random.ts';
@@ -30,11 +27,9 @@ const { H, W, T, steps, threads, rounds } = numberFlags({ H: 192, W: 256, T: 7, 
 
 export async function run(): Promise<Report> {
   const start = await diffusers();
-  const rows = await measureNetworks(start);
-  rows.push(...(await measureWhole(start?.(SMALL_SVD))));
   return {
     how: `Networks of svd_xt’s size, weights of zeros: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds. A rate counts every convolution’s products, also those that were saved.`,
-    rows,
+    rows: [...(await measureNetworks(start)), ...(await measureWhole(start?.(SMALL_SVD)))],
   };
 }
 
@@ -75,18 +70,14 @@ async function measureNetworks(start: Awaited<ReturnType<typeof diffusers>>): Pr
 }
 
 function networks(folder: string): Record<string, { label: string; graph: (policy: Policy) => Graph }> {
-  const config = <S extends v.GenericSchema>(schema: S, name: string): v.InferOutput<S> =>
-    v.parse(schema, JSON.parse(readFileSync(join(folder, name, 'config.json'), 'utf8')));
-  const weights = (name: string, file = 'diffusion_pytorch_model') => openWeights(join(folder, name), file);
+  const { configs, weights } = openFiles(folder, 'cpu');
+  const { clip, vae } = configs;
   const [h, w] = [H / 8, W / 8];
-  const clip = config(clipConfig, 'image_encoder');
-  const vae = config(vaeConfig, 'vae');
-  const denoiser = config(unetConfig, 'unet');
   return {
-    clip: { label: 'CLIP', graph: (policy) => clipVision(weights('image_encoder', 'model'), clip, { policy }) },
-    encoder: { label: 'VAE encoder', graph: (policy) => vaeEncoder(weights('vae'), vae, { B: 1, H, W }, { policy }) },
-    unet: { label: 'UNet', graph: (policy) => unet(weights('unet'), denoiser, { B: 1, T, h, w }, { policy }) },
-    decoder: { label: 'temporal decoder', graph: (policy) => vaeDecoder(weights('vae'), vae, { T, h, w }, { policy }) },
+    clip: { label: 'CLIP', graph: (policy) => clipVision(weights.clip, clip, { policy }) },
+    encoder: { label: 'VAE encoder', graph: (policy) => vaeEncoder(weights.vae, vae, { B: 1, H, W }, { policy }) },
+    unet: { label: 'UNet', graph: (policy) => unet(weights.unet, configs.unet, { B: 1, T, h, w }, { policy }) },
+    decoder: { label: 'temporal decoder', graph: (policy) => vaeDecoder(weights.vae, vae, { T, h, w }, { policy }) },
   };
 }
 

@@ -9,10 +9,10 @@ import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Hono } from 'hono';
-import { numberFlags } from './measure.ts';
+import { memoryOf, numberFlags } from './measure.ts';
 import { pathOf, python } from './peers.ts';
 import { openQueue, runAll } from './queue.ts';
-import { type Aim, median, type Report, row } from './report.ts';
+import { type Figure, figureRows, median, type Report } from './report.ts';
 
 /** Concurrency is that of both workers. RunPod's own takes one job a second for each slot; it gets ten for each. */
 const { rounds, jobs, concurrency } = numberFlags({ rounds: 3, jobs: 200, concurrency: 1 });
@@ -29,28 +29,25 @@ interface Life {
   memory: number;
 }
 
-const FIGURES: { what: keyof Life; label: string; unit: string; aim: Aim }[] = [
-  { what: 'jobsPerSecond', label: 'jobs', unit: '/s', aim: { of: 'ratio', least: 200 } },
-  { what: 'takeToDone', label: 'take → done, median', unit: 'ms', aim: { of: 'ratio', most: 0.05 } },
-  { what: 'start', label: 'start → first take', unit: 'ms', aim: { of: 'ratio', most: 0.2 } },
-  { what: 'memory', label: 'memory (RSS)', unit: 'MB', aim: { of: 'ratio', most: 0.8 } },
+const FIGURES: Figure<Life>[] = [
+  { what: 'jobsPerSecond', label: 'worker: jobs', unit: '/s', aim: { of: 'ratio', least: 200 } },
+  { what: 'takeToDone', label: 'worker: take → done, median', unit: 'ms', aim: { of: 'ratio', most: 0.05 } },
+  { what: 'start', label: 'worker: start → first take', unit: 'ms', aim: { of: 'ratio', most: 0.2 } },
+  { what: 'memory', label: 'worker: memory (RSS)', unit: 'MB', aim: { of: 'ratio', most: 0.8 } },
 ];
 
 export async function run(): Promise<Report> {
   execFileSync(process.execPath, [pathOf('../infra/image/build.mjs')]); // ours as the image has it
   const program = await python('runpod==1.12.0');
-  const lives: { ours: Life; theirs?: Life }[] = [];
+  const lives = [];
   for (let round = 0; round < rounds; round++) {
     const ours = await measureLife([process.execPath, pathOf('worker_ours.mjs')], jobs);
-    const theirs = program && (await measureLife([program, pathOf('worker_peer.py')], PEER_JOBS));
-    lives.push({ ours, ...(theirs && { theirs }) });
+    const theirs = program ? await measureLife([program, pathOf('worker_peer.py')], PEER_JOBS) : undefined;
+    lives.push({ ours, theirs });
   }
   return {
     how: `Worker, concurrency ${concurrency}: ${jobs} trivial jobs queued at once (${PEER_JOBS} for RunPod’s own), ${rounds} rounds.`,
-    rows: FIGURES.map(({ what, label, unit, aim }) => {
-      const pairs = lives.map(({ ours, theirs }) => ({ ours: ours[what], ...(theirs && { theirs: theirs[what] }) }));
-      return row(`worker: ${label}`, unit, pairs, { peer: 'RunPod’s for Python', aim });
-    }),
+    rows: figureRows(FIGURES, lives, 'RunPod’s for Python'),
   };
 }
 
@@ -89,7 +86,7 @@ async function measureLife([program, ...args]: [string, string], count: number):
     inputs,
   );
   const seconds = (Math.max(...done.map(({ ended }) => ended)) - done[0]!.created) / 1000;
-  const memory = processTree(child.pid!).reduce((sum, pid) => sum + residentMemory(pid), 0);
+  const memory = processTree(child.pid!).reduce((sum, pid) => sum + memoryOf(pid, 'VmRSS') / 1e6, 0);
   failed.catch(() => {}); // from here on it shall end
   child.kill('SIGTERM');
   await exited;
@@ -106,10 +103,4 @@ async function measureLife([program, ...args]: [string, string], count: number):
 function processTree(pid: number): number[] {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
   return [pid, ...children.flatMap(processTree)];
-}
-
-/** MB. */
-function residentMemory(pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-  return (Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024) / 1e6;
 }
