@@ -23,7 +23,7 @@ export async function ensureWeights(name: string, env: NodeJS.ProcessEnv, volume
   const cache = sharedCache(REPOSITORIES[name], env, volumes, (text) => log.warn(text));
   log.info({ model: name, ...(cache && { cache }) }, 'fetching weights');
   const out = process.stdout.isTTY ? process.stdout : { write: (text: string) => log.info(text.trim()) };
-  await fetchModel({ model: name, cache }, { env, out });
+  await fetchModel(name, cache ? { cache } : {}, { env, out });
 }
 
 const isWeightsName = (name: string): name is keyof typeof REPOSITORIES => Object.hasOwn(REPOSITORIES, name);

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, statSync } from 'node:fs';
-import { constants, type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { formatBytes } from '../../core/format.ts';
 import type { Hub, RemoteFile } from './hub-client.ts';
 import { retry, TransientError } from './retry.ts';
@@ -14,6 +14,7 @@ export interface DownloadOptions {
   hub: Hub;
   commit: string;
   delays: readonly number[];
+  log: (line: string) => void;
   progress: ReturnType<typeof transferBar>;
 }
 
@@ -28,16 +29,16 @@ export const partialSize = (path: string): number => sizeOf(`${path}.incomplete`
  * @throws TransientError after the last attempt; Error where the hub refuses the file or sends other bytes than it lists
  */
 export async function download(file: RemoteFile, path: string, options: DownloadOptions): Promise<void> {
-  const { delays, progress } = options;
+  const { delays, log, progress } = options;
   const partial = `${path}.incomplete`;
   const present = partialSize(path);
   progress.startFile(file.path, file.size, present);
 
-  const handle = await open(partial, constants.O_RDWR | constants.O_CREAT);
+  const handle = await open(partial, 'a');
   let hash: string;
   try {
     const received = async () => (await handle.stat()).size;
-    await retry(() => fetchRest(handle, file, options), { delays, log: progress.log, received });
+    await retry(() => fetchRest(handle, file, options), { delays, log, received });
     progress.showChecking();
     hash = await hashOf(partial, file);
     if (hash === file.etag) await handle.datasync(); // a power cut could otherwise leave a blob with holes
@@ -46,13 +47,13 @@ export async function download(file: RemoteFile, path: string, options: Download
   }
   if (hash === file.etag) {
     await rename(partial, path);
-    progress.finishFile(file.size);
+    progress.finishFile();
     return;
   }
   await rm(partial);
   if (present === 0)
     throw new Error(`${file.path}: the received file is not what the hub lists (its hash is ${hash}); it was deleted`);
-  progress.log(`${file.path}: the part from an earlier run is wrong; starting over`);
+  log(`${file.path}: the part from an earlier run is wrong; starting over`);
   await download(file, path, options);
 }
 
@@ -87,8 +88,7 @@ async function fetchRest(partial: FileHandle, { path, size }: RemoteFile, { hub,
         throw new TransientError(`${path}: the connection broke at ${place}`, { cause });
       });
       if (done) break;
-      for (let written = 0; written < value.length; )
-        written += (await partial.write(value, written, value.length - written, position + written)).bytesWritten;
+      await partial.appendFile(value);
       position += value.length;
     }
   } finally {

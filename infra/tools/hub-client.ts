@@ -2,20 +2,24 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { listFiles, modelInfo } from '@huggingface/hub';
-import { EnvHttpProxyAgent, fetch as httpFetch } from 'undici';
+import { EnvHttpProxyAgent, fetch as httpFetch, type Response as UndiciResponse } from 'undici';
+import * as v from 'valibot';
+import { httpUrl, readEnvironment } from '../../core/environment.ts';
 import { SECOND } from '../../core/time.ts';
 import { hubHome } from '../../handler/models/weights.ts';
 import { type RetryOptions, retry, TransientError } from './retry.ts';
 
 const CONNECT_TIMEOUT = 10 * SECOND;
 
-export interface RemoteFile {
-  path: string;
+const COMMIT = v.pipe(v.string(), v.regex(/^[\da-f]{40}$/));
+const REMOTE_FILE = v.object({
+  path: v.string(),
   /** bytes */
-  size: number;
+  size: v.pipe(v.number(), v.safeInteger()),
   /** The sha256 of a file in LFS, git's id of any other. Blobs in the cache have this name. */
-  etag: string;
-}
+  etag: v.pipe(v.string(), v.regex(/^[\da-f]{40}([\da-f]{24})?$/)),
+});
+export type RemoteFile = v.InferOutput<typeof REMOTE_FILE>;
 
 export interface HubOptions extends RetryOptions {
   env: NodeJS.ProcessEnv;
@@ -30,16 +34,11 @@ export type Hub = ReturnType<typeof openHub>;
  * @throws Error HF_ENDPOINT is not a URL
  */
 export function openHub(repository: string, { env, idleTimeout, ...retryOptions }: HubOptions) {
-  const hubUrl = (env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
-  if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
-    throw new Error('HF_ENDPOINT must be an http or https address');
+  const variables = { HF_ENDPOINT: v.optional(httpUrl, 'https://huggingface.co') };
+  const { HF_ENDPOINT: hubUrl } = readEnvironment(variables, env);
   const { origin } = new URL(hubUrl);
   const token = readToken(env);
-  const proxy = (name: string) => env[name.toLowerCase()] ?? env[name] ?? '';
   const dispatcher = new EnvHttpProxyAgent({
-    httpProxy: proxy('HTTP_PROXY'),
-    httpsProxy: proxy('HTTPS_PROXY'),
-    noProxy: proxy('NO_PROXY'),
     connect: { timeout: CONNECT_TIMEOUT },
     headersTimeout: idleTimeout,
     bodyTimeout: idleTimeout,
@@ -77,23 +76,19 @@ export function openHub(repository: string, { env, idleTimeout, ...retryOptions 
   return {
     /** @throws Error also where the answer is not that of a hub, for example a captive portal's */
     async list(revision: string): Promise<{ commit: string; files: RemoteFile[] }> {
-      const unlikeHub = (cause?: unknown) =>
-        new Error(`${hubUrl} does not answer as the Hugging Face hub does`, { cause });
       const common = { hubUrl, fetch: fetchText };
-      const files: RemoteFile[] = [];
+      const files: unknown[] = [];
       try {
-        const { sha: commit } = await modelInfo({ ...common, name: repository, revision, additionalFields: ['sha'] });
-        if (!/^[\da-f]{40}$/.test(commit)) throw unlikeHub();
+        const { sha } = await modelInfo({ ...common, name: repository, revision, additionalFields: ['sha'] });
+        const commit = v.parse(COMMIT, sha);
         for await (const entry of listFiles({ ...common, repo: repository, recursive: true, revision: commit })) {
-          const { type, path, size, oid = '', lfs } = entry;
+          const { type, path, size, oid, lfs } = entry;
           if (type === 'file') files.push({ path, size: lfs?.size ?? size, etag: lfs?.oid ?? oid });
         }
-        const isValid = ({ size, etag }: RemoteFile) =>
-          Number.isSafeInteger(size) && /^[\da-f]{40}([\da-f]{24})?$/.test(etag);
-        if (!files.every(isValid)) throw unlikeHub();
-        return { commit, files };
-      } catch (error) {
-        throw error instanceof SyntaxError || error instanceof TypeError ? unlikeHub(error) : error;
+        return { commit, files: v.parse(v.array(REMOTE_FILE), files) };
+      } catch (cause) {
+        if (![SyntaxError, TypeError, v.ValiError].some((kind) => cause instanceof kind)) throw cause;
+        throw new Error(`${hubUrl} does not answer as the Hugging Face hub does`, { cause });
       }
     },
 
@@ -108,14 +103,8 @@ export function openHub(repository: string, { env, idleTimeout, ...retryOptions 
   };
 }
 
-interface Token {
-  value: string;
-  /** For messages: the variable or file. */
-  source: string;
-}
-
-/** HF_TOKEN, or the token that `hf auth login` has saved. */
-function readToken(env: NodeJS.ProcessEnv): Token | undefined {
+/** HF_TOKEN, or the token that `hf auth login` has saved. @returns also the variable or file, for messages */
+function readToken(env: NodeJS.ProcessEnv): { value: string; source: string } | undefined {
   if (env.HF_TOKEN) return { value: env.HF_TOKEN.trim(), source: 'HF_TOKEN' };
   const path = env.HF_TOKEN_PATH || join(hubHome(env), 'token');
   try {
@@ -127,8 +116,8 @@ function readToken(env: NodeJS.ProcessEnv): Token | undefined {
 
 /** What the operator can do about the hub's refusal, in one line. */
 function explainRefusal(
-  { status, headers }: Pick<Response, 'status'> & { headers: { get(name: string): string | null } },
-  { host, repository, token }: { host: string; repository: string; token: Token | undefined },
+  { status, headers }: Pick<UndiciResponse, 'status' | 'headers'>,
+  { host, repository, token }: { host: string; repository: string; token: ReturnType<typeof readToken> },
 ): string {
   const code = headers.get('x-error-code');
   const page = `https://huggingface.co/${repository}`;

@@ -46,6 +46,7 @@ beforeEach(() => {
   cleanUps = [() => rmSync(home, { recursive: true, force: true })];
 });
 afterEach(async () => {
+  vi.unstubAllEnvs();
   for (const cleanUp of cleanUps.reverse()) await cleanUp();
 });
 
@@ -263,10 +264,14 @@ describe('a download', () => {
       cleanUps.push(() => server.destroy());
     });
     const { url } = await listen(proxy);
-    expect((await models(hub, ['svd_xt'], { env: { http_proxy: url } })).status).toBe(0);
+    vi.stubEnv('http_proxy', url);
+    expect((await models(hub)).status).toBe(0);
     expect(new Set(tunnels)).toEqual(new Set([hub.url, hub.cdnUrl].map((address) => new URL(address).host)));
     tunnels.length = 0;
-    expect((await models(hub, ['svd_xt'], { env: { HTTP_PROXY: url, NO_PROXY: '127.0.0.1' } })).status).toBe(0);
+    vi.stubEnv('http_proxy', undefined);
+    vi.stubEnv('HTTP_PROXY', url);
+    vi.stubEnv('NO_PROXY', '127.0.0.1');
+    expect((await models(hub)).status).toBe(0);
     expect(tunnels).toEqual([]);
   });
 });
@@ -596,7 +601,7 @@ describe('ends with one line where', () => {
   test('HF_ENDPOINT is no URL', async () => {
     expect(await models({ url: 'hub' })).toMatchObject({
       status: 1,
-      err: 'HF_ENDPOINT must be an http or https address\n',
+      err: 'HF_ENDPOINT must be an http or https URL\n',
     });
   });
 

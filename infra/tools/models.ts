@@ -5,7 +5,7 @@
  */
 import { mkdir, rm, statfs, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
-import { formatBytes } from '../../core/format.ts';
+import { CLEAR_LINE, formatBytes } from '../../core/format.ts';
 import { SECOND } from '../../core/time.ts';
 import {
   CONFIGS,
@@ -50,7 +50,7 @@ export interface ModelsIo extends Pick<CliIo, 'env' | 'out'> {
 }
 
 async function run(io: ModelsIo & CliIo, values: Values<typeof OPTIONS>, model = ''): Promise<undefined> {
-  const { precision = 'fp16', revision, cache } = values;
+  const { precision = 'fp16', revision } = values;
   if (!NAMES.includes(model)) throw new UsageError(`${model}: must be one of ${NAMES.join(', ')}`);
   if (!Object.hasOwn(SUFFIXES, precision)) throw new UsageError('--precision must be fp16 or fp32');
   if (revision !== undefined && !/^\w[\w.-]*(\/\w[\w.-]*)*$/.test(revision))
@@ -61,31 +61,22 @@ async function run(io: ModelsIo & CliIo, values: Values<typeof OPTIONS>, model =
   };
   process.once('SIGINT', onInterrupt);
   try {
-    await fetchModel({ model: model as WeightsName, precision: precision as Precision, revision, cache }, io);
+    await fetchModel(model as WeightsName, values, io);
   } finally {
     process.off('SIGINT', onInterrupt);
   }
 }
 
-type Precision = keyof typeof SUFFIXES;
-
-interface ModelRequest {
-  model: WeightsName;
-  precision?: Precision;
-  revision?: string | undefined;
-  /** The cache of all repositories; default Hugging Face's own. */
-  cache?: string | undefined;
-}
-
-/** @throws Error in one line */
+/** @param values as on the command line. @throws Error in one line */
 export async function fetchModel(
-  { model, precision = 'fp16', revision = 'main', cache }: ModelRequest,
+  model: WeightsName,
+  { precision = 'fp16', revision = 'main', cache }: Values<typeof OPTIONS>,
   { env, out, delays = RETRY_DELAYS, idleTimeout = 30 * SECOND }: ModelsIo,
 ): Promise<void> {
   const repository = REPOSITORIES[model];
   const root = resolve(cache ?? hubCache(env));
-  const progress = transferBar(out);
-  const { log } = progress;
+  const clear = out.isTTY ? CLEAR_LINE : '';
+  const log = (line: string) => void out.write(`${clear}${line}\n`);
   const hub = openHub(repository, { env, delays, idleTimeout, log });
   try {
     const { commit, files } = await hub.list(revision);
@@ -93,7 +84,7 @@ export async function fetchModel(
     const folder = join(root, cacheName(repository));
     const snapshot = join(folder, 'snapshots', commit);
     const onWait = () => log('another npm run models is downloading this model; waiting for it to end …');
-    const lock = await lockFile(join(root, '.locks', cacheName(repository), 'npm-run-models.db'), { onWait, log });
+    const unlock = await lockFile(join(root, '.locks', cacheName(repository), 'npm-run-models.db'), onWait, log);
     try {
       const blobOf = ({ etag }: RemoteFile) => join(folder, 'blobs', etag);
       const unlinked = wanted.filter(({ path, size }) => sizeOf(join(snapshot, path)) !== size);
@@ -101,16 +92,20 @@ export async function fetchModel(
       await mkdir(join(folder, 'blobs'), { recursive: true });
       await checkSpace(root, missing, blobOf);
 
-      progress.start(missing.reduce((sum, { size }) => sum + size, 0));
-      try {
-        for (const file of missing) await download(file, blobOf(file), { hub, commit, delays, progress });
-      } finally {
-        progress.end();
-      }
+      const progress = transferBar(
+        out,
+        missing.reduce((sum, { size }) => sum + size, 0),
+      );
+      for (const file of missing) await download(file, blobOf(file), { hub, commit, delays, log, progress });
       for (const file of unlinked) await link(blobOf(file), join(snapshot, file.path));
-      if (revision !== commit) await writeRef(join(folder, 'refs', revision), commit);
+      if (revision !== commit) {
+        const ref = join(folder, 'refs', revision);
+        await mkdir(dirname(ref), { recursive: true });
+        await writeFile(ref, commit);
+      }
     } finally {
-      lock.unlock();
+      out.write(clear);
+      unlock();
     }
     log(`${model} is in ${snapshot}; ${howToUse(model, snapshot, env)}`);
   } catch (error) {
@@ -125,8 +120,8 @@ export async function fetchModel(
  * What the worker needs in one precision. Configs come first: they are small, so a licence that is not accepted shows at once.
  * @throws Error that names what the repository lacks
  */
-function chooseFiles(files: RemoteFile[], precision: Precision, source: string): RemoteFile[] {
-  const needed = [...CONFIGS, ...WEIGHTS.map((stem) => stem + SUFFIXES[precision])];
+function chooseFiles(files: RemoteFile[], precision: string, source: string): RemoteFile[] {
+  const needed = [...CONFIGS, ...WEIGHTS.map((stem) => stem + SUFFIXES[precision as keyof typeof SUFFIXES])];
   const find = (path: string) => files.find((file) => file.path === path);
   const lacking = needed.filter((path) => !find(path));
   if (lacking.length > 0) throw new Error(`${source} has no ${lacking.join(', ')}`);
@@ -147,22 +142,14 @@ async function link(blob: string, path: string) {
   await symlink(relative(dirname(path), blob), path);
 }
 
-async function writeRef(path: string, commit: string) {
-  await mkdir(dirname(path), { recursive: true });
-  await writeFile(path, commit);
-}
-
 /** Whether the worker finds the files by itself, or needs MODEL_DIR. */
 function howToUse(model: WeightsName, snapshot: string, env: NodeJS.ProcessEnv): string {
-  let found: string | undefined;
   try {
-    found = resolve(findWeights(model, env).folder);
+    if (resolve(findWeights(model, env).folder) === snapshot) return `MODEL=${model} npm start finds it there`;
   } catch {
     // not where the worker searches
   }
-  return found === snapshot
-    ? `MODEL=${model} npm start finds it there`
-    : `MODEL=${model} MODEL_DIR=${snapshot} npm start uses it from there`;
+  return `MODEL=${model} MODEL_DIR=${snapshot} npm start uses it from there`;
 }
 
 await runIfMain(import.meta.url, main);

@@ -4,14 +4,17 @@ import type { CliIo } from './command.ts';
 
 const REDRAW_INTERVAL = 0.1 * SECOND;
 
-/** The progress of a download of several files: a bar over all of them on a terminal, elsewhere a line for each. Sizes are bytes. */
-export function transferBar(out: CliIo['out']) {
-  const clear = out.isTTY ? CLEAR_LINE : '';
-  let total = 0;
-  let finished = 0; // size of the files that are complete
+/**
+ * The progress of a download of several files: a bar over all of them on a terminal, elsewhere a line for each.
+ * @param total bytes of all files
+ */
+export function transferBar(out: CliIo['out'], total: number) {
+  const startedAt = Date.now();
+  let finished = 0; // bytes of the files that are complete
   let position = 0; // in the current file
-  let received = 0; // in this run
-  let [name, startedAt, drawnAt] = ['', 0, 0];
+  let received = 0; // bytes in this run
+  let name = '';
+  let drawnAt = 0;
 
   function draw(label = name) {
     if (!out.isTTY) return;
@@ -19,14 +22,12 @@ export function transferBar(out: CliIo['out']) {
     const done = finished + position;
     const speed = (received / Math.max(1, drawnAt - startedAt)) * SECOND;
     const left = speed > 0 ? `  ${formatBytes(speed)}/s  about ${formatDuration((total - done) / speed)} left` : '';
-    out.write(`${clear}${formatBar(done / total)}  ${label}  ${formatBytes(done)} of ${formatBytes(total)}${left}`);
+    out.write(
+      `${CLEAR_LINE}${formatBar(done / total)}  ${label}  ${formatBytes(done)} of ${formatBytes(total)}${left}`,
+    );
   }
 
   return {
-    start(size: number) {
-      total = size;
-      startedAt = Date.now();
-    },
     /** @param present how much of the file is there from an earlier run */
     startFile(path: string, size: number, present: number) {
       name = path.split('/')[0]!; // the network: the whole path would be too long for the line
@@ -42,15 +43,9 @@ export function transferBar(out: CliIo['out']) {
       if (Date.now() - drawnAt >= REDRAW_INTERVAL) draw();
     },
     showChecking: () => draw(`checking ${name}`),
-    finishFile(size: number) {
-      finished += size;
+    finishFile() {
+      finished += position;
       position = 0;
-    },
-    end() {
-      out.write(clear);
-    },
-    log(line: string) {
-      out.write(`${clear}${line}\n`);
     },
   };
 }
