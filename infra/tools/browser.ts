@@ -9,16 +9,7 @@ if (!hasBrowser) console.warn(`skipped: tests with a real browser (no ${CHROMIUM
 export const launchBrowser = () =>
   chromium.launch({
     executablePath: CHROMIUM,
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-dev-shm-usage',
-      '--autoplay-policy=no-user-gesture-required',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-      '--no-first-run',
-    ],
+    args: ['--disable-gpu', '--disable-sync', '--autoplay-policy=no-user-gesture-required'],
   });
 
 /** Waits until the first clip of the page plays, that is, its time advances. */

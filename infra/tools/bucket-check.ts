@@ -1,4 +1,5 @@
 /** `npm run bucket -- check`: whether the bucket can do all that the service does with it. */
+import assert, { AssertionError } from 'node:assert';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { AbortMultipartUploadCommand, CreateMultipartUploadCommand, type S3Client } from '@aws-sdk/client-s3';
 import { type Bucket, StorageError } from '../../core/bucket/bucket.ts';
@@ -20,9 +21,6 @@ export interface S3Access {
   bucket: Bucket;
 }
 
-/** The bucket answers a step, but not as the service needs it. */
-class CheckFailure extends Error {}
-
 /** @throws StorageError where nothing at all works: wrong store, bucket or keys */
 export async function checkBucket({ s3, client, bucket }: S3Access, report: Report): Promise<void> {
   const folder = `tasks/check-${randomUUID()}`;
@@ -34,7 +32,7 @@ export async function checkBucket({ s3, client, bucket }: S3Access, report: Repo
       if (typeof note === 'string') report('note', note);
       else report('ok', name);
     } catch (error) {
-      if (!(error instanceof StorageError) && !(error instanceof CheckFailure)) throw error;
+      if (!(error instanceof StorageError) && !(error instanceof AssertionError)) throw error;
       report('missing', `${name}: ${error.message}`);
     }
   };
@@ -69,11 +67,6 @@ export const isDenied = (error: unknown): error is StorageError =>
 
 const isVideo = (bytes: Buffer | undefined) => bytes?.equals(VIDEO);
 
-/** @throws CheckFailure with `otherwise` */
-function assert(condition: boolean | undefined, otherwise: string): void {
-  if (!condition) throw new CheckFailure(otherwise);
-}
-
 async function createsOnce(bucket: Bucket, folder: string) {
   const consequence = 'two jobs of one task would both believe that theirs is the result';
   const wins = await Promise.all(Array.from({ length: 5 }, (_, i) => bucket.create(`${folder}/created`, `${i}`)));
@@ -96,19 +89,16 @@ async function linkOpens(link: URL) {
     : `a link answers with status ${response.status}; the store must support presigned URLs (Signature Version 4)`;
   assert(response.status === 200, reason);
   assert(isVideo(Buffer.from(await response.arrayBuffer())), 'a link returns other bytes');
-  const header = (name: string) => response.headers.get(name);
-  const encoding = header('content-encoding');
+  const { headers } = response;
+  const encoding = headers.get('content-encoding');
   assert(encoding === null, `the object comes back with content encoding ${encoding}, which no browser plays`);
-  assert(header('content-type') === 'video/mp4', 'a link does not set the content type (response-content-type)');
-  assert(
-    header('content-disposition') === 'inline; filename="video-1.mp4"',
-    'a link does not set the file name (response-content-disposition)',
-  );
+  const isMp4 = headers.get('content-type') === 'video/mp4';
+  assert(isMp4, 'a link does not set the content type (response-content-type)');
+  const isNamed = headers.get('content-disposition') === 'inline; filename="video-1.mp4"';
+  assert(isNamed, 'a link does not set the file name (response-content-disposition)');
   const range = await read(link, { range: 'bytes=2-5' });
-  assert(
-    range.status === 206 && (await range.text()) === 'film',
-    'no Range requests: a browser could not seek in a video',
-  );
+  const isPart = range.status === 206 && (await range.text()) === 'film';
+  assert(isPart, 'no Range requests: a browser could not seek in a video');
 }
 
 async function changedLinksAreRefused(link: URL) {
@@ -123,15 +113,12 @@ async function changedLinksAreRefused(link: URL) {
   assert((await read(other)).status >= 400, 'a link opens another object');
 }
 
-async function isPrivate({ origin, pathname }: URL): Promise<string | undefined> {
-  const { ok } = await read(new URL(pathname, origin));
-  return ok ? 'the bucket is public: whoever guesses a URL can read it without a link' : undefined;
-}
+const isPrivate = async ({ origin, pathname }: URL): Promise<string | undefined> =>
+  (await read(new URL(pathname, origin))).ok
+    ? 'the bucket is public: whoever guesses a URL can read it without a link'
+    : undefined;
 
-async function read(url: URL, headers: Record<string, string> = {}): Promise<Response> {
-  try {
-    return await fetch(url, { headers, redirect: 'manual', signal: AbortSignal.timeout(LINK_TIMEOUT) });
-  } catch (cause) {
-    throw new CheckFailure(`a link to ${url.host} can’t be fetched`, { cause });
-  }
-}
+const read = (url: URL, headers: Record<string, string> = {}): Promise<Response> =>
+  fetch(url, { headers, redirect: 'manual', signal: AbortSignal.timeout(LINK_TIMEOUT) }).catch(() =>
+    assert.fail(`a link to ${url.host} can’t be fetched`),
+  );

@@ -23,11 +23,11 @@ const ACTIONS = {
   setup: {
     help: `lets the page at PUBLIC_URL (or CORS_ORIGINS, separated by commas) read the bucket, and has the store delete
 tasks after RETAIN_DAYS (30) and unfinished uploads after a day; keeps all other rules`,
-    run: (io: CliIo) => withReport(io, setUpBucket),
+    run: withReport(setUpBucket),
   },
   check: {
     help: 'tries all that the service does with the bucket, reports each step, and leaves nothing behind',
-    run: (io: CliIo) => withReport(io, checkBucket),
+    run: withReport(checkBucket),
   },
 };
 const NOTES =
@@ -38,77 +38,80 @@ export const main = defineCommand('npm run bucket', ACTIONS, NOTES);
 
 type Settings = ReturnType<typeof readSettings>;
 
-async function withReport({ env, out }: CliIo, work: (settings: Settings, report: Report) => Promise<void>) {
-  let status = 0;
-  await work(readSettings(env), (state, text) => {
-    if (state === 'missing') status = 1;
-    out.write(`${state.padEnd(8)} ${text}\n`);
-  });
-  return status;
+function withReport(work: (settings: Settings, report: Report) => Promise<void>) {
+  return async ({ env, out }: CliIo): Promise<number> => {
+    let status = 0;
+    await work(readSettings(env), (state, text) => {
+      if (state === 'missing') status = 1;
+      out.write(`${state.padEnd(8)} ${text}\n`);
+    });
+    return status;
+  };
 }
+
+const URL_LIST = v.pipe(
+  v.string(),
+  v.transform((text) => text.split(',').map((url) => url.trim())),
+  v.check((urls) => urls.every((url) => v.is(httpUrl, url)), 'must be http or https URLs, separated by commas'),
+);
 
 function readSettings(environment: NodeJS.ProcessEnv) {
   const env = readEnvironment(
     {
       ...sharedVariables,
       PUBLIC_URL: v.optional(httpUrl),
-      CORS_ORIGINS: v.optional(v.string()),
+      CORS_ORIGINS: v.optional(URL_LIST),
       RETAIN_DAYS: integer(30, 1, 3650),
     },
     environment,
   );
   const s3 = resolveS3Options(env);
   if (!s3) throw new Error('BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup');
-  const urls = env.CORS_ORIGINS?.split(',') ?? (env.PUBLIC_URL ? [env.PUBLIC_URL] : []);
-  const origins = urls.map((text) => {
-    const url = text.trim();
-    if (!/^https?:\/\//.test(url) || !URL.canParse(url))
-      throw new Error('CORS_ORIGINS must be http or https URLs, separated by commas');
-    return new URL(url).origin;
-  });
+  const urls = env.CORS_ORIGINS ?? (env.PUBLIC_URL ? [env.PUBLIC_URL] : []);
+  const origins = urls.map((url) => new URL(url).origin);
   const tuning = { wait: (time: number) => delay(Math.min(time, MAX_RETRY_PAUSE)) };
   return { s3, origins, retainDays: env.RETAIN_DAYS, client: s3Client(s3, tuning), bucket: s3Bucket(s3, tuning) };
 }
 
 async function setUpBucket(settings: Settings, report: Report): Promise<void> {
   const { origins, retainDays } = settings;
+  /** @param consequence of the store's lack of this feature */
+  const step = async (feature: string, consequence: string, work: () => Promise<string>) => {
+    try {
+      report('ok', `${feature}: ${await work()}`);
+    } catch (error) {
+      if (isUnsupported(error)) report('note', `${feature}: not supported (${error.message}); ${consequence}`);
+      else if (isDenied(error)) report('missing', `${feature}: ${error.message}`);
+      else throw error;
+    }
+  };
+
   if (origins.length === 0)
     report('note', 'CORS: unchanged; set PUBLIC_URL or CORS_ORIGINS to let the page there read');
   else
-    await setUp(report, 'CORS', 'pages can’t read with scripts; videos still play', async () => {
+    await step('CORS', 'pages can’t read with scripts; videos still play', async () => {
       await setCors(settings);
       return `GET and HEAD, with Range, from ${origins.join(', ')}`;
     });
 
-  await setUp(report, 'lifecycle', 'nothing is deleted automatically: configure that at the store itself', async () => {
-    if (await setLifecycle(settings, [RETAIN_RULE, UPLOADS_RULE]).catch(falseIfUnsupported))
-      return `tasks/ expires after ${retainDays} days, unfinished uploads after 1 day`;
-    if (!(await setLifecycle(settings, [RETAIN_RULE])))
-      throw new StorageError('the store accepts the rule and drops it', 'NotImplemented', 1);
-    return `tasks/ expires after ${retainDays} days; unfinished uploads stay: the store has no rule for them`;
+  await step('lifecycle', 'nothing is deleted automatically: configure that at the store itself', async () => {
+    const retention = `tasks/ expires after ${retainDays} days`;
+    try {
+      if (await setLifecycle(settings, [RETAIN_RULE, UPLOADS_RULE]))
+        return `${retention}, unfinished uploads after 1 day`;
+    } catch (error) {
+      if (!isUnsupported(error)) throw error;
+    }
+    if (await setLifecycle(settings, [RETAIN_RULE]))
+      return `${retention}; unfinished uploads stay: the store has no rule for them`;
+    throw new StorageError('the store accepts the rule and drops it', 'NotImplemented', 1);
   });
-}
-
-/** @param consequence of the store's lack of this feature */
-async function setUp(report: Report, feature: string, consequence: string, work: () => Promise<string>) {
-  try {
-    report('ok', `${feature}: ${await work()}`);
-  } catch (error) {
-    if (isUnsupported(error)) report('note', `${feature}: not supported (${error.message}); ${consequence}`);
-    else if (isDenied(error)) report('missing', `${feature}: ${error.message}`);
-    else throw error;
-  }
 }
 
 /** Whether the store has no such feature, or not this form of it. */
 const isUnsupported = (error: unknown): error is StorageError =>
   error instanceof StorageError &&
   ['NotImplemented', 'MethodNotAllowed', 'MalformedXML', 'InvalidArgument', 'InvalidRequest'].includes(error.code);
-
-function falseIfUnsupported(error: unknown): false {
-  if (isUnsupported(error)) return false;
-  throw error;
-}
 
 /** Some stores keep no ids of CORS rules: there the rule with the same origins is ours. */
 async function setCors({ client, s3: { bucket: Bucket }, origins }: Settings): Promise<void> {
