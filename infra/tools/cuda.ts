@@ -198,15 +198,12 @@ function fetchWheel(wheel: Wheel, temporary: string, target: Target): string {
   writeFileSync(requirements, requirement(wheel));
   const what = ['--no-deps', '--only-binary=:all:', '--require-hashes', '--requirement', requirements];
   const where = ['--quiet', '--no-cache-dir', '--dest', temporary];
-  // the wheel's Python and system, whatever those of this machine are
+  // the wheel's Python and system, even if this machine has others
   const tags = ['--implementation=cp', '--python-version=3.12', '--abi=cp312'];
   const systems = platforms.map((name) => `--platform=${name}`);
-  execute(
-    'python3',
-    ['-m', 'pip', 'download', ...what, ...where, ...tags, ...systems],
-    { ...target, env: { ...target.env, TMPDIR: temporary } }, // pip's own copy stays on the same disk and is deleted with ours
-    `pip could not fetch ${wheel.file}`,
-  );
+  const env = { ...target.env, TMPDIR: temporary }; // pip's own copy stays on the same disk and is deleted with ours
+  const args = ['-m', 'pip', 'download', ...what, ...where, ...tags, ...systems];
+  execute('python3', args, { ...target, env }, `pip could not fetch ${wheel.file}`);
   const path = join(temporary, wheel.file);
   const unpacked = join(temporary, project);
   execute('python3', ['-m', 'zipfile', '-e', path, unpacked], target, `${wheel.file} could not be unpacked`);
@@ -250,9 +247,8 @@ function unresolvedBy(path: string, { env }: Target): string[] {
   if (error) throw new Error(`ldd is needed to check the libraries: ${error.message}`);
   if (status !== 0) throw new Error(`${path} can’t be read as a library: ${(stderr || stdout).trim()}`);
   const lines = stdout.split('\n').filter((line) => line.includes('not found'));
-  return lines
-    .map((line) => line.trim().replace(/ => not found.*/, ''))
-    .filter((need) => !DRIVER_LIBRARIES.includes(need));
+  const needs = lines.map((line) => line.trim().replace(/ => not found.*/, ''));
+  return needs.filter((need) => !DRIVER_LIBRARIES.includes(need));
 }
 
 await runIfMain(import.meta.url, main);

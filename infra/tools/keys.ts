@@ -62,12 +62,8 @@ async function list(io: CliIo): Promise<undefined> {
 
 async function set(io: CliIo, values: Values<typeof LIMITS>, id: string): Promise<undefined> {
   const changes = readLimits(values);
-  if (Object.keys(changes).length === 0)
-    throw new UsageError(
-      `set: needs at least one of ${Object.keys(LIMITS)
-        .map((name) => `--${name}`)
-        .join(', ')}`,
-    );
+  const options = Object.keys(LIMITS).map((name) => `--${name}`);
+  if (Object.keys(changes).length === 0) throw new UsageError(`set: needs at least one of ${options.join(', ')}`);
   if (id === LOCAL && changes.scopes) throw new UsageError(`--scopes: the key ${LOCAL} has all scopes`);
   await withStore(io, async (store) => {
     const { name } = await findKey(store, id);
@@ -184,15 +180,10 @@ function rowOf(key: Key): Record<string, string> {
 
 /** @param rows at least one: there is always the key `local` */
 function formatTable(rows: Record<string, string>[]): string {
-  const names = Object.keys(rows[0]!);
-  const cells = [names, ...rows.map((row) => names.map((name) => row[name]!))];
-  const widths = names.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
-  const print = (row: string[]) =>
-    `${row
-      .map((cell, column) => cell.padEnd(widths[column]!))
-      .join('  ')
-      .trimEnd()}\n`;
-  return cells.map(print).join('');
+  const lines = [Object.keys(rows[0]!), ...rows.map(Object.values<string>)];
+  const widths = lines[0]!.map((_, column) => Math.max(...lines.map((cells) => cells[column]!.length)));
+  const padded = lines.map((cells) => cells.map((cell, column) => cell.padEnd(widths[column]!)).join('  '));
+  return padded.map((text) => `${text.trimEnd()}\n`).join('');
 }
 
 await runIfMain(import.meta.url, main);

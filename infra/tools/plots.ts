@@ -5,50 +5,42 @@ import { type Guider, guidanceScales } from '../../core/guider.ts';
 const STEPS = 25;
 const FRAMES = 25;
 
-const edm = (sigma_min: number, sigma_max: number, rho: number): Discretization => ({
-  discretization: 'EDMDiscretization',
-  sigma_min,
-  sigma_max,
-  rho,
-});
-const DISCRETIZATIONS: Record<string, [label: string, choice: Discretization][]> = {
-  EDMDiscretization: [
-    ['SVD’s preset: 0.002 to 700, rho 7', edm(0.002, 700, 7)],
-    ['named alone: 0.0292 to 14.6146, rho 3', edm(0.0292, 14.6146, 3)],
-  ],
-  LegacyDDPMDiscretization: [
-    ['the schedule of Stable Diffusion’s training', { discretization: 'LegacyDDPMDiscretization' }],
-  ],
+/** By name, the settings to draw by the label of their line. */
+type Choices = Record<string, Record<string, Record<string, number>>>;
+
+const DISCRETIZATIONS: Choices = {
+  EDMDiscretization: {
+    'SVD’s preset: 0.002 to 700, rho 7': { sigma_min: 0.002, sigma_max: 700, rho: 7 },
+    'named alone: 0.0292 to 14.6146, rho 3': { sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
+  },
+  LegacyDDPMDiscretization: { 'the schedule of Stable Diffusion’s training': {} },
 };
 
-const linear = (min_guidance_scale: number, max_cfg_scale: number): Guider => ({
-  guider: 'LinearPredictionGuider',
-  min_guidance_scale,
-  max_cfg_scale,
-});
-const GUIDERS: Record<string, [label: string, choice: Guider][]> = {
-  LinearPredictionGuider: [
-    ['svd: 1 to 2.5', linear(1, 2.5)],
-    ['svd_xt: 1.5 to 3', linear(1.5, 3)],
-    ['named alone: 1 to 1.5', linear(1, 1.5)],
-  ],
-  VanillaCFG: [['cfg_scale 5', { guider: 'VanillaCFG', cfg_scale: 5 }]],
-  IdentityGuider: [['the conditional branch alone', { guider: 'IdentityGuider' }]],
+const GUIDERS: Choices = {
+  LinearPredictionGuider: {
+    'svd: 1 to 2.5': { min_guidance_scale: 1, max_cfg_scale: 2.5 },
+    'svd_xt: 1.5 to 3': { min_guidance_scale: 1.5, max_cfg_scale: 3 },
+    'named alone: 1 to 1.5': { min_guidance_scale: 1, max_cfg_scale: 1.5 },
+  },
+  VanillaCFG: { 'cfg_scale 5': { cfg_scale: 5 } },
+  IdentityGuider: { 'the conditional branch alone': {} },
 };
 
 /** @returns SVGs by name: sigma by step for each discretization, without the final 0, and scale by frame for each guider */
 export function plots(): Record<string, string> {
-  const discretizations = Object.entries(DISCRETIZATIONS).map(([name, variants]) => {
-    const title = `${name}: sigma by step, ${STEPS} steps`;
-    const lines = variants.map(([label, choice]) => ({ label, values: noiseLevels(STEPS, choice).slice(0, -1) }));
-    return [name, plot(title, lines, [0.001, 0.01, 0.1, 1, 10, 100, 1000], Math.log10)];
+  const sigmas = Object.entries(DISCRETIZATIONS).map(([discretization, choices]) => {
+    const values = (settings: object) => noiseLevels(STEPS, { discretization, ...settings } as Discretization);
+    const lines = Object.entries(choices).map(([label, one]) => ({ label, values: values(one).slice(0, -1) }));
+    const title = `${discretization}: sigma by step, ${STEPS} steps`;
+    return [discretization, plot(title, lines, [0.001, 0.01, 0.1, 1, 10, 100, 1000], Math.log10)];
   });
-  const guiders = Object.entries(GUIDERS).map(([name, variants]) => {
-    const title = `${name}: guidance scale by frame, ${FRAMES} frames`;
-    const lines = variants.map(([label, choice]) => ({ label, values: guidanceScales(FRAMES, choice) }));
-    return [name, plot(title, lines, [0, 1, 2, 3, 4, 5], (value) => value)];
+  const scales = Object.entries(GUIDERS).map(([guider, choices]) => {
+    const values = (settings: object) => guidanceScales(FRAMES, { guider, ...settings } as Guider);
+    const lines = Object.entries(choices).map(([label, one]) => ({ label, values: values(one) }));
+    const title = `${guider}: guidance scale by frame, ${FRAMES} frames`;
+    return [guider, plot(title, lines, [0, 1, 2, 3, 4, 5], (value) => value)];
   });
-  return Object.fromEntries([...discretizations, ...guiders]);
+  return Object.fromEntries([...sigmas, ...scales]);
 }
 
 const [WIDTH, HEIGHT] = [640, 360];
