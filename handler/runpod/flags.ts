@@ -1,15 +1,6 @@
 import { parseArgs } from 'node:util';
 
-export interface Flags {
-  /** JSON of a job */
-  testInput: string | undefined;
-  serveApi: boolean;
-  host: string;
-  port: number;
-  /** how many jobs run at once, from 1 */
-  concurrency: number;
-  logLevel: string | undefined;
-}
+export type Flags = ReturnType<typeof parseFlags>;
 
 const FLAGS = {
   test_input: { type: 'string' },
@@ -24,7 +15,7 @@ const FLAGS = {
  * RunPod's flags among a program's arguments. Other flags are ignored, unless they begin with `rp_`.
  * @throws Error that names the flag
  */
-export function parseFlags(argv: string[]): Flags {
+export function parseFlags(argv: string[]) {
   const { values, tokens } = parseArgs({ args: argv, strict: false, tokens: true, options: FLAGS });
   for (const token of tokens)
     if (token.kind === 'option' && token.name.startsWith('rp_') && !Object.hasOwn(FLAGS, token.name))
@@ -41,10 +32,12 @@ export function parseFlags(argv: string[]): Flags {
     return Number(value);
   };
   return {
+    /** JSON of a job */
     testInput: text('test_input'),
     serveApi: values.rp_serve_api === true,
     host: text('rp_api_host') ?? 'localhost',
     port: integer('rp_api_port', 8000, 65_535),
+    /** how many jobs run at once, from 1 */
     concurrency: Math.max(1, integer('rp_api_concurrency', 1, 1000)),
     logLevel: text('rp_log_level'),
   };

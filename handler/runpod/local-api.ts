@@ -44,8 +44,10 @@ export async function serveApi(handler: Handler, { host, port, concurrency }: Fl
   log({ event: 'serving', url: `http://${host}:${typeof address === 'object' ? address?.port : port}` });
   if (!signal.aborted) await once(signal, 'abort');
   const closed = once(server.close(), 'close');
-  const abort = setTimeout(() => jobs.abortAll(new Error('the worker had to stop')), gracePeriod);
-  await jobs.allEnded();
+  const abort = setTimeout(() => {
+    for (const { controller } of jobs.all.values()) controller.abort(new Error('the worker had to stop'));
+  }, gracePeriod);
+  await Promise.all([...jobs.all.values()].map(({ ended }) => ended));
   clearTimeout(abort);
   const cut = setTimeout(() => server.closeAllConnections(), CLOSE_TIMEOUT);
   await closed;
@@ -53,7 +55,7 @@ export async function serveApi(handler: Handler, { host, port, concurrency }: Fl
 }
 
 class ApiJobs {
-  readonly #jobs = new Map<string, ApiJob>();
+  readonly all = new Map<string, ApiJob>();
   readonly #waiting: (() => void)[] = [];
   #free: number;
 
@@ -65,17 +67,13 @@ class ApiJobs {
     this.#free = concurrency;
   }
 
-  find(id: string) {
-    return this.#jobs.get(id);
-  }
-
   /** @param webhook a URL that gets the job when it has ended */
   start(input: unknown, webhook: unknown): ApiJob {
     const job: ApiJob = {
       ...{ id: randomUUID(), status: 'IN_QUEUE', stream: [], controller: new AbortController() },
       ended: Promise.resolve(),
     };
-    this.#jobs.set(job.id, job);
+    this.all.set(job.id, job);
     job.ended = this.#run(job, input).then(() => this.#callWebhook(webhook, job));
     return job;
   }
@@ -85,14 +83,6 @@ class ApiJobs {
     job.status = 'CANCELLED';
     delete job.output;
     job.controller.abort(new DOMException('the job was cancelled', 'AbortError'));
-  }
-
-  abortAll(reason: Error) {
-    for (const { controller } of this.#jobs.values()) controller.abort(reason);
-  }
-
-  async allEnded() {
-    await Promise.all([...this.#jobs.values()].map(({ ended }) => ended));
   }
 
   async #run(job: ApiJob, input: unknown) {
@@ -163,7 +153,7 @@ async function answer(request: IncomingMessage, jobs: ApiJobs): Promise<Answer> 
   }
   if (id === undefined || !['status', 'stream', 'cancel'].includes(operation!))
     return [404, { detail: 'POST /run, /runsync, /cancel/ID; GET or POST /status/ID, /stream/ID' }];
-  const job = jobs.find(id);
+  const job = jobs.all.get(id);
   if (!job) return [200, { id, status: 'FAILED', error: 'Job ID not found' }];
   if (operation === 'cancel') {
     if (!isPost) return [405, { detail: 'POST' }];
@@ -174,11 +164,7 @@ async function answer(request: IncomingMessage, jobs: ApiJobs): Promise<Answer> 
   return [200, operation === 'status' ? presentJob(job) : { id, status: job.status, stream: job.stream.splice(0) }];
 }
 
-const presentJob = ({ id, status, output, error }: ApiJob) => ({
-  ...{ id, status },
-  ...(output !== undefined && { output }),
-  ...(error !== undefined && { error }),
-});
+const presentJob = ({ id, status, output, error }: ApiJob) => ({ id, status, output, error });
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

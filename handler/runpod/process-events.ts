@@ -1,6 +1,19 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { ActiveJob, RunInJob } from './active-jobs.ts';
 import type { Log } from './job-log.ts';
+
+/** A job from its take until its outcome has been accepted or refused. */
+export interface ActiveJob {
+  id: string;
+  /** aborts the handler's signal */
+  controller: AbortController;
+  /** rejects when `fail` is called */
+  failed: Promise<never>;
+  /** fails the job, whatever its handler does */
+  fail: (error: unknown) => void;
+}
+
+/** Runs a job's work, so that uncaught errors can be traced to the job. */
+export type RunInJob = <R>(id: string, work: (job: ActiveJob) => Promise<R>) => Promise<R>;
 
 /**
  * Handles the events of the process until `unwatch`:

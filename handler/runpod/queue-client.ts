@@ -12,12 +12,13 @@ export interface TakenJob {
   [field: string]: unknown;
 }
 
-export type Take =
-  /** `withoutInput`: ids of jobs that can't be run; `malformed`: how many entries have no id */
-  | { status: 'jobs'; jobs: TakenJob[]; withoutInput: string[]; malformed: number }
-  | { status: 'empty' }
-  | { status: 'throttled' }
-  | { status: 'error'; error: Error };
+export interface Take {
+  jobs: TakenJob[];
+  /** ids of jobs that can't be run */
+  withoutInput: string[];
+  /** how many entries have no id */
+  malformed: number;
+}
 
 const POLL_TIMEOUT = 90 * SECOND; // the server holds a poll until it has an answer
 const POST_TIMEOUT = 30 * SECOND;
@@ -64,25 +65,22 @@ export function openQueue(env: NodeJS.ProcessEnv) {
     workerId,
 
     /**
-     * A long poll for at most `count` jobs. Rejects only when `signal` is aborted before an answer begins to arrive.
+     * A long poll for at most `count` jobs.
      * @param busy whether a job is active
+     * @throws Error: the answer is unusable, or `signal` was aborted before one began to arrive
      */
-    async take(count: number, busy: boolean, signal: AbortSignal): Promise<Take> {
+    async take(count: number, busy: boolean, signal: AbortSignal): Promise<Take | 'empty' | 'throttled'> {
       const query = { job_in_progress: busy ? '1' : '0' };
       const isBatch = count > 1 && batchUrl;
       const url = isBatch ? withQuery(batchUrl, { batch_size: String(count), ...query }) : withQuery(takeUrl, query);
-      try {
-        const { status, text } = await poll(url, signal);
-        if (status === 429) return { status: 'throttled' };
-        if (status === 204 || status === 400) return { status: 'empty' }; // 400: usual under FlashBoot
-        if (!(status >= 200 && status < 300))
-          return { status: 'error', error: new Error(`job-take answered ${status}`) };
-        return text === '' ? { status: 'empty' } : parseTake(JSON.parse(text));
-      } catch (error) {
-        signal.throwIfAborted();
-        if (error instanceof DOMException && error.name === 'TimeoutError') return { status: 'empty' };
-        return { status: 'error', error: error instanceof Error ? error : new Error(String(error)) };
-      }
+      const answer = await poll(url, signal).catch((error) => {
+        if (error.name === 'TimeoutError') return undefined;
+        throw error;
+      });
+      if (answer?.status === 429) return 'throttled';
+      if (!answer || answer.status === 204 || answer.status === 400) return 'empty'; // 400: usual under FlashBoot
+      if (!(answer.status >= 200 && answer.status < 300)) throw new Error(`job-take answered ${answer.status}`);
+      return answer.text === '' ? 'empty' : parseTake(JSON.parse(answer.text));
     },
 
     /**
@@ -164,12 +162,11 @@ async function send(url: string, { timeout, signal, body, ...options }: Message)
 }
 
 /** @param answer one job or a list, whichever was requested */
-function parseTake(answer: unknown): Take {
+function parseTake(answer: unknown): Take | 'empty' {
   const entries = Array.isArray(answer) ? answer : [answer];
-  if (entries.length === 0) return { status: 'empty' };
+  if (entries.length === 0) return 'empty';
   const valid = entries.filter((entry): entry is { id: string; input?: unknown } => typeof entry?.id === 'string');
   return {
-    status: 'jobs',
     jobs: valid.filter((entry): entry is TakenJob => entry.input != null),
     withoutInput: valid.filter(({ input }) => input == null).map(({ id }) => id),
     malformed: entries.length - valid.length,

@@ -1,6 +1,6 @@
-import type { ActiveJob } from './active-jobs.ts';
 import { deliver, progressQueue } from './delivery.ts';
 import type { Log } from './job-log.ts';
+import type { ActiveJob } from './process-events.ts';
 import type { Queue, TakenJob } from './queue-client.ts';
 import { formatError, type Handler, runHandler, serialize } from './run-handler.ts';
 

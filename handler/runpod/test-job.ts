@@ -1,8 +1,8 @@
 /** One job without RunPod: from `--test_input '{"input": …}'` or the file test_input.json. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RunInJob } from './active-jobs.ts';
 import type { Log } from './job-log.ts';
+import type { RunInJob } from './process-events.ts';
 import type { TakenJob } from './queue-client.ts';
 import { type Handler, runHandler } from './run-handler.ts';
 
