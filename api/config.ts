@@ -10,8 +10,7 @@ export type Config = ReturnType<typeof readConfig>;
 
 const origins = v.pipe(
   v.optional(v.string(), ''),
-  v.transform((text) => text.split(',').map((part) => part.trim())),
-  v.transform((parts) => parts.filter((part) => part !== '')),
+  v.transform((text) => text.split(',').flatMap((part) => part.trim() || [])),
   v.check(
     (list) => (list.length === 1 && list[0] === '*') || list.every(isOrigin),
     'must be * alone, or origins, such as https://app.example.com, separated by commas',
@@ -112,6 +111,7 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
     taskDeadline: env.TASK_DEADLINE_SECONDS * SECOND,
     /** how long after a task's end its files and prompt are kept; milliseconds */
     retain: env.RETAIN_DAYS * DAY,
+    /** perStill: of the pictures that a bridge generates from a prompt; pico-units, see money.ts */
     prices: { currency: env.CURRENCY, perGpuSecond: env.PRICE_PER_GPU_SECOND, perStill: env.PRICE_PER_STILL },
     runpod: { apiKey: env.RUNPOD_API_KEY, endpointId: env.RUNPOD_ENDPOINT_ID, baseUrl: env.RUNPOD_BASE_URL },
   };

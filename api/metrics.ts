@@ -132,7 +132,6 @@ export function createMetrics(log: Logger, { gaugeTimeout = 3 * SECOND } = {}) {
       metrics.runpodSeconds.observe({ operation }, ms / SECOND);
     },
 
-    /** For `instrument`. */
     observeStoreCall(operation: string, ms: number, error: unknown): void {
       if (error !== undefined) metrics.storeErrors.inc({ operation });
       metrics.storeSeconds.observe({ operation }, ms / SECOND);
@@ -176,20 +175,15 @@ type OnCall = (operation: string, ms: number, error: unknown) => void;
  * @returns a copy of the object that times every call of its functions
  */
 export function instrument<T extends { [K in keyof T]: boolean | Call }>(object: T, onCall: OnCall): T {
-  const timed = (name: string, call: Call): Call => {
-    return async (...args) => {
+  const timed =
+    (name: string, call: Call): Call =>
+    async (...args) => {
       const startedAt = performance.now();
       const observe = (error?: unknown) => onCall(name, performance.now() - startedAt, error);
-      try {
-        const result = await call.apply(object, args);
-        observe();
-        return result;
-      } catch (error) {
-        observe(error);
-        throw error;
-      }
+      const result = call.apply(object, args);
+      result.then(() => observe(), observe);
+      return result;
     };
-  };
   const entries = Object.entries<boolean | Call>(object);
   return Object.fromEntries(entries.map(([name, f]) => [name, typeof f === 'function' ? timed(name, f) : f])) as T;
 }

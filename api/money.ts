@@ -2,14 +2,6 @@
  * Money in integers. Amounts are whole micro-units (millionths) of CURRENCY, which are safe integers in JavaScript. Prices are finer:
  * whole pico-units (millionths of micro-units).
  */
-export interface Prices {
-  /** three capital letters (ISO 4217) */
-  currency: string;
-  perGpuSecond: bigint;
-  /** of the pictures that a bridge generates from a prompt */
-  perStill: bigint;
-}
-
 const DECIMALS = 12;
 const PRICE = new RegExp(`^(\\d{1,9})(?:\\.(\\d{1,${DECIMALS}}))?$`);
 

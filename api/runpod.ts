@@ -4,6 +4,7 @@ import createSdk from 'runpod-sdk';
 import * as v from 'valibot';
 import type { JobInput } from '../core/job.ts';
 import { SECOND } from '../core/time.ts';
+import type { Config } from './config.ts';
 
 /** The SDK's 3 s are short: a submission that timed out may still have created a job. */
 const TIMEOUT = 30 * SECOND;
@@ -11,9 +12,8 @@ const TIMEOUT = 30 * SECOND;
 const HEALTH_TIMEOUT = 5 * SECOND;
 
 const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
-
 const canceled = v.object({ status: v.string() });
-
+const health = v.object({ jobs: v.object({}), workers: v.object({}) });
 const jobStatus = v.object({
   status: v.picklist(['IN_QUEUE', 'IN_PROGRESS', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT']),
   output: v.optional(v.unknown()),
@@ -31,8 +31,6 @@ export class UnansweredError extends Error {
   override readonly name = 'Unanswered';
 }
 
-const health = v.object({ jobs: v.object({}), workers: v.object({}) });
-
 export interface Submission {
   input: JobInput;
   /** URL that RunPod calls when the job has ended */
@@ -43,9 +41,8 @@ export interface Submission {
 
 export type RunPod = ReturnType<typeof openRunPod>;
 
-/** @param options `baseUrl`: of a simulator instead of RunPod */
-export function openRunPod(options: { apiKey: string; endpointId: string; baseUrl: string | undefined }) {
-  const { apiKey, endpointId, baseUrl } = options;
+/** @param config `baseUrl`: of a simulator instead of RunPod */
+export function openRunPod({ apiKey, endpointId, baseUrl }: Config['runpod']) {
   const sdk = baseUrl ? createSdk(apiKey, { baseUrl }) : createSdk(apiKey);
   const endpoint = sdk.endpoint(endpointId);
   if (!endpoint) throw new Error('RUNPOD_ENDPOINT_ID is empty');

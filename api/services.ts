@@ -5,11 +5,12 @@ import type { Bucket } from '../core/bucket/bucket.ts';
 import { openBucket } from '../core/bucket/open-bucket.ts';
 import { SECOND } from '../core/time.ts';
 import type { Config } from './config.ts';
+import type { Dependencies } from './dependencies.ts';
 import { isLoopback } from './http/host.ts';
 import { createMetrics, instrument } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
-import type { ListedTask } from './store/task.ts';
+import type { NewTask } from './store/task.ts';
 import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
@@ -45,59 +46,35 @@ export async function createServices({
   const now = () => Date.now() + clockSkew();
   const metrics = createMetrics(log);
   const store = instrument(await openStore(config.databaseUrl, { clockSkew }), metrics.observeStoreCall);
-  const { publicUrl, linkSeconds } = config;
+  const { publicUrl } = config;
   const opened = await openBucket(config.bucket, { publicUrl, retryBudget: 8 * SECOND, now }); // clients wait
   const bucket = wrapBucket(opened.bucket);
   const probe = await bucket.link('probe', Math.floor(now() / 1000) + 60);
-  const webhooks = createWebhooks({
-    store,
-    bucket,
-    linkSeconds,
-    allowPrivate: config.allowPrivateUrls,
-    onAttempt: metrics.observeWebhookAttempt,
-    log,
-    now,
-  });
   const runpod = instrument(openRunPod(config.runpod), metrics.observeRunPodCall);
+  const dependencies: Dependencies = { config, store, bucket, runpod, isQueueLocal, log, now };
+  const webhooks = createWebhooks(dependencies, metrics.observeWebhookAttempt);
   const lifecycle = createLifecycle({
-    store,
-    bucket,
-    runpod,
-    callbackUrl: (token) => `${config.callbackUrl}/runpod/callback/${token}`,
-    taskDeadline: config.taskDeadline,
-    stillTimeout: config.stillTimeout,
-    retain: config.retain,
-    ...(isQueueLocal && { runningTime: config.taskDeadline }), // a worker on this machine may have no GPU
-    watchInterval: isQueueLocal ? 150 : SECOND, // RunPod limits status requests, its simulator does not
+    ...dependencies,
     onDeliveryAdded: webhooks.wake,
     onTaskEnded: metrics.observeTaskEnd,
-    log,
-    now,
   });
   const stopping = new AbortController();
 
   return {
-    config,
-    store,
-    bucket,
+    ...dependencies,
     /** the bucket, if it is a folder whose files the API itself serves */
     disk: opened.disk,
     /** origin of signed links, such as https://bucket.example.com */
     linkOrigin: new URL(probe).origin,
     lifecycle,
     webhooks,
-    estimate: createEstimator({ store, log, model: config.model, prices: config.prices, now }),
+    estimate: createEstimator(dependencies),
     /** a task as clients see it, with freshly signed links */
-    presentTask: (task: ListedTask) => presentTask(task, { bucket, linkSeconds, now }),
-    runpod,
-    log,
+    presentTask: (task: NewTask) => presentTask(task, dependencies),
     metrics,
     /** aborted when the process stops: waiting requests end, and the service is not ready */
     stopping: stopping.signal,
     announceStop: () => stopping.abort(),
-
-    /** milliseconds since 1970 */
-    now,
 
     /** Starts the background work. */
     async start(): Promise<void> {

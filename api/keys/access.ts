@@ -33,8 +33,8 @@ export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
     keyLimits[name] ?? (key.id === LOCAL ? Infinity : DEFAULT_LIMITS[name]);
   return {
     maxActive: key.max_active ?? byDefault('maxActive'),
-    submissions: { perMinute: key.submissions_per_minute ?? byDefault('submissions') },
-    requests: { perMinute: key.requests_per_minute ?? byDefault('requests') },
+    submissions: key.submissions_per_minute ?? byDefault('submissions'),
+    requests: key.requests_per_minute ?? byDefault('requests'),
   };
 }
 
@@ -93,12 +93,12 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
   /** Counts a request in this process; only submissions are counted in the store. @returns headers. @throws Problem 429 */
   function countRequest(key: Key): Record<string, string> {
     const { requests } = limitsOf(key, config);
-    if (requests.perMinute === Infinity) return {};
+    if (requests === Infinity) return {};
     const tat = arrivals.get(key.id) ?? 0;
     const next = takeToken(tat, now(), requests);
     const headers = rateHeaders('requests', next ?? tat, now(), requests);
     if (next === undefined)
-      throw new Problem('too_many_requests', `this key may send ${requests.perMinute} requests a minute`, {
+      throw new Problem('too_many_requests', `this key may send ${requests} requests a minute`, {
         headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, now(), requests)) },
       });
     cache(arrivals, key.id, next);

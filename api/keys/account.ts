@@ -28,8 +28,8 @@ export function presentAccount(
     open_tasks: key.active_tasks,
     limits: {
       open_tasks: finite(limits.maxActive),
-      submissions_per_minute: finite(limits.submissions.perMinute),
-      requests_per_minute: finite(limits.requests.perMinute),
+      submissions_per_minute: finite(limits.submissions),
+      requests_per_minute: finite(limits.requests),
     },
     days: [...new Set(usage.map(({ day }) => day))].map((day) => totalOf(day, usage)),
   };

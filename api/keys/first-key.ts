@@ -3,14 +3,14 @@ import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LOCAL, SCOPES } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
-import { FIRST_KEY, generateKey, KEY_DEFAULTS, newWebhookSecret } from './key-value.ts';
+import { FIRST_KEY, generateKey, newWebhookSecret } from './key-value.ts';
 
 /** Creates an admin's key, unless there is or was a key. @returns its value, to be shown once; undefined: none was created */
 export async function createFirstKey(store: Store, now: number): Promise<string | undefined> {
   if (await store.hasKeys()) return undefined;
   const { id, value, hash } = generateKey(FIRST_KEY);
-  const key = { ...KEY_DEFAULTS, id, name: 'first', scopes: [...SCOPES], hash };
-  const isOurs = await store.addKey({ ...key, webhook_secret: newWebhookSecret(), created_at: now });
+  const key = { id, name: 'first', scopes: [...SCOPES], hash, webhook_secret: newWebhookSecret(), created_at: now };
+  const isOurs = await store.addKey(key);
   return isOurs ? value : undefined;
 }
 

@@ -7,19 +7,6 @@ const PATTERN = /^i2v_([\da-f]{16})_[\w-]{43}$/;
 /** Id of the first key: of several processes that start without a key, one creates it. */
 export const FIRST_KEY = '0'.repeat(16);
 
-/** The fields of a new key that are empty unless given. */
-export const KEY_DEFAULTS = {
-  old_hash: null,
-  old_until: null,
-  budget: null,
-  max_active: null,
-  submissions_per_minute: null,
-  requests_per_minute: null,
-  old_webhook_secret: null,
-  old_webhook_until: null,
-  revoked_at: null,
-};
-
 /** @returns the value, to be shown once, and the hash to be stored */
 export function generateKey(id = randomBytes(8).toString('hex')): { id: string; value: string; hash: string } {
   const value = `i2v_${id}_${randomBytes(32).toString('base64url')}`;

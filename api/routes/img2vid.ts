@@ -25,7 +25,7 @@ import {
   responseHeader,
 } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import { INITIAL_STATE, type ListedTask, type NewTask, type Task } from '../store/task.ts';
+import { INITIAL_STATE, type NewTask, type Task } from '../store/task.ts';
 import { presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
@@ -168,10 +168,10 @@ async function respond(c: Context, services: Services, task: Task | NewTask) {
 }
 
 /** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops */
-async function waitForEnd(c: Context, services: Services, task: Task | NewTask, seconds: number): Promise<ListedTask> {
+async function waitForEnd(c: Context, services: Services, task: NewTask, seconds: number): Promise<NewTask> {
   const read = () => services.store.getOwn(task.owner, task.id);
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
-  let latest: ListedTask = task;
+  let latest: NewTask = task;
   try {
     for await (const changed of follow(task.owner, (await read())!, services, signals)) latest = changed ?? latest;
     if (isActive(latest.status)) latest = (await read()) ?? latest; // changes by other processes arrive late

@@ -62,8 +62,7 @@ export async function storeTask(
   const { key, refused } = inserted;
   for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
     c.header(name, value);
-  if (refused === 'rate')
-    throw tooManySubmissions(submissions.perMinute, secondsUntilNext(key.submissions_at, at, submissions));
+  if (refused === 'rate') throw tooManySubmissions(submissions, secondsUntilNext(key.submissions_at, at, submissions));
   if (refused === 'active') throw tooManyActive(maxActive);
   if (refused === 'budget') throw budgetSpent(admission.amount, leftOf(key, admission), key.budget!, quote.currency);
   return undefined;

@@ -1,29 +1,37 @@
 /** Queries of the outbox: webhook deliveries and their attempts. */
+import type { ExpressionBuilder } from 'kysely';
 import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
-import type { Claim, Dialect, Write } from './dialect.ts';
+import type { Claim, Dialect, Tables, Write } from './dialect.ts';
 
 /** Adds a delivery that is due at once, or a disabled one if its webhook is disabled. */
 export async function insertDelivery({ db, fromNow }: Dialect, write: Write, delivery: NewDelivery): Promise<Delivery> {
-  const { owner, url } = delivery;
-  const disabled = await write(
-    db.selectFrom('disabled_webhooks').select('url').where('owner', '=', owner).where('url', '=', url),
-  );
+  const disabled = await db
+    .selectFrom('disabled_webhooks')
+    .select('url')
+    .where(isOf(delivery.owner, delivery.url))
+    .$call(write);
   const state =
     disabled.length > 0
       ? { status: 'disabled' as const, next_attempt_at: null }
       : { status: 'pending' as const, next_attempt_at: fromNow(0) };
-  const [row] = await write(
-    db
-      .insertInto('deliveries')
-      .values({ ...delivery, ...state, attempts: 0 })
-      .returningAll(),
-  );
+  const values = { ...delivery, ...state, attempts: 0 };
+  const [row] = await db.insertInto('deliveries').values(values).returningAll().$call(write);
   return row!;
 }
+
+/** Condition that a row belongs to a webhook. */
+const isOf = (owner: string, url: string) => (e: ExpressionBuilder<Tables, 'deliveries' | 'disabled_webhooks'>) =>
+  e.and([e('owner', '=', owner), e('url', '=', url)]);
 
 export function deliveryQueries(dialect: Dialect) {
   const { db, write, writeAll, fromNow, skipLocked } = dialect;
   const deliveriesOf = (owner: string) => db.selectFrom('deliveries').selectAll().where('owner', '=', owner);
+  /** Deliveries with a scheduled attempt, except those of some owners. */
+  const scheduled = (except: string[]) =>
+    db
+      .selectFrom('deliveries')
+      .where('next_attempt_at', 'is not', null)
+      .$if(except.length > 0, (query) => query.where('owner', 'not in', except));
   return {
     addDelivery: (delivery: NewDelivery): Promise<Delivery> =>
       writeAll((write) => insertDelivery(dialect, write, delivery)),
@@ -32,40 +40,31 @@ export function deliveryQueries(dialect: Dialect) {
       deliveriesOf(owner).where('id', '=', id).executeTakeFirst(),
 
     /** Newest first. */
-    async listDeliveries({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> {
-      let query = deliveriesOf(owner).orderBy('id', 'desc').limit(limit);
-      if (status !== undefined) query = query.where('status', '=', status);
-      if (task !== undefined) query = query.where('task_id', '=', task);
-      if (before !== undefined) query = query.where('id', '<', before);
-      return query.execute();
-    },
+    listDeliveries: ({ owner, status, task, before, limit }: DeliverySelection): Promise<Delivery[]> =>
+      deliveriesOf(owner)
+        .$if(status !== undefined, (query) => query.where('status', '=', status!))
+        .$if(task !== undefined, (query) => query.where('task_id', '=', task!))
+        .$if(before !== undefined, (query) => query.where('id', '<', before!))
+        .orderBy('id', 'desc')
+        .limit(limit)
+        .execute(),
 
     /** Leases deliveries that are due, except those of some owners: their next attempt is the lease's expiry. */
     claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
-      const due = db
-        .selectFrom('deliveries')
-        .select('id')
-        .where('next_attempt_at', '<=', fromNow(0))
-        .$if(except.length > 0, (query) => query.where('owner', 'not in', except))
-        .orderBy('next_attempt_at')
-        .limit(limit);
-      return write(
-        db
-          .with('due', () => skipLocked(due))
-          .updateTable('deliveries')
-          .set({ next_attempt_at: fromNow(lease) })
-          .where('id', 'in', (e) => e.selectFrom('due').select('id'))
-          .returningAll(),
-      );
+      const due = scheduled(except).select('id').where('next_attempt_at', '<=', fromNow(0));
+      return db
+        .with('due', () => skipLocked(due.orderBy('next_attempt_at').limit(limit)))
+        .updateTable('deliveries')
+        .set({ next_attempt_at: fromNow(lease) })
+        .where('id', 'in', (e) => e.selectFrom('due').select('id'))
+        .returningAll()
+        .$call(write);
     },
 
     /** Milliseconds until the next attempt, except those of some owners. Below 0: one is due; undefined: there is none. */
     async nextDeliveryDue(except: string[]): Promise<number | undefined> {
-      const row = await db
-        .selectFrom('deliveries')
+      const row = await scheduled(except)
         .select((e) => e(e.fn.min('next_attempt_at'), '-', fromNow(0)).as('wait'))
-        .where('next_attempt_at', 'is not', null)
-        .$if(except.length > 0, (query) => query.where('owner', 'not in', except))
         .executeTakeFirst();
       return row?.wait ?? undefined;
     },
@@ -73,24 +72,21 @@ export function deliveryQueries(dialect: Dialect) {
     /** Stores the outcome of an attempt, unless the delivery was reset or attempted by another process meanwhile. */
     async recordAttempt({ id, attempts }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> {
       const next_attempt_at = nextAttemptIn === null ? null : fromNow(nextAttemptIn);
-      await write(
-        db
-          .updateTable('deliveries')
-          .set({ ...attempt, next_attempt_at })
-          .where('id', '=', id)
-          .where('attempts', '=', attempts),
-      );
+      await db
+        .updateTable('deliveries')
+        .set({ ...attempt, next_attempt_at })
+        .where((e) => e.and({ id, attempts }))
+        .$call(write);
     },
 
     /** Makes a delivery pending and due, with no attempts, whatever its status. @returns it */
     async resetDelivery({ id }: Delivery): Promise<Delivery> {
-      const [row] = await write(
-        db
-          .updateTable('deliveries')
-          .set({ status: 'pending', next_attempt_at: fromNow(0), attempts: 0, delivered_at: null })
-          .where('id', '=', id)
-          .returningAll(),
-      );
+      const [row] = await db
+        .updateTable('deliveries')
+        .set({ status: 'pending', next_attempt_at: fromNow(0), attempts: 0, delivered_at: null })
+        .where('id', '=', id)
+        .returningAll()
+        .$call(write);
       return row!;
     },
   };
@@ -101,46 +97,36 @@ export function webhookQueries({ db, write, writeAll, fromNow }: Dialect) {
   return {
     /** Whether the webhook answered 410 and was not enabled since. */
     isWebhookDisabled: async (owner: string, url: string): Promise<boolean> =>
-      (await db
-        .selectFrom('disabled_webhooks')
-        .select('url')
-        .where('owner', '=', owner)
-        .where('url', '=', url)
-        .executeTakeFirst()) !== undefined,
+      (await db.selectFrom('disabled_webhooks').select('url').where(isOf(owner, url)).execute()).length > 0,
 
     /** Disables the webhook's scheduled deliveries, and all that come until it is enabled. */
     disableWebhook: (owner: string, url: string): Promise<void> =>
       writeAll(async (write) => {
-        await write(
-          db
-            .insertInto('disabled_webhooks')
-            .values({ owner, url })
-            .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing()),
-        );
-        await write(
-          db
-            .updateTable('deliveries')
-            .set({ status: 'disabled', next_attempt_at: null })
-            .where('owner', '=', owner)
-            .where('url', '=', url)
-            .where('next_attempt_at', 'is not', null),
-        );
+        await db
+          .insertInto('disabled_webhooks')
+          .values({ owner, url })
+          .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing())
+          .$call(write);
+        await db
+          .updateTable('deliveries')
+          .set({ status: 'disabled', next_attempt_at: null })
+          .where(isOf(owner, url))
+          .where('next_attempt_at', 'is not', null)
+          .$call(write);
       }),
 
     async enableWebhook(owner: string, url: string): Promise<void> {
-      await write(db.deleteFrom('disabled_webhooks').where('owner', '=', owner).where('url', '=', url));
+      await db.deleteFrom('disabled_webhooks').where(isOf(owner, url)).$call(write);
     },
 
     /** Schedules no attempt at the webhook within the next `ms` milliseconds. */
     async postponeWebhook(owner: string, url: string, ms: number): Promise<void> {
-      await write(
-        db
-          .updateTable('deliveries')
-          .set({ next_attempt_at: fromNow(ms) })
-          .where('owner', '=', owner)
-          .where('url', '=', url)
-          .where('next_attempt_at', '<', fromNow(ms)),
-      );
+      await db
+        .updateTable('deliveries')
+        .set({ next_attempt_at: fromNow(ms) })
+        .where(isOf(owner, url))
+        .where('next_attempt_at', '<', fromNow(ms))
+        .$call(write);
     },
   };
 }

@@ -39,8 +39,11 @@ forEachDatabase((stores) => {
     const added = await Promise.all([store, other, store].map((one, i) => one.addKey({ ...key, name: String(i) })));
     expect(added.filter(Boolean)).toHaveLength(1);
     expect(await store.hasKeys()).toBe(true);
-    const fresh = { ...key, name: String(added.indexOf(true)), month: '', spent: 0, reserved: 0, active_tasks: 0 };
-    expect(await other.getKey('k')).toEqual({ ...fresh, submissions_at: 0 });
+    const account = { month: '', spent: 0, reserved: 0, active_tasks: 0, submissions_at: 0 };
+    const limits = { max_active: null, submissions_per_minute: null, requests_per_minute: null };
+    const old = { old_hash: null, old_until: null, old_webhook_secret: null, old_webhook_until: null };
+    const fresh = { ...key, name: String(added.indexOf(true)), ...account, ...limits, ...old, revoked_at: null };
+    expect(await other.getKey('k')).toEqual(fresh);
     expect(await store.updateKey('k', { scopes: ['admin'], revoked_at: 5 })).toMatchObject({ revoked_at: 5 });
     expect(await other.getKey('k')).toMatchObject({ scopes: ['admin'], name: fresh.name });
     expect(await store.updateKey('none', { revoked_at: 5 })).toBeUndefined();

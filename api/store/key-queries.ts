@@ -35,11 +35,9 @@ async function lockKey({ db, forUpdate }: Dialect, write: Write, id: string, now
   return key.month < month ? { ...key, month, spent: 0 } : key;
 }
 
-type Account = Pick<Key, keyof typeof NEW_ACCOUNT>;
-
-function writeAccount({ db }: Dialect, write: Write, { id, month, spent }: Key, changes: Partial<Account>) {
+function writeAccount({ db }: Dialect, write: Write, { id, month, spent }: Key, changes: Partial<typeof NEW_ACCOUNT>) {
   const account = { month, spent, ...changes };
-  return write(db.updateTable('keys').set(account).where('id', '=', id));
+  return db.updateTable('keys').set(account).where('id', '=', id).$call(write);
 }
 
 /**
@@ -67,14 +65,13 @@ export async function settle(dialect: Dialect, write: Write, task: Task): Promis
   const settled_at = task.finished_at!;
   const amount = cost?.amount ?? 0;
   const gpu_time = output && cost && Math.round(cost.gpu_seconds * 1000);
-  const [line] = await write(
-    dialect.db
-      .updateTable('ledger')
-      .set({ settled_at, day: dayOf(settled_at), status, amount, gpu_time, stills: cost?.stills ?? 0 })
-      .where('task_id', '=', id)
-      .where('settled_at', 'is', null)
-      .returning('reserved'),
-  );
+  const [line] = await dialect.db
+    .updateTable('ledger')
+    .set({ settled_at, day: dayOf(settled_at), status, amount, gpu_time, stills: cost?.stills ?? 0 })
+    .where('task_id', '=', id)
+    .where('settled_at', 'is', null)
+    .returning('reserved')
+    .$call(write);
   if (!line) return;
   const key = await lockKey(dialect, write, owner, settled_at);
   await writeAccount(dialect, write, key, {
@@ -100,13 +97,12 @@ export function keyQueries({ db, write }: Dialect) {
 
     /** @returns false: there is a key with this id already */
     async addKey(key: NewKey): Promise<boolean> {
-      const added = await write(
-        db
-          .insertInto('keys')
-          .values({ ...toRow(key), ...NEW_ACCOUNT })
-          .onConflict((conflict) => conflict.column('id').doNothing())
-          .returning('id'),
-      );
+      const added = await db
+        .insertInto('keys')
+        .values({ ...toRow(key), ...NEW_ACCOUNT })
+        .onConflict((conflict) => conflict.column('id').doNothing())
+        .returning('id')
+        .$call(write);
       return added.length > 0;
     },
 

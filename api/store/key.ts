@@ -44,8 +44,8 @@ export interface Key {
 /** A key's account before its first task. */
 export const NEW_ACCOUNT = { month: '', spent: 0, reserved: 0, active_tasks: 0, submissions_at: 0 };
 
-export type NewKey = Omit<Key, keyof typeof NEW_ACCOUNT>;
-export type KeyChanges = Partial<Omit<NewKey, 'id' | 'created_at'>>;
+export type KeyChanges = Partial<Omit<Key, 'id' | 'created_at' | keyof typeof NEW_ACCOUNT>>;
+export type NewKey = Pick<Key, 'id' | 'created_at' | 'name' | 'scopes' | 'webhook_secret'> & KeyChanges;
 
 /** The conditions under which a key may create a task. */
 export interface Admission {

@@ -14,21 +14,20 @@ const MAX_OWNERS = 100;
 export function leaseQueries(dialect: Dialect) {
   const { db, write, fromNow, skipLocked } = dialect;
   const unleased = () => db.selectFrom('tasks').where('leased_until', '<=', fromNow(0));
-
-  function leased(lease: number) {
-    const until = fromNow(lease);
-    return { next_run_at: until, leased_until: until, version: sql<number>`version + 1` };
-  }
+  const leased = (ms: number) => ({
+    next_run_at: fromNow(ms),
+    leased_until: fromNow(ms),
+    version: sql<number>`version + 1`,
+  });
 
   async function lease(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, ms: number): Promise<Task[]> {
-    const rows = await write(
-      db
-        .with('chosen', () => skipLocked(tasks))
-        .updateTable('tasks')
-        .set(leased(ms))
-        .where('id', 'in', (e) => e.selectFrom('chosen').select('id'))
-        .returningAll(),
-    );
+    const rows = await db
+      .with('chosen', () => skipLocked(tasks))
+      .updateTable('tasks')
+      .set(leased(ms))
+      .where('id', 'in', (e) => e.selectFrom('chosen').select('id'))
+      .returningAll()
+      .$call(write);
     return rows.map(fromRow);
   }
 
@@ -57,25 +56,25 @@ export function leaseQueries(dialect: Dialect) {
       { lease: ms, dueAfter, waiting = false }: { lease: number; dueAfter?: number; waiting?: boolean },
     ): Promise<Task[]> {
       if (ids.length === 0) return [];
-      let query = db
+      const rows = await db
         .updateTable('tasks')
         .set(leased(ms))
         .where('id', 'in', ids)
-        .where('leased_until', '<=', fromNow(0));
-      if (!waiting) query = query.where(NOT_WAITING);
-      if (dueAfter !== undefined) query = query.where('next_run_at', '>', fromNow(dueAfter));
-      return (await write(query.returningAll())).map(fromRow);
+        .where('leased_until', '<=', fromNow(0))
+        .$if(!waiting, (query) => query.where(NOT_WAITING))
+        .$if(dueAfter !== undefined, (query) => query.where('next_run_at', '>', fromNow(dueAfter!)))
+        .returningAll()
+        .$call(write);
+      return rows.map(fromRow);
     },
 
     /** Ends the lease that came with `task`, if it still lasts. The task is due at once. */
     async release({ id, leased_until }: Task): Promise<void> {
-      await write(
-        db
-          .updateTable('tasks')
-          .set({ next_run_at: fromNow(0), leased_until: 0 })
-          .where('id', '=', id)
-          .where('leased_until', '=', leased_until),
-      );
+      await db
+        .updateTable('tasks')
+        .set({ next_run_at: fromNow(0), leased_until: 0 })
+        .where((e) => e.and({ id, leased_until }))
+        .$call(write);
     },
 
     /**
@@ -89,14 +88,15 @@ export function leaseQueries(dialect: Dialect) {
           .select((e) => e(e.fn.min('next_run_at'), '-', fromNow(0)).as('wait'))
           .where(condition)
           .where('next_run_at', '<', NEVER);
-      const submitted = db
-        .selectFrom('tasks')
-        .select((e) => e.fn.countAll<number>().as('count'))
-        .where(SUBMITTED);
-      const row = await db
-        .selectNoFrom([soonest(WAITING).as('waiting'), soonest(NOT_WAITING).as('due'), submitted.as('out')])
+      const submitted = db.selectFrom('tasks').select((e) => e.fn.countAll<number>().as('count'));
+      const { waiting, due, out } = await db
+        .selectNoFrom([
+          soonest(WAITING).as('waiting'),
+          soonest(NOT_WAITING).as('due'),
+          submitted.where(SUBMITTED).as('out'),
+        ])
         .executeTakeFirstOrThrow();
-      return { waiting: row.waiting ?? undefined, due: row.due ?? undefined, out: row.out ?? 0 };
+      return { waiting: waiting ?? undefined, due: due ?? undefined, out: out! };
     },
   };
 }

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { type Client, createClient } from '@libsql/client';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { LibsqlDialect } from '@libsql/kysely-libsql';
-import { type Compilable, CompiledQuery, Kysely, type Dialect as KyselyDialect, SqliteAdapter, sql } from 'kysely';
+import { type Compilable, CompiledQuery, Kysely, SqliteAdapter, sql } from 'kysely';
 import type { Dialect, Tables, Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
@@ -23,7 +23,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   await mkdir(folder, { recursive: true });
   const lock = exclusive ? await lockFolder(folder) : undefined;
   const writer = await connect(url);
-  await migrate(new Kysely<Tables>({ dialect: transactional(new LibsqlDialect({ client: writer })) }));
+  await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: writer }) }));
   if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
   const reader = await connect(url);
   const queue = createWriteQueue(writer);
@@ -127,14 +127,10 @@ function createWriteQueue(client: Client) {
 }
 
 /** Tells Kysely that SQLite creates tables transactionally. */
-function transactional(dialect: KyselyDialect): KyselyDialect {
-  const adapter = Object.defineProperty(new SqliteAdapter(), 'supportsTransactionalDdl', { value: true });
-  return {
-    createAdapter: () => adapter,
-    createDriver: () => dialect.createDriver(),
-    createIntrospector: (db) => dialect.createIntrospector(db),
-    createQueryCompiler: () => dialect.createQueryCompiler(),
-  };
+class TransactionalDialect extends LibsqlDialect {
+  override createAdapter() {
+    return Object.defineProperty(new SqliteAdapter(), 'supportsTransactionalDdl', { value: true });
+  }
 }
 
 /**

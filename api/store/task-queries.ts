@@ -8,16 +8,7 @@ import { type Dialect, JSON_COLUMNS, type TaskRow } from './dialect.ts';
 import type { Admission } from './key.ts';
 import { AdmissionRefused, reserve, settle } from './key-queries.ts';
 import { ACTIVE } from './schema.ts';
-import {
-  type Changes,
-  endsTask,
-  type InsertResult,
-  LIST_COLUMNS,
-  type ListedTask,
-  type NewTask,
-  type Task,
-  type TaskSelection,
-} from './task.ts';
+import { type Changes, endsTask, type InsertResult, type NewTask, type Task, type TaskSelection } from './task.ts';
 
 /** How long an idempotency key stands for its task, from the task's creation; milliseconds. */
 const IDEMPOTENCY_TTL = DAY;
@@ -52,17 +43,16 @@ export function taskQueries({ db }: Dialect) {
       ),
 
     /** Newest first. */
-    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<ListedTask[]> {
-      let query = db
-        .selectFrom('tasks')
-        .select(LIST_COLUMNS)
+    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<Task[]> {
+      const rows = await tasks()
         .where('owner', '=', owner)
+        .$if(status !== undefined, (query) => query.where('status', '=', status!))
+        .$if(from !== undefined, (query) => query.where('id', '>=', storable(from!)))
+        .$if(before !== undefined, (query) => query.where('id', '<', storable(before!)))
         .orderBy('id', 'desc')
-        .limit(limit);
-      if (status !== undefined) query = query.where('status', '=', status);
-      if (from !== undefined) query = query.where('id', '>=', storable(from));
-      if (before !== undefined) query = query.where('id', '<', storable(before));
-      return (await query.execute()).map(fromRow);
+        .limit(limit)
+        .execute();
+      return rows.map(fromRow);
     },
 
     /** Active tasks of all owners, their jobs at RunPod, and when the oldest task without a job was created. */
@@ -91,15 +81,14 @@ export function taskWrites(dialect: Dialect) {
   /** One transaction writes the task, its line in the ledger, and its key's account. @returns undefined: the idempotency key is taken */
   const insertOnce = (task: NewTask, admission: Admission) =>
     writeAll(async (write): Promise<InsertResult | undefined> => {
-      const stored = await write(
-        db
-          .insertInto('tasks')
-          .values({ ...toRow(task), next_run_at: fromNow(0), leased_until: 0 })
-          .onConflict((conflict) =>
-            conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
-          )
-          .returning('id'),
-      );
+      const stored = await db
+        .insertInto('tasks')
+        .values({ ...toRow(task), next_run_at: fromNow(0), leased_until: 0 })
+        .onConflict((conflict) =>
+          conflict.columns(['owner', 'idempotency_key']).where('idempotency_key', 'is not', null).doNothing(),
+        )
+        .returning('id')
+        .$call(write);
       return stored.length === 0 ? undefined : { key: await reserve(dialect, write, task, admission) };
     }).catch((error): InsertResult => {
       if (error instanceof AdmissionRefused) return { refused: error.reason, key: error.key };
@@ -108,14 +97,12 @@ export function taskWrites(dialect: Dialect) {
 
   /** Of several processes that release the key at once, the first to insert gets it. */
   const releaseIdempotencyKey = ({ owner, idempotency_key, created_at }: NewTask) =>
-    write(
-      db
-        .updateTable('tasks')
-        .set({ idempotency_key: null, idempotency_hash: null })
-        .where('owner', '=', owner)
-        .where('idempotency_key', '=', idempotency_key)
-        .where('created_at', '<=', created_at - IDEMPOTENCY_TTL),
-    );
+    db
+      .updateTable('tasks')
+      .set({ idempotency_key: null, idempotency_hash: null })
+      .where((e) => e.and({ owner, idempotency_key }))
+      .where('created_at', '<=', created_at - IDEMPOTENCY_TTL)
+      .$call(write);
 
   return {
     /** Stores the task, unless its idempotency key stands for an existing one or its API key refuses it. */
@@ -141,8 +128,7 @@ export function taskWrites(dialect: Dialect) {
         .set({ ...toRow(changes), version: task.version + 1 })
         .$if(runNow || nextRunIn !== undefined, (query) => query.set({ next_run_at }))
         .$if(nextRunIn !== undefined, (query) => query.set({ leased_until: 0 }))
-        .where('id', '=', task.id)
-        .where('version', '=', task.version)
+        .where((e) => e.and({ id: task.id, version: task.version }))
         .returningAll();
       if (!endsTask(task, changes)) return fromOptionalRow((await write(change))[0]);
       return writeAll(async (write) => {
@@ -157,13 +143,12 @@ export function taskWrites(dialect: Dialect) {
 
     /** Makes ended tasks due whose files are older than `retain` milliseconds, for the case that RETAIN_DAYS was shortened. */
     async rescheduleExpiry(retain: number, now: number): Promise<void> {
-      await write(
-        db
-          .updateTable('tasks')
-          .set({ next_run_at: 0 })
-          .where('finished_at', '<', now - retain)
-          .where('expired_at', 'is', null),
-      );
+      await db
+        .updateTable('tasks')
+        .set({ next_run_at: 0 })
+        .where('finished_at', '<', now - retain)
+        .where('expired_at', 'is', null)
+        .$call(write);
     },
   };
 }
@@ -183,10 +168,10 @@ function toRow<T extends Partial<NewTask>>(task: T): { [K in keyof T & keyof Tas
   return row as ReturnType<typeof toRow<T>>;
 }
 
-export function fromRow<R extends Partial<TaskRow>>(row: R): Pick<Task, keyof R & keyof Task> {
+export function fromRow(row: TaskRow): Task {
   const task: Record<string, unknown> = { ...row };
-  for (const name of JSON_COLUMNS) if (typeof row[name] === 'string') task[name] = JSON.parse(row[name]);
-  return task as Pick<Task, keyof R & keyof Task>;
+  for (const name of JSON_COLUMNS) if (row[name] !== null) task[name] = JSON.parse(row[name]);
+  return task as unknown as Task;
 }
 
 const fromOptionalRow = (row: TaskRow | undefined): Task | undefined => row && fromRow(row);

@@ -1,11 +1,9 @@
 /** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
-import type { Logger } from 'pino';
 import type { Input } from '../../core/parameters.ts';
-import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
 import { MINUTE } from '../../core/time.ts';
-import { costOf, costOfTime, type Prices } from '../money.ts';
-import type { Store } from '../store/store.ts';
+import type { Dependencies } from '../dependencies.ts';
+import { costOf, costOfTime } from '../money.ts';
 import type { Quote } from '../store/task.ts';
 
 /** Latest results that count; below MIN_RESULTS there is no correction. */
@@ -39,15 +37,8 @@ export const presentEstimate = ({ gpuTime, quote }: Estimate): CostEstimate => (
   gpu_seconds: gpuTime / 1000,
 });
 
-interface EstimatorOptions {
-  store: Pick<Store, 'listGpuTimes'>;
-  log: Logger;
-  model: ModelName;
-  prices: Prices;
-  now: () => number;
-}
-
-export function createEstimator({ store, log, model, prices, now }: EstimatorOptions) {
+export function createEstimator({ config, store, log, now }: Dependencies) {
+  const { model, prices } = config;
   let correction: Promise<number> = Promise.resolve(1);
   let until = 0;
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { createTaskIds, firstIdAt, isTaskId } from './id.ts';
+import { createTaskIds, firstIdAt, TASK_ID } from './id.ts';
 
 const millisecond = (id: string) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16);
 
@@ -13,7 +13,7 @@ test('ids ascend, also within a millisecond and when the clock is set back, and 
   }
   const ids = made.map(({ id }) => id);
   expect(ids).toEqual([...new Set(ids)].sort());
-  expect(made.filter(({ id, created_at }) => !isTaskId(id) || millisecond(id) !== created_at)).toEqual([]);
+  expect(made.filter(({ id, created_at }) => !TASK_ID.test(id) || millisecond(id) !== created_at)).toEqual([]);
   expect(made.at(-1)!.created_at).toBe(clock);
   const other = createTaskIds(() => clock)();
   expect(other.id.slice(14)).not.toBe(made.at(-1)!.id.slice(14)); // nobody guesses an id from its time
@@ -23,7 +23,7 @@ test('firstIdAt is not above any id of its millisecond, and above every earlier 
   let clock = 1_795_551_510_000;
   const next = createTaskIds(() => clock);
   const first = firstIdAt(clock);
-  expect(isTaskId(first)).toBe(true);
+  expect(first).toMatch(TASK_ID);
   for (let i = 0; i < 100; i++) expect(next().id > first).toBe(true);
   clock = 0x0fff_ffff_ffff;
   expect(firstIdAt(clock) > createTaskIds(() => clock - 1)().id).toBe(true);

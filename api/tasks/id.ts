@@ -3,7 +3,6 @@ import { randomInt } from 'node:crypto';
 import { v7 } from 'uuid';
 
 export const TASK_ID = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/;
-export const isTaskId = (text: string) => TASK_ID.test(text);
 
 /**
  * @param now milliseconds since 1970

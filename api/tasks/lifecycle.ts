@@ -10,21 +10,20 @@
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
-import type { Store } from '../store/store.ts';
+import type { Dependencies } from '../dependencies.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { createRunner } from './runner.ts';
 import { createScheduler } from './scheduler.ts';
-import { createStep, type StepOptions } from './step.ts';
-import { createSubmitter, type SubmissionOptions } from './submission.ts';
+import { createStep } from './step.ts';
+import { createSubmitter, watchInterval } from './submission.ts';
 import { onCancelRequest, redacted } from './transition.ts';
 import { createWatchers } from './watchers.ts';
 
 /** Poll interval for a job that nobody watches; a callback comes sooner. */
 const UNWATCHED_INTERVAL = 10 * SECOND;
 
-export interface LifecycleOptions extends SubmissionOptions, StepOptions {
-  store: Store;
+export interface LifecycleOptions extends Dependencies {
   /** called when a webhook delivery is due */
   onDeliveryAdded: () => void;
   /** called with each task that this process has ended, after that is stored */
@@ -34,22 +33,17 @@ export interface LifecycleOptions extends SubmissionOptions, StepOptions {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { store, bucket, retain, watchInterval, onDeliveryAdded, onTaskEnded, log, now } = options;
+  const { config, store, bucket, onDeliveryAdded, onTaskEnded, log, now } = options;
+  const { retain } = config;
+  const interval = watchInterval(options.isQueueLocal);
   const submitter = createSubmitter(options);
   const onClaimed = (task: Task) => runner.run(task.id, { claimed: task });
-  const scheduler = createScheduler({ store, capacity: submitter.capacity, onClaimed, log });
-  const watchers = createWatchers({
-    store,
-    interval: watchInterval,
-    onWatched: (id) => runner.run(id),
-    onClaimed,
-    log,
-    now,
-  });
+  const scheduler = createScheduler(options, submitter, onClaimed);
+  const watchers = createWatchers({ store, interval, onWatched: (id) => runner.run(id), onClaimed, log, now });
   const runner = createRunner({
     store,
     step: createStep(options, submitter.submit),
-    pollDelay: ({ id }) => (watchers.isWatched(id) ? watchInterval : UNWATCHED_INTERVAL),
+    pollDelay: ({ id }) => (watchers.isWatched(id) ? interval : UNWATCHED_INTERVAL),
     retain,
     afterCommit,
     onIdle: scheduler.wake,

@@ -1,13 +1,14 @@
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import type { PresentedTask } from '../../core/responses.ts';
-import type { ListedTask } from '../store/task.ts';
+import type { Dependencies } from '../dependencies.ts';
+import type { NewTask } from '../store/task.ts';
 
 /** A task as clients see it, with freshly signed links; without links once its files are deleted. */
 export async function presentTask(
-  task: ListedTask,
-  { bucket, linkSeconds, now }: { bucket: Bucket; linkSeconds: number; now: () => number },
+  task: NewTask,
+  { config, bucket, now }: Pick<Dependencies, 'config' | 'bucket' | 'now'>,
 ): Promise<PresentedTask> {
-  const expires = Math.floor(now() / 1000) + linkSeconds;
+  const expires = Math.floor(now() / 1000) + config.linkSeconds;
   const output = task.expired_at === null ? task.output : null;
   const still = task.expired_at === null ? task.still : null;
   return {
@@ -41,7 +42,7 @@ async function withLink<F extends { key: string }>({ key, ...rest }: F, bucket: 
 const time = (ms: number) => new Date(ms).toISOString();
 
 /** Extrapolates the progress. */
-function etaOf({ progress, started_at }: ListedTask, now: number): { eta_seconds: number } | undefined {
+function etaOf({ progress, started_at }: NewTask, now: number): { eta_seconds: number } | undefined {
   if (started_at === null || progress < 0.02) return undefined;
   return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
 }

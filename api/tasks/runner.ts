@@ -7,9 +7,9 @@
  *     └──────────────────────────────────────┘
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Logger } from 'pino';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
+import type { Dependencies } from '../dependencies.ts';
 import type { Store } from '../store/store.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
 import type { Step } from './step.ts';
@@ -18,7 +18,7 @@ import { backoff } from './transition.ts';
 /** Longer than a submission's timeout plus the bucket's. */
 export const LEASE = 60 * SECOND;
 
-export interface RunnerOptions {
+export interface RunnerOptions extends Pick<Dependencies, 'log' | 'now'> {
   store: Pick<Store, 'claim' | 'release' | 'update' | 'get'>;
   step: Step;
   /** milliseconds until the next step of an active task */
@@ -29,8 +29,6 @@ export interface RunnerOptions {
   afterCommit: (task: Task, before: Task) => void;
   /** called when this process has no more to do for a task now */
   onIdle: () => void;
-  log: Logger;
-  now: () => number;
 }
 
 interface ActiveTask {
@@ -98,9 +96,41 @@ export function createRunner(options: RunnerOptions) {
           ? 0
           : retain
         : pollDelay(task);
-    const updated = await saveStep(task, { nextRunIn, ...changes }, { store, stopping: stopping.signal, log, now });
+    const updated = await save(task, { nextRunIn, ...changes });
     if (updated) afterCommit(updated, task);
     return updated !== undefined;
+  }
+
+  /**
+   * Stores the changes of a step. A new job must not get lost, or the task would get a second one. So an unreachable store is tried again
+   * while the lease lasts, and a new job is stored even if another process has changed the task meanwhile: as the task's job if the lease
+   * is still ours, else as one to cancel.
+   * @returns the changed task, or undefined
+   * @throws Error the store could not be reached
+   */
+  async function save(task: Task, changes: Changes): Promise<Task | undefined> {
+    const { job_id } = changes;
+    const until = now() + LEASE;
+    for (let pause = SECOND / 10, current = task; ; pause = Math.min(5 * SECOND, 2 * pause)) {
+      try {
+        const isOurs = isActive(current.status) && current.leased_until === task.leased_until;
+        if (!job_id || isOurs) {
+          const jobs_to_cancel = [...new Set([...current.jobs_to_cancel, ...(changes.jobs_to_cancel ?? [])])];
+          const updated = await store.update(current, current === task ? changes : { ...changes, jobs_to_cancel });
+          if (updated) return updated;
+        } else if (await store.update(current, { jobs_to_cancel: [...current.jobs_to_cancel, job_id], runNow: true })) {
+          log.warn({ task: task.id, job: job_id }, 'the new job is superseded already');
+          return undefined;
+        }
+        const latest = job_id ? await store.get(task.id) : undefined;
+        if (!latest) return undefined;
+        current = latest;
+      } catch (error) {
+        if (stopping.signal.aborted || now() > until) throw error;
+        log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
+        await delay(pause);
+      }
+    }
   }
 
   return {
@@ -112,45 +142,4 @@ export function createRunner(options: RunnerOptions) {
       await Promise.all([...activeTasks.values()].map(({ done }) => done));
     },
   };
-}
-
-interface SaveOptions extends Pick<RunnerOptions, 'log' | 'now'> {
-  store: Pick<Store, 'update' | 'get'>;
-  stopping: AbortSignal;
-}
-
-/**
- * Stores the changes of a step. A new job must not get lost, or the task would get a second one. So an unreachable store is tried again
- * while the lease lasts, and a new job is stored even if another process has changed the task meanwhile: as the task's job if the lease
- * is still ours, else as one to cancel.
- * @returns the changed task, or undefined
- * @throws Error the store could not be reached
- */
-async function saveStep(
-  task: Task,
-  changes: Changes,
-  { store, stopping, log, now }: SaveOptions,
-): Promise<Task | undefined> {
-  const { job_id } = changes;
-  const until = now() + LEASE;
-  for (let pause = SECOND / 10, current = task; ; pause = Math.min(5 * SECOND, 2 * pause)) {
-    try {
-      const isOurs = isActive(current.status) && current.leased_until === task.leased_until;
-      if (!job_id || isOurs) {
-        const jobs_to_cancel = [...new Set([...current.jobs_to_cancel, ...(changes.jobs_to_cancel ?? [])])];
-        const updated = await store.update(current, current === task ? changes : { ...changes, jobs_to_cancel });
-        if (updated) return updated;
-      } else if (await store.update(current, { jobs_to_cancel: [...current.jobs_to_cancel, job_id], runNow: true })) {
-        log.warn({ task: task.id, job: job_id }, 'the new job is superseded already');
-        return undefined;
-      }
-      const latest = job_id ? await store.get(task.id) : undefined;
-      if (!latest) return undefined;
-      current = latest;
-    } catch (error) {
-      if (stopping.aborted || now() > until) throw error;
-      log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
-      await delay(pause);
-    }
-  }
 }

@@ -1,28 +1,25 @@
 /** Claims tasks when they are due. The due times are in the store, so a process that dies loses nothing. */
-import type { Logger } from 'pino';
 import { SECOND } from '../../core/time.ts';
+import type { Dependencies } from '../dependencies.ts';
 import { createPoller, type Poller } from '../poller.ts';
-import type { Store } from '../store/store.ts';
 import type { Task } from '../store/task.ts';
 import { LEASE } from './runner.ts';
-import type { Capacity } from './submission.ts';
+import type { Submitter } from './submission.ts';
 
 /** Longest pause between two reads of the store: another process may have died and left its tasks. */
 const MAX_PAUSE = 5 * SECOND;
 /** Tasks per claim. */
 const MAX_CLAIM = 50;
 
-export interface SchedulerOptions {
-  store: Pick<Store, 'nextDue' | 'claimDue' | 'claimWaiting'>;
-  /** @param out jobs at RunPod */
-  capacity: (out: number) => Capacity;
-  /** called with each claimed task; its lease lasts for LEASE */
-  onClaimed: (task: Task) => void;
-  log: Logger;
-}
-
-/** @returns a poller: `wake` it when a task may have become due, or when there may be capacity again */
-export function createScheduler({ store, capacity, onClaimed, log }: SchedulerOptions): Poller {
+/**
+ * @param onClaimed called with each claimed task; its lease lasts for LEASE
+ * @returns a poller: `wake` it when a task may have become due, or when there may be capacity again
+ */
+export function createScheduler(
+  { store, log }: Dependencies,
+  { capacity }: Submitter,
+  onClaimed: (task: Task) => void,
+): Poller {
   async function claimDue(): Promise<number> {
     for (;;) {
       const { due = MAX_PAUSE, waiting = MAX_PAUSE, out } = await store.nextDue();

@@ -1,33 +1,23 @@
 /** One step of a task: asks RunPod and the bucket, and returns the changes. `transition.ts` says what the answers mean. */
-import type { Logger } from 'pino';
-import type { Bucket } from '../../core/bucket/bucket.ts';
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { MINUTE } from '../../core/time.ts';
-import { isUnfinished, type RunPod } from '../runpod.ts';
+import type { Dependencies } from '../dependencies.ts';
+import { isUnfinished } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
 import { storedResult } from './submission.ts';
 import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './transition.ts';
 
-export interface StepOptions {
-  bucket: Bucket;
-  runpod: RunPod;
-  /** milliseconds */
-  taskDeadline: number;
-  /** how long after a task's end its files and prompt are kept; milliseconds */
-  retain: number;
-  log: Logger;
-  now: () => number;
-}
-
 export type Step = ReturnType<typeof createStep>;
 
 /** The returned function never throws: a failure counts in `failures`. The caller holds the lease of the task, and stores the changes. */
 export function createStep(
-  { bucket, runpod, taskDeadline, retain, log, now }: StepOptions,
+  { config, bucket, runpod, log, now }: Dependencies,
   submit: (task: Task) => Promise<Changes>,
 ) {
+  const { taskDeadline, retain } = config;
+
   /** @returns those that RunPod could not be told about */
   async function cancelJobs({ id, jobs_to_cancel }: Task): Promise<string[]> {
     const left = await Promise.all(

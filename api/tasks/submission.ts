@@ -1,9 +1,9 @@
 /** Submits tasks to RunPod, and limits how many. */
-import type { Logger } from 'pino';
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
-import { type RunPod, UnansweredError } from '../runpod.ts';
+import type { Dependencies } from '../dependencies.ts';
+import { UnansweredError } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { estimateGpuTime } from './estimate.ts';
 import { backoff, completed, failed, LOST_AFTER } from './transition.ts';
@@ -17,52 +17,33 @@ const MAX_JOBS_OUT = 100;
 const MIN_TTL = 10 * SECOND;
 const MAX_TTL = 7 * 24 * 60 * MINUTE;
 
-export interface SubmissionOptions {
-  bucket: Bucket;
-  runpod: RunPod;
-  /** the URL that RunPod calls back for a task */
-  callbackUrl: (token: string) => string;
-  /** milliseconds */
-  taskDeadline: number;
-  /** timeout of an image provider; milliseconds */
-  stillTimeout: number;
-  /** execution timeout of every job, instead of an estimate for a GPU; milliseconds */
-  runningTime?: number;
-  /** poll interval for a watched task, at RunPod and, for changes by other processes, in the store; milliseconds */
-  watchInterval: number;
-  log: Logger;
-  now: () => number;
-}
+/** Milliseconds between polls of a watched task, at RunPod and, for changes by other processes, in the store. */
+export const watchInterval = (isQueueLocal: boolean) => (isQueueLocal ? 150 : SECOND);
 
-export interface Capacity {
-  /** tasks that may be submitted now */
-  tasks: number;
-  /** milliseconds until there is capacity again, if a pause is the reason that there is none; else 0 */
-  pause: number;
-}
+export type Submitter = ReturnType<typeof createSubmitter>;
 
 /**
  * The state is how RunPod responded to this process:
  *
  *   open ──a submission fails──▶ paused ──backoff is over──▶ probing, one task at a time ──it succeeds──▶ open
  */
-export function createSubmitter(options: SubmissionOptions) {
-  const { bucket, runpod, callbackUrl, taskDeadline, stillTimeout, runningTime, watchInterval, log, now } = options;
+export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now }: Dependencies) {
   let submitting = 0;
   let failures = 0; // consecutive
   let pausedUntil = 0;
 
   async function send(task: Task): Promise<Changes> {
-    const ttl = Math.min(MAX_TTL, Math.max(MIN_TTL, task.created_at + taskDeadline - now()));
+    const ttl = Math.min(MAX_TTL, Math.max(MIN_TTL, task.created_at + config.taskDeadline - now()));
+    const executionTimeout = isQueueLocal ? config.taskDeadline : config.stillTimeout + 3 * estimateGpuTime(task.input);
     try {
       const job_id = await runpod.submit({
         input: jobInput(task),
-        webhook: callbackUrl(task.callback_token),
-        policy: { executionTimeout: runningTime ?? stillTimeout + 3 * estimateGpuTime(task.input), ttl },
+        webhook: `${config.callbackUrl}/runpod/callback/${task.callback_token}`,
+        policy: { executionTimeout, ttl },
       });
       failures = 0;
       log.info({ task: task.id, job: job_id }, 'job submitted');
-      return { job_id, submitted_at: now(), jobs: task.jobs + 1, nextRunIn: watchInterval };
+      return { job_id, submitted_at: now(), jobs: task.jobs + 1, nextRunIn: watchInterval(isQueueLocal) };
     } catch (error) {
       if (now() >= pausedUntil) pausedUntil = now() + backoff(++failures); // of submissions at the same time the first failure counts
       if (!(error instanceof UnansweredError)) throw error;
@@ -84,8 +65,12 @@ export function createSubmitter(options: SubmissionOptions) {
       }
     },
 
-    /** @param out jobs at RunPod */
-    capacity(out: number): Capacity {
+    /**
+     * @param out jobs at RunPod
+     * @returns how many tasks may be submitted now; `pause`: milliseconds until there is capacity again, if a pause is the reason that
+     * there is none, else 0
+     */
+    capacity(out: number): { tasks: number; pause: number } {
       const pause = Math.max(0, pausedUntil - now());
       if (pause > 0) return { tasks: 0, pause };
       return { tasks: failures > 0 ? 1 - submitting : MAX_JOBS_OUT - out - submitting, pause };

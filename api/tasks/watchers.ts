@@ -5,9 +5,9 @@
  *   not watched ──watch()──▶ watched ──WATCH_TTL without watch(), or its end──▶ not watched
  */
 import { EventEmitter } from 'node:events';
-import type { Logger } from 'pino';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
+import type { Dependencies } from '../dependencies.ts';
 import type { Store } from '../store/store.ts';
 import type { Task } from '../store/task.ts';
 import { LEASE } from './runner.ts';
@@ -17,7 +17,7 @@ const WATCH_TTL = 20 * SECOND;
 /** Changes of other fields are not worth a notification. */
 const NOTIFIED = ['status', 'stage', 'step', 'progress', 'still', 'expired_at'] as const;
 
-export interface WatcherOptions {
+export interface WatcherOptions extends Pick<Dependencies, 'log' | 'now'> {
   store: Pick<Store, 'isShared' | 'getMany' | 'claim'>;
   /** milliseconds between reads of the changes by other processes */
   interval: number;
@@ -25,8 +25,6 @@ export interface WatcherOptions {
   onWatched: (id: string) => void;
   /** called with watched tasks whose next step was too far away; they are leased for it now */
   onClaimed: (task: Task) => void;
-  log: Logger;
-  now: () => number;
 }
 
 export function createWatchers({ store, interval, onWatched, onClaimed, log, now }: WatcherOptions) {

@@ -1,45 +1,33 @@
 /** One attempt to deliver a webhook: a signed request, as Standard Webhooks defines it (standardwebhooks.com). */
 import { Webhook } from 'standardwebhooks';
 import { request } from 'undici';
-import type { Bucket } from '../../core/bucket/bucket.ts';
 import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { DAY, SECOND } from '../../core/time.ts';
+import type { Dependencies } from '../dependencies.ts';
 import type { Delivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
-import type { Store } from '../store/store.ts';
 import { presentTask } from '../tasks/present.ts';
 
 const TIMEOUT = 20 * SECOND;
 const MAX_RETRY_AFTER = DAY;
 const MAX_PROMPT = 500; // characters: a body stays under 20 kB
 
-export interface AttemptOptions {
-  store: Pick<Store, 'get' | 'getKey'>;
-  bucket: Bucket;
-  linkSeconds: number;
-  /** lifts the guard against addresses that are not public */
-  allowPrivate: boolean;
-  now: () => number;
-}
-
-export interface AttemptResult {
-  /** null: there was no response */
-  status_code: number | null;
-  /** why there was no response */
-  error: string | null;
+/** Without a response, `status_code` is null and `error` says why. */
+export type AttemptResult = Pick<Delivery, 'status_code' | 'error'> & {
   /** what the receiver asked for, if it is more than 0, at most a day; milliseconds */
   retryAfter?: number | undefined;
-}
+};
 
 /** Each attempt at a delivery has the same id, and fresh links in its body. */
-export function createAttempt({ store, bucket, linkSeconds, allowPrivate, now }: AttemptOptions) {
-  const agent = createGuardedAgent(allowPrivate);
+export function createAttempt(dependencies: Dependencies) {
+  const { config, store, now } = dependencies;
+  const agent = createGuardedAgent(config.allowPrivateUrls);
 
   async function bodyOf({ type, created_at, task_id }: Delivery): Promise<string> {
     const timestamp = new Date(created_at).toISOString();
     if (task_id === null) return JSON.stringify({ type, timestamp, data: { message: 'this receiver can be reached' } });
-    const data = await presentTask((await store.get(task_id))!, { bucket, linkSeconds, now });
+    const data = await presentTask((await store.get(task_id))!, dependencies);
     const { prompt } = data.input;
     if (prompt) data.input = { ...data.input, prompt: [...prompt].slice(0, MAX_PROMPT).join('') };
     return JSON.stringify({ type, timestamp, data });
@@ -51,7 +39,7 @@ export function createAttempt({ store, bucket, linkSeconds, allowPrivate, now }:
     const url = new URL(delivery.url);
     const sentAt = new Date(now());
     try {
-      if (!allowPrivate) assertPublicHost(url);
+      if (!config.allowPrivateUrls) assertPublicHost(url);
       const response = await request(url, {
         method: 'POST',
         dispatcher: agent,

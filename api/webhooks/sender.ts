@@ -9,14 +9,13 @@
  *
  * A replay makes any of them pending again.
  */
-import type { Logger } from 'pino';
 import { v7 } from 'uuid';
 import { HOUR, MINUTE, SECOND } from '../../core/time.ts';
+import type { Dependencies } from '../dependencies.ts';
 import type { AttemptOutcome } from '../metrics.ts';
 import { createPoller } from '../poller.ts';
 import type { Delivery, DeliveryStatus } from '../store/delivery.ts';
-import type { Store } from '../store/store.ts';
-import { type AttemptOptions, type AttemptResult, createAttempt } from './attempt.ts';
+import { type AttemptResult, createAttempt } from './attempt.ts';
 
 /** Before each attempt after the first. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
@@ -34,18 +33,12 @@ const OVERLOAD_PAUSE = 5 * MINUTE;
 
 const TEST = 'webhook.test';
 
-export interface WebhookOptions extends AttemptOptions {
-  store: Store;
-  /** called after each attempt; `ms`: since the task's end */
-  onAttempt: (outcome: AttemptOutcome, ms: number) => void;
-  log: Logger;
-}
-
 export type Webhooks = ReturnType<typeof createWebhooks>;
 
-export function createWebhooks(options: WebhookOptions) {
-  const { store, onAttempt, log, now } = options;
-  const attempt = createAttempt(options);
+/** @param onAttempt called after each attempt; `ms`: since the task's end */
+export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: AttemptOutcome, ms: number) => void) {
+  const { store, log, now } = dependencies;
+  const attempt = createAttempt(dependencies);
   const inFlight = new Map<Promise<void>, string>(); // and the owner of each
 
   const poller = createPoller(startDue, (error) => {

@@ -1,6 +1,6 @@
 /** `npm run keys`: the API keys in the environment's database. It works while the API runs, too. */
 import { databaseUrl } from '../../api/config.ts';
-import { generateKey, KEY_DEFAULTS, newWebhookSecret } from '../../api/keys/key-value.ts';
+import { generateKey, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, monthOf, SCOPES, type Scope } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
@@ -49,7 +49,7 @@ async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefin
     const isFirst = !(await store.hasKeys());
     const { id, value, hash } = generateKey();
     const webhook_secret = newWebhookSecret();
-    const key = { ...KEY_DEFAULTS, name, scopes: ['submit', 'read'] as Scope[], ...changes };
+    const key = { name, scopes: ['submit', 'read'] as Scope[], ...changes };
     await store.addKey({ ...key, id, hash, webhook_secret, created_at: Date.now() });
     const note = isFirst ? '\nThis is the first key: from now on every request needs one.\n' : '';
     return `${line('id', id)}${line('key', value)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;

@@ -1,5 +1,4 @@
 /** Tasks and keys for tests. */
-import { KEY_DEFAULTS } from '../../api/keys/key-value.ts';
 import { type Admission, type Key, LOCAL } from '../../api/store/key.ts';
 import type { Store } from '../../api/store/store.ts';
 import { INITIAL_STATE, type InsertResult, type NewTask, type Task } from '../../api/store/task.ts';
@@ -59,8 +58,6 @@ export const newKey = (changes: Partial<Key> = {}): Parameters<Store['addKey']>[
   id: 'a',
   name: 'a',
   scopes: ['submit', 'read'],
-  hash: null,
-  ...KEY_DEFAULTS,
   webhook_secret: `whsec_${Buffer.alloc(32, 9).toString('base64')}`,
   created_at: Date.now(),
   ...changes,
