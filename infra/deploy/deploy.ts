@@ -147,7 +147,16 @@ async function deploy(context: Context): Promise<number> {
   }
   if (endpoint && endpointNow.changed.some((field) => field in container || field === 'env'))
     log('Idle workers are replaced at once, others after their job; npm run deploy -- status shows the progress.');
-  log(nextStep(endpointNow.resource!.id, file.model === (env.MODEL || 'svd_xt') ? undefined : file.model));
+  const model = file.model === (env.MODEL || 'svd_xt') ? '' : `MODEL=${file.model} `; // the API needs the workers' model
+  const start = `${model}RUNPOD_ENDPOINT_ID=${endpointNow.resource!.id} npm start`;
+  log(`
+The endpoint is ${endpointNow.resource!.id}. Start the API, with the same RUNPOD_API_KEY and BUCKET_ variables as here:
+
+    ${start}
+
+It then listens for this machine only. To serve others, put it behind https and set its URL:
+
+    HOST=0.0.0.0 PUBLIC_URL=https://video.example.com ${start}`);
   return 0;
 }
 
@@ -159,19 +168,6 @@ function warnings({ workers }: EndpointFile, image: string, workerEnv: Record<st
     !workerEnv.MIDJOURNEY_BRIDGE && 'Without MIDJOURNEY_BRIDGE prompts fail with no_bridge; pictures do not need it.',
     workers.max === 0 && 'With workers.max 0 no job is ever taken.',
   ].filter((line) => line !== false);
-}
-
-/** @param model of the workers, if the API needs it in MODEL */
-function nextStep(id: string, model: string | undefined): string {
-  const start = `${model ? `MODEL=${model} ` : ''}RUNPOD_ENDPOINT_ID=${id} npm start`;
-  return `
-The endpoint is ${id}. Start the API, with the same RUNPOD_API_KEY and BUCKET_ variables as here:
-
-    ${start}
-
-It then listens for this machine only. To serve others, put it behind https and set its URL:
-
-    HOST=0.0.0.0 PUBLIC_URL=https://video.example.com ${start}`;
 }
 
 async function status(context: Context): Promise<undefined> {

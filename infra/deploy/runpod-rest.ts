@@ -2,7 +2,7 @@
 import * as v from 'valibot';
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { MINUTE, SECOND } from '../../core/time.ts';
-import { type RetryOptions, retry, TransientError } from '../tools/retry.ts';
+import { type RetryOptions, reasonOf, retry, TransientError } from '../tools/retry.ts';
 import { type Kind, listSchema, type Wanted } from './runpod-resources.ts';
 
 const TIMEOUT = 30 * SECOND;
@@ -134,7 +134,7 @@ async function send<T>(
   if (status === 429) {
     const pause = Math.max(SECOND, parseRetryAfter(response.headers.get('retry-after')) ?? RETRY.defaultPause);
     const message = `RunPod’s limit of requests is used up${detail}`;
-    if (pause <= RETRY.maxPause) throw new TransientError(message, { retryAfter: pause });
+    if (pause <= RETRY.maxPause) throw Object.assign(new TransientError(message), { retryAfter: pause });
     throw new Error(`${message}; run this again in ${Math.ceil(pause / MINUTE)} min`);
   }
   throw new Error(explainRefusal(status, task, detail));
@@ -178,14 +178,6 @@ function detailOf(answer: string, secrets: string[]): string {
   if (secrets.some((secret) => repeatsSecret(text, secret)))
     return ' (RunPod’s explanation is hidden: it repeats a secret value)';
   return text && `: ${text.slice(0, 1000).replace(/\p{Cc}+/gu, ' ')}`;
-}
-
-/** A code or name: an error's message may repeat a header or a URL. */
-function reasonOf(error: unknown): string {
-  const { code, name, cause } = error as { code?: unknown; name?: string; cause?: unknown };
-  if (typeof code === 'string') return code;
-  if (name === 'TimeoutError') return `no answer within ${TIMEOUT / SECOND} s`;
-  return cause ? reasonOf(cause) : (name ?? 'no reason given');
 }
 
 /** This many consecutive characters of a secret are not to be printed. */

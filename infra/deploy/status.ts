@@ -44,6 +44,18 @@ export async function describeEndpoint(
     const fields = [...new Set(diff.map(({ field }) => field))].join(', ');
     return `release   ${version ?? 'unnumbered'} of ${createdAt}${fields && `, which changed ${fields}`}`;
   });
+  const statuses = workers.map(({ status }) => status);
+  const isLowered = max < file.workers.max && (max === 2 || max === 0);
+  const isWaiting = jobs !== undefined && jobs.inQueue > 0;
+  const notes = [
+    isLowered &&
+      'RunPod lowers an endpoint’s workers.max to 2 after three days without a request, and to 0 after seven; npm run deploy raises it again',
+    statuses.includes('UNHEALTHY') && 'an unhealthy worker did not start: its log in RunPod’s console has the reason',
+    statuses.includes('THROTTLED') &&
+      'a throttled worker waits for a free GPU: more pools, or another data center, would help',
+    isWaiting && max > 0 && statuses.length === 0 && 'jobs wait without a worker: no GPU of the pools may be free',
+    isWaiting && max === 0 && 'jobs wait, and no worker may start',
+  ];
   // Variables are compared by deploy, which has their values.
   const wanted = { ...(image && { image }), disk: file.disk, ...endpointBody(file) };
   return [
@@ -55,10 +67,7 @@ export async function describeEndpoint(
     ...latest,
     `rollout   ${rollout.inProgress ? 'in progress' : 'complete'}: ${rollout.workersOnLatest} of ${rollout.workersTotal} workers have the latest release`,
     ...compare(endpoint, wanted).map(({ path, from, to }) => `differs   ${path} is ${from}, should be ${to}`),
-    ...notes(
-      workers.map(({ status }) => status),
-      { inQueue: jobs?.inQueue ?? 0, max, wantedMax: file.workers.max },
-    ).map((line) => `note      ${line}`),
+    ...notes.filter((line) => line !== false).map((line) => `note      ${line}`),
   ];
 }
 
@@ -73,18 +82,4 @@ function describeWorker({ id, status, gpuTypeId, dataCenterId, uptimeSeconds, ve
     isStale && `still on release ${version ?? 'before'}`,
   ];
   return `  ${parts.filter(Boolean).join(', ')}`;
-}
-
-function notes(statuses: string[], { inQueue, max, wantedMax }: { inQueue: number; max: number; wantedMax: number }) {
-  const isLowered = max < wantedMax && (max === 2 || max === 0);
-  const isWaiting = inQueue > 0;
-  return [
-    isLowered &&
-      'RunPod lowers an endpoint’s workers.max to 2 after three days without a request, and to 0 after seven; npm run deploy raises it again',
-    statuses.includes('UNHEALTHY') && 'an unhealthy worker did not start: its log in RunPod’s console has the reason',
-    statuses.includes('THROTTLED') &&
-      'a throttled worker waits for a free GPU: more pools, or another data center, would help',
-    isWaiting && max > 0 && statuses.length === 0 && 'jobs wait without a worker: no GPU of the pools may be free',
-    isWaiting && max === 0 && 'jobs wait, and no worker may start',
-  ].filter((line) => line !== false);
 }

@@ -7,7 +7,7 @@ import * as v from 'valibot';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
 import { SECOND } from '../../core/time.ts';
 import { hubHome } from '../../handler/models/weights.ts';
-import { type RetryOptions, retry, TransientError } from './retry.ts';
+import { type RetryOptions, reasonOf, retry, TransientError } from './retry.ts';
 
 const CONNECT_TIMEOUT = 10 * SECOND;
 
@@ -130,10 +130,4 @@ function explainRefusal(
     return `the token from ${token?.source} is valid, but its account has not accepted the licence at ${page}`;
   const reason = headers.get('x-error-message') ?? code ?? 'no reason given';
   return `${host} answers with status ${status} for ${repository}: ${reason}`;
-}
-
-/** The code or message of the innermost cause. */
-function reasonOf(error: unknown): string {
-  const { code, message, cause } = error as NodeJS.ErrnoException;
-  return cause ? reasonOf(cause) : (code ?? message);
 }

@@ -4,12 +4,15 @@ import { SECOND } from '../../core/time.ts';
 /** A failure that the next attempt may not have: a broken connection, a busy server. */
 export class TransientError extends Error {
   /** The pause that the server asks for, in milliseconds. */
-  readonly retryAfter: number | undefined;
+  retryAfter?: number;
+}
 
-  constructor(message: string, { retryAfter, ...options }: ErrorOptions & { retryAfter?: number } = {}) {
-    super(message, options);
-    this.retryAfter = retryAfter;
-  }
+/** The code or the name of the innermost cause: an error's message may repeat a header or a URL. */
+export function reasonOf(error: unknown): string {
+  const { code, name, cause } = error as { code?: unknown; name?: string; cause?: unknown };
+  if (typeof code === 'string') return code;
+  if (name === 'TimeoutError') return 'no answer in time';
+  return cause ? reasonOf(cause) : (name ?? 'no reason given');
 }
 
 export interface RetryOptions {
