@@ -346,7 +346,8 @@ test('concurrent scrapes share one query of the store', async () => {
     store: { countActive, listKeys: keys },
     now: () => 7500,
   };
-  const app = new Hono().get('/metrics', scraped.handler(services as never)!);
+  const respond = scraped.handle(services as never)!;
+  const app = new Hono().get('/metrics', (c) => respond(c, {}));
   const texts = await Promise.all(Array.from({ length: 20 }, async () => (await app.request('/metrics')).text()));
   for (const text of texts) {
     const families = parse(text).filter(({ name }) => /img2vid_(tasks|jobs_out|queue_age_seconds)$/.test(name));

@@ -40,7 +40,7 @@ export async function createServices({
   config,
   log,
   clockSkew = () => 0,
-  isQueueLocal = isLocal(config.runpod.baseUrl),
+  isQueueLocal = config.runpod.baseUrl !== undefined && isLoopback(new URL(config.runpod.baseUrl).hostname),
   wrapBucket = (bucket) => bucket,
 }: ServiceOptions) {
   const now = () => Date.now() + clockSkew();
@@ -99,5 +99,3 @@ export async function createServices({
     },
   };
 }
-
-const isLocal = (url: string | undefined) => url !== undefined && isLoopback(new URL(url).hostname);

@@ -57,7 +57,7 @@ function side(own: number, name: string) {
   );
 }
 
-function choice<const T extends readonly string[]>(names: T, description: string) {
+export function choice<const T extends readonly string[]>(names: T, description: string) {
   return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(description));
 }
 

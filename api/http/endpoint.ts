@@ -9,57 +9,38 @@ import { invalidInput, Problem } from './problem.ts';
 
 type Answer = Response | Promise<Response>;
 
-export interface Endpoint {
+export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
   method: 'GET' | 'POST';
   /** Hono's pattern; only an endpoint that is not documented has several */
   path: string | string[];
   /** the scope that an API key needs; without one the endpoint is public */
   scope?: Scope;
-  /** parameters by name; their descriptions and examples go into the OpenAPI document */
-  query: v.ObjectSchema<v.ObjectEntries, undefined> | undefined;
-  /** the rest of the OpenAPI operation; an endpoint without it is not documented */
-  describe?: (context: DocumentContext) => Operation;
-  /** @returns undefined where the service has no such endpoint */
-  handler(services: Services): ((c: Context) => Answer) | undefined;
-}
-
-interface Definition<E extends v.ObjectEntries> extends Omit<Endpoint, 'query' | 'handler'> {
+  /** parameters by name; their descriptions and examples go into the OpenAPI document. Without it any query is accepted */
   query?: v.ObjectSchema<E, undefined>;
   /** error message for a query parameter that resembles none of the known ones */
   unknownParameter?: string;
+  /** the rest of the OpenAPI operation; an endpoint without it is not documented */
+  describe?: (context: DocumentContext) => Operation;
+  /** @returns undefined where the service has no such endpoint */
   handle(services: Services): ((c: Context, query: v.InferOutput<v.ObjectSchema<E, undefined>>) => Answer) | undefined;
 }
 
-/** Adds the check of the query; without a schema any query is accepted. */
-export function endpoint<E extends v.ObjectEntries>({
-  query,
-  unknownParameter,
-  handle,
-  ...rest
-}: Definition<E>): Endpoint {
-  return {
-    ...rest,
-    query,
-    handler(services) {
-      const respond = handle(services);
-      return respond && ((c) => respond(c, query ? readQuery(c, query, unknownParameter) : ({} as never)));
-    },
-  };
-}
+/** Infers the type of the query that `handle` gets; `register` checks it. */
+export const endpoint = <E extends v.ObjectEntries>(definition: Endpoint<E>) => definition as unknown as Endpoint;
 
-/** Adds the endpoint's route, its access check and the answer to other methods. */
+/** Adds the endpoint's route, its access check, the check of its query and the answer to other methods. */
 export function register(
   app: Hono,
-  { method, path, scope, handler }: Endpoint,
+  { method, path, scope, query, unknownParameter, handle }: Endpoint,
   services: Services,
   requireScope: (scope: Scope) => MiddlewareHandler,
 ): void {
-  const respond = handler(services);
+  const respond = handle(services);
   if (!respond) return;
   const allow = method === 'GET' ? 'GET, HEAD' : method;
   for (const pattern of [path].flat()) {
     if (scope) app.use(pattern, requireScope(scope));
-    app.on(method, pattern, respond);
+    app.on(method, pattern, (c) => respond(c, query ? readQuery(c, query, unknownParameter) : {}));
     app.all(pattern, () => {
       throw new Problem('method_not_allowed', `use ${allow}`, { headers: { allow } });
     });
@@ -70,11 +51,7 @@ export function register(
  * @param unknown error message for a name that resembles none of the known ones
  * @throws Problem 422 with every unknown, repeated or invalid parameter
  */
-function readQuery<E extends v.ObjectEntries>(
-  c: Context,
-  schema: v.ObjectSchema<E, undefined>,
-  unknown = 'unknown',
-): v.InferOutput<v.ObjectSchema<E, undefined>> {
+function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown = 'unknown') {
   const errors: FieldNote[] = [];
   const queries = c.req.queries();
   for (const [field, values] of Object.entries(queries)) {

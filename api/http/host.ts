@@ -1,5 +1,3 @@
-/** Loopback test; URL of a bind address. */
-
 /** Whether a host name or bind address is reachable from this machine only. */
 export const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(host);
 

@@ -1,6 +1,6 @@
 import type { Usage, UsageDay } from '../../core/responses.ts';
 import { ENDED_STATUSES } from '../../core/task-status.ts';
-import { type DailyUsage, type Key, monthOf } from '../store/key.ts';
+import { type DailyUsage, type Key, leftOf, monthOf, spentOf } from '../store/key.ts';
 import type { limitsOf } from './access.ts';
 
 /**
@@ -15,16 +15,14 @@ export function presentAccount(
   currency: string,
   now: number,
 ): Usage {
-  const month = monthOf(now);
   const finite = (limit: number) => (limit === Infinity ? null : limit);
-  const spent = key.month === month ? key.spent : 0;
   return {
     currency,
-    month,
+    month: monthOf(now),
     budget: key.budget,
-    spent,
+    spent: spentOf(key, now),
     reserved: key.reserved,
-    left: key.budget === null ? null : Math.max(0, key.budget - spent - key.reserved),
+    left: leftOf(key, now),
     open_tasks: key.active_tasks,
     limits: {
       open_tasks: finite(limits.maxActive),

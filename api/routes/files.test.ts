@@ -17,7 +17,8 @@ linkContract('a folder whose links the API serves', async (now) => {
   });
   const server = await listen(app);
   const bucket = await diskBucket(folder, { publicUrl: server.url, now });
-  app.get(String(files.path), files.handler({ disk: bucket } as Services)!);
+  const respond = files.handle({ disk: bucket } as Services)!;
+  app.get(String(files.path), (c) => respond(c, {}));
   return {
     bucket,
     async close() {

@@ -2,7 +2,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { JobError, taskFolder } from '../../core/job.ts';
-import type { Request } from '../../core/parameters.ts';
+import { choice, type Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { parseRequest } from '../../core/request.ts';
@@ -33,7 +33,6 @@ import { budgetSpent, notStored, storeTask, tooManyActive, tooManySubmissions } 
 
 const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
 
-const DRY_RUN = ['1', 'true', '0', 'false'];
 const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
 const { prompt } = PROMPT_REQUEST;
 /** Requests that the API accepts, by summary; `still_of` must be a task of the client's own. */
@@ -59,8 +58,8 @@ export const img2vid = endpoint({
   query: v.object({
     dry_run: v.optional(
       v.pipe(
-        v.picklist(DRY_RUN, `must be one of ${DRY_RUN.join(', ')}`),
-        v.description(
+        choice(
+          ['1', 'true', '0', 'false'],
           '1 or true: the request is checked like any other, but nothing is stored; the response shows the task’s input and highest cost',
         ),
         v.transform((value) => value === '1' || value === 'true'),

@@ -2,6 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
+import { choice } from '../../core/parameters.ts';
 import { STATUSES } from '../../core/task-status.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
@@ -39,13 +40,11 @@ const timestamp = (description: string) =>
       v.check((ms) => !Number.isNaN(ms), 'must be an ISO 8601 time with its zone, such as 2026-01-31T18:00:00Z'),
     ),
   );
-export const choice = <const T extends readonly string[]>(values: T, description: string) =>
-  v.optional(v.pipe(v.picklist(values, `must be one of ${values.join(', ')}`), v.description(description)));
 /** Query parameters of the list; times become milliseconds since 1970. */
 export const LIST_QUERY = {
   limit,
   cursor,
-  status: choice(STATUSES, 'Only tasks with this status'),
+  status: v.optional(choice(STATUSES, 'Only tasks with this status')),
   since: timestamp('Only tasks created at this time or later'),
   until: timestamp('Only tasks created before this time'),
 };

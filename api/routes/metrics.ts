@@ -1,7 +1,7 @@
 import { SECOND } from '../../core/time.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { text } from '../openapi/parts.ts';
-import { type Key, monthOf } from '../store/key.ts';
+import { type Key, spentOf } from '../store/key.ts';
 
 const EXAMPLE = `# HELP img2vid_tasks Active tasks in the store
 # TYPE img2vid_tasks gauge
@@ -46,9 +46,7 @@ export const metrics = endpoint({
       metrics.gauge(name, help, ['key'], async () =>
         (await keys()).map((key): [{ key: string }, number] => [{ key: key.id }, read(key)]),
       );
-    keyGauge('key_spent_micro_units', 'What a key has spent this month', ({ month, spent }) =>
-      month === monthOf(now()) ? spent : 0,
-    );
+    keyGauge('key_spent_micro_units', 'What a key has spent this month', (key) => spentOf(key, now()));
     keyGauge('key_reserved_micro_units', 'Amount reserved for a key’s active tasks', ({ reserved }) => reserved);
     keyGauge('key_open_tasks', 'Active tasks of a key', ({ active_tasks }) => active_tasks);
 

@@ -71,7 +71,8 @@ test('dependencies are checked in parallel, each for at most 3 s', async () => {
   const never = () => new Promise<never>(() => undefined);
   const parts = { store: { check: never }, bucket: { has: never }, runpod: { health: never } };
   const services = { ...parts, log: pino({ level: 'silent' }), stopping: new AbortController().signal, now: Date.now };
-  const app = new Hono().get('/readyz', ready.handler(services as never)!);
+  const respond = ready.handle(services as never)!;
+  const app = new Hono().get('/readyz', (c) => respond(c, {}));
   const startedAt = performance.now();
   const response = await app.request('/readyz');
   const took = performance.now() - startedAt;

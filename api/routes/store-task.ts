@@ -5,7 +5,7 @@ import { Problem, unavailable } from '../http/problem.ts';
 import { limitsOf } from '../keys/access.ts';
 import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
 import type { Services } from '../services.ts';
-import { type Admission, type Key, monthOf } from '../store/key.ts';
+import { leftOf } from '../store/key.ts';
 import type { InsertResult, NewTask, Task } from '../store/task.ts';
 import { type Estimate, maxCost } from '../tasks/estimate.ts';
 
@@ -64,7 +64,7 @@ export async function storeTask(
     c.header(name, value);
   if (refused === 'rate') throw tooManySubmissions(submissions, secondsUntilNext(key.submissions_at, at, submissions));
   if (refused === 'active') throw tooManyActive(maxActive);
-  if (refused === 'budget') throw budgetSpent(admission.amount, leftOf(key, admission), key.budget!, quote.currency);
+  if (refused === 'budget') throw budgetSpent(admission.amount, leftOf(key, at)!, key.budget!, quote.currency);
   return undefined;
 }
 
@@ -74,7 +74,3 @@ async function deletePicture(c: Context, bucket: Services['bucket'], { id, image
     .delete(taskFolder(id))
     .catch((error) => c.get('log').warn({ task: id, error }, 'an unused picture could not be deleted'));
 }
-
-/** What is left of the key's budget for this month; micro-units. */
-const leftOf = (key: Key, { now }: Pick<Admission, 'now'>) =>
-  Math.max(0, key.budget! - key.reserved - (key.month === monthOf(now) ? key.spent : 0));

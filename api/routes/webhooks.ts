@@ -1,7 +1,7 @@
 /** Deliveries of webhooks: their list, repeats and tests. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { parameters } from '../../core/parameters.ts';
+import { choice, parameters } from '../../core/parameters.ts';
 import { DELIVERY_STATUSES } from '../../core/responses.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
@@ -11,7 +11,7 @@ import { json, jsonResponse, list, ref } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Delivery } from '../store/delivery.ts';
 import { TASK_ID } from '../tasks/id.ts';
-import { choice, cursor, limit, PAGE_HEADERS, respondWithPage } from './list.ts';
+import { cursor, limit, PAGE_HEADERS, respondWithPage } from './list.ts';
 
 const DELIVERY_ID_EXAMPLE = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
 const created = { id: DELIVERY_ID_EXAMPLE, url: WEBHOOK_URL_EXAMPLE, created_at: '2025-11-29T12:00:40.770Z' };
@@ -39,7 +39,7 @@ export const deliveries = endpoint({
     task: v.optional(
       v.pipe(v.string(), v.regex(TASK_ID, 'must be the id of a task'), v.description('Only deliveries of this task')),
     ),
-    status: choice(DELIVERY_STATUSES, 'Only deliveries with this status'),
+    status: v.optional(choice(DELIVERY_STATUSES, 'Only deliveries with this status')),
     limit,
     cursor,
   }),

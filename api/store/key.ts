@@ -77,6 +77,11 @@ export interface DailyUsage {
 
 export const monthOf = (ms: number) => new Date(ms).toISOString().slice(0, 7);
 export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+/** What a key has spent this month; micro-units. */
+export const spentOf = ({ month, spent }: Key, now: number) => (month === monthOf(now) ? spent : 0);
+/** What is left of the key's budget for this month; micro-units; null: unlimited. */
+export const leftOf = (key: Key, now: number) =>
+  key.budget === null ? null : Math.max(0, key.budget - key.reserved - spentOf(key, now));
 
 /** The cost of one task: reserved, and settled once the task has ended. Amounts are micro-units. */
 export interface LedgerEntry {
