@@ -7,12 +7,7 @@ export type Discretization =
 
 /** @returns steps + 1 sigmas, descending, the last one 0 */
 export function noiseLevels(steps: number, choice: Discretization): number[] {
-  switch (choice.discretization) {
-    case 'EDMDiscretization':
-      return edmSigmas(steps, choice);
-    case 'LegacyDDPMDiscretization':
-      return legacyDDPMSigmas(steps);
-  }
+  return choice.discretization === 'EDMDiscretization' ? edmSigmas(steps, choice) : legacyDDPMSigmas(steps);
 }
 
 /** Parameters of Karras et al. 2022 (arXiv:2206.00364), eq. 5. */

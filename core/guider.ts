@@ -21,21 +21,12 @@ export type Guider =
 
 /** @returns `frames` scales. A single frame under the linear guider gets the minimum, as in the reference. */
 export function guidanceScales(frames: number, guider: Guider): number[] {
-  const scaleOf = (t: number) => {
-    switch (guider.guider) {
-      case 'LinearPredictionGuider': {
-        const { min_guidance_scale, max_cfg_scale } = guider;
-        return frames > 1
-          ? min_guidance_scale + ((max_cfg_scale - min_guidance_scale) * t) / (frames - 1)
-          : min_guidance_scale;
-      }
-      case 'VanillaCFG':
-        return guider.cfg_scale;
-      case 'IdentityGuider':
-        return 1; // D_u + 1·(D_c − D_u) is D_c
-    }
-  };
-  return Array.from({ length: frames }, (_, t) => scaleOf(t));
+  if (guider.guider === 'LinearPredictionGuider') {
+    const { min_guidance_scale: first, max_cfg_scale: last } = guider;
+    return Array.from({ length: frames }, (_, t) => first + ((last - first) * t) / Math.max(1, frames - 1));
+  }
+  // Scale 1 is no guidance: D_u + 1·(D_c − D_u) is D_c.
+  return Array<number>(frames).fill(guider.guider === 'VanillaCFG' ? guider.cfg_scale : 1);
 }
 
 /** Estimate of the clean latents x0 from x = x0 + sigma·noise; a fresh array of x's length. */

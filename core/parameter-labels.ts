@@ -44,17 +44,12 @@ export interface ParameterLabel {
 }
 
 /** The JSON Schema annotations of each parameter. */
-export const PARAMETER_LABELS = Object.fromEntries(
-  Object.entries(GROUPS)
-    .flatMap(([group, labels]) => Object.entries(labels).map(([name, title]) => ({ group, name, title })))
-    .map(({ group, name, title }, order) => {
-      const end = SLIDER_MAXIMUM[name as ParameterName];
-      const label = {
-        title,
-        'x-group': group,
-        'x-order': order,
-        ...(end !== undefined && { 'x-slider-maximum': end }),
-      };
-      return [name, label];
-    }),
-) as Record<ParameterName, ParameterLabel>;
+export const PARAMETER_LABELS: Record<string, ParameterLabel> = {};
+let order = 0;
+for (const [group, labels] of Object.entries(GROUPS)) {
+  for (const [name, title] of Object.entries(labels)) {
+    const end = SLIDER_MAXIMUM[name as ParameterName];
+    const slider = end !== undefined && { 'x-slider-maximum': end };
+    PARAMETER_LABELS[name] = { title, 'x-group': group, 'x-order': order++, ...slider };
+  }
+}

@@ -188,17 +188,14 @@ export type Input = Pick<Values, CommonName> & Partial<Pick<Values, OptionalName
 
 /** The default values. The seed has none: it is random for each task. */
 export function defaults(model: ModelName) {
-  const { H, W, T, steps, discretization, guider } = presets[model];
+  const { discretization, guider, ...sizes } = presets[model];
   return {
-    H,
-    W,
-    T,
+    ...sizes,
     cond_aug: 0.02,
     decoding_t: 14,
     fps: 6,
     motion_bucket_id: 127,
     num_cols: 1,
-    steps,
     sampler: 'EulerEDMSampler',
     ...discretization,
     ...guider,

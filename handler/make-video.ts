@@ -10,7 +10,7 @@ import type { Clip, Model, Still } from './models/model.ts';
 import { sample } from './sampling/samplers.ts';
 import { type Generator, generator } from './sampling/torch-random.ts';
 import type { Timed } from './stage-timer.ts';
-import { type Mp4Options, writeMp4 } from './video/mp4.ts';
+import { writeMp4 } from './video/mp4.ts';
 
 // A process has one GPU, or its processor in place of it: one job samples and decodes, while others wait, fetch a still or upload.
 const lockGpu = createMutex();
@@ -106,11 +106,7 @@ async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { 
 }
 
 /** What an MP4 says about itself: model, seed and numbers, but no ids, dates, URLs or prompts; and whether a network made it. */
-export function describeMp4(
-  job: JobInput,
-  seed: number,
-  { generative }: Model,
-): Pick<Mp4Options, 'metadata' | 'madeByAi'> {
+export function describeMp4(job: JobInput, seed: number, { generative }: Model) {
   const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
   return { metadata: { model: job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
 }

@@ -16,21 +16,17 @@ interface Failure {
 /** Network errors that a retry does not cure: not an S3 server, no such host, or a certificate that is not trusted. */
 const PERMANENT_NETWORK_ERROR = /^(ERR_|EPROTO|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|HOSTNAME_MISMATCH|ENOENT|EACCES)/;
 
-/** Codes of temporary refusals. */
+/** Codes of temporary refusals, and for a body that was damaged on its way. */
 const TEMPORARY =
-  /^(SlowDown|Throttling(Exception)?|TooManyRequests|RequestTimeout|ConditionalRequestConflict|OperationAborted|InternalError|ServiceUnavailable)$/;
-/** Codes for a body that was damaged on its way. */
-const DAMAGED_BODY = /^(BadDigest|InvalidDigest|IncompleteBody|XAmzContentSHA256Mismatch)$/;
+  /^(SlowDown|Throttling(Exception)?|TooManyRequests|RequestTimeout|ConditionalRequestConflict|OperationAborted|InternalError|ServiceUnavailable|BadDigest|InvalidDigest|IncompleteBody|XAmzContentSHA256Mismatch)$/;
 
 /** Whether the same request may succeed a little later. */
 export function isRetryable(error: unknown): boolean {
   const failure = error as Failure;
   const status = getStatus(failure);
-  if (TEMPORARY.test(getCode(failure)) || DAMAGED_BODY.test(getCode(failure))) return true;
-  if (status === undefined)
-    return (
-      failure.name === 'TimeoutError' || (failure.code !== undefined && !PERMANENT_NETWORK_ERROR.test(failure.code))
-    );
+  if (TEMPORARY.test(getCode(failure))) return true;
+  if (status === undefined && failure.name === 'TimeoutError') return true;
+  if (status === undefined) return failure.code !== undefined && !PERMANENT_NETWORK_ERROR.test(failure.code);
   if (status === 501 || isFull(failure)) return false;
   return status === 408 || status === 429 || status >= 500;
 }

@@ -109,10 +109,7 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
   };
 }
 
-interface ObjectName {
-  Bucket: string;
-  Key: string;
-}
+type ObjectName = { Bucket: string; Key: string };
 
 /** Sends a large object in parts. */
 async function putObject(client: S3Client, object: ObjectName, body: Uint8Array | string): Promise<void> {

@@ -200,15 +200,9 @@ function eulerStep(x: Float32Array, denoised: Float32Array, sigma: number, sigma
 }
 
 /** Splits a step: down to sigma_down by the solver, then up by noise of sigma_up. With eta 0 there is no noise. */
-export function ancestralStep(
-  sigma: number,
-  sigma_next: number,
-  eta: number,
-): { sigma_down: number; sigma_up: number } {
-  const sigma_up = Math.min(
-    sigma_next,
-    eta * Math.sqrt((sigma_next ** 2 * (sigma ** 2 - sigma_next ** 2)) / sigma ** 2),
-  );
+export function ancestralStep(sigma: number, sigma_next: number, eta: number) {
+  const noise = eta * Math.sqrt((sigma_next ** 2 * (sigma ** 2 - sigma_next ** 2)) / sigma ** 2);
+  const sigma_up = Math.min(sigma_next, noise);
   return { sigma_down: Math.sqrt(sigma_next ** 2 - sigma_up ** 2), sigma_up };
 }
 

@@ -8,11 +8,7 @@ const MAX_WIDTH = 3840;
  * The size of the videos side by side, scaled to a width of at most 3840. Sizes are even, as yuv420p requires.
  * @param columns number of videos, each W×H
  */
-export function gridSize(
-  columns: number,
-  W: number,
-  H: number,
-): { width: number; height: number; cell: { width: number; height: number } } {
+export function gridSize(columns: number, W: number, H: number) {
   const scale = Math.min(1, MAX_WIDTH / (columns * W));
   const even = (x: number) => Math.max(2, 2 * Math.floor((x * scale) / 2));
   const cell = { width: even(W), height: even(H) };
@@ -46,12 +42,7 @@ export async function* gridFrames(paths: string[], W: number, H: number): AsyncG
   }
 }
 
-async function scaled(
-  data: Uint8Array,
-  W: number,
-  H: number,
-  cell: { width: number; height: number },
-): Promise<Uint8Array> {
+async function scaled(data: Uint8Array, W: number, H: number, cell: ReturnType<typeof gridSize>['cell']) {
   if (cell.width === W && cell.height === H) return data;
   return sharp(data, { raw: { width: W, height: H, channels: 3 } })
     .resize(cell.width, cell.height, { fit: 'fill' })

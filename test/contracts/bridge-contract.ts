@@ -43,17 +43,11 @@ const PROMPT = 'a lighthouse';
 
 type Answer = (c: Parameters<Intervene>[2]) => Response | Promise<Response>;
 
-/** Answers all calls of one sort instead of the simulator. */
-const answerAll =
-  (call: Call, answer: Answer): Intervene =>
-  (actual, _count, c) =>
-    actual === call ? answer(c) : undefined;
-
-/** Answers the first call of one sort instead of the simulator. */
-const answerFirst =
-  (call: Call, answer: Answer): Intervene =>
+/** Answers the first calls of one sort instead of the simulator, or all of them. */
+const answerCalls =
+  (call: Call, answer: Answer, most = Number.POSITIVE_INFINITY): Intervene =>
   (actual, count, c) =>
-    actual === call && count === 1 ? answer(c) : undefined;
+    actual === call && count <= most ? answer(c) : undefined;
 
 /** The bucket and the bridges of one test. */
 class Harness {
@@ -215,7 +209,7 @@ function testRefusals(harness: Harness, documented: Documented) {
     'a POST answered with %i %j is %s, and counts as unpaid',
     async (status, body, code, message) => {
       const { options, calls } = await harness.start({
-        intervene: answerAll('imagine', (c) => c.json(body, status as 400)),
+        intervene: answerCalls('imagine', (c) => c.json(body, status as 400)),
       });
       const error = await harness.expectFailure(options, code, message);
       expect(error.cause).toMatchObject({ status });
@@ -235,7 +229,7 @@ function testRefusals(harness: Harness, documented: Documented) {
 
   test('a rate limit is waited out if the pause is short, and else rate_limited', async () => {
     const slowDown = (retryAfter: string) =>
-      answerFirst('imagine', (c) => c.json({}, 429, { 'retry-after': retryAfter }));
+      answerCalls('imagine', (c) => c.json({}, 429, { 'retry-after': retryAfter }), 1);
     const { options, imagines } = await harness.start({ intervene: slowDown('0') });
     await imagine(PROMPT, options);
     expect(imagines.size).toBe(1);
@@ -260,7 +254,7 @@ function testLostAnswers(harness: Harness, documented: Documented) {
   const foundOrLost = documented.finds ? 'is found by our reference' : 'is lost';
 
   test.each(AMBIGUOUS)('a POST answered with %s is lost, and never sent again', async (_what, answer) => {
-    const { options, calls } = await harness.start({ intervene: answerAll('imagine', answer) });
+    const { options, calls } = await harness.start({ intervene: answerCalls('imagine', answer) });
     const error = await harness.expectFailure(options, 'lost');
     expect(error.cause).toBeInstanceOf(Error);
     expect(await harness.record()).toMatchObject({ bridge: harness.name, ref: TASK, refused: [] });
@@ -337,14 +331,14 @@ function testRecords(harness: Harness, documented: Documented) {
   });
 
   test.each(documented.unknown)('the status %j is upstream_error, and its id is kept', async (answer) => {
-    const { options } = await harness.start({ intervene: answerAll('status', (c) => c.json(answer as object)) });
+    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(answer as object)) });
     const error = await harness.expectFailure(options, 'upstream_error');
     expect(String(error.cause)).toContain(JSON.stringify(answer));
     expect(await harness.record()).toHaveProperty('id');
   });
 
   test('a finished status without pictures is upstream_error, and its id is kept', async () => {
-    const { options } = await harness.start({ intervene: answerAll('status', (c) => c.json(documented.empty)) });
+    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(documented.empty)) });
     await harness.expectFailure(options, 'upstream_error');
     expect(await harness.record()).toHaveProperty('id');
   });
@@ -380,7 +374,7 @@ function testStatusRequests(harness: Harness, documented: Documented) {
   });
 
   test.each(TEMPORARY)('a status request is repeated after %s', async (_what, answer) => {
-    const { options, calls } = await harness.start({ intervene: answerFirst('status', answer) });
+    const { options, calls } = await harness.start({ intervene: answerCalls('status', answer, 1) });
     await imagine(PROMPT, options);
     expect(calls).toMatchObject({ imagine: 1, status: 2 });
     await harness.expectFour();
@@ -388,14 +382,14 @@ function testStatusRequests(harness: Harness, documented: Documented) {
 
   test('a status request is not repeated before Retry-After', async () => {
     const { options, calls } = await harness.start({
-      intervene: answerAll('status', (c) => c.json({}, 429, { 'retry-after': '3600' })),
+      intervene: answerCalls('status', (c) => c.json({}, 429, { 'retry-after': '3600' })),
     });
     await harness.expectFailure({ ...options, stillTimeout: 300 }, 'upstream_timeout');
     expect(calls.status).toBe(1);
   });
 
   test('a refused status request is no_credit, and the id is kept', async () => {
-    const { options } = await harness.start({ intervene: answerAll('status', (c) => c.json({}, 401)) });
+    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json({}, 401)) });
     await harness.expectFailure(options, 'no_credit');
     expect(await harness.record()).toHaveProperty('id');
   });
@@ -422,7 +416,9 @@ function testHosts(harness: Harness) {
     for (const status of [302, 307, 308] as const) {
       await harness.bucket.delete(`tasks/${TASK}`);
       const { options } = await harness.start({
-        intervene: answerAll('imagine', (c) => c.redirect(new URL(c.req.path, elsewhere.baseUrl).href, status as 302)),
+        intervene: answerCalls('imagine', (c) =>
+          c.redirect(new URL(c.req.path, elsewhere.baseUrl).href, status as 302),
+        ),
       });
       await harness.expectFailure(options, 'upstream_error');
     }

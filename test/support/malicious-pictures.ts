@@ -15,11 +15,13 @@ const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10]);
 /** A PNG's chunk, with its right checksum. */
 export function pngChunk(type: string, data: Uint8Array = Buffer.alloc(0)): Buffer {
   const body = Buffer.concat([Buffer.from(type), data]);
-  const length = Buffer.alloc(4);
-  length.writeUInt32BE(data.length);
-  const checksum = Buffer.alloc(4);
-  checksum.writeUInt32BE(crc32(body));
-  return Buffer.concat([length, body, checksum]);
+  return Buffer.concat([uint32(data.length), body, uint32(crc32(body))]);
+}
+
+function uint32(value: number) {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
 }
 
 /** A PNG of these rows, each a filter byte and its samples, already compressed. Colour 0 is grey, 2 RGB, 6 RGBA. */
@@ -28,10 +30,8 @@ export function craftPng(
   height: number,
   { depth = 8, colour = 2, interlaced = false, extra = [] as Buffer[], data = Buffer.alloc(0) } = {},
 ): Buffer {
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([depth, colour, 0, 0, Number(interlaced)], 8);
+  const kind = Buffer.from([depth, colour, 0, 0, Number(interlaced)]);
+  const header = Buffer.concat([uint32(width), uint32(height), kind]);
   const chunks = [pngChunk('IHDR', header), ...extra, pngChunk('IDAT', data), pngChunk('IEND')];
   return Buffer.concat([PNG_SIGNATURE, ...chunks]);
 }
@@ -97,8 +97,11 @@ function patched(bytes: Buffer, at: number, ...values: number[]): Buffer {
   copy.set(values, at);
   return copy;
 }
-function replaced(bytes: Buffer, from: string | Uint8Array, to: string | number[], offset = 0): Buffer {
-  const at = bytes.indexOf(from);
+/** The marker of a JPEG's size and components. */
+const START_OF_FRAME = [0xff, 0xc0];
+
+function replaced(bytes: Buffer, from: string | number[], to: string | number[], offset = 0): Buffer {
+  const at = bytes.indexOf(Buffer.from(from as string));
   if (at < 0) throw new Error('nothing to replace');
   return patched(bytes, at + offset, ...(typeof to === 'string' ? Buffer.from(to) : to));
 }
@@ -153,7 +156,7 @@ const notPictures = ({ png }: Record<'png', Buffer>): Record<string, Buffer> => 
 /** Pictures of accepted types that are malformed, or too large. */
 function brokenPictures(valid: Record<'jpeg' | 'png' | 'webp' | 'avif' | 'gif' | 'tiff', Buffer>) {
   const { jpeg, png, webp, avif, gif, tiff } = valid;
-  const avifSize = Buffer.from('ispe\0\0\0\0'); // then width and height, 32 bits each
+  const avifSize = 'ispe\0\0\0\0'; // then width and height, 32 bits each
   return {
     'png: wrong checksum of the header': patched(png, 29, png[29]! ^ 1),
     'png: wrong checksum of the pixels': patched(png, png.indexOf('IEND') - 8, png[png.indexOf('IEND') - 8]! ^ 1),
@@ -170,22 +173,20 @@ function brokenPictures(valid: Record<'jpeg' | 'png' | 'webp' | 'avif' | 'gif' |
     'png: a palette picture without palette': craftPng(4, 4, { colour: 3, data: zeros(20) }),
 
     'jpeg: 65,535×65,535': scansJpeg(65_535, 65_535, 0),
-    'jpeg: 0×0': replaced(jpeg, Buffer.from([0xff, 0xc0]), [0, 0, 0, 0], 5),
-    'jpeg: no tables': Buffer.concat([
-      Buffer.from([0xff, 0xd8]),
-      jpeg.subarray(jpeg.indexOf(Buffer.from([0xff, 0xc0]))),
-    ]),
+    'jpeg: 0×0': replaced(jpeg, START_OF_FRAME, [0, 0, 0, 0], 5),
+    'jpeg: no tables': Buffer.concat([jpeg.subarray(0, 2), jpeg.subarray(jpeg.indexOf(Buffer.from(START_OF_FRAME)))]),
     'jpeg: a segment that goes on beyond the end': Buffer.from([0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff, 0x45, 0x78]),
-    'jpeg: no such sampling': replaced(jpeg, Buffer.from([0xff, 0xc0]), [0xff], 11),
+    'jpeg: no such sampling': replaced(jpeg, START_OF_FRAME, [0xff], 11),
 
     'gif: 0×0': Buffer.concat([patched(gif, 6, 0, 0, 0, 0).subarray(0, 13), Buffer.from([0x3b])]),
     'gif: no picture inside': Buffer.concat([gif.subarray(0, 13 + 3 * 2 ** ((gif[10]! & 7) + 1)), Buffer.from([0x3b])]),
 
     'webp: cut short by its own size': patched(webp, 4, 20, 0, 0, 0),
     'webp: of another size than its frame': patched(webp, 16, 0xff, 0xff, 0xff, 0x7f),
-    'webp: an animation without frames': Buffer.concat([
-      Buffer.from('RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x5f\0\0\x3f\0\0ANIM\x06\0\0\0\0\0\0\0\0\0', 'latin1'),
-    ]),
+    'webp: an animation without frames': Buffer.from(
+      'RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x5f\0\0\x3f\0\0ANIM\x06\0\0\0\0\0\0\0\0\0',
+      'latin1',
+    ),
     'webp: 16,384×16,384 of nothing': Buffer.from(
       'RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0',
       'latin1',
@@ -208,12 +209,7 @@ function brokenPictures(valid: Record<'jpeg' | 'png' | 'webp' | 'avif' | 'gif' |
         [325, 4, 100],
       ]),
     ),
-    'tiff: a compression that nobody knows': replaced(
-      tiff,
-      Buffer.from([0x03, 0x01, 3, 0, 1, 0, 0, 0]),
-      [0x39, 0x30],
-      8,
-    ),
+    'tiff: a compression that nobody knows': replaced(tiff, [0x03, 0x01, 3, 0, 1, 0, 0, 0], [0x39, 0x30], 8),
 
     'avif: 65,535×65,535': replaced(avif, avifSize, [0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff], 8),
     'avif: other pixels than it says': replaced(avif, avifSize, [0, 0, 0x10, 0, 0, 0, 0x10, 0], 8),

@@ -12,7 +12,7 @@ import { legnext } from '../../handler/still/midjourney/legnext.ts';
 import { mjProxy } from '../../handler/still/midjourney/mj-proxy.ts';
 import { tnl } from '../../handler/still/midjourney/tnl.ts';
 import { imagineproServer } from '../../infra/simulators/bridges/imaginepro.ts';
-import type { BridgeServer, BridgeServerOptions } from '../../infra/simulators/bridges/imagines.ts';
+import type { BridgeServerOptions } from '../../infra/simulators/bridges/imagines.ts';
 import { legnextServer } from '../../infra/simulators/bridges/legnext.ts';
 import { mjProxyServer } from '../../infra/simulators/bridges/mj-proxy.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
@@ -32,20 +32,12 @@ export async function colourOf(png: Buffer): Promise<string> {
   return `#${[r!, g!, b!].map((value) => value.toString(16).padStart(2, '0')).join('')}`;
 }
 
-const BRIDGES: Record<
-  BridgeName,
-  [
-    startServer: (options: BridgeServerOptions) => BridgeServer,
-    open: (options: { apiKey: string; baseUrl: string }) => Bridge,
-    imaginePath: string,
-    statusPath: string,
-  ]
-> = {
+const BRIDGES = {
   tnl: [tnlServer, tnl, '/v2/imagine', '/v2/message/'],
   imaginepro: [imagineproServer, imaginepro, '/api/v1/nova/imagine', '/api/v1/midjourney/message/'],
   legnext: [legnextServer, legnext, '/api/v1/diffusion', '/api/v1/job/'],
   'mj-proxy': [mjProxyServer, mjProxy, '/mj/submit/imagine', '/mj/task/'],
-};
+} as const;
 
 export type Call = 'imagine' | 'status' | 'picture' | 'other';
 

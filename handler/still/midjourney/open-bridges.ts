@@ -7,14 +7,9 @@ import { legnext } from './legnext.ts';
 import { mjProxy } from './mj-proxy.ts';
 import { tnl } from './tnl.ts';
 
-interface BridgeEnvironment {
-  /** names, separated by commas */
-  MIDJOURNEY_BRIDGE?: string | undefined;
-  /** one for each bridge, separated by commas; empty for a bridge without a key */
-  MIDJOURNEY_API_KEY?: string | undefined;
-  /** likewise; empty for the bridge's default URL */
-  MIDJOURNEY_BASE_URL?: string | undefined;
-}
+/** In each variable the parts are separated by commas. The part of a bridge without a key, or with its default URL, is empty. */
+type Variable = 'MIDJOURNEY_BRIDGE' | 'MIDJOURNEY_API_KEY' | 'MIDJOURNEY_BASE_URL';
+type BridgeEnvironment = { [name in Variable]?: string | undefined };
 
 /** @throws Error that names the variable */
 export function openBridges(env: BridgeEnvironment): Bridge[] {
@@ -43,7 +38,7 @@ function openBridge(name: BridgeName, apiKey: string | undefined, baseUrl: strin
 }
 
 /** The value of a variable for each of `count` bridges. A single bridge gets the whole text, commas and all. */
-function splitValue(variable: string, text: string | undefined, count: number): (string | undefined)[] {
+function splitValue(variable: Variable, text: string | undefined, count: number): (string | undefined)[] {
   if (text === undefined) return [];
   const parts = count === 1 ? [text] : text.split(',').map((part) => part.trim());
   if (parts.length !== count)
