@@ -28,7 +28,7 @@ test('an idle worker ends promptly although its polls and pings are held', async
   for (const fault of ['take failed', 'stop poll failed', 'ping failed']) expect(logged(fault)).toEqual([]);
 });
 
-test('a worker told to end during its fitness checks ends without waiting for them, and takes no job', async () => {
+test('a worker that has to end during its fitness checks ends without waiting for them, and takes no job', async () => {
   const queue = await scriptedQueue({ 'job-take': jobs('a') });
   const loading = gate();
   const never = gate();

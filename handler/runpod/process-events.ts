@@ -8,7 +8,7 @@ export interface ActiveJob {
   controller: AbortController;
   /** rejects when `fail` is called */
   failed: Promise<never>;
-  /** fails the job, whatever its handler does */
+  /** fails the job even if its handler goes on */
   fail: (error: unknown) => void;
 }
 

@@ -22,7 +22,7 @@ import type { ServeOptions } from './serve-options.ts';
 const TAKE_RETRY = { first: 250, max: 5 * SECOND };
 /** After 429. */
 const THROTTLE_DELAY = 5 * SECOND;
-/** milliseconds; a server that answers "no job" faster does not hold polls and is not asked again at once */
+/** milliseconds; a server that answers "no job" faster does not hold polls, and the next take waits */
 const QUICK_ANSWER = 100;
 /** Between an ending worker's abort of a job and its failure. */
 const ABORT_GRACE = 5 * SECOND;

@@ -1,7 +1,7 @@
 import type { Log } from './job-log.ts';
 
 export interface ServeOptions {
-  /** how many jobs run at once, a whole number from 1; a function is asked before each take. Default 1 */
+  /** how many jobs run at once, a whole number from 1; a function is called before each take. Default 1 */
   concurrency?: number | (() => number);
   /** checks by name, run in order before the first job. The first that throws is reported to RunPod and ends the worker. Default none */
   fitness?: Record<string, () => Promise<void>>;

@@ -57,7 +57,7 @@ test('of two jobs only the stopped one is aborted', async () => {
   expect(queue.posted()).toEqual([{ output: false }]);
 });
 
-test('a server that answers stop polls at once is not overloaded, whatever the answer', async () => {
+test('a server that answers stop polls at once is not overloaded by any answer', async () => {
   const answers = {
     204: status(204),
     500: status(500),

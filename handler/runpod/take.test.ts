@@ -115,7 +115,7 @@ test.each([204, 400, 200])('%i without a body means no job, and is not an error'
   expect(logged('take failed')).toEqual([]);
 });
 
-test('pauses grow with each failed take, and start anew after a job', async () => {
+test('pauses grow with each failed take, and are short again after a job', async () => {
   const queue = await scriptedQueue({ 'job-take': inTurn(status(500), status(500), jobs('a'), status(500), hold) });
   startWorker(() => 1, queue.env);
   await queue.waitFor(5, 'job-take');
@@ -125,7 +125,7 @@ test('pauses grow with each failed take, and start anew after a job', async () =
   expect(at[4]! - at[3]!).toBeLessThan(700); // a fourth failure in a row would be at least 1500
 });
 
-test('a server that answers takes at once is not overloaded, whatever the answer', async () => {
+test('a server that answers takes at once is not overloaded by any answer', async () => {
   const answers = {
     204: status(204),
     400: status(400),

@@ -51,17 +51,10 @@ const noFaults = () => ({
   /** another origin for the next pages of the list */
   nextPages: undefined as string | undefined,
   /** changes the entries of the list, or removes them */
-  list: (entry: TreeEntry): TreeEntry | undefined => entry,
+  list: (entry: TreeEntry) => entry as TreeEntry | undefined,
 });
 type Faults = ReturnType<typeof noFaults>;
-
-interface TreeEntry {
-  type: 'file' | 'directory';
-  path: string;
-  size: number;
-  oid: string;
-  lfs?: { oid: string; size: number; pointerSize: number };
-}
+type TreeEntry = ReturnType<typeof listTree>[number];
 
 /** The one repository, at its one commit. */
 interface Repository {
@@ -248,13 +241,13 @@ function readFiles(folder: string, extraFiles: Record<string, string | Uint8Arra
 }
 
 /** The list of files as the hub gives it, with the folders of the first level. */
-function listTree(files: Map<string, HubFile>): TreeEntry[] {
+function listTree(files: Map<string, HubFile>) {
   const folders = new Set([...files.keys()].filter((path) => path.includes('/')).map((path) => path.split('/')[0]!));
   return [
-    ...[...folders].map((path) => ({ type: 'directory' as const, path, size: 0, oid: sha1(path) })),
+    ...[...folders].map((path) => ({ type: 'directory', path, size: 0, oid: sha1(path), lfs: undefined })),
     ...[...files].map(([path, { bytes, etag }]) => {
-      const entry = { type: 'file' as const, path, size: bytes.length };
-      if (!LARGE.test(path)) return { ...entry, oid: etag };
+      const entry = { type: 'file', path, size: bytes.length, oid: etag, lfs: undefined };
+      if (!LARGE.test(path)) return entry;
       const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${etag}\nsize ${bytes.length}\n`;
       const lfs = { oid: etag, size: bytes.length, pointerSize: pointer.length };
       return { ...entry, oid: gitId(Buffer.from(pointer)), lfs };

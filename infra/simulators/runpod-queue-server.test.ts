@@ -301,7 +301,7 @@ test('a job that exceeds its executionTimeout ends: its worker’s stop poll and
   expect(await (await client(`retry/${id}`, {})).json()).toEqual({ id, status: 'IN_QUEUE' });
 });
 
-test('an expired job is 404; if it was running, its worker is told to stop it', async () => {
+test('an expired job is 404; if it was running, its worker has to stop it', async () => {
   const { run, worker, client, clock } = memoryQueue({ pollTimeout: MINUTE });
   const id = await run({ policy: { ttl: 10 * SECOND } });
   await worker('job-take/w1');

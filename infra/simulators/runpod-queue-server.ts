@@ -265,7 +265,7 @@ async function readText(c: Context, maxBytes: number): Promise<string> {
   return text;
 }
 
-/** A JSON object, whatever its content type: workers send theirs as a form. */
+/** A JSON object of any content type: workers send theirs as a form. */
 function parseObject(text: string): Record<string, unknown> {
   let body: unknown;
   try {

@@ -114,7 +114,7 @@ test('a job cancelled in the queue is never taken, and no worker has to stop it'
   expect(queue.takeStops('w1')).toEqual([]);
 });
 
-test('cancelling a running job tells its worker to stop, once', () => {
+test('cancelling a running job makes its worker stop it, once', () => {
   const { queue, running } = steppedQueue();
   const job = running();
   const other = running();
@@ -168,7 +168,7 @@ test('only a failed or timed-out job can be retried', () => {
   expect(queue.health().jobs.retried).toBe(0);
 });
 
-test('a job that exceeds its executionTimeout times out, and its worker is told to stop it', async () => {
+test('a job that exceeds its executionTimeout times out, and its worker has to stop it', async () => {
   const { queue, running, step, ended } = steppedQueue();
   const job = running({ executionTimeout: 5 * SECOND });
   queue.report(job, 'w1', { status: 'IN_PROGRESS', output: 1 });
@@ -397,7 +397,7 @@ test('waitForChange ends with its timeout, its signal or the queue', async () =>
   expect(clock.sleeping()).toBe(0);
 });
 
-test('timeouts happen on time, whatever the size of the clock’s step', async () => {
+test('timeouts happen on time with any size of the clock’s step', async () => {
   const { queue, clock, running, ended } = steppedQueue();
   const [a, b] = [running({ executionTimeout: 7 * SECOND }), running({ executionTimeout: 6 * SECOND })];
   const c = queue.submit({ input: {}, policy: { ttl: 6500 } });

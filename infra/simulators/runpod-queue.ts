@@ -8,7 +8,7 @@
  *   FAILED | TIMED_OUT ──retry──▶ IN_QUEUE
  *
  * A job is deleted when its ttl has passed since submission, or 30 minutes after its end (1 minute if it came by /runsync).
- * Timeouts happen on time by themselves: the queue sleeps until the next one is due.
+ * Timeouts happen on time by themselves: the queue sleeps until the next one.
  */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
@@ -228,7 +228,7 @@ export class RunPodQueue {
 
   // Time and changes.
 
-  /** Applies the timeouts that are due. Happens by itself, unless the clock runs ahead: then call it before each request. */
+  /** Applies the timeouts whose time has come. Happens by itself, unless the clock runs ahead: then call it before each request. */
   applyTimeouts() {
     const now = this.#clock.now();
     while (this.#timeouts.nextPriority <= now) {
@@ -341,7 +341,7 @@ export class RunPodQueue {
     return worker;
   }
 
-  /** When each of a job's timeouts is due, as far as is known now. */
+  /** The times of a job's timeouts, as far as they are known now. */
   #timeoutsOf(job: QueuedJob) {
     const isRunning = job.status === 'IN_PROGRESS';
     const lastSeen = isRunning ? Math.max(this.#workers.get(job.workerId!)?.lastSeen ?? 0, job.started!) : Infinity;

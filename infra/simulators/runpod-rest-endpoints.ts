@@ -6,19 +6,21 @@ import { Problem } from './runpod-rest-document.ts';
 export type Body = Record<string, any>;
 export type Resource = Body & { id: string; name: string };
 
-export interface RestState {
-  /** how many workers all endpoints may have together */
-  quota: number;
-  endpoints: Map<string, Resource>;
-  templates: Map<string, Resource>;
-  volumes: Map<string, Resource>;
+export type RestState = ReturnType<typeof createState>;
+
+/** @param quota how many workers all endpoints may have together */
+export const createState = (quota: number) => ({
+  quota,
+  endpoints: new Map<string, Resource>(),
+  templates: new Map<string, Resource>(),
+  volumes: new Map<string, Resource>(),
   /** by endpoint, as RunPod lists them; only tests add some */
-  workers: Map<string, Body[]>;
+  workers: new Map<string, Body[]>(),
   /** by endpoint, oldest first */
-  releases: Map<string, Body[]>;
+  releases: new Map<string, Body[]>(),
   /** the id of each endpoint's template */
-  boundTemplates: Map<string, string>;
-}
+  boundTemplates: new Map<string, string>(),
+});
 
 /** The catalog. Memory is in GB, prices in USD an hour, `stock` the availability by data center. */
 export const GPUS: (Body & { id: string; pool: string | null; stock: Record<string, string> })[] = JSON.parse(

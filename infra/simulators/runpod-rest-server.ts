@@ -12,6 +12,7 @@ import {
   type Body,
   changeEndpoint,
   createEndpoint,
+  createState,
   GPUS,
   type Resource,
   type RestState,
@@ -35,11 +36,7 @@ export type RestServer = Awaited<ReturnType<typeof startRestServer>>;
 
 /** Starts it on loopback. `url` includes the version, as RUNPOD_REST_URL does. */
 export async function startRestServer({ apiKey, quota = 5, bindsTemplates = false }: RestServerOptions) {
-  const state: RestState = {
-    quota,
-    ...{ endpoints: new Map(), templates: new Map(), volumes: new Map() },
-    ...{ workers: new Map(), releases: new Map(), boundTemplates: new Map() },
-  };
+  const state = createState(quota);
   const control = {
     /** every request with a valid key, in order; the path is without the query */
     requests: [] as { method: string; path: string; body: unknown }[],

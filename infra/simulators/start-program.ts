@@ -8,7 +8,7 @@ const POLL_INTERVAL = 20;
 
 /**
  * Runs a server program until `stop`, or until this process exits.
- * @param isReady asked every 20 ms; a rejection counts as false
+ * @param isReady called every 20 ms; a rejection counts as false
  * @param killSignal ends the program at once
  * @throws Error with the program's output, if it exits early or is not ready after 30 s
  */

@@ -614,7 +614,7 @@ describe('ends with one line where', () => {
 
   test('the disk is too small', async () => {
     const hub = await hubWith();
-    hub.faults.list = ({ lfs, ...entry }) => (lfs ? { ...entry, lfs: { ...lfs, size: 1e15 } } : entry);
+    hub.faults.list = (entry) => (entry.lfs ? { ...entry, lfs: { ...entry.lfs, size: 1e15 } } : entry);
     putPart(hub, VAE, new Uint8Array());
     truncateSync(part(hub, VAE), 1e12); // takes no room
     const { status, err } = await models(hub);

@@ -18,13 +18,6 @@ const WAIT_TIMEOUT = 30 * SECOND; // generous, for busy machines
 /** The answer to a request in place of the queue's: a status, JSON, or a broken connection. */
 export type Fault = number | { json: unknown } | 'reset';
 
-/** Where jobs wait until the test opens it. */
-interface Gate {
-  isOpen: boolean;
-  arrived: number;
-  disconnected: number;
-}
-
 /**
  * The queue simulator over HTTP, with gates at which jobs wait.
  * @param pollTimeout of workers' polls; milliseconds
@@ -40,7 +33,7 @@ export async function startRecordingServer({
   const recorder = createRecorder();
   const { recorded, requests, changed } = recorder;
   const hooks: unknown[] = [];
-  const gates = new Map<string, Gate>();
+  const gates = new Map<string, { isOpen: boolean; arrived: number; disconnected: number }>();
   const gate = (name: string) => {
     if (!gates.has(name)) gates.set(name, { isOpen: false, arrived: 0, disconnected: 0 });
     return gates.get(name)!;
