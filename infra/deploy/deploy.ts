@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
 import { type Action, type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
-import { checkGpus, describeGpus, endpointBody, findEndpoint, findTemplate, findVolume } from './endpoint.ts';
+import { checkGpus, describeGpus, endpointBody, findEndpoint, findVolume } from './endpoint.ts';
 import { type EndpointFile, imageOf, readEndpointFile, workerEnvironment } from './endpoint-file.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
 import { ENDPOINTS, GPUS, TEMPLATES, VOLUMES } from './runpod-resources.ts';
@@ -107,7 +107,9 @@ async function deploy(context: Context): Promise<number> {
   const { gpus } = await rest.call({ task: 'list the GPUs', url: `/catalog/gpus?${query}`, schema: GPUS });
   checkGpus(file, gpus);
   const { found, wanted: wantedVolume } = await findVolume(context, file);
-  const template = await findTemplate(rest, file);
+  const template = await rest.find(TEMPLATES, file);
+  if (template && !template.serverless)
+    throw new Error(`the template ${file.name} (${template.id}) is one for pods: use another name in endpoint.json`);
   const endpoint = await findEndpoint(rest, file);
 
   const volume = wantedVolume
@@ -187,7 +189,7 @@ async function destroy(context: Context): Promise<undefined> {
   if (withVolume && !isManaged)
     throw new UsageError('--volume: endpoint.json names no volume by its name; others are not deleted');
   const endpoint = await findEndpoint(rest, file);
-  const template = await rest.find(TEMPLATES, { name });
+  const template = await rest.find(TEMPLATES, file);
   const { found: volume } = isManaged ? await findVolume(context, file) : {};
   const resources = [
     [ENDPOINTS, endpoint],

@@ -2,15 +2,7 @@
 import { describeUnknownName } from '../../core/request.ts';
 import type { EndpointFile } from './endpoint-file.ts';
 import type { ReconcileOptions } from './reconcile.ts';
-import {
-  ENDPOINTS,
-  type Endpoint,
-  type Gpu,
-  TEMPLATES,
-  VOLUMES,
-  type Volume,
-  type Wanted,
-} from './runpod-resources.ts';
+import { ENDPOINTS, type Endpoint, type Gpu, VOLUMES, type Volume, type Wanted } from './runpod-resources.ts';
 import type { Rest } from './runpod-rest.ts';
 
 /** @throws Error: an endpoint of that name is of another type */
@@ -21,14 +13,6 @@ export async function findEndpoint(rest: Rest, { name }: EndpointFile): Promise<
       `the endpoint ${name} (${endpoint.id}) is one ${endpoint.gpu ? 'for load balancing' : 'on processors'}, which can’t be changed: use another name in endpoint.json`,
     );
   return endpoint;
-}
-
-/** @throws Error: a template of that name is one for pods */
-export async function findTemplate(rest: Rest, { name }: EndpointFile) {
-  const template = await rest.find(TEMPLATES, { name });
-  if (template && !template.serverless)
-    throw new Error(`the template ${name} (${template.id}) is one for pods: use another name in endpoint.json`);
-  return template;
 }
 
 /**

@@ -25,7 +25,7 @@ export interface RestOptions extends Pick<RetryOptions, 'log'> {
   apiKey: string;
   /** With the version, such as https://api.runpod.io/v2. */
   baseUrl: string;
-  /** Values that no message may repeat, whatever RunPod answers. */
+  /** Values that no message may repeat, even if RunPod's answer does. */
   secrets: string[];
   sleep: (milliseconds: number) => Promise<unknown>;
 }

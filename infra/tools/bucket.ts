@@ -95,14 +95,15 @@ async function setUpBucket(settings: Settings, report: Report): Promise<void> {
     });
 
   await step('lifecycle', 'nothing is deleted automatically: configure that at the store itself', async () => {
+    const retainRule = { ...TASKS, ID: 'img2vid-retain', Expiration: { Days: retainDays } };
     const retention = `tasks/ expires after ${retainDays} days`;
     try {
-      if (await setLifecycle(settings, [RETAIN_RULE, UPLOADS_RULE]))
+      if (await setLifecycle(settings, [retainRule, UPLOADS_RULE]))
         return `${retention}, unfinished uploads after 1 day`;
     } catch (error) {
       if (!isUnsupported(error)) throw error;
     }
-    if (await setLifecycle(settings, [RETAIN_RULE]))
+    if (await setLifecycle(settings, [retainRule]))
       return `${retention}; unfinished uploads stay: the store has no rule for them`;
     throw new StorageError('the store accepts the rule and drops it', 'NotImplemented', 1);
   });
@@ -130,20 +131,15 @@ async function setCors({ client, s3: { bucket: Bucket }, origins }: Settings): P
   await client.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [...others, ours] } }));
 }
 
-const RETAIN_RULE = 'img2vid-retain';
-const UPLOADS_RULE = 'img2vid-uploads';
+const TASKS = { Status: 'Enabled', Filter: { Prefix: 'tasks/' } } as const;
+const UPLOADS_RULE = { ...TASKS, ID: 'img2vid-uploads', AbortIncompleteMultipartUpload: { DaysAfterInitiation: 1 } };
 
 /** @returns whether the store shows the rules afterwards: some accept rules that they don't know, and drop them */
-async function setLifecycle({ client, s3: { bucket: Bucket }, retainDays }: Settings, ids: string[]): Promise<boolean> {
-  const common = { Status: 'Enabled', Filter: { Prefix: 'tasks/' } } as const;
-  const ours: LifecycleRule[] = [
-    { ...common, ID: RETAIN_RULE, Expiration: { Days: retainDays } },
-    { ...common, ID: UPLOADS_RULE, AbortIncompleteMultipartUpload: { DaysAfterInitiation: 1 } },
-  ].filter(({ ID }) => ids.includes(ID));
+async function setLifecycle({ client, s3: { bucket: Bucket } }: Settings, ours: LifecycleRule[]): Promise<boolean> {
   const command = new GetBucketLifecycleConfigurationCommand({ Bucket });
   const read = () => client.send(command).catch(ignore('NoSuchLifecycleConfiguration'));
   const { Rules, TransitionDefaultMinimumObjectSize } = (await read()) ?? {};
-  const others = (Rules ?? []).filter(({ ID }) => ID !== RETAIN_RULE && ID !== UPLOADS_RULE);
+  const others = (Rules ?? []).filter(({ ID }) => !/^img2vid-(retain|uploads)$/.test(ID ?? ''));
   await client.send(
     new PutBucketLifecycleConfigurationCommand({
       Bucket,

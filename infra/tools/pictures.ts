@@ -17,8 +17,7 @@ const GAP = 6; // pixels
 const folder = await mkdtemp(join(tmpdir(), 'pictures-'));
 const framesDir = join(folder, 'frames');
 await mkdir(framesDir);
-const port = await freePort();
-const env = { PATH: process.env.PATH, PORT: String(port), DATA_DIR: join(folder, 'data') };
+const env = { PATH: process.env.PATH, PORT: String(await freePort()), DATA_DIR: join(folder, 'data') };
 const service = await startLocal({ env, quiet: true, framesDir });
 const browser = await launchBrowser();
 try {
