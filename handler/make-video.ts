@@ -7,8 +7,8 @@ import { guidanceScales, withGuidance } from '../core/guider.ts';
 import { JobError, type JobInput, type JobOutput, type Progress } from '../core/job.ts';
 import { createMutex } from '../core/mutex.ts';
 import type { Clip, Model, Still } from './models/model.ts';
-import { sample } from './sampling/samplers.ts';
-import { type Generator, generator } from './sampling/torch-random.ts';
+import { type Sampling, sample } from './sampling/samplers.ts';
+import { generator } from './sampling/torch-random.ts';
 import type { Timed } from './stage-timer.ts';
 import { writeMp4 } from './video/mp4.ts';
 
@@ -41,11 +41,9 @@ export async function makeVideo(job: JobInput, options: VideoOptions): Promise<J
   });
   const close = () => clip.close().finally(unlockGpu);
   try {
-    const latents = await timed('sampling', () =>
-      sampleLatents(clip, job, randn, signal, (step) =>
-        onProgress((model.samplingShare * step) / steps, { stage: 'sampling', step, steps }),
-      ),
-    );
+    const onStep = (step: number) =>
+      onProgress((model.samplingShare * step) / steps, { stage: 'sampling', step, steps });
+    const latents = await timed('sampling', () => sampleLatents(clip, job, { randn, signal, onStep }));
     const decodingShare = 0.95 - model.samplingShare;
     await timed('decoding', () => {
       const onFrame = (step: number) =>
@@ -61,16 +59,10 @@ export async function makeVideo(job: JobInput, options: VideoOptions): Promise<J
 }
 
 /** Latents of one video: noise that the sampler brings down the noise levels. */
-async function sampleLatents(
-  clip: Clip,
-  job: JobInput,
-  randn: Generator['randn'],
-  signal: AbortSignal,
-  onStep: (step: number) => void,
-) {
-  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
+async function sampleLatents(clip: Clip, job: JobInput, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
+  const noise = options.randn(clip.shape.reduce((product, size) => product * size, 1));
   const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
-  const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), randn, signal, onStep }, job);
+  const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), ...options }, job);
   if (latents.every(Number.isFinite)) return latents;
   throw new JobError(
     'invalid_input',
