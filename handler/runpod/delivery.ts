@@ -34,12 +34,8 @@ export async function deliver(
     const result = await send().catch((error: Error) => error);
     if (isAccepted(result)) return true;
     const error = errorOf(result);
-    if (!isRetryable(result)) {
-      log({ event: `${what} refused`, jobId, error });
-      return false;
-    }
-    if (performance.now() + wait > deadline) {
-      log({ event: `${what} lost`, jobId, error });
+    if (!isRetryable(result) || performance.now() + wait > deadline) {
+      log({ event: `${what} ${isRetryable(result) ? 'lost' : 'refused'}`, jobId, error });
       return false;
     }
     log({ event: `${what} not accepted, retrying`, jobId, error });

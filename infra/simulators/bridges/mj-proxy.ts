@@ -53,6 +53,7 @@ export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions)
   function presentTask(c: Context, imagine: Imagine) {
     const { id, prompt, ref, created, failure, canceled } = imagine;
     const percent = progress(imagine);
+    const failReason = failure ?? (canceled ? '取消任务' : null);
     const common = {
       id,
       action: 'IMAGINE',
@@ -60,10 +61,9 @@ export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions)
       state: ref ?? null,
       submitTime: created,
       imageUrl: null,
-      failReason: null,
+      failReason,
     };
-    if (failure) return { ...common, status: 'FAILURE', progress: '', failReason: failure };
-    if (canceled) return { ...common, status: 'FAILURE', progress: '', failReason: '取消任务' };
+    if (failReason) return { ...common, status: 'FAILURE', progress: '' };
     if (percent === 0) return { ...common, status: 'SUBMITTED', progress: '0%' };
     if (percent < 100) return { ...common, status: 'IN_PROGRESS', progress: `${percent}%` };
     const { grid, single } = pictureUrls(c, imagine);
