@@ -2,8 +2,8 @@
 import type { PresentedTask } from '../core/responses.ts';
 import { isActive } from '../core/task-status.ts';
 import { SECOND } from '../core/time.ts';
-import { ApiError } from './error.ts';
 import { followEvents } from './events.js';
+import { ApiError } from './http.ts';
 
 /** The API sends something every 15 s, so a stream that is silent for longer than this has broken off. */
 const IDLE_TIMEOUT = 45 * SECOND;

@@ -1,7 +1,8 @@
-/** One request to the API, with retries. */
-
+/** One request to the API, with retries, and its errors. */
+import type { ProblemCode } from '../core/problems.ts';
+import type { FieldNote } from '../core/request.ts';
+import { parseRetryAfter } from '../core/retry-after.js';
 import { SECOND } from '../core/time.ts';
-import { ApiError, readError } from './error.ts';
 import { sleep } from './sleep.js';
 
 /** Until a response begins, besides the wait that the request asks for. An upload has up to 20 MB. */
@@ -10,6 +11,35 @@ const TIMEOUT = 120 * SECOND;
 const FIRST_PAUSE = 0.5 * SECOND;
 /** A server that asks for a longer pause gets no retry. */
 const MAX_PAUSE = 60 * SECOND;
+
+const RETRYABLE_STATUSES = [429, 502, 503, 504];
+
+/** Thrown where the API refuses a request or cannot be reached. Its message is for people. */
+export class ApiError extends Error {
+  /** HTTP status; 0 where there was no response */
+  readonly status: number;
+  /** for programs; `unreachable`: no response, `unexpected`: a response from something else, such as a proxy */
+  readonly code: ProblemCode | 'unreachable' | 'unexpected';
+  /** every wrong field, with what is allowed */
+  readonly errors: FieldNote[];
+  /** the pause that the server asks for before a retry; seconds */
+  readonly retryAfter: number | undefined;
+  /** whether the same request may succeed later */
+  retryable: boolean;
+
+  constructor(
+    message: string,
+    details: Partial<Pick<ApiError, 'status' | 'code' | 'errors' | 'retryAfter' | 'cause'>> = {},
+  ) {
+    super(message, { cause: details.cause });
+    this.name = 'ApiError';
+    this.status = details.status ?? 0;
+    this.code = details.code ?? 'unreachable';
+    this.errors = details.errors ?? [];
+    this.retryAfter = details.retryAfter;
+    this.retryable = this.status === 0 || RETRYABLE_STATUSES.includes(this.status);
+  }
+}
 
 export interface CallOptions extends Omit<RequestInit, 'signal'> {
   signal?: AbortSignal | undefined;
@@ -66,4 +96,16 @@ function reasonOf(error: unknown): string {
   const { message, cause } = error as Error;
   const { code, message: deeper } = (cause ?? {}) as { code?: string; message?: string };
   return code ?? deeper ?? message;
+}
+
+/** The error that an unsuccessful response stands for. */
+async function readError(response: Response): Promise<ApiError> {
+  const { status, statusText, headers } = response;
+  const isProblem = headers.get('content-type')?.startsWith('application/problem+json');
+  const { detail, code, errors } = isProblem
+    ? await response.json()
+    : { detail: `an unexpected response: ${status} ${statusText}`.trim(), code: 'unexpected', errors: [] };
+  const pause = parseRetryAfter(headers.get('retry-after'));
+  const retryAfter = pause === undefined ? undefined : Math.ceil(pause / SECOND);
+  return new ApiError(detail, { status, code, errors, retryAfter });
 }

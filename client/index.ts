@@ -11,7 +11,7 @@ import { MINUTE } from '../core/time.ts';
 import { type FollowedTask, followTask, type Task } from './follow.ts';
 import { type CallOptions, call } from './http.ts';
 
-export { ApiError } from './error.ts';
+export { ApiError } from './http.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
 export type { FollowedTask, Task, Usage };
 

@@ -1,29 +1,26 @@
 // @ts-check
 // What can be done with tasks: the buttons of a card, and showing a new task.
-import { RefusedError, reportErrors, request, requestJson } from './api.js';
-import { confirmDelete } from './confirm.js';
+import { RefusedError, reportErrors, request, requestJson, submit } from './api.js';
 import { $, announce, scrollBehavior } from './dom.js';
 import { changedSettings, isDeleted, sourceEntries } from './repeat.js';
-import { submit } from './submit.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { CardList } from './card-list.js' */
 /** @import { Form } from './form.js' */
-/** @import { Pager } from './pager.js' */
 /** @import { Parameters } from './settings.js' */
 /** @import { Entry } from './source.js' */
-/** @import { Submission } from './submit.js' */
+/** @import { Submission } from './api.js' */
 /** @typedef {ReturnType<typeof createActions>} Actions */
 
-/** @param {{ parameters: Parameters, form: Form, list: CardList, pager: Pager }} options */
-export function createActions({ parameters, form, list, pager }) {
+/** @param {{ parameters: Parameters, form: Form, list: CardList }} options */
+export function createActions({ parameters, form, list }) {
   /** @type {Map<string, File>} pictures that this page has sent, by task id */
   const uploads = new Map();
 
   /** Shows a new task and scrolls to it. @param {Submission} submission */
   async function showNew({ task, file }) {
     if (file) uploads.set(task.id, file);
-    await pager.clearFilter();
+    await list.clearFilter();
     list.put([task]);
     announce('The clip is on its way');
     const isBelow = $('clips').offsetTop >= $('compose').offsetTop + $('compose').offsetHeight; // as on phones
@@ -109,7 +106,6 @@ export function createActions({ parameters, form, list, pager }) {
     reset() {
       uploads.clear();
       list.reset();
-      pager.clear();
     },
   };
 }
@@ -123,3 +119,22 @@ async function submitUnlessGone(entries) {
     throw error;
   }
 }
+
+/** Resolves the promise of the dialog that is open. @type {(isConfirmed: boolean) => void} */
+let answer = () => {};
+
+/** Asks before a task is deleted. @returns {Promise<boolean>} */
+function confirmDelete() {
+  answer(false); // the dialog before was closed, though its event may still come
+  $('confirm').returnValue = '';
+  $('confirm').showModal();
+  return new Promise((resolve) => {
+    answer = resolve;
+  });
+}
+
+$('confirm').addEventListener('close', () => {
+  if (!$('confirm').open) answer($('confirm').returnValue === 'yes'); // else it was opened again before this event
+});
+$('keep').addEventListener('click', () => $('confirm').close());
+$('delete').addEventListener('click', () => $('confirm').close('yes'));

@@ -1,8 +1,8 @@
 // @ts-check
-// The cards of all tasks that are shown, newest first. Active tasks are followed to their end.
-import { requestJson } from './api.js';
+// The list of tasks: loaded page by page, filtered by status, a card for each, newest first. Active tasks are followed to their end.
+import { reportErrors, request, requestJson } from './api.js';
 import { isActive, taskTitle } from './card.js';
-import { $, announce } from './dom.js';
+import { $, announce, element } from './dom.js';
 import { createFollower } from './follow.js';
 import { failureLabel, STATUSES } from './labels.js';
 import { isDeleted } from './repeat.js';
@@ -12,9 +12,25 @@ import { isDeleted } from './repeat.js';
 /** @typedef {ReturnType<typeof createCardList>} CardList */
 
 const TITLE = document.title;
+const PAGE_SIZE = 20;
+
+/** @param {Parameters<typeof createCards>[0]} options */
+export function createCardList(options) {
+  const cards = createCards(options);
+  const { clear, ...pager } = createPager(cards);
+  return {
+    ...cards,
+    ...pager,
+    /** Removes all cards and stops following, for another API key. */
+    reset() {
+      cards.stopFollowing();
+      clear();
+    },
+  };
+}
 
 /** @param {{ createCard: (task: Task) => Card, onEnd: (task: Task) => void }} options onEnd gets each task that ends while shown */
-export function createCardList({ createCard, onEnd }) {
+function createCards({ createCard, onEnd }) {
   /** @type {Map<string, Card>} by task id */
   const cards = new Map();
   const follower = createFollower({ getTask: get, onTask: update, onProblem: showProblem, onMissing: remove });
@@ -95,12 +111,81 @@ export function createCardList({ createCard, onEnd }) {
       remove(id);
       if (!focusCard(neighbour)) $('clips').focus();
     },
-    /** Removes all cards and stops following, for another API key. */
-    reset() {
-      follower.reset();
-      clear();
+    stopFollowing: follower.reset,
+  };
+}
+
+/** Loads the tasks page by page, filtered by status. @param {ReturnType<typeof createCards>} cards */
+function createPager(cards) {
+  /** @type {string | undefined} query of the next page */
+  let nextPage;
+
+  /** Loads the newest tasks; the cards that are there stay. @throws as `request` */
+  async function load() {
+    const status = $('filter').value;
+    $('empty').dataset.filtered = String(status !== '');
+    await loadPage(`?limit=${PAGE_SIZE}${status && `&status=${status}`}`);
+  }
+
+  /** Loads a page, and further ones while all its tasks are deleted ones, which have no card. @param {string} query */
+  async function loadPage(query) {
+    const response = await request(`/status${query}`);
+    /** @type {Task[]} */
+    const tasks = await response.json();
+    const link = /<([^>]+)>; rel="next"/.exec(response.headers.get('link') ?? '')?.[1];
+    setNextPage(link && new URL(link).search); // only the query: its origin is PUBLIC_URL's
+    cards.put(tasks);
+    if (nextPage && tasks.every(isDeleted)) await loadPage(nextPage);
+  }
+
+  /** @param {string | undefined} query */
+  function setNextPage(query) {
+    nextPage = query;
+    $('more').hidden = query === undefined;
+  }
+
+  function clear() {
+    $('empty').dataset.filtered = String($('filter').value !== '');
+    setNextPage(undefined);
+    cards.clear();
+  }
+
+  async function reload() {
+    clear();
+    await reportErrors(load, showListProblem);
+  }
+
+  $('filter').append(
+    element('option', { value: '' }, 'All'),
+    ...Object.entries(STATUSES).map(([value, label]) => element('option', { value }, label)),
+  );
+  $('filter').addEventListener('change', reload);
+  $('more').addEventListener('click', async () => {
+    const last = $('tasks').lastElementChild;
+    $('more').disabled = true;
+    await reportErrors(() => loadPage(nextPage ?? ''), showListProblem);
+    $('more').disabled = false;
+    if ($('more').hidden) focusCard(last?.nextElementSibling); // the focus was on the button
+  });
+  document.addEventListener('visibilitychange', () => {
+    if (!document.hidden && !$('clips').hidden) reportErrors(load, showListProblem);
+  });
+
+  return {
+    load,
+    clear,
+    /** Shows all tasks, if there is a filter. */
+    async clearFilter() {
+      if ($('filter').value === '') return;
+      $('filter').value = '';
+      await reload();
     },
   };
+}
+
+/** @param {string} text */
+function showListProblem(text) {
+  $('list-problem').textContent = text;
 }
 
 /** Shows the progress of the active tasks in the page's title. @param {Task[]} tasks */
@@ -110,7 +195,7 @@ function showInTitle([first, ...others]) {
 }
 
 /** Focuses a card's first button. @param {Element | null | undefined} card @returns the button */
-export function focusCard(card) {
+function focusCard(card) {
   /** @type {HTMLElement | null | undefined} */
   const first = card?.querySelector('.buttons button');
   first?.focus();

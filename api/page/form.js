@@ -1,17 +1,16 @@
 // @ts-check
 // The form for a new clip: checked while it is edited, with the highest cost, and submitted.
-import { errorText, isAbort, RefusedError, requestJson } from './api.js';
-import { $, announce } from './dom.js';
+import { errorText, isAbort, RefusedError, requestJson, submit } from './api.js';
+import { $, announce, showNote } from './dom.js';
 import { formatDuration, formatMoney } from './format.js';
-import { createNotes } from './notes.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
-import { submit } from './submit.js';
 
+/** @import { FieldNote } from '../../core/request.ts' */
 /** @import { CostEstimate } from '../../core/responses.ts' */
-/** @import { Parameters } from './settings.js' */
+/** @import { Parameters, Settings } from './settings.js' */
 /** @import { Entry } from './source.js' */
-/** @import { Submission } from './submit.js' */
+/** @import { Submission } from './api.js' */
 /** @typedef {ReturnType<typeof createForm>} Form */
 
 const CHECK_DELAY = 400; // ms after the last keystroke
@@ -158,3 +157,56 @@ function showRefusal(text, seconds = 0) {
   tick();
   if (seconds > 0) countdown = setInterval(tick, 1000);
 }
+
+/** Notes of the API under the fields: problems and warnings. @param {Settings} settings */
+function createNotes(settings) {
+  /** @type {string[]} fields with a note from the API */
+  let noted = [];
+  /** @type {HTMLElement[]} inputs that the API found wrong */
+  let wrong = [];
+
+  /**
+   * Replaces the notes from the API.
+   * @param {FieldNote[]} notes
+   * @param {boolean} areProblems
+   * @returns whether the form has all their fields
+   */
+  function replace(notes, areProblems) {
+    for (const name of noted) if (!notes.some(({ field }) => field === name)) show(name, '', false);
+    noted = notes.map(({ field }) => field);
+    const inputs = notes.map(({ field, message }) => show(field, message, areProblems));
+    wrong = areProblems ? inputs.filter((input) => input !== undefined) : [];
+    return !inputs.includes(undefined);
+  }
+
+  /**
+   * Shows a note under a field.
+   * @param {string} name @param {string} text @param {boolean} isProblem
+   * @returns {HTMLElement | undefined} the field's input; undefined if the form has no such field
+   */
+  function show(name, text, isProblem) {
+    if (settings.has(name)) {
+      settings.show(name, text, isProblem);
+      return settings.input(name);
+    }
+    const field = sourceFields()[name];
+    if (field) showNote(field, text, isProblem);
+    return field?.input;
+  }
+
+  /** @param {string} name of a field that was edited */
+  function remove(name) {
+    if (noted.includes(name) || !settings.has(name)) show(name, '', false);
+    noted = noted.filter((one) => one !== name);
+  }
+
+  return { replace, show, remove, wrong: () => wrong };
+}
+
+/** Inputs and places for notes of what a clip is made from. @returns {Record<string, { place: HTMLElement, input: HTMLElement }>} */
+const sourceFields = () => ({
+  prompt: { place: $('prompt-problem'), input: $('prompt') },
+  image: { place: $('image-problem'), input: $('chosen').hidden ? $('image') : $('remove') },
+  still_of: { place: $('image-problem'), input: $('remove') },
+  image_url: { place: $('image_url-problem'), input: $('image_url') },
+});

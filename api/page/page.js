@@ -9,7 +9,6 @@ import { $, element } from './dom.js';
 import { createForm } from './form.js';
 import { formatMoney } from './format.js';
 import { modelDescription } from './labels.js';
-import { createPager } from './pager.js';
 
 onApi('away', (message) => {
   $('outage').textContent = `${message} Trying again; running clips continue.`;
@@ -26,8 +25,7 @@ const list = createCardList({
   createCard: (task) => createCard(task, actions),
   onEnd: () => showBudget().catch(() => undefined), // an outage is shown already
 });
-const pager = createPager(list);
-const actions = createActions({ parameters, form, list, pager });
+const actions = createActions({ parameters, form, list });
 
 $('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
@@ -68,7 +66,7 @@ async function usePicture(url) {
 /** Loads the list and the budget. Whether that is allowed shows whether the API key is right. */
 async function load() {
   try {
-    await pager.load();
+    await list.load();
     acceptKey();
     $('list-problem').textContent = '';
     form.check();
