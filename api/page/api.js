@@ -21,7 +21,7 @@ let isAway = false;
 const events = new EventTarget();
 
 /**
- * Listens for news of the API: `key` (a key is needed; the message tells what is wrong with the last one), `away` and `back`.
+ * Listens for news of the API: `key` (a key is needed; the message says what is wrong with the last one), `away` and `back`.
  * @param {'key' | 'away' | 'back'} name
  * @param {(message: string) => void} listener
  * @param {AddEventListenerOptions} [options]

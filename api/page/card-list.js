@@ -1,11 +1,10 @@
 // @ts-check
 // The list of tasks: loaded page by page, filtered by status, a card for each, newest first. Active tasks are followed to their end.
 import { reportErrors, request, requestJson } from './api.js';
-import { isActive, taskTitle } from './card.js';
+import { isActive, isDeleted, taskTitle } from './card.js';
 import { $, announce, element } from './dom.js';
 import { createFollower } from './follow.js';
 import { failureLabel, STATUSES } from './labels.js';
-import { isDeleted } from './repeat.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Card } from './card.js' */

@@ -11,6 +11,9 @@ import { formatClipLength, formatMoney, formatTime } from './format.js';
 /** @param {Task} task */
 export const isActive = ({ finished_at }) => finished_at === undefined;
 
+/** Whether its files and its prompt were deleted. @param {Task} task */
+export const isDeleted = ({ expired_at }) => expired_at !== undefined;
+
 /** @param {Task} first @param {Actions} actions */
 export function createCard(first, actions) {
   let task = first;

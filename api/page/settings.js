@@ -179,7 +179,7 @@ function createSizeChoice({ W, H }, current) {
     const radio = element('input', { type: 'radio', name: 'size', value });
     radio.addEventListener('change', () => {
       choose();
-      setInput(W.input, W.input.value); // tells the form
+      setInput(W.input, W.input.value); // the form listens for input
     });
     const label = element('span', {}, shape, name, element('small', { class: 'digits' }, numbers));
     $('size-choices').append(element('label', {}, radio, label));
