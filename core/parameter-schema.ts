@@ -19,7 +19,6 @@ export interface ParameterSchema extends ParameterLabel {
   maxLength?: number;
   format?: string;
   enum?: string[];
-  examples?: unknown[];
   /** the choices that the parameter applies to */
   'x-belongs-to'?: Record<string, readonly string[]>;
   /** of the prompt: what this service has instead of a Midjourney bridge */

@@ -12,7 +12,7 @@ export const PROBLEMS = {
   },
   budget_spent: {
     status: 402,
-    remedy: 'Wait for the next month, ask for a larger budget, or make a smaller clip: `dry_run` returns the cost',
+    remedy: 'Wait for the next month, get a larger budget, or request a smaller clip: `dry_run` returns the cost',
   },
   forbidden_host: {
     status: 403,
@@ -22,7 +22,7 @@ export const PROBLEMS = {
     status: 403,
     remedy: 'Without API keys no other web page may use the service; create a key, and list the page in CORS_ORIGINS',
   },
-  insufficient_scope: { status: 403, remedy: 'Use an API key with the scope that the answer names' },
+  insufficient_scope: { status: 403, remedy: 'Use an API key with the scope that the response names' },
   link_invalid: { status: 403, remedy: 'Read the task again: each response has new links' },
   not_found: { status: 404, remedy: 'Check the URL and the id; tasks of another API key are not found either' },
   method_not_allowed: { status: 405, remedy: 'Use a method that the header `Allow` lists' },
@@ -30,7 +30,7 @@ export const PROBLEMS = {
   not_ended: { status: 409, remedy: 'Cancel the task first, or wait for its end' },
   idempotency_conflict: {
     status: 409,
-    remedy: 'Send a new `Idempotency-Key` for each clip; this one belongs to the task that the answer names',
+    remedy: 'Send a new `Idempotency-Key` for each clip; this one belongs to the task that the response names',
   },
   too_large: { status: 413, remedy: `Send a picture of at most ${PICTURE_SIZE}, and at most 1 MB of anything else` },
   unsupported_media_type: {
@@ -39,7 +39,7 @@ export const PROBLEMS = {
   },
   range_not_satisfiable: {
     status: 416,
-    remedy: 'Ask for a range within the size that the header `Content-Range` states',
+    remedy: 'Request a range within the size that the header `Content-Range` states',
   },
   invalid_input: { status: 422, remedy: 'Correct the fields in `errors`: each with the values that are allowed' },
   image_rejected: {

@@ -15,6 +15,10 @@ const PAGES = {
   reference: 'Reference',
   glossary: 'Glossary',
 };
+const SWAGGER_UI = `<link rel="stylesheet" href="/docs/swagger-ui.css">
+<script src="/docs/swagger-ui-bundle.js" defer></script>
+<script src="/docs/reference.js" defer></script>
+`;
 /** The service's URL in the Markdown files. */
 const EXAMPLE_URL = 'http://127.0.0.1:5000';
 
@@ -54,7 +58,6 @@ function shell(name: string, title: string, body: string): string {
   const links = Object.entries(PAGES).map(
     ([other, text]) => `<a href="${pathOf(other)}"${other === name ? ' aria-current="page"' : ''}>${text}</a>`,
   );
-  const isReference = name === 'reference';
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -62,12 +65,12 @@ function shell(name: string, title: string, body: string): string {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${title} · Text to Video</title>
 <link rel="icon" href="/page/icon.svg">
-${isReference ? '<link rel="stylesheet" href="/docs/swagger-ui.css">\n' : ''}<link rel="stylesheet" href="/docs/docs.css">
-${isReference ? '<script src="/docs/swagger-ui-bundle.js" defer></script>\n<script src="/docs/reference.js" defer></script>\n' : ''}</head>
+${name === 'reference' ? SWAGGER_UI : ''}<link rel="stylesheet" href="/docs/docs.css">
+</head>
 <body>
 <header><a href="/">Text to Video</a></header>
 <nav aria-label="Documentation">${links.join('\n')}</nav>
-<main${isReference ? ' class="wide"' : ''}>
+<main>
 ${body}</main>
 </body>
 </html>

@@ -5,10 +5,10 @@ dark.addEventListener('change', paint);
 paint();
 
 fetch('/openapi.json')
-  .then((answer) => answer.json())
+  .then((response) => response.json())
   .then((spec) =>
     globalThis.SwaggerUIBundle({
-      spec: { ...spec, servers: [{ url: location.origin }] }, // this page may ask nobody else
+      spec: { ...spec, servers: [{ url: location.origin }] }, // the page's policy allows no other origin
       dom_id: '#api',
       deepLinking: true,
       defaultModelsExpandDepth: 0,

@@ -7,8 +7,6 @@ import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
 import { invalidInput, Problem } from './problem.ts';
 
-type Answer = Response | Promise<Response>;
-
 export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
   method: 'GET' | 'POST';
   /** Hono's pattern; only an endpoint that is not documented has several */
@@ -22,13 +20,15 @@ export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
   /** the rest of the OpenAPI operation; an endpoint without it is not documented */
   describe?: (context: DocumentContext) => Operation;
   /** @returns undefined where the service has no such endpoint */
-  handle(services: Services): ((c: Context, query: v.InferOutput<v.ObjectSchema<E, undefined>>) => Answer) | undefined;
+  handle(
+    services: Services,
+  ): ((c: Context, query: v.InferOutput<v.ObjectSchema<E, undefined>>) => Response | Promise<Response>) | undefined;
 }
 
 /** Infers the type of the query that `handle` gets; `register` checks it. */
 export const endpoint = <E extends v.ObjectEntries>(definition: Endpoint<E>) => definition as unknown as Endpoint;
 
-/** Adds the endpoint's route, its access check, the check of its query and the answer to other methods. */
+/** Adds the endpoint's route, its access check, the check of its query and the response to other methods. */
 export function register(
   app: Hono,
   { method, path, scope, query, unknownParameter, handle }: Endpoint,

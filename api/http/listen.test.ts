@@ -10,7 +10,7 @@ const sockets: Socket[] = [];
 function call(port: number, request = '') {
   const socket = connect(port, '127.0.0.1');
   sockets.push(socket);
-  socket.on('error', () => undefined); // being cut off is what is tested; 'close' tells it
+  socket.on('error', () => undefined); // the cut is what the test expects; 'close' follows
   if (request !== '') socket.write(request);
   const closed = new Promise((resolve) => socket.once('close', resolve));
   let text = '';
@@ -139,7 +139,7 @@ describe('a request', () => {
     await closed;
     expect(service.logged).toContainEqual(expect.objectContaining({ route: '/img2vid', status: 413 }));
     expect(sent).toBeGreaterThan(21e6);
-    expect(sent).toBeLessThan(120e6); // a while it is read on, so that who has ended hears the answer
+    expect(sent).toBeLessThan(120e6); // the service reads on for a while, so that a client that has sent all gets the response
   });
 
   test('with a false length creates no task', async () => {

@@ -107,7 +107,7 @@ describe('a task is created', () => {
     await other.close();
   });
 
-  test('the shown input can be sent again', async () => {
+  test('the input that a response contains can be sent again', async () => {
     const { input } = await (await service.post({ prompt: 'x' })).json();
     const again = await service.post(input);
     expect(again.status).toBe(202);

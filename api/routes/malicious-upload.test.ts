@@ -56,7 +56,7 @@ test('one byte more than 20 MB is 413', async () => {
   expect(await upload(Buffer.alloc(20_000_001))).toMatchObject({ status: 413, code: 'too_large' });
 });
 
-test('a picture as the whole body is 415, whatever its content type', async () => {
+test('a picture as the whole body is 415 with any content type', async () => {
   for (const type of ['image/png', 'image/svg+xml', 'application/octet-stream', 'text/html']) {
     const headers = { 'content-type': type };
     const response = await fetch(`${service.url}/img2vid`, { method: 'POST', body: Buffer.alloc(9), headers });

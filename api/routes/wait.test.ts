@@ -35,7 +35,7 @@ async function taken() {
   for (; !id; await turn()) id = (await service.store.list({ owner: 'local', limit: 1 }))[0]?.id;
   return { id, job: await service.take(id) };
 }
-/** Resolves when somebody listens for changes, with a function that tells how many listeners have gone. */
+/** Resolves when a request subscribes to changes; `gone` resolves when it has unsubscribed. */
 function subscription() {
   const { subscribe } = service.lifecycle;
   return new Promise<{ gone: Promise<void> }>((resolve) => {

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../../infra/run/free-port.ts';
 
-export interface ApiProcessOptions {
+interface ApiProcessOptions {
   /** the program, from the repository's root; default: the API */
   entry?: string;
   dataDir: string;
