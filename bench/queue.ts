@@ -1,6 +1,6 @@
 import { Hono } from 'hono';
 import { realClock } from '../infra/simulators/clock.ts';
-import { queueServer } from '../infra/simulators/runpod-queue-server.ts';
+import { queueServer, workerEnv } from '../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../test/support/test-api.ts';
 
 const KEY = 'a key';
@@ -17,13 +17,7 @@ export async function openQueue(root = new Hono()) {
     url: server.url,
     apiKey: KEY,
     /** the variables that RunPod gives its workers */
-    env: {
-      RUNPOD_AI_API_KEY: KEY,
-      RUNPOD_POD_ID: 'bench',
-      RUNPOD_WEBHOOK_GET_JOB: `${server.url}/v2/bench/job-take/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_POST_OUTPUT: `${server.url}/v2/bench/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_PING: `${server.url}/v2/bench/ping/$RUNPOD_POD_ID`,
-    },
+    env: workerEnv(`${server.url}/v2/bench`, KEY, 'bench'),
     async close() {
       close();
       await server.close();

@@ -16,7 +16,7 @@ import { openStore } from '../../api/store/store.ts';
 import { SECOND } from '../../core/time.ts';
 import { tnlServer } from '../simulators/bridges/tnl.ts';
 import { serveOnLoopback } from '../simulators/loopback.ts';
-import { queueServer } from '../simulators/runpod-queue-server.ts';
+import { queueServer, workerEnv } from '../simulators/runpod-queue-server.ts';
 import { isMain } from '../tools/command.ts';
 import { firstFreePort } from './free-port.ts';
 import { supervise } from './supervisor.ts';
@@ -81,13 +81,8 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
   const worker = child('worker', 'handler/index', () => {
     if (workerId) simulators.workerLost(workerId); // to the queue, a restarted worker is another one
     workerId = `local-${randomBytes(4).toString('hex')}`;
-    const queue = `${simulators.url}/v2/local`;
     return {
-      RUNPOD_AI_API_KEY: apiKey,
-      RUNPOD_POD_ID: workerId,
-      RUNPOD_WEBHOOK_GET_JOB: `${queue}/job-take/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_POST_OUTPUT: `${queue}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
-      RUNPOD_WEBHOOK_PING: `${queue}/ping/$RUNPOD_POD_ID`,
+      ...workerEnv(`${simulators.url}/v2/local`, apiKey, workerId),
       ...(isPlaceholder && {
         MIDJOURNEY_BRIDGE: 'tnl',
         MIDJOURNEY_API_KEY: apiKey,

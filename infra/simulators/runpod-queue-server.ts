@@ -25,6 +25,15 @@ export interface QueueServerOptions extends Omit<QueueOptions, 'onEnd'> {
   log?: (text: string) => void;
 }
 
+/** The variables that RunPod gives a worker. @param endpoint URL of an endpoint of the queue, such as http://127.0.0.1:8000/v2/local */
+export const workerEnv = (endpoint: string, apiKey: string, workerId: string) => ({
+  RUNPOD_AI_API_KEY: apiKey,
+  RUNPOD_POD_ID: workerId,
+  RUNPOD_WEBHOOK_GET_JOB: `${endpoint}/job-take/$ID?gpu=none`,
+  RUNPOD_WEBHOOK_POST_OUTPUT: `${endpoint}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
+  RUNPOD_WEBHOOK_PING: `${endpoint}/ping/$RUNPOD_POD_ID`,
+});
+
 /** @returns the app, to be mounted at RUNPOD_BASE_URL's path, such as /v2; its queue; `close` ends held requests and callbacks */
 export function queueServer({
   apiKey,

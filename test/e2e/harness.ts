@@ -15,7 +15,7 @@ import { type Stage, taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
-import { type QueueServerOptions, queueServer } from '../../infra/simulators/runpod-queue-server.ts';
+import { type QueueServerOptions, queueServer, workerEnv } from '../../infra/simulators/runpod-queue-server.ts';
 import { listen } from '../support/test-api.ts';
 import { startProcess, type TestProcess } from './child-process.ts';
 import { type Fault, hangUp, type Intercepted, passOn, readOperation, WORKERS_ENDPOINT } from './fault-injection.ts';
@@ -254,9 +254,12 @@ export class Harness {
   /** How many times the bridge was asked for the task's pictures. */
   paymentsOf = (taskId: string) => this.#payments.filter((id) => id === taskId).length;
 
+  /** The file of an object, or the folder of those below it. */
+  objectPath = (key: string) => join(bucketFolder(this.dataDir), 'objects', key);
+
   /** Keys of all objects below a folder of the bucket, without the folder. */
   async listObjects(folder: string): Promise<string[]> {
-    const root = join(bucketFolder(this.dataDir), 'objects', folder);
+    const root = this.objectPath(folder);
     const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []); // nothing was written yet
     const files = entries.filter((entry) => entry.isFile());
     return files.map(({ parentPath, name }) => join(parentPath, name).slice(root.length + 1)).sort();
@@ -279,7 +282,6 @@ export class Harness {
   startWorker(env: Record<string, string> = {}): WorkerProcess {
     const id = `worker-${this.workers.length + 1}`;
     const { url } = this.#server;
-    const endpoint = `${url}/v2/${WORKERS_ENDPOINT}`;
     const started = new Set<string>();
     const stages = new EventEmitter();
     const process = this.#start(id, {
@@ -288,11 +290,7 @@ export class Harness {
       env: {
         RUNPOD_LOG_LEVEL: 'DEBUG',
         ...{ MIDJOURNEY_BRIDGE: 'tnl', MIDJOURNEY_API_KEY: KEY, MIDJOURNEY_BASE_URL: `${url}/bridge/v2` },
-        RUNPOD_POD_ID: id,
-        RUNPOD_AI_API_KEY: KEY,
-        RUNPOD_WEBHOOK_GET_JOB: `${endpoint}/job-take/$ID?gpu=none`,
-        RUNPOD_WEBHOOK_POST_OUTPUT: `${endpoint}/job-done/$RUNPOD_POD_ID/$ID?gpu=none`,
-        RUNPOD_WEBHOOK_PING: `${endpoint}/ping/$RUNPOD_POD_ID`,
+        ...workerEnv(`${url}/v2/${WORKERS_ENDPOINT}`, KEY, id),
         RUNPOD_PING_INTERVAL: '500',
         ...env,
       },

@@ -62,6 +62,9 @@ export async function chaos(options: ChaosOptions) {
 
   const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`];
   const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: databaseUrl, ...PRICES, ...NO_LIMITS };
+  const reportProgress = () =>
+    options.onProgress?.(`${processes.killCount()} kills, ${trial.endedTasks().length} of ${tasks} tasks have ended`);
+  const progress = setInterval(reportProgress, 15 * SECOND);
   let results: Awaited<ReturnType<typeof checkAll>> | undefined;
   const limit = 60 * SECOND + SECOND * tasks + 6 * SECOND * killCount;
   const timeout = delay(limit, undefined, { signal: trial.over.signal }).then(() => {
@@ -77,6 +80,7 @@ export async function chaos(options: ChaosOptions) {
     trial.addViolation(String((error as Error).message).split('\n')[0]!);
     for (const record of trial.accepted()) if (!isServed(record)) trial.addViolation(describeWait(trial, record));
   } finally {
+    clearInterval(progress);
     processes.abandon();
     trial.over.abort();
     await Promise.allSettled([timeout]);
@@ -88,39 +92,30 @@ export async function chaos(options: ChaosOptions) {
   await harness.close();
   await receiver.close();
   await rm(folder, { recursive: true, force: true, maxRetries: 5 }); // the kernel may still finish what a killed process began
-  const counts = {
-    kills: processes.kills,
-    faults: faults.counts,
-    callbacks: faults.callbacks,
-    webhooks: receiver.counts,
-  };
-  return { ...results, ...counts, resubmissions, time, violations, ...logs };
+  const { counts, callbacks } = faults;
+  const seen = { kills: processes.kills, faults: counts, callbacks, webhooks: receiver.counts };
+  return { ...results, ...seen, resubmissions, time, violations, ...logs };
 }
 
 /** Callers and kills wait for each other, so that both are spread over the whole trial. */
 async function runCallersAndKills(
   trial: Trial,
-  { tasks, kills, onProgress }: ChaosOptions,
+  { tasks, kills }: ChaosOptions,
   processes: Processes,
   webhookUrl: string,
 ): Promise<void> {
   const { harness } = trial;
   const accepted = () => trial.accepted().length;
+  const mayPost = (n: number) => processes.killCount() >= Math.floor((kills * (n - 10)) / tasks);
   await Promise.all([
-    runCallers(
-      trial,
-      processes,
-      webhookUrl,
-      tasks,
-      (n) => processes.killCount() >= Math.floor((kills * (n - 10)) / tasks),
-    ),
-    processes.killSome(kills, (n) => {
-      onProgress?.(`${processes.killCount()} kills, ${accepted()} tasks accepted, ${trial.endedTasks().length} ended`);
-      return accepted() > (tasks * n) / kills;
-    }),
+    runCallers(trial, processes, webhookUrl, tasks, mayPost),
+    processes.killSome(kills, (n) => accepted() > (tasks * n) / kills),
   ]);
-  const isIdle = ({ inQueue, inProgress }: { inQueue: number; inProgress: number }) => inQueue + inProgress === 0;
-  await harness.waitFor(() => isIdle(harness.queue.health().jobs), 'the last job', 60 * SECOND);
+  const isIdle = () => {
+    const { inQueue, inProgress } = harness.queue.health().jobs;
+    return inQueue + inProgress === 0;
+  };
+  await harness.waitFor(isIdle, 'the last job', 60 * SECOND);
   await harness.waitFor(processes.areAllUp, 'all processes to be up', 60 * SECOND);
 }
 
@@ -141,10 +136,10 @@ async function checkAll(trial: Trial, processes: Processes, databaseUrl: string)
 
 /** All that is known of a task that a caller still waits for. */
 function describeWait({ harness, jobsOf }: Trial, { id, plan, end, ...seen }: TaskRecord): string {
-  const jobs = jobsOf(id).map(({ submittedBy, ...job }) => ({
+  const jobs = jobsOf(id).map((job) => ({
     ...job,
-    by: submittedBy?.id,
-    is: harness.queue.find(job.id)?.status,
+    submittedBy: job.submittedBy?.id,
+    is: harness.statusOf(job),
   }));
   return `a caller waits for ${id}: ${JSON.stringify({ ...plan, owner: plan?.owner.name, ...seen, hasEnded: !!end, jobs })}`;
 }
@@ -174,15 +169,8 @@ export async function soak(args: string[]): Promise<boolean> {
   for (const store of stores) {
     console.log(`${store}: ${tasks} tasks, ${kills} kills, seed ${seed}`);
     const postgres = store === 'postgres' ? await startPostgres() : undefined;
-    let lastProgress = Date.now();
-    const onProgress = (text: string) => {
-      if (Date.now() - lastProgress < 15 * SECOND) return;
-      lastProgress = Date.now();
-      console.log(text);
-    };
-    const { logs, violations, ...report } = await chaos({ seed, tasks, kills, postgres, onProgress }).finally(() =>
-      postgres?.stop(),
-    );
+    const trial = chaos({ seed, tasks, kills, postgres, onProgress: console.log });
+    const { logs, violations, ...report } = await trial.finally(() => postgres?.stop());
     console.dir({ ...report, time: `${Math.round(report.time / SECOND)} s` }, { depth: null });
     for (const violation of violations) console.log(`VIOLATION ${violation}`);
     if (logs) console.log(`seed ${seed}\n${logs}`);

@@ -153,19 +153,18 @@ function createDecoder(script: string, temporary: string) {
     async ask(bytes: Buffer, png: boolean): Promise<Answer> {
       child ??= fork(script, { serialization: 'advanced', execArgv: [], env: { TMPDIR: temporary } });
       const current = child;
-      const done = new AbortController();
       const timer = setTimeout(() => current.kill('SIGKILL'), TIMEOUT);
-      const exit = once(current, 'exit', done).then(([status, signal]) => {
-        child = undefined;
-        return { ended: signal === 'SIGKILL' ? 'took too long' : `${signal ?? status}` };
+      const answer = await new Promise<Answer>((resolve) => {
+        current.once('message', (message) => resolve(message as Answer));
+        current.once('exit', (status, signal) =>
+          resolve({ ended: signal === 'SIGKILL' ? 'took too long' : `${signal ?? status}` }),
+        );
+        current.send({ bytes, png, ...LIMITS });
       });
-      const answer = once(current, 'message', done).then(([message]) => message as Answer);
-      current.send({ bytes, png, ...LIMITS });
-      const outcome = await Promise.race([answer, exit]);
       clearTimeout(timer);
-      void Promise.allSettled([answer, exit]); // the abort rejects the other one
-      done.abort();
-      return outcome;
+      current.removeAllListeners('message').removeAllListeners('exit');
+      if ('ended' in answer) child = undefined;
+      return answer;
     },
     async stop() {
       if (!child) return;
@@ -230,7 +229,6 @@ export async function fuzzPictures(options: FuzzOptions): Promise<FuzzReport> {
     return rss;
   }
 
-  let lastProgress = Date.now();
   try {
     for (; !isDone(report.count); report.count++) {
       try {
@@ -239,10 +237,7 @@ export async function fuzzPictures(options: FuzzOptions): Promise<FuzzReport> {
       } catch (error) {
         await addViolation(`neither a picture nor a refusal: ${error}`);
       }
-      if (Date.now() - lastProgress > 15 * SECOND) {
-        lastProgress = Date.now();
-        onProgress?.(report);
-      }
+      if (report.count % 500 === 499) onProgress?.(report);
     }
     for (const name of ['decoder', 'self'] as const) {
       const grown = growth(report.memory.map((memory) => memory[name]));

@@ -1,10 +1,8 @@
 /** What must be true when a chaos trial is over and no process works any more. */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_JOBS } from '../../../api/tasks/transition.ts';
-import { bucketFolder } from '../../../core/environment.ts';
+import { getJson } from '../../../core/bucket/bucket.ts';
 import { taskFolder } from '../../../core/job.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
@@ -88,19 +86,12 @@ async function checkFiles(trial: Trial, task: PresentedTask): Promise<void> {
 export async function checkLeftovers(trial: Trial): Promise<Counts> {
   const { harness, records, brokenPosts, addViolation } = trial;
   const left: Counts = {};
-  const files = new Map<string, string[]>();
+  for (const task of trial.endedTasks()) await checkFolder(trial, task, left);
   for (const key of await harness.listObjects('tasks')) {
     const [id = ''] = key.split('/');
-    files.set(id, [...(files.get(id) ?? []), key.slice(id.length + 1)]);
+    if (key === `${id}/upload` && !records.get(id)?.plan) count(left, 'upload without a task');
+    else if (!records.get(id)?.end) addViolation(`${id} is no task, and has ${key}`);
   }
-  for (const [id, names] of files) {
-    const task = records.get(id)?.end?.task;
-    if (task) await checkFolder(trial, task, names, left);
-    else if (names.join() === 'upload') count(left, 'upload without a task');
-    else addViolation(`${id} is no task, and has ${names}`);
-  }
-  for (const { id, status } of trial.endedTasks())
-    if (status === 'succeeded' && !files.has(id)) addViolation(`${id} has no files`);
   const uploads = left['upload without a task'] ?? 0;
   if (uploads > brokenPosts /* each may have left one */) addViolation(`${uploads} uploads without a task`);
   for (const name of await harness.leftovers()) addViolation(`${name} is left`);
@@ -109,15 +100,19 @@ export async function checkLeftovers(trial: Trial): Promise<Counts> {
   return left;
 }
 
+interface JobFiles {
+  videos?: { key: string }[];
+  grid?: { key: string };
+}
+
 /** The folder has the winning job's files. Those of others may only be there if their worker was killed. */
-async function checkFolder(trial: Trial, task: PresentedTask, names: string[], left: Counts): Promise<void> {
+async function checkFolder(trial: Trial, task: PresentedTask, left: Counts): Promise<void> {
   const { harness, addViolation } = trial;
   const { id, status } = task;
   const folder = `${taskFolder(id)}/`;
-  const root = join(bucketFolder(harness.dataDir), 'objects', folder);
-  const result = names.includes('result.json') && JSON.parse(await readFile(join(root, 'result.json'), 'utf8'));
-  const { videos = [], grid } = (result?.output ?? {}) as { videos?: { key: string }[]; grid?: { key: string } };
-  const won = [...videos, ...(grid ? [grid] : [])].map(({ key }) => key.slice(folder.length));
+  const names = await harness.listObjects(taskFolder(id));
+  const result = (await getJson(harness.bucket, `${folder}result.json`)) as { output?: JobFiles } | undefined;
+  const won = filesOf(result?.output ?? {}).map(({ key }) => key.slice(folder.length));
   const presented = filesOf(task).map(({ link }) => keyOf(link).slice(folder.length));
   const needed = status === 'succeeded' ? [...presented, 'result.json', 'still.png'] : won;
   for (const name of needed) if (!names.includes(name)) addViolation(`${id}, ${status}, lacks ${name}`);

@@ -3,13 +3,12 @@
  * that the API presents and stores. Amounts are micro-units.
  */
 import { readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type * as v from 'valibot';
 import { openLibsql } from '../../../api/store/libsql.ts';
 import { openPostgres } from '../../../api/store/postgres.ts';
-import { bucketFolder } from '../../../core/environment.ts';
 import { taskFolder } from '../../../core/job.ts';
-import type { PresentedTask, Usage } from '../../../core/responses.ts';
+import type { PresentedTask, RESPONSES, Usage } from '../../../core/responses.ts';
 import { SECOND } from '../../../core/time.ts';
 import type { ApiProcess } from '../../e2e/harness.ts';
 import type { Owner, Trial } from './trial.ts';
@@ -23,17 +22,9 @@ const STILL = 30_011;
 const FILE_CLOCK_LAG = 20;
 const DELIVERY_TIMEOUT = 60 * SECOND;
 
-/** What GET /webhooks/deliveries answers. */
-interface PresentedDelivery {
-  id: string;
-  task_id?: string;
-  type: string;
-  status: string;
-  error?: string;
-  status_code?: number;
-}
+type PresentedDelivery = v.InferOutput<typeof RESPONSES.Delivery>;
 
-const sum = (amounts: number[]) => amounts.reduce((total, amount) => total + amount, 0);
+const toMs = (seconds: number) => Math.round(seconds * 1000);
 
 /** What is wrong with an account: an amount that is no whole number from 0, or `left` that is not the rest of the budget. */
 export function violationOf({ budget, spent, reserved, left, open_tasks }: Usage, owner: Owner): string | undefined {
@@ -72,20 +63,18 @@ async function checkCost(trial: Trial, task: PresentedTask): Promise<void> {
     addViolation(`${id}, ${status}, paid for ${cost.stills} pictures, not ${stills}`);
 }
 
-const fileOf = ({ harness }: Trial, id: string, name: string) =>
-  join(bucketFolder(harness.dataDir), 'objects', taskFolder(id), name);
-
 /** Milliseconds that the GPU worked for the task's result. */
-async function gpuTimeOf(trial: Trial, { id, status }: PresentedTask): Promise<number> {
+async function gpuTimeOf({ harness }: Trial, { id, status }: PresentedTask): Promise<number> {
   if (status !== 'succeeded') return 0;
-  const { output } = JSON.parse(await readFile(fileOf(trial, id, 'result.json'), 'utf8'));
+  const { output } = JSON.parse(await readFile(harness.objectPath(`${taskFolder(id)}/result.json`), 'utf8'));
   return output.timings_ms.sampling + output.timings_ms.decoding;
 }
 
 /** How many pictures of the bridge may be charged: one that was saved while the task ended may count or not. */
 async function stillsOf(trial: Trial, { id, status, input, finished_at }: PresentedTask): Promise<number[]> {
   if (input.prompt === undefined) return [0];
-  const saved = await stat(fileOf(trial, id, `imagine-${input.image_index}.png`)).catch(() => undefined);
+  const picture = trial.harness.objectPath(`${taskFolder(id)}/imagine-${input.image_index}.png`);
+  const saved = await stat(picture).catch(() => undefined);
   if (!saved) return [0];
   const isBefore = saved.ctimeMs + FILE_CLOCK_LAG < trial.realTime(Date.parse(finished_at!));
   return status === 'succeeded' || isBefore ? [1] : [0, 1];
@@ -105,22 +94,21 @@ async function checkAccount(
   if (violation) addViolation(`${api}, at the end: ${violation}`);
   if (reserved !== 0 || open_tasks !== 0)
     addViolation(`${api}: all tasks of ${owner.name} have ended; ${reserved} reserved, ${open_tasks} active tasks`);
-  const costs = (of: PresentedTask[]) => sum(of.map(({ cost }) => cost?.amount ?? 0));
-  const ofMonth = costs(tasks.filter(({ finished_at }) => finished_at!.startsWith(month)));
+  const expected: Record<string, number[]> = {};
+  for (const { finished_at, cost } of tasks) {
+    const day = finished_at!.slice(0, 10);
+    const [count = 0, amount = 0, ms = 0, stills = 0] = expected[day] ?? [];
+    expected[day] = [count + 1, amount + cost!.amount, ms + toMs(cost!.gpu_seconds), stills + cost!.stills];
+  }
+  const expectedDays = Object.entries(expected).sort();
+  const ofMonth = expectedDays.reduce((sum, [day, [, amount]]) => sum + (day.startsWith(month) ? amount! : 0), 0);
   if (spent !== ofMonth) addViolation(`${api}: ${owner.name} has spent ${spent}, and its tasks cost ${ofMonth}`);
-
-  const toMs = (seconds: number) => Math.round(seconds * 1000);
-  const presented = days.map(({ day, tasks, amount, gpu_seconds, stills }) =>
-    [day, tasks, amount, toMs(gpu_seconds), stills].join(' '),
-  );
-  const dayOf = ({ finished_at }: PresentedTask) => finished_at!.slice(0, 10);
-  const expected = [...new Set(tasks.map(dayOf))].sort().map((day) => {
-    const some = tasks.filter((task) => dayOf(task) === day);
-    const gpuTime = sum(some.map(({ cost }) => toMs(cost?.gpu_seconds ?? 0)));
-    return [day, some.length, costs(some), gpuTime, sum(some.map(({ cost }) => cost?.stills ?? 0))].join(' ');
-  });
-  if (presented.join() !== expected.join())
-    addViolation(`${api}, days of ${owner.name}: ${presented}; its tasks have ${expected}`);
+  const presented = days.map(({ day, tasks, amount, gpu_seconds, stills }) => [
+    day,
+    [tasks, amount, toMs(gpu_seconds), stills],
+  ]);
+  if (JSON.stringify(presented) !== JSON.stringify(expectedDays))
+    addViolation(`${api}, days of ${owner.name}: ${presented.join('; ')}; its tasks have ${expectedDays.join('; ')}`);
   return spent;
 }
 

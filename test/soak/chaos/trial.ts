@@ -59,7 +59,10 @@ export type AcceptedTask = TaskRecord & { plan: Plan };
 export const isEnded = ({ status }: PresentedTask) => !isActive(status);
 export const keyOf = (link: string) => new URL(link).pathname.split('/files/')[1]!;
 export const formatEnd = ({ status, error }: PresentedTask) => `${status} ${error?.code ?? ''}`.trim();
-export const filesOf = ({ videos, grid }: PresentedTask) => [...(videos ?? []), ...(grid ? [grid] : [])];
+export const filesOf = <File>({ videos, grid }: { videos?: File[] | undefined; grid?: File | undefined }) => [
+  ...(videos ?? []),
+  ...(grid ? [grid] : []),
+];
 
 /** What must never change once a task has ended. */
 const formatResult = (task: PresentedTask) =>
