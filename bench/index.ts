@@ -8,7 +8,7 @@ import { writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { isMet, machine, machineLine, type Report, say, table } from './report.ts';
+import { isMet, machine, machineLine, type Report, table } from './report.ts';
 
 const BENCHMARKS = ['svd', 'memory', 'media', 'worker', 'api', 'demo', 'idle'];
 
@@ -16,7 +16,7 @@ const name = process.argv[2];
 if (name === undefined || name.startsWith('--')) await runAll();
 else if (BENCHMARKS.includes(name)) await runOne(name);
 else {
-  say(`npm run bench [-- NAME], with one of: ${BENCHMARKS.join(', ')}`);
+  console.error(`npm run bench [-- NAME], with one of: ${BENCHMARKS.join(', ')}`);
   process.exit(1);
 }
 
@@ -33,7 +33,7 @@ async function runAll(): Promise<void> {
   const results: (Report & { name: string })[] = [];
   const failed: string[] = [];
   for (const name of BENCHMARKS) {
-    say(`${name} …`);
+    console.error(`${name} …`);
     const command = ['--import', 'tsx', fileURLToPath(import.meta.url), name, '--json'];
     const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] });
     const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
@@ -47,7 +47,7 @@ async function runAll(): Promise<void> {
   console.log(`\n${table(rows)}\n\n${met} aims met, ${missed} missed`);
   if (flags.json) writeFileSync(flags.json, `${JSON.stringify({ machine, results }, null, 1)}\n`);
   if (failed.length > 0) {
-    say(`these benchmarks failed: ${failed.join(', ')}`);
+    console.error(`these benchmarks failed: ${failed.join(', ')}`);
     process.exitCode = 1;
   }
 }

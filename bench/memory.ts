@@ -6,7 +6,7 @@
 import { makeFullSize } from './full-size.ts';
 import { memoryOf, numberFlags } from './measure.ts';
 import { diffusers, type Peer, pathOf, SMALL_SVD, startPeer } from './peers.ts';
-import { type Aim, type Report, row, say } from './report.ts';
+import { type Aim, type Report, row } from './report.ts';
 
 const CHUNKS = [1, 7, 14]; // frames decoded at a time
 const { H, W, T, threads } = numberFlags({ H: 576, W: 1024, T: 25, threads: 2 });
@@ -17,10 +17,8 @@ export async function run(): Promise<Report> {
   const theirPeaks = theirs && (await peaks(theirs, CHUNKS));
   const compare = (what: string, of: number, ours: number | undefined, aim?: Aim) => {
     if (ours === undefined) throw new Error(`${what}: our process ended early`);
-    return row(what, 'GiB', [{ ours, ...(theirPeaks?.[of] && { theirs: theirPeaks[of] }) }], {
-      peer: 'diffusers',
-      aim,
-    });
+    const pair = { ours, ...(theirPeaks?.[of] && { theirs: theirPeaks[of] }) };
+    return row(what, 'GiB', [pair], { peer: 'diffusers', aim });
   };
   const rows = [];
   for (const [i, count] of CHUNKS.entries()) {
@@ -54,7 +52,7 @@ async function peaks(peer: Peer, chunks: number[]): Promise<number[]> {
   try {
     for (const [run, frames] of parts) all.push((await measurePeak(peer, run, frames)).peak);
   } catch (error) {
-    say((error as Error).message);
+    console.error((error as Error).message);
   }
   peer.close();
   return all;

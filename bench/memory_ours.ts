@@ -14,7 +14,7 @@ import { generator } from '../handler/sampling/torch-random.ts';
 import { timed } from './measure.ts';
 import type { PeerTask } from './peers.ts';
 
-/** Bytes that the worker may assume: so many that it does not map the small networks' weights. */
+/** Bytes that the worker may assume: enough that it does not map the small networks' weights. */
 const MEMORY = 100 * 2 ** 30;
 
 const [folder, decoding_t] = [process.argv[2]!, Number(process.argv[3])];

@@ -4,7 +4,6 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { hasProgram } from '../infra/run/programs.ts';
-import { say } from './report.ts';
 
 const run = promisify(execFile);
 
@@ -31,7 +30,7 @@ export async function python(...packages: string[]): Promise<string | undefined>
     return stdout.trim();
   } catch (error) {
     const reason = (error as Error).message.trim().split('\n').at(-1);
-    say(`skipped: the peer ${packages[0]} can’t be installed (${reason})`);
+    console.error(`skipped: the peer ${packages[0]} can’t be installed (${reason})`);
     return undefined;
   }
 }

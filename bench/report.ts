@@ -118,6 +118,3 @@ export function table(rows: Row[]): string {
 /** The machine it was measured on. */
 export const machine = { cpu: cpus()[0]?.model ?? 'unknown', cores: cpus().length, node: process.version };
 export const machineLine = `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}`;
-
-/** Reports progress on standard error; standard output has the report. */
-export const say = (text: string) => console.error(text);

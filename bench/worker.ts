@@ -77,7 +77,7 @@ async function measureLife([program, ...args]: [string, string], count: number):
   const failed = exited.then(([code]) => Promise.reject(new Error(`${program} ended with ${code}`)));
   await Promise.race([firstTake, failed]);
   const start = performance.now() - spawned;
-  await delay(500); // whatever else it does at its start
+  await delay(500); // until its start is complete
 
   const inputs = Array.from({ length: count }, (_, i) => ({ i }));
   const done = await Promise.race([runAll(queue, inputs), failed]);

@@ -34,7 +34,7 @@ export function startProcess(id: string, { entry, env, preload = [], ready, onLi
   const child = spawn(process.execPath, [...imports, entry], {
     cwd: ROOT,
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'], // the closed channel tells it that this process has ended
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'], // the channel closes when this process ends
     env: { PATH: process.env.PATH, ...env },
   });
   const lines: string[] = [];

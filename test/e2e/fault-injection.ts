@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 
-/** The workers' endpoint. An API's endpoint has the API's own name, which tells who sends a request. */
+/** The workers' endpoint. An API's endpoint has the API's own name, which identifies the sender of a request. */
 export const WORKERS_ENDPOINT = 'ep';
 
 /** Operations by the part of the path that names them. */

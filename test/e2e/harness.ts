@@ -1,6 +1,6 @@
 /**
  * RunPod's queue and a Midjourney bridge on loopback with faults in front of them, and real API and worker processes that can be killed.
- * Nothing waits for a time to pass: every change wakes whoever waits for a condition.
+ * Nothing waits for a time to pass: every change wakes all waits for a condition.
  */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
@@ -65,8 +65,8 @@ export type HarnessOptions = Pick<QueueServerOptions, 'clock' | 'pollTimeout' | 
 interface StopPolls {
   count: number;
   open: number;
-  /** the poll that told it to stop a job, by the job's id */
-  told: Map<string, number>;
+  /** the poll whose answer named the job to stop, by the job's id */
+  answered: Map<string, number>;
 }
 
 export const hasEnded = (status: string) => status !== 'IN_QUEUE' && status !== 'IN_PROGRESS';
@@ -152,7 +152,7 @@ export class Harness {
 
   // Waiting.
 
-  /** Wakes whoever waits for a condition. */
+  /** Wakes all waits for a condition. */
   readonly notifyChange = () => void this.#changes.emit('change');
 
   /** Waits until the condition gives something other than undefined or false. @throws Error if a process fails meanwhile */
@@ -180,11 +180,11 @@ export class Harness {
     return this.waitFor(() => (this.#stopPolls.get(worker.id)?.open ?? 0) > 0, `a stop poll of ${worker.id}`);
   }
 
-  /** Waits until the worker knows that it shall stop the job: it has been told, and has asked again. */
+  /** Waits until the worker knows that it shall stop the job: an answer has named the job, and another poll has followed. */
   waitForStop(worker: WorkerProcess, job: TestJob) {
     return this.waitFor(() => {
       const polls = this.#stopPolls.get(worker.id);
-      return polls !== undefined && polls.count > (polls.told.get(job.id) ?? Infinity);
+      return polls !== undefined && polls.count > (polls.answered.get(job.id) ?? Infinity);
     }, `${worker.id} to learn that it shall stop`);
   }
 
@@ -409,7 +409,7 @@ export class Harness {
   }
 
   async #observeStopPoll(worker: string, c: Context, next: () => Promise<void>): Promise<void> {
-    const polls = this.#stopPolls.get(worker) ?? { count: 0, open: 0, told: new Map() };
+    const polls = this.#stopPolls.get(worker) ?? { count: 0, open: 0, answered: new Map() };
     this.#stopPolls.set(worker, polls);
     polls.count++;
     polls.open++;
@@ -417,7 +417,7 @@ export class Harness {
     await next();
     polls.open--;
     if (c.res.status !== 200) return;
-    for (const job of (await c.res.clone().json()).jobsToStop) polls.told.set(job, polls.count);
+    for (const job of (await c.res.clone().json()).jobsToStop) polls.answered.set(job, polls.count);
   }
 
   #notePosted({ by, id, body }: Intercepted): void {

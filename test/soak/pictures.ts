@@ -132,7 +132,7 @@ export function mutated(pictures: Buffer[], random: () => number): Buffer {
   return bytes;
 }
 
-/** Gives each chunk of a PNG its right checksum, so that decoders look at more than the checksum. */
+/** Gives each chunk of a PNG its right checksum, so that decoders read more than the checksum. */
 function correctChecksums(png: Buffer): void {
   if (png.length < 8 || png.readUInt32BE(0) !== 0x89504e47) return;
   for (let at = 8; at + 12 <= png.length; ) {

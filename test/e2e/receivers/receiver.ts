@@ -11,7 +11,7 @@ const webhook = new Webhook(process.env.WEBHOOK_SECRET!); // whsec_…
 const server = createServer(async (request, response) => {
   let event: { type: string } | undefined;
   try {
-    const body = await buffer(request); // as received: no JSON that was parsed and written anew
+    const body = await buffer(request); // as received, not parsed and serialized again
     event = webhook.verify(body, request.headers as Record<string, string>) as { type: string };
     response.writeHead(204).end();
   } catch {

@@ -15,7 +15,7 @@ const CONCURRENCY = 10;
 const CANCELS = 0.15;
 const PICTURE = new Uint8Array(await readFile(new URL('../../../assets/coffee.png', import.meta.url)));
 
-/** Runs so many callers, ten at a time. @param isDue whether it is time for the n-th */
+/** Runs `total` callers, ten at a time. @param isDue whether it is time for the n-th */
 export async function runCallers(
   trial: Trial,
   processes: Processes,
