@@ -10,13 +10,13 @@ import type { Log } from '../core/log.ts';
 import type { ModelName } from '../core/presets.ts';
 import { createScratchFolder } from '../core/temp-files.ts';
 import { finishOnce } from './job-result.ts';
-import { describeMp4, makeVideo } from './make-video.ts';
 import type { Model } from './models/model.ts';
 import { createStageTimer } from './stage-timer.ts';
 import { fitStill } from './still/fit.ts';
 import type { ImagineOptions } from './still/midjourney/imagine.ts';
 import { prepareStill, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
+import { describeMp4, makeVideo } from './video/make-video.ts';
 import { writeMp4 } from './video/mp4.ts';
 
 /** What a worker uses for all its jobs. */

@@ -2,18 +2,15 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { noiseLevels } from '../core/discretization.ts';
-import { guidanceScales, withGuidance } from '../core/guider.ts';
-import { JobError, type JobInput, type JobOutput, type Progress } from '../core/job.ts';
-import { createMutex } from '../core/mutex.ts';
-import type { Clip, Model, Still } from './models/model.ts';
-import { type Sampling, sample } from './sampling/samplers.ts';
-import { generator } from './sampling/torch-random.ts';
-import type { Timed } from './stage-timer.ts';
-import { writeMp4 } from './video/mp4.ts';
-
-// A process has one GPU, or its processor in place of it: one job samples and decodes, while others wait, fetch a still or upload.
-const lockGpu = createMutex();
+import { noiseLevels } from '../../core/discretization.ts';
+import { guidanceScales, withGuidance } from '../../core/guider.ts';
+import { JobError, type JobInput, type JobOutput, type Progress } from '../../core/job.ts';
+import { lockGpu } from '../gpu-lock.ts';
+import type { Clip, Model, Still } from '../models/model.ts';
+import { type Sampling, sample } from '../sampling/samplers.ts';
+import { generator } from '../sampling/torch-random.ts';
+import type { Timed } from '../stage-timer.ts';
+import { writeMp4 } from './mp4.ts';
 
 interface VideoOptions {
   model: Model;
