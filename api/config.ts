@@ -83,7 +83,7 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
     host: env.HOST,
     /** where clients reach the API, without a slash at the end */
     publicUrl,
-    /** where RunPod's callbacks reach it, likewise */
+    /** where RunPod’s callbacks reach it, without a slash at the end */
     callbackUrl: env.CALLBACK_URL ?? publicUrl,
     dataDir: env.DATA_DIR,
     bucket: env,

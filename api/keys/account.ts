@@ -1,23 +1,19 @@
 import type { Usage, UsageDay } from '../../core/responses.ts';
 import { ENDED_STATUSES } from '../../core/task-status.ts';
+import type { Config } from '../config.ts';
 import { type DailyUsage, type Key, leftOf, monthOf, spentOf } from '../store/key.ts';
-import type { limitsOf } from './access.ts';
+import { limitsOf } from './access.ts';
 
 /**
  * A key's account as clients see it. Amounts are micro-units.
  * @param usage of its tasks, by day and status, sorted by day
  * @param now milliseconds since 1970
  */
-export function presentAccount(
-  key: Key,
-  usage: DailyUsage[],
-  limits: ReturnType<typeof limitsOf>,
-  currency: string,
-  now: number,
-): Usage {
+export function presentAccount(key: Key, usage: DailyUsage[], config: Config, now: number): Usage {
+  const limits = limitsOf(key, config);
   const finite = (limit: number) => (limit === Infinity ? null : limit);
   return {
-    currency,
+    currency: config.prices.currency,
     month: monthOf(now),
     budget: key.budget,
     spent: spentOf(key, now),

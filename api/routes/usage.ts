@@ -1,7 +1,6 @@
 import * as v from 'valibot';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
-import { limitsOf } from '../keys/access.ts';
 import { presentAccount } from '../keys/account.ts';
 import { jsonResponse } from '../openapi/parts.ts';
 import { dayOf, monthOf } from '../store/key.ts';
@@ -46,6 +45,6 @@ export const usage = endpoint({
       const owner = c.get('key').id;
       const from = since ?? `${until?.slice(0, 7) ?? monthOf(now())}-01`;
       const [key, rows] = await Promise.all([store.getKey(owner), store.getUsage(owner, from, until ?? '9999-12-31')]);
-      return c.json(presentAccount(key!, rows, limitsOf(key!, config), config.prices.currency, now()));
+      return c.json(presentAccount(key!, rows, config, now()));
     },
 });

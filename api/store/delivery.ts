@@ -30,10 +30,7 @@ export interface Delivery {
 export type NewDelivery = Pick<Delivery, 'id' | 'owner' | 'task_id' | 'type' | 'url' | 'created_at'>;
 
 /** The outcome of an attempt. */
-export type Attempt = Pick<
-  Delivery,
-  'status' | 'attempts' | 'attempted_at' | 'status_code' | 'error' | 'delivered_at'
-> & {
+export type Attempt = Omit<Delivery, keyof NewDelivery | 'next_attempt_at'> & {
   /** milliseconds until the next attempt; null: there is none */
   nextAttemptIn: number | null;
 };

@@ -23,7 +23,7 @@ export interface Key {
   /** the month that `spent` refers to, such as 2026-11 */
   month: string;
   spent: number;
-  /** for active tasks, from whichever month */
+  /** for active tasks, of any month */
   reserved: number;
   active_tasks: number;
   /** limits that replace those of the environment */
@@ -77,6 +77,7 @@ export interface DailyUsage {
 
 export const monthOf = (ms: number) => new Date(ms).toISOString().slice(0, 7);
 export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+
 /** What a key has spent this month; micro-units. */
 export const spentOf = ({ month, spent }: Key, now: number) => (month === monthOf(now) ? spent : 0);
 /** What is left of the key's budget for this month; micro-units; null: unlimited. */

@@ -96,14 +96,12 @@ function createWriteQueue(client: Client) {
         return (await transaction.execute({ sql, args: parameters as never })).rows as R[];
       };
       try {
-        for (const { work, resolve, reject } of group) {
-          try {
-            const result = await work(execute);
-            settled.push(() => resolve(result));
-          } catch (error) {
+        for (const { work, resolve } of group) {
+          const result = work(execute);
+          await result.catch((error) => {
             if (transaction.closed) throw error; // such as a full disk: SQLite has rolled back all
-            settled.push(() => reject(error));
-          }
+          });
+          settled.push(() => resolve(result));
         }
         await transaction.commit();
       } finally {

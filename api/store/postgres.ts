@@ -1,9 +1,9 @@
 /** Postgres: any number of processes share one database. The one importer of pg. */
-import { type Compilable, Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
+import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of pg.
 import pg from 'pg';
 import { SECOND } from '../../core/time.ts';
-import type { Dialect, Tables } from './dialect.ts';
+import type { Dialect, Tables, Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
 const MIN_VERSION = 15;
@@ -33,11 +33,8 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
   }
   return {
     db,
-    write: <R>(query: Compilable<R>) => db.executeQuery(query.compile()).then(({ rows }) => rows),
-    writeAll: (work) =>
-      db
-        .transaction()
-        .execute((transaction) => work((query) => transaction.executeQuery(query.compile()).then(({ rows }) => rows))),
+    write: writeOn(db),
+    writeAll: (work) => db.transaction().execute((transaction) => work(writeOn(transaction))),
     // now(), not clock_timestamp(): an index serves only values that are constant during a statement.
     fromNow: (ms) =>
       sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
@@ -47,6 +44,11 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
     close: () => db.destroy(),
   };
 }
+
+const writeOn =
+  (executor: Kysely<Tables>): Write =>
+  async (query) =>
+    (await executor.executeQuery(query)).rows;
 
 /** Closes a connection after an error that is not the server's, such as a timeout: a late response would reach the next query. */
 function discardBroken(pool: pg.Pool): PostgresPool {

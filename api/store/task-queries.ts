@@ -17,29 +17,25 @@ export const NEVER = Number.MAX_SAFE_INTEGER;
 
 export function taskQueries({ db }: Dialect) {
   const tasks = () => db.selectFrom('tasks').selectAll();
+  const first = async (query: ReturnType<typeof tasks>) => fromOptionalRow(await query.executeTakeFirst());
   return {
     /** Not scoped to an owner; internal only. */
-    get: async (id: string): Promise<Task | undefined> =>
-      fromOptionalRow(await tasks().where('id', '=', storable(id)).executeTakeFirst()),
+    get: (id: string) => first(tasks().where('id', '=', storable(id))),
 
-    getOwn: async (owner: string, id: string): Promise<Task | undefined> =>
-      fromOptionalRow(await tasks().where('owner', '=', owner).where('id', '=', storable(id)).executeTakeFirst()),
+    getOwn: (owner: string, id: string) => first(tasks().where('owner', '=', owner).where('id', '=', storable(id))),
 
     /** Not scoped to an owner; internal only. */
     getMany: async (ids: string[]): Promise<Task[]> =>
       ids.length === 0 ? [] : (await tasks().where('id', 'in', ids).execute()).map(fromRow),
 
-    findByCallbackToken: async (token: string): Promise<Task | undefined> =>
-      fromOptionalRow(await tasks().where('callback_token', '=', storable(token)).executeTakeFirst()),
+    findByCallbackToken: (token: string) => first(tasks().where('callback_token', '=', storable(token))),
 
     /** The task that an owner's idempotency key stands for at a time, in milliseconds since 1970. */
-    findByIdempotencyKey: async (owner: string, key: string, at: number): Promise<Task | undefined> =>
-      fromOptionalRow(
-        await tasks()
-          .where('owner', '=', owner)
-          .where('idempotency_key', '=', key)
-          .where('created_at', '>', at - IDEMPOTENCY_TTL)
-          .executeTakeFirst(),
+    findByIdempotencyKey: (owner: string, key: string, at: number) =>
+      first(
+        tasks()
+          .where((e) => e.and({ owner, idempotency_key: key }))
+          .where('created_at', '>', at - IDEMPOTENCY_TTL),
       ),
 
     /** Newest first. */

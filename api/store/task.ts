@@ -52,7 +52,7 @@ export interface Task {
   failures: number;
   /** time of the next step, at the earliest when the lease expires; NEVER: nothing is left to do */
   next_run_at: number;
-  /** lease expiry; 0: not leased. The number also tells one lease from the next */
+  /** lease expiry; 0: not leased. Each lease has another value */
   leased_until: number;
   /** null for a task from before there were prices */
   quote: Quote | null;

@@ -18,7 +18,7 @@ export function createStep(
 ) {
   const { taskDeadline, retain } = config;
 
-  /** @returns those that RunPod could not be told about */
+  /** @returns the jobs that could not be cancelled */
   async function cancelJobs({ id, jobs_to_cancel }: Task): Promise<string[]> {
     const left = await Promise.all(
       jobs_to_cancel.map(async (job) => {

@@ -2,7 +2,7 @@
 import { databaseUrl } from '../../api/config.ts';
 import { generateKey, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
-import { type Key, type KeyChanges, LOCAL, monthOf, SCOPES, type Scope } from '../../api/store/key.ts';
+import { type Key, type KeyChanges, LOCAL, SCOPES, type Scope, spentOf } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
 import { HOUR } from '../../core/time.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
@@ -167,7 +167,7 @@ function rowOf(key: Key): Record<string, string> {
     name: key.name,
     scopes: key.scopes.join(','),
     budget: key.budget === null ? 'none' : units(key.budget),
-    spent: units(key.month === monthOf(Date.now()) ? key.spent : 0),
+    spent: units(spentOf(key, Date.now())),
     reserved: units(key.reserved),
     open: String(key.active_tasks),
     'max open': limit(key.max_active),
