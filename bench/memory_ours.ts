@@ -4,12 +4,15 @@
  *
  * usage: memory_ours.ts FOLDER DECODING_T
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import * as v from 'valibot';
 import type { Clip } from '../handler/models/model.ts';
-import { openFiles } from '../handler/models/svd/files.ts';
+import { openWeights } from '../handler/models/svd/files.ts';
 import { openSvd } from '../handler/models/svd.ts';
 import { openSession } from '../handler/onnx/session.ts';
-import { unet } from '../handler/onnx/unet.ts';
+import { unet, unetConfig } from '../handler/onnx/unet.ts';
 import { generator } from '../handler/sampling/torch-random.ts';
 import { timed } from './measure.ts';
 import type { PeerTask } from './peers.ts';
@@ -41,8 +44,9 @@ const parts: Record<string, (task: PeerTask) => Promise<void>> = {
     for await (const _ of clip.decode(latents)) if (++frames === T) break;
   },
   async unet({ T, threads }) {
-    const { configs, weights } = openFiles(folder, 'cpu');
-    await openSession(unet(weights.unet, configs.unet, { B: 1, T, h: 36, w: 64 }, { policy: 'mapped' }), { threads });
+    const config = v.parse(unetConfig, JSON.parse(readFileSync(join(folder, 'unet/config.json'), 'utf8')));
+    const weights = openWeights(join(folder, 'unet'), 'diffusion_pytorch_model');
+    await openSession(unet(weights, config, { B: 1, T, h: 36, w: 64 }, { policy: 'mapped' }), { threads });
   },
 };
 
