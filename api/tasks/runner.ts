@@ -89,13 +89,9 @@ export function createRunner(options: RunnerOptions) {
   /** One step, under a lease of ours. @returns whether its changes could be stored */
   async function advance(task: Task, unknownJob: string | undefined): Promise<boolean> {
     const changes = await step(task, unknownJob);
-    const nextRunIn = changes.failures
-      ? backoff(changes.failures)
-      : endsTask(task, changes)
-        ? changes.jobs_to_cancel.length > 0
-          ? 0
-          : retain
-        : pollDelay(task);
+    const afterEnd = changes.jobs_to_cancel.length > 0 ? 0 : retain;
+    const regular = endsTask(task, changes) ? afterEnd : pollDelay(task);
+    const nextRunIn = changes.failures ? backoff(changes.failures) : regular;
     const updated = await save(task, { nextRunIn, ...changes });
     if (updated) afterCommit(updated, task);
     return updated !== undefined;
