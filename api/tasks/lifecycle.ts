@@ -13,11 +13,11 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { charge } from './charge.ts';
+import { onCancelRequest, redacted } from './job-transitions.ts';
 import { createRunner } from './runner.ts';
 import { createScheduler } from './scheduler.ts';
 import { createStep } from './step.ts';
 import { createSubmitter, watchInterval } from './submission.ts';
-import { onCancelRequest, redacted } from './transition.ts';
 import { createWatchers } from './watchers.ts';
 
 /** Poll interval for a job that nobody watches; a callback comes sooner. */

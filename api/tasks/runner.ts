@@ -12,8 +12,8 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Store } from '../store/store.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
+import { backoff } from './job-transitions.ts';
 import type { Step } from './step.ts';
-import { backoff } from './transition.ts';
 
 /** Longer than a submission's timeout plus the bucket's. */
 export const LEASE = 60 * SECOND;

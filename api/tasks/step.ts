@@ -6,8 +6,8 @@ import type { Dependencies } from '../dependencies.ts';
 import { isUnfinished } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge } from './charge.ts';
+import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './job-transitions.ts';
 import { storedResult } from './submission.ts';
-import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './transition.ts';
 
 export type Step = ReturnType<typeof createStep>;
 

@@ -6,7 +6,7 @@ import type { Dependencies } from '../dependencies.ts';
 import { UnansweredError } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { estimateGpuTime } from './estimate.ts';
-import { backoff, completed, failed, LOST_AFTER } from './transition.ts';
+import { backoff, completed, failed, LOST_AFTER } from './job-transitions.ts';
 
 /**
  * Jobs at RunPod at a time, waiting and running. RunPod takes jobs in the order of their submission, so only what is held back here can

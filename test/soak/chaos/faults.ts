@@ -1,7 +1,7 @@
 /** Faults of a chaos trial: anything that RunPod may answer, and kills in the middle of requests. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Context } from 'hono';
-import { MAX_JOBS } from '../../../api/tasks/transition.ts';
+import { MAX_JOBS } from '../../../api/tasks/job-transitions.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
 import { after, answer, type Fault, type Intercepted, passOn, reset, resetAfter } from '../../e2e/fault-injection.ts';
 import { hasEnded, type TestJob } from '../../e2e/harness.ts';

@@ -1,7 +1,7 @@
 /** What must be true when a chaos trial is over and no process works any more. */
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { MAX_JOBS } from '../../../api/tasks/transition.ts';
+import { MAX_JOBS } from '../../../api/tasks/job-transitions.ts';
 import { getJson } from '../../../core/bucket/bucket.ts';
 import { taskFolder } from '../../../core/job.ts';
 import type { PresentedTask } from '../../../core/responses.ts';

@@ -1,7 +1,7 @@
 /** What all parts of a chaos trial share: its API keys, what is known of each task, and what should not have happened. */
 import { newWebhookSecret } from '../../../api/keys/key-value.ts';
 import { openStore } from '../../../api/store/store.ts';
-import { LOST_AFTER } from '../../../api/tasks/transition.ts';
+import { LOST_AFTER } from '../../../api/tasks/job-transitions.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
 import { isActive } from '../../../core/task-status.ts';
 import { SECOND } from '../../../core/time.ts';
