@@ -65,17 +65,20 @@ export function parameterRows(limits: Limits) {
   const byModel = MODELS.map((model) => requestProperties({ model, limits, bridge: undefined }));
   return Object.entries(byModel.at(-1)!).map(([name, schema]) => ({
     name,
-    range: formatRange(schema),
+    range: formatRange(name, schema),
     defaultValue:
       name === 'seed' ? 'random, and reported' : formatDefaults(byModel.map((properties) => properties[name]!.default)),
     description: schema.description,
   }));
 }
 
-function formatRange({ type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema): string {
+function formatRange(
+  name: string,
+  { type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema,
+): string {
   if (choices) return choices.join(', ');
   if (format === 'uuid') return 'a task’s id';
-  if (format) return 'an http(s) URL';
+  if (format) return name === 'webhook_url' ? 'an https URL' : 'an http(s) URL';
   if (type === 'string') return `${minLength}–${maxLength!.toLocaleString('en')} characters`;
   const { minimum, exclusiveMinimum, maximum, multipleOf, anyOf } = numbers;
   if (exclusiveMinimum !== undefined) return `> ${exclusiveMinimum}`;

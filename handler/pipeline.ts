@@ -70,7 +70,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
   const failedUpload = new AbortController(); // a failed upload ends the job
   const signal = AbortSignal.any([context.signal, failedUpload.signal]);
   const { timed, timings_ms } = createStageTimer(signal, log);
-  const clip = { frames: T, fps, seconds: T / fps };
+  const timing = { frames: T, fps, seconds: T / fps };
   const still = stillKey(task_id);
 
   // The parts of the progress bar: a bridge is slow, other stills are quick; the grid counts as half a video.
@@ -105,7 +105,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
         ...(await makeVideo(job, { model, still: fitted, seed, path, framesDir: frames, timed, onProgress, signal })),
       );
       onProgress(0.97, { stage: 'uploading' });
-      uploads.push(upload(`video-${column + 1}.mp4`, { seed, width: W, height: H, ...clip }));
+      uploads.push(upload(`video-${column + 1}.mp4`, { seed, width: W, height: H, ...timing }));
     }
 
     let grid: JobOutput['grid'];
@@ -114,7 +114,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
       progress({ stage: 'encoding', progress: stillPart + videoPart * num_cols, still });
       const options = { width, height, fps, ...describeMp4(job, job.seed, model), signal };
       await timed('encoding', () => writeMp4(join(scratch, 'grid.mp4'), gridFrames(paths, W, H), options));
-      grid = await upload('grid.mp4', { width, height, ...clip });
+      grid = await upload('grid.mp4', { width, height, ...timing });
     }
     const videos = await Promise.all(uploads);
     signal.throwIfAborted(); // an aborted job leaves nothing, whatever its stage

@@ -44,12 +44,14 @@ export function createActions({ parameters, form, list }) {
 
   /** Puts settings and source of a task into the form. @param {Task} task */
   function reuse(task) {
-    const { prompt, image_url, image_index } = task.input;
+    const { prompt, image_url, still_of, image_index } = task.input;
     const upload = uploads.get(task.id);
+    const origin = list.get(still_of ?? '');
     if (prompt) form.source.usePrompt(prompt);
     else if (task.still) form.source.useEarlier(task);
     else if (image_url) form.source.useUrl(image_url);
     else if (upload) form.source.useFile(upload);
+    else if (origin?.still) form.source.useEarlier(origin);
     form.fill({ ...settingsOf(task), ...(prompt && image_index !== 1 && { image_index }) });
     $('compose').scrollIntoView({ block: 'start', behavior: scrollBehavior() });
     $('make').focus({ preventScroll: true });

@@ -118,6 +118,7 @@ function createCards({ createCard, onEnd }) {
 function createPager(cards) {
   /** @type {string | undefined} query of the next page */
   let nextPage;
+  let generation = 0; // counts clears, so that a response from before one is ignored
 
   /** Loads the newest tasks; the cards that are there stay. @throws as `request` */
   async function load() {
@@ -128,9 +129,11 @@ function createPager(cards) {
 
   /** Loads a page, and further ones while all its tasks are deleted ones, which have no card. @param {string} query */
   async function loadPage(query) {
+    const current = generation;
     const response = await request(`/status${query}`);
     /** @type {Task[]} */
     const tasks = await response.json();
+    if (current !== generation) return;
     const link = /<([^>]+)>; rel="next"/.exec(response.headers.get('link') ?? '')?.[1];
     setNextPage(link && new URL(link).search); // only the query: its origin is PUBLIC_URL's
     cards.put(tasks);
@@ -144,6 +147,7 @@ function createPager(cards) {
   }
 
   function clear() {
+    generation++;
     $('empty').dataset.filtered = String($('filter').value !== '');
     setNextPage(undefined);
     cards.clear();

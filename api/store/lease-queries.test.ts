@@ -77,8 +77,7 @@ forEachDatabase((stores) => {
     const { id } = await insertSubmitted();
     const [task] = await store.claimDue(MANY);
     const changed = await other.update((await other.get(id))!, { progress: 0.5, runNow: true });
-    expect(changed).toMatchObject({ leased_until: task!.leased_until });
-    expect(changed!.next_run_at).toBeLessThan(task!.next_run_at);
+    expect(changed).toMatchObject({ leased_until: task!.leased_until, next_run_at: task!.leased_until });
     expect(await other.claimDue(MANY)).toEqual([]);
     expect(await store.update(task!, { stage: 'still', nextRunIn: 0 })).toBeUndefined();
     await store.release(task!);

@@ -118,7 +118,9 @@ export function taskWrites(dialect: Dialect) {
      * @returns the changed task, or undefined
      */
     async update(task: Task, { nextRunIn, runNow, ...changes }: Changes): Promise<Task | undefined> {
-      const next_run_at = nextRunIn === null ? NEVER : fromNow(nextRunIn ?? 0);
+      // A lease that another step holds is kept: until it expires nobody can claim the task.
+      const now = sql<number>`case when leased_until > ${fromNow(0)} then leased_until else ${fromNow(0)} end`;
+      const next_run_at = nextRunIn === undefined ? now : nextRunIn === null ? NEVER : fromNow(nextRunIn);
       const change = db
         .updateTable('tasks')
         .set({ ...toRow(changes), version: task.version + 1 })

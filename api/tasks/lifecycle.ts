@@ -110,7 +110,7 @@ export function createLifecycle(options: LifecycleOptions) {
       return expired;
     },
 
-    /** Polls the task now, and more often for the next 20 s. */
+    /** Polls the task more often for the next 20 s, and at once if nobody watched it. */
     watch: watchers.watch,
 
     /** Calls `listener` at each change of a task. @returns a function that ends the subscription */

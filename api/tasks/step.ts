@@ -1,4 +1,4 @@
-/** One step of a task: asks RunPod and the bucket, and returns the changes. `transition.ts` says what the answers mean. */
+/** One step of a task: asks RunPod and the bucket, and returns the changes. `job-transitions.ts` says what the answers mean. */
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { MINUTE } from '../../core/time.ts';

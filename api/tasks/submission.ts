@@ -13,7 +13,7 @@ import { backoff, completed, failed, LOST_AFTER } from './job-transitions.ts';
  * be shared fairly among keys. It is enough for RunPod to see how many workers are wanted.
  */
 const MAX_JOBS_OUT = 100;
-/** RunPod's limits of a job's ttl. A job that outlives its ttl before the task's deadline is a lost job, and gets a successor. */
+/** RunPod's limits of a job's ttl. A job whose ttl ends before the task's deadline counts as lost, and the task gets another one. */
 const MIN_TTL = 10 * SECOND;
 const MAX_TTL = 7 * 24 * 60 * MINUTE;
 

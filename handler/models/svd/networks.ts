@@ -102,7 +102,7 @@ export function openNetworks(folder: string, options: SessionsOptions) {
 }
 export type Networks = ReturnType<typeof openNetworks>;
 
-/** The error of a job that ran out of memory all the same, of which other programs may have taken some. Other errors stay as they are. */
+/** The job's error if memory ran out although the estimate fitted. Other programs may have taken some. Other errors are returned unchanged. */
 export function toJobError(error: unknown, { H, W, T }: ClipSize): unknown {
   if (!(error instanceof OutOfMemory)) return error;
   const message = `memory ran out at W ${W}, H ${H}, T ${T}: a smaller size or fewer frames need less`;
