@@ -91,7 +91,9 @@ function errorResponses(errors: Problem[]): Record<string, object> {
 
 /** The parameter that a schema of the query checks; its metadata holds what the schema alone does not say. */
 function queryParameter([name, entry]: [string, v.GenericSchema]) {
-  const { description, examples, ...schema } = jsonSchema(entry) as { description?: string; examples?: unknown[] };
+  const { description, examples, ...full } = jsonSchema(entry) as Record<string, unknown> & { examples?: unknown[] };
+  const { pattern: _, maxLength: __, ...format } = full; // of a URL its format says enough, and generators of values follow a pattern first
+  const schema = full.format === 'uri' ? format : full;
   return {
     name,
     in: 'query',
