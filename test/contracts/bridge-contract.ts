@@ -168,7 +168,8 @@ function testPictures(harness: Harness, documented: Documented) {
     }
   });
 
-  test.skipIf(!documented.onlyGrid)('the quadrants are used where single pictures can’t be downloaded', async () => {
+  if (!documented.onlyGrid) return; // this bridge gives the grid alone
+  test('the quadrants are used where single pictures can’t be downloaded', async () => {
     const { options, calls } = await harness.start({
       intervene: (call, _, c) => (call === 'picture' && !c.req.path.includes('grid') ? c.text('no', 403) : undefined),
     });
