@@ -8,7 +8,7 @@ import { register } from './http/endpoint.ts';
 import { bucketUnavailable, invalidInput, Problem, renderProblem } from './http/problem.ts';
 import { MAX_BODY_BYTES } from './http/read-body.ts';
 import { requestId } from './http/request-id.ts';
-import { allowOrigins, noStore, securityHeaders } from './http/security.ts';
+import { allowOrigins, securityHeaders } from './http/security.ts';
 import { createAccess } from './keys/access.ts';
 import { ENDPOINTS } from './routes/index.ts';
 import type { Services } from './services.ts';
@@ -19,7 +19,6 @@ export function createApp(services: Services) {
   const app = new Hono();
   app.use(requestId(services));
   app.use(securityHeaders(config.publicUrl));
-  app.use(noStore);
   const access = createAccess(services);
   app.use(access.guard);
   if (config.corsOrigins.length > 0) {
@@ -27,14 +26,13 @@ export function createApp(services: Services) {
     const allowsAny = config.corsOrigins.includes('*'); // counts only with API keys
     app.use(async (c, next) => (allowsAny && !(await access.isKeyRequired()) ? next() : cors(c, next)));
   }
-  app.use(
-    bodyLimit({
-      maxSize: MAX_BODY_BYTES,
-      onError: () => {
-        throw new Problem('too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
-      },
-    }),
-  );
+  const limitBody = bodyLimit({
+    maxSize: MAX_BODY_BYTES,
+    onError: () => {
+      throw new Problem('too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
+    },
+  });
+  app.use((c, next) => (c.req.method === 'POST' ? limitBody(c, next) : next()));
   for (const endpoint of ENDPOINTS) register(app, endpoint, services, access.requireScope);
   app.notFound((c) => renderProblem(c, new Problem('not_found', 'no such path; see /docs')));
   app.onError((error, c) => {

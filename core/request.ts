@@ -46,11 +46,21 @@ interface ParsedRequest {
   warnings: FieldNote[];
 }
 
+const schemas = new Map<string, ReturnType<typeof requestSchema>>();
+
+/** Keeps each schema, because building one takes longer than validating a request. A process has one model and one set of limits. */
+function schemaOf(limits: Limits, model: ModelName) {
+  const id = `${model} ${limits.maxFrames} ${limits.maxFps}`;
+  const schema = schemas.get(id) ?? requestSchema(limits, model);
+  schemas.set(id, schema);
+  return schema;
+}
+
 /** @throws InvalidRequest with every invalid and unknown field, or with values that contradict each other */
 export function parseRequest(values: Record<string, unknown>, context: RequestContext): ParsedRequest {
   const { limits, model } = context;
   const { relevant, warnings } = dropIrrelevant(values, model);
-  const request = validate(relevant, requestSchema(limits, model));
+  const request = validate(relevant, schemaOf(limits, model));
   const { source, warnings: sourceWarnings } = chooseSource(request, context);
   const input = resolve(request, source, context);
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);

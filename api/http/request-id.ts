@@ -5,6 +5,7 @@ import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import type { Logger } from 'pino';
 import type { Services } from '../services.ts';
+import { setDefaultHeader } from './security.ts';
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -27,7 +28,7 @@ export function requestId({
     const request = ID.test(given) ? given : randomUUID();
     const log = parent.child({ request });
     c.set('log', log);
-    c.header('x-request-id', request);
+    setDefaultHeader(c, 'x-request-id', request);
     await next();
     if (stopping.aborted) c.res.headers.set('connection', 'close'); // the next request goes to another process
 
