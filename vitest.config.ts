@@ -10,7 +10,7 @@ const INTEGRATION = [
   'client/cli.test.ts',
   'core/bucket/s3*.test.ts',
   'core/picture/*.test.ts',
-  'handler/models/svd*.test.ts',
+  'handler/models/{camera-oracle,svd*}.test.ts',
   'handler/onnx/**/*.test.ts',
   'handler/pipeline.test.ts',
   'handler/runpod/{conformance,process}*.test.ts',
