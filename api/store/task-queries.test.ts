@@ -4,7 +4,7 @@ import { DAY } from '../../core/time.ts';
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { ids, insertAndGet, insertTask, newTask } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
-import type { NewTask, Task } from './task.ts';
+import type { ListedTask, NewTask } from './task.ts';
 
 forEachDatabase((stores) => {
   let store: Store;
@@ -112,7 +112,7 @@ forEachDatabase((stores) => {
 
   test('pages of the list are complete and newest first, also while tasks are inserted', async () => {
     const tasks = await insertMany(60);
-    const seen: Task[] = [];
+    const seen: ListedTask[] = [];
     for (let before: string | undefined; ; before = seen.at(-1)!.id) {
       const [page] = await Promise.all([other.list({ owner: 'local', before, limit: 7 }), insert()]);
       seen.push(...page);

@@ -79,6 +79,28 @@ export interface Quote {
   still: number;
 }
 
+/** The columns that clients see. Lists read these alone, because reading all columns takes half as long again. */
+export const LIST_COLUMNS = [
+  'id',
+  'status',
+  'stage',
+  'step',
+  'steps',
+  'progress',
+  'created_at',
+  'started_at',
+  'finished_at',
+  'model',
+  'input',
+  'warnings',
+  'still',
+  'output',
+  'error',
+  'cost',
+  'expired_at',
+] as const;
+export type ListedTask = Pick<Task, (typeof LIST_COLUMNS)[number]>;
+
 /** A task before it is stored; then it is due at once, and not leased. */
 export type NewTask = Omit<Task, 'next_run_at' | 'leased_until'>;
 
