@@ -1,6 +1,6 @@
 /** The HTTP application: middleware, endpoints and error handling. It does not listen; index.ts does. */
 import { setMaxListeners } from 'node:events';
-import { Hono } from 'hono';
+import { Hono, type MiddlewareHandler } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { StorageError } from '../core/bucket/bucket.ts';
 import { InvalidRequest } from '../core/request.ts';
@@ -12,6 +12,17 @@ import { allowOrigins, securityHeaders } from './http/security.ts';
 import { createAccess } from './keys/access.ts';
 import { ENDPOINTS } from './routes/index.ts';
 import type { Services } from './services.ts';
+
+const tooLarge = () => {
+  throw new Problem('too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
+};
+const limitStream = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: tooLarge });
+
+/** Checks an announced length itself, because bodyLimit makes a web stream of every body first. Node reads no more than is announced. */
+const limitBody: MiddlewareHandler = (c, next) => {
+  if (Number(c.req.header('content-length') ?? 0) > MAX_BODY_BYTES) tooLarge();
+  return c.req.header('transfer-encoding') === undefined ? next() : limitStream(c, next);
+};
 
 export function createApp(services: Services) {
   const { config, stopping } = services;
@@ -26,13 +37,7 @@ export function createApp(services: Services) {
     const allowsAny = config.corsOrigins.includes('*'); // counts only with API keys
     app.use(async (c, next) => (allowsAny && !(await access.isKeyRequired()) ? next() : cors(c, next)));
   }
-  const limitBody = bodyLimit({
-    maxSize: MAX_BODY_BYTES,
-    onError: () => {
-      throw new Problem('too_large', `a request has at most ${MAX_BODY_BYTES / 1e6} MB`);
-    },
-  });
-  app.use((c, next) => (c.req.method === 'POST' ? limitBody(c, next) : next()));
+  app.use(limitBody);
   for (const endpoint of ENDPOINTS) register(app, endpoint, services, access.requireScope);
   app.notFound((c) => renderProblem(c, new Problem('not_found', 'no such path; see /docs')));
   app.onError((error, c) => {

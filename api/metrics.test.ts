@@ -330,7 +330,7 @@ test('store calls and their errors are counted; without the store a scrape shows
   await service.store.close();
   expect((await fetch(`${service.url}/status?id=x`)).status).toBe(500);
   const { of, value } = await scrape(service);
-  expect(value('store_errors_total', { operation: 'getOwn' })).toBe(1);
+  expect(value('store_errors_total', { operation: 'getPublic' })).toBe(1);
   expect(value('http_requests_total', { route: '/img2vid' })).toBe(1);
   expect([...of('tasks'), ...of('jobs_out'), ...of('queue_age_seconds')]).toEqual([]); // no old numbers
   expect((await scrape(service)).value('store_errors_total', { operation: 'countActive' })).toBeGreaterThan(0);

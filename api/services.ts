@@ -10,7 +10,7 @@ import { isLoopback } from './http/host.ts';
 import { createMetrics, instrument } from './metrics.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
-import type { ListedTask } from './store/task.ts';
+import type { PublicTask } from './store/task.ts';
 import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
@@ -70,7 +70,7 @@ export async function createServices({
     webhooks,
     estimate: createEstimator(dependencies),
     /** a task as clients see it, with freshly signed links */
-    presentTask: (task: ListedTask) => presentTask(task, dependencies),
+    presentTask: (task: PublicTask) => presentTask(task, dependencies),
     metrics,
     /** aborted when the process stops: waiting requests end, and the service is not ready */
     stopping: stopping.signal,

@@ -73,11 +73,10 @@ export function parseRequest(values: Record<string, unknown>, context: RequestCo
 
 /** Drops, without validation, the parameters of another sampler, discretization or guider than the chosen one. */
 function dropIrrelevant(values: Record<string, unknown>, model: ModelName) {
-  const preset = defaults(model);
   const warnings: FieldNote[] = [];
   const entries = Object.entries(values).filter(([field]) => {
     const home = Object.hasOwn(BELONGS_TO, field) ? BELONGS_TO[field] : undefined;
-    if (!home || home.names.includes(String(values[home.choice] ?? preset[home.choice]))) return true;
+    if (!home || home.names.includes(String(values[home.choice] ?? defaults(model)[home.choice]))) return true;
     warnings.push({ field, message: `ignored: it belongs to ${home.choice} ${home.names.join(', ')}` });
     return false;
   });

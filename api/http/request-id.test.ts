@@ -59,7 +59,7 @@ test('the log has the request of each task and the route of each request, never 
 });
 
 test('an error is found in the log by the id in its response', async () => {
-  vi.spyOn(service.store, 'getOwn').mockRejectedValueOnce(new Error('inside'));
+  vi.spyOn(service.store, 'getPublic').mockRejectedValueOnce(new Error('inside'));
   const response = await fetch(`${service.url}/status?id=x`);
   expect(response.status).toBe(500);
   expect(await response.text()).not.toContain('inside');

@@ -25,7 +25,7 @@ import {
   responseHeader,
 } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import { INITIAL_STATE, type NewTask, type Task } from '../store/task.ts';
+import { INITIAL_STATE, type NewTask, type PublicTask, type Task } from '../store/task.ts';
 import { presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
@@ -158,7 +158,7 @@ function replay(c: Context, services: Services, existing: Task, idempotency: Ide
 }
 
 /** Responds with the task at once, or with `Prefer: wait` when it has ended or the time is over. */
-async function respond(c: Context, services: Services, task: Task | NewTask) {
+async function respond(c: Context, services: Services, task: PublicTask) {
   const seconds = parsePreferredWait(c.req.header('prefer'));
   if (seconds !== undefined) c.header('preference-applied', `wait=${seconds}`);
   const latest = seconds === undefined ? task : await waitForEnd(c, services, task, seconds);
@@ -167,12 +167,13 @@ async function respond(c: Context, services: Services, task: Task | NewTask) {
 }
 
 /** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops */
-async function waitForEnd(c: Context, services: Services, task: NewTask, seconds: number): Promise<NewTask> {
-  const read = () => services.store.getOwn(task.owner, task.id);
+async function waitForEnd(c: Context, services: Services, task: PublicTask, seconds: number): Promise<PublicTask> {
+  const owner = c.get('key').id;
+  const read = () => services.store.getPublic(owner, task.id);
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
-  let latest: NewTask = task;
+  let latest = task;
   try {
-    for await (const changed of follow(task.owner, (await read())!, services, signals)) latest = changed ?? latest;
+    for await (const changed of follow(owner, (await read())!, services, signals)) latest = changed ?? latest;
     if (isActive(latest.status)) latest = (await read()) ?? latest; // changes by other processes arrive late
   } catch (error) {
     c.get('log').warn({ task: task.id, error }, 'a wait for the end of a task failed'); // the task is stored: respond all the same

@@ -8,7 +8,7 @@ import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { responseHeader } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import type { ListedTask, TaskSelection } from '../store/task.ts';
+import type { PublicTask, TaskSelection } from '../store/task.ts';
 import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 
 /** Tasks read from the store at a time, and the default page size. */
@@ -69,9 +69,9 @@ export async function respondWithList(
 }
 
 /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
-async function* writeList({ store, presentTask }: Services, selection: TaskSelection, first: ListedTask[]) {
+async function* writeList({ store, presentTask }: Services, selection: TaskSelection, first: PublicTask[]) {
   const encoder = new TextEncoder();
-  const encode = async (start: string, tasks: ListedTask[]) =>
+  const encode = async (start: string, tasks: PublicTask[]) =>
     encoder.encode(start + (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task)).join(','));
   yield encode('[', first);
   for (let tasks = first; tasks.length === PAGE; ) {

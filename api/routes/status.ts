@@ -6,7 +6,7 @@ import { endpoint } from '../http/endpoint.ts';
 import { invalidInput } from '../http/problem.ts';
 import { json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import type { Task } from '../store/task.ts';
+import type { PublicTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
 import { LIST_QUERY, PAGE_HEADERS, respondWithList } from './list.ts';
 import { noSuchTask } from './require-own-task.ts';
@@ -60,7 +60,7 @@ export const status = endpoint({
       if (listOnly.length > 0)
         throw invalidInput(listOnly.map((field) => ({ field, message: 'only for the list, which has no id' })));
 
-      const task = await store.getOwn(owner, id);
+      const task = await store.getPublic(owner, id);
       if (!task) throw noSuchTask();
       const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
       if (!wantsEvents) {
@@ -81,7 +81,12 @@ export const status = endpoint({
 });
 
 /** Writes the task now and at each change, until it ends or the process stops. */
-async function writeEvents(services: Services, owner: string, task: Task, stream: SSEStreamingApi): Promise<void> {
+async function writeEvents(
+  services: Services,
+  owner: string,
+  task: PublicTask,
+  stream: SSEStreamingApi,
+): Promise<void> {
   const disconnected = new AbortController();
   stream.onAbort(() => disconnected.abort());
   for await (const changed of follow(owner, task, services, [disconnected.signal, services.stopping])) {
@@ -94,7 +99,7 @@ async function writeEvents(services: Services, owner: string, task: Task, stream
 }
 
 /** Rises with each change. That of an ended task stays, although a late callback or its expiry still raises the task's version. */
-const eventId = ({ version, finished_at }: Task) => String(finished_at ?? version);
+const eventId = ({ version, finished_at }: PublicTask) => String(finished_at ?? version);
 
 const exampleEvent = (task: PresentedTask, version: number) =>
   `event: task\ndata: ${JSON.stringify(task)}\nid: ${version}\n\n`;

@@ -107,9 +107,9 @@ test('a retry waits too, and is answered at once when the task has ended', async
 });
 
 test('an end between reading the task and subscribing is not missed', async () => {
-  const { getOwn, update } = service.store;
-  vi.spyOn(service.store, 'getOwn').mockImplementationOnce(async (owner, id) => {
-    const task = (await getOwn(owner, id))!;
+  const { getOwn, getPublic, update } = service.store;
+  vi.spyOn(service.store, 'getPublic').mockImplementationOnce(async (owner, id) => {
+    const task = (await getPublic(owner, id))!;
     const error = { code: 'internal', message: 'x', retryable: false } as const;
     for (let ended: unknown; !ended; )
       ended = await update((await getOwn(owner, id))!, { status: 'failed', error, nextRunIn: 0 });
@@ -120,10 +120,10 @@ test('an end between reading the task and subscribing is not missed', async () =
 });
 
 test('an end that is notified while an older state is read is not missed', async () => {
-  const { getOwn } = service.store;
-  const spy = vi.spyOn(service.store, 'getOwn');
-  spy.mockImplementationOnce(getOwn).mockImplementationOnce(async (owner, id) => {
-    const older = await getOwn(owner, id);
+  const { getPublic } = service.store;
+  const spy = vi.spyOn(service.store, 'getPublic');
+  spy.mockImplementationOnce(getPublic).mockImplementationOnce(async (owner, id) => {
+    const older = await getPublic(owner, id);
     const notified = new Promise<void>((resolve) => {
       service.lifecycle.subscribe(id, ({ status }) => status === 'succeeded' && resolve());
     });
@@ -147,7 +147,7 @@ test('a client that disconnects ends the wait', async () => {
 });
 
 test('a store that fails meanwhile does not make an accepted task look refused', async () => {
-  vi.spyOn(service.store, 'getOwn').mockRejectedValue(new Error('the disk is gone'));
+  vi.spyOn(service.store, 'getPublic').mockRejectedValue(new Error('the disk is gone'));
   const { status, task } = await send('wait=10');
   expect([status, task.status]).toEqual([202, 'queued']);
 });

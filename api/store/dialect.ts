@@ -31,8 +31,6 @@ export interface Dialect {
   writeAll<R>(work: (write: Write) => Promise<R>): Promise<R>;
   /** The database's clock, plus `ms` milliseconds. */
   fromNow(ms: number): Expression<number>;
-  /** Locks the selected rows until the end of the transaction. */
-  forUpdate: Select;
   /** Locks the selected rows, without those that another process has locked. */
   skipLocked: Select;
   /** whether other processes may use the same database */

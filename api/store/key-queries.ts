@@ -1,5 +1,5 @@
 /** Queries of API keys, their accounts and the ledger. */
-import { sql } from 'kysely';
+import { type Expression, sql } from 'kysely';
 import type { Dialect, Tables, Write } from './dialect.ts';
 import {
   type Admission,
@@ -25,19 +25,41 @@ export class AdmissionRefused extends Error {
   }
 }
 
-/** Reads a key and locks its row until the end of the transaction. Its account is that of the month of `now`. */
-async function lockKey({ db, forUpdate }: Dialect, write: Write, id: string, now: number): Promise<Key> {
-  const [row] = await write(forUpdate(db.selectFrom('keys').selectAll().where('id', '=', id)));
-  if (!row) throw new Error(`there is no key ${id}`);
-  const key = fromRow(row);
-  const month = monthOf(now);
-  // Never backwards: the clock of another replica may lag behind.
-  return key.month < month ? { ...key, month, spent: 0 } : key;
+interface AccountChange {
+  reserved: number;
+  active_tasks: number;
+  spent?: number;
+  submissions_at?: Expression<number>;
 }
 
-function writeAccount({ db }: Dialect, write: Write, { id, month, spent }: Key, changes: Partial<typeof NEW_ACCOUNT>) {
-  const account = { month, spent, ...changes };
-  return db.updateTable('keys').set(account).where('id', '=', id).$call(write);
+/**
+ * Adds to the account of a key, which stays locked until the end of the transaction.
+ * @param now the account becomes that of its month; never of an earlier month, because the clock of another replica may lag behind
+ * @returns the key afterwards
+ */
+async function addToAccount(
+  { db }: Dialect,
+  write: Write,
+  id: string,
+  now: number,
+  change: AccountChange,
+): Promise<Key> {
+  const { reserved, active_tasks, spent = 0, ...submissions } = change;
+  const month = monthOf(now);
+  const [row] = await db
+    .updateTable('keys')
+    .set({
+      month: sql`case when month < ${month} then ${month} else month end`,
+      spent: sql`case when month < ${month} then 0 else spent end + ${spent}`,
+      reserved: sql`reserved + ${reserved}`,
+      active_tasks: sql`active_tasks + ${active_tasks}`,
+      ...submissions,
+    })
+    .where('id', '=', id)
+    .returningAll()
+    .$call(write);
+  if (!row) throw new Error(`there is no key ${id}`);
+  return fromRow(row);
 }
 
 /**
@@ -49,14 +71,26 @@ export async function reserve(dialect: Dialect, write: Write, task: NewTask, adm
   const { amount, now, maxActive, submissions, expectedGpuTime: expected_gpu_time } = admission;
   const { id: task_id, owner, model } = task;
   await write(dialect.db.insertInto('ledger').values({ task_id, owner, model, reserved: amount, expected_gpu_time }));
-  const key = await lockKey(dialect, write, owner, now); // last: other submissions with this key wait from here on
-  const submissions_at = Math.max(key.submissions_at, now) + submissions.interval;
-  if (submissions_at > now + submissions.window) throw new AdmissionRefused('rate', key);
-  if (key.active_tasks >= maxActive) throw new AdmissionRefused('active', key);
-  if (key.budget !== null && key.spent + key.reserved + amount > key.budget) throw new AdmissionRefused('budget', key);
-  const account = { reserved: key.reserved + amount, active_tasks: key.active_tasks + 1, submissions_at };
-  await writeAccount(dialect, write, key, account);
-  return { ...key, ...account };
+  const { interval, window } = submissions;
+  // Last: other submissions with this key wait from here on.
+  const key = await addToAccount(dialect, write, owner, now, {
+    reserved: amount,
+    active_tasks: 1,
+    submissions_at: sql`case when submissions_at < ${now} then ${now} else submissions_at end + ${interval}`,
+  });
+  const refuse = (reason: Refusal) => {
+    const { reserved, active_tasks, submissions_at } = key;
+    return new AdmissionRefused(reason, {
+      ...key,
+      reserved: reserved - amount,
+      active_tasks: active_tasks - 1,
+      submissions_at: submissions_at - interval,
+    });
+  };
+  if (key.submissions_at > now + window) throw refuse('rate');
+  if (key.active_tasks > maxActive) throw refuse('active');
+  if (key.budget !== null && key.spent + key.reserved > key.budget) throw refuse('budget');
+  return key;
 }
 
 /** Moves the cost of an ended task from reserved to spent, once per task: a settled line of the ledger stays as it is. */
@@ -73,12 +107,7 @@ export async function settle(dialect: Dialect, write: Write, task: Task): Promis
     .returning('reserved')
     .$call(write);
   if (!line) return;
-  const key = await lockKey(dialect, write, owner, settled_at);
-  await writeAccount(dialect, write, key, {
-    spent: key.spent + amount,
-    reserved: key.reserved - line.reserved,
-    active_tasks: key.active_tasks - 1,
-  });
+  await addToAccount(dialect, write, owner, settled_at, { spent: amount, reserved: -line.reserved, active_tasks: -1 });
 }
 
 export function keyQueries({ db, write }: Dialect) {

@@ -44,7 +44,6 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
         }
       }),
     fromNow: (ms) => sql<number>`${Math.round(Date.now() + clockSkew() + ms)}`, // the database is in this process
-    forUpdate: (query) => query,
     skipLocked: (query) => query,
     isShared: false,
     async close() {

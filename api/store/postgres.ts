@@ -38,7 +38,6 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
     // now(), not clock_timestamp(): an index serves only values that are constant during a statement.
     fromNow: (ms) =>
       sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
-    forUpdate: (query) => query.forUpdate(),
     skipLocked: (query) => query.forUpdate().skipLocked(),
     isShared: true,
     close: () => db.destroy(),

@@ -4,7 +4,7 @@ import { DAY } from '../../core/time.ts';
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { ids, insertAndGet, insertTask, newTask } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
-import type { ListedTask, NewTask } from './task.ts';
+import type { NewTask, PublicTask } from './task.ts';
 
 forEachDatabase((stores) => {
   let store: Store;
@@ -112,7 +112,7 @@ forEachDatabase((stores) => {
 
   test('pages of the list are complete and newest first, also while tasks are inserted', async () => {
     const tasks = await insertMany(60);
-    const seen: ListedTask[] = [];
+    const seen: PublicTask[] = [];
     for (let before: string | undefined; ; before = seen.at(-1)!.id) {
       const [page] = await Promise.all([other.list({ owner: 'local', before, limit: 7 }), insert()]);
       seen.push(...page);
@@ -130,13 +130,16 @@ forEachDatabase((stores) => {
     const last = await insert({ owner: 'a' });
     expect(await other.getOwn('a', mine[0]!.id)).toEqual(mine[0]);
     expect(await other.getOwn('b', theirs.id)).toEqual(theirs);
+    expect(theirs).toMatchObject((await other.getPublic('b', theirs.id))!);
     for (const [owner, id] of [
       ['a', theirs.id],
       ['b', last.id],
       ['', last.id],
       ['a', '\0'],
-    ] as const)
+    ] as const) {
       expect(await other.getOwn(owner, id)).toBeUndefined();
+      expect(await other.getPublic(owner, id)).toBeUndefined();
+    }
     const list = async (owner: string, more = {}) =>
       (await other.list({ owner, limit: 10, ...more })).map(({ id }) => id);
     expect(await list('a')).toEqual([last, ...mine.reverse()].map(({ id }) => id));

@@ -12,9 +12,9 @@ import {
   type Changes,
   endsTask,
   type InsertResult,
-  LIST_COLUMNS,
-  type ListedTask,
   type NewTask,
+  PUBLIC_COLUMNS,
+  type PublicTask,
   type Task,
   type TaskSelection,
 } from './task.ts';
@@ -24,6 +24,9 @@ const IDEMPOTENCY_TTL = DAY;
 /** `next_run_at` of a task without a next step. */
 export const NEVER = Number.MAX_SAFE_INTEGER;
 
+type PublicRow = Pick<TaskRow, keyof PublicTask>;
+const PUBLIC_COLUMNS_SQL = sql.raw(PUBLIC_COLUMNS.join(', '));
+
 export function taskQueries({ db }: Dialect) {
   const tasks = () => db.selectFrom('tasks').selectAll();
   const first = async (query: ReturnType<typeof tasks>) => fromOptionalRow(await query.executeTakeFirst());
@@ -32,6 +35,13 @@ export function taskQueries({ db }: Dialect) {
     get: (id: string) => first(tasks().where('id', '=', storable(id))),
 
     getOwn: (owner: string, id: string) => first(tasks().where('owner', '=', owner).where('id', '=', storable(id))),
+
+    /** Plain SQL: Kysely takes longer to build a query of so many columns than SQLite to run it. */
+    async getPublic(owner: string, id: string): Promise<PublicTask | undefined> {
+      const query = sql<PublicRow>`select ${PUBLIC_COLUMNS_SQL} from tasks where owner = ${owner} and id = ${storable(id)}`;
+      const { rows } = await query.execute(db);
+      return rows[0] && fromRow(rows[0]);
+    },
 
     /** Not scoped to an owner; internal only. */
     getMany: async (ids: string[]): Promise<Task[]> =>
@@ -48,10 +58,10 @@ export function taskQueries({ db }: Dialect) {
       ),
 
     /** Newest first. */
-    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<ListedTask[]> {
+    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<PublicTask[]> {
       const rows = await db
         .selectFrom('tasks')
-        .select(LIST_COLUMNS)
+        .select(PUBLIC_COLUMNS)
         .where('owner', '=', owner)
         .$if(status !== undefined, (query) => query.where('status', '=', status!))
         .$if(from !== undefined, (query) => query.where('id', '>=', storable(from!)))

@@ -79,8 +79,8 @@ export interface Quote {
   still: number;
 }
 
-/** The columns that clients see. Lists read these alone, because reading all columns takes half as long again. */
-export const LIST_COLUMNS = [
+/** The columns that clients see. Responses read these alone, because reading all columns takes half as long again. */
+export const PUBLIC_COLUMNS = [
   'id',
   'status',
   'stage',
@@ -98,8 +98,9 @@ export const LIST_COLUMNS = [
   'error',
   'cost',
   'expired_at',
+  'version',
 ] as const;
-export type ListedTask = Pick<Task, (typeof LIST_COLUMNS)[number]>;
+export type PublicTask = Pick<Task, (typeof PUBLIC_COLUMNS)[number]>;
 
 /** A task before it is stored; then it is due at once, and not leased. */
 export type NewTask = Omit<Task, 'next_run_at' | 'leased_until'>;

@@ -1,7 +1,7 @@
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Services } from '../services.ts';
-import type { Task } from '../store/task.ts';
+import type { PublicTask } from '../store/task.ts';
 
 /** Below the lifecycle's WATCH_TTL, so that a followed task stays watched. */
 const SILENCE = 15 * SECOND;
@@ -12,14 +12,14 @@ const SILENCE = 15 * SECOND;
  */
 export async function* follow(
   owner: string,
-  task: Task,
+  task: PublicTask,
   { store, lifecycle }: Pick<Services, 'store' | 'lifecycle'>,
   signals: AbortSignal[],
-): AsyncGenerator<Task | undefined, void> {
+): AsyncGenerator<PublicTask | undefined, void> {
   let latest = task;
-  let yielded: Task | undefined;
+  let yielded: PublicTask | undefined;
   let wake = () => {};
-  const onChange = (changed: Task | undefined) => {
+  const onChange = (changed: PublicTask | undefined) => {
     if (changed && changed.version > latest.version) latest = changed;
     wake();
   };
@@ -27,7 +27,7 @@ export async function* follow(
   const onAbort = () => wake();
   for (const signal of signals) signal.addEventListener('abort', onAbort);
   try {
-    onChange(await store.getOwn(owner, task.id)); // it may have changed between its read and the subscription
+    onChange(await store.getPublic(owner, task.id)); // it may have changed between its read and the subscription
     while (!signals.some(({ aborted }) => aborted)) {
       if (yielded !== latest) {
         yielded = latest;

@@ -1,11 +1,11 @@
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import type { Dependencies } from '../dependencies.ts';
-import type { ListedTask } from '../store/task.ts';
+import type { PublicTask } from '../store/task.ts';
 
 /** A task as clients see it, with freshly signed links; without links once its files are deleted. */
 export async function presentTask(
-  task: ListedTask,
+  task: PublicTask,
   { config, bucket, now }: Pick<Dependencies, 'config' | 'bucket' | 'now'>,
 ): Promise<PresentedTask> {
   const expires = Math.floor(now() / 1000) + config.linkSeconds;
@@ -42,7 +42,7 @@ async function withLink<F extends { key: string }>({ key, ...rest }: F, bucket: 
 const time = (ms: number) => new Date(ms).toISOString();
 
 /** Extrapolates the progress. */
-function etaOf({ progress, started_at }: ListedTask, now: number): { eta_seconds: number } | undefined {
+function etaOf({ progress, started_at }: PublicTask, now: number): { eta_seconds: number } | undefined {
   if (started_at === null || progress < 0.02) return undefined;
   return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
 }

@@ -9,7 +9,7 @@ import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Store } from '../store/store.ts';
-import type { Task } from '../store/task.ts';
+import type { PublicTask, Task } from '../store/task.ts';
 import { LEASE } from './runner.ts';
 
 const WATCH_TTL = 20 * SECOND;
@@ -28,13 +28,13 @@ export interface WatcherOptions extends Pick<Dependencies, 'log' | 'now'> {
 }
 
 export function createWatchers({ store, interval, onWatched, onClaimed, log, now }: WatcherOptions) {
-  const changes = new EventEmitter<Record<string, [Task]>>().setMaxListeners(0);
-  const watched = new Map<string, { until: number; seen: Task }>(); // `seen`: the version that was notified last
+  const changes = new EventEmitter<Record<string, [PublicTask]>>().setMaxListeners(0);
+  const watched = new Map<string, { until: number; seen: PublicTask }>(); // `seen`: the version that was notified last
   let timer: NodeJS.Timeout | undefined;
   let reading: Promise<void> | undefined;
   let stopped = false;
 
-  function notify(task: Task, before: Task): void {
+  function notify(task: PublicTask, before: PublicTask): void {
     const watcher = watched.get(task.id);
     const seen = watcher?.seen ?? before;
     if (watcher) {
@@ -71,7 +71,7 @@ export function createWatchers({ store, interval, onWatched, onClaimed, log, now
     isWatched: (id: string): boolean => (watched.get(id)?.until ?? 0) > now(),
 
     /** Watches an active task for another WATCH_TTL. */
-    watch(task: Task): void {
+    watch(task: PublicTask): void {
       if (!isActive(task.status)) return;
       const watcher = watched.get(task.id);
       const isNew = !watcher || watcher.until <= now();
@@ -88,7 +88,7 @@ export function createWatchers({ store, interval, onWatched, onClaimed, log, now
     notify,
 
     /** @returns a function that ends the subscription */
-    subscribe(id: string, listener: (task: Task) => void): () => void {
+    subscribe(id: string, listener: (task: PublicTask) => void): () => void {
       changes.on(id, listener);
       return () => changes.off(id, listener);
     },
