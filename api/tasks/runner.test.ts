@@ -5,6 +5,9 @@ import { newTask } from '../../test/support/test-store.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { createRunner, type RunnerOptions } from './runner.ts';
 
+// Retries come at once.
+vi.mock('node:timers/promises', () => ({ setTimeout: () => new Promise((resolve) => setImmediate(resolve)) }));
+
 const task: Task = { ...newTask(), next_run_at: 0, leased_until: 5 };
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -63,6 +66,15 @@ test('a task that another process leases is left alone, but a job from a callbac
   store.claim.mockResolvedValueOnce([]).mockResolvedValueOnce([]);
   run(task.id, { unknownJob: 'job' });
   await vi.waitFor(() => expect(step).toHaveBeenCalledExactlyOnceWith(task, 'job'));
+});
+
+test('a job from a callback is looked up again after a failed step, and after a failure of the store', async () => {
+  const { run, store, step } = create();
+  store.claim.mockRejectedValueOnce(new Error('down'));
+  store.update.mockResolvedValueOnce({ ...task, version: 2, failures: 1 });
+  run(task.id, { unknownJob: 'job' });
+  const lookup = [task, 'job'];
+  await vi.waitFor(() => expect(step.mock.calls).toEqual([lookup, lookup]));
 });
 
 test('a lease is released when another process has changed the task', async () => {

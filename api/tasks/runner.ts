@@ -64,37 +64,48 @@ export function createRunner(options: RunnerOptions) {
 
   async function process(id: string, active: ActiveTask): Promise<void> {
     const until = now() + LEASE;
-    try {
-      while (active.again && !stopping.signal.aborted) {
-        const { claimed } = active;
-        const unknownJob = active.unknownJobs.shift();
-        active.again = active.unknownJobs.length > 0; // before any await: more may come
-        active.claimed = undefined;
-        const waiting = unknownJob !== undefined;
-        const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE, waiting });
-        if (task && (await advance(task, unknownJob))) continue;
-        if (task) await store.release(task); // another process changed it: it is due at once
-        if (unknownJob === undefined || now() > until) continue;
-        if (!task) await delay(SECOND / 5); // another process has the lease
+    while (active.again && !stopping.signal.aborted) {
+      const { claimed } = active;
+      const unknownJob = active.unknownJobs.shift();
+      active.again = active.unknownJobs.length > 0; // before any await: more may come
+      active.claimed = undefined;
+      const retryIn = await attempt(id, claimed, unknownJob);
+      if (unknownJob === undefined || retryIn === 0) continue;
+      if (now() > until) log.error({ task: id, job: unknownJob }, 'a job from a callback could not be looked up');
+      else {
+        await delay(retryIn, undefined, { signal: stopping.signal }).catch(() => undefined);
         run(id, { unknownJob });
       }
+    }
+    activeTasks.delete(id);
+    onIdle();
+  }
+
+  /** @returns milliseconds until the next attempt to look up a job from a callback; 0: this one succeeded */
+  async function attempt(id: string, claimed: Task | undefined, unknownJob: string | undefined): Promise<number> {
+    try {
+      const waiting = unknownJob !== undefined;
+      const [task] = claimed ? [claimed] : await store.claim([id], { lease: LEASE, waiting });
+      if (!task) return SECOND / 5; // another process has the lease
+      const updated = await advance(task, unknownJob);
+      if (updated) return updated.failures === 0 ? 0 : Math.min(5 * SECOND, backoff(updated.failures));
+      await store.release(task); // another process changed it: it is due at once
+      return SECOND / 5;
     } catch (error) {
       log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
-    } finally {
-      activeTasks.delete(id);
-      onIdle();
+      return SECOND;
     }
   }
 
-  /** One step, under a lease of ours. @returns whether its changes could be stored */
-  async function advance(task: Task, unknownJob: string | undefined): Promise<boolean> {
+  /** One step, under a lease of ours. @returns the changed task; undefined: another process has changed it */
+  async function advance(task: Task, unknownJob: string | undefined): Promise<Task | undefined> {
     const changes = await step(task, unknownJob);
     const afterEnd = changes.jobs_to_cancel.length > 0 ? 0 : retain;
     const regular = endsTask(task, changes) ? afterEnd : pollDelay(task);
     const nextRunIn = changes.failures ? backoff(changes.failures) : regular;
     const updated = await save(task, { nextRunIn, ...changes });
     if (updated) afterCommit(updated, task);
-    return updated !== undefined;
+    return updated;
   }
 
   /**
