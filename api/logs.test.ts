@@ -1,4 +1,4 @@
-/** What the log must not tell: everything that gives access, and what callers wrote. */
+/** What the log must not contain: everything that gives access, and what callers wrote. */
 import { Hono } from 'hono';
 import { expect, test, vi } from 'vitest';
 import { StorageError } from '../core/bucket/bucket.ts';
@@ -14,7 +14,7 @@ const PICTURE = {
   data: 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==',
 };
 
-test('no line tells a token, a link’s signature, a secret, a key or a prompt, whatever fails', async () => {
+test('no line of the log contains a token, a link’s signature, a secret, a key or a prompt, also after failures', async () => {
   const service = await testService({ ALLOW_PRIVATE_URLS: '1' });
   let answer = 500;
   const receiver = await listen(new Hono().post('/hook', (c) => c.body(null, answer as 200)));
@@ -29,7 +29,7 @@ test('no line tells a token, a link’s signature, a secret, a key or a prompt, 
   const create = async () => (await (await service.post({ prompt: PROMPT, webhook_url }, post)).json()).id as string;
   const secrets = [RUNPOD_KEY, WEBHOOK_SECRET.replace('whsec_', ''), KEY, PROMPT, QUERY];
 
-  // RunPod fails in every way, and repeats what it was told.
+  // RunPod fails in every way, and repeats what the API sent it.
   const id = await create();
   const job = await service.take(id);
   const unwanted = await create();

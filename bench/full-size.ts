@@ -3,8 +3,8 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, wri
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import * as v from 'valibot';
-import { clipConfig, clipVision } from '../handler/onnx/clip.ts';
 import type { Graph } from '../handler/onnx/graph.ts';
+import { clipConfig, clipVision } from '../handler/onnx/image-encoder.ts';
 import type { SafeTensors } from '../handler/onnx/safetensors.ts';
 import { unet, unetConfig } from '../handler/onnx/unet.ts';
 import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';

@@ -135,7 +135,7 @@ export async function main(args: string[], io: CliIo): Promise<number> {
       return error.status === 422 ? EXIT.usage : EXIT.failed;
     }
     if (!(error instanceof UsageError || error instanceof FileError)) throw error;
-    printError(error instanceof UsageError ? `${error.message}\nimg2vid --help tells more` : error.message);
+    printError(error instanceof UsageError ? `${error.message}\nsee img2vid --help` : error.message);
     return error instanceof UsageError ? EXIT.usage : EXIT.file;
   }
 }

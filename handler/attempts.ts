@@ -54,7 +54,7 @@ export async function beginAttempt(bucket: Bucket, taskId: string, job: string):
   }, HEARTBEAT_INTERVAL).unref();
   return async () => {
     clearInterval(timer);
-    await lastWrite; // or it would create the slot anew
+    await lastWrite; // or it would create the slot again
     await bucket.delete(key);
   };
 }

@@ -373,7 +373,7 @@ describe('workers that were killed', () => {
     expect(await files()).toEqual(ofResult);
   });
 
-  test('a moment ago at the same job have their files written anew', async () => {
+  test('a moment ago at the same job have their files written again', async () => {
     await death(1, 'job-2', 0);
     const [video] = (await run({}, 'job-2')).videos;
     expect(await files()).toEqual(ofResult);

@@ -117,7 +117,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
       grid = await upload('grid.mp4', { width, height, ...timing });
     }
     const videos = await Promise.all(uploads);
-    signal.throwIfAborted(); // an aborted job leaves nothing, whatever its stage
+    signal.throwIfAborted(); // an aborted job leaves nothing, in any stage
     const different = [...new Map(warnings.map((warning) => [JSON.stringify(warning), warning])).values()];
     const { seed, model: name } = job;
     return { videos, ...(grid && { grid }), still, seed, model: name, warnings: different, timings_ms };

@@ -46,13 +46,13 @@ test('an OpenAPI linter finds no errors for any model, and finds invalid example
     expect(await complaints(openApiDocument(about, ENDPOINTS)), model).toEqual([]);
   }
   const wrong = structuredClone(document);
-  const shown = [...contents(wrong)].flatMap(([path, { examples = {} }]) =>
+  const examples = [...contents(wrong)].flatMap(([path, { examples = {} }]) =>
     Object.entries(examples).map(([name, example]) => ({ at: `#${path}/examples/${name}/value`, example })),
   );
-  expect(shown.length).toBeGreaterThan(80);
-  for (const { example } of shown) example.value = 5;
+  expect(examples.length).toBeGreaterThan(80);
+  for (const { example } of examples) example.value = 5;
   const found = new Set(await complaints(wrong));
-  expect(shown.filter(({ at }) => ![...found].some((one) => one.includes(at)))).toEqual([]);
+  expect(examples.filter(({ at }) => ![...found].some((one) => one.includes(at)))).toEqual([]);
 });
 
 test('every request and response body has an example', () => {
@@ -107,13 +107,13 @@ test('every example request is accepted, in each content type', async () => {
 });
 
 test('error examples are word for word the API’s', async () => {
-  const shown = [...contents(document)].flatMap(([path, content]) => values(content).map((body) => ({ path, body })));
+  const bodies = [...contents(document)].flatMap(([path, content]) => values(content).map((body) => ({ path, body })));
   async function expectShown(path: string, init: RequestInit = {}, { url } = service) {
     const answer = await fetch(url + path, init);
     const body = await answer.json();
     expect(answer.headers.get('content-type')).toBe('application/problem+json');
     const place = `/paths/~1${path.slice(1).replace(/[/?].*/, '')}`;
-    const here = shown.filter((one) => one.path.startsWith(place) && one.path.includes(`/${answer.status}/`));
+    const here = bodies.filter((one) => one.path.startsWith(place) && one.path.includes(`/${answer.status}/`));
     expect(
       here.map((one) => one.body),
       path,

@@ -14,8 +14,8 @@
  *   FAILED                failed with the worker's error, or `internal` without one
  *   CANCELLED             canceled
  *   TIMED_OUT             failed with `timeout`
- *   unknown to RunPod     counts from 60 s after submission: the bucket's result.json decides. Without one the task loses its job and is
- *                         submitted again, three times in all, then it has failed with `lost`
+ *   unknown to RunPod     no change in the first 60 s after submission; then the bucket's result.json decides. If there is none, the task
+ *                         is submitted again as another job. When its third job is lost too, it fails with `lost`
  *
  * A cancel request ends a queued task, or one without a job, at once. In a running one it is stored, and RunPod is asked to cancel the
  * job. Then what RunPod shows first wins, the result or the cancellation. A task with a cancel request gets no other job.

@@ -23,7 +23,7 @@ export interface Bucket {
   /** Deletes an object and everything below it as a folder. A missing object is no error. */
   delete(key: string): Promise<void>;
   /**
-   * A signed URL. Whoever has it can read the object until it expires.
+   * A signed URL. Anyone who has it can read the object until it expires.
    * @param expires seconds since 1970
    */
   link(key: string, expires: number): Promise<string>;

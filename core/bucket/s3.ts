@@ -140,7 +140,7 @@ async function createObject(client: S3Client, object: ObjectName, body: string):
     return true;
   } catch (error) {
     if (!hasCode(error, 'PreconditionFailed')) throw error;
-    // The object may be ours, written by an attempt whose response was lost. Its mark tells. If the store keeps no metadata, equal
+    // The object may be ours, written by an attempt whose response was lost. Its mark shows this. If the store keeps no metadata, equal
     // contents count, but only after a retry.
     const found = await client.send(new GetObjectCommand(object)).catch(ifMissing);
     if (found.Metadata?.mark) return found.Metadata.mark === mark;
@@ -243,7 +243,7 @@ export function s3Client(
           }
         }
       },
-    { name: 'retry', step: 'build', priority: 'low' }, // each attempt is signed anew after this
+    { name: 'retry', step: 'build', priority: 'low' }, // each attempt is signed again after this
   );
   return client;
 }

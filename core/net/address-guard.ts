@@ -63,7 +63,7 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
 };
 
 /**
- * Connections for untrusted URLs: without proxies, whatever the environment says, and only to servers with a valid certificate.
+ * Connections for untrusted URLs: without proxies, even if the environment names one, and only to servers with a valid certificate.
  * @param allowPrivate allows all addresses (ALLOW_PRIVATE_URLS=1)
  */
 export function createGuardedAgent(allowPrivate: boolean): Agent {

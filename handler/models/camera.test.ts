@@ -120,7 +120,7 @@ test('the same seed gives the same clip', async () => {
   expect(await decode(clip, await sample(clip, 7))).toEqual(await decode(clip, await sample(clip, 7)));
 });
 
-/** A move's latents, for three frames: whatever eases the move, it is symmetric, so its course is −½, 0, ½. */
+/** A move's latents, for three frames. The easing is symmetric, so its course is −½, 0, ½. */
 function latentsOf([zoom, panX, panY]: readonly number[], plane: number): Float32Array {
   const x0 = new Float32Array(3 * 4 * plane);
   const norm = Math.sqrt(plane / 2);
@@ -239,7 +239,7 @@ test('the window never leaves the still, keeps its aspect, and is never smaller 
     for (const motion_bucket_id of [0, 127, 512]) {
       const clip = await open({ still, T: 4, fps, motion_bucket_id });
       await decode(clip, await sample(clip, 11));
-      // Whatever guidance and few steps may leave: noise, and values far outside of any move.
+      // What guidance and few steps may leave: noise, and values far outside of any move.
       for (const scale of [1, 100, -1e6]) {
         await decode(
           clip,

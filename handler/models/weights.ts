@@ -21,7 +21,7 @@ export const CONFIGS = [
   'unet/config.json',
 ];
 
-/** The networks' weights, without the suffix that tells the precision. */
+/** The networks' weights, without the suffix for the precision. */
 export const WEIGHTS = ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model'];
 export const SUFFIXES = { fp16: '.fp16.safetensors', fp32: '.safetensors' };
 

@@ -16,7 +16,7 @@ import type { Policy, Value } from './value.ts';
 export interface GraphOptions {
   /** what the formulations suit; default prepacked */
   policy?: Policy;
-  /** what is computed in, whatever the weights are stored as; default float32. Inputs and outputs are float32 all the same. */
+  /** the precision of the computation, also if the weights are stored in another; default float32. Inputs and outputs are always float32. */
   precision?: 'float32' | 'float16';
 }
 
@@ -71,7 +71,7 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     /** @returns the graph as an ONNX model */
     encode(): Uint8Array {
       // Weights that are inputs too could be replaced by a caller. So onnxruntime folds nothing that is made of them: half-precision weights
-      // stay in their file and are cast anew in each run.
+      // stay in their file and are cast again in each run.
       const alsoInputs = writer.initializers.filter(
         (one) => writer.replaceable.has(one.name) || (writer.weightsAreInputs && 'external' in one),
       );

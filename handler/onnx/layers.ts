@@ -2,14 +2,14 @@
  * The layers that SVD's networks are made of. Each is named by its place in the weights file; x is [N, C, H, W] for pictures and [M, C] for
  * rows of features. What policies write differently is in `formulations/`.
  */
-import type { AttentionNames, Network } from './formulations/types.ts';
+import type { AttentionNames, NetworkGraph } from './formulations/types.ts';
 import type { Value } from './value.ts';
 
 type Range = readonly [from: number, to: number];
 type Size = readonly [height: number, width: number];
 
 /** x·Wᵀ + b, [M, in] → [M, out], or the outputs `rows` of it */
-export function linear(g: Network, x: Value, name: string, out: number, bias = true, rows?: Range): Value {
+export function linear(g: NetworkGraph, x: Value, name: string, out: number, bias = true, rows?: Range): Value {
   const [from, to] = rows ?? [0, out];
   const options = rows ? { rows } : {};
   const weight = g.weight(`${name}.weight`, [out, x.shape[1]!], options);
@@ -19,22 +19,22 @@ export function linear(g: Network, x: Value, name: string, out: number, bias = t
 }
 
 /** Two linear layers around an activation: diffusers' TimestepEmbedding. */
-export const mlp = (g: Network, x: Value, name: string, inner: number, out: number) =>
+export const mlp = (g: NetworkGraph, x: Value, name: string, inner: number, out: number) =>
   linear(g, silu(g, linear(g, x, `${name}.linear_1`, inner)), `${name}.linear_2`, out);
 
 /** A linear layer over the channels of [N, C, H, W] → [N, out, H, W], or the outputs `rows` of it. */
-export function pointwise(g: Network, x: Value, name: string, out: number, rows: Range = [0, out]): Value {
+export function pointwise(g: NetworkGraph, x: Value, name: string, out: number, rows: Range = [0, out]): Value {
   const C = x.shape[1]!;
   const weight = g.weight(`${name}.weight`, [out, C], { shape: [out, C, 1, 1], rows });
   return g.conv(x, weight, g.weight(`${name}.bias`, [out], { rows }));
 }
 
 /** A 3×3 convolution, padded by one: [N, C, H, W] → [N, out, H, W] */
-export const conv2d = (g: Network, x: Value, name: string, out: number) => g.formulations.conv3x3(g, x, name, out);
+export const conv2d = (g: NetworkGraph, x: Value, name: string, out: number) => g.formulations.conv3x3(g, x, name, out);
 
 /** Any convolution: [N, C, H, W] → [N, out, …]. @param pads top, left, bottom, right; default: half the kernel */
 export function plainConv(
-  g: Network,
+  g: NetworkGraph,
   x: Value,
   name: string,
   out: number,
@@ -45,25 +45,25 @@ export function plainConv(
 }
 
 /** diffusers' Upsample2D: nearest neighbours and a 3×3 convolution. @param size default: twice as high and wide */
-export const upsample = (g: Network, x: Value, name: string, size: Size = [2 * x.shape[2]!, 2 * x.shape[3]!]) =>
+export const upsample = (g: NetworkGraph, x: Value, name: string, size: Size = [2 * x.shape[2]!, 2 * x.shape[3]!]) =>
   g.formulations.upsample(g, x, name, size);
 
 /** Over groups of channels of [N, C, …]. */
-export const groupNorm = (g: Network, x: Value, name: string, epsilon: number) =>
+export const groupNorm = (g: NetworkGraph, x: Value, name: string, epsilon: number) =>
   g.formulations.scaleShift(g, g.formulations.normalize(g, x, epsilon), name);
 
 /** Over the features of [M, C]. */
-export function layerNorm(g: Network, x: Value, name: string, epsilon = 1e-5): Value {
+export function layerNorm(g: NetworkGraph, x: Value, name: string, epsilon = 1e-5): Value {
   const C = x.shape.at(-1)!;
   const operands = [x, g.weight(`${name}.weight`, [C]), g.weight(`${name}.bias`, [C])];
   return g.op('LayerNormalization', operands, x.shape, { attributes: { axis: -1, epsilon: { float: epsilon } } });
 }
 
 /** x·sigmoid(alpha·x) */
-export const quickGelu = (g: Network, x: Value, alpha: number) =>
+export const quickGelu = (g: NetworkGraph, x: Value, alpha: number) =>
   g.map('QuickGelu', x, { domain: 'com.microsoft', attributes: { alpha: { float: alpha } } });
-export const silu = (g: Network, x: Value) => quickGelu(g, x, 1);
-export const gelu = (g: Network, x: Value) => g.map('Gelu', x);
+export const silu = (g: NetworkGraph, x: Value) => quickGelu(g, x, 1);
+export const gelu = (g: NetworkGraph, x: Value) => g.map('Gelu', x);
 
 /** diffusers' names of an attention's projections */
 export const attentionNames =
@@ -72,11 +72,18 @@ export const attentionNames =
     `${name}.to_${part}${part === 'out' ? '.0' : ''}`;
 
 /** Queries, keys and values of rows, in another shape. */
-export const project = (g: Network, x: Value, names: AttentionNames, shape: readonly number[], bias: boolean) =>
+export const project = (g: NetworkGraph, x: Value, names: AttentionNames, shape: readonly number[], bias: boolean) =>
   (['q', 'k', 'v'] as const).map((part) => g.reshape(linear(g, x, names(part), x.shape[1]!, bias), shape));
 
 /** Self-attention among the S rows of each of N sequences: [N·S, C]. @param bias whether queries, keys and values have one */
-export function selfAttention(g: Network, x: Value, names: AttentionNames, N: number, heads: number, bias = false) {
+export function selfAttention(
+  g: NetworkGraph,
+  x: Value,
+  names: AttentionNames,
+  N: number,
+  heads: number,
+  bias = false,
+) {
   const [M, C] = x.shape as [number, number];
   const sequences = [N, M / N, C];
   const attended = g.op('MultiHeadAttention', project(g, x, names, sequences, bias), sequences, {
@@ -87,46 +94,46 @@ export function selfAttention(g: Network, x: Value, names: AttentionNames, N: nu
 }
 
 /** The places of pictures as rows of features, one picture's after the other's: [N, C, H, W] → [N·H·W, C] */
-export function rowsOf(g: Network, x: Value): Value {
+export function rowsOf(g: NetworkGraph, x: Value): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   return g.reshape(g.transpose(g.reshape(x, [N, C, H * W]), [0, 2, 1]), [N * H * W, C]);
 }
 
 /** The other way round. */
-export function picturesOf(g: Network, rows: Value, shape: readonly number[]): Value {
+export function picturesOf(g: NetworkGraph, rows: Value, shape: readonly number[]): Value {
   const [N, C, H, W] = shape as [number, number, number, number];
   return g.reshape(g.transpose(g.reshape(rows, [N, H * W, C]), [0, 2, 1]), shape);
 }
 
 /** The frames of B videos, [B·T, C, H, W], one below the other: [B, C, T·H, W] */
-export function overTime(g: Network, frames: Value, T: number): Value {
+export function overTime(g: NetworkGraph, frames: Value, T: number): Value {
   const [N, C, H, W] = frames.shape as [number, number, number, number];
   const B = N / T;
   return g.reshape(g.transpose(g.reshape(frames, [B, T, C, H * W]), [0, 2, 1, 3]), [B, C, T * H, W]);
 }
 
 /** The other way round: [B, C, T·H, W] → [B·T, C, H, W] */
-export function framesOf(g: Network, x: Value, T: number): Value {
+export function framesOf(g: NetworkGraph, x: Value, T: number): Value {
   const [B, C, height, W] = x.shape as [number, number, number, number];
   const H = height / T;
   return g.reshape(g.transpose(g.reshape(x, [B, C, T, H * W]), [0, 2, 1, 3]), [B * T, C, H, W]);
 }
 
 /** diffusers' ResnetBlock2D: [N, C, H, W] → [N, out, H, W]. @param embedding of the time, [N, D] after its activation */
-export function resnetBlock(g: Network, x: Value, name: string, out: number, epsilon: number, embedding?: Value) {
+export function resnetBlock(g: NetworkGraph, x: Value, name: string, out: number, epsilon: number, embedding?: Value) {
   let y = conv2d(g, silu(g, groupNorm(g, x, `${name}.norm1`, epsilon)), `${name}.conv1`, out);
   y = addEmbedding(g, y, name, embedding);
   y = conv2d(g, silu(g, groupNorm(g, y, `${name}.norm2`, epsilon)), `${name}.conv2`, out);
   return g.add(x.shape[1] === out ? x : plainConv(g, x, `${name}.conv_shortcut`, out, { kernel: 1 }), y);
 }
 
-function addEmbedding(g: Network, x: Value, name: string, embedding?: Value): Value {
+function addEmbedding(g: NetworkGraph, x: Value, name: string, embedding?: Value): Value {
   const [N, C] = x.shape as [number, number];
   return embedding ? g.add(x, g.reshape(linear(g, embedding, `${name}.time_emb_proj`, C), [N, C, 1, 1])) : x;
 }
 
 /** diffusers' TemporalResnetBlock without its skip, of [B, C, T·H, W] */
-function temporalBranch(g: Network, x: Value, name: string, T: number, epsilon: number, embedding?: Value): Value {
+function temporalBranch(g: NetworkGraph, x: Value, name: string, T: number, epsilon: number, embedding?: Value): Value {
   const { normalize, perPlace, scaleShift, temporalConv } = g.formulations;
   const C = x.shape[1]!;
   const layer = (y: Value, norm: string, conv: string) =>
@@ -146,12 +153,18 @@ interface BlockOptions {
   embeddingOfFrames?: Value;
   /** how a spatial layer is applied to the frames; default: to all at once */
   spatially?: (x: Value, layer: (frames: Value) => Value) => Value;
-  /** whether the blend's factor counts the temporal part, as in the VAE, and not the spatial one */
+  /** whether the learned mix factor weighs the temporal branch, as in the VAE, and not the spatial one (diffusers: switch_spatial_to_temporal_mix) */
   switched?: boolean;
 }
 
 /** diffusers' SpatioTemporalResBlock, whose AlphaBlender becomes s + k·temporal(s): [B·T, C, H, W] → [B·T, out, H, W] */
-export function spatioTemporalResBlock(g: Network, x: Value, name: string, out: number, options: BlockOptions): Value {
+export function spatioTemporalResBlock(
+  g: NetworkGraph,
+  x: Value,
+  name: string,
+  out: number,
+  options: BlockOptions,
+): Value {
   const { T, epsilon, temporalEpsilon = epsilon, embedding, embeddingOfFrames, switched } = options;
   const { spatially = (frames, layer) => layer(frames) } = options;
   const s = spatially(x, (frames) =>
@@ -164,9 +177,10 @@ export function spatioTemporalResBlock(g: Network, x: Value, name: string, out: 
 }
 
 /** How much of a blend is spatial: the sigmoid of one learned number. */
-export const mixFactor = (g: Network, name: string) => g.map('Sigmoid', g.weight(`${name}.time_mixer.mix_factor`, [1]));
-export const complement = (g: Network, factor: Value) => g.sub(g.constant('one', Float32Array.of(1), [1]), factor);
+export const mixFactor = (g: NetworkGraph, name: string) =>
+  g.map('Sigmoid', g.weight(`${name}.time_mixer.mix_factor`, [1]));
+export const complement = (g: NetworkGraph, factor: Value) => g.sub(g.constant('one', Float32Array.of(1), [1]), factor);
 
 /** A layer on each item of the first dimension, so that its values take the memory of one: [N, …] → [N, …] */
-export const oneByOne = (g: Network, x: Value, layer: (item: Value) => Value) =>
+export const oneByOne = (g: NetworkGraph, x: Value, layer: (item: Value) => Value) =>
   x.shape[0] === 1 ? layer(x) : g.formulations.oneByOne(g, x, layer);

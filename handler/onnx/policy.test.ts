@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SMALL_SVD } from '../models/testdata/reference.ts';
-import { createNetwork } from './formulations/index.ts';
+import { createNetworkGraph } from './formulations/index.ts';
 import { oneByOne } from './layers.ts';
 import { choosePolicy, demand } from './policy.ts';
 import { openSafeTensors } from './safetensors.ts';
@@ -38,7 +38,7 @@ test('with mapped weights only the memory of values is held between runs', () =>
 });
 
 test('peakBytes is the most memory that values take at one time', () => {
-  const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
   const x = g.input('x', [1000]);
   const a = g.map('Sigmoid', x); // 4,000 bytes
   const wide = g.concat([a, a, a], 0); // 12,000 while a lives
@@ -48,7 +48,7 @@ test('peakBytes is the most memory that values take at one time', () => {
 });
 
 test('peakBytes of a layer applied one by one counts the memory of one item and the whole result', () => {
-  const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
+  const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')));
   const twice = (x: Value) => g.map('Sigmoid', g.map('Sigmoid', x)); // 4,000 bytes each
   g.output('y', oneByOne(g, g.input('x', [10, 1000]), twice));
   expect(g.peakBytes()).toBe(40_000 + 8000);
@@ -56,7 +56,7 @@ test('peakBytes of a layer applied one by one counts the memory of one item and 
 
 test('values of a subgraph live no longer than the subgraph', () => {
   const peak = (policy: Policy) => {
-    const g = createNetwork(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')), { policy });
+    const g = createNetworkGraph(openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors')), { policy });
     const layer = (x: Value) =>
       g.formulations.block(g, () => g.map('Sigmoid', g.slice(g.concat([x, x], 0), 0, 0, 1000)));
     g.output('y', layer(layer(g.input('x', [1000]))));

@@ -1,8 +1,8 @@
 /** SVD's denoising network: diffusers' UNetSpatioTemporalConditionModel, from its config.json and weights. Blocks have diffusers' names. */
 import * as v from 'valibot';
 import { timestepEmbedding } from '../models/svd/conditioning.ts';
-import { createNetwork } from './formulations/index.ts';
-import type { Network } from './formulations/types.ts';
+import { createNetworkGraph } from './formulations/index.ts';
+import type { NetworkGraph } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import * as layers from './layers.ts';
 import { attentionNames, conv2d, groupNorm, layerNorm, linear, mlp, pointwise, silu } from './layers.ts';
@@ -56,7 +56,7 @@ export function unet(
   { B, T, h, w }: { B: number; T: number; h: number; w: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetwork(weights, options);
+  const g = createNetworkGraph(weights, options);
   const N = B * T;
   const channels = config.block_out_channels;
   const blocks = channels.length;
@@ -122,7 +122,14 @@ export function unet(
 }
 
 /** TransformerSpatioTemporalModel: blocks within each frame and, blended with them, along the frames at each place. */
-function transformer(g: Network, x: Value, name: string, heads: number, depth: number, given: Conditioning): Value {
+function transformer(
+  g: NetworkGraph,
+  x: Value,
+  name: string,
+  heads: number,
+  depth: number,
+  given: Conditioning,
+): Value {
   const { B, T } = given;
   const [N, C, H, W] = x.shape as [number, number, number, number];
 
@@ -143,7 +150,7 @@ function transformer(g: Network, x: Value, name: string, heads: number, depth: n
 }
 
 /** BasicTransformerBlock, on the rows of N frames. */
-function spatialBlock(g: Network, x: Value, name: string, N: number, heads: number, given: Conditioning): Value {
+function spatialBlock(g: NetworkGraph, x: Value, name: string, N: number, heads: number, given: Conditioning): Value {
   const names = attentionNames(`${name}.attn1`);
   const attended = layers.selfAttention(g, layerNorm(g, x, `${name}.norm1`), names, N, heads);
   const y = crossAttention(g, g.add(attended, x), `${name}.attn2`, given.context);
@@ -151,7 +158,7 @@ function spatialBlock(g: Network, x: Value, name: string, N: number, heads: numb
 }
 
 /** TemporalBasicTransformerBlock, on the rows of each branch of guidance. */
-function temporalBlock(g: Network, x: Value, name: string, heads: number, given: Conditioning): Value {
+function temporalBlock(g: NetworkGraph, x: Value, name: string, heads: number, given: Conditioning): Value {
   const { B, T, context, elements } = given;
   let y = g.formulations.feedForward(g, x, `${name}.ff_in`, `${name}.norm_in`, elements);
   const normal = layerNorm(g, y, `${name}.norm1`);
@@ -163,8 +170,8 @@ function temporalBlock(g: Network, x: Value, name: string, heads: number, given:
   return g.formulations.feedForward(g, y, `${name}.ff`, `${name}.norm3`, elements);
 }
 
-/** Cross-attention to a single key is that key's value, whatever the query: [B, C], added to every row of its branch. */
-function crossAttention(g: Network, x: Value, name: string, context: Value): Value {
+/** Cross-attention to a single key is that key's value for every query: [B, C], added to every row of its branch. */
+function crossAttention(g: NetworkGraph, x: Value, name: string, context: Value): Value {
   const [M, C] = x.shape as [number, number];
   const B = context.shape[0]!;
   const value = linear(g, linear(g, context, `${name}.to_v`, C, false), `${name}.to_out.0`, C);

@@ -1,7 +1,7 @@
 /** SVD's picture codec: diffusers' AutoencoderKLTemporalDecoder, from its config.json and weights. */
 import * as v from 'valibot';
-import { createNetwork } from './formulations/index.ts';
-import type { Network } from './formulations/types.ts';
+import { createNetworkGraph } from './formulations/index.ts';
+import type { NetworkGraph } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import * as layers from './layers.ts';
 import { conv2d, groupNorm, oneByOne, silu } from './layers.ts';
@@ -27,7 +27,7 @@ export function vaeEncoder(
   { B, H, W }: { B: number; H: number; W: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetwork(weights, options);
+  const g = createNetworkGraph(weights, options);
   const channels = config.block_out_channels;
   let x = conv2d(g, g.input('picture', [B, config.in_channels, H, W]), 'encoder.conv_in', channels[0]!);
   for (const [i, C] of channels.entries()) {
@@ -61,7 +61,7 @@ export function vaeDecoder(
   { T, h, w }: { T: number; h: number; w: number },
   options?: GraphOptions,
 ): Graph {
-  const g = createNetwork(weights, options);
+  const g = createNetworkGraph(weights, options);
   const channels = config.block_out_channels.toReversed();
   const largest = channels.at(-1)! * h * w * 4 ** (channels.length - 1); // values of a frame
 
@@ -95,10 +95,10 @@ export function vaeDecoder(
   return g;
 }
 
-const residual = (g: Network, x: Value, name: string, C: number) => layers.resnetBlock(g, x, name, C, 1e-6);
+const residual = (g: NetworkGraph, x: Value, name: string, C: number) => layers.resnetBlock(g, x, name, C, 1e-6);
 
 /** diffusers' Attention with one head, over all places of a picture. */
-function attention(g: Network, x: Value, name: string): Value {
+function attention(g: NetworkGraph, x: Value, name: string): Value {
   const rows = layers.rowsOf(g, groupNorm(g, x, `${name}.group_norm`, 1e-6));
   const attended = layers.selfAttention(g, rows, layers.attentionNames(name), x.shape[0]!, 1, true);
   return g.add(layers.picturesOf(g, attended, x.shape), x);

@@ -326,7 +326,7 @@ async function unfitScenario(side: Side) {
   return { server, code: await worker.exited };
 }
 
-/** A worker in a hurry: description to end twice. */
+/** A worker that gets SIGTERM twice. */
 async function twoSignalsScenario(side: Side) {
   const server = await openServer();
   const job = server.submit({ do: 'wait', gate: 'two signals' });
@@ -911,7 +911,7 @@ describe.each<Side>(['ours', 'python'])('%s', (side) => {
           authorization: KEY,
           charset: 'utf-8',
           'content-type': 'application/x-www-form-urlencoded',
-          // Python's says of a repeat whatever was posted last
+          // Python's worker names the job posted last in a repeat
           ...(side === 'ours' || nth !== 1 ? { 'x-request-id': jobs.chunks } : {}),
         });
       });

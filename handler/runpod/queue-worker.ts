@@ -24,7 +24,7 @@ const TAKE_RETRY = { first: 250, max: 5 * SECOND };
 const THROTTLE_DELAY = 5 * SECOND;
 /** milliseconds; a server that answers "no job" faster does not hold polls, and the next take waits */
 const QUICK_ANSWER = 100;
-/** Between an ending worker's abort of a job and its failure. */
+/** Milliseconds that a job has to return after an ending worker has aborted it. Then it is posted as failed. */
 const ABORT_GRACE = 5 * SECOND;
 
 /** The options of `serve`, resolved. */

@@ -7,7 +7,7 @@ import { formatError, type Handler, runHandler, serialize } from './run-handler.
 /** What RunPod accepts, in bytes: outputs of jobs from /run and from /runsync, and chunks. */
 const MAX_PAYLOAD = { run: 10e6, runsync: 20e6, chunk: 1e6 };
 
-/** Why a job was aborted for which RunPod wants no outcome. */
+/** The abort reason of a job that RunPod stopped. No outcome is posted for it, because RunPod accepts none. */
 export const STOPPED = new DOMException('RunPod stopped the job', 'AbortError');
 
 /** Runs a job and delivers its outcome. Never rejects. */

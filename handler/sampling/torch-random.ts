@@ -50,7 +50,7 @@ export function generator(seed: number): Generator {
       for (let i = 0; i < drawn; i++) out[i] = uniform();
       for (let i = 0; i + 16 <= n; i += 16) boxMullerInPlace(out, i);
       if (n % 16 !== 0) {
-        for (let i = n - 16; i < n; i++) out[i] = uniform(); // torch draws the last 16 anew, over finished values
+        for (let i = n - 16; i < n; i++) out[i] = uniform(); // torch draws the last 16 again, over finished values
         boxMullerInPlace(out, n - 16);
       }
       return finished();

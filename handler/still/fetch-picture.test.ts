@@ -13,7 +13,7 @@ vi.mock('node:dns', { spy: true });
 type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
 const resolveName = vi.mocked(lookup as unknown as (name: string, options: unknown, callback: Callback) => void);
 
-const PICTURE = Buffer.from('the bytes of a picture, whatever they are');
+const PICTURE = Buffer.from('the bytes of a picture');
 const MB = 1_000_000;
 
 const servers: Server[] = [];

@@ -115,7 +115,7 @@ async function changedLinksAreRefused(link: URL) {
 
 const isPrivate = async ({ origin, pathname }: URL): Promise<string | undefined> =>
   (await read(new URL(pathname, origin))).ok
-    ? 'the bucket is public: whoever guesses a URL can read it without a link'
+    ? 'the bucket is public: anyone who guesses a URL can read it without a link'
     : undefined;
 
 const read = (url: URL, headers: Record<string, string> = {}): Promise<Response> =>

@@ -164,7 +164,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       faultIf(({ url, headers }) => !url!.includes('?') && !headers.authorization, { status: 200, body: 'x' });
       const { status, lines } = await run(['check'], environment());
       expect(status).toBe(0);
-      expect(lines[6]).toBe('note     the bucket is public: whoever guesses a URL can read it without a link');
+      expect(lines[6]).toBe('note     the bucket is public: anyone who guesses a URL can read it without a link');
     });
 
     test('a store, bucket or key that is wrong ends the check with one line', async () => {

@@ -90,9 +90,12 @@ function usageOf(command: string, actions: Record<string, Omit<Action, 'run'>>, 
   return `Usage: ${command} -- [ACTION] [OPTION …]\n\n${lines.join('\n')}\n\n${notes.trim()}\n`;
 }
 
-/** Whether this module is the program that Node was started with. */
+/**
+ * Whether Node was started with this module as its program, and so did not import it.
+ * @param moduleUrl the caller's import.meta.url
+ */
 export function isMain(moduleUrl: string): boolean {
-  const program = process.argv[1] ?? ''; // an argument where Node runs code of its command line
+  const program = process.argv[1] ?? ''; // with `node --eval` it is the first argument, and need not be a file
   return existsSync(program) && realpathSync(program) === fileURLToPath(moduleUrl);
 }
 

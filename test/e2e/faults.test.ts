@@ -14,7 +14,7 @@ import { type Harness, openHarness, type TestJob, type WorkerProcess } from './h
 vi.setConfig({ testTimeout: 60 * SECOND }); // a process starts in one second, or in five where many others run
 
 /**
- * Real worker processes against faulty servers. Whatever happens to a worker or between it and RunPod, every job has exactly one outcome,
+ * Real worker processes against faulty servers. In every failure of a worker or of its connection to RunPod, every job has exactly one outcome,
  * a result has exactly its files, and nothing is left over.
  */
 let harness: Harness;
@@ -169,7 +169,7 @@ const inTurn =
   () =>
     faults.shift();
 
-test('every job ends once, whatever RunPod answers and when it does not answer', async () => {
+test('every job ends once, with every answer of RunPod and with none', async () => {
   for (const worker of harness.workers.filter(({ isAlive }) => isAlive())) {
     worker.kill('SIGTERM');
     await harness.waitForExit(worker);

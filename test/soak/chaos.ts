@@ -1,9 +1,11 @@
 /**
  * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/processes.ts`), and
  * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Callers post, repeat posts that broke off, poll, watch,
- * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if a task does not
- * end, ends twice or without a reason, if a job is submitted twice without a reason (`chaos/trial.ts`), if a webhook does not come or comes under two ids, if anything is left over (`chaos/invariants.ts`), or if an account differs from the cost
- * of its tasks (`chaos/money.ts`).
+ * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if:
+ *
+ * - a task does not end, ends twice or fails without a cause, or a job is submitted twice without a cause (`chaos/trial.ts`)
+ * - a webhook is missing or has two ids, or files, rows or jobs remain (`chaos/invariants.ts`)
+ * - an account differs from the cost of its tasks (`chaos/money.ts`)
  *
  * The clocks of the API, the store and the queue run `rate` times as fast, so that a minute's wait takes seconds: by
  * `chaos/fast-clock.mjs` in the API's processes, by a function `now` in Postgres. The workers' clock is real, because their work is.

@@ -6,7 +6,10 @@ import { LATENT_SCALE, type Networks, toJobError } from './networks.ts';
 import { standardize, toBytes, toPlanes } from './pixels.ts';
 import { vPrediction } from './preconditioning.ts';
 
-/** Of a clip's sampling time: a network that is opened in less is not worth its memory until the next clip. */
+/**
+ * A share of a clip's sampling time. After sampling, networks that reopen within it are closed: the decoder can use their memory, and
+ * reopening them for the next clip costs little.
+ */
 const MAX_REOPEN_SHARE = 1 / 200;
 
 export interface SvdClip extends Clip {
@@ -50,7 +53,7 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     }
   });
 
-  /** Closes what sampling used, for the decoder may need the memory. */
+  /** Closes the networks of sampling that reopen fast, so that the decoder can use their memory. */
   async function endSampling(): Promise<void> {
     if (!session) return;
     reopenLimit = MAX_REOPEN_SHARE * 2 * steps * session.timings.run;

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { clipConfig } from '../../onnx/clip.ts';
+import { clipConfig } from '../../onnx/image-encoder.ts';
 import type { Device } from '../../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../../onnx/safetensors.ts';
 import { unetConfig } from '../../onnx/unet.ts';

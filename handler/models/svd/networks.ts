@@ -1,7 +1,7 @@
 import { formatMemory } from '../../../core/format.ts';
 import { JobError } from '../../../core/job.ts';
-import { clipVision } from '../../onnx/clip.ts';
 import type { Graph, GraphOptions } from '../../onnx/graph.ts';
+import { clipVision } from '../../onnx/image-encoder.ts';
 import { demand, FASTEST_POLICY, POLICIES, SMALLEST_POLICY } from '../../onnx/policy.ts';
 import { OutOfMemory } from '../../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../../onnx/session-cache.ts';
@@ -40,21 +40,22 @@ export function openNetworks(folder: string, options: SessionsOptions) {
     decoder: (policy: Policy, { T, H, W }: ClipSize) =>
       vaeDecoder(weights.vae, configs.vae, { T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy)),
   };
-  type Network = keyof typeof write;
+  type NetworkName = keyof typeof write;
   // Written once in small, so that a tensor that is missing or of another shape is found now and not by a job.
   for (const graph of Object.values(write)) graph(smallest, { T: 1, H: SIDE, W: SIDE });
 
   const graphOf = memoize(
     MAX_GRAPHS,
-    (network: Network, policy: Policy, H: number, W: number, T: number): Graph => write[network](policy, { H, W, T }),
+    (network: NetworkName, policy: Policy, H: number, W: number, T: number): Graph =>
+      write[network](policy, { H, W, T }),
   );
-  /** Bytes that a network needs at least, with those of its output on a processor. */
-  const needOf = memoize(MAX_SIZES, (network: Network, H: number, W: number, T: number): number => {
+  /** The least memory, in bytes, that a run of a network needs. On a processor this includes two copies of its output. */
+  const needOf = memoize(MAX_SIZES, (network: NetworkName, H: number, W: number, T: number): number => {
     const graph = write[network](smallest, { H, W, T }); // a tenth of a second in the real size
     const output = 2 * 4 * product(graph.outputs[0]!.shape);
     return demand(graph).peak + (device === 'cpu' ? output : 0);
   });
-  /** Bytes that a clip of this size can't do without, its frames being decoded one at a time. */
+  /** The least memory, in bytes, in which a clip of this size can be made: that of its largest network, when frames are decoded one by one. */
   const minimumMemory = ({ H, W, T }: ClipSize) =>
     Math.max(needOf('clip', H, W, 1), needOf('encoder', H, W, 1), needOf('decoder', H, W, 1), needOf('unet', H, W, T));
 
@@ -65,7 +66,7 @@ export function openNetworks(folder: string, options: SessionsOptions) {
     return count;
   }
 
-  const get = (network: Network, { H, W, T }: ClipSize, runs: number, reservedBytes?: number) =>
+  const get = (network: NetworkName, { H, W, T }: ClipSize, runs: number, reservedBytes?: number) =>
     sessions.get(network, (policy) => graphOf(network, policy, H, W, T), runs, reservedBytes);
 
   return {

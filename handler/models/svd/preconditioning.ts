@@ -11,11 +11,11 @@ export function scaling(sigma: number): { c_skip: number; c_out: number; c_in: n
   };
 }
 
-/** The raw network of one branch: scaled latents and c_noise to v, of the latents' length. */
-export type Network = (x: Float32Array, c_noise: number, conditional: boolean) => Promise<Float32Array>;
+/** Karras' F of one branch, without preconditioning: takes the latents times c_in and c_noise, returns v, of the latents' length. */
+export type RawNetwork = (x: Float32Array, c_noise: number, conditional: boolean) => Promise<Float32Array>;
 
 /** D(x; sigma) = c_skip·x + c_out·F(c_in·x, c_noise) */
-export function vPrediction(network: Network): DenoiseBranch {
+export function vPrediction(network: RawNetwork): DenoiseBranch {
   return async (x, sigma, conditional) => {
     const { c_skip, c_out, c_in, c_noise } = scaling(sigma);
     const F = await network(

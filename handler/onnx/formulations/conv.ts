@@ -1,7 +1,7 @@
 /** Convolutions. */
 import { conv2d } from '../layers.ts';
 import type { Value } from '../value.ts';
-import type { Formulations, Network } from './types.ts';
+import type { Formulations, NetworkGraph } from './types.ts';
 
 export const resizeConv: Formulations['upsample'] = (g, x, name, [height, width]) => {
   const [N, C] = x.shape as [number, number];
@@ -32,8 +32,11 @@ export const cornerConvs: Formulations['upsample'] = (g, x, name, size) => {
   return interleave(g, corners, [N, C, H, W]);
 };
 
-/** Four pictures of one shape, [N, C, H, W] in whatever shape they lie, as the corners of every 2×2 pixels: [N, C, 2H, 2W] */
-export function interleave(g: Network, corners: readonly Value[], [N, C, H, W]: [number, number, number, number]) {
+/**
+ * Interleaves four pictures of N·C·H·W values each: they become the top left, top right, bottom left and bottom right pixel of every 2×2
+ * pixels. @returns [N, C, 2H, 2W]
+ */
+export function interleave(g: NetworkGraph, corners: readonly Value[], [N, C, H, W]: [number, number, number, number]) {
   const [top, bottom] = [corners.slice(0, 2), corners.slice(2)].map((pair) => {
     const columns = pair.map((corner) => g.reshape(corner, [N, C * H * W, 1]));
     return g.reshape(g.concat(columns, 2), [N, C * H, 2 * W]); // DepthToSpace takes four times as long
@@ -41,8 +44,11 @@ export function interleave(g: Network, corners: readonly Value[], [N, C, H, W]: 
   return g.reshape(g.concat([top!, bottom!], 2), [N, C, 2 * H, 2 * W]);
 }
 
-/** The Conv3d kernel as one of 3×1 over a picture of some rows for each frame, dilated by these. */
-function overRows(g: Network, x: Value, name: string, out: number, T: number, rows: number): Value {
+/**
+ * A Conv3d of kernel 3×1×1 as a two-dimensional convolution. Each frame is laid out as `rows` rows, so the previous and the next frame's
+ * value of the same place are `rows` rows above and below: a 3×1 kernel dilated by `rows` reads them. [B, C, T·H, W] → [B, out, T·H, W]
+ */
+function overRows(g: NetworkGraph, x: Value, name: string, out: number, T: number, rows: number): Value {
   const [B, C, height, W] = x.shape as [number, number, number, number];
   const picture = g.reshape(x, [B, C, T * rows, (height * W) / (T * rows)]);
   const kernel = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3, 1] });

@@ -9,8 +9,8 @@ import { attentionNames, conv2d, groupNorm, oneByOne, silu } from '../layers.ts'
 import type { SafeTensors } from '../safetensors.ts';
 import { openSession } from '../session.ts';
 import { type Policy, product, sizeOf, type Value } from '../value.ts';
-import { createNetwork } from './index.ts';
-import type { Network } from './types.ts';
+import { createNetworkGraph } from './index.ts';
+import type { NetworkGraph } from './types.ts';
 
 const [C, T] = [64, 3];
 const folder = mkdtempSync(join(tmpdir(), 'formulations-'));
@@ -32,8 +32,8 @@ const weights: SafeTensors = {
 };
 
 /** The layer's output with the formulations of a policy, computed in single precision by a processor. */
-async function outputOf(policy: Policy, shape: readonly number[], layer: (g: Network, x: Value) => Value) {
-  const g = createNetwork(weights, { policy });
+async function outputOf(policy: Policy, shape: readonly number[], layer: (g: NetworkGraph, x: Value) => Value) {
+  const g = createNetworkGraph(weights, { policy });
   g.output('y', layer(g, g.input('x', shape)));
   const session = await openSession(g, { threads: 1, policy: policy === 'cuda' ? 'prepacked' : policy });
   const y = await session.run({ x: generator(5).randn(product(shape)) });
@@ -41,7 +41,7 @@ async function outputOf(policy: Policy, shape: readonly number[], layer: (g: Net
   return y;
 }
 
-test.each<[string, readonly number[], (g: Network, x: Value) => Value]>([
+test.each<[string, readonly number[], (g: NetworkGraph, x: Value) => Value]>([
   ['conv3x3', [2, C, 9, 7], (g, x) => g.formulations.conv3x3(g, x, 'conv', 32)],
   ['upsample to twice the size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [10, 12])],
   ['upsample to an odd size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [9, 12])],

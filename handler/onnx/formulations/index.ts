@@ -7,7 +7,7 @@ import { cornerConvs, dilatedConv, flatConv, resizeConv } from './conv.ts';
 import { convolutionsInParts, linearFeedForward } from './feed-forward.ts';
 import { depthwise, instanceNorm, layerNormOfGroups, multiplyAdd } from './norm.ts';
 import { scanOwnConstants, scanSharedConstants, strips, unrolled, whole } from './parts.ts';
-import type { Formulations, Network } from './types.ts';
+import type { Formulations, NetworkGraph } from './types.ts';
 import { winogradWhereFaster } from './winograd.ts';
 
 /** What a processor runs fastest, wherever the weights are. */
@@ -53,7 +53,7 @@ const TABLE: Record<Policy, Formulations> = {
 export const formulationsFor = (policy: Policy): Formulations => TABLE[policy];
 
 /** An empty graph for a network whose layers are written as its policy's column says. */
-export function createNetwork(weights: SafeTensors, options?: GraphOptions): Network {
+export function createNetworkGraph(weights: SafeTensors, options?: GraphOptions): NetworkGraph {
   const g = createGraph(weights, options);
   return { ...g, formulations: formulationsFor(g.policy) };
 }

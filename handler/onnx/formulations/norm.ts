@@ -1,11 +1,11 @@
 /** Group norm (Wu and He, arXiv:1803.08494) in two steps: normalization, then each channel's scale and shift. */
 import { product, type Value } from '../value.ts';
-import type { Formulations, Network } from './types.ts';
+import type { Formulations, NetworkGraph } from './types.ts';
 
 const GROUPS = 32; // of every group norm in SVD's networks
 
 /** Normalizes [N, 32, …] by an operator with further operands, and brings the result back into x's shape. */
-function byGroups(g: Network, x: Value, epsilon: number, kind: string, operands: (length: number) => Value[]) {
+function byGroups(g: NetworkGraph, x: Value, epsilon: number, kind: string, operands: (length: number) => Value[]) {
   const [N, C, ...rest] = x.shape as [number, number, ...number[]];
   const length = (C / GROUPS) * product(rest);
   const groups = g.reshape(x, [N, GROUPS, length]);

@@ -2,7 +2,7 @@ import type { Graph } from '../graph.ts';
 import type { Value } from '../value.ts';
 
 /** A graph together with the formulations of its policy. */
-export interface Network extends Graph {
+export interface NetworkGraph extends Graph {
   readonly formulations: Formulations;
 }
 
@@ -15,23 +15,27 @@ export type AttentionNames = (part: 'q' | 'k' | 'v' | 'out') => string;
  */
 export interface Formulations {
   /** A 3×3 convolution of stride 1, padded by one: [N, C, H, W] → [N, out, H, W] */
-  conv3x3(g: Network, x: Value, name: string, out: number): Value;
+  conv3x3(g: NetworkGraph, x: Value, name: string, out: number): Value;
   /** Nearest-neighbour upsampling to `size`, then a 3×3 convolution. */
-  upsample(g: Network, x: Value, name: string, size: readonly [height: number, width: number]): Value;
+  upsample(g: NetworkGraph, x: Value, name: string, size: readonly [height: number, width: number]): Value;
   /** A convolution of three over T frames that lie one below the other: [B, C, T·H, W] → [B, out, T·H, W] */
-  temporalConv(g: Network, x: Value, name: string, out: number, T: number): Value;
+  temporalConv(g: NetworkGraph, x: Value, name: string, out: number, T: number): Value;
   /** A layer that does the same at each place of [B, C, T·H, W]. */
-  perPlace(g: Network, x: Value, T: number, layer: (part: Value) => Value): Value;
+  perPlace(g: NetworkGraph, x: Value, T: number, layer: (part: Value) => Value): Value;
   /** Group norm without scale and shift. */
-  normalize(g: Network, x: Value, epsilon: number): Value;
+  normalize(g: NetworkGraph, x: Value, epsilon: number): Value;
   /** Each channel's scale and shift. */
-  scaleShift(g: Network, x: Value, name: string): Value;
+  scaleShift(g: NetworkGraph, x: Value, name: string): Value;
   /** Self-attention at each place along the T frames, which come one after the other: [T·H·W, C] */
-  temporalAttention(g: Network, x: Value, names: AttentionNames, T: number, heads: number): Value;
-  /** Rows + GEGLU feed-forward (norm (rows)). @param elements of the rows that need to be computed at a time, at most */
-  feedForward(g: Network, rows: Value, name: string, norm: string, elements: number): Value;
+  temporalAttention(g: NetworkGraph, x: Value, names: AttentionNames, T: number, heads: number): Value;
+  /**
+   * A GEGLU feed-forward with layer norm and skip connection, rows + feedForward(layerNorm(rows)): [M, C] → [M, C]
+   * @param norm the layer norm's place in the weights file
+   * @param elements the input values of one part, if a policy computes the rows in parts to save memory
+   */
+  feedForward(g: NetworkGraph, rows: Value, name: string, norm: string, elements: number): Value;
   /** A layer on each item of the first dimension, so that its values take the memory of one: [N, …] → [N, …], N > 1 */
-  oneByOne(g: Network, x: Value, layer: (item: Value) => Value): Value;
+  oneByOne(g: NetworkGraph, x: Value, layer: (item: Value) => Value): Value;
   /** A block of layers, which may become a graph of its own. */
-  block(g: Network, make: () => Value): Value;
+  block(g: NetworkGraph, make: () => Value): Value;
 }

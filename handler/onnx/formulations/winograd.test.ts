@@ -9,7 +9,7 @@ import { conv2d } from '../layers.ts';
 import type { SafeTensors } from '../safetensors.ts';
 import { openSession } from '../session.ts';
 import type { Policy } from '../value.ts';
-import { createNetwork } from './index.ts';
+import { createNetworkGraph } from './index.ts';
 
 const C = 256;
 /** output channels whose transformed kernels are kept, and others whose kernels are transformed in each run */
@@ -30,7 +30,7 @@ const weights: SafeTensors = {
 };
 
 function graphOf(policy: Policy, shape: readonly [number, number, number, number], out: number) {
-  const g = createNetwork(weights, { policy });
+  const g = createNetworkGraph(weights, { policy });
   g.output('y', conv2d(g, g.input('x', shape), 'conv', out));
   return g;
 }

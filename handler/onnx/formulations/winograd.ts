@@ -7,7 +7,7 @@
 import { plainConv } from '../layers.ts';
 import type { Value } from '../value.ts';
 import { interleave } from './conv.ts';
-import type { Formulations, Network } from './types.ts';
+import type { Formulations, NetworkGraph } from './types.ts';
 
 /** The two places in a tile's row that a row of Bᵀ takes, and their factors. */
 const Bᵀ = [
@@ -51,7 +51,7 @@ export const winogradWhereFaster: Formulations['conv3x3'] = (g, x, name, out) =>
   return g.concat(parts, 0);
 };
 
-function winogradConv(g: Network, x: Value, name: string, out: number): Value {
+function winogradConv(g: NetworkGraph, x: Value, name: string, out: number): Value {
   const [N, C, H, W] = x.shape as [number, number, number, number];
   const [h, w] = [Math.ceil(H / 2), Math.ceil(W / 2)]; // in tiles
   const asOne = N > 1 && h * w < MANY_TILES; // all pictures' tiles are multiplied at once
@@ -78,7 +78,7 @@ function winogradConv(g: Network, x: Value, name: string, out: number): Value {
  * V = Bᵀ d B of all tiles: [N, C, H, W] → [N, 16·C, h, w]. For each place it is a convolution of four pixels, channel by channel, which stays
  * in onnxruntime's own layout.
  */
-function transformTiles(g: Network, x: Value, tiles: readonly [h: number, w: number]): Value {
+function transformTiles(g: NetworkGraph, x: Value, tiles: readonly [h: number, w: number]): Value {
   const [, C, ...size] = x.shape as [number, number, number, number];
   const places = Bᵀ.flatMap((row) =>
     Bᵀ.map((column) => {
@@ -103,12 +103,12 @@ function transformTiles(g: Network, x: Value, tiles: readonly [h: number, w: num
  * as 16 groups of a 1×1 convolution. A large one is made in each run, in some milliseconds: to keep it would take 16/9 of the weights'
  * memory, and twice that while it is made.
  */
-function multiplyKernels(g: Network, V: Value, name: string, out: number): Value {
+function multiplyKernels(g: NetworkGraph, V: Value, name: string, out: number): Value {
   const [N, channels, height, width] = V.shape as [number, number, number, number];
   const C = channels / PLACES;
   const kernels = g.weight(`${name}.weight`, [out, C, 3, 3], { shape: [out * C, 9] });
   const factors = g.constant('G⊗G', Float32Array.from(kronecker(G, G).flat()), [PLACES, 9]);
-  /** By an operator of Microsoft's it is made in each run: onnxruntime takes no product of these for a constant. */
+  /** The transformed kernels U. onnxruntime computes a Gemm of constants once, at opening, and its own FusedMatMul in each run. */
   const U = (kind: string, domain: '' | 'com.microsoft', shape: readonly number[]) =>
     g.once(`U of ${name}`, () => {
       const options = { domain, attributes: { transB: 1 } };

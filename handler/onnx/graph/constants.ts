@@ -17,7 +17,7 @@ export function createConstants(
   weights: SafeTensors,
   precision: 'float32' | 'float16',
 ) {
-  /** @param key tells constants of one shape apart */
+  /** @param key distinguishes constants of one shape */
   const constant = (key: string, values: Float32Array, shape: readonly number[]) =>
     writer.once(`float32 ${key} ${shape}`, () => {
       const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);

@@ -32,7 +32,7 @@ interface BridgeDefinition {
   pollInterval: number;
   /** the provider's message in an error response */
   errorMessage(answer: unknown): string | undefined;
-  /** what HTTP statuses mean at this provider, whatever its message */
+  /** what HTTP statuses mean at this provider; its message is then ignored */
   errorCodes?: ErrorCodes;
   imaginePath: string;
   imagineBody(prompt: string, ref: string): object;
@@ -97,7 +97,7 @@ const ERROR_CODES: ErrorCodes = {
   429: 'rate_limited',
 };
 
-/** Statuses of which the message tells more. */
+/** Statuses with several causes: the provider's message decides which error code they become. */
 const VAGUE = [400, 403, 422];
 
 interface CallOptions {

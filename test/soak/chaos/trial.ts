@@ -47,7 +47,7 @@ export interface TaskRecord {
   id: string;
   /** absent until the post is accepted */
   plan?: Plan;
-  /** whether its owner has asked to cancel it, whatever the answer */
+  /** whether its owner has sent a cancel request, even one without an answer */
   isCancelled: boolean;
   webhooks: { ids: Set<string>; types: Set<string>; attempts: number; accepted: number };
   /** the ended task as it was presented last; who saw the end first, and when by performance.now() */

@@ -1,6 +1,6 @@
 /** The picture's embedding: transformers' CLIPVisionModelWithProjection (SVD's is ViT-H/14), from its config.json and weights. */
 import * as v from 'valibot';
-import { createNetwork } from './formulations/index.ts';
+import { createNetworkGraph } from './formulations/index.ts';
 import type { AttentionNames } from './formulations/types.ts';
 import type { Graph, GraphOptions } from './graph.ts';
 import { gelu, layerNorm, linear, quickGelu, selfAttention } from './layers.ts';
@@ -24,7 +24,7 @@ export type ClipConfig = v.InferOutput<typeof clipConfig>;
 
 /** Input: `pixels` [1, 3, image_size, image_size], normalised. Output: `embedding` [1, projection_dim]. */
 export function clipVision(weights: SafeTensors, config: ClipConfig, options?: GraphOptions): Graph {
-  const g = createNetwork(weights, options);
+  const g = createNetworkGraph(weights, options);
   const { hidden_size: D, image_size, patch_size: P, layer_norm_eps: epsilon } = config;
   const side = image_size / P;
   const S = side * side + 1; // the patches, and before them the class token
