@@ -3,12 +3,14 @@ import net from 'node:net';
 import { Hono } from 'hono';
 import { v7 } from 'uuid';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
-import { mockInternet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
+import { mockInternet, mockOwnAddresses, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
 import { refusedUrls } from '../../test/support/malicious-urls.ts';
 import { listen, type TestService, testService } from '../../test/support/test-api.ts';
 import type { Delivery } from '../store/delivery.ts';
 
 vi.mock('node:dns', { spy: true });
+vi.mock('node:os', { spy: true });
+const [OWN_IPV4, OWN_IPV6] = mockOwnAddresses();
 
 let service: TestService;
 let receiver: Awaited<ReturnType<typeof listen>>;
@@ -30,6 +32,7 @@ afterAll(async () => {
 afterEach(() => {
   vi.restoreAllMocks();
   resolveName.mockReset();
+  mockOwnAddresses();
   heard.length = 0;
 });
 
@@ -65,8 +68,28 @@ test('a URL that is visibly private is refused when it is posted', async () => {
   expect(await service.store.listDeliveries({ owner: 'local', limit: 1 })).toEqual([]);
 });
 
+test('an address of this machine is refused in every spelling, although it is public', async () => {
+  const number = OWN_IPV4.split('.').reduce((sum, part) => sum * 256 + Number(part), 0);
+  const spellings = [OWN_IPV4, number, `0x${number.toString(16)}`, `0${number.toString(8)}`, `${OWN_IPV4}.`];
+  const wrapped = [`[::ffff:${OWN_IPV4}]`, `[64:ff9b::${OWN_IPV4}]`, `[2002:${number.toString(16).slice(0, 4)}::1]`];
+  for (const host of [...spellings, ...wrapped, `[${OWN_IPV6}]`, '[2606:4700:0010:0:0:0:0:0050]', `${OWN_IPV4}:8443`])
+    for (const field of ['image_url', 'webhook_url']) {
+      const source = field === 'image_url' ? {} : { prompt: 'x' };
+      const response = await service.post({ ...source, [field]: `https://${host}/` });
+      const { errors } = await response.json();
+      expect(response.status, String(host)).toBe(422);
+      expect(errors).toEqual([{ field, message: expect.stringMatching(/^must lead to a public address/) }]);
+    }
+  const neighbour = new URLSearchParams({ prompt: 'x', webhook_url: 'https://93.184.216.51/' });
+  const allowed = await fetch(`${service.url}/img2vid?dry_run=1`, { method: 'POST', body: neighbour });
+  expect(allowed.status).toBe(200);
+});
+
 test.each([
   'http://127.0.0.1/',
+  'http://168.63.129.16/',
+  `http://${OWN_IPV4}/`,
+  `http://[${OWN_IPV6}]/`,
   'http://[::1]/',
   'http://169.254.169.254/latest/meta-data',
   'http://10.0.0.1/',
@@ -88,6 +111,10 @@ test.each([
   [['::1']],
   [['::ffff:127.0.0.1']],
   [['64:ff9b::7f00:1']],
+  [['168.63.129.16']],
+  [[OWN_IPV4]],
+  [[OWN_IPV6]],
+  [[PUBLIC, OWN_IPV4]],
   [[PUBLIC, '127.0.0.1']],
 ])('a name that resolves to %j', async (addresses) => {
   const connected = mockInternet({ 'hook.example.com': [addresses] }, { '127.0.0.1': receiver.port });

@@ -3,10 +3,13 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { request } from 'undici';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { mockOwnAddresses } from '../../test/support/dns-mock.ts';
 import { refusedHosts } from '../../test/support/malicious-urls.ts';
 import { assertPublicHost, createGuardedAgent, isPublicAddress, RefusedAddress } from './address-guard.ts';
 
 vi.mock('node:dns', { spy: true });
+vi.mock('node:os', { spy: true });
+const [OWN_IPV4, OWN_IPV6] = mockOwnAddresses();
 
 describe('assertPublicHost', () => {
   test.each(refusedHosts)('refuses %s', (host) => {
@@ -133,6 +136,13 @@ describe('createGuardedAgent', () => {
     [['10.1.2.3']],
     [['0.0.0.0']],
     [['64:ff9b::7f00:1']],
+    [['168.63.129.16']],
+    [['::ffff:168.63.129.16']],
+    [[OWN_IPV4]],
+    [[`::ffff:${OWN_IPV4}`]],
+    [[`64:ff9b::${OWN_IPV4}`]],
+    [[OWN_IPV6]],
+    [['8.8.8.8', OWN_IPV6]],
     [['8.8.8.8', '127.0.0.1']], // one private address refuses the name: the connection may try any
     [['127.0.0.1', '8.8.8.8']],
     [[]],

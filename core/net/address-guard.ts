@@ -5,6 +5,7 @@
 import { type LookupAddress, lookup as resolveName } from 'node:dns';
 import type { LookupFunction } from 'node:net';
 import { isIP } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import ipaddr from 'ipaddr.js';
 import { Agent, buildConnector } from 'undici';
 import { SECOND } from '../time.ts';
@@ -22,11 +23,24 @@ export const ALLOWED_HOSTS = 'a public address, on port 80, 443 or 1024 and abov
 
 const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3'); // ipaddr.js also calls ::127.0.0.1 and unassigned blocks unicast
 
-/** Only global unicast: not private, loopback, link-local, carrier NAT, multicast, nor any of them wrapped in IPv6. */
+/** Azure answers its machines' requests for settings and DNS here. All other clouds use addresses that are private by their range. */
+const AZURE_HOST = '168.63.129.16';
+
+/**
+ * Only global unicast: not private, loopback, link-local, carrier NAT, multicast, nor any of them wrapped in IPv6. An address of this
+ * machine or of its cloud's host is not public either, whatever its range.
+ */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false;
   const parsed = ipaddr.process(address);
-  return parsed.range() === 'unicast' && (parsed.kind() === 'ipv4' || parsed.match(GLOBAL_IPV6));
+  const isGlobal = parsed.range() === 'unicast' && (parsed.kind() === 'ipv4' || parsed.match(GLOBAL_IPV6));
+  return isGlobal && parsed.toString() !== AZURE_HOST && !isOwnAddress(parsed.toString());
+}
+
+/** Whether an interface of this machine has the address. They are read at each call, because they change while a process runs. */
+function isOwnAddress(address: string): boolean {
+  const interfaces = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
+  return interfaces.some((own) => ipaddr.process(own.address).toString() === address);
 }
 
 /**

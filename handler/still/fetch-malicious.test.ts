@@ -5,10 +5,12 @@ import tls from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { afterEach, expect, test, vi } from 'vitest';
 import { JobError } from '../../core/job.ts';
-import { mockInternet, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
+import { mockInternet, mockOwnAddresses, PUBLIC, resolveName } from '../../test/support/dns-mock.ts';
 import { fetchPicture } from './fetch-picture.ts';
 
 vi.mock('node:dns', { spy: true });
+vi.mock('node:os', { spy: true });
+const [OWN_IPV4, OWN_IPV6] = mockOwnAddresses();
 const PICTURE = 'the bytes of a picture';
 
 const servers: net.Server[] = [];
@@ -18,6 +20,7 @@ afterEach(async () => {
   vi.unstubAllEnvs();
   vi.restoreAllMocks();
   resolveName.mockReset();
+  mockOwnAddresses();
   try {
     await vi.waitUntil(() => sockets.size === 0, { timeout: 5000 }); // no connection stays open
   } finally {
@@ -97,6 +100,9 @@ test.each([
   [['::ffff:127.0.0.1']],
   [['64:ff9b::7f00:1']],
   [['2002:7f00:1::']],
+  [['168.63.129.16']],
+  [[OWN_IPV4]],
+  [[OWN_IPV6]],
   [[PUBLIC, '127.0.0.1']],
   [['127.0.0.1', PUBLIC]],
   [['2606:4700::1', PUBLIC, 'fe80::1']],
@@ -116,6 +122,9 @@ test('a name that does not resolve is image_unavailable', async () => {
 test.each([
   ['http://127.0.0.1/', /127.0.0.1 is not a public address/],
   ['http://[::ffff:127.0.0.1]/', /is not a public address/],
+  ['http://168.63.129.16/', /168.63.129.16 is not a public address/],
+  [`http://${OWN_IPV4}/`, /93.184.216.50 is not a public address/],
+  [`http://[${OWN_IPV6}]/`, /is not a public address/],
   ['//2130706433/', /127.0.0.1 is not a public address/],
   ['http://inside.example.com/', /inside.example.com is not a public address/],
   ['https://inside.example.com/', /inside.example.com is not a public address/],

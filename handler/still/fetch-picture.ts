@@ -18,6 +18,8 @@ export interface FetchOptions {
   name?: string;
   /** whether private addresses may be reached */
   allowPrivate: boolean;
+  /** whether this URL may lead to a private address nevertheless; asked again for each redirect */
+  trusts?: (url: URL) => boolean;
   signal: AbortSignal;
 }
 
@@ -27,7 +29,7 @@ export interface FetchOptions {
  */
 export async function fetchPicture(
   url: string,
-  { name = 'image_url', allowPrivate, signal }: FetchOptions,
+  { name = 'image_url', allowPrivate, trusts, signal }: FetchOptions,
 ): Promise<Buffer> {
   const timeout = AbortSignal.timeout(TIMEOUT);
   let target = new URL(url);
@@ -37,9 +39,10 @@ export async function fetchPicture(
         throw new JobError('image_rejected', `${name} leads to another protocol than http(s)`);
       if (target.username || target.password)
         throw new JobError('image_rejected', `${name} leads to a URL with a user name or password`);
-      if (!allowPrivate) assertPublicHost(target);
+      const isTrusted = allowPrivate || trusts?.(target);
+      if (!isTrusted) assertPublicHost(target);
       const { statusCode, headers, body } = await request(target, {
-        dispatcher: allowPrivate ? unguarded : guarded,
+        dispatcher: isTrusted ? unguarded : guarded,
         signal: AbortSignal.any([signal, timeout]),
         headers: { accept: 'image/*', 'accept-encoding': 'identity', 'user-agent': 'text-to-video-api' },
       });

@@ -431,4 +431,18 @@ function testHosts(harness: Harness) {
     expect(bridge.trusts(new URL('/picture.png', baseUrl))).toBe(true);
     expect(bridge.trusts(new URL('http://127.0.0.1:1/picture.png'))).toBe(false);
   });
+
+  test('a redirect of the bridge’s picture is followed on its own host, and to no other private address', async () => {
+    const own = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(c.req.path), 1) });
+    await imagine(PROMPT, own.options);
+    await harness.expectFour();
+    await harness.reset();
+
+    const inside = await harness.start();
+    const target = `${inside.baseUrl}/pictures/1.png`;
+    const { options } = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(target)) });
+    const error = await harness.expectFailure(options, 'image_unavailable');
+    expect(error.cause).toMatchObject({ message: expect.stringMatching('127.0.0.1 is not a public address') });
+    expect(inside.paths).toEqual([]);
+  });
 }

@@ -1,6 +1,7 @@
-/** For tests with `vi.mock('node:dns', { spy: true })`: sets the addresses of names, and the servers at public addresses. */
+/** For tests that mock `node:dns` or `node:os` with `{ spy: true }`: names, this machine's addresses, and servers at public addresses. */
 import { type LookupAddress, lookup } from 'node:dns';
 import net from 'node:net';
+import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { vi } from 'vitest';
 
 type Callback = (error: Error | null, addresses: LookupAddress[]) => void;
@@ -41,4 +42,12 @@ export function mockInternet(names: Record<string, string[][]>, ports: Record<st
     return socket;
   }) as typeof net.connect);
   return connected;
+}
+
+/** Gives this machine one public address of each family. @returns the two addresses */
+export function mockOwnAddresses(): [ipv4: string, ipv6: string] {
+  const [ipv4, ipv6] = ['93.184.216.50', '2606:4700:10::50'];
+  const info = (address: string) => ({ address, family: `IPv${net.isIP(address)}` }) as NetworkInterfaceInfo;
+  vi.mocked(networkInterfaces).mockReturnValue({ lo: [info('127.0.0.1')], eth0: [info(ipv4), info(ipv6)] });
+  return [ipv4, ipv6];
 }

@@ -33,9 +33,8 @@ export async function downloadImagine(
 /** Fetches a picture, through the bridge if the picture's host refuses us. */
 async function fetchFromBridge(url: string, bridge: Bridge, { allowPrivate, signal }: FetchOptions) {
   if (!URL.canParse(url)) throw new JobError('upstream_error', 'the bridge gave a picture without a URL');
-  const trusted = allowPrivate || bridge.trusts(new URL(url));
   try {
-    return await fetchPicture(url, { name: 'the bridge’s picture', allowPrivate: trusted, signal });
+    return await fetchPicture(url, { name: 'the bridge’s picture', allowPrivate, trusts: bridge.trusts, signal });
   } catch (error) {
     if (!bridge.picture || !(error instanceof JobError) || error.code !== 'image_unavailable') throw error;
     return bridge.picture(url, signal).catch(() => {
