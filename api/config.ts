@@ -1,5 +1,6 @@
 /** The API's environment, read and validated once. README lists every variable. */
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import * as v from 'valibot';
 import { httpUrl, integer, modelName, optionalInteger, readEnvironment, sharedVariables } from '../core/environment.ts';
 import { DAY, SECOND } from '../core/time.ts';
@@ -27,14 +28,26 @@ const price = (max: number) =>
     ),
   );
 
+function isPercentEncoded(url: string): boolean {
+  try {
+    decodeURIComponent(url);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const databaseSchema = v.optional(
   v.pipe(
     v.string(),
-    v.regex(/^(file:|postgres(ql)?:\/\/)/, 'must be a libSQL file, such as file:data/tasks.db, or postgres://…'),
+    v.check(
+      (url) => /^postgres(ql)?:\/\//.test(url) || (url.startsWith('file:') && isPercentEncoded(url)),
+      'must be a libSQL file, such as file:data/tasks.db (with %25 for a percent sign), or postgres://…',
+    ),
   ),
 );
 const databaseIn = (env: { DATA_DIR: string; DATABASE_URL?: string | undefined }) =>
-  env.DATABASE_URL ?? `file:${join(env.DATA_DIR, 'tasks.db')}`;
+  env.DATABASE_URL ?? pathToFileURL(join(env.DATA_DIR, 'tasks.db')).href;
 
 /** For the operator's tools. @throws Error that names the variable and what is allowed */
 export const databaseUrl = (environment: NodeJS.ProcessEnv): string =>

@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { insertTask, newTask } from '../../test/support/test-store.ts';
 import { openStore } from './store.ts';
@@ -26,6 +28,14 @@ test('one process at a time uses the folder; the next one ends the leases of the
   const next = await openStore(url());
   expect((await next.claimWaiting({ lease: 1000, limit: 10 })).map(({ id }) => id)).toEqual([leased.id]);
   await next.close();
+});
+
+test.each(['with blank', 'C#', 'what?', '100%', 'a%20b'])('the database lies in a folder named %j', async (name) => {
+  const path = join(folder, name, 'tasks.db');
+  const store = await openStore(pathToFileURL(path).href);
+  await store.close();
+  expect(existsSync(path)).toBe(true);
+  expect(await readdir(folder)).toEqual([name]);
 });
 
 test('acknowledged writes survive kill -9 during concurrent writes', async () => {

@@ -1,6 +1,7 @@
 /** libSQL: one file for one process. The one importer of libsql. */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { type Client, createClient } from '@libsql/client';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
@@ -19,13 +20,14 @@ const MAX_GROUP = 200;
  * @throws Error exclusive, and another process uses the folder
  */
 export async function openLibsql(url: string, clockSkew: () => number, exclusive: boolean): Promise<Dialect> {
-  const folder = dirname(url.replace(/^file:(\/\/)?/, ''));
+  const path = decodeURIComponent(url.replace(/^file:(\/\/)?/, ''));
+  const folder = dirname(path);
   await mkdir(folder, { recursive: true });
   const lock = exclusive ? await lockFolder(folder) : undefined;
-  const writer = await connect(url);
+  const writer = await connect(path);
   await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: writer }) }));
   if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
-  const reader = await connect(url);
+  const reader = await connect(path);
   const queue = createWriteQueue(writer);
 
   return {
@@ -56,8 +58,8 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
 const statement = <R>(text: string): Compilable<R> => ({ compile: () => CompiledQuery.raw(text) as CompiledQuery<R> });
 
 /** @returns one connection, which waits 5 s while another program locks the file */
-async function connect(url: string): Promise<Client> {
-  const client = createClient({ url, timeout: 5000, concurrency: 1 });
+async function connect(path: string): Promise<Client> {
+  const client = createClient({ url: pathToFileURL(path).href, timeout: 5000, concurrency: 1 });
   await client.execute('pragma journal_mode = wal');
   await client.execute('pragma synchronous = full');
   return client;
@@ -136,7 +138,7 @@ class TransactionalDialect extends LibsqlDialect {
  * @throws Error another process holds the lock
  */
 async function lockFolder(folder: string): Promise<{ close(): void }> {
-  const client = createClient({ url: `file:${join(folder, 'lock.db')}`, timeout: 0 });
+  const client = createClient({ url: pathToFileURL(join(folder, 'lock.db')).href, timeout: 0 });
   try {
     const transaction = await client.transaction('write'); // never committed
     return {
