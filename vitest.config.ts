@@ -11,6 +11,7 @@ const INTEGRATION = [
   'client/cli.test.ts',
   'core/bucket/s3*.test.ts',
   'core/picture/*.test.ts',
+  'core/standard-output.test.ts',
   'handler/models/{camera-oracle,svd*}.test.ts',
   'handler/onnx/**/*.test.ts',
   'handler/pipeline.test.ts',

@@ -9,6 +9,7 @@ import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
 import { CLEAR_LINE } from '../core/format.ts';
 import { parseTextFields } from '../core/request.ts';
+import { watchOutput } from '../core/standard-output.ts';
 import { isActive, STATUSES, type TaskStatus } from '../core/task-status.ts';
 import {
   formatAmount,
@@ -102,6 +103,9 @@ interface Context extends CliIo, Flags<(typeof VALUES)[number], (typeof SWITCHES
 }
 
 class FileError extends Error {}
+
+/** The reader of standard output has ended, as `head` does. */
+const CLOSED = new Error('standard output is closed');
 
 /** @returns the exit status; problems are printed on `err` */
 export async function main(args: string[], io: CliIo): Promise<number> {
@@ -312,12 +316,14 @@ async function save(context: Context, task: Task, out: string): Promise<string> 
   }
 }
 
-/** Runs as a process. The first Ctrl-C ends the waiting, the second one the process. */
+/** Runs as a process. The first Ctrl-C ends the waiting, the second one the process. A closed pipe ends a list. */
 export async function run(): Promise<void> {
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
+  watchOutput(() => stop.abort(CLOSED));
   const { env, stdin, stdout: out, stderr: err } = process;
-  process.exitCode = await main(process.argv.slice(2), { env, stdin, out, err, signal: stop.signal });
+  const status = await main(process.argv.slice(2), { env, stdin, out, err, signal: stop.signal });
+  process.exitCode = status === EXIT.interrupted && stop.signal.reason === CLOSED ? EXIT.ok : status;
 }
 
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await run();

@@ -4,13 +4,18 @@
  */
 import { type Logger, pino, stdSerializers } from 'pino';
 import pretty from 'pino-pretty';
+import { ignoreOutputErrors } from './standard-output.ts';
 
 export type Log = Logger;
 
 /** RunPod's levels, in the order of its numbers 0 to 5, and pino's names for them. */
 const LEVELS = { NOTSET: 'trace', TRACE: 'trace', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERROR: 'error' } as const;
 
+/** Characters kept while standard output takes none; lines beyond it are dropped. */
+const MAX_UNWRITTEN = 1_000_000;
+
 /**
+ * A log that can't be written, because its pipe is closed or its disk is full, does not end the process.
  * @param environment RUNPOD_LOG_LEVEL is the lowest level that is logged; default INFO
  * @throws Error that names the variable
  */
@@ -23,7 +28,13 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
     formatters: { level: (label: string) => ({ level: label.toUpperCase() }) },
     serializers,
   };
-  if (!process.stdout.isTTY) return pino(options);
+  const { isTTY } = process.stdout;
+  const destination = pino.destination({ fd: 1, sync: isTTY, maxLength: MAX_UNWRITTEN });
+  destination.on('error', () => {
+    destination.flushSync = () => undefined; // at the exit it would throw the error
+  });
+  ignoreOutputErrors();
+  if (!isTTY) return pino(options, destination);
   return pino(
     options,
     pretty({
@@ -31,7 +42,7 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
       translateTime: 'SYS:HH:MM:ss.l',
       errorLikeObjectKeys: ['error'],
       singleLine: true,
-      sync: true,
+      destination,
     }),
   );
 }

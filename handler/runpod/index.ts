@@ -1,4 +1,5 @@
 import { inspect } from 'node:util';
+import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { SECOND } from '../../core/time.ts';
 import { parseFlags } from './flags.ts';
 import { consoleLog, type Log } from './job-log.ts';
@@ -30,6 +31,7 @@ export type { ServeOptions } from './serve-options.ts';
  * @throws Error: an option, a flag or the environment is invalid, a fitness check or the one job has failed, or an exception was not caught
  */
 export async function serve(handler: Handler, options: ServeOptions = {}): Promise<void> {
+  ignoreOutputErrors();
   const { env = process.env, argv = process.argv.slice(2), concurrency = 1, fitness = {} } = options;
   if (typeof concurrency === 'number' && !(Number.isInteger(concurrency) && concurrency > 0))
     throw new Error(`concurrency must be a whole number from 1, or a function that returns one; it is ${concurrency}`);

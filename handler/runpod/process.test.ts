@@ -111,3 +111,13 @@ test('after SIGTERM a running job ends and is posted, and the process exits with
   expect(await long.ended).toMatchObject({ code: 1 });
   expect(other.requests('job-done')).toEqual([]);
 });
+
+test('a worker whose standard output is closed goes on without a log', async () => {
+  const queue = await scriptedQueue({ 'job-take': jobs('a') });
+  const { child, ended } = program('() => 1', queue.env);
+  child.stdout.destroy();
+  await queue.waitFor(1, 'job-done');
+  expect(queue.posted('a')).toEqual([{ output: 1 }]);
+  child.kill('SIGTERM');
+  expect(await ended).toMatchObject({ code: 0, err: '' });
+});

@@ -10,11 +10,13 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readConfig } from '../../api/config.ts';
+import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { ensureWeights } from './ensure-weights.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const GPU = '/dev/nvidiactl'; // exists in every container with an NVIDIA GPU
 
+ignoreOutputErrors();
 const { env } = process;
 const folder = process.argv[2] ?? ROOT;
 for (const [name, value] of Object.entries({

@@ -5,8 +5,10 @@
 import { constants } from 'node:os';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { defaultRole, ROLES, TOOLS } from './roles.ts';
 
+ignoreOutputErrors();
 const { env } = process;
 const [name = defaultRole(env), ...args] = process.argv.slice(2);
 

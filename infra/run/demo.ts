@@ -10,6 +10,7 @@ import { type ApiError, createClient, type Parameters, type Task } from '../../c
 import { progressBar } from '../../client/progress-bar.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { InvalidRequest, parseRequest, parseTextFields } from '../../core/request.ts';
+import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]
@@ -25,6 +26,7 @@ Where there are API keys (npm run keys), the demo uses the one in IMG2VID_API_KE
 
 const BUNDLED_PICTURE = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
 
+ignoreOutputErrors();
 const { IMG2VID_API_KEY, ...env } = process.env;
 let apiKey = IMG2VID_API_KEY || undefined;
 let service: LocalService | undefined;

@@ -13,6 +13,7 @@ import { databaseUrl } from '../../api/config.ts';
 import { isLoopback, localUrl } from '../../api/http/host.ts';
 import { createFirstKey } from '../../api/keys/first-key.ts';
 import { openStore } from '../../api/store/store.ts';
+import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { SECOND } from '../../core/time.ts';
 import { tnlServer } from '../simulators/bridges/tnl.ts';
 import { serveOnLoopback } from '../simulators/loopback.ts';
@@ -130,6 +131,7 @@ async function rejectOnAbort(signal: AbortSignal): Promise<never> {
 }
 
 async function main(): Promise<void> {
+  ignoreOutputErrors();
   const stopping = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stopping.abort()); // a Ctrl-C arrives twice by npm
   try {

@@ -5,6 +5,7 @@
 import { existsSync, realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { watchOutput } from '../../core/standard-output.ts';
 
 /** What a command reads and writes; tests pass their own. */
 export interface CliIo {
@@ -101,5 +102,6 @@ export function isMain(moduleUrl: string): boolean {
 
 export async function runIfMain(moduleUrl: string, main: (args: string[], io: CliIo) => Promise<number>) {
   if (!isMain(moduleUrl)) return;
+  watchOutput();
   process.exitCode = await main(process.argv.slice(2), { env: process.env, out: process.stdout, err: process.stderr });
 }
