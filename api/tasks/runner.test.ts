@@ -104,3 +104,13 @@ test('a new job is to be cancelled if the task has ended meanwhile', async () =>
   await settled();
   expect(store.update).toHaveBeenLastCalledWith(canceled, { jobs_to_cancel: ['job'], runNow: true });
 });
+
+test('a new job stays the task’s if the store had stored it but could not say so', async () => {
+  const { run, store, afterCommit } = create({ job_id: 'job' });
+  const stored = { ...task, job_id: 'job', version: 2, leased_until: 0 };
+  store.update.mockRejectedValueOnce(new Error('connection lost')).mockResolvedValueOnce(undefined);
+  store.get.mockResolvedValueOnce(stored);
+  run(task.id, { claimed: task });
+  await vi.waitFor(() => expect(afterCommit).toHaveBeenCalledExactlyOnceWith(stored, task));
+  expect(store.update).toHaveBeenCalledTimes(2);
+});

@@ -18,6 +18,12 @@ import type { Step } from './step.ts';
 /** Longer than a submission's timeout plus the bucket's. */
 export const LEASE = 60 * SECOND;
 
+/** Whether the new job, or the end of the task, is in the store. */
+const isStored = ({ job_id, status, finished_at }: Changes, task: Task) =>
+  job_id
+    ? task.job_id === job_id || task.jobs_to_cancel.includes(job_id)
+    : finished_at !== undefined && task.status === status && task.finished_at === finished_at;
+
 export interface RunnerOptions extends Pick<Dependencies, 'log' | 'now'> {
   store: Pick<Store, 'claim' | 'release' | 'update' | 'get'>;
   step: Step;
@@ -111,7 +117,7 @@ export function createRunner(options: RunnerOptions) {
   /**
    * Stores the changes of a step. A new job must not get lost, or the task would get a second one. So an unreachable store is tried again
    * while the lease lasts, and a new job is stored even if another process has changed the task meanwhile: as the task's job if the lease
-   * is still ours, else as one to cancel.
+   * is still ours, else as one to cancel. A store that failed may have stored the changes nevertheless.
    * @returns the changed task, or undefined
    * @throws Error the store could not be reached
    */
@@ -129,8 +135,10 @@ export function createRunner(options: RunnerOptions) {
           log.warn({ task: task.id, job: job_id }, 'the new job is superseded already');
           return undefined;
         }
-        const latest = job_id ? await store.get(task.id) : undefined;
+        const latest = await store.get(task.id);
         if (!latest) return undefined;
+        if (isStored(changes, latest)) return job_id && !isActive(latest.status) ? undefined : latest;
+        if (!job_id) return undefined;
         current = latest;
       } catch (error) {
         if (stopping.signal.aborted || now() > until) throw error;
