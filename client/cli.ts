@@ -302,7 +302,7 @@ async function save(context: Context, task: Task, out: string): Promise<string> 
         yield chunk;
       }
     };
-    await pipeline(body!, hashChunks, createWriteStream(temporary), { signal });
+    await pipeline(body!, hashChunks, createWriteStream(temporary, { flush: true }), { signal });
     if (hash.digest('hex') !== file.sha256)
       throw new FileError(`${path}: the download is not what the worker made; try again`);
     checkOutput(context, path); // again: it may be in a folder, or created meanwhile

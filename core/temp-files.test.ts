@@ -81,9 +81,9 @@ test('opening a bucket removes the unfinished files of killed processes', async 
 
 test('a process that was killed while it created a secret leaves nothing', async () => {
   await put(nameOf(DEAD, 'secret.'));
-  const secret = await loadOrCreateSecret(join(folder, 'secret'), () => 'one');
+  const secret = await loadOrCreateSecret(join(folder, 'secret'), () => Buffer.alloc(32, 1));
   expect(await left()).toEqual(['secret']);
-  expect(await loadOrCreateSecret(join(folder, 'secret'), () => 'two')).toEqual(secret);
+  expect(await loadOrCreateSecret(join(folder, 'secret'), () => Buffer.alloc(32, 2))).toEqual(secret);
 });
 
 test('scratch folders are private to their owner, and removed when it has died', async () => {

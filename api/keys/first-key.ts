@@ -1,6 +1,6 @@
 /** Credentials that the service itself creates at its start. */
-import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeSecret } from '../../core/secret-file.ts';
 import { LOCAL, SCOPES } from '../store/key.ts';
 import type { Store } from '../store/store.ts';
 import { FIRST_KEY, generateKey, newWebhookSecret } from './key-value.ts';
@@ -16,9 +16,5 @@ export async function createFirstKey(store: Store, now: number): Promise<string 
 
 /** Writes the secret that signs the webhooks of this machine's tasks to DATA_DIR/webhook-secret. */
 export async function writeWebhookSecret(dataDir: string, store: Store): Promise<void> {
-  const path = join(dataDir, 'webhook-secret');
-  const text = `${(await store.getKey(LOCAL))!.webhook_secret}\n`;
-  if ((await readFile(path, 'utf8').catch(() => '')) === text) return;
-  await writeFile(path, text, { mode: 0o600 });
-  await chmod(path, 0o600); // in case it existed before
+  await writeSecret(join(dataDir, 'webhook-secret'), `${(await store.getKey(LOCAL))!.webhook_secret}\n`);
 }

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -36,6 +36,15 @@ test.each(['with blank', 'C#', 'what?', '100%', 'a%20b'])('the database lies in 
   await store.close();
   expect(existsSync(path)).toBe(true);
   expect(await readdir(folder)).toEqual([name]);
+});
+
+test('only the owner can read the database, because it holds secrets', async () => {
+  const store = await openStore(url());
+  await insertTask(store, newTask());
+  const files = (await readdir(folder)).filter((name) => name.startsWith('tasks.db'));
+  expect(files.sort()).toEqual(['tasks.db', 'tasks.db-shm', 'tasks.db-wal']);
+  for (const name of files) expect((await stat(join(folder, name))).mode & 0o077, name).toBe(0);
+  await store.close();
 });
 
 test('acknowledged writes survive kill -9 during concurrent writes', async () => {

@@ -1,5 +1,5 @@
 /** libSQL: one file for one process. The one importer of libsql. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
@@ -23,6 +23,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   const path = decodeURIComponent(url.replace(/^file:(\/\/)?/, ''));
   const folder = dirname(path);
   await mkdir(folder, { recursive: true });
+  await writeFile(path, '', { flag: 'a', mode: 0o600 }); // it holds secrets, and SQLite gives its other files the same mode
   const lock = exclusive ? await lockFolder(folder) : undefined;
   const writer = await connect(path);
   await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: writer }) }));

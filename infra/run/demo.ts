@@ -144,7 +144,7 @@ function howToGetKey(dataDir: string): string {
 async function saveVideo(task: Task, path: string): Promise<void> {
   const { link } = task.grid ?? task.videos![0]!;
   const temporary = `${path}.part`;
-  await writeFile(temporary, Buffer.from(await (await fetch(link)).arrayBuffer()));
+  await writeFile(temporary, Buffer.from(await (await fetch(link)).arrayBuffer()), { flush: true });
   await rename(temporary, path);
   console.log(`saved ${path}`);
 }
