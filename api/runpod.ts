@@ -11,7 +11,7 @@ const TIMEOUT = 30 * SECOND;
 /** A client of /readyz waits for it. */
 const HEALTH_TIMEOUT = 5 * SECOND;
 
-const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty()), status: v.string() });
+const submitted = v.object({ id: v.pipe(v.string(), v.nonEmpty(), v.maxLength(200)), status: v.string() });
 const canceled = v.object({ status: v.string() });
 const health = v.object({ jobs: v.object({}), workers: v.object({}) });
 const jobStatus = v.object({

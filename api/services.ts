@@ -45,7 +45,7 @@ export async function createServices({
 }: ServiceOptions) {
   const now = () => Date.now() + clockSkew();
   const metrics = createMetrics(log);
-  const store = instrument(await openStore(config.databaseUrl, { clockSkew }), metrics.observeStoreCall);
+  const store = instrument(await openStore(config.databaseUrl, { clockSkew, log }), metrics.observeStoreCall);
   const { publicUrl } = config;
   const opened = await openBucket(config.bucket, { publicUrl, retryBudget: 8 * SECOND, now }); // clients wait
   const bucket = wrapBucket(opened.bucket);

@@ -103,12 +103,15 @@ export type Stage = (typeof STAGES)[number];
 /** The keys of `timings_ms`: the stages, and the wait for the GPU. */
 export const TIMED_STAGES = [...STAGES, 'waiting'] as const;
 
+/** Fits into the store's integer columns. */
+const count = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 31 - 1));
+
 export const progressSchema = v.object({
   stage: v.picklist(STAGES),
   /** of the whole job, 0–1 */
   progress: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
-  step: v.optional(v.number()),
-  steps: v.optional(v.number()),
+  step: v.optional(count),
+  steps: v.optional(count),
   /** bucket key of the still, once there is one */
   still: v.optional(v.string()),
 });

@@ -1,10 +1,15 @@
 /** The outbox and disabled webhooks, over each database. */
+import { randomInt } from 'node:crypto';
 import { beforeEach, expect, test } from 'vitest';
 
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { ids, insertAndGet } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
 import type { NewTask } from './task.ts';
+
+/** Not compressible. */
+const randomText = (length: number) =>
+  Array.from({ length }, () => String.fromCodePoint(randomInt(0x4e00, 0x9fff))).join('');
 
 const LEASE = 60_000;
 const MANY = { lease: LEASE, limit: 1000 };
@@ -35,7 +40,7 @@ forEachDatabase((stores) => {
     const made = [];
     for (let i = 0; i < 20; i++) made.push(await endedDelivery());
     const { task_id, next_attempt_at, id } = made[0]!;
-    const status = { status: 'pending', attempts: 0, attempted_at: null, status_code: null, error: null };
+    const status = { status: 'pending', started: 0, attempts: 0, attempted_at: null, status_code: null, error: null };
     const facts = { owner: 'local', type: 'task.failed', url: URL, created_at: 7, delivered_at: null };
     expect(made[0]).toEqual({ ...facts, ...status, id, task_id, next_attempt_at });
     expect(await other.nextDeliveryDue([])).toBeLessThanOrEqual(0);
@@ -49,14 +54,27 @@ forEachDatabase((stores) => {
     expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
     claims.push(await claim());
     expect(ids(claims.flat())).toEqual(ids(made));
-    for (const one of made.slice(1))
+    const [first, ...rest] = claims.flat().sort((a, b) => (a.id < b.id ? -1 : 1));
+    expect(first).toMatchObject({ started: 1, attempts: 0 });
+    for (const one of rest)
       await store.recordAttempt(one, { ...attempt, status: 'delivered', attempts: 1, nextAttemptIn: null });
-    await store.recordAttempt(made[0]!, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: 5 * LEASE });
-    await store.recordAttempt(made[0]!, { ...attempt, status: 'failed', attempts: 1, nextAttemptIn: null }); // somebody was sooner
+    await store.recordAttempt(made[0]!, { ...attempt, status: 'failed', attempts: 1, nextAttemptIn: null }); // it was claimed since
+    await store.recordAttempt(first!, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: 5 * LEASE });
     stores.ahead = 2 * LEASE;
     expect(await claim(other)).toEqual([]);
     stores.ahead = 6 * LEASE;
-    expect(await claim(other)).toMatchObject([{ id, attempts: 1, status_code: 500 }]);
+    expect(await claim(other)).toMatchObject([{ id, started: 2, attempts: 1, status_code: 500 }]);
+  });
+
+  test('a delivery that the database refuses is dropped, and its task ends and is settled all the same', async () => {
+    await endedDelivery();
+    await stores.execute('create unique index one_each on deliveries (owner)');
+    const task = await insert({ input: { webhook_url: URL } as never });
+    const ended = await store.update(task, { status: 'failed', finished_at: 7, nextRunIn: 0 });
+    expect(ended).toMatchObject({ id: task.id, status: 'failed' });
+    expect(await other.getKey('local')).toMatchObject({ active_tasks: 0 });
+    expect(await other.listDeliveries({ owner: 'local', limit: 9 })).toHaveLength(1);
+    expect(stores.logged).toEqual(['the database refuses the webhook delivery; the task ends without it']);
   });
 
   test('a task without webhook_url adds no delivery', async () => {
@@ -79,6 +97,15 @@ forEachDatabase((stores) => {
     expect(await list({ owner: 'another' })).toEqual([]);
     expect(await other.getDelivery('local', made[1]!.id)).toMatchObject({ status: 'failed' });
     expect(await other.getDelivery('another', made[1]!.id)).toBeUndefined();
+  });
+
+  test('a webhook URL of any characters and length can be disabled', async () => {
+    for (const url of [`${URL}?${'é€\0\ud800'.repeat(9)}`, `${URL}?${randomText(20_000)}`]) {
+      const delivery = await endedDelivery(url);
+      await store.disableWebhook('local', url);
+      expect(await other.isWebhookDisabled('local', url)).toBe(true);
+      expect(await other.getDelivery('local', delivery.id)).toMatchObject({ status: 'disabled' });
+    }
   });
 
   test('a disabled webhook gets no deliveries until it is enabled', async () => {

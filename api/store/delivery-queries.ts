@@ -1,27 +1,30 @@
 /** Queries of the outbox: webhook deliveries and their attempts. */
-import type { ExpressionBuilder } from 'kysely';
+import { createHash } from 'node:crypto';
+import { sql } from 'kysely';
 import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
-import type { Claim, Dialect, Tables, Write } from './dialect.ts';
+import type { Claim, Dialect, Write } from './dialect.ts';
 
 /** Adds a delivery that is due at once, or a disabled one if its webhook is disabled. */
 export async function insertDelivery({ db, fromNow }: Dialect, write: Write, delivery: NewDelivery): Promise<Delivery> {
   const disabled = await db
     .selectFrom('disabled_webhooks')
-    .select('url')
-    .where(isOf(delivery.owner, delivery.url))
+    .select('url_hash')
+    .where((e) => e.and(webhookKey(delivery.owner, delivery.url)))
     .$call(write);
   const state =
     disabled.length > 0
       ? { status: 'disabled' as const, next_attempt_at: null }
       : { status: 'pending' as const, next_attempt_at: fromNow(0) };
-  const values = { ...delivery, ...state, attempts: 0 };
+  const values = { ...delivery, ...state, started: 0, attempts: 0 };
   const [row] = await db.insertInto('deliveries').values(values).returningAll().$call(write);
   return row!;
 }
 
-/** Condition that a row belongs to a webhook. */
-const isOf = (owner: string, url: string) => (e: ExpressionBuilder<Tables, 'deliveries' | 'disabled_webhooks'>) =>
-  e.and([e('owner', '=', owner), e('url', '=', url)]);
+/** The key of a webhook's row, if the webhook is disabled. */
+const webhookKey = (owner: string, url: string) => ({
+  owner,
+  url_hash: createHash('sha256').update(url).digest('hex'),
+});
 
 export function deliveryQueries(dialect: Dialect) {
   const { db, write, writeAll, fromNow, skipLocked } = dialect;
@@ -49,13 +52,16 @@ export function deliveryQueries(dialect: Dialect) {
         .limit(limit)
         .execute(),
 
-    /** Leases deliveries that are due, except those of some owners: their next attempt is the lease's expiry. */
+    /**
+     * Leases deliveries that are due, except those of some owners: their next attempt is the lease's expiry. The attempt counts from
+     * here on, so a delivery whose outcome can't be stored ends all the same.
+     */
     claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
       const due = scheduled(except).select('id').where('next_attempt_at', '<=', fromNow(0));
       return db
         .with('due', () => skipLocked(due.orderBy('next_attempt_at').limit(limit)))
         .updateTable('deliveries')
-        .set({ next_attempt_at: fromNow(lease) })
+        .set({ next_attempt_at: fromNow(lease), started: sql`started + 1` })
         .where('id', 'in', (e) => e.selectFrom('due').select('id'))
         .returningAll()
         .$call(write);
@@ -69,13 +75,13 @@ export function deliveryQueries(dialect: Dialect) {
       return row?.wait ?? undefined;
     },
 
-    /** Stores the outcome of an attempt, unless the delivery was reset or attempted by another process meanwhile. */
-    async recordAttempt({ id, attempts }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> {
+    /** Stores the outcome of an attempt, unless the delivery was reset or claimed by another process meanwhile. */
+    async recordAttempt({ id, started }: Delivery, { nextAttemptIn, ...attempt }: Attempt): Promise<void> {
       const next_attempt_at = nextAttemptIn === null ? null : fromNow(nextAttemptIn);
       await db
         .updateTable('deliveries')
         .set({ ...attempt, next_attempt_at })
-        .where((e) => e.and({ id, attempts }))
+        .where((e) => e.and({ id, started }))
         .$call(write);
     },
 
@@ -83,7 +89,7 @@ export function deliveryQueries(dialect: Dialect) {
     async resetDelivery({ id }: Delivery): Promise<Delivery> {
       const [row] = await db
         .updateTable('deliveries')
-        .set({ status: 'pending', next_attempt_at: fromNow(0), attempts: 0, delivered_at: null })
+        .set({ status: 'pending', next_attempt_at: fromNow(0), started: 0, attempts: 0, delivered_at: null })
         .where('id', '=', id)
         .returningAll()
         .$call(write);
@@ -97,26 +103,35 @@ export function webhookQueries({ db, write, writeAll, fromNow }: Dialect) {
   return {
     /** Whether the webhook answered 410 and was not enabled since. */
     isWebhookDisabled: async (owner: string, url: string): Promise<boolean> =>
-      (await db.selectFrom('disabled_webhooks').select('url').where(isOf(owner, url)).execute()).length > 0,
+      (
+        await db
+          .selectFrom('disabled_webhooks')
+          .select('url_hash')
+          .where((e) => e.and(webhookKey(owner, url)))
+          .execute()
+      ).length > 0,
 
     /** Disables the webhook's scheduled deliveries, and all that come until it is enabled. */
     disableWebhook: (owner: string, url: string): Promise<void> =>
       writeAll(async (write) => {
         await db
           .insertInto('disabled_webhooks')
-          .values({ owner, url })
-          .onConflict((conflict) => conflict.columns(['owner', 'url']).doNothing())
+          .values({ ...webhookKey(owner, url), disabled_at: fromNow(0) })
+          .onConflict((conflict) => conflict.columns(['owner', 'url_hash']).doNothing())
           .$call(write);
         await db
           .updateTable('deliveries')
           .set({ status: 'disabled', next_attempt_at: null })
-          .where(isOf(owner, url))
+          .where((e) => e.and({ owner, url }))
           .where('next_attempt_at', 'is not', null)
           .$call(write);
       }),
 
     async enableWebhook(owner: string, url: string): Promise<void> {
-      await db.deleteFrom('disabled_webhooks').where(isOf(owner, url)).$call(write);
+      await db
+        .deleteFrom('disabled_webhooks')
+        .where((e) => e.and(webhookKey(owner, url)))
+        .$call(write);
     },
 
     /** Schedules no attempt at the webhook within the next `ms` milliseconds. */
@@ -124,7 +139,7 @@ export function webhookQueries({ db, write, writeAll, fromNow }: Dialect) {
       await db
         .updateTable('deliveries')
         .set({ next_attempt_at: fromNow(ms) })
-        .where(isOf(owner, url))
+        .where((e) => e.and({ owner, url }))
         .where('next_attempt_at', '<', fromNow(ms))
         .$call(write);
     },

@@ -17,7 +17,9 @@ export interface Delivery {
   created_at: number;
   /** next attempt; during one, lease expiry; null: none */
   next_attempt_at: number | null;
-  /** since it was created or reset */
+  /** attempts begun since it was created or reset */
+  started: number;
+  /** the same, as of the last stored outcome */
   attempts: number;
   attempted_at: number | null;
   /** of the last response; null: there was none */
@@ -30,7 +32,7 @@ export interface Delivery {
 export type NewDelivery = Pick<Delivery, 'id' | 'owner' | 'task_id' | 'type' | 'url' | 'created_at'>;
 
 /** The outcome of an attempt. */
-export type Attempt = Omit<Delivery, keyof NewDelivery | 'next_attempt_at'> & {
+export type Attempt = Omit<Delivery, keyof NewDelivery | 'next_attempt_at' | 'started'> & {
   /** milliseconds until the next attempt; null: there is none */
   nextAttemptIn: number | null;
 };

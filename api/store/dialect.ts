@@ -13,9 +13,11 @@ export interface Tables {
   keys: Omit<Key, 'scopes'> & { scopes: string };
   ledger: LedgerEntry;
   deliveries: Delivery;
-  /** webhooks that answered 410 */
-  disabled_webhooks: { owner: string; url: string };
+  /** webhooks that answered 410. An index takes no text as long as a URL may be, so the key has the URL's SHA-256 */
+  disabled_webhooks: { owner: string; url_hash: string; disabled_at: number };
 }
+
+export type StoreLog = { error(fields: object, message: string): void };
 
 /** Executes one statement. @returns its rows */
 export type Write = <R>(query: Compilable<R>) => Promise<R[]>;
@@ -33,10 +35,16 @@ export interface Dialect {
   fromNow(ms: number): Expression<number>;
   /** Locks the selected rows, without those that another process has locked. */
   skipLocked: Select;
+  /** Whether the database refused a write because of its values. The same write fails again. */
+  isDataError(error: unknown): boolean;
   /** whether other processes may use the same database */
   isShared: boolean;
   close(): Promise<void>;
 }
+
+/** A value that both databases store and return unchanged: Postgres refuses NUL, libSQL cuts text there, and UTF-8 has no lone surrogates. */
+export const storable = <T>(value: T) =>
+  typeof value === 'string' ? value.replaceAll('\0', '\ufffd').toWellFormed() : value;
 
 export interface Claim {
   /** milliseconds */

@@ -102,6 +102,17 @@ forEachDatabase((stores) => {
     expect(await taken(store.claim(all, { lease: LEASE, waiting: true }))).toEqual(all);
   });
 
+  test('a task whose row can’t be read blocks the claim of no other task, and is logged once a lease', async () => {
+    const waiting = [await insert(), await insert()];
+    const submitted = [await insertSubmitted(), await insertSubmitted()];
+    await stores.execute(`update tasks set input = '{' where id in ('${waiting[0]!.id}', '${submitted[0]!.id}')`);
+    for (let i = 0; i < 2; i++) {
+      const claimed = [...(await store.claimWaiting(MANY)), ...(await other.claimDue(MANY))];
+      expect(ids(claimed)).toEqual(i === 0 ? ids([waiting[1]!, submitted[1]!]) : []);
+    }
+    expect(stores.logged).toEqual(Array(2).fill('the row of a task can’t be read; it is skipped'));
+  });
+
   test('claimWaiting leases the first task of each owner before the second of any', async () => {
     const of = (owner: string, count: number) => Array.from({ length: count }, () => insert({ owner }));
     await Promise.all(of('greedy', 30));

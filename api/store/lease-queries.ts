@@ -3,7 +3,7 @@
  * when it expires; so a process that dies blocks its tasks only for a while. Every claim raises the task's version.
  */
 import { type SelectQueryBuilder, sql } from 'kysely';
-import type { Claim, Dialect, Tables } from './dialect.ts';
+import type { Claim, Dialect, StoreLog, Tables, TaskRow } from './dialect.ts';
 import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
 import { fromRow, NEVER } from './task-queries.ts';
@@ -11,7 +11,7 @@ import { fromRow, NEVER } from './task-queries.ts';
 /** Owners that share one claim: SQLite has a limit on the parts of a compound select. */
 const MAX_OWNERS = 100;
 
-export function leaseQueries(dialect: Dialect) {
+export function leaseQueries(dialect: Dialect, log: StoreLog) {
   const { db, write, fromNow, skipLocked } = dialect;
   const unleased = () => db.selectFrom('tasks').where('leased_until', '<=', fromNow(0));
   const leased = (ms: number) => ({
@@ -19,6 +19,16 @@ export function leaseQueries(dialect: Dialect) {
     leased_until: fromNow(ms),
     version: sql<number>`version + 1`,
   });
+
+  /** A row that can't be read keeps its lease, so that it blocks nobody else's task. */
+  const readable = (row: TaskRow): Task[] => {
+    try {
+      return [fromRow(row)];
+    } catch (error) {
+      log.error({ task: row.id, error }, 'the row of a task can’t be read; it is skipped');
+      return [];
+    }
+  };
 
   async function lease(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, ms: number): Promise<Task[]> {
     const rows = await db
@@ -28,7 +38,7 @@ export function leaseQueries(dialect: Dialect) {
       .where('id', 'in', (e) => e.selectFrom('chosen').select('id'))
       .returningAll()
       .$call(write);
-    return rows.map(fromRow);
+    return rows.flatMap(readable);
   }
 
   return {
@@ -65,7 +75,7 @@ export function leaseQueries(dialect: Dialect) {
         .$if(dueAfter !== undefined, (query) => query.where('next_run_at', '>', fromNow(dueAfter!)))
         .returningAll()
         .$call(write);
-      return rows.map(fromRow);
+      return rows.flatMap(readable);
     },
 
     /** Ends the lease that came with `task`, if it still lasts. The task is due at once. */

@@ -7,11 +7,12 @@ import { type Client, createClient } from '@libsql/client';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { LibsqlDialect } from '@libsql/kysely-libsql';
 import { type Compilable, CompiledQuery, Kysely, SqliteAdapter, sql } from 'kysely';
-import type { Dialect, Tables, Write } from './dialect.ts';
+import { type Dialect, storable, type Tables, type Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
 /** Writes per transaction: it blocks the process for some 10 ms. */
 const MAX_GROUP = 200;
+const DATA_ERROR = /^SQLITE_(CONSTRAINT|MISMATCH|RANGE|TOOBIG)/;
 
 /**
  * SQLite has one writer, and each commit waits for the disk. So writes wait in a queue here, and waiting writes are committed together.
@@ -48,6 +49,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
       }),
     fromNow: (ms) => sql<number>`${Math.round(Date.now() + clockSkew() + ms)}`, // the database is in this process
     skipLocked: (query) => query,
+    isDataError: (error) => DATA_ERROR.test(String((error as { code?: unknown }).code)),
     isShared: false,
     async close() {
       await queue.idle();
@@ -95,7 +97,7 @@ function createWriteQueue(client: Client) {
       const transaction = await client.transaction('write');
       const execute: Write = async <R>(query: Compilable<R>) => {
         const { sql, parameters } = query.compile();
-        return (await transaction.execute({ sql, args: parameters as never })).rows as R[];
+        return (await transaction.execute({ sql, args: parameters.map(storable) as never })).rows as R[];
       };
       try {
         for (const { work, resolve } of group) {

@@ -3,11 +3,13 @@ import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sq
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of pg.
 import pg from 'pg';
 import { SECOND } from '../../core/time.ts';
-import type { Dialect, Tables, Write } from './dialect.ts';
+import { type Dialect, storable, type Tables, type Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
 const MIN_VERSION = 15;
 const BIGINT = 20; // its oid in pg_type
+/** Classes of SQLSTATE: data exception, integrity constraint violation, program limit exceeded. */
+const DATA_ERROR = /^(22|23|54)/;
 
 /** @throws Error in one line: the server can't be reached, refuses, is too old, or the database is not in UTF8 */
 export async function openPostgres(url: string, clockSkew: () => number, queryTimeout: number): Promise<Dialect> {
@@ -39,6 +41,7 @@ export async function openPostgres(url: string, clockSkew: () => number, queryTi
     fromNow: (ms) =>
       sql<number>`((extract(epoch from now()) * 1000)::bigint + ${Math.round(clockSkew() + ms)}::bigint)`,
     skipLocked: (query) => query.forUpdate().skipLocked(),
+    isDataError: (error) => error instanceof pg.DatabaseError && DATA_ERROR.test(error.code ?? ''),
     isShared: true,
     close: () => db.destroy(),
   };
@@ -56,7 +59,7 @@ function discardBroken(pool: pg.Pool): PostgresPool {
       const client = await pool.connect();
       let isBroken = false;
       const query = (text: string, values: unknown[]) =>
-        client.query(text, values).catch((error: unknown) => {
+        client.query(text, values.map(storable)).catch((error: unknown) => {
           isBroken ||= !(error instanceof pg.DatabaseError);
           throw error;
         });

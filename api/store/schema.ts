@@ -105,6 +105,7 @@ const SCHEMA = `
     status text not null,
     created_at bigint not null,
     next_attempt_at bigint,
+    started bigint not null,
     attempts bigint not null,
     attempted_at bigint,
     status_code bigint,
@@ -117,13 +118,14 @@ const SCHEMA = `
 
   create table disabled_webhooks (
     owner text not null,
-    url text not null,
-    primary key (owner, url)
+    url_hash text not null,
+    disabled_at bigint not null,
+    primary key (owner, url_hash)
   )`;
 
 /** In the order of their names. Once released, a migration never changes. */
 export const migrations: Record<string, Migration> = {
-  '001_initial': {
+  '001_first_release': {
     // biome-ignore lint/suspicious/noExplicitAny: a migration does not know the tables of later ones
     async up(db: Kysely<any>) {
       for (const statement of SCHEMA.split(';\n')) await sql.raw(statement).execute(db);

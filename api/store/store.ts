@@ -1,6 +1,7 @@
 /** The database of tasks, keys and deliveries. The queries serve both databases; their differences are in libsql.ts and postgres.ts. */
 import { SECOND } from '../../core/time.ts';
 import { deliveryQueries, webhookQueries } from './delivery-queries.ts';
+import type { StoreLog } from './dialect.ts';
 import { keyQueries } from './key-queries.ts';
 import { leaseQueries } from './lease-queries.ts';
 import { openLibsql } from './libsql.ts';
@@ -8,6 +9,8 @@ import { openPostgres } from './postgres.ts';
 import { taskQueries, taskWrites } from './task-queries.ts';
 
 export interface StoreOptions {
+  /** gets what is skipped because the database refuses it or it can't be read */
+  log?: StoreLog;
   /** for tests: added to the database's clock; milliseconds */
   clockSkew?: (() => number) | undefined;
   /** of one statement in Postgres; milliseconds */
@@ -25,15 +28,20 @@ export type Store = Awaited<ReturnType<typeof openStore>>;
  */
 export async function openStore(
   url: string,
-  { clockSkew = () => 0, queryTimeout = 30 * SECOND, exclusive = true }: StoreOptions = {},
+  {
+    log = { error: () => undefined },
+    clockSkew = () => 0,
+    queryTimeout = 30 * SECOND,
+    exclusive = true,
+  }: StoreOptions = {},
 ) {
   const dialect = url.startsWith('file:')
     ? await openLibsql(url, clockSkew, exclusive)
     : await openPostgres(url, clockSkew, queryTimeout);
   return {
     ...taskQueries(dialect),
-    ...taskWrites(dialect),
-    ...leaseQueries(dialect),
+    ...taskWrites(dialect, log),
+    ...leaseQueries(dialect, log),
     ...keyQueries(dialect),
     ...deliveryQueries(dialect),
     ...webhookQueries(dialect),

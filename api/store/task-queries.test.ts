@@ -42,6 +42,15 @@ forEachDatabase((stores) => {
     }
   });
 
+  test('text of any characters is stored and read whole, and NUL and lone surrogates are replaced', async () => {
+    const task = await insert({ image_key: 'a\0b', callback_token: `${'é'.repeat(50)}\0 ${Math.random()}` });
+    expect(task.image_key).toBe('a\ufffdb');
+    const changes = { job_id: 'job \0 \ud800 \u202e', still: `tasks/${'👁'.repeat(500)}\0`, nextRunIn: 0 };
+    const changed = (await store.update(task, changes))!;
+    expect(changed).toMatchObject({ job_id: 'job \ufffd \ufffd \u202e', still: `tasks/${'👁'.repeat(500)}\ufffd` });
+    expect(await other.get(task.id)).toEqual(changed);
+  });
+
   test('a second task with the same id or token is rejected', async () => {
     const task = await insert();
     await expect(insertTask(store, newTask({ id: task.id }))).rejects.toThrow();

@@ -4,7 +4,7 @@ import { v7 } from 'uuid';
 import { DAY } from '../../core/time.ts';
 import type { NewDelivery } from './delivery.ts';
 import { insertDelivery } from './delivery-queries.ts';
-import { type Dialect, JSON_COLUMNS, type TaskRow } from './dialect.ts';
+import { type Dialect, JSON_COLUMNS, type StoreLog, type TaskRow } from './dialect.ts';
 import type { Admission } from './key.ts';
 import { AdmissionRefused, reserve, settle } from './key-queries.ts';
 import { ACTIVE } from './schema.ts';
@@ -32,13 +32,13 @@ export function taskQueries({ db }: Dialect) {
   const first = async (query: ReturnType<typeof tasks>) => fromOptionalRow(await query.executeTakeFirst());
   return {
     /** Not scoped to an owner; internal only. */
-    get: (id: string) => first(tasks().where('id', '=', storable(id))),
+    get: (id: string) => first(tasks().where('id', '=', id)),
 
-    getOwn: (owner: string, id: string) => first(tasks().where('owner', '=', owner).where('id', '=', storable(id))),
+    getOwn: (owner: string, id: string) => first(tasks().where('owner', '=', owner).where('id', '=', id)),
 
     /** Plain SQL: Kysely takes longer to build a query of so many columns than SQLite to run it. */
     async getPublic(owner: string, id: string): Promise<PublicTask | undefined> {
-      const query = sql<PublicRow>`select ${PUBLIC_COLUMNS_SQL} from tasks where owner = ${owner} and id = ${storable(id)}`;
+      const query = sql<PublicRow>`select ${PUBLIC_COLUMNS_SQL} from tasks where owner = ${owner} and id = ${id}`;
       const { rows } = await query.execute(db);
       return rows[0] && fromRow(rows[0]);
     },
@@ -47,7 +47,7 @@ export function taskQueries({ db }: Dialect) {
     getMany: async (ids: string[]): Promise<Task[]> =>
       ids.length === 0 ? [] : (await tasks().where('id', 'in', ids).execute()).map(fromRow),
 
-    findByCallbackToken: (token: string) => first(tasks().where('callback_token', '=', storable(token))),
+    findByCallbackToken: (token: string) => first(tasks().where('callback_token', '=', token)),
 
     /** The task that an owner's idempotency key stands for at a time, in milliseconds since 1970. */
     findByIdempotencyKey: (owner: string, key: string, at: number) =>
@@ -64,8 +64,8 @@ export function taskQueries({ db }: Dialect) {
         .select(PUBLIC_COLUMNS)
         .where('owner', '=', owner)
         .$if(status !== undefined, (query) => query.where('status', '=', status!))
-        .$if(from !== undefined, (query) => query.where('id', '>=', storable(from!)))
-        .$if(before !== undefined, (query) => query.where('id', '<', storable(before!)))
+        .$if(from !== undefined, (query) => query.where('id', '>=', from!))
+        .$if(before !== undefined, (query) => query.where('id', '<', before!))
         .orderBy('id', 'desc')
         .limit(limit)
         .execute();
@@ -91,8 +91,8 @@ export function taskQueries({ db }: Dialect) {
   };
 }
 
-export function taskWrites(dialect: Dialect) {
-  const { db, write, writeAll, fromNow } = dialect;
+export function taskWrites(dialect: Dialect, log: StoreLog) {
+  const { db, write, writeAll, fromNow, isDataError } = dialect;
   const { findByIdempotencyKey } = taskQueries(dialect);
 
   /** One transaction writes the task, its line in the ledger, and its key's account. @returns undefined: the idempotency key is taken */
@@ -135,7 +135,7 @@ export function taskWrites(dialect: Dialect) {
 
     /**
      * Changes the task, unless another process changed or leased it since it was read. A change that ends it also settles its account
-     * and adds its delivery, in one transaction.
+     * and adds its delivery, in one transaction. A delivery that the database refuses is dropped, and the task ends without it.
      * @returns the changed task, or undefined
      */
     async update(task: Task, { nextRunIn, runNow, ...changes }: Changes): Promise<Task | undefined> {
@@ -150,13 +150,19 @@ export function taskWrites(dialect: Dialect) {
         .where((e) => e.and({ id: task.id, version: task.version }))
         .returningAll();
       if (!endsTask(task, changes)) return fromOptionalRow((await write(change))[0]);
-      return writeAll(async (write) => {
-        const ended = fromOptionalRow((await write(change))[0]);
-        if (!ended) return undefined;
-        const delivery = deliveryOf(ended);
-        if (delivery) await insertDelivery(dialect, write, delivery);
-        await settle(dialect, write, ended);
-        return ended;
+      const end = (withDelivery: boolean) =>
+        writeAll(async (write) => {
+          const ended = fromOptionalRow((await write(change))[0]);
+          if (!ended) return undefined;
+          const delivery = withDelivery && deliveryOf(ended);
+          if (delivery) await insertDelivery(dialect, write, delivery);
+          await settle(dialect, write, ended);
+          return ended;
+        });
+      return end(true).catch((error) => {
+        if (!isDataError(error)) throw error;
+        log.error({ task: task.id, error }, 'the database refuses the webhook delivery; the task ends without it');
+        return end(false);
       });
     },
 
@@ -177,9 +183,6 @@ function deliveryOf({ id, owner, status, input, finished_at }: Task): NewDeliver
   if (input.webhook_url === undefined) return undefined;
   return { id: v7(), owner, task_id: id, type: `task.${status}`, url: input.webhook_url, created_at: finished_at! };
 }
-
-/** Postgres can't store NUL. No id or token contains U+FFFF, so the replaced text finds nothing. */
-const storable = (text: string) => text.replaceAll('\0', '\uffff');
 
 function toRow<T extends Partial<NewTask>>(task: T): { [K in keyof T & keyof TaskRow]: TaskRow[K] } {
   const row: Record<string, unknown> = { ...task };

@@ -36,9 +36,9 @@ export function createAttempt(dependencies: Dependencies) {
   return async (delivery: Delivery): Promise<AttemptResult> => {
     const key = (await store.getKey(delivery.owner))!;
     const body = await bodyOf(delivery);
-    const url = new URL(delivery.url);
     const sentAt = new Date(now());
     try {
+      const url = new URL(delivery.url);
       if (!config.allowPrivateUrls) assertPublicHost(url);
       const response = await request(url, {
         method: 'POST',

@@ -1,7 +1,7 @@
 import { Hono } from 'hono';
 import { Webhook } from 'standardwebhooks';
 import { v7 } from 'uuid';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { listen, type TestService, testService, WEBHOOK_SECRET } from '../../test/support/test-api.ts';
 
 interface Delivery {
@@ -124,6 +124,26 @@ test('a failed delivery is repeated under the same id with fresh links, for thre
   expect(new Set(deliveries.map(({ headers }) => headers['webhook-timestamp'])).size).toBe(10);
   const links = deliveries.map(({ body }) => JSON.parse(body).data.videos[0].link);
   expect(new Set(links).size).toBe(10);
+});
+
+test('a delivery whose outcome can never be stored is posted ten times, not for ever', async () => {
+  const recordAttempt = vi.spyOn(service.store, 'recordAttempt');
+  recordAttempt.mockRejectedValue(new Error('refused'));
+  answer = () => new Response('no', { status: 500 });
+  const id = await endedTask();
+  for (let i = 1; i <= 11; i++) {
+    await vi.waitFor(() => expect(recordAttempt).toHaveBeenCalledTimes(i), { timeout: 10_000, interval: 5 });
+    service.clock.ahead += 61_000;
+    if (i < 11) service.webhooks.wake();
+  }
+  expect(deliveries).toHaveLength(10);
+  recordAttempt.mockRestore();
+  service.webhooks.wake();
+  expect(await written(id, 1)).toMatchObject({
+    status: 'failed',
+    error: expect.stringContaining('stored'),
+  });
+  expect(deliveries).toHaveLength(10);
 });
 
 test('a 410 disables the URL for all deliveries; a replay or a test enables it', async () => {

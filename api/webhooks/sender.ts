@@ -33,6 +33,10 @@ const OVERLOAD_PAUSE = 5 * MINUTE;
 
 const TEST = 'webhook.test';
 
+const maxAttempts = ({ type }: Delivery) => (type === TEST ? 1 : DELAYS.length + 1);
+/** The process died during each attempt, or the store refused each outcome. Another attempt could go on for ever. */
+const UNSTORED: AttemptResult = { status_code: null, error: 'the outcome of the last attempt could not be stored' };
+
 export type Webhooks = ReturnType<typeof createWebhooks>;
 
 /** @param onAttempt called after each attempt; `ms`: since the task's end */
@@ -83,9 +87,8 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
   }
 
   async function deliver(delivery: Delivery): Promise<void> {
-    const { id, task_id, owner, url } = delivery;
-    const attempts = delivery.attempts + 1;
-    const result = await attempt(delivery);
+    const { id, task_id, owner, url, started: attempts } = delivery;
+    const result = attempts > maxAttempts(delivery) ? UNSTORED : await attempt(delivery);
     const { status_code, error, retryAfter } = result;
     const { status, outcome, nextAttemptIn } = stateAfter(delivery, result);
 
@@ -133,14 +136,13 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
 
 /** The state of a delivery after an attempt. `nextAttemptIn`: milliseconds, up to 10 % more or less at random; null: never. */
 function stateAfter(
-  { type, attempts }: Delivery,
+  delivery: Delivery,
   { status_code, retryAfter }: AttemptResult,
 ): { status: DeliveryStatus; outcome: AttemptOutcome; nextAttemptIn: number | null } {
   if (status_code !== null && status_code >= 200 && status_code < 300)
     return { status: 'delivered', outcome: 'delivered', nextAttemptIn: null };
   if (status_code === GONE) return { status: 'disabled', outcome: 'exhausted', nextAttemptIn: null };
-  const delay = type === TEST ? undefined : DELAYS[attempts];
-  if (delay === undefined) return { status: 'failed', outcome: 'exhausted', nextAttemptIn: null };
-  const nextAttemptIn = Math.max(retryAfter ?? 0, delay * (0.9 + 0.2 * Math.random()));
+  if (delivery.started >= maxAttempts(delivery)) return { status: 'failed', outcome: 'exhausted', nextAttemptIn: null };
+  const nextAttemptIn = Math.max(retryAfter ?? 0, DELAYS[delivery.started - 1]! * (0.9 + 0.2 * Math.random()));
   return { status: 'pending', outcome: status_code === null ? 'unreachable' : 'refused', nextAttemptIn };
 }

@@ -2,8 +2,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createClient } from '@libsql/client';
 import { afterAll, afterEach, beforeAll, beforeEach, describe } from 'vitest';
-import { openStore, type Store } from '../../api/store/store.ts';
+import { openStore, type Store, type StoreOptions } from '../../api/store/store.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
 
 export interface TestStores {
@@ -13,15 +14,21 @@ export interface TestStores {
   other: Store;
   /** milliseconds that the stores' clock is ahead of the database's */
   ahead: number;
+  /** messages that the stores have logged */
+  logged: string[];
+  /** executes a statement on the database itself */
+  execute(statement: string): Promise<unknown>;
 }
 
 /** @param tests defines the tests; it gets an object whose fields are set before each of them */
 export function forEachDatabase(tests: (stores: TestStores) => void): void {
-  function withStores(openBoth: (clockSkew: () => number) => Promise<[Store, Store]>) {
+  function withStores(openBoth: (options: StoreOptions) => Promise<[Store, Store, TestStores['execute']]>) {
     const stores = {} as TestStores;
+    const log = { error: (_: object, message: string) => void stores.logged.push(message) };
     beforeEach(async () => {
       stores.ahead = 0;
-      [stores.store, stores.other] = await openBoth(() => stores.ahead);
+      stores.logged = [];
+      [stores.store, stores.other, stores.execute] = await openBoth({ clockSkew: () => stores.ahead, log });
     });
     afterEach(async () => void (await Promise.allSettled([stores.store.close(), stores.other.close()])));
     tests(stores);
@@ -29,10 +36,11 @@ export function forEachDatabase(tests: (stores: TestStores) => void): void {
 
   describe('libSQL', () => {
     let folder: string;
-    withStores(async (clockSkew) => {
+    withStores(async (options) => {
       folder = await mkdtemp(join(tmpdir(), 'store-'));
-      const store = await openStore(`file:${folder}/tasks.db`, { clockSkew });
-      return [store, store];
+      const url = `file:${folder}/tasks.db`;
+      const store = await openStore(url, options);
+      return [store, store, (statement) => createClient({ url }).execute(statement)];
     });
     afterEach(() => rm(folder, { recursive: true }));
   });
@@ -43,9 +51,10 @@ export function forEachDatabase(tests: (stores: TestStores) => void): void {
       postgres = await startPostgres();
     });
     afterAll(() => postgres?.stop());
-    withStores(async (clockSkew) => {
-      const { url } = await postgres.database();
-      return Promise.all([openStore(url, { clockSkew }), openStore(url, { clockSkew })]);
+    withStores(async (options) => {
+      const { name, url } = await postgres.database();
+      const stores = await Promise.all([openStore(url, options), openStore(url, options)]);
+      return [...stores, (statement) => postgres.query(name, statement)];
     });
   });
 }
