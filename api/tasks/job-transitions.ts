@@ -17,6 +17,9 @@
  *   unknown to RunPod     no change in the first 60 s after submission; then the bucket's result.json decides. If there is none, the task
  *                         is submitted again as another job. When its third job is lost too, it fails with `lost`
  *
+ * RunPod may lose a result. So before any of these ends but the first, the bucket's result.json decides, if there is one. A canceled task
+ * yields only to an output.
+ *
  * A cancel request ends a queued task, or one without a job, at once. In a running one it is stored, and RunPod is asked to cancel the
  * job. Then what RunPod shows first wins, the result or the cancellation. A task with a cancel request gets no other job.
  *

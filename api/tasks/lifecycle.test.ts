@@ -44,6 +44,7 @@ describe('a task ends as its job ends', () => {
     const job = await service.take(id);
     const output = await service.finish(id, job.id);
     output.videos[0]!.key = 'tasks/another/video-1.mp4';
+    await service.bucket.put(`tasks/${id}/result.json`, JSON.stringify({ output }));
     service.report(job.id, { output });
     expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'internal' } });
   });
@@ -63,6 +64,57 @@ describe('a task ends as its job ends', () => {
     service.clock.ahead += 40 * MINUTE;
     expect(await service.until(id, ended)).toMatchObject({ status: 'failed', error: { code: 'timeout' } });
   });
+});
+
+describe('a task whose result is in the bucket succeeds although', () => {
+  /** What RunPod says about the job, instead of its output. */
+  const shown = (job: object) => {
+    service.faults.runpod = (request) => (request.url.includes('/status/') ? Response.json(job) : undefined);
+  };
+
+  test.each([
+    ['its job is COMPLETED without output', { status: 'COMPLETED' }],
+    ['its job is COMPLETED with another output', { status: 'COMPLETED', output: 'ok' }],
+    ['its job FAILED', { status: 'FAILED', error: 'exit code 137' }],
+    ['its job FAILED with an error of the worker', { status: 'FAILED', error: '{"code":"internal","message":"x"}' }],
+    ['its job TIMED_OUT', { status: 'TIMED_OUT' }],
+    ['its job was CANCELLED', { status: 'CANCELLED' }],
+  ])('%s', async (_name, job) => {
+    const id = await create();
+    const { id: jobId } = await service.take(id);
+    const output = await service.finish(id, jobId);
+    shown({ id: jobId, ...job });
+    service.report(jobId, { output }); // RunPod calls back
+    const task = await service.until(id, ended);
+    expect(task).toMatchObject({ status: 'succeeded', videos: [{ frames: 14 }] });
+    expect(task).not.toHaveProperty('error');
+  });
+
+  test('its deadline has passed', async () => {
+    const id = await create();
+    const job = await service.take(id);
+    await service.finish(id, job.id);
+    service.clock.ahead += 7201 * SECOND;
+    service.lifecycle.dispatch();
+    expect(await service.until(id, ended)).toMatchObject({ status: 'succeeded' });
+  });
+});
+
+test('a failed job’s error in the bucket counts where RunPod has none, but not against a cancellation', async () => {
+  const error = { code: 'invalid_input', message: 'too large', retryable: false };
+  for (const [status, expected] of [
+    ['FAILED', { status: 'failed', error }],
+    ['CANCELLED', { status: 'canceled' }],
+  ] as const) {
+    const id = await create();
+    const job = await service.take(id);
+    await service.bucket.create(`tasks/${id}/result.json`, JSON.stringify({ error }));
+    service.faults.runpod = (request) =>
+      request.url.includes('/status/') ? Response.json({ id: job.id, status }) : undefined;
+    service.report(job.id, { error: 'x' });
+    expect(await service.until(id, ended)).toMatchObject(expected);
+    delete service.faults.runpod;
+  }
 });
 
 describe('while RunPod is unreachable', () => {

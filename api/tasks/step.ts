@@ -67,6 +67,14 @@ export function createStep(
     return (await storedResult(task, bucket, now())) ?? { nextRunIn: 0, ...onJobLost(task, now()) };
   }
 
+  /** What the bucket says about a task that is to end without a result: RunPod may have lost the result, or the job may have been killed. */
+  async function resultBefore(task: Task, { status }: Changes): Promise<Changes | undefined> {
+    const hadJob = task.jobs + task.failures > 0;
+    if (status === 'succeeded' || !hadJob) return undefined;
+    const stored = await storedResult(task, bucket, now());
+    return stored && (stored.status === 'succeeded' || status === 'failed') ? { error: null, ...stored } : undefined;
+  }
+
   /** Expires the files of an ended task when it is time. */
   async function afterEnd(task: Task): Promise<Changes> {
     if (task.jobs_to_cancel.length > 0) return {};
@@ -88,7 +96,8 @@ export function createStep(
     try {
       const changes = await changesOf(task, unknownJob);
       if (!endsTask(task, changes)) return { ...state, ...changes };
-      return { ...state, ...changes, cost: await charge(task, changes, bucket) };
+      const end = { ...changes, ...(await resultBefore(task, changes)) };
+      return { ...state, ...end, cost: await charge(task, end, bucket) };
     } catch (error) {
       log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
       return { ...state, failures: task.failures + 1 };
