@@ -8,6 +8,7 @@ import { writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { userPath } from '../client/files.ts';
 import { isMet, machine, machineLine, type Report, table } from './report.ts';
 
 const BENCHMARKS = ['svd', 'memory', 'media', 'worker', 'api', 'demo', 'idle'];
@@ -45,7 +46,8 @@ async function runAll(): Promise<void> {
   console.log(`${machineLine}\n`);
   for (const { how } of results) console.log(`- ${how}`);
   console.log(`\n${table(rows)}\n\n${met} aims met, ${missed} missed`);
-  if (flags.json) writeFileSync(flags.json, `${JSON.stringify({ machine, results }, null, 1)}\n`);
+  if (flags.json)
+    writeFileSync(userPath(flags.json, process.env), `${JSON.stringify({ machine, results }, null, 1)}\n`);
   if (failed.length > 0) {
     console.error(`these benchmarks failed: ${failed.join(', ')}`);
     process.exitCode = 1;

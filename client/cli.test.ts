@@ -150,6 +150,8 @@ test('a wrong command line fails before any request, and unknown names come with
   expect(await wrong('--prompt')).toBe('--prompt needs a value');
   expect(await wrong('--prompt', 'x', '--json=yes')).toBe('--json takes no value');
   expect(await wrong('--prompt', 'x', '--seed', '1', '--seed', '2')).toBe('--seed: given more than once');
+  expect(await wrong('--prompt', 'x', '--constructor', 'x')).toBe('--constructor: unknown');
+  expect(await wrong()).toMatch(/^img2vid --prompt TEXT/);
   expect(await wrong('stats')).toMatch(/^stats: no command; there are quote, status, /);
   expect(await wrong('watch')).toBe('watch needs the id of a task');
   expect(await wrong('status', 'a', 'b')).toBe('b: unexpected argument');
@@ -184,6 +186,10 @@ test('a file is saved only when complete, and replaces another one only with --f
   const refused = await img2vid(['download', id, '--out', at('mine.mp4')]);
   expect([refused.code, refused.err]).toEqual([EXIT.file, expect.stringContaining('--force overwrites it')]);
   expect((await img2vid(['--prompt', 'x', '--out', at('mine.mp4')])).code).toBe(EXIT.file); // and nothing is made
+  for (const out of ['no-such-folder/a.mp4', 'mine.mp4/a.mp4']) {
+    const { code, err } = await img2vid(['--prompt', 'x', '--out', at(out)]);
+    expect([code, err]).toEqual([EXIT.file, expect.stringContaining('there is no folder')]);
+  }
   expect(await (await fetch(`${service.url}/status?status=queued`)).json()).toEqual([]);
   expect(await readFile(at('mine.mp4'), 'utf8')).toBe('mine');
   expect((await img2vid(['download', id, '--out', at('mine.mp4'), '--force'])).out).toBe(`${at('mine.mp4')}\n`);
@@ -199,8 +205,10 @@ test('a file is saved only when complete, and replaces another one only with --f
   await work({ sha256: 'another' });
   const wrong = await img2vid(['watch', other, '--out', at('wrong.mp4')]);
   expect([wrong.code, wrong.err]).toEqual([EXIT.file, expect.stringContaining('not what the worker made')]);
+  expect(wrong.err).toContain(`The clip is made: img2vid download ${other}, or http`);
   expect((await readdir(folder)).filter((name) => /wrong|part/.test(name))).toEqual([]);
   expect((await img2vid(['delete', other])).out).toContain('its files were deleted');
+  expect((await img2vid(['list'])).out).toMatch(new RegExp(`^${other} .* deleted$`, 'm'));
   expect((await img2vid(['download', other, '--out', at('gone.mp4')])).code).toBe(EXIT.failed);
 });
 
@@ -274,6 +282,22 @@ test('the linked command runs from another folder and passes its exit status on'
   child.stderr.on('data', (text) => (err += text));
   const [code] = await once(child, 'close');
   expect([code, err]).toEqual([EXIT.usage, '--T: must be a whole number from 1 to 100\n']);
+});
+
+test('files are those of the folder in which npm run was called', async () => {
+  const png = await sharp({ create: { width: 96, height: 64, channels: 3, background: '#369' } })
+    .png()
+    .toBuffer();
+  await writeFile(at('here.png'), png);
+  const env = {
+    IMG2VID_URL: service.url,
+    INIT_CWD: folder,
+    npm_package_json: join(process.cwd(), 'package.json'),
+  };
+  const quote = ['quote', '--image', 'here.png'];
+  expect((await img2vid(quote, { env })).code).toBe(EXIT.ok);
+  const otherPackage = { ...env, npm_package_json: '/elsewhere/package.json' };
+  expect((await img2vid(quote, { env: otherPackage })).code).toBe(EXIT.file);
 });
 
 test('an unreachable service has its own exit status', async () => {

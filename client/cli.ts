@@ -1,10 +1,6 @@
 /** `img2vid`: the API from a terminal or a script. */
-import { createHash } from 'node:crypto';
-import { createWriteStream, existsSync, realpathSync, statSync } from 'node:fs';
-import { readFile, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { realpathSync } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
-import { pipeline } from 'node:stream/promises';
 import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
 import { CLEAR_LINE } from '../core/format.ts';
@@ -20,11 +16,12 @@ import {
   formatTask,
   formatUsage,
 } from './cli-format.ts';
+import { checkOutput, FileError, readPicture, saveVideo, userPath } from './files.ts';
 import { checkNames, type Flags, parameterHelp, parseFlags, UsageError } from './flags.ts';
 import { ApiError, type Client, createClient, type FollowedTask, type Parameters, type Task } from './index.ts';
 import { progressBar } from './progress-bar.ts';
 
-const USAGE = `img2vid --prompt TEXT | --image FILE|URL|- [--out FILE] [--PARAMETER VALUE …]   makes a clip
+const COMMAND_LINES = `img2vid --prompt TEXT | --image FILE|URL|- [--out FILE] [--PARAMETER VALUE …]   makes a clip
 img2vid quote --prompt TEXT …     the parameters and the highest cost of a clip; makes nothing
 img2vid status [ID]               a task, or the newest one
 img2vid list                      tasks, newest first
@@ -33,8 +30,9 @@ img2vid download ID               saves its video
 img2vid cancel ID                 cancels it
 img2vid delete ID                 deletes the files and the prompt of an ended task
 img2vid usage                     what the API key has spent
+`;
 
-  --image FILE|URL|-   the picture to animate; -: standard input
+const DETAILS = `  --image FILE|URL|-   the picture to animate; -: standard input
   --out FILE           saves the MP4 there, the grid if there are several videos; in a folder as ID.mp4.
                        Also with watch, and with download, where ID.mp4 is the default
   --video N            the Nth of several videos instead of the grid
@@ -102,8 +100,6 @@ interface Context extends CliIo, Flags<(typeof VALUES)[number], (typeof SWITCHES
   note(text: string): void;
 }
 
-class FileError extends Error {}
-
 /** The reader of standard output has ended, as `head` does. */
 const CLOSED = new Error('standard output is closed');
 
@@ -114,9 +110,13 @@ export async function main(args: string[], io: CliIo): Promise<number> {
   try {
     const flags = parseFlags(args, { values: VALUES, switches: SWITCHES });
     const { values, switches } = flags;
-    if (switches.has('help') || args.length === 0) {
-      out.write(`${USAGE}${parameterHelp()}\n`);
-      return switches.has('help') ? EXIT.ok : EXIT.usage;
+    if (switches.has('help')) {
+      out.write(`${COMMAND_LINES}\n${DETAILS}${parameterHelp()}\n`);
+      return EXIT.ok;
+    }
+    if (args.length === 0) {
+      err.write(`${COMMAND_LINES}\nimg2vid --help shows all flags and parameters.\n`);
+      return EXIT.usage;
     }
     const { run, id } = findCommand(flags);
     const note = (text: string) => void (switches.has('quiet') || printError(text));
@@ -169,24 +169,24 @@ function checkUrl(url: string): string {
 async function make(context: Context): Promise<number> {
   const { client, values, switches, note, show, signal } = context;
   if (values.out !== undefined && switches.has('no-wait')) throw new UsageError('--out: not with --no-wait');
-  checkOutput(context); // before anything is paid
+  const path = readOutput(context, values.out); // before anything is paid
   const task = await client.img2vid(await readParameters(context), { signal }).catch((error) => {
     if (signal.aborted) note('The service may have accepted it: img2vid status shows the newest task.');
     throw error;
   });
   for (const { field, message } of task.answer.warnings) note(`${field}: ${message}`);
-  return switches.has('no-wait') ? show(task.answer) : follow(context, task);
+  return switches.has('no-wait') ? show(task.answer) : follow(context, task, path);
 }
 
 async function watch(context: Context): Promise<number> {
-  const { client, id, signal } = context;
-  checkOutput(context);
-  return follow(context, client.follow(id, { signal }));
+  const { client, id, values, signal } = context;
+  const path = readOutput(context, values.out);
+  return follow(context, client.follow(id, { signal }), path);
 }
 
-/** Shows the progress of a task, saves its video if --out says where, and shows the result. */
-async function follow(context: Context, followed: FollowedTask): Promise<number> {
-  const { values, switches, note, show, err, signal } = context;
+/** Shows the progress of a task, saves its video at `path` if it is given, and shows the result. */
+async function follow(context: Context, followed: FollowedTask, path: string | undefined): Promise<number> {
+  const { switches, note, show, err, signal } = context;
   const bar = err.isTTY && !switches.has('quiet') ? progressBar(err) : undefined;
   let task: Task | undefined;
   try {
@@ -198,7 +198,7 @@ async function follow(context: Context, followed: FollowedTask): Promise<number>
     throw error;
   }
   bar?.end(task!);
-  if (values.out !== undefined && task!.status === 'succeeded') note(`saved ${await save(context, task!, values.out)}`);
+  if (path !== undefined && task!.status === 'succeeded') note(`saved ${await save(context, task!, path)}`);
   return show(task!);
 }
 
@@ -237,8 +237,7 @@ async function list({ client, values, switches, out, signal }: Context): Promise
 
 async function download(context: Context): Promise<number> {
   const { client, values, id, print, note, show, signal } = context;
-  const out = values.out ?? `${id}.mp4`;
-  checkOutput(context, out);
+  const out = readOutput(context, values.out ?? `${id}.mp4`);
   const task = await client.status(id, { signal });
   if (isActive(task.status)) note(`the task is ${task.status}: img2vid watch ${id} --out FILE waits for it`);
   if (!task.videos) {
@@ -257,17 +256,11 @@ async function usage({ client, values: { since, until }, print, signal }: Contex
 }
 
 /** @throws FileError the picture cannot be read */
-async function readParameters({ fields, values: { image }, stdin, signal }: Context): Promise<Parameters> {
+async function readParameters({ fields, values: { image }, env, stdin, signal }: Context): Promise<Parameters> {
   const parameters = parseTextFields(fields) as Parameters; // the service checks the values
   if (image === undefined) return parameters;
   if (/^https?:\/\//i.test(image)) return { ...parameters, image_url: image };
-  try {
-    return { ...parameters, image: image === '-' ? await buffer(stdin) : await readFile(image, { signal }) };
-  } catch (error) {
-    signal.throwIfAborted();
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new FileError(`--image ${image}: ${code === 'ENOENT' ? 'there is no such file' : message}`);
-  }
+  return { ...parameters, image: image === '-' ? await buffer(stdin) : await readPicture(image, env, signal) };
 }
 
 /** The file that --video means: the grid or the only video without it. @throws UsageError */
@@ -277,43 +270,18 @@ function chooseFile({ grid, videos = [] }: Task, { values: { video } }: Pick<Con
   return file;
 }
 
-const isFolder = (path: string) => existsSync(path) && statSync(path).isDirectory();
-
-/** @throws UsageError --video is no number; FileError a file exists at `out` and --force is not given */
-function checkOutput({ values, switches }: Pick<Context, 'values' | 'switches'>, out = values.out): void {
+/** @returns the absolute path that --out names. @throws UsageError --video is no number; FileError */
+function readOutput<T extends string | undefined>({ values, switches, env }: Context, out: T) {
   if (values.video !== undefined && !/^([1-9]|10)$/.test(values.video))
     throw new UsageError('--video: must be a whole number from 1 to 10');
-  if (out !== undefined && existsSync(out) && !isFolder(out) && !switches.has('force'))
-    throw new FileError(`${out}: the file exists; --force overwrites it`);
+  const path = out && userPath(out, env);
+  if (path !== undefined) checkOutput(path, switches.has('force'));
+  return path as T;
 }
 
-/** Saves a video. The file gets its name only when it is complete and its SHA-256 is right. @returns its path */
-async function save(context: Context, task: Task, out: string): Promise<string> {
-  const { client, signal } = context;
-  const file = chooseFile(task, context);
-  const path = isFolder(out) ? join(out, `${task.id}.mp4`) : out;
-  const temporary = `${path}.${task.id}.part`;
-  try {
-    const { body } = await client.download(file, { signal });
-    const hash = createHash('sha256');
-    const hashChunks = async function* (chunks: AsyncIterable<Uint8Array>) {
-      for await (const chunk of chunks) {
-        hash.update(chunk);
-        yield chunk;
-      }
-    };
-    await pipeline(body!, hashChunks, createWriteStream(temporary, { flush: true }), { signal });
-    if (hash.digest('hex') !== file.sha256)
-      throw new FileError(`${path}: the download is not what the worker made; try again`);
-    checkOutput(context, path); // again: it may be in a folder, or created meanwhile
-    await rename(temporary, path);
-    return path;
-  } catch (error) {
-    await rm(temporary, { force: true });
-    signal.throwIfAborted();
-    if (error instanceof ApiError || error instanceof FileError) throw error;
-    throw new FileError(`${path}: ${(error as Error).message}`);
-  }
+function save(context: Context, task: Task, path: string): Promise<string> {
+  const { client, switches, signal } = context;
+  return saveVideo({ client, task, video: chooseFile(task, context), path, force: switches.has('force'), signal });
 }
 
 /** Runs as a process. The first Ctrl-C ends the waiting, the second one the process. A closed pipe ends a list. */

@@ -43,7 +43,7 @@ export function parseFlags<V extends string, S extends string>(
       const value = inline ?? args[++i];
       if (value === undefined) throw new UsageError(`--${name} needs a value`);
       const field = name.replaceAll('-', '_');
-      if (name in flags.values || flags.fields.some(([other]) => other === field))
+      if (Object.hasOwn(flags.values, name) || flags.fields.some(([other]) => other === field))
         throw new UsageError(`--${name}: given more than once`);
       if ((own.values as readonly string[]).includes(name)) flags.values[name as V] = value;
       else flags.fields.push([field, value]);

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
+import { userPath } from '../../client/files.ts';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
 import { type Action, type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
 import { checkGpus, describeGpus, endpointBody, findEndpoint, findVolume } from './endpoint.ts';
@@ -73,7 +74,7 @@ interface Context extends ReconcileOptions {
 
 function withContext(work: (context: Context) => Promise<number | undefined>): Action<DeployIo>['run'] {
   return async ({ env, out, ask = askTerminal, sleep = delay }, flags: Flags) => {
-    const file = readEndpointFile(flags.file ?? ENDPOINT_FILE);
+    const file = readEndpointFile(flags.file === undefined ? ENDPOINT_FILE : userPath(flags.file, env));
     const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
       {
         RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),

@@ -1,12 +1,13 @@
 /** `npm run demo`: starts the whole service on this machine, makes one clip through its API, and keeps the service running. */
-import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseKeyId } from '../../api/keys/key-value.ts';
 import { formatTask } from '../../client/cli-format.ts';
+import { checkOutput, readPicture, saveVideo, userPath } from '../../client/files.ts';
 import { parameterHelp, parseFlags, UsageError } from '../../client/flags.ts';
-import { type ApiError, createClient, type Parameters, type Task } from '../../client/index.ts';
+import { type ApiError, type Client, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { InvalidRequest, parseRequest, parseTextFields } from '../../core/request.ts';
@@ -65,12 +66,18 @@ async function run(): Promise<void> {
   if (apiKey !== undefined && parseKeyId(apiKey) === undefined)
     throw new Error('IMG2VID_API_KEY is no API key: they begin with i2v_, and npm run keys creates them');
   const parameters = await readParameters(fields, values.image); // before anything is started
+  const path = values.out && userPath(values.out, env);
+  if (path) checkOutput(path, true);
+  const frames = values.frames && userPath(values.frames, env);
+  if (frames) await mkdir(frames, { recursive: true });
   const framesDir = values.frames === undefined ? undefined : await mkdtemp(join(tmpdir(), 'frames-'));
   try {
     service = await startLocal({ env, quiet: true, framesDir, onFirstKey });
-    const task = await makeClip(service, parameters);
-    if (values.out !== undefined) await saveVideo(task, values.out);
-    if (framesDir !== undefined) await saveFrames(join(framesDir, task.id), values.frames!);
+    const client = createClient({ url: service.url, key: apiKey });
+    const task = await makeClip(client, service.dataDir, parameters);
+    const video = task.grid ?? task.videos![0]!;
+    if (path) console.log(`saved ${await saveVideo({ client, task, video, path, force: true })}`);
+    if (framesDir !== undefined) await saveFrames(join(framesDir, task.id), frames!);
   } finally {
     if (framesDir !== undefined) await rm(framesDir, { recursive: true });
   }
@@ -104,16 +111,11 @@ async function readParameters(fields: [string, string][], image: string | undefi
   }
   if (image !== undefined && /^https?:\/\//i.test(image)) return { ...values, image_url: image };
   if (image === undefined && ['prompt', 'image_url', 'still_of'].some((name) => name in values)) return values;
-  const path = image ?? BUNDLED_PICTURE;
-  const bytes = await readFile(path).catch(({ code, message }: NodeJS.ErrnoException) => {
-    throw new Error(`--image ${path}: ${code === 'ENOENT' ? 'there is no such file' : message}`);
-  });
-  return { ...values, image: bytes };
+  return { ...values, image: await readPicture(image ?? BUNDLED_PICTURE, env) };
 }
 
 /** Makes a clip through the API and prints its progress, links and files. */
-async function makeClip({ url, dataDir }: LocalService, parameters: Parameters): Promise<Task> {
-  const client = createClient({ url, key: apiKey });
+async function makeClip(client: Client, dataDir: string, parameters: Parameters): Promise<Task> {
   const followed = await client.img2vid(parameters).catch((error: ApiError) => {
     throw error.code === 'unauthorized' ? new Error(howToGetKey(dataDir)) : error;
   });
@@ -138,15 +140,6 @@ function howToGetKey(dataDir: string): string {
   return `${reason}; create one:
   ${folder}npm run keys -- create --name demo
   ${folder}IMG2VID_API_KEY=i2v_… npm run demo`;
-}
-
-/** The grid, or the only video. */
-async function saveVideo(task: Task, path: string): Promise<void> {
-  const { link } = task.grid ?? task.videos![0]!;
-  const temporary = `${path}.part`;
-  await writeFile(temporary, Buffer.from(await (await fetch(link)).arrayBuffer()), { flush: true });
-  await rename(temporary, path);
-  console.log(`saved ${path}`);
 }
 
 /** @param source has a folder of frames for each video. @param target gets the frames, or of several videos a folder for each */

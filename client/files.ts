@@ -1,0 +1,83 @@
+/** Files of the command line and the demo: pictures that are sent, and videos that are saved. */
+import { createHash } from 'node:crypto';
+import { accessSync, constants, createWriteStream, existsSync, statSync } from 'node:fs';
+import { readFile, rename, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type { Client, Task, Video } from './index.ts';
+
+/** A file that cannot be read or saved. Its message is for the user. */
+export class FileError extends Error {}
+
+/**
+ * @returns the absolute path of a file that the user names. `npm run` starts programs in the folder of package.json, and passes the
+ * user's own folder in INIT_CWD.
+ */
+export function userPath(path: string, env: NodeJS.ProcessEnv): string {
+  const { INIT_CWD, npm_package_json = '' } = env;
+  return resolve(INIT_CWD && dirname(npm_package_json) === process.cwd() ? INIT_CWD : '', path);
+}
+
+/** @throws FileError */
+export async function readPicture(path: string, env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<Uint8Array> {
+  return readFile(userPath(path, env), { signal }).catch(({ code, message }: NodeJS.ErrnoException) => {
+    signal?.throwIfAborted();
+    throw new FileError(`--image ${path}: ${code === 'ENOENT' ? 'there is no such file' : message}`);
+  });
+}
+
+const isFolder = (path: string) => existsSync(path) && statSync(path).isDirectory();
+
+/** @throws FileError a video cannot be saved at this absolute path; a file is there, and `force` is not given */
+export function checkOutput(path: string, force = false): void {
+  const folder = isFolder(path) ? path : dirname(path);
+  if (!isFolder(folder)) throw new FileError(`${path}: there is no folder ${folder}`);
+  if (existsSync(path) && path !== folder && !force)
+    throw new FileError(`${path}: the file exists; --force overwrites it`);
+  try {
+    accessSync(folder, constants.W_OK);
+  } catch {
+    throw new FileError(`${path}: the folder ${folder} is not writable`);
+  }
+}
+
+interface SaveOptions {
+  client: Pick<Client, 'download'>;
+  task: Task;
+  video: Omit<Video, 'seed'>;
+  /** absolute; in a folder the file is named ID.mp4 */
+  path: string;
+  force?: boolean;
+  signal?: AbortSignal;
+}
+
+/**
+ * The file gets its name only when it is complete and its SHA-256 is right.
+ * @returns its path
+ * @throws FileError says where the clip is; ApiError
+ */
+export async function saveVideo({ client, task, video, path, force, signal }: SaveOptions): Promise<string> {
+  const target = isFolder(path) ? join(path, `${task.id}.mp4`) : path;
+  const temporary = `${target}.${task.id}.part`;
+  try {
+    const { body } = await client.download(video, { signal });
+    const hash = createHash('sha256');
+    const hashChunks = async function* (chunks: AsyncIterable<Uint8Array>) {
+      for await (const chunk of chunks) {
+        hash.update(chunk);
+        yield chunk;
+      }
+    };
+    await pipeline(body!, hashChunks, createWriteStream(temporary, { flush: true }), { signal });
+    if (hash.digest('hex') !== video.sha256) throw new Error('the download is not what the worker made; try again');
+    if (target !== path || !force) checkOutput(target, force); // the file may have been created meanwhile
+    await rename(temporary, target);
+    return target;
+  } catch (error) {
+    await rm(temporary, { force: true });
+    signal?.throwIfAborted();
+    const { message } = error as Error;
+    const reason = message.startsWith(target) ? message : `${target}: ${message}`;
+    throw new FileError(`${reason}\nThe clip is made: img2vid download ${task.id}, or ${video.link}`, { cause: error });
+  }
+}
