@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { MINUTE, SECOND } from '../../core/time.ts';
+import { DAY, MINUTE, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 import { openStore } from '../store/store.ts';
 
@@ -115,6 +115,14 @@ test('a failed job’s error in the bucket counts where RunPod has none, but not
     expect(await service.until(id, ended)).toMatchObject(expected);
     delete service.faults.runpod;
   }
+});
+
+test('the largest task gets a job that may run for a week, the most that RunPod allows', async () => {
+  await service.close();
+  service = await testService({}, {}, { isQueueLocal: false });
+  const id = await create({ prompt: 'x', H: 2048, W: 2048, T: 100, num_cols: 10, steps: 1000 });
+  const job = await service.take(id); // the simulator refuses longer times
+  expect(service.queue.find(job.id)!.executionTimeout).toBe(7 * DAY);
 });
 
 describe('while RunPod is unreachable', () => {

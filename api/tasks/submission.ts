@@ -1,7 +1,7 @@
 /** Submits tasks to RunPod, and limits how many. */
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
-import { MINUTE, SECOND } from '../../core/time.ts';
+import { DAY, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import { UnansweredError } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
@@ -13,9 +13,9 @@ import { backoff, completed, failed, LOST_AFTER } from './job-transitions.ts';
  * be shared fairly among keys. It is enough for RunPod to see how many workers are wanted.
  */
 const MAX_JOBS_OUT = 100;
-/** RunPod's limits of a job's ttl. A job whose ttl ends before the task's deadline counts as lost, and the task gets another one. */
+/** RunPod's limits of a job's times. A job whose ttl ends before the task's deadline counts as lost, and the task gets another one. */
 const MIN_TTL = 10 * SECOND;
-const MAX_TTL = 7 * 24 * 60 * MINUTE;
+const MAX_JOB_TIME = 7 * DAY;
 
 /** Milliseconds between polls of a watched task, at RunPod and, for changes by other processes, in the store. */
 export const watchInterval = (isQueueLocal: boolean) => (isQueueLocal ? 150 : SECOND);
@@ -33,8 +33,9 @@ export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now
   let pausedUntil = 0;
 
   async function send(task: Task): Promise<Changes> {
-    const ttl = Math.min(MAX_TTL, Math.max(MIN_TTL, task.created_at + config.taskDeadline - now()));
-    const executionTimeout = isQueueLocal ? config.taskDeadline : config.stillTimeout + 3 * estimateGpuTime(task.input);
+    const ttl = Math.min(MAX_JOB_TIME, Math.max(MIN_TTL, task.created_at + config.taskDeadline - now()));
+    const runTime = isQueueLocal ? config.taskDeadline : config.stillTimeout + 3 * estimateGpuTime(task.input);
+    const executionTimeout = Math.min(MAX_JOB_TIME, runTime);
     try {
       const job_id = await runpod.submit({
         input: jobInput(task),

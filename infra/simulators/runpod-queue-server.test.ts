@@ -391,6 +391,7 @@ test('a repeated report and one from a worker that has lost the job are accepted
 test.each([
   ['executionTimeout', 5000],
   ['executionTimeout', '6000'],
+  ['executionTimeout', 7 * 24 * 60 * MINUTE + 1],
   ['ttl', 9999],
   ['ttl', 7 * 24 * 60 * MINUTE + 1],
   ['ttl', null],

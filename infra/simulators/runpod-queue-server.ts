@@ -250,7 +250,13 @@ const submissionSchema = v.object({
   webhook: v.nullish(v.string()),
   policy: v.nullish(
     v.object({
-      executionTimeout: v.optional(v.pipe(v.number(), v.gtValue(5 * SECOND, 'executionTimeout must be over 5000'))),
+      executionTimeout: v.optional(
+        v.pipe(
+          v.number(),
+          v.gtValue(5 * SECOND, 'executionTimeout must be over 5000'),
+          v.maxValue(7 * DAY, 'executionTimeout must be at most a week'),
+        ),
+      ),
       ttl: v.optional(
         v.pipe(
           v.number(),
