@@ -61,22 +61,28 @@ export function choice<const T extends readonly string[]>(names: T, description:
   return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(description));
 }
 
-function url(allowed: string, description: string) {
+/** An http(s) URL. It becomes its normal form, `URL.href`, which is ASCII, so that what is stored is what is requested. */
+function url(allowed: string, about: { description: string; examples?: string[] }) {
   return v.pipe(
     v.string(allowed),
+    v.trim(),
     v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
     v.url(allowed),
     v.regex(/^https?:\/\//i, allowed),
-    v.check((text) => !hasCredentials(text), `${allowed} without user name and password`),
-    v.description(description),
+    v.check(
+      (text) => text.isWellFormed() && !/\p{Cc}/u.test(text),
+      `${allowed} without control characters and unpaired surrogates`,
+    ),
+    v.metadata(about),
+    v.transform((text) => new URL(text)),
+    v.check(({ username, password }) => !username && !password, `${allowed} without user name and password`),
+    v.transform(({ href }) => href),
+    v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters when percent-encoded`),
   );
 }
 
-/** Credentials would have to be stored, shown and passed on. */
-function hasCredentials(text: string): boolean {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  return !!(url?.username || url?.password);
-}
+/** The URL of a webhook, which may be http where ALLOW_PRIVATE_URLS is set. */
+export const webhookUrl = (about: { description: string; examples?: string[] }) => url('must be an https URL', about);
 
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
 export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
@@ -117,10 +123,9 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       ),
       v.description('Midjourney prompt for the still, which may have flags such as --ar and --stylize'),
     ),
-    image_url: url(
-      'must be an http or https URL',
-      `Public URL of the picture to animate: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
-    ),
+    image_url: url('must be an http or https URL', {
+      description: `Public URL of the picture to animate: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
+    }),
     H: side(own.H, 'Height'),
     W: side(own.W, 'Width'),
     T: integer(1, maxFrames, 'Number of frames: with fps it makes the length of the clip'),
@@ -161,7 +166,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.description('Id of an earlier task of the same API key; its still is animated again, and not paid for twice'),
     ),
     fit: choice(['cover', 'contain', 'stretch'], 'How the still is brought to W×H: cropped, with bars, or stretched'),
-    webhook_url: url('must be an https URL', 'https URL that receives a signed POST when the task ends'),
+    webhook_url: webhookUrl({ description: 'https URL that receives a signed POST when the task ends' }),
   };
 }
 

@@ -12,7 +12,6 @@ export function urlErrors(
   const errors = Object.entries({ image_url, webhook_url })
     .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
     .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS}` }));
-  if (webhook_url?.toLowerCase().startsWith('http:'))
-    errors.push({ field: 'webhook_url', message: 'must be an https URL' });
+  if (webhook_url?.startsWith('http:')) errors.push({ field: 'webhook_url', message: 'must be an https URL' });
   return errors;
 }

@@ -1,7 +1,7 @@
 /** Deliveries of webhooks: their list, repeats and tests. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { choice, parameters } from '../../core/parameters.ts';
+import { choice, webhookUrl } from '../../core/parameters.ts';
 import { DELIVERY_STATUSES } from '../../core/responses.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
@@ -89,17 +89,12 @@ export const replay = endpoint({
     },
 });
 
-const { webhook_url } = parameters({ maxFrames: 1, maxFps: 1 }, 'svd'); // it does not depend on limits and model
-
 export const testWebhook = endpoint({
   method: 'POST',
   path: '/webhooks/test',
   scope: 'submit',
   query: v.object({
-    webhook_url: v.pipe(
-      webhook_url,
-      v.metadata({ description: 'URL to send the event to', examples: [WEBHOOK_URL_EXAMPLE] }),
-    ),
+    webhook_url: webhookUrl({ description: 'URL to send the event to', examples: [WEBHOOK_URL_EXAMPLE] }),
   }),
   describe: () => ({
     operationId: 'test',
