@@ -1,4 +1,6 @@
 /** libSQL: one file for one process. The one importer of libsql. */
+
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -126,6 +128,14 @@ function createWriteQueue(client: Client) {
       }),
     idle: async () => draining,
   };
+}
+
+/** Whether a process uses this data folder, which need not exist. */
+export async function isFolderInUse(folder: string): Promise<boolean> {
+  if (!existsSync(folder)) return false;
+  const lock = await lockFolder(folder).catch(() => undefined);
+  lock?.close();
+  return !lock;
 }
 
 /** Tells Kysely that SQLite creates tables transactionally. */

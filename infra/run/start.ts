@@ -12,6 +12,7 @@ import { Hono } from 'hono';
 import { databaseUrl } from '../../api/config.ts';
 import { isLoopback, localUrl } from '../../api/http/host.ts';
 import { createFirstKey } from '../../api/keys/first-key.ts';
+import { isFolderInUse } from '../../api/store/libsql.ts';
 import { openStore } from '../../api/store/store.ts';
 import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { SECOND } from '../../core/time.ts';
@@ -53,7 +54,9 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
   const host = env.HOST || '127.0.0.1';
   const port = env.PORT ? Number(env.PORT) : await firstFreePort(5000, host);
   const url = localUrl(host, port);
-  const dataDir = env.DATA_DIR || (port === 5000 ? 'data' : `data-${port}`);
+  const dataDir = env.DATA_DIR || ((await isFolderInUse('data')) ? `data-${port}` : 'data');
+  if (!env.DATA_DIR && dataDir !== 'data')
+    console.log(`another process uses the folder data; this one uses ${dataDir}`);
   mkdirSync(dataDir, { recursive: true });
   const common = { ...env, DATA_DIR: resolve(dataDir), MODEL: env.MODEL || 'camera', HOST: host, PORT: String(port) };
   const firstKey = onFirstKey && !isLoopback(host) && (await openFirstKey(common));

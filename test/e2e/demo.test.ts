@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openStore } from '../../api/store/store.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 
@@ -20,8 +21,9 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-const demo = (environment: NodeJS.ProcessEnv, ...args: string[]) =>
-  spawnSync(process.execPath, ['infra/run/demo.mjs', ...args], { cwd: ROOT, env: environment, encoding: 'utf8' });
+const demo = (environment: NodeJS.ProcessEnv, ...args: string[]) => demoIn(ROOT, environment, ...args);
+const demoIn = (cwd: string, environment: NodeJS.ProcessEnv, ...args: string[]) =>
+  spawnSync(process.execPath, [join(ROOT, 'infra/run/demo.mjs'), ...args], { cwd, env: environment, encoding: 'utf8' });
 const TINY = ['--H', '64', '--W', '128', '--T', '3', '--steps', '2'];
 
 test('--once makes a clip from the bundled picture, saves it and its frames, prints the link, and exits', async () => {
@@ -40,6 +42,17 @@ test('--once makes a clip from the bundled picture, saves it and its frames, pri
     expect(error).toBeGreaterThan(0); // saved before encoding
   }
   expect(t).toBe(3);
+}, 60_000);
+
+test('without DATA_DIR the folder is data on every port, and another one only while a process uses it', async () => {
+  const { DATA_DIR: _, ...environment } = env;
+  const cwd = await mkdtemp(join(folder, 'cwd-'));
+  expect(demoIn(cwd, environment, '--once', ...TINY).stdout).not.toContain('another process');
+  const other = await openStore(`file:${cwd}/data/tasks.db`);
+  const { stdout } = demoIn(cwd, environment, '--once', ...TINY);
+  await other.close();
+  expect(stdout).toContain(`another process uses the folder data; this one uses data-${env.PORT}\n`);
+  expect(await readdir(cwd)).toEqual(['data', `data-${env.PORT}`]);
 }, 60_000);
 
 test('wrong flags end the demo with one line each, before anything is started', () => {
