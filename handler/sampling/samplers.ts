@@ -39,141 +39,108 @@ export function sample(sampling: Sampling, choice: Sampler): Promise<Float32Arra
   }
 }
 
-/**
- * Euler's method on the probability-flow ODE, with churn: Karras et al. 2022 (arXiv:2206.00364), algorithm 2 without its second-order
- * correction. Without churn it is DDIM (arXiv:2010.02502). One evaluation a step.
- */
-export async function eulerEDM(sampling: Sampling, churn: Churn): Promise<Float32Array> {
-  const { denoise, onStep } = sampling;
+/** One step of a sampler: from x at noise level `sigma` to the returned x at `sigma_next`. */
+type Step = (x: Float32Array, sigma: number, sigma_next: number, i: number) => Promise<Float32Array>;
+
+/** Takes a sampler's steps, from scaled noise to the clean latents. */
+async function takeSteps(sampling: Sampling, step: Step): Promise<Float32Array> {
+  const { sigmas, onStep, signal } = sampling;
   let x = scaleNoise(sampling);
-  for (const { i, sigma, sigma_next } of steps(sampling)) {
-    const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
-    const denoised = await denoise(x_hat, sigma_hat);
-    x = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
+  for (let i = 0; i < sigmas.length - 1; i++) {
+    signal?.throwIfAborted();
+    x = await step(x, sigmas[i]!, sigmas[i + 1]!, i);
     onStep?.(i + 1, x);
   }
   return x;
 }
+
+/**
+ * Euler's method on the probability-flow ODE, with churn: Karras et al. 2022 (arXiv:2206.00364), algorithm 2 without its second-order
+ * correction. Without churn it is DDIM (arXiv:2010.02502). One evaluation a step.
+ */
+export const eulerEDM = (sampling: Sampling, churn: Churn) =>
+  takeSteps(sampling, async (x, sigma, sigma_next) => {
+    const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
+    return eulerStep(x_hat, await sampling.denoise(x_hat, sigma_hat), sigma_hat, sigma_next);
+  });
 
 /**
  * Heun's method with churn: Karras et al. 2022 (arXiv:2206.00364), algorithm 2. Each Euler step is corrected by the slope at its end.
  * Two evaluations a step, one in the last.
  */
-export async function heunEDM(sampling: Sampling, churn: Churn): Promise<Float32Array> {
-  const { denoise, onStep } = sampling;
-  let x = scaleNoise(sampling);
-  for (const { i, sigma, sigma_next } of steps(sampling)) {
+export const heunEDM = (sampling: Sampling, churn: Churn) =>
+  takeSteps(sampling, async (x, sigma, sigma_next) => {
     const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
-    const denoised = await denoise(x_hat, sigma_hat);
-    x = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
-    if (sigma_next > 0) {
-      const dt = sigma_next - sigma_hat;
-      const x_2 = x;
-      const denoised_2 = await denoise(x_2, sigma_next);
-      x = x_hat.map((value, j) => {
-        const d = (value - denoised[j]!) / sigma_hat;
-        const d_2 = (x_2[j]! - denoised_2[j]!) / sigma_next;
-        return value + (dt * (d + d_2)) / 2;
-      });
-    }
-    onStep?.(i + 1, x);
-  }
-  return x;
-}
+    const denoised = await sampling.denoise(x_hat, sigma_hat);
+    const x_2 = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
+    if (sigma_next === 0) return x_2;
+    const denoised_2 = await sampling.denoise(x_2, sigma_next);
+    const dt = sigma_next - sigma_hat;
+    return x_hat.map((value, j) => {
+      const d = (value - denoised[j]!) / sigma_hat;
+      const d_2 = (x_2[j]! - denoised_2[j]!) / sigma_next;
+      return value + (dt * (d + d_2)) / 2;
+    });
+  });
 
 /**
  * Ancestral sampling with Euler steps, in k-diffusion's form (sample_euler_ancestral): each step goes down to sigma_down, then fresh
  * noise of sigma_up is added. One evaluation a step.
  */
-export async function eulerAncestral(sampling: Sampling, { eta, s_noise }: Ancestral): Promise<Float32Array> {
-  const { denoise, onStep } = sampling;
-  let x = scaleNoise(sampling);
-  for (const { i, sigma, sigma_next } of steps(sampling)) {
+export const eulerAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral) =>
+  takeSteps(sampling, async (x, sigma, sigma_next) => {
     const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
-    const denoised = await denoise(x, sigma);
-    x = eulerStep(x, denoised, sigma, sigma_down);
-    x = addNoise(x, s_noise * sigma_up, sampling);
-    onStep?.(i + 1, x);
-  }
-  return x;
-}
+    const x_down = eulerStep(x, await sampling.denoise(x, sigma), sigma, sigma_down);
+    return addNoise(x_down, s_noise * sigma_up, sampling);
+  });
 
 /**
  * Ancestral sampling with DPM-Solver++(2S) steps (Lu et al. 2022, arXiv:2211.01095, algorithm 1), in k-diffusion's form
  * (sample_dpmpp_2s_ancestral): a second evaluation at the geometric mean of sigma and sigma_down.
  */
-export async function dpmpp2sAncestral(sampling: Sampling, { eta, s_noise }: Ancestral): Promise<Float32Array> {
-  const { denoise, onStep } = sampling;
-  let x = scaleNoise(sampling);
-  for (const { i, sigma, sigma_next } of steps(sampling)) {
+export const dpmpp2sAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral) =>
+  takeSteps(sampling, async (x, sigma, sigma_next) => {
     const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
-    const denoised = await denoise(x, sigma);
-    if (sigma_down === 0) {
-      x = eulerStep(x, denoised, sigma, 0);
-    } else {
-      const h = Math.log(sigma / sigma_down); // t = −ln sigma
-      const sigma_mid = Math.sqrt(sigma * sigma_down);
-      const x_2 = mix(sigma_mid / sigma, x, -Math.expm1(-h / 2), denoised);
-      const denoised_2 = await denoise(x_2, sigma_mid);
-      x = mix(sigma_down / sigma, x, -Math.expm1(-h), denoised_2);
-    }
-    x = addNoise(x, s_noise * sigma_up, sampling);
-    onStep?.(i + 1, x);
-  }
-  return x;
-}
+    const denoised = await sampling.denoise(x, sigma);
+    if (sigma_down === 0) return addNoise(eulerStep(x, denoised, sigma, 0), s_noise * sigma_up, sampling);
+    const h = Math.log(sigma / sigma_down); // t = −ln sigma
+    const sigma_mid = Math.sqrt(sigma * sigma_down);
+    const x_2 = mix(sigma_mid / sigma, x, -Math.expm1(-h / 2), denoised);
+    const denoised_2 = await sampling.denoise(x_2, sigma_mid);
+    const x_down = mix(sigma_down / sigma, x, -Math.expm1(-h), denoised_2);
+    return addNoise(x_down, s_noise * sigma_up, sampling);
+  });
 
 /**
  * DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order, from this step's estimate and the one before. One
  * evaluation a step.
  */
-export async function dpmpp2m(sampling: Sampling): Promise<Float32Array> {
-  const { denoise, onStep } = sampling;
-  let x = scaleNoise(sampling);
-  let old_denoised: Float32Array | undefined;
-  let h_last = 0;
-  for (const { i, sigma, sigma_next } of steps(sampling)) {
-    const denoised = await denoise(x, sigma);
-    if (sigma_next === 0) {
-      x = denoised; // the limit: h is infinite
-    } else {
-      const h = Math.log(sigma / sigma_next); // t = −ln sigma
-      const r = h_last / h;
-      const D = old_denoised ? mix(1 + 1 / (2 * r), denoised, -1 / (2 * r), old_denoised) : denoised;
-      x = mix(sigma_next / sigma, x, -Math.expm1(-h), D);
-      old_denoised = denoised;
-      h_last = h;
-    }
-    onStep?.(i + 1, x);
-  }
-  return x;
+export function dpmpp2m(sampling: Sampling): Promise<Float32Array> {
+  let last: { denoised: Float32Array; h: number } | undefined;
+  return takeSteps(sampling, async (x, sigma, sigma_next) => {
+    const denoised = await sampling.denoise(x, sigma);
+    if (sigma_next === 0) return denoised; // the limit: h is infinite
+    const h = Math.log(sigma / sigma_next); // t = −ln sigma
+    const r = last ? last.h / h : Infinity; // the first step is of first order
+    const D = last ? mix(1 + 1 / (2 * r), denoised, -1 / (2 * r), last.denoised) : denoised;
+    last = { denoised, h };
+    return mix(sigma_next / sigma, x, -Math.expm1(-h), D);
+  });
 }
 
 /**
  * Linear multistep (Adams–Bashforth) in sigma, as k-diffusion's sample_lms. One evaluation a step.
  * @param order how many slopes a step uses, ≥ 1; the first steps use fewer
  */
-export async function linearMultistep(sampling: Sampling, { order }: { order: number }): Promise<Float32Array> {
-  const { denoise, sigmas, onStep } = sampling;
-  let x = scaleNoise(sampling);
+export function linearMultistep(sampling: Sampling, { order }: { order: number }): Promise<Float32Array> {
   const ds: Float32Array[] = []; // slopes, newest first
-  for (const { i, sigma } of steps(sampling)) {
-    const denoised = await denoise(x, sigma);
+  return takeSteps(sampling, async (x, sigma, _sigma_next, i) => {
+    const denoised = await sampling.denoise(x, sigma);
     ds.unshift(x.map((value, j) => (value - denoised[j]!) / sigma));
     ds.length = Math.min(ds.length, order);
-    const coefficients = multistepCoefficients(sigmas, ds.length, i);
-    x = x.map((value, j) => ds.reduce((sum, d, k) => sum + coefficients[k]! * d[j]!, value));
-    onStep?.(i + 1, x);
-  }
-  return x;
-}
-
-/** The steps of a sampler, each from `sigma` to `sigma_next`. */
-function* steps({ sigmas, signal }: Sampling) {
-  for (let i = 0; i < sigmas.length - 1; i++) {
-    signal?.throwIfAborted();
-    yield { i, sigma: sigmas[i]!, sigma_next: sigmas[i + 1]! };
-  }
+    const coefficients = multistepCoefficients(sampling.sigmas, ds.length, i);
+    return x.map((value, j) => ds.reduce((sum, d, k) => sum + coefficients[k]! * d[j]!, value));
+  });
 }
 
 /** Unit noise scaled to the first noise level: sgm and diffusers use √(1 + sigma²), not sigma. */
