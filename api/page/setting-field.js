@@ -85,13 +85,6 @@ function createSlider({ minimum, maximum = Infinity, default: own, 'x-slider-max
   return slider;
 }
 
-/** Moves a slider and fills its track up to there. @param {HTMLInputElement} slider @param {string} value */
-export function setSlider(slider, value) {
-  slider.value = value;
-  const [min, max] = [Number(slider.min), Number(slider.max)];
-  slider.style.setProperty('--filled', `${(100 * (Number(slider.value) - min)) / (max - min)}%`);
-}
-
 /** @param {HTMLInputElement | HTMLSelectElement} input */
 function createDice(input) {
   input.setAttribute('placeholder', 'random');

@@ -2,7 +2,7 @@
 // The settings: a field for every parameter of the OpenAPI document, so that page and API cannot differ.
 import { $, element, showNote } from './dom.js';
 import { formatClipLength } from './format.js';
-import { choiceLabel, createField, setInput, setSlider } from './setting-field.js';
+import { choiceLabel, createField, setInput } from './setting-field.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { Field } from './setting-field.js' */
@@ -17,6 +17,8 @@ import { choiceLabel, createField, setInput, setSlider } from './setting-field.j
 export function createSettings(parameters, { isOfFour }) {
   const fields = createFields(parameters);
   const names = [...fields.keys()];
+  const fieldOf = (/** @type {string} */ name) => /** @type {Field} */ (fields.get(name));
+  const schemaOf = (/** @type {string} */ name) => fieldOf(name).schema;
   /** @type {Record<string, unknown>} what the API would use for empty numbers of a sampler, discretization or guider */
   let resolved = {};
 
@@ -32,28 +34,18 @@ export function createSettings(parameters, { isOfFour }) {
   const clipLength = element('p', { id: 'clip-length', class: 'help' });
   fieldOf('fps').node.after(clipLength);
 
-  /** @param {string} name */
-  function fieldOf(name) {
-    return /** @type {Field} */ (fields.get(name));
-  }
-  /** @param {string} name */
-  function schemaOf(name) {
-    return fieldOf(name).schema;
-  }
-
   /** @param {string} name @returns {string} what the API uses if nothing is entered */
   function defaultOf(name) {
     const { 'x-belongs-to': choice, default: own = '' } = schemaOf(name);
     return String((choice && resolved[name]) ?? own);
   }
-  /** @param {string} name */
-  const entered = (name) => fieldOf(name).input.value.trim();
+  const entered = (/** @type {string} */ name) => fieldOf(name).input.value.trim();
   /** @param {string} name */
   function current(name) {
     return entered(name) || defaultOf(name);
   }
-  /** @param {string} name */
-  const applies = (name) => isUsed(schemaOf(name), current) && (name !== 'image_index' || isOfFour());
+  const applies = (/** @type {string} */ name) =>
+    isUsed(schemaOf(name), current) && (name !== 'image_index' || isOfFour());
   const isSent = (/** @type {string} */ name) => entered(name) !== '' && applies(name);
 
   /** Brings everything up to date that follows from the values. */
@@ -62,7 +54,7 @@ export function createSettings(parameters, { isOfFour }) {
     for (const [name, { node, slider, input, schema }] of fields) {
       node.hidden = !applies(name);
       if (!schema.enum && name !== 'seed') input.setAttribute('placeholder', defaultOf(name));
-      if (slider) setSlider(slider, current(name));
+      if (slider) slider.value = current(name);
     }
     clipLength.textContent = clipLengthText(Number(current('T')), Number(current('fps')));
     for (const { members, summary } of summaries) summary.textContent = summarize(members);
@@ -87,10 +79,8 @@ export function createSettings(parameters, { isOfFour }) {
   }
 
   return {
-    /** @param {string} name */
-    has: (name) => fields.has(name),
-    /** @param {string} name */
-    input: (name) => fieldOf(name).input,
+    has: (/** @type {string} */ name) => fields.has(name),
+    input: (/** @type {string} */ name) => fieldOf(name).input,
     refresh,
     show,
     /** @returns {[name: string, text: string][]} the values that are sent */

@@ -1,7 +1,5 @@
 /** For the bridges' tests: each bridge with its simulator on a real server, whose answers a test can replace. */
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
-import { serve } from '@hono/node-server';
+import { getRequestListener } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
 import type { Bucket } from '../../core/bucket/bucket.ts';
@@ -16,6 +14,7 @@ import type { BridgeServerOptions } from '../../infra/simulators/bridges/imagine
 import { legnextServer } from '../../infra/simulators/bridges/legnext.ts';
 import { mjProxyServer } from '../../infra/simulators/bridges/mj-proxy.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
+import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 
 export const TASK = '01890000-0000-7000-8000-000000000001';
 export const KEY = 'a key';
@@ -93,22 +92,10 @@ export async function startBridge(
     return undefined;
   });
   root.route(mount || '/', app);
-  const server = serve({ fetch: root.fetch, hostname: '127.0.0.1', port: 0 });
-  await once(server, 'listening');
-  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}${mount}`;
+  const { url, close } = await serveOnLoopback(getRequestListener(root.fetch));
+  const baseUrl = url + mount;
   const bridge: Bridge = { ...open({ apiKey, baseUrl }), pollInterval: 1 };
-  return {
-    bridge,
-    baseUrl,
-    imagines,
-    paid,
-    calls,
-    paths,
-    async close() {
-      server.close();
-      if ('closeAllConnections' in server) server.closeAllConnections();
-    },
-  };
+  return { bridge, baseUrl, imagines, paid, calls, paths, close };
 }
 
 /** A bucket in memory, for tests that write much. */
