@@ -5,15 +5,16 @@ import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
 import { isLoopback } from './http/host.ts';
 import { listen } from './http/listen.ts';
-import { createFirstKey, writeWebhookSecret } from './keys/first-key.ts';
-import { createServices } from './services.ts';
+import { adoptionHint, createFirstKey, writeWebhookSecret } from './keys/first-key.ts';
+import { FIRST_KEY } from './keys/key-value.ts';
+import { createServices, type Services } from './services.ts';
 
 try {
   const log = createLog(process.env);
   const config = readConfig(process.env);
   const services = await createServices({ config, log });
   if (isLoopback(config.host)) await writeWebhookSecret(config.dataDir, services.store);
-  else printFirstKey(await createFirstKey(services.store, Date.now()));
+  else await printFirstKey(services.store);
   const listener = await listen(createApp(services), { hostname: config.host, port: config.port });
   log.info({ url: config.publicUrl }, 'listening');
   process.send?.({ event: 'listening', url: config.publicUrl });
@@ -42,7 +43,11 @@ try {
 }
 
 /** Prints to stdout instead of the log, which may be kept and sent elsewhere. */
-function printFirstKey(value: string | undefined): void {
-  if (value !== undefined)
-    console.log(`\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${value}\n`);
+async function printFirstKey(store: Services['store']): Promise<void> {
+  const value = await createFirstKey(store, Date.now());
+  if (value === undefined) return;
+  const hint = await adoptionHint(store, FIRST_KEY);
+  console.log(
+    `\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${value}\n\n${hint}`,
+  );
 }

@@ -14,6 +14,12 @@ export async function createFirstKey(store: Store, now: number): Promise<string 
   return isOurs ? value : undefined;
 }
 
+/** @returns a line that says how the key gets the tasks that were made before there was a key; '' without such tasks */
+export async function adoptionHint(store: Pick<Store, 'list'>, id: string): Promise<string> {
+  const [task] = await store.list({ owner: LOCAL, limit: 1 });
+  return task ? `It does not see the earlier tasks: npm run keys -- adopt ${id} gives it those that have ended.\n` : '';
+}
+
 /** Writes the secret that signs the webhooks of this machine's tasks to DATA_DIR/webhook-secret. */
 export async function writeWebhookSecret(dataDir: string, store: Store): Promise<void> {
   await writeSecret(join(dataDir, 'webhook-secret'), `${(await store.getKey(LOCAL))!.webhook_secret}\n`);

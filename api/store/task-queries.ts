@@ -166,6 +166,18 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
       });
     },
 
+    /** Gives the ended tasks of one owner to another. @returns how many there were */
+    async transfer(from: string, owner: string): Promise<number> {
+      const moved = await db
+        .updateTable('tasks')
+        .set({ owner, idempotency_key: null, idempotency_hash: null, version: sql`version + 1` })
+        .where('owner', '=', from)
+        .where('finished_at', 'is not', null)
+        .returning('id')
+        .$call(write);
+      return moved.length;
+    },
+
     /** Makes ended tasks due whose files are older than `retain` milliseconds, for the case that RETAIN_DAYS was shortened. */
     async rescheduleExpiry(retain: number, now: number): Promise<void> {
       await db

@@ -1,5 +1,6 @@
 /** `npm run keys`: the API keys in the environment's database. It works while the API runs, too. */
 import { databaseUrl } from '../../api/config.ts';
+import { adoptionHint } from '../../api/keys/first-key.ts';
 import { generateKey, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, SCOPES, type Scope, spentOf } from '../../api/store/key.ts';
@@ -32,6 +33,11 @@ const ACTIONS = {
     options: ROTATION,
     run: rotate,
   },
+  adopt: {
+    help: `gives a key the ended tasks of the key ${LOCAL}, which were made before there was a key`,
+    args: ID,
+    run: adopt,
+  },
   revoke: { help: 'revokes a key for good; its tasks continue', args: ID, run: revoke },
 };
 
@@ -51,7 +57,9 @@ async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefin
     const webhook_secret = newWebhookSecret();
     const key = { name, scopes: ['submit', 'read'] as Scope[], ...changes };
     await store.addKey({ ...key, id, hash, webhook_secret, created_at: Date.now() });
-    const note = isFirst ? '\nThis is the first key: from now on every request needs one.\n' : '';
+    const note = isFirst
+      ? `\nThis is the first key: from now on every request needs one.\n${await adoptionHint(store, id)}`
+      : '';
     return `${line('id', id)}${line('key', value)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;
   });
 }
@@ -89,6 +97,14 @@ async function rotate(io: CliIo, { webhook, hours = '24' }: Values<typeof ROTATI
     const { value, hash } = generateKey(id);
     await store.updateKey(id, { hash, old_hash: key.hash, old_until: until });
     return line('key', value);
+  });
+}
+
+async function adopt(io: CliIo, _: Values, id: string): Promise<undefined> {
+  if (id === LOCAL) throw new UsageError(`ID must be another key than ${LOCAL}`);
+  await withStore(io, async (store) => {
+    const { name } = await findKey(store, id);
+    return `${name} (${id}): got ${await store.transfer(LOCAL, id)} tasks\n`;
   });
 }
 

@@ -173,6 +173,30 @@ describe('npm run keys, while an API runs', () => {
     expect((await api.ask('/usage', other.key)).status).toBe(200);
   });
 
+  test('adopt gives a key the tasks that ended before there was a key', async () => {
+    const api = await start();
+    const headers = { 'content-type': 'application/json' };
+    const post = async () => {
+      const response = await api.ask('/img2vid', undefined, {
+        method: 'POST',
+        headers,
+        body: '{"prompt":"a lighthouse"}',
+      });
+      return (await response.json()) as PresentedTask;
+    };
+    const [ended, active] = [await post(), await post()];
+    await api.ask(`/cancel?id=${ended.id}`, undefined, { method: 'POST' });
+    const { out } = await keys('create', '--name', 'me');
+    const [id, key] = [/^id +(\S+)$/m.exec(out)![1]!, out.match(A_KEY)![0]];
+    expect(out).toContain(`npm run keys -- adopt ${id} `);
+    await until(401, api);
+    expect(await (await api.ask('/status', key)).json()).toEqual([]);
+    expect((await keys('adopt', id)).out).toBe(`me (${id}): got 1 tasks\n`);
+    expect(await (await api.ask('/status', key)).json()).toEqual([expect.objectContaining({ id: ended.id })]);
+    expect((await api.ask(`/status?id=${active.id}`, key)).status).toBe(404);
+    expect((await keys('adopt', 'local')).status).toBe(2);
+  });
+
   test('rotate keeps the old key value valid for a time, or with --hours 0 not at all', async () => {
     const api = await start();
     const { id, key } = await create('--name', 'me');
@@ -249,7 +273,7 @@ describe('npm run keys, while an API runs', () => {
       ['webhook', 'rotate', 'local'],
     ])
       expect(await failure(2, ...args)).toMatch(new RegExp(`^[^\n]*--${flag}\\b[^\n]*\n$`));
-    expect(await failure(2)).toBe('which action: must be one of create, list, set, rotate, revoke\n');
+    expect(await failure(2)).toBe('which action: must be one of create, list, set, rotate, adopt, revoke\n');
     expect(await failure(2, 'revoke')).toBe('revoke: takes ID\n');
     expect(await failure(1, 'revoke', 'nobody')).toBe('there is no key nobody; npm run keys -- list shows all\n');
   });
