@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { insertTask, newTask } from '../../test/support/test-store.ts';
+import { ids, insertTask, newTask } from '../../test/support/test-store.ts';
 import { openStore } from './store.ts';
 
 let folder: string;
@@ -50,7 +50,7 @@ test('only the owner can read the database, because it holds secrets', async () 
 test('acknowledged writes survive kill -9 during concurrent writes', async () => {
   const writer = `
     import { openStore } from './api/store/store.ts';
-    import { insertTask, newTask } from './test/support/test-store.ts';
+    import { ids, insertTask, newTask } from './test/support/test-store.ts';
     const store = await openStore(process.argv[1]);
     const insert = async () => {
       const task = newTask();
@@ -73,4 +73,45 @@ test('acknowledged writes survive kill -9 during concurrent writes', async () =>
   const found = new Set((await store.list({ owner: 'local', limit: 100_000 })).map(({ id }) => id));
   expect(acknowledged.filter((id) => id.length === 36 && !found.has(id))).toEqual([]);
   await store.close();
+});
+
+test('while another program holds the write lock, reads go on and writes wait; then all succeed', async () => {
+  const store = await openStore(url());
+  const first = newTask();
+  await insertTask(store, first);
+  const program = `
+    const database = new (require('libsql'))(process.argv[1]);
+    database.exec('begin immediate');
+    console.log('locked');
+    process.stdin.once('data', () => database.exec('commit')).once('end', () => process.exit());`;
+  const child = spawn(process.execPath, ['-e', program, join(folder, 'tasks.db')], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const exited = once(child, 'exit');
+  await once(child.stdout, 'data');
+  const tasks = [newTask(), newTask()];
+  const inserted = Promise.all(tasks.map((task) => insertTask(store, task)));
+  for (let i = 0; i < 20; i++) {
+    expect(await store.get(first.id)).toBeDefined();
+    await new Promise((resolve) => setImmediate(resolve)); // the write tries to get the lock
+  }
+  child.stdin.end('unlock');
+  await inserted;
+  await exited;
+  await insertTask(store, newTask());
+  expect(await store.list({ owner: 'local', limit: 10 })).toHaveLength(4);
+  await store.close();
+});
+
+test('after a clean stop the file alone is the whole database', async () => {
+  const store = await openStore(url());
+  const tasks = Array.from({ length: 20 }, () => newTask());
+  for (const task of tasks) await insertTask(store, task);
+  await store.list({ owner: 'local', limit: 10 });
+  await store.close();
+  await mkdir(join(folder, 'copy'));
+  await copyFile(join(folder, 'tasks.db'), join(folder, 'copy/tasks.db'));
+  const copy = await openStore(`file:${folder}/copy/tasks.db`);
+  expect(ids(await copy.list({ owner: 'local', limit: 100 }))).toEqual(ids(tasks));
+  await copy.close();
 });

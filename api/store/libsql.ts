@@ -3,17 +3,22 @@
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
-import { type Client, createClient } from '@libsql/client';
+import { type Client, createClient, type LibsqlError, type Transaction } from '@libsql/client';
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of libsql.
 import { LibsqlDialect } from '@libsql/kysely-libsql';
 import { type Compilable, CompiledQuery, Kysely, SqliteAdapter, sql } from 'kysely';
+import { SECOND } from '../../core/time.ts';
 import { type Dialect, storable, type Tables, type Write } from './dialect.ts';
 import { migrate } from './schema.ts';
 
 /** Writes per transaction: it blocks the process for some 10 ms. */
 const MAX_GROUP = 200;
+/** How long a write waits while another program holds SQLite's write lock, and the pause between two attempts to get it. */
+const LOCK_TIMEOUT = 5 * SECOND;
+const LOCK_PAUSE = 20;
 const DATA_ERROR = /^SQLITE_(CONSTRAINT|MISMATCH|RANGE|TOOBIG)/;
 
 /**
@@ -28,10 +33,11 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   await mkdir(folder, { recursive: true });
   await writeFile(path, '', { flag: 'a', mode: 0o600 }); // it holds secrets, and SQLite gives its other files the same mode
   const lock = exclusive ? await lockFolder(folder) : undefined;
-  const writer = await connect(path);
-  await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: writer }) }));
-  if (lock) await writer.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
-  const reader = await connect(path);
+  const opener = await connect(path, LOCK_TIMEOUT); // its waits block the process, which does nothing else yet
+  await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: opener }) }));
+  if (lock) await opener.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
+  const [reader, writer] = [await connect(path, LOCK_PAUSE), await connect(path, 0)];
+  opener.close();
   const queue = createWriteQueue(writer);
 
   return {
@@ -55,16 +61,20 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
     isShared: false,
     async close() {
       await queue.idle();
-      for (const client of [reader, writer, lock]) client?.close();
+      try {
+        await writer.execute('pragma wal_checkpoint(truncate)'); // so that a copy of the file alone is the whole database
+      } finally {
+        for (const client of [reader, writer, lock]) client?.close();
+      }
     },
   };
 }
 
 const statement = <R>(text: string): Compilable<R> => ({ compile: () => CompiledQuery.raw(text) as CompiledQuery<R> });
 
-/** @returns one connection, which waits 5 s while another program locks the file */
-async function connect(path: string): Promise<Client> {
-  const client = createClient({ url: pathToFileURL(path).href, timeout: 5000, concurrency: 1 });
+/** @param timeout how long a statement may block the process while another program locks the file; milliseconds */
+async function connect(path: string, timeout: number): Promise<Client> {
+  const client = createClient({ url: pathToFileURL(path).href, timeout, concurrency: 1 });
   await client.execute('pragma journal_mode = wal');
   await client.execute('pragma synchronous = full');
   return client;
@@ -74,6 +84,23 @@ interface Queued {
   work(execute: Write): Promise<unknown>;
   resolve(result: unknown): void;
   reject(error: unknown): void;
+}
+
+/**
+ * Begins a transaction. Another program may hold the write lock: then it tries again for up to LOCK_TIMEOUT, and meanwhile the process
+ * does other things.
+ */
+async function beginWhenUnlocked(client: Client): Promise<Transaction> {
+  for (const until = performance.now() + LOCK_TIMEOUT; ; await delay(LOCK_PAUSE)) {
+    try {
+      // First as several statements, because libsql discards only these when they fail. The connection may be a new one.
+      await client.executeMultiple('pragma synchronous = full; begin immediate; rollback');
+      return await client.transaction('write');
+    } catch (error) {
+      if ((error as LibsqlError).code !== 'SQLITE_BUSY' || performance.now() > until) throw error;
+      await client.reconnect();
+    }
+  }
 }
 
 function createWriteQueue(client: Client) {
@@ -95,8 +122,7 @@ function createWriteQueue(client: Client) {
   async function commit(group: Queued[]): Promise<void> {
     const settled: (() => void)[] = [];
     try {
-      await client.execute('pragma synchronous = full'); // the client may have opened another connection after an error
-      const transaction = await client.transaction('write');
+      const transaction = await beginWhenUnlocked(client);
       const execute: Write = async <R>(query: Compilable<R>) => {
         const { sql, parameters } = query.compile();
         return (await transaction.execute({ sql, args: parameters.map(storable) as never })).rows as R[];
@@ -114,6 +140,7 @@ function createWriteQueue(client: Client) {
         transaction.close();
       }
     } catch (error) {
+      await client.reconnect(); // libsql keeps a statement that has failed, perhaps as one in progress: then no transaction can be committed
       for (const { reject } of group) reject(error);
       return;
     }
