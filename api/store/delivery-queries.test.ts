@@ -1,5 +1,6 @@
 /** The outbox and disabled webhooks, over each database. */
 import { randomInt } from 'node:crypto';
+import { v7 } from 'uuid';
 import { beforeEach, expect, test } from 'vitest';
 
 import { forEachDatabase } from '../../test/support/each-database.ts';
@@ -12,7 +13,7 @@ const randomText = (length: number) =>
   Array.from({ length }, () => String.fromCodePoint(randomInt(0x4e00, 0x9fff))).join('');
 
 const LEASE = 60_000;
-const MANY = { lease: LEASE, limit: 1000 };
+const MANY = { lease: LEASE, limit: 1000, free: 1e6, share: 1, underWay: new Map<string, number>() };
 
 forEachDatabase((stores) => {
   let store: Store;
@@ -33,23 +34,19 @@ forEachDatabase((stores) => {
     return delivery!;
   }
   const attempt = { attempted_at: 1, status_code: 500, error: null, delivered_at: null };
-  const claim = (at = store, except: string[] = []) => at.claimDeliveries({ ...MANY, except });
+  const claim = (at = store) => at.claimDeliveries(MANY);
 
   test('the end of a task adds one delivery, which is due and is leased once', async () => {
-    expect(await store.nextDeliveryDue([])).toBeUndefined();
+    expect(await store.nextDeliveryDue()).toBeUndefined();
     const made = [];
     for (let i = 0; i < 20; i++) made.push(await endedDelivery());
     const { task_id, next_attempt_at, id } = made[0]!;
     const status = { status: 'pending', started: 0, attempts: 0, attempted_at: null, status_code: null, error: null };
     const facts = { owner: 'local', type: 'task.failed', url: URL, created_at: 7, delivered_at: null };
     expect(made[0]).toEqual({ ...facts, ...status, id, task_id, next_attempt_at });
-    expect(await other.nextDeliveryDue([])).toBeLessThanOrEqual(0);
-    expect(await other.nextDeliveryDue(['local'])).toBeUndefined();
-    expect(await claim(store, ['local', 'a'])).toEqual([]);
+    expect(await other.nextDeliveryDue()).toBeLessThanOrEqual(0);
     const claims = await Promise.all(
-      Array.from({ length: 8 }, (_, i) =>
-        [store, other][i % 2]!.claimDeliveries({ lease: LEASE, limit: 4, except: ['a'] }),
-      ),
+      Array.from({ length: 8 }, (_, i) => [store, other][i % 2]!.claimDeliveries({ ...MANY, limit: 4 })),
     );
     expect(claims.every((claimed) => claimed.length <= 4)).toBe(true);
     claims.push(await claim());
@@ -64,6 +61,52 @@ forEachDatabase((stores) => {
     expect(await claim(other)).toEqual([]);
     stores.ahead = 6 * LEASE;
     expect(await claim(other)).toMatchObject([{ id, started: 2, attempts: 1, status_code: 500 }]);
+  });
+
+  test('claimDeliveries leases one delivery of each owner before a second, and counts those under way', async () => {
+    const add = (owner: string, n: number) =>
+      Promise.all(
+        Array.from({ length: n }, () =>
+          store.addDelivery({ id: v7(), owner, task_id: null, type: 'webhook.test', url: URL, created_at: 1 }),
+        ),
+      );
+    await add('a', 30);
+    await add('b', 30);
+    await add('c', 2);
+    const owners = async (claim: object) =>
+      (await other.claimDeliveries({ ...MANY, maxPerOwner: 16, ...claim }))
+        .map(({ owner }) => owner)
+        .sort()
+        .join('');
+    expect(await owners({ limit: 4, underWay: new Map([['a', 15]]) })).toBe('bbcc');
+    expect(
+      await owners({
+        underWay: new Map([
+          ['a', 15],
+          ['b', 20],
+        ]),
+      }),
+    ).toBe('a');
+    expect(
+      await owners({
+        limit: 8,
+        free: 8,
+        underWay: new Map([
+          ['a', 1],
+          ['b', 2],
+        ]),
+      }),
+    ).toBe('aaabb');
+    expect(
+      await owners({
+        limit: 8,
+        free: 8,
+        underWay: new Map([
+          ['a', 8],
+          ['b', 8],
+        ]),
+      }),
+    ).toBe('');
   });
 
   test('a delivery that the database refuses is dropped, and its task ends and is settled all the same', async () => {

@@ -2,7 +2,11 @@
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
-import type { Claim, Dialect, Write } from './dialect.ts';
+import type { Dialect, Write } from './dialect.ts';
+import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
+import { SCHEDULED } from './schema.ts';
+
+const QUEUE: Queue = { table: 'deliveries', condition: SCHEDULED, due: 'next_attempt_at' };
 
 /** Adds a delivery that is due at once, or a disabled one if its webhook is disabled. */
 export async function insertDelivery({ db, fromNow }: Dialect, write: Write, delivery: NewDelivery): Promise<Delivery> {
@@ -29,12 +33,6 @@ const webhookKey = (owner: string, url: string) => ({
 export function deliveryQueries(dialect: Dialect) {
   const { db, write, writeAll, fromNow, skipLocked } = dialect;
   const deliveriesOf = (owner: string) => db.selectFrom('deliveries').selectAll().where('owner', '=', owner);
-  /** Deliveries with a scheduled attempt, except those of some owners. */
-  const scheduled = (except: string[]) =>
-    db
-      .selectFrom('deliveries')
-      .where('next_attempt_at', 'is not', null)
-      .$if(except.length > 0, (query) => query.where('owner', 'not in', except));
   return {
     addDelivery: (delivery: NewDelivery): Promise<Delivery> =>
       writeAll((write) => insertDelivery(dialect, write, delivery)),
@@ -53,24 +51,33 @@ export function deliveryQueries(dialect: Dialect) {
         .execute(),
 
     /**
-     * Leases deliveries that are due, except those of some owners: their next attempt is the lease's expiry. The attempt counts from
-     * here on, so a delivery whose outcome can't be stored ends all the same.
+     * Leases due deliveries, fairly among owners: their next attempt is the lease's expiry. The attempt counts from here on, so a delivery
+     * whose outcome can't be stored ends all the same.
+     * @param underWay deliveries that this process attempts now, by owner
      */
-    claimDeliveries({ lease, limit, except }: Claim & { except: string[] }): Promise<Delivery[]> {
-      const due = scheduled(except).select('id').where('next_attempt_at', '<=', fromNow(0));
+    async claimDeliveries({ underWay, ...claim }: FairClaim & { underWay: Map<string, number> }): Promise<Delivery[]> {
+      const owners = (await dueOwners(dialect, QUEUE)).map(({ owner }) => ({ owner, count: underWay.get(owner) ?? 0 }));
+      if (owners.length === 0) return [];
+      const due = db
+        .selectFrom('deliveries')
+        .select('id')
+        .where('id', 'in', fairest(dialect, QUEUE, owners, claim))
+        .where('next_attempt_at', '<=', fromNow(0));
       return db
-        .with('due', () => skipLocked(due.orderBy('next_attempt_at').limit(limit)))
+        .with('due', () => skipLocked(due))
         .updateTable('deliveries')
-        .set({ next_attempt_at: fromNow(lease), started: sql`started + 1` })
+        .set({ next_attempt_at: fromNow(claim.lease), started: sql`started + 1` })
         .where('id', 'in', (e) => e.selectFrom('due').select('id'))
         .returningAll()
         .$call(write);
     },
 
-    /** Milliseconds until the next attempt, except those of some owners. Below 0: one is due; undefined: there is none. */
-    async nextDeliveryDue(except: string[]): Promise<number | undefined> {
-      const row = await scheduled(except)
+    /** Milliseconds until the next attempt. Below 0: one is due; undefined: there is none. */
+    async nextDeliveryDue(): Promise<number | undefined> {
+      const row = await db
+        .selectFrom('deliveries')
         .select((e) => e(e.fn.min('next_attempt_at'), '-', fromNow(0)).as('wait'))
+        .where(SCHEDULED)
         .executeTakeFirst();
       return row?.wait ?? undefined;
     },
@@ -123,7 +130,7 @@ export function webhookQueries({ db, write, writeAll, fromNow }: Dialect) {
           .updateTable('deliveries')
           .set({ status: 'disabled', next_attempt_at: null })
           .where((e) => e.and({ owner, url }))
-          .where('next_attempt_at', 'is not', null)
+          .where(SCHEDULED)
           .$call(write);
       }),
 

@@ -7,7 +7,7 @@ import type { Store } from './store.ts';
 import type { NewTask, Task } from './task.ts';
 
 const LEASE = 60_000;
-const MANY = { lease: LEASE, limit: 1000 };
+const MANY = { lease: LEASE, limit: 1000, free: 1e6, share: 1 };
 
 forEachDatabase((stores) => {
   let store: Store;
@@ -25,7 +25,7 @@ forEachDatabase((stores) => {
     const claimers = Array.from({ length: 8 }, async (_, i) => {
       const mine: Task[] = [];
       for (;;) {
-        const claimed = await [store, other][i % 2]!.claimWaiting({ lease: LEASE, limit: 5 });
+        const claimed = await [store, other][i % 2]!.claimWaiting({ ...MANY, limit: 5 });
         if (claimed.length === 0) return mine;
         expect(claimed.length).toBeLessThanOrEqual(5);
         mine.push(...claimed);
@@ -118,9 +118,32 @@ forEachDatabase((stores) => {
     await Promise.all(of('greedy', 30));
     await Promise.all([...of('b', 2), ...of('c', 1)]);
     const owners = (tasks: Task[]) => tasks.map(({ owner }) => owner).sort();
-    const claim = { lease: LEASE, limit: 5 };
+    const claim = { ...MANY, limit: 5 };
     expect(owners(await store.claimWaiting(claim))).toEqual(['b', 'b', 'c', 'greedy', 'greedy']);
     expect(owners(await other.claimWaiting(claim))).toEqual(Array(5).fill('greedy'));
+  });
+
+  test('claimWaiting keeps places for owners who have none under way, also while jobs are submitted', async () => {
+    const of = (owner: string, count: number) => Promise.all(Array.from({ length: count }, () => insert({ owner })));
+    await of('greedy', 120);
+    const places = async () => ({ ...MANY, limit: 50, share: 9, free: 100 - (await store.nextDue()).out });
+    const claimAll = async () => {
+      const claimed: Task[] = [];
+      for (;;) {
+        const some = await other.claimWaiting(await places());
+        if (some.length === 0) return claimed;
+        claimed.push(...some);
+      }
+    };
+    const first = await claimAll();
+    expect(first).toHaveLength(90);
+    for (const task of first.slice(0, 50)) await store.update(task, { job_id: task.id, nextRunIn: LEASE });
+    expect(await claimAll()).toEqual([]);
+    await of('late', 9);
+    await of('later', 1);
+    const owners = (await claimAll()).map(({ owner }) => owner).sort();
+    expect(owners).toEqual([...Array(owners.length - 1).fill('late'), 'later']);
+    expect(owners.length).toBeGreaterThan(5);
   });
 
   test('claim with dueAfter leases only tasks that are due later', async () => {

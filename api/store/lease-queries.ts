@@ -4,12 +4,12 @@
  */
 import { type SelectQueryBuilder, sql } from 'kysely';
 import type { Claim, Dialect, StoreLog, Tables, TaskRow } from './dialect.ts';
+import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
 import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
 import { fromRow, NEVER } from './task-queries.ts';
 
-/** Owners that share one claim: SQLite has a limit on the parts of a compound select. */
-const MAX_OWNERS = 100;
+const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };
 
 export function leaseQueries(dialect: Dialect, log: StoreLog) {
   const { db, write, fromNow, skipLocked } = dialect;
@@ -19,6 +19,11 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
     leased_until: fromNow(ms),
     version: sql<number>`version + 1`,
   });
+
+  /** Tasks with a job at RunPod, and leased tasks that wait for one; a lease's expiry is also the next run. */
+  const countOut = (condition = sql``) => sql<number>`(
+    (select count(*) from tasks where ${SUBMITTED} ${condition}) + (select count(*) from tasks
+      where ${WAITING} ${condition} and next_run_at > ${fromNow(0)} and leased_until > ${fromNow(0)}))`;
 
   /** A row that can't be read keeps its lease, so that it blocks nobody else's task. */
   const readable = (row: TaskRow): Task[] => {
@@ -48,12 +53,12 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
       return lease(due.orderBy('next_run_at').limit(limit), ms);
     },
 
-    /** Leases due tasks that wait for a job: the first of each owner, then the second of each, and so on. */
-    async claimWaiting({ lease: ms, limit }: Claim): Promise<Task[]> {
-      const owners = await waitingOwners(dialect);
+    /** Leases due tasks that wait for a job, fairly among owners. Under way are tasks with a job, and those that get one now. */
+    async claimWaiting(claim: FairClaim): Promise<Task[]> {
+      const owners = await dueOwners(dialect, QUEUE, countOut(sql`and owner = owners.owner`));
       if (owners.length === 0) return [];
-      const fairest = fairestWaiting(dialect, owners, limit);
-      return lease(unleased().select('id').where(WAITING).where('id', 'in', fairest), ms);
+      const ids = fairest(dialect, QUEUE, owners, claim);
+      return lease(unleased().select('id').where(WAITING).where('id', 'in', ids), claim.lease);
     },
 
     /**
@@ -89,7 +94,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
 
     /**
      * Milliseconds until the next task is due, among those that wait for a job (`waiting`) and among all others (`due`). Below 0: one
-     * is due; undefined: there is none. `out` counts the jobs at RunPod.
+     * is due; undefined: there is none. `out` counts the jobs at RunPod, and the tasks that get one now.
      */
     async nextDue(): Promise<{ waiting: number | undefined; due: number | undefined; out: number }> {
       const soonest = (condition: typeof WAITING) =>
@@ -98,50 +103,10 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
           .select((e) => e(e.fn.min('next_run_at'), '-', fromNow(0)).as('wait'))
           .where(condition)
           .where('next_run_at', '<', NEVER);
-      const submitted = db.selectFrom('tasks').select((e) => e.fn.countAll<number>().as('count'));
       const { waiting, due, out } = await db
-        .selectNoFrom([
-          soonest(WAITING).as('waiting'),
-          soonest(NOT_WAITING).as('due'),
-          submitted.where(SUBMITTED).as('out'),
-        ])
+        .selectNoFrom([soonest(WAITING).as('waiting'), soonest(NOT_WAITING).as('due'), countOut().as('out')])
         .executeTakeFirstOrThrow();
-      return { waiting: waiting ?? undefined, due: due ?? undefined, out: out! };
+      return { waiting: waiting ?? undefined, due: due ?? undefined, out };
     },
   };
-}
-
-/** Owners of waiting tasks; a random part of them if there are very many. Skips from owner to owner in the index. */
-async function waitingOwners({ db }: Dialect): Promise<string[]> {
-  const { rows } = await sql<{ owner: string }>`
-    with recursive owners(owner) as (
-      select min(owner) from tasks where ${WAITING}
-      union all
-      select (select min(owner) from tasks where ${WAITING} and owner > owners.owner) from owners where owner is not null
-    )
-    select owner from owners where owner is not null`.execute(db);
-  const first = Math.max(0, Math.floor(Math.random() * (rows.length - MAX_OWNERS + 1)));
-  return rows.slice(first, first + MAX_OWNERS).map(({ owner }) => owner);
-}
-
-/** The ids of due waiting tasks, ordered by their position among the tasks of their owner. */
-function fairestWaiting({ db, fromNow }: Dialect, owners: string[], limit: number) {
-  const queues = owners.map((owner) => {
-    const queue = db
-      .selectFrom('tasks')
-      .select(['id', 'owner', 'next_run_at'])
-      .where(WAITING)
-      .where('owner', '=', owner);
-    const due = queue.where('leased_until', '<=', fromNow(0)).where('next_run_at', '<=', fromNow(0));
-    return db.selectFrom(due.orderBy('next_run_at').limit(limit).as('queue')).selectAll();
-  });
-  const ranked = db.selectFrom(queues.reduce((all, queue) => all.unionAll(queue)).as('queues')).select((e) => [
-    'id',
-    'next_run_at',
-    e.fn
-      .agg<number>('row_number')
-      .over((rows) => rows.partitionBy('owner').orderBy('next_run_at'))
-      .as('rank'),
-  ]);
-  return db.selectFrom(ranked.as('ranked')).select('id').orderBy('rank').orderBy('next_run_at').limit(limit);
 }

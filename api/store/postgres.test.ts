@@ -30,7 +30,7 @@ describe.skipIf(!hasPostgres)(`PostgreSQL${skipped}`, () => {
     try {
       const task = newTask();
       await insertTask(store, task);
-      expect(await store.claimWaiting({ lease: 60_000, limit: 1 })).toHaveLength(1);
+      expect(await store.claimWaiting({ lease: 60_000, limit: 1, free: 9, share: 1 })).toHaveLength(1);
       const left = 'leased_until - extract(epoch from now()) * 1000';
       expect(await postgres.query(name, `select ${left} between 50000 and 60000 from tasks`)).toBe('t');
       expect((await store.nextDue()).waiting).toBeLessThanOrEqual(60_000);

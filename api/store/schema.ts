@@ -8,6 +8,8 @@ import { LOCAL, NEW_ACCOUNT, SCOPES } from './key.ts';
 export const WAITING = sql.raw<boolean>('(job_id is null and finished_at is null)');
 export const NOT_WAITING = sql.raw<boolean>('(job_id is not null or finished_at is not null)');
 export const ACTIVE = sql.raw<boolean>('(finished_at is null)');
+/** A delivery with another attempt. */
+export const SCHEDULED = sql.raw<boolean>('(next_attempt_at is not null)');
 /** Active, with a job at RunPod. */
 export const SUBMITTED = sql.raw<boolean>('(job_id is not null and finished_at is null)');
 
@@ -53,7 +55,7 @@ const SCHEMA = `
   create index tasks_due on tasks (next_run_at) where (job_id is not null or finished_at is not null);
   create index tasks_waiting on tasks (next_run_at) where (job_id is null and finished_at is null);
   create index tasks_waiting_by_owner on tasks (owner, next_run_at) where (job_id is null and finished_at is null);
-  create index tasks_submitted on tasks (job_id) where (job_id is not null and finished_at is null);
+  create index tasks_submitted on tasks (owner) where (job_id is not null and finished_at is null);
   -- Covers all that the metrics count, so that they read no row.
   create index tasks_active on tasks (status, job_id, created_at) where (finished_at is null);
 
@@ -114,7 +116,8 @@ const SCHEMA = `
   );
   create index deliveries_owner on deliveries (owner, id);
   create index deliveries_task on deliveries (task_id);
-  create index deliveries_due on deliveries (next_attempt_at) where next_attempt_at is not null;
+  create index deliveries_due on deliveries (next_attempt_at) where (next_attempt_at is not null);
+  create index deliveries_due_by_owner on deliveries (owner, next_attempt_at) where (next_attempt_at is not null);
 
   create table disabled_webhooks (
     owner text not null,

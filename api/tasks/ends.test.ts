@@ -6,6 +6,7 @@ import { StorageError } from '../../core/bucket/bucket.ts';
 import { bucketFolder } from '../../core/environment.ts';
 import { DAY, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
+import { insertTask, newTask } from '../../test/support/test-store.ts';
 
 let service: TestService;
 beforeEach(async () => {
@@ -331,15 +332,20 @@ describe('a job that the task does not know', () => {
   });
 });
 
-test('at most 100 jobs are at RunPod; waiting tasks follow, or expire', async () => {
+test('one key gets 90 of 100 places at RunPod, another key’s task one of the others; waiting tasks follow, or expire', async () => {
   const ids = await Promise.all(Array.from({ length: 103 }, () => create()));
-  await when(() => service.queue.health().jobs.inQueue === 100);
+  await when(() => service.queue.health().jobs.inQueue === 90);
   const waiting = async () => (await service.store.getMany(ids)).filter((task) => !task.job_id);
-  await when(async () => (await waiting()).length === 3);
+  await when(async () => (await waiting()).length === 13);
   const heldBack = (await waiting()).map(({ id }) => id);
+  const others = newTask({ owner: 'another key' });
+  await insertTask(service.store, others);
+  service.lifecycle.dispatch();
+  await when(async () => (await service.store.get(others.id))!.job_id);
   const out = ids.find((id) => !heldBack.includes(id))!;
-  await call(`/cancel?id=${out}`);
-  await when(async () => (await waiting()).length === 2);
+  await service.lifecycle.cancel((await service.store.get(out))!); // a request would need a key now
+  await when(async () => (await waiting()).length === 12);
+  ids.push(others.id);
   service.clock.ahead += 7201 * SECOND;
   service.lifecycle.dispatch();
   await when(async () => (await service.store.getMany(ids)).every(ended));

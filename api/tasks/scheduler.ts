@@ -23,11 +23,14 @@ export function createScheduler(
   async function claimDue(): Promise<number> {
     for (;;) {
       const { due = MAX_PAUSE, waiting = MAX_PAUSE, out } = await store.nextDue();
-      const { tasks, pause } = capacity(out);
+      const { tasks, pause, ...places } = capacity(out);
       const claimed = due <= 0 ? await store.claimDue({ lease: LEASE, limit: MAX_CLAIM }) : [];
-      if (tasks > 0 && waiting <= 0)
-        claimed.push(...(await store.claimWaiting({ lease: LEASE, limit: Math.min(tasks, MAX_CLAIM) })));
-      if (claimed.length === 0) return Math.min(due, tasks > 0 ? waiting : pause || MAX_PAUSE, MAX_PAUSE);
+      const canSubmit = tasks > 0 && waiting <= 0;
+      if (canSubmit)
+        claimed.push(...(await store.claimWaiting({ lease: LEASE, limit: Math.min(tasks, MAX_CLAIM), ...places })));
+      // A due task that was not claimed waits for a place: the end of a task wakes the poller.
+      const nextWaiting = tasks > 0 ? waiting : pause;
+      if (claimed.length === 0) return Math.min(due, nextWaiting > 0 ? nextWaiting : MAX_PAUSE, MAX_PAUSE);
       for (const task of claimed) onClaimed(task);
     }
   }

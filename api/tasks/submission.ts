@@ -13,6 +13,8 @@ import { backoff, completed, failed, LOST_AFTER } from './job-transitions.ts';
  * be shared fairly among keys. It is enough for RunPod to see how many workers are wanted.
  */
 const MAX_JOBS_OUT = 100;
+/** A key has at most nine times as many jobs at RunPod as places are free, so one key alone leaves ten places to others. */
+const SHARE = 9;
 /** RunPod's limits of a job's times. A job whose ttl ends before the task's deadline counts as lost, and the task gets another one. */
 const MIN_TTL = 10 * SECOND;
 const MAX_JOB_TIME = 7 * DAY;
@@ -67,14 +69,15 @@ export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now
     },
 
     /**
-     * @param out jobs at RunPod
-     * @returns how many tasks may be submitted now; `pause`: milliseconds until there is capacity again, if a pause is the reason that
+     * @param out jobs at RunPod, and tasks that are submitted now
+     * @returns how many tasks may be submitted now, and the places that they share (`FairClaim`); `pause`: milliseconds until there is capacity again, if a pause is the reason that
      * there is none, else 0
      */
-    capacity(out: number): { tasks: number; pause: number } {
+    capacity(out: number): { tasks: number; pause: number; free: number; share: number } {
       const pause = Math.max(0, pausedUntil - now());
-      if (pause > 0) return { tasks: 0, pause };
-      return { tasks: failures > 0 ? 1 - submitting : MAX_JOBS_OUT - out - submitting, pause };
+      const places = { free: MAX_JOBS_OUT - out, share: SHARE, pause };
+      if (pause > 0) return { tasks: 0, ...places };
+      return { tasks: failures > 0 ? Math.min(places.free, 1 - submitting) : places.free, ...places };
     },
   };
 }

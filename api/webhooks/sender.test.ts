@@ -252,6 +252,32 @@ test('a slow receiver of one key does not delay the deliveries of others', async
   await slow.close();
 });
 
+test('four keys with receivers that never answer leave places for the webhook of a fifth', async () => {
+  const [fifth, ...dead] = await Promise.all(Array.from({ length: 5 }, () => service.key()));
+  let open = 0;
+  let release = () => {};
+  const silence = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const silent = await listen(
+    new Hono().post('/', async (c) => {
+      open++;
+      await silence;
+      return c.body(null, 204);
+    }),
+  );
+  const test = { task_id: null, type: 'webhook.test', url: `${silent.url}/`, created_at: Date.now() };
+  for (const { id: owner } of dead)
+    for (let i = 0; i < 20; i++) await service.store.addDelivery({ ...test, id: v7(), owner });
+  service.webhooks.wake();
+  await vi.waitFor(() => expect(open).toBeGreaterThanOrEqual(48), { timeout: 10_000, interval: 5 });
+  await service.webhooks.test(fifth!.id, `${receiver.url}/hook`);
+  await delivery(1);
+  expect(open).toBeLessThanOrEqual(52);
+  release();
+  await silent.close();
+});
+
 test('each key signs with its own secret, and with both for a while after a rotation', async () => {
   const [old, fresh] = [8, 9].map((byte) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`) as [string, string];
   const { id } = await service.key({

@@ -22,9 +22,11 @@ const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HO
 /** Longest pause between two reads of the store: another process may have died and left its deliveries. */
 const MAX_PAUSE = 5 * SECOND;
 const LEASE = MINUTE;
+/** Deliveries of this process at a time, and of one key. A slow receiver of one key must not delay the deliveries of other keys. */
 const MAX_IN_FLIGHT = 64;
-/** A slow receiver of one key must not delay the deliveries of other keys. */
 const MAX_IN_FLIGHT_PER_KEY = 16;
+/** A key has at most as many deliveries in flight as there are free places. */
+const SHARE = 1;
 
 const GONE = 410;
 /** The receiver, or a proxy before it, is overloaded: all other deliveries to the URL wait, too. */
@@ -44,6 +46,7 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
   const { store, log, now } = dependencies;
   const attempt = createAttempt(dependencies);
   const inFlight = new Map<Promise<void>, string>(); // and the owner of each
+  let isHeldBack = false; // whether a due delivery waits for a place
 
   const poller = createPoller(startDue, (error) => {
     log.error({ error }, 'the store could not be reached for webhooks; it will be tried again');
@@ -53,24 +56,22 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
   /** @returns milliseconds until the next attempt */
   async function startDue(): Promise<number> {
     for (;;) {
-      const { except, limit } = capacity();
-      const pause = Math.min(MAX_PAUSE, (await store.nextDeliveryDue(except)) ?? MAX_PAUSE);
-      if (limit <= 0) return MAX_PAUSE; // the end of a delivery wakes the poller
+      const pause = Math.min(MAX_PAUSE, (await store.nextDeliveryDue()) ?? MAX_PAUSE);
       if (pause > 0) return pause;
-      const claimed = await store.claimDeliveries({ lease: LEASE, limit, except });
-      if (claimed.length === 0) return 0;
+      const claimed = await claimSome();
+      isHeldBack = claimed.length === 0;
+      if (isHeldBack) return SECOND; // other deliveries may become due meanwhile; the end of one wakes the poller
       for (const delivery of claimed) start(delivery);
     }
   }
 
-  /** @returns owners that have no capacity, and how many deliveries of all others may start */
-  function capacity(): { except: string[]; limit: number } {
-    const counts = new Map<string, number>();
-    for (const owner of inFlight.values()) counts.set(owner, (counts.get(owner) ?? 0) + 1);
-    const isBusy = (count: number) => count >= MAX_IN_FLIGHT_PER_KEY;
-    const except = [...counts].filter(([, count]) => isBusy(count)).map(([owner]) => owner);
-    const most = Math.max(0, ...[...counts.values()].filter((count) => !isBusy(count)));
-    return { except, limit: Math.min(MAX_IN_FLIGHT_PER_KEY - most, MAX_IN_FLIGHT - inFlight.size) };
+  async function claimSome(): Promise<Delivery[]> {
+    const free = MAX_IN_FLIGHT - inFlight.size;
+    if (free === 0) return [];
+    const underWay = new Map<string, number>();
+    for (const owner of inFlight.values()) underWay.set(owner, (underWay.get(owner) ?? 0) + 1);
+    const places = { limit: free, free, share: SHARE, maxPerOwner: MAX_IN_FLIGHT_PER_KEY };
+    return store.claimDeliveries({ lease: LEASE, underWay, ...places });
   }
 
   function start(delivery: Delivery): void {
@@ -79,9 +80,8 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
         log.error({ delivery: delivery.id, error }, 'webhook could not be processed; it will be tried again'),
       )
       .finally(() => {
-        const { except, limit } = capacity();
         inFlight.delete(delivering);
-        if (limit <= 0 || except.length > 0) poller.wake();
+        if (isHeldBack) poller.wake();
       });
     inFlight.set(delivering, delivery.owner);
   }
