@@ -1,4 +1,4 @@
-import { createMutex } from '../core/mutex.ts';
+import { createSlots } from '../core/slots.ts';
 
 /**
  * Locks the GPU, or the processor in its place, for one job of this process: it samples and decodes while others wait, fetch a still or
@@ -6,4 +6,4 @@ import { createMutex } from '../core/mutex.ts';
  * @returns the function that unlocks it
  * @throws the signal's reason, if it aborts first
  */
-export const lockGpu = createMutex();
+export const lockGpu = createSlots(1);

@@ -6,13 +6,14 @@ import { choice, type Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { checkPicture } from '../../core/picture/picture.ts';
 import { parseRequest } from '../../core/request.ts';
+import { QueueFullError } from '../../core/slots.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
-import { invalidInput } from '../http/problem.ts';
+import { invalidInput, Problem, unavailable } from '../http/problem.ts';
 import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import {
@@ -29,7 +30,7 @@ import { INITIAL_STATE, type NewTask, type PublicTask, type Task } from '../stor
 import { presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
-import { budgetSpent, notStored, storeTask, tooManyActive, tooManySubmissions } from './store-task.ts';
+import { budgetSpent, checkAdmission, notStored, storeTask, tooManyActive, tooManySubmissions } from './store-task.ts';
 
 const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
 
@@ -90,14 +91,13 @@ export const img2vid = endpoint({
       const source_key =
         still_of === undefined ? null : await findStill(services, owner, still_of, image_index, request);
       const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
-      // An unused picture is checked, too: the client should learn that it is broken.
-      if (image)
-        await checkPicture(image).catch((error) => {
-          throw error instanceof JobError ? imageRejected(error.message) : error;
-        });
+      const estimated = await estimate(input);
+      if (image) {
+        if (!isDryRun) await checkAdmission(c, services, estimated);
+        await checkImage(c, image); // an unused one, too: the client should learn that it is broken
+      }
       if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
         warnings.push({ field: 'webhook_url', message: DISABLED });
-      const estimated = await estimate(input);
       if (isDryRun) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
 
       const { id, created_at } = nextId();
@@ -142,6 +142,18 @@ async function findStill(
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 
+/** @throws Problem 422 the picture is refused, 503 it can't be checked now */
+async function checkImage(c: Context, image: Uint8Array): Promise<void> {
+  const { signal } = c.req.raw;
+  try {
+    await checkPicture(image, signal, c.get('key').id);
+  } catch (error) {
+    if (signal.aborted) throw clientGone(error);
+    if (error instanceof JobError) throw imageRejected(error.message);
+    throw error instanceof QueueFullError ? tooManyPictures() : pictureNotChecked(error);
+  }
+}
+
 /** Whether the webhook URL is disabled. It matters only for a warning, so an error of the store counts as no. */
 function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string): Promise<boolean> {
   return store.isWebhookDisabled(c.get('key').id, url).catch((error) => {
@@ -183,6 +195,9 @@ async function waitForEnd(c: Context, services: Services, task: PublicTask, seco
 
 const noBridge = () =>
   invalidInput([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
+const clientGone = (cause: unknown) => new Problem('unreadable', 'the client has disconnected', { cause });
+const tooManyPictures = () => unavailable('too many pictures are being checked; try again');
+const pictureNotChecked = (cause: unknown) => unavailable('the picture could not be checked; try again', cause);
 const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
 
 function describe({ limits, tasks }: DocumentContext) {
@@ -252,6 +267,7 @@ function describe({ limits, tasks }: DocumentContext) {
       tooManySubmissions(60),
       tooManyActive(100),
       notStored(),
+      tooManyPictures(),
     ],
   };
 }

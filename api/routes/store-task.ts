@@ -5,7 +5,7 @@ import { Problem, unavailable } from '../http/problem.ts';
 import { limitsOf } from '../keys/access.ts';
 import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
 import type { Services } from '../services.ts';
-import { leftOf } from '../store/key.ts';
+import { type Admission, type Key, leftOf, type Refusal, refusalOf, withTask } from '../store/key.ts';
 import type { InsertResult, NewTask, Task } from '../store/task.ts';
 import { type Estimate, maxCost } from '../tasks/estimate.ts';
 
@@ -26,26 +26,29 @@ export function budgetSpent(amount: number, left: number, budget: number, curren
 export const notStored = (cause?: unknown) => unavailable('the task could not be stored; try again', cause);
 
 /**
+ * Refuses what `storeTask` would refuse, so that a picture is neither decoded nor stored for it.
+ * @throws Problem 402 or 429
+ */
+export async function checkAdmission(c: Context, services: Services, estimate: Estimate): Promise<void> {
+  const key = (await services.store.getKey(c.get('key').id)) ?? c.get('key');
+  const admission = admissionOf(c, services, estimate);
+  assertAdmitted(c, services, { key, refused: refusalOf(withTask(key, admission), admission) }, admission, estimate);
+}
+
+/**
  * Stores the task and its picture, and sets the rate limit's headers.
  * @returns the existing task, if another request with the same idempotency key was stored first
  * @throws Problem 402 or 429 the key's account or limits refuse it, 503 the store or bucket fails; nothing of the task remains
  */
 export async function storeTask(
   c: Context,
-  { config, bucket, store, now }: Services,
+  services: Services,
   task: NewTask,
   image: Uint8Array | undefined,
-  { quote, expectedGpuTime }: Estimate,
+  estimate: Estimate,
 ): Promise<Task | undefined> {
-  const { maxActive, submissions } = limitsOf(c.get('key'), config);
-  const at = now();
-  const admission = {
-    amount: maxCost(quote),
-    now: at,
-    maxActive: Math.min(maxActive, Number.MAX_SAFE_INTEGER),
-    submissions: pace(submissions),
-    expectedGpuTime,
-  };
+  const { bucket, store } = services;
+  const admission = admissionOf(c, services, estimate);
   let inserted: InsertResult;
   try {
     if (task.image_key) await bucket.put(task.image_key, image!);
@@ -59,13 +62,35 @@ export async function storeTask(
   }
   if (inserted.existing || inserted.refused) await deletePicture(c, bucket, task);
   if (inserted.existing) return inserted.existing;
-  const { key, refused } = inserted;
-  for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, at, submissions)))
-    c.header(name, value);
-  if (refused === 'rate') throw tooManySubmissions(submissions, secondsUntilNext(key.submissions_at, at, submissions));
-  if (refused === 'active') throw tooManyActive(maxActive);
-  if (refused === 'budget') throw budgetSpent(admission.amount, leftOf(key, at)!, key.budget!, quote.currency);
+  assertAdmitted(c, services, inserted, admission, estimate);
   return undefined;
+}
+
+function admissionOf(c: Context, { config, now }: Services, { quote, expectedGpuTime }: Estimate): Admission {
+  const { maxActive, submissions } = limitsOf(c.get('key'), config);
+  return {
+    amount: maxCost(quote),
+    now: now(),
+    maxActive: Math.min(maxActive, Number.MAX_SAFE_INTEGER),
+    submissions: pace(submissions),
+    expectedGpuTime,
+  };
+}
+
+/** Sets the rate limit's headers. @throws Problem the key refuses the task */
+function assertAdmitted(
+  c: Context,
+  { config }: Services,
+  { key, refused }: { key: Key; refused?: Refusal | undefined },
+  { amount, now }: Admission,
+  { quote: { currency } }: Estimate,
+): void {
+  const { maxActive, submissions } = limitsOf(key, config);
+  for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, now, submissions)))
+    c.header(name, value);
+  if (refused === 'rate') throw tooManySubmissions(submissions, secondsUntilNext(key.submissions_at, now, submissions));
+  if (refused === 'active') throw tooManyActive(maxActive);
+  if (refused === 'budget') throw budgetSpent(amount, leftOf(key, now)!, key.budget!, currency);
 }
 
 async function deletePicture(c: Context, bucket: Services['bucket'], { id, image_key }: NewTask): Promise<void> {

@@ -12,6 +12,7 @@ import {
   NEW_ACCOUNT,
   type NewKey,
   type Refusal,
+  refusalOf,
 } from './key.ts';
 import type { NewTask, Task } from './task.ts';
 
@@ -68,29 +69,24 @@ async function addToAccount(
  * @throws AdmissionRefused
  */
 export async function reserve(dialect: Dialect, write: Write, task: NewTask, admission: Admission): Promise<Key> {
-  const { amount, now, maxActive, submissions, expectedGpuTime: expected_gpu_time } = admission;
+  const { amount, now, submissions, expectedGpuTime: expected_gpu_time } = admission;
   const { id: task_id, owner, model } = task;
   await write(dialect.db.insertInto('ledger').values({ task_id, owner, model, reserved: amount, expected_gpu_time }));
-  const { interval, window } = submissions;
+  const { interval } = submissions;
   // Last: other submissions with this key wait from here on.
   const key = await addToAccount(dialect, write, owner, now, {
     reserved: amount,
     active_tasks: 1,
     submissions_at: sql`case when submissions_at < ${now} then ${now} else submissions_at end + ${interval}`,
   });
-  const refuse = (reason: Refusal) => {
-    const { reserved, active_tasks, submissions_at } = key;
-    return new AdmissionRefused(reason, {
-      ...key,
-      reserved: reserved - amount,
-      active_tasks: active_tasks - 1,
-      submissions_at: submissions_at - interval,
-    });
-  };
-  if (key.submissions_at > now + window) throw refuse('rate');
-  if (key.active_tasks > maxActive) throw refuse('active');
-  if (key.budget !== null && key.spent + key.reserved > key.budget) throw refuse('budget');
-  return key;
+  const reason = refusalOf(key, admission);
+  if (reason === undefined) return key;
+  throw new AdmissionRefused(reason, {
+    ...key,
+    reserved: key.reserved - amount,
+    active_tasks: key.active_tasks - 1,
+    submissions_at: key.submissions_at - interval,
+  });
 }
 
 /** Moves the cost of an ended task from reserved to spent, once per task: a settled line of the ledger stays as it is. */

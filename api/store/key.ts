@@ -84,6 +84,23 @@ export const spentOf = ({ month, spent }: Key, now: number) => (month === monthO
 export const leftOf = (key: Key, now: number) =>
   key.budget === null ? null : Math.max(0, key.budget - key.reserved - spentOf(key, now));
 
+/** The account with one more task, as `reserve` changes it in the database. */
+export const withTask = (key: Key, { amount, now, submissions }: Admission): Key => ({
+  ...key,
+  spent: spentOf(key, now),
+  reserved: key.reserved + amount,
+  active_tasks: key.active_tasks + 1,
+  submissions_at: Math.max(key.submissions_at, now) + submissions.interval,
+});
+
+/** Why a new task is refused. @param key its key, whose account contains the task already */
+export function refusalOf(key: Key, { now, maxActive, submissions }: Admission): Refusal | undefined {
+  if (key.submissions_at > now + submissions.window) return 'rate';
+  if (key.active_tasks > maxActive) return 'active';
+  if (key.budget !== null && key.spent + key.reserved > key.budget) return 'budget';
+  return undefined;
+}
+
 /** The cost of one task: reserved, and settled once the task has ended. Amounts are micro-units. */
 export interface LedgerEntry {
   task_id: string;

@@ -3,6 +3,8 @@ export const MAX_PICTURE_BYTES = 20_000_000;
 export const MAX_PICTURE_PIXELS = 64_000_000;
 /** Pixels, the limit of JPEG. */
 export const MAX_PICTURE_SIDE = 65_535;
+/** Of a JPEG. Encoders write about ten; a decoder goes through all pixels for each. */
+export const MAX_PICTURE_SCANS = 100;
 
 const PICTURE_TYPES = ['jpeg', 'png', 'webp', 'avif', 'gif', 'tiff'] as const;
 /** `jpeg, png, webp, avif, gif or tiff` */

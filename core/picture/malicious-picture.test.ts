@@ -16,7 +16,7 @@ import { diskBucket } from '../bucket/disk.ts';
 import { decode } from './decode.mjs';
 import { toPng } from './picture.ts';
 
-const limits = { maxPixels: 64_000_000, maxSide: 65_535 };
+const limits = { maxPixels: 64_000_000, maxSide: 65_535, maxScans: 100 };
 
 let folder: string;
 let bucket: Bucket;

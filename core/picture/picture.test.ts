@@ -1,17 +1,19 @@
 import { spawn } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { expect, test, vi } from 'vitest';
 import { craftPng, pngChunk, scansJpeg } from '../../test/support/malicious-pictures.ts';
 import { JobError } from '../job.ts';
-import { decode } from './decode.mjs';
-import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS } from './limits.ts';
+import { countScans, decode } from './decode.mjs';
+import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, MAX_PICTURE_SCANS } from './limits.ts';
 import { checkPicture, toPng } from './picture.ts';
 
 vi.mock('node:child_process', { spy: true });
 
+const limits = { maxPixels: MAX_PICTURE_PIXELS, maxSide: 65_535, maxScans: MAX_PICTURE_SCANS };
 /** Decodes in this process, which is faster than starting one. */
-const convert = (bytes: Uint8Array) => decode(bytes, { png: true, maxPixels: MAX_PICTURE_PIXELS, maxSide: 65_535 });
+const convert = (bytes: Uint8Array) => decode(bytes, { png: true, ...limits });
 
 const W = 64;
 const H = 48;
@@ -346,37 +348,70 @@ test('a WebP rotated by EXIF comes out upright', async () => {
 
 /** The decoder that was started last. */
 const decoder = () => vi.mocked(spawn).mock.results.at(-1)!.value as ReturnType<typeof spawn>;
-const bomb = () => scansJpeg(8000, 8000, 20_000); // minutes of work in 2.5 MB
+/** A second of work in 140 kB, with as many scans as are accepted. */
+const slow = () => scansJpeg(8000, 8000, 99);
 
-test('a picture that would take minutes is refused after half a minute, and its decoder is killed', async () => {
+test.each([
+  ['a check', checkPicture, 10],
+  ['a PNG', toPng, 30],
+] as const)('the decoder has a number of CPU seconds for %s, however busy the machine is', async (_, work, seconds) => {
+  vi.mocked(spawn).mockClear();
+  const refused = expect(work(slow())).rejects.toMatchObject({
+    code: 'image_rejected',
+    message: 'the picture takes too long to decode',
+  });
+  await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+  const limits = () => readFile(`/proc/${decoder().pid}/limits`, 'utf8');
+  await expect.poll(limits).toMatch(new RegExp(`^Max cpu time +${seconds} +${seconds + 1} `, 'm'));
+  decoder().kill('SIGXCPU'); // as the kernel does when they are used up
+  await refused;
+});
+
+test('a decoder that hangs is killed, and that is not the picture’s fault', async () => {
   const timer = new AbortController();
   const timeout = vi.spyOn(AbortSignal, 'timeout').mockReturnValue(timer.signal);
   try {
     vi.mocked(spawn).mockClear();
-    const refused = expect(toPng(bomb())).rejects.toMatchObject({
-      code: 'image_rejected',
-      message: 'the picture takes too long to decode',
+    const failed = expect(toPng(slow())).rejects.toMatchObject({
+      name: 'Error',
+      message: 'the decoder has not ended after 10 minutes',
     });
     await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
-    expect(timeout).toHaveBeenCalledExactlyOnceWith(30_000);
+    expect(timeout).toHaveBeenCalledExactlyOnceWith(600_000);
     timer.abort();
-    await refused;
+    await failed;
     expect(() => process.kill(decoder().pid!, 0)).toThrow(/ESRCH/);
   } finally {
     timeout.mockRestore();
   }
 });
 
+test('a JPEG of more than 100 scans is refused before it is decoded', async () => {
+  await expectRejected(scansJpeg(8000, 8000, 2000), /^the JPEG has too many scans: at most 100 are accepted$/);
+});
+
+test('scans are counted in the picture itself, not in its metadata or what follows it', async () => {
+  const jpeg = await paint(gradient).jpeg({ progressive: true }).toBuffer();
+  const scan = Buffer.from([0xff, 0xda]);
+  const [start, rest] = [jpeg.subarray(0, 2), jpeg.subarray(2)];
+  const comment = Buffer.concat([Buffer.from([0xff, 0xfe, 0x03, 0xea]), Buffer.alloc(1000, scan)]);
+  expect(countScans(jpeg)).toBe(10);
+  expect(countScans(Buffer.concat([start, comment, rest, Buffer.alloc(1000, scan)]))).toBe(10);
+  expect(countScans(await paint(gradient).jpeg().toBuffer())).toBe(1);
+  expect(countScans(await paint(gradient).png().toBuffer())).toBe(0);
+  expect(countScans(scansJpeg(8000, 8000, 2000))).toBe(2001);
+});
+
 test('an abort kills the decoder, and rejects with its reason', async () => {
   vi.mocked(spawn).mockClear();
   const controller = new AbortController();
   const reason = new Error('the task was canceled');
-  const aborted = expect(toPng(bomb(), controller.signal)).rejects.toBe(reason);
+  const aborted = expect(toPng(slow(), controller.signal)).rejects.toBe(reason);
   await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
   controller.abort(reason);
   await aborted;
   expect(() => process.kill(decoder().pid!, 0)).toThrow(/ESRCH/);
-  await expect(toPng(bomb(), AbortSignal.abort(reason))).rejects.toBe(reason);
+  await expect(toPng(slow(), AbortSignal.abort(reason))).rejects.toBe(reason);
   expect(spawn).toHaveBeenCalledOnce();
 });
 
@@ -384,7 +419,7 @@ test.each(['SIGSEGV', 'SIGABRT', 'SIGBUS'] as const)(
   'a decoder that dies of %s makes the picture image_rejected',
   async (signal) => {
     vi.mocked(spawn).mockClear();
-    const refused = expect(toPng(bomb())).rejects.toMatchObject({
+    const refused = expect(toPng(slow())).rejects.toMatchObject({
       code: 'image_rejected',
       cause: { message: `decoder: ${signal}` },
     });
@@ -396,7 +431,7 @@ test.each(['SIGSEGV', 'SIGABRT', 'SIGBUS'] as const)(
 
 test('a decoder that is killed from outside is not the picture’s fault', async () => {
   vi.mocked(spawn).mockClear();
-  const failed = expect(checkPicture(bomb())).rejects.not.toBeInstanceOf(JobError);
+  const failed = expect(checkPicture(slow())).rejects.not.toBeInstanceOf(JobError);
   await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
   decoder().kill('SIGTERM');
   await failed;

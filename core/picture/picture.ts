@@ -4,41 +4,51 @@ import { tmpdir } from 'node:os';
 import { buffer, text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { JobError } from '../job.ts';
-import { createMutex } from '../mutex.ts';
-import { SECOND } from '../time.ts';
+import { createSlots } from '../slots.ts';
+import { MINUTE } from '../time.ts';
 import {
   MAX_PICTURE_BYTES,
   MAX_PICTURE_PIXELS,
+  MAX_PICTURE_SCANS,
   MAX_PICTURE_SIDE,
   PICTURE_LIMITS_TEXT,
   PICTURE_TYPES_TEXT,
 } from './limits.ts';
 
-/** For one picture; the largest takes a few seconds. */
-const TIMEOUT = 30 * SECOND;
+/** CPU seconds for a check and for a PNG. The slowest picture of 64 megapixels (AVIF) took 3 and 6 on a busy machine. */
+const CPU_SECONDS = { check: 10, png: 30 };
+/** A decoder that has not ended by then hangs; a busy machine needs less. */
+const TIMEOUT = 10 * MINUTE;
 
-/** These hold even if this process dies first: no core file, a limit in CPU seconds, and one in KiB of memory (1.7 GB was the most seen). */
-const LIMITS = `ulimit -c 0; ulimit -t ${(2 * TIMEOUT) / SECOND}; ulimit -d ${3 * 1024 * 1024}`;
+/**
+ * These hold even if this process dies first: no core file, CPU seconds (SIGXCPU; a second later SIGKILL), and KiB of memory (1.7 GB was
+ * the most seen).
+ */
+const limits = (cpuSeconds: number) =>
+  `ulimit -c 0; ulimit -S -t ${cpuSeconds}; ulimit -H -t ${cpuSeconds + 1}; ulimit -d ${3 * 1024 * 1024}`;
 /** If the machine runs out of memory, the kernel kills the decoder first. */
 const OOM_FIRST = '{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null';
+const LIMITS = { maxPixels: MAX_PICTURE_PIXELS, maxSide: MAX_PICTURE_SIDE, maxScans: MAX_PICTURE_SCANS };
 const DECODER = fileURLToPath(new URL('decode.mjs', import.meta.url));
 
 // The same as in decode.mjs.
 const TOO_LARGE = 2;
 const NO_PICTURE = 3;
+const TOO_MANY_SCANS = 4;
 /** Signals of a crash; any other signal came from outside. */
-const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS', 'SIGXCPU'];
+const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS'];
 
 /** Two decoders at a time: a slow picture does not block all others, and many pictures do not take all memory. */
-const mutexes = [createMutex(), createMutex()];
-let count = 0;
+const takeDecoder = createSlots(2, { all: 64, perOwner: 8 });
 
 /**
  * Decodes the whole picture at low resolution, which finds a broken one.
- * @throws JobError image_rejected: not a picture of an accepted type, truncated, or too large
+ * @param owner has one picture decoded at a time
+ * @throws JobError image_rejected: not a picture of an accepted type, truncated, too large, or too slow to decode
+ * @throws QueueFullError too many pictures wait, of this owner or of all
  */
-export async function checkPicture(bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
-  await decode(bytes, false, signal);
+export async function checkPicture(bytes: Uint8Array, signal?: AbortSignal, owner?: string): Promise<void> {
+  await decode(bytes, false, signal, owner);
 }
 
 /**
@@ -52,19 +62,27 @@ export async function toPng(bytes: Uint8Array, signal?: AbortSignal): Promise<Bu
 export const pictureTooLarge = () =>
   new JobError('image_rejected', `the picture is too large: ${PICTURE_LIMITS_TEXT} are accepted`);
 
-async function decode(bytes: Uint8Array, png: boolean, signal = new AbortController().signal): Promise<Buffer> {
+const tooManyScans = () =>
+  new JobError('image_rejected', `the JPEG has too many scans: at most ${MAX_PICTURE_SCANS} are accepted`);
+
+async function decode(
+  bytes: Uint8Array,
+  png: boolean,
+  signal = new AbortController().signal,
+  owner?: string,
+): Promise<Buffer> {
   if (bytes.length > MAX_PICTURE_BYTES) throw pictureTooLarge();
-  const release = await mutexes[count++ % mutexes.length]!(signal);
+  const free = await takeDecoder(signal, owner);
   try {
     return await runDecoder(bytes, png, signal);
   } finally {
-    release();
+    free();
   }
 }
 
 async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal): Promise<Buffer> {
-  const options = JSON.stringify({ png, maxPixels: MAX_PICTURE_PIXELS, maxSide: MAX_PICTURE_SIDE });
-  const script = `${OOM_FIRST}; ${LIMITS}; exec "$0" "$@"`;
+  const options = JSON.stringify({ png, ...LIMITS });
+  const script = `${OOM_FIRST}; ${limits(png ? CPU_SECONDS.png : CPU_SECONDS.check)}; exec "$0" "$@"`;
   const timeout = AbortSignal.timeout(TIMEOUT);
   const child = spawn('/bin/sh', ['-c', script, process.execPath, DECODER, options], {
     env: { TMPDIR: tmpdir() }, // no secrets
@@ -81,15 +99,17 @@ async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal):
   child.stdin.on('error', () => {}).end(bytes); // the process may exit before it has read all; its status says why
   const [result, message, [status, killedBy]] = await Promise.all([buffer(child.stdout), text(child.stderr), closed]);
   signal.throwIfAborted();
-  if (timeout.aborted) throw new JobError('image_rejected', 'the picture takes too long to decode');
+  if (timeout.aborted) throw new Error(`the decoder has not ended after ${TIMEOUT / MINUTE} minutes`);
   if (failure) throw failure;
   if (status === 0) return result;
   if (status === TOO_LARGE) throw pictureTooLarge();
+  if (status === TOO_MANY_SCANS) throw tooManyScans();
   const cause = new Error(`decoder: ${killedBy ?? status} ${message.slice(-1000)}`.trim());
   if (status === NO_PICTURE) {
     const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
     throw new JobError('image_rejected', message, { cause });
   }
+  if (killedBy === 'SIGXCPU') throw new JobError('image_rejected', 'the picture takes too long to decode', { cause });
   if (killedBy && CRASHES.includes(killedBy)) {
     throw new JobError('image_rejected', 'the picture can’t be decoded', { cause });
   }

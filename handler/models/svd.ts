@@ -2,7 +2,7 @@
  * Stable Video Diffusion (Blattmann et al., arXiv:2311.15127): its four networks, run from the official files. Preconditioning, conditioning
  * and scales stay inside; samplers see latents only.
  */
-import { createMutex } from '../../core/mutex.ts';
+import { createSlots } from '../../core/slots.ts';
 import { usableMemory } from '../onnx/device.ts';
 import type { SessionsOptions } from '../onnx/session-cache.ts';
 import type { ClipRequest, ClipSize, Model } from './model.ts';
@@ -28,7 +28,7 @@ export type SvdOptions = Partial<SessionsOptions>;
  */
 export function openSvd(folder: string, options: SvdOptions = {}): SvdModel {
   const networks = openNetworks(folder, { device: 'cpu', memory: usableMemory(), ...options });
-  const enter = createMutex(); // clips share the sessions, so one is open at a time
+  const enter = createSlots(1); // clips share the sessions, so one is open at a time
 
   return {
     check: networks.check,

@@ -25,7 +25,7 @@ const MB = 1e6;
 const TIMEOUT = 30 * SECOND; // the service's own for a picture
 /** How much more a process may hold in the last tenth than in the second: allocators never settle completely. */
 const MAX_GROWTH = 150 * MB;
-const LIMITS = { maxPixels: 64_000_000, maxSide: 65_535 };
+const LIMITS = { maxPixels: 64_000_000, maxSide: 65_535, maxScans: 100 };
 /** One picture in this many also goes through the service's own decoder process. */
 const OWN_PROCESS = 50;
 
