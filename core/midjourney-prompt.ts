@@ -15,15 +15,17 @@ const NAMES = Object.values(COSTLY).flat().join('|');
 
 /** Phones turn two hyphens into a long dash. A flag's name ends where no letter follows. */
 const LONG_DASH = '[\u2012-\u2015\u2e3a\u2e3b]';
-const HYPHENS = '[-\u2010\u2011\u2012\u2013\u2212]{2,}';
+const HYPHEN = '[-\u2010\u2011\u2012\u2013\u2212]';
+/** A match begins at the first of several hyphens, so a long row of them takes linear time. */
+const HYPHENS = `(?<!${HYPHEN})${HYPHEN}{2,}`;
 const FLAG = new RegExp(`(?:${HYPHENS}|(?<=^|\\s)${LONG_DASH}+)(${NAMES})(?![a-z])`, 'i');
 /** Within a sentence—relax, this is prose—a long dash begins no flag. It is set off by spaces, so that no bridge reads one. */
 const GLUED = new RegExp(`(?<=\\S)${LONG_DASH}+(?=(?:${NAMES})(?![a-z]))`, 'gi');
 
 const INVISIBLE = /[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]/g;
 
-/** Braces, except the escaped `\{`. */
-const PERMUTATION = /(?<!\\)(?:\\\\)*\{[\s\S]*?(?<!\\)(?:\\\\)*\}/;
+/** An opening and a later closing brace, except the escaped `\{`. It is anchored, so it takes linear time. */
+const PERMUTATION = /^(?:[^\\{]|\\.)*\{(?:[^\\}]|\\.)*\}/s;
 
 const ALLOWED = 'flags of the picture itself are allowed, such as --ar, --v, --stylize, --chaos, --seed and --no';
 

@@ -107,6 +107,10 @@ export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonl
 };
 type Choice = 'sampler' | 'discretization' | 'guider';
 
+/** A character has one or two UTF-16 units. The cheap check comes first, because the text may be long. */
+const isPrompt = (text: string) =>
+  text.length <= 2 * MAX_PROMPT && [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0');
+
 /** The schema of every parameter: optional in a request, most of them required in a job. */
 export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
   const own = presets[model];
@@ -116,7 +120,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       v.string(prompt),
       v.trim(),
       v.nonEmpty(prompt),
-      v.check((text) => [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0'), prompt),
+      v.check(isPrompt, prompt),
       v.check(
         (text) => findForbidden(text) === undefined,
         ({ input }) => findForbidden(String(input)) ?? prompt,

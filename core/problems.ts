@@ -32,7 +32,10 @@ export const PROBLEMS = {
     status: 409,
     remedy: 'Send a new `Idempotency-Key` for each clip; this one belongs to the task that the response names',
   },
-  too_large: { status: 413, remedy: `Send a picture of at most ${PICTURE_SIZE}, and at most 1 MB of anything else` },
+  too_large: {
+    status: 413,
+    remedy: `Send a picture of at most ${PICTURE_SIZE}, at most 1 MB of anything else, and at most 64 fields`,
+  },
   unsupported_media_type: {
     status: 415,
     remedy: 'Send JSON, an urlencoded form or multipart, as the header `Accept` lists',
@@ -53,6 +56,7 @@ export const PROBLEMS = {
   },
   too_many_submissions: { status: 429, remedy: 'Wait as long as `Retry-After` says' },
   too_many_open: { status: 429, remedy: 'Wait for one of your tasks to end, or cancel one' },
+  too_many_uploads: { status: 429, remedy: 'Wait for one of your uploads to end; send fewer at a time' },
   too_many_guesses: { status: 429, remedy: 'Check the API key, and wait a minute' },
   internal: { status: 500, remedy: 'Send the operator the header `X-Request-Id`: the log has more' },
   unavailable: {

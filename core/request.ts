@@ -21,7 +21,7 @@ export interface FieldNote {
   message: string;
 }
 
-/** A request with invalid values. `errors` names every invalid field with the values that are allowed. */
+/** A request with invalid values. `errors` names every invalid field with the values that are allowed, but at most 64 unknown ones. */
 export class InvalidRequest extends Error {
   constructor(readonly errors: FieldNote[]) {
     super(errors.map(({ field, message }) => `${field}: ${message}`).join('; '));
@@ -59,8 +59,12 @@ function schemaOf(limits: Limits, model: ModelName) {
 /** @throws InvalidRequest with every invalid and unknown field, or with values that contradict each other */
 export function parseRequest(values: Record<string, unknown>, context: RequestContext): ParsedRequest {
   const { limits, model } = context;
-  const { relevant, warnings } = dropIrrelevant(values, model);
-  const request = validate(relevant, schemaOf(limits, model));
+  const schema = schemaOf(limits, model);
+  const fields = Object.keys(values);
+  const unknown = unknownNames(fields, Object.keys(schema.entries));
+  const known = fields.filter((field) => Object.hasOwn(schema.entries, field));
+  const { relevant, warnings } = dropIrrelevant(known, values, model);
+  const request = validate(relevant, schema, unknown);
   const { source, warnings: sourceWarnings } = chooseSource(request, context);
   const input = resolve(request, source, context);
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
@@ -72,27 +76,28 @@ export function parseRequest(values: Record<string, unknown>, context: RequestCo
 }
 
 /** Drops, without validation, the parameters of another sampler, discretization or guider than the chosen one. */
-function dropIrrelevant(values: Record<string, unknown>, model: ModelName) {
+function dropIrrelevant(fields: string[], values: Record<string, unknown>, model: ModelName) {
   const warnings: FieldNote[] = [];
-  const entries = Object.entries(values).filter(([field]) => {
-    const home = Object.hasOwn(BELONGS_TO, field) ? BELONGS_TO[field] : undefined;
-    if (!home || home.names.includes(String(values[home.choice] ?? defaults(model)[home.choice]))) return true;
-    warnings.push({ field, message: `ignored: it belongs to ${home.choice} ${home.names.join(', ')}` });
-    return false;
-  });
-  return { relevant: Object.fromEntries(entries), warnings };
+  const relevant: Record<string, unknown> = {};
+  for (const field of fields) {
+    const home = BELONGS_TO[field];
+    const chosen = home && (values[home.choice] ?? defaults(model)[home.choice]);
+    if (!home || (typeof chosen === 'string' && home.names.includes(chosen))) relevant[field] = values[field];
+    else warnings.push({ field, message: `ignored: it belongs to ${home.choice} ${home.names.join(', ')}` });
+  }
+  return { relevant, warnings };
 }
 
-function validate(values: Record<string, unknown>, schema: ReturnType<typeof requestSchema>): Request {
-  const names = Object.keys(schema.entries);
-  const errors: FieldNote[] = Object.keys(values)
-    .filter((field) => !names.includes(field))
-    .map((field) => ({ field, message: describeUnknownName(field, names) }));
-  const { success, output, issues } = v.safeParse(schema, values);
-  for (const issue of issues ?? []) {
-    const field = String(v.getDotPath(issue));
-    if (!errors.some((error) => error.field === field)) errors.push({ field, message: issue.message });
-  }
+/** @param unknown errors about other fields */
+function validate(
+  values: Record<string, unknown>,
+  schema: ReturnType<typeof requestSchema>,
+  unknown: FieldNote[],
+): Request {
+  // The first failed check of a field ends its validation: lengths come before patterns.
+  const { success, output, issues } = v.safeParse(schema, values, { abortPipeEarly: true });
+  const invalid = (issues ?? []).map((issue) => ({ field: String(v.getDotPath(issue)), message: issue.message }));
+  const errors = [...unknown, ...invalid];
   const isAncestral = success && (ANCESTRAL as readonly (string | undefined)[]).includes(output.sampler);
   if (isAncestral && (output.s_noise ?? 1) > 1) {
     errors.push({ field: 's_noise', message: 'must be a number from 0 to 1 for the ancestral samplers' });
@@ -168,6 +173,22 @@ function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
   }
 }
 
+/** Unknown names that a response lists, and characters of each: a request may have very many, or very long ones. */
+const [MAX_UNKNOWN, MAX_NAME] = [64, 64];
+
+/** @returns an error for each of `fields` that is not one of `names`, or for the first 64 */
+export function unknownNames(fields: string[], names: string[], fallback?: string): FieldNote[] {
+  const errors: FieldNote[] = [];
+  const known = new Set(names);
+  for (const name of fields) {
+    if (known.has(name)) continue;
+    if (errors.length === MAX_UNKNOWN) break;
+    const field = name.slice(0, MAX_NAME);
+    errors.push({ field, message: describeUnknownName(field, names, fallback) });
+  }
+  return errors;
+}
+
 /** The message for a name that is not one of `names`: it suggests the nearest one, or else is `fallback`. */
 export function describeUnknownName(field: string, names: string[], fallback = 'unknown'): string {
   const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
@@ -177,17 +198,18 @@ export function describeUnknownName(field: string, names: string[], fallback = '
   return isSimilar ? `unknown; did you mean ${nearest}?` : fallback;
 }
 
+/** Each character is matched in one way only, so long text takes linear time. */
+const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
+
 /**
  * Converts text values, as forms and command lines carry them, to the types of the schema. Empty text counts as absent. Text that is
  * not a number stays text, which the schema then refuses.
  */
 export function parseTextFields(fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> {
   const entries: Record<string, v.GenericSchema> = parameters({ maxFrames: 1, maxFps: 1 }, 'svd');
-  const values: Record<string, unknown> = {};
-  for (const [name, text] of fields) {
-    if (text.trim() === '') continue;
-    const isNumber = Object.hasOwn(entries, name) && entries[name]!.type === 'number';
-    values[name] = isNumber && /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(text) ? Number(text) : text;
-  }
-  return values;
+  const isNumber = (name: string) => Object.hasOwn(entries, name) && entries[name]!.type === 'number';
+  const given = [...fields].filter(([, text]) => text.trim() !== '');
+  return Object.fromEntries(
+    given.map(([name, text]) => [name, isNumber(name) && NUMBER.test(text.trim()) ? Number(text) : text]),
+  );
 }

@@ -1,7 +1,7 @@
 /** An endpoint is defined once; the router, the access check, the query parser and the OpenAPI document all read that definition. */
 import type { Context, Hono, MiddlewareHandler } from 'hono';
 import * as v from 'valibot';
-import { describeUnknownName, type FieldNote } from '../../core/request.ts';
+import { unknownNames } from '../../core/request.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
@@ -52,14 +52,12 @@ export function register(
  * @throws Problem 422 with every unknown, repeated or invalid parameter
  */
 function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown = 'unknown') {
-  const errors: FieldNote[] = [];
   const queries = c.req.queries();
-  for (const [field, values] of Object.entries(queries)) {
-    if (!Object.hasOwn(schema.entries, field))
-      errors.push({ field, message: describeUnknownName(field, Object.keys(schema.entries), unknown) });
-    else if (values.length > 1) errors.push({ field, message: 'given more than once' });
-  }
-  const { success, output, issues } = v.safeParse(schema, c.req.query());
+  const names = Object.keys(schema.entries);
+  const errors = unknownNames(Object.keys(queries), names, unknown);
+  for (const field of names)
+    if (queries[field] && queries[field].length > 1) errors.push({ field, message: 'given more than once' });
+  const { success, output, issues } = v.safeParse(schema, c.req.query(), { abortPipeEarly: true });
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
     if (!errors.some((error) => error.field === field)) errors.push({ field, message: issue.message });

@@ -159,6 +159,15 @@ describe('a request', () => {
   });
 });
 
+test('a request whose body stops halfway is cut off', async () => {
+  const service = await testService({}, { stallTimeout: 200 });
+  const start =
+    'POST /img2vid HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{';
+  await call(service.port, start).closed;
+  await vi.waitFor(() => expect(service.logged).toContainEqual(expect.objectContaining({ status: 499 })));
+  await service.close();
+});
+
 describe('close', () => {
   const MANY = 24_000_000; // bytes: more than the kernel keeps for a connection
 

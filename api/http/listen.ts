@@ -16,7 +16,7 @@ const LIMITS = {
   connectionsCheckingInterval: SECOND,
   /** of a connection without a request: longer than in proxies (a minute), or they would send into one that just closes */
   keepAliveTimeout: 75 * SECOND,
-  /** of a response that the client does not read; the cut may come after up to twice as long */
+  /** of a response that the client does not read, or of a body that it does not send on; the cut may come after up to twice as long */
   stallTimeout: 30 * SECOND,
 };
 
@@ -38,11 +38,11 @@ export async function listen(app: Pick<Hono, 'fetch'>, { hostname, port, limits 
   });
 
   // Node emits this event for a socket that was idle for so long. With a response in progress, it is cut off only if data is unsent:
-  // a client that waits for events has none. Node itself destroys the other sockets.
+  // a client that waits for events has none, or if the request's body is incomplete. Node itself destroys the other sockets.
   server.timeout = stallTimeout;
-  server.on('request', (_, response) => {
+  server.on('request', (request, response) => {
     response.on('timeout', (socket: Socket) => {
-      if (socket.writableLength > 0) socket.resetAndDestroy(); // closing it would leave megabytes in the kernel
+      if (socket.writableLength > 0 || !request.complete) socket.resetAndDestroy(); // closing it would leave megabytes in the kernel
     });
     response.once('close', () => {
       if (!server.listening) server.closeIdleConnections();

@@ -27,6 +27,14 @@ export class Problem extends Error {
   }
 }
 
+/** The client has disconnected before its request was complete, so nobody reads the response. */
+export class ClientDisconnected extends Error {
+  constructor(options?: ErrorOptions) {
+    super('client disconnected', options);
+    this.name = 'ClientDisconnected';
+  }
+}
+
 /** @returns a 422 that names every invalid field */
 export function invalidInput(
   errors: FieldNote[],

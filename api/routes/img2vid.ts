@@ -9,6 +9,7 @@ import { parseRequest } from '../../core/request.ts';
 import { QueueFullError } from '../../core/slots.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
+import { createBodyBudget, tooManyUploads } from '../http/body-budget.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
@@ -74,10 +75,11 @@ export const img2vid = endpoint({
   handle(services) {
     const { config, store, lifecycle, estimate, now } = services;
     const nextId = createTaskIds(now);
+    const budget = createBodyBudget();
 
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
-      const { values, image } = await readBody(c);
+      const { values, image } = await readBody(c, budget.open(c));
       const seed = randomInt(0, 1e9 + 1);
       const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
       const errors = urlErrors(input, config);
@@ -182,6 +184,7 @@ async function respond(c: Context, services: Services, task: PublicTask) {
 async function waitForEnd(c: Context, services: Services, task: PublicTask, seconds: number): Promise<PublicTask> {
   const owner = c.get('key').id;
   const read = () => services.store.getPublic(owner, task.id);
+  c.get('releaseBody')();
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
   let latest = task;
   try {
@@ -265,6 +268,7 @@ function describe({ limits, tasks }: DocumentContext) {
       imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
       noBridge(),
       tooManySubmissions(60),
+      tooManyUploads(),
       tooManyActive(100),
       notStored(),
       tooManyPictures(),
