@@ -8,6 +8,7 @@ import type { Config } from './config.ts';
 import type { Dependencies } from './dependencies.ts';
 import { isLoopback } from './http/host.ts';
 import { createMetrics, instrument } from './metrics.ts';
+import { createPruner } from './pruner.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import type { PublicTask } from './store/task.ts';
@@ -58,6 +59,7 @@ export async function createServices({
     onDeliveryAdded: webhooks.wake,
     onTaskEnded: metrics.observeTaskEnd,
   });
+  const pruner = createPruner(dependencies);
   const stopping = new AbortController();
 
   return {
@@ -80,6 +82,7 @@ export async function createServices({
     async start(): Promise<void> {
       await lifecycle.start();
       webhooks.wake();
+      pruner.wake();
     },
 
     /**
@@ -90,7 +93,7 @@ export async function createServices({
      */
     async stop(closeListener: (gracePeriod: number) => Promise<void>): Promise<void> {
       stopping.abort();
-      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), lifecycle.stop(), webhooks.stop()]);
+      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), lifecycle.stop(), webhooks.stop(), pruner.stop()]);
       await Promise.race([ended, delay(GRACE_PERIOD, undefined, { ref: false })]);
       const timeout = delay(2 * SECOND, undefined, { ref: false }).then(() => {
         throw new Error('closing the store timed out');

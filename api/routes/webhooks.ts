@@ -6,6 +6,7 @@ import { DELIVERY_STATUSES } from '../../core/responses.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { invalidInput, Problem } from '../http/problem.ts';
+import { secondsUntilNext, takeToken } from '../keys/rate.ts';
 import { TASK_ID_EXAMPLE, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import { json, jsonResponse, list, ref } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
@@ -28,6 +29,13 @@ const EXAMPLES = {
 const invalidId = 'must be the id of a delivery';
 const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
 
+/** With one key in one process. */
+const TESTS_PER_MINUTE = 10;
+
+const tooManyTests = (retryAfter = 1) =>
+  new Problem('too_many_requests', `webhook tests a minute with this API key: at most ${TESTS_PER_MINUTE}`, {
+    headers: { 'retry-after': String(retryAfter) },
+  });
 const noSuchDelivery = () => new Problem('not_found', 'there is no such delivery');
 
 export const deliveries = endpoint({
@@ -100,17 +108,23 @@ export const testWebhook = endpoint({
     operationId: 'test',
     tags: ['webhooks'],
     summary: 'Send an event webhook.test, once',
-    description: 'GET /webhooks/deliveries?id= shows the result.',
+    description: `GET /webhooks/deliveries?id= shows the result, for a day. At most ${TESTS_PER_MINUTE} tests a minute with one API key.`,
     responses: { 202: jsonResponse('The delivery', 'Delivery', { 'it will be sent': EXAMPLES.test }) },
-    errors: [invalidInput([{ field: 'webhook_url', message: 'must be an https URL' }])],
+    errors: [invalidInput([{ field: 'webhook_url', message: 'must be an https URL' }]), tooManyTests()],
   }),
-  handle:
-    ({ config, webhooks }) =>
-    async (c, { webhook_url }) => {
+  handle({ config, webhooks, now }) {
+    const arrivals = new Map<string, number>(); // by key: see rate.ts
+    return async (c, { webhook_url }) => {
       const errors = urlErrors({ webhook_url }, config);
       if (errors.length > 0) throw invalidInput(errors);
-      return c.json(presentDelivery(await webhooks.test(c.get('key').id, webhook_url)), 202);
-    },
+      const { id } = c.get('key');
+      const tat = arrivals.get(id) ?? 0;
+      const next = takeToken(tat, now(), TESTS_PER_MINUTE);
+      if (next === undefined) throw tooManyTests(secondsUntilNext(tat, now(), TESTS_PER_MINUTE));
+      arrivals.set(id, next);
+      return c.json(presentDelivery(await webhooks.test(id, webhook_url)), 202);
+    };
+  },
 });
 
 /** @returns the delivery with this id, if it belongs to the request's API key. @throws Problem 404 */

@@ -52,6 +52,7 @@ const SCHEMA = `
   create index tasks_owner on tasks (owner, id);
   create index tasks_status on tasks (owner, status, id);
   create unique index tasks_idempotency on tasks (owner, idempotency_key) where idempotency_key is not null;
+  create index tasks_keyed on tasks (id) where (idempotency_key is not null);
   create index tasks_due on tasks (next_run_at) where (job_id is not null or finished_at is not null);
   create index tasks_waiting on tasks (next_run_at) where (job_id is null and finished_at is null);
   create index tasks_waiting_by_owner on tasks (owner, next_run_at) where (job_id is null and finished_at is null);
@@ -116,6 +117,7 @@ const SCHEMA = `
   );
   create index deliveries_owner on deliveries (owner, id);
   create index deliveries_task on deliveries (task_id);
+  create index deliveries_tests on deliveries (id) where (task_id is null);
   create index deliveries_due on deliveries (next_attempt_at) where (next_attempt_at is not null);
   create index deliveries_due_by_owner on deliveries (owner, next_attempt_at) where (next_attempt_at is not null);
 

@@ -6,6 +6,7 @@ import { keyQueries } from './key-queries.ts';
 import { leaseQueries } from './lease-queries.ts';
 import { openLibsql } from './libsql.ts';
 import { openPostgres } from './postgres.ts';
+import { pruneQueries } from './prune-queries.ts';
 import { taskQueries, taskWrites } from './task-queries.ts';
 
 export interface StoreOptions {
@@ -45,6 +46,7 @@ export async function openStore(
     ...keyQueries(dialect),
     ...deliveryQueries(dialect),
     ...webhookQueries(dialect),
+    ...pruneQueries(dialect),
     /** whether other processes may change tasks too */
     isShared: dialect.isShared,
     close: dialect.close,

@@ -20,7 +20,7 @@ import {
 } from './task.ts';
 
 /** How long an idempotency key stands for its task, from the task's creation; milliseconds. */
-const IDEMPOTENCY_TTL = DAY;
+export const IDEMPOTENCY_TTL = DAY;
 /** `next_run_at` of a task without a next step. */
 export const NEVER = Number.MAX_SAFE_INTEGER;
 

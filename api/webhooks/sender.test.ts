@@ -343,6 +343,19 @@ describe('a delivery', () => {
     expect((await send('/webhooks/test?webhook_url=x')).code).toBe(422);
   });
 
+  test('of a test is created at most ten times a minute', async () => {
+    const path = `/webhooks/test?webhook_url=${encodeURIComponent(`${receiver.url}/hook`)}`;
+    const codes = [];
+    for (let i = 0; i < 11; i++) codes.push((await send(path)).code);
+    expect(codes).toEqual([...Array(10).fill(202), 429]);
+    const refused = await fetch(service.url + path, { method: 'POST' });
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0);
+    expect(await refused.json()).toMatchObject({ code: 'too_many_requests', detail: expect.stringContaining('10') });
+    expect((await call('/webhooks/deliveries')).body).toHaveLength(10);
+    service.clock.ahead += 61_000;
+    expect((await send(path)).code).toBe(202);
+  });
+
   test('of a test is attempted once, whatever the outcome', async () => {
     answer = () => new Response('no', { status: 500 });
     const { code, body } = await send(`/webhooks/test?webhook_url=${encodeURIComponent(`${receiver.url}/hook`)}`);
