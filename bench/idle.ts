@@ -26,10 +26,7 @@ import { type Report, row } from './report.ts';
 const { jobs, still, clip } = numberFlags({ jobs: 10, still: 5, clip: 6 });
 
 /** When a clip was on the GPU, by performance.now(). */
-interface Span {
-  from: number;
-  to: number;
-}
+type Span = Record<'from' | 'to', number>;
 
 export async function run(): Promise<Report> {
   const single = await measure(1);

@@ -3,9 +3,8 @@
  * API's own schemas.
  */
 import type * as v from 'valibot';
-import type { Input, requestSchema } from '../core/parameters.ts';
-import type { FieldNote } from '../core/request.ts';
-import type { CostEstimate, Usage } from '../core/responses.ts';
+import type { requestSchema } from '../core/parameters.ts';
+import type { RESPONSES, Usage } from '../core/responses.ts';
 import type { TaskStatus } from '../core/task-status.ts';
 import { MINUTE } from '../core/time.ts';
 import { type FollowedTask, followTask, type Task } from './follow.ts';
@@ -18,13 +17,8 @@ export type { FollowedTask, Task, Usage };
 export type Video = NonNullable<Task['videos']>[number];
 /** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. */
 export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
-export interface DryRun {
-  /** every parameter, with the values that would be used */
-  input: Input;
-  warnings: FieldNote[];
-  /** the most that the task can cost; the amount in micro-units of the currency */
-  cost_estimate: CostEstimate;
-}
+/** Every parameter with the value that would be used, and the most that the task can cost. */
+export type DryRun = v.InferOutput<typeof RESPONSES.DryRun>;
 
 export interface ClientOptions {
   /** such as https://video.example.com */

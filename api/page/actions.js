@@ -28,10 +28,9 @@ export function createActions({ parameters, form, list }) {
     else scrollTo({ top: 0, behavior: scrollBehavior() });
   }
 
-  /** @param {Task} task */
-  const showOn = (task) => (/** @type {string} */ text) => list.showProblem(task.id, text);
-  /** @param {Task} task */
-  const settingsOf = (task) => changedSettings(task.input, parameters);
+  /** Runs an action, and shows its error on the task's card. @param {Task} task @param {() => unknown} action */
+  const attempt = (task, action) => reportErrors(action, (text) => list.showProblem(task.id, text));
+  const settingsOf = (/** @type {Task} */ task) => changedSettings(task.input, parameters);
   /** @param {Task} task @param {number} [index] */
   const sourceOf = (task, index) => sourceEntries(task, { ...(index && { index }), file: uploads.get(task.id) });
 
@@ -65,32 +64,28 @@ export function createActions({ parameters, form, list }) {
 
     /** @param {Task} task */
     cancel: (task) =>
-      reportErrors(
-        async () => list.update(await requestJson(`/cancel?id=${task.id}`, { method: 'POST' })),
-        showOn(task),
-      ),
+      attempt(task, async () => list.update(await requestJson(`/cancel?id=${task.id}`, { method: 'POST' }))),
 
     /** @param {Task} task */
     async remove(task) {
       if (!(await confirmDelete())) return;
-      const isDone = await reportErrors(() => request(`/delete?id=${task.id}`, { method: 'POST' }), showOn(task));
-      if (!isDone) return;
+      if (!(await attempt(task, () => request(`/delete?id=${task.id}`, { method: 'POST' })))) return;
       list.removeFocused(task.id);
       announce('Deleted');
     },
 
     /** The same with another seed, or with the same seed and another of the four pictures. @param {Task} task @param {number} [index] */
     another: (task, index) =>
-      reportErrors(async () => {
+      attempt(task, async () => {
         const { seed, ...settings } = settingsOf(task);
         const source = sourceOf((index && promptTaskOf(task)) || task, index) ?? [];
         const entries = [...source, ...Object.entries(settings)];
         await showNew(await submit(index && seed !== undefined ? [...entries, ['seed', seed]] : entries));
-      }, showOn(task)),
+      }),
 
     /** The same once more. @param {Task} task */
     again: (task) =>
-      reportErrors(async () => {
+      attempt(task, async () => {
         const source = sourceOf(task);
         if (!source) return reuse(task);
         const [[name], ...others] = /** @type {[Entry, ...Entry[]]} */ (source);
@@ -99,10 +94,10 @@ export function createActions({ parameters, form, list }) {
         const isPaid = name === 'prompt' && !isDeleted(task);
         const kept = isPaid && (await submitUnlessGone([['still_of', task.id], ...others, ...settings]));
         await showNew(kept || (await submit([...source, ...settings])));
-      }, showOn(task)),
+      }),
 
     /** Gets the task with new links. @param {Task} task */
-    refresh: (task) => reportErrors(() => list.refresh(task.id), showOn(task)),
+    refresh: (task) => attempt(task, () => list.refresh(task.id)),
 
     /** Removes all that belongs to an API key. */
     reset() {

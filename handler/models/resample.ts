@@ -61,18 +61,14 @@ export function resampleWindow(still: Still, window: Window, W: number, H: numbe
   return new Uint8Array(memory.buffer, out, W * H * 3).slice();
 }
 
-/** For each of n outputs: the first source pixel, and `count` weights that sum to ONE up to invisible rounding. */
-interface Taps {
-  /** even; where the still has fewer pixels the last weight is 0 */
-  count: number;
-  start: Int32Array;
-  weights: Int16Array;
-}
-
 const ONE = 2 ** 14;
 
-/** Weights that sample [from, from + length) of `size` source pixels at n points; beyond the edge the edge pixel repeats. */
-function taps(n: number, from: number, length: number, size: number): Taps {
+/**
+ * Weights that sample [from, from + length) of `size` source pixels at n points; beyond the edge the edge pixel repeats.
+ * @returns for each point its first source pixel, and `count` weights that sum to ONE up to invisible rounding; `count` is even, and where
+ * the still has fewer pixels the last weight is 0
+ */
+function taps(n: number, from: number, length: number, size: number) {
   const step = length / n;
   const widening = Math.max(step, 1);
   const reach = Math.ceil(4 * widening);

@@ -32,7 +32,7 @@ let waits: number[];
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'deploy-'));
-  rest = await startRestServer({ apiKey: KEY });
+  rest = await startRestServer(KEY);
   queue = queueServer({ apiKey: KEY });
   jobs = await listen(queue.app);
   written = '';
@@ -831,7 +831,7 @@ describe('destroy', () => {
 
   test('accepts that RunPod deletes the template with its endpoint', async () => {
     await rest.close();
-    rest = await startRestServer({ apiKey: KEY, bindsTemplates: true });
+    rest = await startRestServer(KEY, { bindsTemplates: true });
     env.RUNPOD_REST_URL = rest.url;
     await run();
     const { status, out } = await run(['destroy', '--yes']);

@@ -38,19 +38,13 @@ export interface LocalOptions {
   signal?: AbortSignal;
 }
 
-export interface LocalService {
-  /** For this machine. */
-  url: string;
-  /** For callers. */
-  publicUrl: string;
-  dataDir: string;
-  /** Of the current children. */
-  pids(): { api: number; worker: number };
-  stop(): Promise<void>;
-}
+export type LocalService = Awaited<ReturnType<typeof startLocal>>;
 
-/** @throws Error in one line: a wrong variable, a port in use; or the signal's reason */
-export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: LocalOptions): Promise<LocalService> {
+/**
+ * @returns `url` for this machine, `publicUrl` for callers, and `pids` of the current children
+ * @throws Error in one line: a wrong variable, a port in use; or the signal's reason
+ */
+export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: LocalOptions) {
   const host = env.HOST || '127.0.0.1';
   const port = env.PORT ? Number(env.PORT) : await firstFreePort(5000, host);
   const url = localUrl(host, port);

@@ -45,8 +45,8 @@ export function queueServer({
 }: QueueServerOptions) {
   const closing = new AbortController();
   setMaxListeners(0, closing.signal); // one for each callback in progress
-  const callback = { clock, log, retryDelay: callbackRetryDelay, signal: closing.signal };
-  const queue = new RunPodQueue({ ...options, clock, onEnd: (job) => void sendCallback(job, callback) });
+  const onEnd = (job: QueuedJob) => void sendCallback(job, { clock, callbackRetryDelay, log }, closing.signal);
+  const queue = new RunPodQueue({ ...options, clock, onEnd });
   const app = new Hono();
 
   app.use('/:endpoint/:operation{.+}', async (c, next) => {
@@ -75,26 +75,22 @@ const MAX_CALLBACK_ATTEMPTS = 3;
 /** How long a callback's answer may take. RunPod does not document it. */
 const CALLBACK_TIMEOUT = 30 * SECOND;
 
-interface CallbackOptions {
-  clock: Clock;
-  /** milliseconds between attempts */
-  retryDelay: number;
-  log: (text: string) => void;
-  signal: AbortSignal;
-}
-
 /**
  * Posts a job that has completed or failed to its webhook, unsigned, until the answer is 200, at most three times. Cancelled jobs have no
  * callback. Never rejects.
  */
-async function sendCallback(job: QueuedJob, { clock, retryDelay, log, signal }: CallbackOptions) {
+async function sendCallback(
+  job: QueuedJob,
+  { clock, callbackRetryDelay, log }: Required<Pick<QueueServerOptions, 'clock' | 'callbackRetryDelay' | 'log'>>,
+  signal: AbortSignal,
+) {
   const { id, input, webhook, status } = job;
   if (!webhook || status === 'CANCELLED') return;
   const body = JSON.stringify({ ...presentJob(job), input, webhook });
   for (let attempt = 1; attempt <= MAX_CALLBACK_ATTEMPTS && !signal.aborted; attempt++) {
     if (await isAccepted(webhook, body, clock, signal)) return;
     log(`callback for job ${id} was not accepted (attempt ${attempt} of ${MAX_CALLBACK_ATTEMPTS})`);
-    if (attempt < MAX_CALLBACK_ATTEMPTS) await clock.sleep(retryDelay, signal);
+    if (attempt < MAX_CALLBACK_ATTEMPTS) await clock.sleep(callbackRetryDelay, signal);
   }
 }
 

@@ -3,7 +3,7 @@ import { type RestServer, startRestServer } from './runpod-rest-server.ts';
 
 let rest: RestServer;
 beforeAll(async () => {
-  rest = await startRestServer({ apiKey: 'key', quota: 100 });
+  rest = await startRestServer('key', { quota: 100 });
 });
 afterAll(() => rest.close());
 

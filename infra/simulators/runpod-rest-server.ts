@@ -18,14 +18,6 @@ import {
   type RestState,
 } from './runpod-rest-endpoints.ts';
 
-interface RestServerOptions {
-  apiKey: string;
-  /** how many workers all endpoints may have together; default 5 */
-  quota?: number;
-  /** whether a template in use can't be deleted, and goes with its endpoint; default false. RunPod's document leaves it open. */
-  bindsTemplates?: boolean;
-}
-
 /** What happens to a request in place of its answer; `applied`: the request takes effect first. */
 export type Fault = { applied?: boolean } & (
   | { status: number; detail?: string; errors?: string[]; headers?: Record<string, string> }
@@ -34,8 +26,12 @@ export type Fault = { applied?: boolean } & (
 
 export type RestServer = Awaited<ReturnType<typeof startRestServer>>;
 
-/** Starts it on loopback. `url` includes the version, as RUNPOD_REST_URL does. */
-export async function startRestServer({ apiKey, quota = 5, bindsTemplates = false }: RestServerOptions) {
+/**
+ * Starts it on loopback. `url` includes the version, as RUNPOD_REST_URL does.
+ * @param options quota: how many workers all endpoints may have together; bindsTemplates: whether a template in use can't be deleted, and
+ * goes with its endpoint (RunPod's document leaves it open)
+ */
+export async function startRestServer(apiKey: string, { quota = 5, bindsTemplates = false } = {}) {
   const state = createState(quota);
   const control = {
     /** every request with a valid key, in order; the path is without the query */

@@ -2,7 +2,7 @@
  * A simulator of ImaginePro: POST /api/v1/nova/imagine, GET /api/v1/midjourney/message/:id. A keyword of `REFUSALS` in the prompt makes
  * it refuse the request. One of `FAILURES` makes the task fail, with Midjourney's message.
  */
-import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword } from './imagines.ts';
+import { type BridgeServerOptions, createImagines, findKeyword } from './imagines.ts';
 
 const REFUSALS = {
   INVALID_PARAMETERS: { statusCode: 400, message: 'Bad Request', error: 'INVALID_PARAMETERS' },
@@ -22,7 +22,7 @@ const FAILURES: Record<string, string> = {
   INTERNAL_ERROR: 'Internal error',
 };
 
-export function imagineproServer(options: BridgeServerOptions): BridgeServer {
+export function imagineproServer(options: BridgeServerOptions) {
   const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => {

@@ -27,15 +27,6 @@ export interface Imagine {
   failure: string | undefined;
 }
 
-/** A simulator: `app` is mounted at the path of the provider's base URL. */
-export interface BridgeServer {
-  app: Hono;
-  /** all that were accepted, by id */
-  imagines: Map<string, Imagine>;
-  /** how many of them the operator pays for: those that do not fail */
-  paid(): number;
-}
-
 /** @param failures messages by keyword: an imagine with the keyword in its prompt is accepted and fails with the message */
 export function createImagines(
   { duration = 0.6 * SECOND, now = Date.now, longerSide = 1024, draw = placeholder }: BridgeServerOptions,
@@ -64,9 +55,11 @@ export function createImagines(
   }
 
   return {
-    /** with a route for pictures, which needs no key */
+    /** to be mounted at the path of the provider's base URL; has a route for pictures, which needs no key */
     app,
+    /** all that were accepted, by id */
     imagines,
+    /** how many of them the operator pays for: those that do not fail */
     paid: () => [...imagines.values()].filter(({ failure }) => !failure).length,
 
     accept(prompt: string, ref?: string): Imagine {

@@ -2,7 +2,7 @@
  * A simulator of Legnext: POST /api/v1/diffusion, GET /api/v1/job/:id. A keyword of `REFUSALS` in the prompt makes it refuse the
  * request. One of `FAILURES` makes the job fail.
  */
-import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
+import { type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
 
 const REFUSALS = {
   INVALID_PARAMETER: [400, 'Invalid parameter'],
@@ -24,7 +24,7 @@ const FAILURES: Record<string, string> = {
 const NO_ERROR = { code: 0, raw_message: '', message: '', detail: null };
 const errorOf = (code: number, message: string) => ({ code, raw_message: message, message, detail: null });
 
-export function legnextServer(options: BridgeServerOptions): BridgeServer {
+export function legnextServer(options: BridgeServerOptions) {
   const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => {

@@ -4,7 +4,7 @@
  * the task fail, with Midjourney's message.
  */
 import type { Context } from 'hono';
-import { type BridgeServer, type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
+import { type BridgeServerOptions, createImagines, findKeyword, type Imagine } from './imagines.ts';
 
 const REFUSALS = {
   NO_ACCOUNT: { code: 3, description: '无可用的账号实例' },
@@ -25,12 +25,8 @@ const FAILURES: Record<string, string> = {
   TIMED_OUT: '任务超时',
 };
 
-export interface MjProxyServerOptions extends BridgeServerOptions {
-  /** whether it is the fork, which can cancel and has single pictures; default true */
-  fork?: boolean;
-}
-
-export function mjProxyServer({ fork = true, ...options }: MjProxyServerOptions): BridgeServer {
+/** @param options fork: whether it is the fork, which can cancel and has single pictures; default true */
+export function mjProxyServer({ fork = true, ...options }: BridgeServerOptions & { fork?: boolean }) {
   const { app, imagines, paid, accept, progress, pictureUrls } = createImagines(options, FAILURES);
 
   app.use(async (c, next) => (c.req.header('mj-api-secret') === options.apiKey ? next() : c.body(null, 401)));

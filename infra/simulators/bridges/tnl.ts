@@ -2,7 +2,7 @@
  * A simulator of TheNextLeg v2: POST /imagine, GET /message/:id, POST /getImage. A keyword of `FAILURES` in the prompt makes the message
  * fail with that error.
  */
-import { type BridgeServer, type BridgeServerOptions, createImagines } from './imagines.ts';
+import { type BridgeServerOptions, createImagines } from './imagines.ts';
 
 const FAILURES = [
   'BANNED_PROMPT',
@@ -17,7 +17,7 @@ const FAILURES = [
 ];
 
 /** To be mounted at MIDJOURNEY_BASE_URL's path, such as /v2. */
-export function tnlServer(options: BridgeServerOptions): BridgeServer {
+export function tnlServer(options: BridgeServerOptions) {
   const failures = Object.fromEntries(FAILURES.map((keyword) => [keyword, keyword]));
   const { app, imagines, paid, accept, progress, pictureUrls, isoTime } = createImagines(options, failures);
 
