@@ -59,9 +59,9 @@ export function openRunPod({ apiKey, endpointId, baseUrl }: Config['runpod']) {
     },
 
     /** @returns undefined: RunPod does not know the job, or not any more. @throws Error: RunPod can't be reached or refuses */
-    async getStatus(jobId: string): Promise<RunPodJob | undefined> {
+    async getStatus(jobId: string, timeout = TIMEOUT): Promise<RunPodJob | undefined> {
       try {
-        return parse(jobStatus, await endpoint.status(jobId, TIMEOUT));
+        return parse(jobStatus, await endpoint.status(jobId, timeout));
       } catch (error) {
         if (statusOf(error) === 404) return undefined;
         throw error;

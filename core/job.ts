@@ -7,6 +7,8 @@ export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
 
 /** A task's folder in the bucket. */
 export const taskFolder = (taskId: string) => `tasks/${taskId}`;
+/** Bucket key of the record of a task's imagine: which bridge is asked, and its id once the bridge has accepted the prompt. */
+export const imagineKey = (taskId: string) => `${taskFolder(taskId)}/imagine.json`;
 
 // The API enforces the operator's limits and the model's sizes; a worker accepts what any of them allows.
 const all = parameters({ maxFrames: 1000, maxFps: 1000 }, 'svd');
@@ -85,6 +87,18 @@ const file = {
   sha256: v.string(),
 };
 
+/** What a job has used so far, by its worker's clock. Progress, output and error carry it; an older worker sends none. */
+const usageSchema = v.object({
+  /** when the job began; milliseconds since 1970 */
+  started_at: v.optional(v.number()),
+  /** GPU time of finished stages; milliseconds */
+  gpu_ms: v.pipe(v.number(), v.minValue(0)),
+  /** when the GPU stage began that is still running; milliseconds since 1970 */
+  gpu_since: v.optional(v.number()),
+});
+export type JobUsage = v.InferOutput<typeof usageSchema>;
+const usage = v.fallback(v.optional(usageSchema), undefined);
+
 export const outputSchema = v.object({
   videos: v.pipe(v.array(v.object({ ...file, seed: v.number() })), v.minLength(1)),
   grid: v.optional(v.object(file)),
@@ -95,6 +109,7 @@ export const outputSchema = v.object({
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),
   /** milliseconds that each of TIMED_STAGES took */
   timings_ms: v.record(v.string(), v.number()),
+  usage,
 });
 export type JobOutput = v.InferOutput<typeof outputSchema>;
 
@@ -102,6 +117,8 @@ export const STAGES = ['still', 'loading', 'sampling', 'decoding', 'encoding', '
 export type Stage = (typeof STAGES)[number];
 /** The keys of `timings_ms`: the stages, and the wait for the GPU. */
 export const TIMED_STAGES = [...STAGES, 'waiting'] as const;
+/** The stages whose time counts as GPU time. Loading a model and waiting are free. */
+export const GPU_STAGES: readonly string[] = ['sampling', 'decoding'] satisfies Stage[];
 
 /** Fits into the store's integer columns. */
 const count = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 31 - 1));
@@ -114,6 +131,7 @@ export const progressSchema = v.object({
   steps: v.optional(count),
   /** bucket key of the still, once there is one */
   still: v.optional(v.string()),
+  usage,
 });
 export type Progress = v.InferOutput<typeof progressSchema>;
 
@@ -145,6 +163,9 @@ export const jobErrorSchema = v.object({
   retryable: v.boolean(),
 });
 export type JobErrorData = v.InferOutput<typeof jobErrorSchema>;
+
+/** The error of a failed job, as its worker sends it: JSON text. */
+export const failureSchema = v.pipe(v.string(), v.parseJson(), v.object({ ...jobErrorSchema.entries, usage }));
 
 /** Thrown by a job. Its message is shown to the client; any other error becomes `internal` and is only logged. */
 export class JobError extends Error {

@@ -5,6 +5,7 @@ import { removeOrphanedScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { parseFlags, type ServeOptions, serve } from './runpod/index.ts';
+import { createStageTimer } from './stage-timer.ts';
 import { openWorker } from './worker.ts';
 
 try {
@@ -23,16 +24,19 @@ try {
   if (process.channel) process.once('disconnect', () => process.exit(1)); // the local supervisor has died
   await serve(
     async ({ id, input }, { progress, signal }) => {
+      const jobLog = log.child({ requestId: id });
+      const timer = createStageTimer(jobLog);
+      const fail = ({ data }: JobError) => ({ error: JSON.stringify({ ...data, usage: timer.usage() }) });
       try {
-        return await runJob(input, worker!, { jobId: id, progress, signal, log: log.child({ requestId: id }) });
+        return await runJob(input, worker!, { jobId: id, progress, signal, timer, log: jobLog });
       } catch (error) {
         if (error instanceof JobError) {
           if (error.cause) log.warn({ requestId: id, error: error.cause }, 'job failed'); // callers do not see the cause
-          return { error: JSON.stringify(error.data) };
+          return fail(error);
         }
         log.error({ requestId: id, error }, 'job failed');
         const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
-        return { error: JSON.stringify(new JobError('internal', message).data) };
+        return fail(new JobError('internal', message));
       }
     },
     {

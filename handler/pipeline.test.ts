@@ -10,6 +10,7 @@ import type { Log } from '../core/log.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
+import { createStageTimer } from './stage-timer.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
@@ -246,6 +247,25 @@ test('the output contains each of the model’s warnings once', async () => {
     model: { ...camera, open: async (request) => ({ ...(await camera.open(request)), warnings }) },
   };
   expect((await run({ num_cols: 2 })).warnings).toEqual(warnings);
+});
+
+test('a job reports what it uses of the GPU: from the first step on, and also when it fails', async () => {
+  const said: Progress[] = [];
+  const timer = createStageTimer();
+  const fail = vi.spyOn(bucket, 'put').mockImplementation(async (key) => {
+    if (key.endsWith('.mp4')) throw new StorageError('away', 'ECONNREFUSED', 1);
+  });
+  const context = { jobId: 'job-1', progress: (p: Progress) => said.push(p), signal: new AbortController().signal };
+  await expect(runJob(input, worker, { ...context, timer })).rejects.toThrow(/bucket/);
+  fail.mockRestore();
+  const usage = timer.usage();
+  expect(usage.gpu_ms).toBe(timer.timings_ms.sampling! + timer.timings_ms.decoding!);
+  expect(usage).not.toHaveProperty('gpu_since');
+  const first = said.find(({ stage }) => stage === 'sampling')!;
+  expect(first).toMatchObject({ step: 0, usage: { started_at: usage.started_at, gpu_ms: 0 } });
+  expect(first.usage!.gpu_since).toBeGreaterThanOrEqual(usage.started_at!);
+  for (const { stage, usage } of said)
+    if (!['sampling', 'decoding'].includes(stage)) expect(usage).not.toHaveProperty('gpu_since');
 });
 
 test('a job leaves its files, the still and the result, and reports progress', async () => {

@@ -11,7 +11,7 @@ import type { ModelName } from '../core/presets.ts';
 import { createScratchFolder } from '../core/temp-files.ts';
 import { finishOnce } from './job-result.ts';
 import type { Model } from './models/model.ts';
-import { createStageTimer } from './stage-timer.ts';
+import { createStageTimer, type StageTimer } from './stage-timer.ts';
 import { fitStill } from './still/fit.ts';
 import type { ImagineOptions } from './still/midjourney/imagine.ts';
 import { prepareStill, stillKey } from './still/still.ts';
@@ -32,6 +32,8 @@ export interface JobContext {
   progress: (progress: Progress) => void;
   signal: AbortSignal;
   log?: Pick<Log, 'debug' | 'info'>;
+  /** measures the job, also for the caller */
+  timer?: StageTimer;
 }
 
 /**
@@ -66,10 +68,11 @@ function parseJob(raw: unknown, modelName: ModelName): JobInput {
 async function makeVideos(job: JobInput, folder: string, worker: Worker, context: JobContext): Promise<JobOutput> {
   const { bucket, model } = worker;
   const { W, H, T, fps, num_cols, task_id } = job;
-  const { progress, log } = context;
+  const { log, timer = createStageTimer(log) } = context;
+  const progress = (report: Progress) => context.progress({ ...report, usage: timer.usage() });
   const failedUpload = new AbortController(); // a failed upload ends the job
   const signal = AbortSignal.any([context.signal, failedUpload.signal]);
-  const { timed, timings_ms } = createStageTimer(signal, log);
+  const timed = timer.timed(signal);
   const timing = { frames: T, fps, seconds: T / fps };
   const still = stillKey(task_id);
 
@@ -120,7 +123,9 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
     signal.throwIfAborted(); // an aborted job leaves nothing, in any stage
     const different = [...new Map(warnings.map((warning) => [JSON.stringify(warning), warning])).values()];
     const { seed, model: name } = job;
-    return { videos, ...(grid && { grid }), still, seed, model: name, warnings: different, timings_ms };
+    const { timings_ms } = timer;
+    const facts = { still, seed, model: name, warnings: different, timings_ms, usage: timer.usage() };
+    return { videos, ...(grid && { grid }), ...facts };
   } finally {
     await Promise.allSettled(uploads); // their files must exist before they can be deleted
     await rm(scratch, { recursive: true, force: true });

@@ -16,7 +16,7 @@ export const cancel = endpoint({
     tags: ['tasks'],
     summary: 'Cancel a task',
     description:
-      'A queued task is canceled at once. For a running one the service asks RunPod; its result may still come first. Repeatable.',
+      'A queued task is canceled at once. For a running one the service asks RunPod; its result may still come first. GPU time that has begun is charged, and a still that a bridge has accepted. Repeatable.',
     responses: {
       202: jsonResponse('The task', 'Task', { 'it was queued': tasks.canceled, 'it runs': tasks.running }),
     },

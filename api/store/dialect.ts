@@ -4,7 +4,16 @@ import type { Delivery } from './delivery.ts';
 import type { Key, LedgerEntry } from './key.ts';
 import type { Task } from './task.ts';
 
-export const JSON_COLUMNS = ['input', 'warnings', 'output', 'error', 'jobs_to_cancel', 'quote', 'cost'] as const;
+export const JSON_COLUMNS = [
+  'input',
+  'warnings',
+  'output',
+  'usage',
+  'error',
+  'jobs_to_cancel',
+  'quote',
+  'cost',
+] as const;
 export type TaskRow = {
   [K in keyof Task]: K extends (typeof JSON_COLUMNS)[number] ? string | (null extends Task[K] ? null : never) : Task[K];
 };

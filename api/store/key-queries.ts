@@ -91,10 +91,10 @@ export async function reserve(dialect: Dialect, write: Write, task: NewTask, adm
 
 /** Moves the cost of an ended task from reserved to spent, once per task: a settled line of the ledger stays as it is. */
 export async function settle(dialect: Dialect, write: Write, task: Task): Promise<void> {
-  const { id, owner, status, cost, output } = task;
+  const { id, owner, status, cost } = task;
   const settled_at = task.finished_at!;
   const amount = cost?.amount ?? 0;
-  const gpu_time = output && cost && Math.round(cost.gpu_seconds * 1000);
+  const gpu_time = cost && Math.round(cost.gpu_seconds * 1000);
   const [line] = await dialect.db
     .updateTable('ledger')
     .set({ settled_at, day: dayOf(settled_at), status, amount, gpu_time, stills: cost?.stills ?? 0 })
@@ -165,6 +165,7 @@ export function keyQueries({ db, write }: Dialect) {
         .selectFrom('ledger')
         .select(['gpu_time as took', 'expected_gpu_time as expected'])
         .where('model', '=', model)
+        .where('status', '=', 'succeeded')
         .where('gpu_time', 'is not', null)
         .orderBy('settled_at', 'desc')
         .limit(limit)

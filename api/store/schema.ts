@@ -34,6 +34,7 @@ const SCHEMA = `
     source_key text,
     still text,
     output text,
+    usage text,
     error text,
     callback_token text not null unique,
     job_id text,

@@ -1,5 +1,5 @@
 /** A task as the store keeps it, and what may change in it. */
-import type { JobErrorData, JobOutput, Stage } from '../../core/job.ts';
+import type { JobErrorData, JobOutput, JobUsage, Stage } from '../../core/job.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { FieldNote } from '../../core/request.ts';
@@ -40,6 +40,8 @@ export interface Task {
   /** bucket key of the still, once it exists */
   still: string | null;
   output: JobOutput | null;
+  /** what its current job has used, as last reported */
+  usage: JobUsage | null;
   error: JobErrorData | null;
   /** secret part of the URL that RunPod calls back */
   callback_token: string;
@@ -116,6 +118,7 @@ export const INITIAL_STATE = {
   finished_at: null,
   still: null,
   output: null,
+  usage: null,
   error: null,
   cost: null,
   job_id: null,

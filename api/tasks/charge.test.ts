@@ -47,6 +47,9 @@ async function done(body: object, timings_ms: Record<string, number>) {
   return until(task.id, 'succeeded');
 }
 const savePictures = (id: string) => service.bucket.put(`tasks/${id}/imagine-1.png`, 'x');
+/** A worker's record of the imagine: with an id once the bridge has accepted the prompt. */
+const saveRecord = (id: string, record: object) =>
+  service.bucket.put(`tasks/${id}/imagine.json`, JSON.stringify({ ref: id, bridge: 'tnl', ...record }));
 const cost = (amount: number, gpu_seconds = 0, stills = 0) => ({ amount, currency: 'EUR', gpu_seconds, stills });
 
 describe('a task that succeeds costs', () => {
@@ -75,29 +78,58 @@ describe('a task that succeeds costs', () => {
 
 describe('a task that does not succeed costs', () => {
   test.each([
-    ['nothing before a job', false, false, 0],
-    ['nothing before its pictures are there', true, false, 0],
-    ['its pictures, once they are saved', true, true, STILL],
-  ])('%s: canceled', async (_name, hasJob, hasPictures, amount) => {
+    ['nothing before a job', false, undefined, 0],
+    ['nothing before a bridge is asked', true, undefined, 0],
+    ['nothing after a refusal', true, { bridge: undefined, refused: [{ bridge: 'tnl', code: 'no_credit' }] }, 0],
+    ['nothing if the bridge has not answered for minutes', true, { asked_at: 0 }, 0],
+    ['its still, once a bridge has accepted the prompt', true, { id: 'imagine-7' }, STILL],
+  ])('%s: canceled', async (_name, hasJob, record, amount) => {
     const { body } = await post({ prompt: 'x' });
     if (hasJob) await service.take(body.id);
-    if (hasPictures) await savePictures(body.id);
+    if (record) await saveRecord(body.id, record);
     await send(`/cancel?id=${body.id}`);
     const task = await until(body.id, 'canceled');
-    expect(task.cost).toEqual(cost(amount, 0, hasPictures ? 1 : 0));
+    expect(task.cost).toEqual(cost(amount, 0, amount ? 1 : 0));
     expect(await usage()).toMatchObject({ spent: amount, reserved: 0, open_tasks: 0 });
+  });
+
+  test('its still, if a bridge accepts the prompt during the cancellation', async () => {
+    const { body } = await post({ prompt: 'x' });
+    await service.take(body.id);
+    await saveRecord(body.id, { asked_at: Date.now() });
+    await send(`/cancel?id=${body.id}`);
+    await service.queue.waitForChange(1000); // the job is cancelled
+    expect((await call(`/status?id=${body.id}`)).body.status).not.toBe('canceled');
+    await saveRecord(body.id, { id: 'imagine-7' });
+    service.clock.ahead += 1000;
+    expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
   });
 
   test.each([
     [false, 0],
     [true, STILL],
-  ])('its pictures, if they are saved (%s), and no GPU: failed', async (hasPictures, amount) => {
+  ])('its still, if a bridge has accepted the prompt (%s): failed', async (isAccepted, amount) => {
     const { body } = await post({ prompt: 'x' });
     const job = await service.take(body.id);
-    if (hasPictures) await savePictures(body.id);
+    await saveRecord(body.id, { ...(isAccepted && { id: 'imagine-7' }) });
     service.report(job.id, { error: '{"code":"out_of_memory","message":"x","retryable":true}' });
     expect((await until(body.id, 'failed')).cost.amount).toBe(amount);
     expect(await usage()).toMatchObject({ spent: amount, reserved: 0, days: [{ failed: 1, amount }] });
+  });
+
+  test('a budget for one still buys one', async () => {
+    ({ headers } = await service.key({ budget: GPU + STILL }));
+    let accepted = 0;
+    for (let i = 0; i < 4; i++) {
+      const { code, body } = await post({ prompt: 'x' });
+      if (code !== 202) continue;
+      accepted++;
+      await service.take(body.id);
+      await saveRecord(body.id, { id: 'imagine-7' });
+      await send(`/cancel?id=${body.id}`);
+      await until(body.id, 'canceled');
+    }
+    expect(accepted).toBe(1);
   });
 
   test('a task does not end while its cost can’t be determined', async () => {
@@ -112,6 +144,72 @@ describe('a task that does not succeed costs', () => {
     delete service.faults.bucket;
     service.clock.ahead += 61_000;
     expect((await until(body.id, 'failed')).cost).toEqual(cost(0));
+  });
+});
+
+describe('the GPU time of a task without a result is', () => {
+  /** A running task whose worker has made this report. */
+  async function running(report: object) {
+    const { body } = await post({ image_url: 'https://example.com/x.png' });
+    const job = await service.take(body.id);
+    service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.4, ...report } });
+    return { id: body.id as string, job };
+  }
+  const now = () => Date.now() + service.clock.ahead;
+
+  test('what its worker reported last, if it is canceled, although nobody has watched it', async () => {
+    const { id } = await running({ stage: 'encoding', usage: { gpu_ms: 1234 } });
+    await send(`/cancel?id=${id}`);
+    expect((await until(id, 'canceled')).cost).toEqual(cost(1234, 1.234));
+    expect(await usage()).toMatchObject({ spent: 1234, days: [{ canceled: 1, gpu_seconds: 1.234 }] });
+  });
+
+  test('also that of the stage that is not finished', async () => {
+    const { id } = await running({ usage: { gpu_ms: 2000, gpu_since: now() } });
+    await until(id, 'running');
+    service.clock.ahead += 3000;
+    await send(`/cancel?id=${id}`);
+    const { gpu_seconds } = (await until(id, 'canceled')).cost;
+    expect(gpu_seconds).toBeGreaterThanOrEqual(5);
+    expect((await usage()).spent).toBe(Math.min(GPU, 1000 * gpu_seconds));
+  });
+
+  test('never more than since its job was submitted, or than was reserved, whatever clock the worker has', async () => {
+    const { id } = await running({ usage: { gpu_ms: 2000, gpu_since: 0 } });
+    await until(id, 'running');
+    const { usage: reported, submitted_at } = (await service.store.get(id))!;
+    expect(reported!.gpu_since).toBe(submitted_at);
+    service.clock.ahead += 60_000;
+    await send(`/cancel?id=${id}`);
+    expect((await until(id, 'canceled')).cost.amount).toBe(GPU);
+  });
+
+  test('what its worker reports with its error', async () => {
+    const { id, job } = await running({ usage: { gpu_ms: 100, gpu_since: now() } });
+    const error = { code: 'invalid_input', message: 'x', retryable: false };
+    service.report(job.id, { error: JSON.stringify({ ...error, usage: { gpu_ms: 4321 } }) });
+    const task = await until(id, 'failed');
+    expect([task.error, task.cost]).toEqual([error, cost(4321, 4.321)]);
+  });
+
+  test('what the API has measured, if the worker died', async () => {
+    const { id, job } = await running({});
+    await until(id, 'running');
+    service.clock.ahead += 4000;
+    service.report(job.id, { error: 'exit code 137' });
+    const { gpu_seconds } = (await until(id, 'failed')).cost;
+    expect(gpu_seconds).toBeGreaterThanOrEqual(4);
+  });
+
+  test('0 for a lost job', async () => {
+    const { id } = await running({ usage: { gpu_ms: 5000 } });
+    await until(id, 'running');
+    service.faults.runpod = () => new Response('{}', { status: 404 });
+    service.clock.ahead += 61_000;
+    while ((await service.store.get(id))!.job_id !== null) await new Promise((resolve) => setTimeout(resolve, 5));
+    await send(`/cancel?id=${id}`);
+    expect((await until(id, 'canceled')).cost).toEqual(cost(0));
+    delete service.faults.runpod;
   });
 });
 

@@ -70,11 +70,11 @@ describe('POST /cancel', () => {
     expect(service.queue.health().jobs).toMatchObject({ inQueue: 0, inProgress: 1 });
   });
 
-  test('pictures count in the cost of a task whose process may have died during the submission', async () => {
+  test('the still counts in the cost of a task whose process may have died during the submission', async () => {
     await service.lifecycle.stop();
     const [fresh, taken] = [await create(), await create()];
     await service.store.claim([taken], { lease: 60 * SECOND, waiting: true }); // by who then dies
-    for (const id of [fresh, taken]) await service.bucket.put(`tasks/${id}/imagine-1.png`, 'not really a picture');
+    for (const id of [fresh, taken]) await service.bucket.put(`tasks/${id}/imagine.json`, '{"bridge":"tnl","id":"1"}');
     const stills = async (id: string) => (await (await call(`/cancel?id=${id}`)).json()).cost.stills;
     expect([await stills(fresh), await stills(taken)]).toEqual([0, 1]);
   });

@@ -20,8 +20,9 @@
  * RunPod may lose a result. So before any of these ends but the first, the bucket's result.json decides, if there is one. A canceled task
  * yields only to an output.
  *
- * A cancel request ends a queued task, or one without a job, at once. In a running one it is stored, and RunPod is asked to cancel the
- * job. Then what RunPod shows first wins, the result or the cancellation. A task with a cancel request gets no other job.
+ * A cancel request ends a queued task whose job is in RunPod's queue, or one without a job, at once. In a running one it is stored, and
+ * RunPod is asked to cancel the job. Then what RunPod shows first wins, the result or the cancellation. A task with a cancel request gets
+ * no other job. While a worker asks a bridge, it is not canceled yet: the bridge's answer decides about its cost.
  *
  * A callback may name a job that the task does not know: a process died after it submitted the job, or RunPod showed the job as unknown
  * but has it. RunPod is asked for that job (`onUnknownJob`): a result ends the task; an unfinished job becomes the task's, if that has
@@ -31,11 +32,12 @@
  * after RETAIN_DAYS, or when its owner deletes it.
  */
 import * as v from 'valibot';
-import { JobError, jobErrorSchema, outputSchema, progressSchema } from '../../core/job.ts';
+import { failureSchema, JobError, outputSchema, progressSchema } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import type { Changes, Task } from '../store/task.ts';
+import { startOf, stopUsage, usageAt } from './usage.ts';
 
 /** RunPod may not know a new job yet. */
 export const LOST_AFTER = 60 * SECOND;
@@ -50,14 +52,14 @@ const NO_STAGE = { stage: null, step: null, steps: null };
 export function onJobStatus(task: Task, job: RunPodJob, now: number): Changes {
   switch (job.status) {
     case 'IN_QUEUE':
-      return {};
+      return stopUsage(task, now); // its worker died, if it had one
     case 'IN_PROGRESS':
     case 'RUNNING':
       return inProgress(task, job.output, now);
     case 'COMPLETED':
       return completed(task, job.output, now);
     case 'FAILED':
-      return failed(workerError(job.error), now);
+      return onFailure(task, job.error, now);
     case 'CANCELLED':
       return canceled(now);
     case 'TIMED_OUT':
@@ -80,9 +82,10 @@ export const onDeadline = (task: Task, now: number): Changes => ({
   ...supersedeJob(task),
 });
 
-/** A client's cancel of an active task. */
-export function onCancelRequest(task: Task, now: number): Changes {
-  if (task.status === 'queued' || task.job_id === null) return { ...canceled(now), ...supersedeJob(task) };
+/** A client's cancel of an active task. @param hasBegun whether its job runs or has ended, although the task is queued */
+export function onCancelRequest(task: Task, hasBegun: boolean, now: number): Changes {
+  if ((task.status === 'queued' && !hasBegun) || task.job_id === null)
+    return { ...canceled(now), ...supersedeJob(task) };
   return { cancel_requested_at: task.cancel_requested_at ?? now };
 }
 
@@ -109,17 +112,18 @@ export function onUnknownJob(task: Task, jobId: string, job: RunPodJob, now: num
 /** RunPod does not know the job any more, and the bucket holds no result of it. */
 export function onJobLost(task: Task, now: number): Changes {
   if (task.cancel_requested_at !== null) return canceled(now);
-  if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null };
+  if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null, usage: null };
   return failed(new JobError('lost', `${MAX_JOBS} jobs were lost`).data, now);
 }
 
 function inProgress(task: Task, output: unknown, now: number): Changes {
-  const changes: Changes = { status: 'running', started_at: task.started_at ?? now };
   const { success, output: report } = v.safeParse(progressSchema, output);
-  if (!success) return changes; // no report yet
-  const { stage, progress, step = null, steps = null, still } = report;
+  if (!success) return { status: 'running', started_at: startOf(task, undefined, now) }; // no report yet
+  const { stage, progress, step = null, steps = null, still, usage } = report;
   return {
-    ...changes,
+    status: 'running',
+    started_at: startOf(task, usage, now),
+    usage: usageAt(task, report, now),
     ...(progress >= task.progress && { stage, step, steps, progress }),
     ...(still !== undefined && isOwn(task, still) && { still }),
   };
@@ -134,15 +138,17 @@ export function completed(task: Task, raw: unknown, now: number): Changes {
   if (!success || !keys.every((key) => isOwn(task, key))) {
     return failed(new JobError('internal', 'the worker’s output does not match the schema of a result').data, now);
   }
-  const started_at = task.started_at ?? now;
+  const started_at = startOf(task, output.usage, now);
   return { ...NO_STAGE, status: 'succeeded', progress: 1, output, still: output.still, started_at, finished_at: now };
 }
 
 /** A worker's key becomes a link, so it must not leave the task's folder. */
 const isOwn = (task: Task, key: string) => key.startsWith(`tasks/${task.id}/`) && !key.includes('..');
 
-/** Our worker sends its error as JSON text. */
-function workerError(error: unknown) {
-  const { success, output } = v.safeParse(v.pipe(v.string(), v.parseJson(), jobErrorSchema), error);
-  return success ? output : new JobError('internal', 'the worker failed').data;
+/** @param raw the error that RunPod shows: of our worker, or of its platform */
+function onFailure(task: Task, raw: unknown, now: number): Changes {
+  const { success, output } = v.safeParse(failureSchema, raw);
+  if (!success) return failed(new JobError('internal', 'the worker failed').data, now);
+  const { usage, ...error } = output;
+  return { ...failed(error, now), ...(usage && { usage, started_at: startOf(task, usage, now) }) };
 }

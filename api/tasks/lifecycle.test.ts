@@ -100,6 +100,42 @@ describe('a task whose result is in the bucket succeeds although', () => {
   });
 });
 
+describe('a task that nobody watched', () => {
+  /** A task that ended half a minute after its creation; its job began after `begun` seconds, by its worker's clock. */
+  async function endedUnwatched(begun: number, messageOf: (usage: object, output: object) => object) {
+    service.faults.runpod = (request) =>
+      request.url.includes('/status/') ? new Response('down', { status: 503 }) : undefined; // or the API may see the job begin
+    const id = await create();
+    const job = await service.take(id);
+    const output = await service.finish(id, job.id);
+    const { created_at } = (await service.store.get(id))!;
+    service.clock.ahead += 30 * SECOND;
+    delete service.faults.runpod;
+    service.report(job.id, messageOf({ started_at: created_at + begun * SECOND, gpu_ms: 1 }, output));
+    const { started_at, finished_at } = await service.until(id, ended);
+    return [started_at, finished_at].map((time) => (Date.parse(time!) - created_at) / SECOND) as [number, number];
+  }
+
+  test('started when its worker says, if it succeeds', async () => {
+    const [started, finished] = await endedUnwatched(7, (usage, output) => ({ output: { ...output, usage } }));
+    expect(started).toBe(7);
+    expect(finished).toBeGreaterThanOrEqual(30);
+  });
+
+  test('started when its worker says, if it fails', async () => {
+    const error = { code: 'out_of_memory', message: 'x', retryable: false };
+    vi.spyOn(service.bucket, 'create').mockResolvedValue(true); // there is no result
+    const [started] = await endedUnwatched(7, (usage) => ({ error: JSON.stringify({ ...error, usage }) }));
+    expect(started).toBe(7);
+  });
+
+  test('did not start before its creation or after its end, whatever clock its worker has', async () => {
+    const [early] = await endedUnwatched(-3600, (usage, output) => ({ output: { ...output, usage } }));
+    const [late, finished] = await endedUnwatched(3600, (usage, output) => ({ output: { ...output, usage } }));
+    expect([early, late]).toEqual([0, finished]);
+  });
+});
+
 test('a failed job’s error in the bucket counts where RunPod has none, but not against a cancellation', async () => {
   const error = { code: 'invalid_input', message: 'too large', retryable: false };
   for (const [status, expected] of [

@@ -22,6 +22,8 @@ import { createWatchers } from './watchers.ts';
 
 /** Poll interval for a job that nobody watches; a callback comes sooner. */
 const UNWATCHED_INTERVAL = 10 * SECOND;
+/** For RunPod's answer about the job of a task that a client cancels. */
+const CANCEL_TIMEOUT = 3 * SECOND;
 
 export interface LifecycleOptions extends Dependencies {
   /** called when a webhook delivery is due */
@@ -33,7 +35,7 @@ export interface LifecycleOptions extends Dependencies {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { config, store, bucket, onDeliveryAdded, onTaskEnded, log, now } = options;
+  const { config, store, bucket, runpod, onDeliveryAdded, onTaskEnded, log, now } = options;
   const { retain } = config;
   const interval = watchInterval(options.isQueueLocal);
   const submitter = createSubmitter(options);
@@ -77,6 +79,16 @@ export function createLifecycle(options: LifecycleOptions) {
     throw new Error(`task ${task.id} does not exist any more`);
   }
 
+  /** Whether a job has begun of which the task does not know that; false if RunPod can't say. */
+  async function hasBegun({ id, status, job_id }: Task): Promise<boolean> {
+    if (status !== 'queued' || job_id === null) return false;
+    const job = await runpod.getStatus(job_id, CANCEL_TIMEOUT).catch((error) => {
+      log.warn({ task: id, error }, 'RunPod could not be asked about the job of a canceled task');
+      return undefined;
+    });
+    return job !== undefined && job.status !== 'IN_QUEUE';
+  }
+
   return {
     /** To be called after a task is stored. */
     dispatch: scheduler.wake,
@@ -94,7 +106,7 @@ export function createLifecycle(options: LifecycleOptions) {
     cancel: (task: Task): Promise<Task> =>
       change(task, async (task) => {
         if (!isActive(task.status) || task.cancel_requested_at !== null) return undefined;
-        const changes = onCancelRequest(task, now());
+        const changes = onCancelRequest(task, await hasBegun(task), now());
         return changes.status ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
       }),
 

@@ -1,11 +1,11 @@
 /** One step of a task: asks RunPod and the bucket, and returns the changes. `job-transitions.ts` says what the answers mean. */
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
-import { MINUTE } from '../../core/time.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
-import { isUnfinished } from '../runpod.ts';
+import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
-import { charge } from './charge.ts';
+import { charge, isAsking } from './charge.ts';
 import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './job-transitions.ts';
 import { storedResult } from './submission.ts';
 
@@ -56,15 +56,23 @@ export function createStep(
   }
 
   async function pollJob(task: Task, jobId: string): Promise<Changes> {
-    let job = await runpod.getStatus(jobId);
+    const job = await runpod.getStatus(jobId);
     if (job && isUnfinished(job) && task.cancel_requested_at !== null) {
+      const seen = onJobStatus(task, job, now()); // RunPod may forget what the job has used
       await runpod.cancel(jobId);
-      job = await runpod.getStatus(jobId); // it may have ended with a result
+      const after = await runpod.getStatus(jobId); // it may have ended with a result
+      return { ...seen, ...(after && (await onStatus({ ...task, ...seen }, after))) };
     }
-    if (job) return onJobStatus(task, job, now());
+    if (job) return onStatus(task, job);
     if (now() - task.submitted_at! < LOST_AFTER) return {};
     log.warn({ task: task.id, job: jobId }, 'RunPod does not know the job any more');
     return (await storedResult(task, bucket, now())) ?? { nextRunIn: 0, ...onJobLost(task, now()) };
+  }
+
+  async function onStatus(task: Task, job: RunPodJob): Promise<Changes> {
+    const changes = onJobStatus(task, job, now());
+    const isUndecided = changes.status === 'canceled' && (await isAsking(task, bucket, now()));
+    return isUndecided ? { nextRunIn: SECOND } : changes;
   }
 
   /** What the bucket says about a task that is to end without a result: RunPod may have lost the result, or the job may have been killed. */

@@ -40,7 +40,10 @@ export async function makeVideo(job: JobInput, options: VideoOptions): Promise<J
   try {
     const onStep = (step: number) =>
       onProgress((model.samplingShare * step) / steps, { stage: 'sampling', step, steps });
-    const latents = await timed('sampling', () => sampleLatents(clip, job, { randn, signal, onStep }));
+    const latents = await timed('sampling', () => {
+      onStep(0); // one step may take minutes, and its GPU time counts from here
+      return sampleLatents(clip, job, { randn, signal, onStep });
+    });
     const decodingShare = 0.95 - model.samplingShare;
     await timed('decoding', () => {
       const onFrame = (step: number) =>

@@ -1,7 +1,7 @@
 /** The record of a task's imagine, in the bucket: who was asked, who refused, and who was paid. */
 import * as v from 'valibot';
 import { type Bucket, getJson } from '../../../core/bucket/bucket.ts';
-import { ERROR_CODES, type ErrorCode, taskFolder } from '../../../core/job.ts';
+import { ERROR_CODES, type ErrorCode, imagineKey, taskFolder } from '../../../core/job.ts';
 
 const refusalSchema = v.object({
   bridge: v.string(),
@@ -29,15 +29,13 @@ interface RecordLocation {
   taskId: string;
 }
 
-const recordKey = (taskId: string) => `${taskFolder(taskId)}/imagine.json`;
-
 export async function readRecord({ bucket, taskId }: RecordLocation): Promise<ImagineRecord | undefined> {
-  const found = await getJson(bucket, recordKey(taskId));
+  const found = await getJson(bucket, imagineKey(taskId));
   return found === undefined ? undefined : v.parse(recordSchema, found);
 }
 
 export async function saveRecord(record: ImagineRecord, { bucket, taskId }: RecordLocation): Promise<ImagineRecord> {
-  await bucket.put(recordKey(taskId), JSON.stringify(record));
+  await bucket.put(imagineKey(taskId), JSON.stringify(record));
   return record;
 }
 
@@ -48,8 +46,8 @@ export async function claimRequest(
 ): Promise<ImagineRecord | undefined> {
   const text = JSON.stringify(intent);
   const count = intent.refused.length + 1;
-  const key = count === 1 ? recordKey(taskId) : `${taskFolder(taskId)}/imagine-ask-${count}.json`;
+  const key = count === 1 ? imagineKey(taskId) : `${taskFolder(taskId)}/imagine-ask-${count}.json`;
   if (!(await bucket.create(key, text))) return v.parse(recordSchema, await getJson(bucket, key));
-  if (count > 1) await bucket.put(recordKey(taskId), text);
+  if (count > 1) await bucket.put(imagineKey(taskId), text);
   return undefined;
 }
