@@ -4,6 +4,7 @@
  */
 import { type Logger, pino, stdSerializers } from 'pino';
 import pretty from 'pino-pretty';
+import { redact, secretsOf } from './redact.ts';
 import { ignoreOutputErrors } from './standard-output.ts';
 
 export type Log = Logger;
@@ -26,7 +27,7 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
     messageKey: 'message',
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label.toUpperCase() }) },
-    serializers,
+    serializers: createSerializers(environment),
   };
   const { isTTY } = process.stdout;
   const destination = pino.destination({ fd: 1, sync: isTTY, maxLength: MAX_UNWRITTEN });
@@ -47,13 +48,21 @@ export function createLog(environment: NodeJS.ProcessEnv): Log {
   );
 }
 
-/** An error's own text, without its properties: those of RunPod's client contain the request, with the key in its headers. */
-export const serializers = { error: serializeError };
-
-function serializeError(error: unknown) {
-  if (!(error instanceof Error)) return error;
-  const { type, message, stack, code } = stdSerializers.err(error);
-  return { type, message, stack, code };
+/**
+ * Serializers that log an error's own text, without its properties: those of RunPod's client contain the request, with the key in its
+ * headers. Links, the environment's secrets and the words of the prompt are removed from the text.
+ * @param prompt of the job that the log is about
+ */
+export function createSerializers(environment: NodeJS.ProcessEnv, prompt?: string) {
+  const secrets = secretsOf(environment);
+  const clean = (text: string | undefined) => text && redact(text, secrets, prompt);
+  return {
+    error(error: unknown) {
+      if (!(error instanceof Error)) return typeof error === 'string' ? clean(error) : error;
+      const { type, message, stack, code } = stdSerializers.err(error);
+      return { type, message: clean(message), stack: clean(stack), code };
+    },
+  };
 }
 
 function parseLogLevel(text: string) {

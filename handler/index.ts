@@ -1,6 +1,6 @@
 /** Starts the worker: reads the environment, then serves jobs until SIGTERM. */
 import { JobError } from '../core/job.ts';
-import { createLog } from '../core/log.ts';
+import { createLog, createSerializers } from '../core/log.ts';
 import { removeOrphanedScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
 import { runJob, type Worker } from './pipeline.ts';
@@ -24,17 +24,19 @@ try {
   if (process.channel) process.once('disconnect', () => process.exit(1)); // the local supervisor has died
   await serve(
     async ({ id, input }, { progress, signal }) => {
-      const jobLog = log.child({ requestId: id });
+      const { prompt } = input as { prompt?: unknown };
+      const serializers = createSerializers(process.env, String(prompt ?? ''));
+      const jobLog = log.child({ requestId: id }, { serializers });
       const timer = createStageTimer(jobLog);
       const fail = ({ data }: JobError) => ({ error: JSON.stringify({ ...data, usage: timer.usage() }) });
       try {
         return await runJob(input, worker!, { jobId: id, progress, signal, timer, log: jobLog });
       } catch (error) {
         if (error instanceof JobError) {
-          if (error.cause) log.warn({ requestId: id, error: error.cause }, 'job failed'); // callers do not see the cause
+          if (error.cause) jobLog.warn({ error: error.cause }, 'job failed'); // callers do not see the cause
           return fail(error);
         }
-        log.error({ requestId: id, error }, 'job failed');
+        jobLog.error({ error }, 'job failed');
         const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
         return fail(new JobError('internal', message));
       }

@@ -179,6 +179,21 @@ describe('POST /delete, and retention', () => {
     expect((await service.post({ still_of: task.id })).status).toBe(422);
   });
 
+  test('the message of a failure is deleted, because it may repeat the prompt; the code stays', async () => {
+    const { id, job } = await running();
+    const error = {
+      code: 'banned_prompt',
+      message: 'Midjourney refuses the prompt: a secret lighthouse',
+      retryable: false,
+    };
+    service.report(job.id, { error: JSON.stringify(error) });
+    const failed = await service.until(id, ({ status }) => status === 'failed');
+    expect(failed.error).toEqual(error);
+    const left = await (await call(`/delete?id=${id}`)).json();
+    expect(left.error).toEqual({ ...error, message: 'deleted with the files and the prompt' });
+    expect(JSON.stringify(await service.store.get(id))).not.toContain('secret');
+  });
+
   test('files that a late job writes are deleted once no job can run any more', async () => {
     const { id } = await running();
     await call(`/cancel?id=${id}`);

@@ -89,10 +89,10 @@ export function onCancelRequest(task: Task, hasBegun: boolean, now: number): Cha
   return { cancel_requested_at: task.cancel_requested_at ?? now };
 }
 
-/** The task without its prompt; its files are to be deleted. */
-export function redacted(task: Task, now: number): Changes {
-  const { prompt: _, image_url: __, ...input } = task.input;
-  return { expired_at: now, input: input as Task['input'] };
+/** The task without its prompt, and without the error's message, which may repeat it; its files are to be deleted. */
+export function redacted({ input: { prompt: _, image_url: __, ...input }, error }: Task, now: number): Changes {
+  const rest = error && { error: { ...error, message: 'deleted with the files and the prompt' } };
+  return { expired_at: now, input: input as Task['input'], ...rest };
 }
 
 /** RunPod has a job of this task that the task did not know. */

@@ -1,3 +1,5 @@
+import { redact } from '../../core/redact.ts';
+
 /** Called with each event. One with an `error` is a warning. */
 export type Log = (event: { event: string; jobId?: string; error?: unknown; [detail: string]: unknown }) => void;
 
@@ -14,7 +16,7 @@ export function consoleLog(level = 'INFO'): Log {
   return ({ event, jobId, error, ...details }) => {
     const severity = error === undefined ? 'INFO' : 'WARN';
     if (LEVELS.indexOf(severity) < minimum) return;
-    const text = error instanceof Error ? (error.stack ?? error.message) : error;
+    const text = error instanceof Error ? redact(error.stack ?? error.message) : error;
     console.log(JSON.stringify({ requestId: jobId ?? null, message: event, level: severity, error: text, ...details }));
   };
 }

@@ -334,7 +334,9 @@ function testRecords(harness: Harness, documented: Documented) {
   test.each(documented.unknown)('the status %j is upstream_error, and its id is kept', async (answer) => {
     const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(answer as object)) });
     const error = await harness.expectFailure(options, 'upstream_error');
-    expect(String(error.cause)).toContain(JSON.stringify(answer));
+    expect(String(error.cause)).toMatch(/^Error: an unexpected answer: /);
+    if (typeof answer === 'object' && answer)
+      for (const name of Object.keys(answer)) expect(String(error.cause)).toContain(name);
     expect(await harness.record()).toHaveProperty('id');
   });
 

@@ -13,7 +13,7 @@ import { LOCAL } from '../../api/store/key.ts';
 import type { Store } from '../../api/store/store.ts';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { taskFolder } from '../../core/job.ts';
-import { serializers } from '../../core/log.ts';
+import { createSerializers } from '../../core/log.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { realClock } from '../../infra/simulators/clock.ts';
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
@@ -79,6 +79,7 @@ export async function testService(
     ...env,
   });
   const logged: Record<string, unknown>[] = []; // every line of the log
+  const serializers = createSerializers({ RUNPOD_API_KEY: RUNPOD_KEY });
   const log = pino({ level: 'debug', base: null, serializers }, { write: (line) => logged.push(JSON.parse(line)) });
   const services = await createServices({
     ...options,

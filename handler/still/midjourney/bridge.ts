@@ -38,7 +38,7 @@ export type ImagineStatus =
 
 /**
  * The errors of all bridges. Where the prompt is at fault, no other bridge is tried and the provider's message is passed on to the
- * caller. All other messages are the operator's affair and go to the log.
+ * caller. All other messages are the operator's affair and go to the log, which removes the prompt's words, keys and links.
  */
 export const BRIDGE_ERRORS = {
   banned_prompt: { isPromptsFault: true, text: 'Midjourney refuses the prompt' },
@@ -52,13 +52,18 @@ export const BRIDGE_ERRORS = {
 } as const;
 export type BridgeErrorCode = keyof typeof BRIDGE_ERRORS;
 
+/** Characters of a provider's message that are kept. */
+const MAX_MESSAGE = 200;
+
 /**
  * @param message the provider's own
  * @param cause for the log; default: the message
  */
-export function bridgeError(code: BridgeErrorCode, message = '', cause: Error = new Error(message)): JobError {
+export function bridgeError(code: BridgeErrorCode, message = '', cause?: Error): JobError {
   const { text, isPromptsFault } = BRIDGE_ERRORS[code];
-  return new JobError(code, isPromptsFault && message ? `${text}: ${message.slice(0, 200)}` : text, { cause });
+  const words = message.slice(0, MAX_MESSAGE).replace(/[\p{Cc}\p{Cs}]+/gu, ' '); // not every store takes these
+  const options = { cause: cause ?? new Error(words) };
+  return new JobError(code, isPromptsFault && words ? `${text}: ${words}` : text, options);
 }
 
 /** Failure titles of Midjourney and of the providers, which are free text. The first match counts. */

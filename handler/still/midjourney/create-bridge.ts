@@ -2,6 +2,7 @@
 import { ofetch } from 'ofetch';
 import * as v from 'valibot';
 import { JobError } from '../../../core/job.ts';
+import { redact } from '../../../core/redact.ts';
 import { parseRetryAfter } from '../../../core/retry-after.js';
 import { SECOND } from '../../../core/time.ts';
 import {
@@ -14,6 +15,10 @@ import {
 } from './bridge.ts';
 
 export const CALL_TIMEOUT = 30 * SECOND;
+
+/** Of an answer in the log: fields or items on each level, and characters. */
+const MAX_SHAPE_PARTS = 10;
+const MAX_SHAPE = 500;
 
 export interface BridgeOptions {
   apiKey: string;
@@ -45,27 +50,36 @@ interface BridgeDefinition {
 }
 
 export function createBridge(definition: BridgeDefinition): Bridge {
-  const { name, baseUrl, pollInterval, imaginePath, imagineBody, readId, statusPath, readStatus } = definition;
+  const { name, baseUrl, headers, pollInterval, imaginePath, imagineBody, readId, statusPath, readStatus } = definition;
   const { host, hostname } = new URL(baseUrl);
   const isLoopback = /^(127(\.\d+){3}|localhost|\[::1\])$/.test(hostname); // a simulator, which has no rate limit
   const call = createCall(definition);
+  const secrets = Object.values(headers).map((value) => value.replace(/^Bearer /, ''));
+  /** A provider's message goes to the caller, and may repeat the operator's key. */
+  const withoutKey = ({ code, message, cause }: JobError) => new JobError(code, redact(message, secrets), { cause });
 
   return {
     name,
     pollInterval: isLoopback ? Math.min(200, pollInterval) : pollInterval,
 
     async imagine(prompt, ref) {
-      const answer = await call(imaginePath, { body: imagineBody(prompt, ref) });
-      const id = readId(answer);
-      if (!id) throw unexpectedAnswer(answer);
-      return id;
+      try {
+        const answer = await call(imaginePath, { body: imagineBody(prompt, ref) });
+        const id = readId(answer);
+        if (!id) throw unexpectedAnswer(answer);
+        return id;
+      } catch (error) {
+        throw error instanceof JobError ? withoutKey(error) : error;
+      }
     },
 
     async getStatus(id, signal) {
       try {
-        return readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
+        const result = readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
+        return result.status === 'failed' ? { ...result, error: withoutKey(result.error) } : result;
       } catch (error) {
-        throw getStatusError(error)?.status === 404 ? unknownImagine(error) : error;
+        if (getStatusError(error)?.status === 404) throw unknownImagine(error);
+        throw error instanceof JobError ? withoutKey(error) : error;
       }
     },
 
@@ -82,7 +96,7 @@ class StatusError extends Error {
     /** milliseconds that the server asks to wait */
     readonly retryAfter: number | undefined,
   ) {
-    super(`status ${status}: ${presentAnswer(answer)}`);
+    super(`status ${status}: ${describeShape(answer)}`);
     this.name = 'StatusError';
   }
 }
@@ -149,16 +163,30 @@ export const getRetryAfter = (error: unknown): number | undefined =>
 export const unknownImagine = (cause?: unknown) =>
   new JobError('lost', 'the Midjourney bridge has forgotten the prompt', { cause });
 
-/** @throws JobError upstream_error, with the answer in its cause */
+/** @throws JobError upstream_error, with the answer’s shape in its cause */
 export function parse<S extends v.GenericSchema>(schema: S, answer: unknown): v.InferOutput<S> {
   const { success, output } = v.safeParse(schema, answer);
   if (success) return output;
   throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
 }
 
-export const unexpectedAnswer = (answer: unknown) => new Error(`an unexpected answer: ${presentAnswer(answer)}`);
+export const unexpectedAnswer = (answer: unknown) => new Error(`an unexpected answer: ${describeShape(answer)}`);
 
-const presentAnswer = (answer: unknown) => String(JSON.stringify(answer)).slice(0, 500);
+/** The names and types of an answer, for the log. Its texts may repeat the prompt, the key or a picture's link. */
+function describeShape(answer: unknown, depth = 3): string {
+  if (typeof answer === 'string') return `text(${answer.length})`;
+  if (typeof answer !== 'object' || answer === null) return String(answer);
+  if (answer instanceof Blob) return `bytes(${answer.size})`;
+  if (depth === 0) return '…';
+  const parts = Object.entries(answer)
+    .slice(0, MAX_SHAPE_PARTS)
+    .map(([name, part]) => {
+      const shape = describeShape(part, depth - 1);
+      if (Array.isArray(answer)) return shape;
+      return `${/^[A-Za-z_]\w{0,30}$/.test(name) ? name : '…'}: ${shape}`;
+    });
+  return (Array.isArray(answer) ? `[${parts.join(', ')}]` : `{${parts.join(', ')}}`).slice(0, MAX_SHAPE);
+}
 
 /** 0–1, of a percentage such as 37, '37' or '37%'; 0 for anything else. */
 export const toFraction = (percentage: unknown) =>
