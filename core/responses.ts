@@ -130,7 +130,10 @@ const Delivery = v.object({
 const dependency = v.object({
   status: v.picklist(['ok', 'failing']),
   reason: v.exactOptional(
-    described(v.picklist(['timeout', 'unreachable', 'error']), 'error: it responds with an error; the log has details'),
+    described(
+      v.picklist(['timeout', 'unreachable', 'full', 'error']),
+      'full: its disk is full; error: it responds with an error; the log has details',
+    ),
   ),
 });
 const Readiness = v.object({

@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Bucket, StorageError } from '../core/bucket/bucket.ts';
@@ -238,6 +240,25 @@ test('a bucket that stays unavailable makes the job fail as retryable, and its m
   expect(error).toMatchObject({ code: 'storage_error', cause: lost, data: { retryable: true } });
   expect(error.message).not.toContain('store.example.com');
   expect(await files()).toEqual(['still.png', 'upload']);
+});
+
+test('a full disk of the worker makes the job fail as retryable', async () => {
+  const full = Object.assign(new Error('ENOSPC: no space left on device, mkdir'), { code: 'ENOSPC' });
+  worker = { ...worker, model: { ...camera, open: () => Promise.reject(full) } };
+  await expect(run()).rejects.toMatchObject({ code: 'storage_error', cause: full, data: { retryable: true } });
+});
+
+test('a video whose end can’t be written is an error, although FFmpeg’s writer reports none', async () => {
+  const program = `
+    import { writeMp4 } from './handler/video/mp4.ts';
+    async function* frames() {
+      for (let t = 0; t < 8; t++) yield new Uint8Array(64 * 64 * 3).map((_, i) => (i * i * t) % 251);
+    }
+    const options = { width: 64, height: 64, fps: 6, metadata: {} };
+    await writeMp4(process.argv[1], frames(), options).then(() => console.log('written'), ({ code }) => console.log(code));`;
+  const node = [process.execPath, '--import', 'tsx', '--input-type=module', '-e', program, join(folder, 'video.mp4')];
+  const { stdout } = await promisify(execFile)('/bin/sh', ['-c', 'ulimit -f 1; exec "$@"', 'sh', ...node]); // 1 block a file
+  expect(stdout).toBe('ENOSPC\n');
 });
 
 test('the output contains each of the model’s warnings once', async () => {

@@ -8,7 +8,7 @@ import { type Bucket, StorageError } from '../core/bucket/bucket.ts';
 import { JobError, type JobInput, type JobOutput, jobSchema, type Progress } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
 import type { ModelName } from '../core/presets.ts';
-import { createScratchFolder } from '../core/temp-files.ts';
+import { createScratchFolder, hasCode } from '../core/temp-files.ts';
 import { finishOnce } from './job-result.ts';
 import type { Model } from './models/model.ts';
 import { createStageTimer, type StageTimer } from './stage-timer.ts';
@@ -47,8 +47,9 @@ export async function runJob(raw: unknown, worker: Worker, context: JobContext):
       makeVideos(job, folder, worker, context),
     );
   } catch (error) {
-    if (!(error instanceof StorageError)) throw error;
-    throw new JobError('storage_error', 'the bucket could not be used; the worker’s log says why', { cause: error });
+    if (!(error instanceof StorageError || hasCode(error, 'ENOSPC', 'EDQUOT'))) throw error;
+    const message = 'the bucket or the worker’s disk could not be used; the worker’s log says why';
+    throw new JobError('storage_error', message, { cause: error });
   }
 }
 

@@ -1,3 +1,4 @@
+import { rename } from 'node:fs/promises';
 import { Hono } from 'hono';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
@@ -41,6 +42,23 @@ test('without the store or the bucket the service is not ready, and reveals no d
   vi.restoreAllMocks();
   service.clock.ahead += 1001;
   expect(await ask()).toMatchObject({ code: 503, parts: { store: ok, bucket: failing('unreachable') } });
+});
+
+test('with a full disk the service is not ready, for store and bucket are checked by writing', async () => {
+  for (const code of ['SQLITE_FULL', '53100']) {
+    vi.spyOn(service.store, 'check').mockRejectedValueOnce(Object.assign(new Error('full'), { code }));
+    expect(await ask()).toMatchObject({ code: 503, parts: { store: failing('full'), bucket: ok } });
+    service.clock.ahead += 1001;
+  }
+  vi.spyOn(service.disk, 'check').mockRejectedValueOnce(Object.assign(new Error('full'), { code: 'ENOSPC' }));
+  expect(await ask()).toMatchObject({ code: 503, parts: { store: ok, bucket: failing('full') } });
+  service.clock.ahead += 1001;
+  expect(await ask()).toMatchObject({ code: 200 });
+
+  await rename(`${service.folder}/bucket/tmp`, `${service.folder}/bucket/away`); // nothing can be written
+  service.clock.ahead += 1001;
+  expect(await ask()).toMatchObject({ code: 503, parts: { bucket: { status: 'failing' } } });
+  await rename(`${service.folder}/bucket/away`, `${service.folder}/bucket/tmp`);
 });
 
 test('without RunPod the service is ready', async () => {

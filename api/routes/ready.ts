@@ -24,21 +24,22 @@ export const ready = endpoint({
     tags: ['service'],
     summary: 'Whether requests can be accepted, and the state of each dependency',
     description:
-      'Checked at most once a second. The service is ready without RunPod: it stores tasks, and submits them when RunPod is back.',
+      'Checked at most once a second. Store and disk are checked by writing. The service is ready without RunPod: it stores tasks, and ' +
+      'submits them when RunPod is back.',
     responses: {
       200: jsonResponse('Ready', 'Readiness', { 'ready, without RunPod': withoutRunPod }),
       503: jsonResponse('Not ready, or stopping', 'Readiness', { 'no store': withoutStore, 'it stops': stopping }),
     },
   }),
   handle(services) {
-    const { store, bucket, runpod, log, now } = services;
+    const { store, bucket, disk, runpod, log, now } = services;
     let latest: ReturnType<typeof checkAll> | undefined;
     let expires = 0; // milliseconds since 1970; Infinity during a check
 
     async function checkAll() {
       const [storeStatus, bucketStatus, runpodStatus] = await Promise.all([
         check('store', () => store.check(), log),
-        check('bucket', () => bucket.has(taskFolder('none')), log),
+        check('bucket', () => Promise.all([bucket.has(taskFolder('none')), disk?.check()]), log),
         check('runpod', () => runpod.health(), log),
       ]);
       expires = now() + RESULT_TTL;
@@ -68,14 +69,18 @@ async function check(part: string, request: () => Promise<unknown>, log: Logger)
     return { status: 'failing', reason: 'timeout' };
   } catch (error) {
     log.warn({ part, error }, 'readiness check failed');
-    return { status: 'failing', reason: isUnreachable(error) ? 'unreachable' : 'error' };
+    return { status: 'failing', reason: reasonOf(error) };
   }
 }
 
-/** Whether the error comes from the network, such as ECONNREFUSED, and not from the dependency itself. */
-function isUnreachable(error: unknown): boolean {
+/** Codes of a full disk: Node's, SQLite's and PostgreSQL's. */
+const FULL = /^(ENOSPC|EDQUOT|SQLITE_FULL|53100)$/;
+/** Codes of the network's errors, such as ECONNREFUSED, and not of the dependency itself. */
+const NETWORK = /^(E[A-Z]+|UND_ERR\w+|TimeoutError)$/;
+
+function reasonOf(error: unknown): 'full' | 'unreachable' | 'error' {
   const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } };
-  return [code, cause?.code].some(
-    (value) => typeof value === 'string' && /^(E[A-Z]+|UND_ERR\w+|TimeoutError)$/.test(value),
-  );
+  const codes = [code, cause?.code].map(String);
+  if (codes.some((value) => FULL.test(value))) return 'full';
+  return codes.some((value) => NETWORK.test(value)) ? 'unreachable' : 'error';
 }

@@ -113,6 +113,16 @@ export function keyQueries({ db, write }: Dialect) {
       return row && fromRow(row);
     },
 
+    /** Writes, since a full disk can still be read. @throws Error nothing can be stored */
+    async check(): Promise<void> {
+      await write(
+        db
+          .updateTable('keys')
+          .set((e) => ({ created_at: e.ref('created_at') }))
+          .where('id', '=', LOCAL),
+      );
+    },
+
     listKeys: async (): Promise<Key[]> =>
       (await db.selectFrom('keys').selectAll().orderBy('created_at').orderBy('id').execute()).map(fromRow),
 

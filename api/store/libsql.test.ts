@@ -93,12 +93,17 @@ test('while another program holds the write lock, reads go on and writes wait; t
   await once(child.stdout, 'data');
   const tasks = [newTask(), newTask()];
   const inserted = Promise.all(tasks.map((task) => insertTask(store, task)));
+  let isChecked = false;
+  const checked = store.check().then(() => {
+    isChecked = true;
+  });
   for (let i = 0; i < 20; i++) {
     expect(await store.get(first.id)).toBeDefined();
     await new Promise((resolve) => setImmediate(resolve)); // the write tries to get the lock
   }
+  expect(isChecked).toBe(false); // the check writes
   child.stdin.end('unlock');
-  await inserted;
+  await Promise.all([inserted, checked]);
   await exited;
   await insertTask(store, newTask());
   expect(await store.list({ owner: 'local', limit: 10 })).toHaveLength(4);

@@ -86,8 +86,6 @@ export function taskQueries({ db }: Dialect) {
         .executeTakeFirstOrThrow();
       return { ...counts, oldest: oldest ?? undefined };
     },
-
-    check: () => sql`select 1`.execute(db).then(() => undefined),
   };
 }
 

@@ -11,6 +11,8 @@
  *                   result.json            created once, by the first job to finish: its output, or an error that is final
  */
 
+import { SECOND } from '../time.ts';
+
 /** Each method except `link` may throw StorageError. */
 export interface Bucket {
   /** Writes a whole object; a concurrent reader sees all of it or nothing. */
@@ -29,6 +31,9 @@ export interface Bucket {
   link(key: string, expires: number): Promise<string>;
 }
 
+/** Pauses before each retry, in milliseconds: 2 minutes in all. */
+export const RETRY_DELAYS = [0.5, 1, 2, 4, 8, 12, 15, 18, 20, 20, 20].map((seconds) => seconds * SECOND);
+
 /**
  * Thrown when the store refuses a request, or stays unavailable for the whole retry budget. The message is one line that names the
  * problem and the remedy. It contains no secrets, links or keys.
@@ -36,7 +41,7 @@ export interface Bucket {
 export class StorageError extends Error {
   constructor(
     message: string,
-    /** the store's error code, such as AccessDenied, or the network's, such as ECONNREFUSED */
+    /** the store's error code, such as AccessDenied, the network's, such as ECONNREFUSED, or the disk's, such as ENOSPC */
     readonly code: string,
     /** how many times the request was sent */
     readonly attempts: number,

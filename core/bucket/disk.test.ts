@@ -1,9 +1,22 @@
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { bucketContract } from '../../test/contracts/bucket-contract.ts';
+import { StorageError } from './bucket.ts';
 import { diskBucket } from './disk.ts';
+
+/** The errors of the next calls of writeFile. */
+const failures: string[] = [];
+vi.mock('node:fs/promises', async (importOriginal) => {
+  const real = await importOriginal<typeof import('node:fs/promises')>();
+  const writeFile: typeof real.writeFile = async (...args) => {
+    const code = failures.shift();
+    if (code) throw Object.assign(new Error(code), { code, syscall: 'write' });
+    return real.writeFile(...args);
+  };
+  return { ...real, writeFile };
+});
 
 const publicUrl = 'http://127.0.0.1:5000';
 const makeFolder = () => mkdtemp(join(tmpdir(), 'disk-test-'));
@@ -34,6 +47,40 @@ test('a write leaves nothing in tmp/, whether it succeeds or fails', async () =>
   await expect(bucket.put('../x', '1')).rejects.toThrow();
   expect(await left()).toEqual([]);
   expect((await readdir(join(folder, 'objects'))).sort()).toEqual(['a', 'b', 'c']);
+});
+
+test('on a full disk a write is repeated, for two minutes unless the retry budget is smaller', async () => {
+  const pauses: number[] = [];
+  const wait = async (ms: number) => pauses.push(ms);
+  const bucket = await diskBucket(folder, { publicUrl, wait });
+  failures.push('ENOSPC', 'EIO', 'EDQUOT');
+  await bucket.put('a', '1');
+  expect(pauses).toEqual([500, 1000, 2000]);
+  expect(await bucket.get('a')).toEqual(Buffer.from('1'));
+
+  pauses.length = 0;
+  failures.push(...Array(50).fill('ENOSPC'));
+  const error = await bucket.create('b', '2').catch((error) => error);
+  expect(error).toBeInstanceOf(StorageError);
+  expect(error).toMatchObject({ code: 'ENOSPC', message: expect.stringContaining('no space left') });
+  expect(pauses.reduce((sum, ms) => sum + ms)).toBe(120_500);
+  failures.length = 0;
+  expect(await bucket.create('b', '2')).toBe(true);
+
+  const hasty = await diskBucket(folder, { publicUrl, wait, retryBudget: 100 });
+  failures.push('ENOSPC');
+  await expect(hasty.put('c', '3')).rejects.toMatchObject({ code: 'ENOSPC', attempts: 1 });
+  failures.push('ENOSPC');
+  await expect(hasty.check()).rejects.toMatchObject({ code: 'ENOSPC' });
+  expect(await readdir(join(folder, 'tmp'))).toEqual([]);
+});
+
+test('any other error of the disk is a storage error at once', async () => {
+  const bucket = await diskBucket(folder, { publicUrl });
+  await rm(join(folder, 'tmp'), { recursive: true });
+  await writeFile(join(folder, 'tmp'), 'no folder');
+  await expect(bucket.put('a', '1')).rejects.toThrow(StorageError);
+  await expect(bucket.put('a', '1')).rejects.toMatchObject({ code: 'ENOTDIR', attempts: 1 });
 });
 
 test('writing and deleting a folder at the same time both succeed', async () => {

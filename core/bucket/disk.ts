@@ -2,17 +2,32 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { loadOrCreateSecret } from '../secret-file.ts';
 import { hasCode, removeOrphans, tempName } from '../temp-files.ts';
 import { SECOND } from '../time.ts';
-import { assertBucketKey, type Bucket, isBucketKey } from './bucket.ts';
+import { assertBucketKey, type Bucket, isBucketKey, RETRY_DELAYS, StorageError } from './bucket.ts';
 
 /** How many times a write is repeated whose folder is being deleted, and the other way round. */
 const RACE_RETRIES = 10;
+/** As a small upload. */
+const CHECK_BYTES = 65_536;
+const FULL = ['ENOSPC', 'EDQUOT'];
+/** Codes of errors that may pass. */
+const TEMPORARY = [...FULL, 'EIO', 'EAGAIN', 'EBUSY', 'EMFILE', 'ENFILE'];
+
+interface DiskOptions {
+  publicUrl: string;
+  retryBudget?: number | undefined;
+  now?: () => number;
+  wait?: (ms: number) => Promise<unknown>;
+}
 
 export interface DiskBucket extends Bucket {
   /** The object's file and its size in bytes, or undefined if there is none. */
   file(key: string): Promise<{ path: string; size: number; modified: Date } | undefined>;
+  /** Writes a temporary file, since a full disk can still be read. @throws Error the disk's, at once */
+  check(): Promise<void>;
   /** Whether a link's signature is valid and has not expired. */
   verify(key: string, query: { expires?: string | undefined; signature?: string | undefined }): boolean;
 }
@@ -20,11 +35,12 @@ export interface DiskBucket extends Bucket {
 /**
  * @param folder created if missing; several processes may share it. Temporary files of dead ones are removed.
  * @param publicUrl the API's own URL, without a trailing slash
+ * @param retryBudget how long after its first failure an operation may be repeated, as on a full disk; milliseconds, default 2 minutes
  * @param now milliseconds since 1970
  */
 export async function diskBucket(
   folder: string,
-  { publicUrl, now = Date.now }: { publicUrl: string; now?: () => number },
+  { publicUrl, retryBudget = Infinity, now = Date.now, wait = delay }: DiskOptions,
 ): Promise<DiskBucket> {
   await mkdir(join(folder, 'tmp'), { recursive: true });
   await removeOrphans(join(folder, 'tmp'));
@@ -36,6 +52,25 @@ export async function diskBucket(
   };
   const sign = (key: string, expires: string) =>
     createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
+
+  /** Does work on the disk, again after an error that may pass. @throws StorageError */
+  async function onDisk<R>(work: () => Promise<R>): Promise<R> {
+    const start = performance.now();
+    for (let attempts = 1; ; attempts++) {
+      try {
+        return await work();
+      } catch (error) {
+        const { code, syscall } = error as NodeJS.ErrnoException;
+        if (!code || !syscall) throw error; // not the disk's
+        const pause = RETRY_DELAYS[attempts - 1];
+        if (pause === undefined || performance.now() - start + pause > retryBudget || !TEMPORARY.includes(code)) {
+          const problem = FULL.includes(code) ? 'has no space left' : `can’t be used (${code})`;
+          throw new StorageError(`the bucket’s folder ${folder} ${problem}`, code, attempts);
+        }
+        await wait(pause);
+      }
+    }
+  }
 
   /** Writes a temporary file, makes it durable, then moves it into place: a crash leaves the old object or the new one. */
   async function write(key: string, body: Uint8Array | string, moveIn: (from: string, to: string) => Promise<void>) {
@@ -57,20 +92,21 @@ export async function diskBucket(
   }
 
   return {
-    put: (key, body) => write(key, body, rename),
+    put: (key, body) => onDisk(() => write(key, body, rename)),
     async create(key, body) {
       try {
-        await write(key, body, link); // fails if the name is taken: the first writer wins
+        await onDisk(() => write(key, body, link)); // fails if the name is taken: the first writer wins
         return true;
       } catch (error) {
-        if (hasCode(error, 'EEXIST')) return false;
+        if (error instanceof StorageError && error.code === 'EEXIST') return false;
         throw error;
       }
     },
-    get: async (key) => readFile(pathOf(key)).catch(ifMissing),
-    has: async (key) => (await stat(pathOf(key)).catch(ifMissing))?.isFile() ?? false,
+    get: (key) => onDisk(() => readFile(pathOf(key)).catch(ifMissing)),
+    has: (key) => onDisk(async () => (await stat(pathOf(key)).catch(ifMissing))?.isFile() ?? false),
     // retried while other processes write into the folder
-    delete: async (key) => rm(pathOf(key), { recursive: true, force: true, maxRetries: RACE_RETRIES, retryDelay: 10 }),
+    delete: (key) =>
+      onDisk(() => rm(pathOf(key), { recursive: true, force: true, maxRetries: RACE_RETRIES, retryDelay: 10 })),
     async link(key, expires) {
       assertBucketKey(key);
       return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;
@@ -78,8 +114,16 @@ export async function diskBucket(
     async file(key) {
       if (!isBucketKey(key)) return undefined;
       const path = pathOf(key);
-      const info = await stat(path).catch(ifMissing);
+      const info = await onDisk(() => stat(path).catch(ifMissing));
       return info?.isFile() ? { path, size: info.size, modified: info.mtime } : undefined;
+    },
+    async check() {
+      const path = join(folder, 'tmp', tempName());
+      try {
+        await writeFile(path, Buffer.alloc(CHECK_BYTES), { flush: true });
+      } finally {
+        await rm(path, { force: true });
+      }
     },
     verify(key, { expires = '', signature = '' }) {
       const expected = Buffer.from(sign(key, expires));

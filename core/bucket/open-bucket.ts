@@ -27,7 +27,7 @@ export async function openBucket(
     const { s3Bucket } = await import('./s3.ts'); // takes 0.1 s to load
     return { bucket: s3Bucket(s3, { retryBudget, now }), disk: undefined };
   }
-  const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, now });
+  const disk = await diskBucket(bucketFolder(env.DATA_DIR), { publicUrl, retryBudget, now });
   return { bucket: disk, disk };
 }
 

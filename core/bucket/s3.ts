@@ -18,14 +18,12 @@ import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
 // biome-ignore-end lint/style/noRestrictedImports: The imports of the S3 client end here.
 import { DAY, SECOND } from '../time.ts';
-import { assertBucketKey, type Bucket, contentType, StorageError } from './bucket.ts';
+import { assertBucketKey, type Bucket, contentType, RETRY_DELAYS, StorageError } from './bucket.ts';
 import { isRetryable, toStorageError } from './s3-errors.ts';
 
 const PART_BYTES = 8 * 2 ** 20;
 /** Seconds; S3 allows no more. */
 const MAX_LINK_SECONDS = (7 * DAY) / SECOND;
-/** Pauses before each retry: 2 minutes in all. */
-const RETRY_DELAYS = [0.5, 1, 2, 4, 8, 12, 15, 18, 20, 20, 20].map((seconds) => seconds * SECOND);
 
 export interface S3Options {
   bucket: string;

@@ -1,11 +1,17 @@
 /** H.264 in MP4, by FFmpeg in this process. */
-import { appendFile } from 'node:fs/promises';
-// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
-import { Dictionary, Frame, Log, Rational } from 'node-av';
-// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
+import { appendFile, open } from 'node:fs/promises';
+// biome-ignore-start lint/style/noRestrictedImports: This module is the only importer of node-av.
+import { Dictionary, FFmpegError, Frame, Log, Rational } from 'node-av';
 import { Decoder, Demuxer, Encoder, FilterAPI, Muxer } from 'node-av/api';
-// biome-ignore lint/style/noRestrictedImports: This module is the only importer of node-av.
-import { AV_LOG_ERROR, AV_PIX_FMT_RGB24, AVFMT_FLAG_CUSTOM_IO, FF_ENCODER_LIBX264 } from 'node-av/constants';
+import {
+  AV_LOG_ERROR,
+  AV_PIX_FMT_RGB24,
+  AVERROR_ENOSPC,
+  AVFMT_FLAG_CUSTOM_IO,
+  FF_ENCODER_LIBX264,
+} from 'node-av/constants';
+// biome-ignore-end lint/style/noRestrictedImports: The imports of node-av end here.
+import { StorageError } from '../../core/bucket/bucket.ts';
 
 Log.setLevel(AV_LOG_ERROR);
 
@@ -52,11 +58,24 @@ const TO_RGB =
  * Encodes frames as they arrive. The file can be played while it loads (moov first).
  * @param frames rgb24, width×height×3 bytes each
  * @returns the number of frames
+ * @throws StorageError the disk is full
  */
-export async function writeMp4(
+export async function writeMp4(path: string, frames: AsyncIterable<Uint8Array>, options: Mp4Options): Promise<number> {
+  try {
+    const count = await encode(path, frames, options);
+    await checkBoxes(path);
+    if (options.madeByAi) await appendFile(path, AI_MARK);
+    return count;
+  } catch (error) {
+    if (!(error instanceof FFmpegError && error.code === AVERROR_ENOSPC)) throw error;
+    throw new StorageError('the disk of the temporary files has no space left', 'ENOSPC', 1);
+  }
+}
+
+async function encode(
   path: string,
   frames: AsyncIterable<Uint8Array>,
-  { width, height, fps, metadata, madeByAi = false, signal }: Mp4Options,
+  { width, height, fps, metadata, signal }: Mp4Options,
 ): Promise<number> {
   const timeBase = new Rational(1, fps);
   const framerate = new Rational(fps, 1);
@@ -95,8 +114,26 @@ export async function writeMp4(
       packet?.free();
     }
   } // closes the muxer first, which writes the end of the file
-  if (madeByAi) await appendFile(path, AI_MARK);
   return count;
+}
+
+/**
+ * node-av reports no error of the writes that end a file.
+ * @throws StorageError the boxes of an MP4 do not fill its file, or one is missing
+ */
+async function checkBoxes(path: string): Promise<void> {
+  await using file = await open(path);
+  const { size } = await file.stat();
+  const types = new Set<string>();
+  let end = 0;
+  for (let length = 8; end < size && length >= 8; end += length) {
+    const { buffer } = await file.read(Buffer.alloc(16), 0, 16, end);
+    length = buffer.readUInt32BE(0);
+    if (length === 1) length = Number(buffer.readBigUInt64BE(8));
+    types.add(buffer.toString('latin1', 4, 8));
+  }
+  if (end !== size || !types.has('moov') || !types.has('mdat'))
+    throw new StorageError('the MP4 is incomplete; most likely the disk of the temporary files is full', 'ENOSPC', 1);
 }
 
 /** An XMP packet in a box of its own, as in Adobe's XMP specification (part 3). Players skip it. */

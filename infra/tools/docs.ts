@@ -23,7 +23,7 @@ const REMEDIES: Record<ErrorCode, string> = {
   upstream_error: 'Try again: the bridge failed or gave an unknown answer',
   out_of_memory:
     'Make it smaller (`H`, `W`, `T`, `decoding_t`): the message names the largest size that fits, if it is known',
-  storage_error: 'Try again: the bucket could not be reached',
+  storage_error: 'Try again: the bucket could not be reached, or a disk was full',
   canceled: 'None: it was canceled at RunPod',
   timeout: 'Make it smaller, or try again: the job took longer than the endpoint allows',
   expired: 'Try again: it did not end before the service’s deadline',
