@@ -109,6 +109,29 @@ describe('a key', () => {
     await vi.waitFor(async () => expect((await service.store.get(body.id))!.status).toBe('succeeded'));
   });
 
+  test('that is revoked gets no more events, and no answer of a wait', async () => {
+    const { id, headers } = await service.key();
+    const { body } = await post(headers);
+    const events = await fetch(`${service.url}/status?id=${body.id}`, {
+      headers: { ...headers, accept: 'text/event-stream' },
+    });
+    const reader = events.body!.pipeThrough(new TextDecoderStream()).getReader();
+    expect((await reader.read()).value).toContain('"status":"queued"');
+    const json = { 'content-type': 'application/json', prefer: 'wait=60' };
+    const waiting = service.post({ prompt: 'x' }, { headers: { ...headers, ...json } });
+    const newest = async () => (await service.store.list({ owner: id, limit: 1 }))[0]!.id;
+    await vi.waitFor(async () => expect(await newest()).not.toBe(body.id));
+    const jobs = [];
+    for (const task of [body.id, await newest()]) jobs.push({ task, job: await service.take(task) });
+    await service.store.updateKey(id, { revoked_at: Date.now() });
+    service.clock.ahead += 1001;
+    for (const { task, job } of jobs) service.report(job.id, { output: await service.finish(task, job.id) });
+    let rest = '';
+    for (let read = await reader.read(); !read.done; read = await reader.read()) rest += read.value;
+    expect(rest).not.toContain('succeeded');
+    expect((await waiting).status).toBe(401);
+  });
+
   test('that is rotated is accepted with its old value for a while', async () => {
     const { id, headers } = await service.key();
     const { hash: old_hash } = (await service.store.getKey(id))!;

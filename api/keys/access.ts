@@ -24,6 +24,8 @@ declare module 'hono' {
   interface ContextVariableMap {
     /** the key of the request */
     key: Key;
+    /** Whether the request's key would still be admitted: it may be revoked meanwhile. @throws Problem 503 */
+    isAdmitted: () => Promise<boolean>;
   }
 }
 
@@ -66,9 +68,8 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
 
   async function authenticate(c: Context): Promise<Key> {
     if (!(await isKeyRequired())) return (await getKey(LOCAL))!;
-    const header = c.req.header('authorization');
-    if (header === undefined) throw unauthorized('send an API key: Authorization: Bearer i2v_…');
-    const [, value = ''] = /^Bearer +(\S+) *$/i.exec(header) ?? [];
+    if (c.req.header('authorization') === undefined) throw unauthorized('send an API key: Authorization: Bearer i2v_…');
+    const value = keyValueOf(c);
     const id = parseKeyId(value);
     const attempts = attemptsFrom(clientAddress(c, config.trustProxy));
     const isBlocked = attempts.count >= MAX_FAILED_ATTEMPTS;
@@ -80,6 +81,12 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
       });
     attempts.count++;
     throw unauthorized('this API key is not valid', ', error="invalid_token"');
+  }
+
+  async function isAdmitted(c: Context, id: string, scope: Scope): Promise<boolean> {
+    const key = await getKey(id);
+    const isOpen = id === LOCAL && !(await isKeyRequired());
+    return (isOpen || verifyKey(keyValueOf(c), key, now())) && hasScope(key!, scope);
   }
 
   function attemptsFrom(address: string) {
@@ -118,16 +125,21 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
       (scope: Scope): MiddlewareHandler =>
       async (c, next) => {
         const key = await authenticate(c);
-        if (!key.scopes.includes(scope) && !key.scopes.includes('admin'))
+        if (!hasScope(key, scope))
           throw new Problem('insufficient_scope', `this API key lacks the scope ${scope}`, {
             headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
           });
         c.set('key', key);
+        c.set('isAdmitted', () => isAdmitted(c, key.id, scope));
         for (const [name, value] of Object.entries(countRequest(key))) c.header(name, value);
         await next();
       },
   };
 }
+
+const keyValueOf = (c: Context) => /^Bearer +(\S+) *$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? '';
+
+const hasScope = ({ scopes }: Key, scope: Scope) => scopes.includes(scope) || scopes.includes('admin');
 
 function cache<V>(map: Map<string, V>, name: string, value: V): void {
   if (map.size >= MAX_CACHED) map.clear();
@@ -140,6 +152,8 @@ const orUnavailable = <T>(query: Promise<T>): Promise<T> =>
     throw unavailable('API keys can’t be looked up now; try again', cause);
   });
 
+/** The key was revoked while its request was answered. */
+export const noLongerValid = () => unauthorized('this API key is no longer valid', ', error="invalid_token"');
 const unauthorized = (detail: string, error = '') =>
   new Problem('unauthorized', detail, { headers: { 'www-authenticate': `Bearer realm="img2vid"${error}` } });
 

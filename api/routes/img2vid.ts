@@ -16,6 +16,7 @@ import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } 
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
 import { invalidInput, Problem, unavailable } from '../http/problem.ts';
 import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
+import { noLongerValid } from '../keys/access.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import {
   content,
@@ -180,17 +181,20 @@ async function respond(c: Context, services: Services, task: PublicTask) {
   return c.json(await services.presentTask(latest), status, { location: `/status?id=${task.id}` });
 }
 
-/** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops */
+/** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops. @throws Problem 401 the key was revoked */
 async function waitForEnd(c: Context, services: Services, task: PublicTask, seconds: number): Promise<PublicTask> {
-  const owner = c.get('key').id;
-  const read = () => services.store.getPublic(owner, task.id);
+  const { key, isAdmitted } = c.var;
+  const read = () => services.store.getPublic(key.id, task.id);
   c.get('releaseBody')();
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
   let latest = task;
   try {
-    for await (const changed of follow(owner, (await read())!, services, signals)) latest = changed ?? latest;
+    for await (const changed of follow(key.id, (await read())!, services, signals, isAdmitted))
+      latest = changed ?? latest;
+    if (!(await isAdmitted())) throw noLongerValid();
     if (isActive(latest.status)) latest = (await read()) ?? latest; // changes by other processes arrive late
   } catch (error) {
+    if (error instanceof Problem && error.code === 'unauthorized') throw error;
     c.get('log').warn({ task: task.id, error }, 'a wait for the end of a task failed'); // the task is stored: respond all the same
   }
   return latest;

@@ -6,6 +6,7 @@ import { choice } from '../../core/parameters.ts';
 import { STATUSES } from '../../core/task-status.ts';
 import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
+import { noLongerValid } from '../keys/access.ts';
 import { responseHeader } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { PublicTask, TaskSelection } from '../store/task.ts';
@@ -64,18 +65,24 @@ export async function respondWithList(
   if (limit !== undefined || cursor !== undefined)
     return respondWithPage(c, config, limit, (limit) => store.list({ ...selection, limit }), presentTask);
   const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
-  const chunks = writeList(services, selection, first);
+  const chunks = writeList(services, selection, first, c.get('isAdmitted'));
   return c.body(destroyConnectionOnError(c, chunks), 200, { 'content-type': 'application/json' });
 }
 
 /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
-async function* writeList({ store, presentTask }: Services, selection: TaskSelection, first: PublicTask[]) {
+async function* writeList(
+  { store, presentTask }: Services,
+  selection: TaskSelection,
+  first: PublicTask[],
+  isAdmitted: () => Promise<boolean>,
+) {
   const encoder = new TextEncoder();
   const encode = async (start: string, tasks: PublicTask[]) =>
     encoder.encode(start + (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task)).join(','));
   yield encode('[', first);
   for (let tasks = first; tasks.length === PAGE; ) {
     await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
+    if (!(await isAdmitted())) throw noLongerValid();
     tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
     if (tasks.length > 0) yield encode(',', tasks);
   }

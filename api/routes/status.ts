@@ -72,7 +72,7 @@ export const status = endpoint({
       return streamSSE(c, (stream) => {
         c.header('cache-control', 'no-store'); // instead of streamSSE's own: events contain links
         c.header('x-accel-buffering', 'no'); // nginx would buffer them
-        return writeEvents(services, owner, task, stream).catch(
+        return writeEvents(services, owner, task, stream, c.get('isAdmitted')).catch(
           (error) => c.get('log').error({ error }, 'event stream failed'), // the client reconnects
         );
       });
@@ -80,16 +80,17 @@ export const status = endpoint({
   },
 });
 
-/** Writes the task now and at each change, until it ends or the process stops. */
+/** Writes the task now and at each change, until it ends, the key is revoked or the process stops. */
 async function writeEvents(
   services: Services,
   owner: string,
   task: PublicTask,
   stream: SSEStreamingApi,
+  isAdmitted: () => Promise<boolean>,
 ): Promise<void> {
   const disconnected = new AbortController();
   stream.onAbort(() => disconnected.abort());
-  for await (const changed of follow(owner, task, services, [disconnected.signal, services.stopping])) {
+  for await (const changed of follow(owner, task, services, [disconnected.signal, services.stopping], isAdmitted)) {
     if (!changed) await stream.write(': still here\n\n');
     else {
       const data = JSON.stringify(await services.presentTask(changed));

@@ -9,12 +9,14 @@ const SILENCE = 15 * SECOND;
 /**
  * Yields the task as it is, then at each change, until it has ended or a signal aborts. Changes that come while the consumer is busy
  * are yielded as one. Yields undefined after 15 s without a change. Meanwhile the task counts as watched.
+ * @param isAdmitted asked before each of these: false ends them, since the task would get fresh links
  */
 export async function* follow(
   owner: string,
   task: PublicTask,
   { store, lifecycle }: Pick<Services, 'store' | 'lifecycle'>,
   signals: AbortSignal[],
+  isAdmitted: () => Promise<boolean>,
 ): AsyncGenerator<PublicTask | undefined, void> {
   let latest = task;
   let yielded: PublicTask | undefined;
@@ -30,6 +32,7 @@ export async function* follow(
     onChange(await store.getPublic(owner, task.id)); // it may have changed between its read and the subscription
     while (!signals.some(({ aborted }) => aborted)) {
       if (yielded !== latest) {
+        if (!(await isAdmitted())) return;
         yielded = latest;
         yield yielded;
         if (!isActive(yielded.status)) return;
@@ -43,7 +46,9 @@ export async function* follow(
           resolve(false);
         };
       });
-      if (isSilent) yield undefined;
+      if (!isSilent) continue;
+      if (!(await isAdmitted())) return;
+      yield undefined;
     }
   } finally {
     unsubscribe();
