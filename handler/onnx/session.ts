@@ -5,17 +5,7 @@ import type { Graph } from './graph.ts';
 import { POLICIES } from './policy.ts';
 import { type Policy, product } from './value.ts';
 
-export interface Session {
-  /**
-   * @param feeds one flat array for each of the graph's inputs
-   * @returns the graph's only output
-   * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
-   */
-  run(feeds: Record<string, Float32Array>): Promise<Float32Array>;
-  /** milliseconds that opening it and its last run took */
-  readonly timings: { readonly open: number; readonly run: number };
-  close(): Promise<void>;
-}
+export type Session = Awaited<ReturnType<typeof openSession>>;
 
 export interface SessionOptions {
   /** default: the one that the graph was written for */
@@ -43,7 +33,7 @@ function rethrow(error: unknown): never {
 }
 
 /** @throws Error if onnxruntime refuses the graph; OutOfMemory */
-export async function openSession(graph: Graph, options: SessionOptions = {}): Promise<Session> {
+export async function openSession(graph: Graph, options: SessionOptions = {}) {
   const { policy = graph.policy, threads, onRun } = options;
   const { extra, ...sessionOptions } = { extra: { session: {} }, ...POLICIES[policy].session };
   const start = performance.now();
@@ -61,8 +51,14 @@ export async function openSession(graph: Graph, options: SessionOptions = {}): P
   const output = graph.outputs[0]!.name;
 
   return {
-    timings,
-    async run(feeds) {
+    /** milliseconds that opening it and its last run took */
+    timings: timings as Readonly<typeof timings>,
+    /**
+     * @param feeds one flat array for each of the graph's inputs
+     * @returns the graph's only output
+     * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
+     */
+    async run(feeds: Record<string, Float32Array>): Promise<Float32Array> {
       const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
       if (unknown) throw new Error(`${unknown}: the network has no such input`);
       const tensors: Record<string, Tensor> = {};

@@ -4,17 +4,11 @@
  * the file of torch's source that it follows.
  */
 
-/** A generator like `torch.Generator('cpu')`: consecutive draws continue one stream. */
-export interface Generator {
-  /**
-   * `n` standard normal values, as `torch.randn(n, dtype=…)` draws them (normal_fill in ATen/native/cpu/DistributionTemplates.h).
-   * Values of float16 are rounded to half precision.
-   */
-  randn(n: number, dtype?: 'float32' | 'float16'): Float32Array;
-}
-
-/** @param seed any integer; only its low 32 bits count, as in torch */
-export function generator(seed: number): Generator {
+/**
+ * A generator like `torch.Generator('cpu')`: consecutive draws continue one stream.
+ * @param seed any integer; only its low 32 bits count, as in torch
+ */
+export function generator(seed: number) {
   const next = mt19937(Number(BigInt.asUintN(32, BigInt(seed))));
   let cached: number | undefined; // the second value of a double Box–Muller pair
 
@@ -39,7 +33,11 @@ export function generator(seed: number): Generator {
   };
 
   return {
-    randn(n, dtype = 'float32') {
+    /**
+     * `n` standard normal values, as `torch.randn(n, dtype=…)` draws them (normal_fill in ATen/native/cpu/DistributionTemplates.h).
+     * Values of float16 are rounded to half precision.
+     */
+    randn(n: number, dtype: 'float32' | 'float16' = 'float32'): Float32Array {
       const out = new Float32Array(n);
       const finished = () => (dtype === 'float16' ? out.map(toHalf) : out);
       if (n < 16) {

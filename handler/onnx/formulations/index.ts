@@ -6,7 +6,7 @@ import { attendInPlace, attendTransposed } from './attention.ts';
 import { cornerConvs, dilatedConv, flatConv, resizeConv } from './conv.ts';
 import { convolutionsInParts, linearFeedForward } from './feed-forward.ts';
 import { depthwise, instanceNorm, layerNormOfGroups, multiplyAdd } from './norm.ts';
-import { scanOwnConstants, scanSharedConstants, strips, unrolled, whole } from './parts.ts';
+import { strips, unrolled, whole } from './parts.ts';
 import type { Formulations, NetworkGraph } from './types.ts';
 import { winogradWhereFaster } from './winograd.ts';
 
@@ -26,14 +26,14 @@ const TABLE: Record<Policy, Formulations> = {
     ...processor,
     conv3x3: winogradWhereFaster,
     perPlace: strips,
-    oneByOne: scanOwnConstants,
+    oneByOne: (g, x, layer) => g.scan(x, layer, { ownConstants: true }),
     block: (_, make) => make(),
   },
   mapped: {
     ...processor,
     conv3x3: plainConv,
     perPlace: whole,
-    oneByOne: scanSharedConstants,
+    oneByOne: (g, x, layer) => g.scan(x, layer, { ownConstants: false }),
     block: (g, make) => g.subgraph(make),
   },
   cuda: {
@@ -50,10 +50,8 @@ const TABLE: Record<Policy, Formulations> = {
   },
 };
 
-export const formulationsFor = (policy: Policy): Formulations => TABLE[policy];
-
 /** An empty graph for a network whose layers are written as its policy's column says. */
 export function createNetworkGraph(weights: SafeTensors, options?: GraphOptions): NetworkGraph {
   const g = createGraph(weights, options);
-  return { ...g, formulations: formulationsFor(g.policy) };
+  return { ...g, formulations: TABLE[g.policy] };
 }

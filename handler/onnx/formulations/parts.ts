@@ -2,9 +2,6 @@
 import { oneByOne } from '../layers.ts';
 import type { Formulations } from './types.ts';
 
-export const scanOwnConstants: Formulations['oneByOne'] = (g, x, layer) => g.scan(x, layer, { ownConstants: true });
-export const scanSharedConstants: Formulations['oneByOne'] = (g, x, layer) => g.scan(x, layer, { ownConstants: false });
-
 /** For a GPU, where the processor would lead a loop. (A loop was not tried on one.) */
 export const unrolled: Formulations['oneByOne'] = (g, x, layer) => {
   const results = Array.from({ length: x.shape[0]! }, (_, n) => layer(g.slice(x, 0, n, n + 1)));

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_JOBS } from '../../../api/tasks/job-transitions.ts';
 import { getJson } from '../../../core/bucket/bucket.ts';
-import { taskFolder } from '../../../core/job.ts';
+import { type JobOutput, taskFolder } from '../../../core/job.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
 import type { ApiProcess } from '../../e2e/harness.ts';
@@ -100,19 +100,14 @@ export async function checkLeftovers(trial: Trial): Promise<Counts> {
   return left;
 }
 
-interface JobFiles {
-  videos?: { key: string }[];
-  grid?: { key: string };
-}
-
 /** The folder has the winning job's files. Those of others may only be there if their worker was killed. */
 async function checkFolder(trial: Trial, task: PresentedTask, left: Counts): Promise<void> {
   const { harness, addViolation } = trial;
   const { id, status } = task;
   const folder = `${taskFolder(id)}/`;
   const names = await harness.listObjects(taskFolder(id));
-  const result = (await getJson(harness.bucket, `${folder}result.json`)) as { output?: JobFiles } | undefined;
-  const won = filesOf(result?.output ?? {}).map(({ key }) => key.slice(folder.length));
+  const result = (await getJson(harness.bucket, `${folder}result.json`)) as { output?: JobOutput } | undefined;
+  const won = filesOf<{ key: string }>(result?.output ?? {}).map(({ key }) => key.slice(folder.length));
   const presented = filesOf(task).map(({ link }) => keyOf(link).slice(folder.length));
   const needed = status === 'succeeded' ? [...presented, 'result.json', 'still.png'] : won;
   for (const name of needed) if (!names.includes(name)) addViolation(`${id}, ${status}, lacks ${name}`);
