@@ -5,12 +5,20 @@ import type { StatusCode } from 'hono/utils/http-status';
 import { StorageError } from '../core/bucket/bucket.ts';
 import { InvalidRequest } from '../core/request.ts';
 import { register } from './http/endpoint.ts';
-import { bucketUnavailable, ClientDisconnected, invalidInput, Problem, renderProblem } from './http/problem.ts';
+import {
+  bucketUnavailable,
+  ClientDisconnected,
+  invalidInput,
+  Problem,
+  renderProblem,
+  storeUnavailable,
+} from './http/problem.ts';
 import { requestId } from './http/request-id.ts';
 import { allowOrigins, securityHeaders } from './http/security.ts';
 import { createAccess } from './keys/access.ts';
 import { ENDPOINTS } from './routes/index.ts';
 import type { Services } from './services.ts';
+import { StoreError } from './store/store.ts';
 
 /** As nginx counts a client that has disconnected. It shows only in metrics and in the log. */
 const CLIENT_CLOSED_REQUEST = 499;
@@ -41,6 +49,10 @@ export function createApp(services: Services) {
     if (error instanceof StorageError) {
       log.error({ error, path: c.req.routePath }, 'bucket unavailable');
       return renderProblem(c, bucketUnavailable());
+    }
+    if (error instanceof StoreError) {
+      log.error({ error, path: c.req.routePath }, 'store unavailable');
+      return renderProblem(c, storeUnavailable());
     }
     log.error({ error, path: c.req.routePath }, 'request failed'); // the route's pattern, because the URL may hold a token
     return renderProblem(c, new Problem('internal', 'internal error; it has been logged'));

@@ -48,6 +48,7 @@ export function invalidInput(
 export const unavailable = (detail: string, cause?: unknown) =>
   new Problem('unavailable', detail, { headers: { 'retry-after': '5' }, cause });
 export const bucketUnavailable = () => unavailable('the pictures can’t be reached; try again');
+export const storeUnavailable = () => unavailable('the database can’t be used now; try again');
 
 export function renderProblem(c: Context, problem: Problem): Response {
   const headers = { 'content-type': 'application/problem+json', ...problem.options.headers };

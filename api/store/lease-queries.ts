@@ -3,11 +3,11 @@
  * when it expires; so a process that dies blocks its tasks only for a while. Every claim raises the task's version.
  */
 import { type SelectQueryBuilder, sql } from 'kysely';
-import type { Claim, Dialect, StoreLog, Tables, TaskRow } from './dialect.ts';
+import type { Claim, Dialect, StoreLog, Tables } from './dialect.ts';
 import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
 import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
-import { fromRow, NEVER } from './task-queries.ts';
+import { NEVER, readRows } from './task-queries.ts';
 
 const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };
 
@@ -25,16 +25,6 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
     (select count(*) from tasks where ${SUBMITTED} ${condition}) + (select count(*) from tasks
       where ${WAITING} ${condition} and next_run_at > ${fromNow(0)} and leased_until > ${fromNow(0)}))`;
 
-  /** A row that can't be read keeps its lease, so that it blocks nobody else's task. */
-  const readable = (row: TaskRow): Task[] => {
-    try {
-      return [fromRow(row)];
-    } catch (error) {
-      log.error({ task: row.id, error }, 'the row of a task can’t be read; it is skipped');
-      return [];
-    }
-  };
-
   async function lease(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, ms: number): Promise<Task[]> {
     const rows = await db
       .with('chosen', () => skipLocked(tasks))
@@ -43,7 +33,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
       .where('id', 'in', (e) => e.selectFrom('chosen').select('id'))
       .returningAll()
       .$call(write);
-    return rows.flatMap(readable);
+    return readRows(rows, log); // a row that can't be read keeps its lease
   }
 
   return {
@@ -80,7 +70,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
         .$if(dueAfter !== undefined, (query) => query.where('next_run_at', '>', fromNow(dueAfter!)))
         .returningAll()
         .$call(write);
-      return rows.flatMap(readable);
+      return readRows(rows, log);
     },
 
     /** Ends the lease that came with `task`, if it still lasts. The task is due at once. */

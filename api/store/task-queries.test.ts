@@ -42,6 +42,23 @@ forEachDatabase((stores) => {
     }
   });
 
+  test('a task whose row can’t be read hides no other task, and the log does not show what is in it', async () => {
+    const tasks = await insertMany(6);
+    await Promise.all(
+      [1, 2, 5].map((i) => stores.execute(`update tasks set input = '{"prompt"' where id = '${tasks[i]!.id}'`)),
+    );
+    const [a, , , b, c] = ids(tasks) as [string, string, string, string, string];
+    const list = async (selection: { before?: string; limit: number }) =>
+      (await store.list({ owner: 'local', ...selection })).map(({ id }) => id);
+    expect(await list({ limit: 10 })).toEqual([c, b, a]);
+    expect(await list({ limit: 3 })).toEqual([c, b, a]);
+    expect(await list({ limit: 2 })).toEqual([c, b]);
+    expect(await list({ before: c, limit: 2 })).toEqual([b, a]);
+    expect(ids(await store.getMany(ids(tasks))).sort()).toEqual([a, b, c].sort());
+    expect(new Set(stores.logged)).toEqual(new Set(['the row of a task can’t be read; it is skipped']));
+    await expect(store.get(tasks[1]!.id)).rejects.toThrow('column input is not JSON');
+  });
+
   test('text of any characters is stored and read whole, and NUL and lone surrogates are replaced', async () => {
     const task = await insert({ image_key: 'a\0b', callback_token: `${'é'.repeat(50)}\0 ${Math.random()}` });
     expect(task.image_key).toBe('a\ufffdb');

@@ -27,10 +27,32 @@ export const NEVER = Number.MAX_SAFE_INTEGER;
 type PublicRow = Pick<TaskRow, keyof PublicTask>;
 const PUBLIC_COLUMNS_SQL = sql.raw(PUBLIC_COLUMNS.join(', '));
 
-export function taskQueries({ db }: Dialect) {
+export function taskQueries({ db }: Dialect, log: StoreLog) {
   const tasks = () => db.selectFrom('tasks').selectAll();
   const first = async (query: ReturnType<typeof tasks>) => fromOptionalRow(await query.executeTakeFirst());
+
+  /** Newest first. A row that can't be read is skipped, and the next one takes its place: fewer than `limit` tasks are the last. */
+  async function list(selection: TaskSelection & { limit: number }): Promise<PublicTask[]> {
+    const { owner, status, from, before, limit } = selection;
+    const rows = await db
+      .selectFrom('tasks')
+      .select(PUBLIC_COLUMNS)
+      .where('owner', '=', owner)
+      .$if(status !== undefined, (query) => query.where('status', '=', status!))
+      .$if(from !== undefined, (query) => query.where('id', '>=', from!))
+      .$if(before !== undefined, (query) => query.where('id', '<', before!))
+      .orderBy('id', 'desc')
+      .limit(limit)
+      .execute();
+    const tasks = readRows(rows, log);
+    const skipped = rows.length - tasks.length;
+    if (skipped === 0 || rows.length < limit) return tasks;
+    return [...tasks, ...(await list({ ...selection, before: rows.at(-1)!.id, limit: skipped }))];
+  }
+
   return {
+    list,
+
     /** Not scoped to an owner; internal only. */
     get: (id: string) => first(tasks().where('id', '=', id)),
 
@@ -45,7 +67,7 @@ export function taskQueries({ db }: Dialect) {
 
     /** Not scoped to an owner; internal only. */
     getMany: async (ids: string[]): Promise<Task[]> =>
-      ids.length === 0 ? [] : (await tasks().where('id', 'in', ids).execute()).map(fromRow),
+      ids.length === 0 ? [] : readRows(await tasks().where('id', 'in', ids).execute(), log),
 
     findByCallbackToken: (token: string) => first(tasks().where('callback_token', '=', token)),
 
@@ -56,21 +78,6 @@ export function taskQueries({ db }: Dialect) {
           .where((e) => e.and({ owner, idempotency_key: key }))
           .where('created_at', '>', at - IDEMPOTENCY_TTL),
       ),
-
-    /** Newest first. */
-    async list({ owner, status, from, before, limit }: TaskSelection & { limit: number }): Promise<PublicTask[]> {
-      const rows = await db
-        .selectFrom('tasks')
-        .select(PUBLIC_COLUMNS)
-        .where('owner', '=', owner)
-        .$if(status !== undefined, (query) => query.where('status', '=', status!))
-        .$if(from !== undefined, (query) => query.where('id', '>=', from!))
-        .$if(before !== undefined, (query) => query.where('id', '<', before!))
-        .orderBy('id', 'desc')
-        .limit(limit)
-        .execute();
-      return rows.map(fromRow);
-    },
 
     /** Active tasks of all owners, their jobs at RunPod, and when the oldest task without a job was created. */
     async countActive(): Promise<{ queued: number; running: number; out: number; oldest: number | undefined }> {
@@ -91,7 +98,7 @@ export function taskQueries({ db }: Dialect) {
 
 export function taskWrites(dialect: Dialect, log: StoreLog) {
   const { db, write, writeAll, fromNow, isDataError } = dialect;
-  const { findByIdempotencyKey } = taskQueries(dialect);
+  const { findByIdempotencyKey } = taskQueries(dialect, log);
 
   /** One transaction writes the task, its line in the ledger, and its key's account. @returns undefined: the idempotency key is taken */
   const insertOnce = (task: NewTask, admission: Admission) =>
@@ -200,11 +207,31 @@ function toRow<T extends Partial<NewTask>>(task: T): { [K in keyof T & keyof Tas
   return row as ReturnType<typeof toRow<T>>;
 }
 
-export function fromRow<R extends Partial<TaskRow>>(row: R): Pick<Task, keyof R & keyof Task> {
+function fromRow<R extends Partial<TaskRow>>(row: R): Pick<Task, keyof R & keyof Task> {
   const task: Record<string, unknown> = {};
   for (const name in row) task[name] = row[name]; // a spread of libSQL's rows takes eight times as long
-  for (const name of JSON_COLUMNS) if (typeof row[name] === 'string') task[name] = JSON.parse(row[name]);
+  for (const name of JSON_COLUMNS) if (typeof row[name] === 'string') task[name] = parseColumn(name, row[name]);
   return task as Pick<Task, keyof R & keyof Task>;
+}
+
+function parseColumn(name: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new SyntaxError(`column ${name} is not JSON`); // the parser's own message contains a part of the prompt
+  }
+}
+
+/** The tasks of all rows that can be read. The others are logged and skipped, so that they hide no other task. */
+export function readRows<R extends Partial<TaskRow>>(rows: R[], log: StoreLog): Pick<Task, keyof R & keyof Task>[] {
+  return rows.flatMap((row) => {
+    try {
+      return [fromRow(row)];
+    } catch (error) {
+      log.error({ task: row.id, error }, 'the row of a task can’t be read; it is skipped');
+      return [];
+    }
+  });
 }
 
 const fromOptionalRow = (row: TaskRow | undefined): Task | undefined => row && fromRow(row);
