@@ -83,6 +83,7 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
       LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // set by infra/run/start.ts
       CORS_ORIGINS: origins,
       MAX_OPEN_TASKS: optionalInteger(1, 1_000_000),
+      MAX_UPLOADS_MB: optionalInteger(1, 1_000_000),
       SUBMISSIONS_PER_MINUTE: optionalInteger(1, 60_000),
       REQUESTS_PER_MINUTE: optionalInteger(1, 60_000),
       TRUST_PROXY: integer(0, 0, 10),
@@ -103,10 +104,14 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
     databaseUrl: databaseIn(env),
     model: env.MODEL,
     limits: { maxFrames: env.MAX_FRAMES, maxFps: env.MAX_FPS },
-    /** of every API key without its own, the latter two per minute; undefined: the defaults of keys/access.ts */
+    /** of every API key without its own; undefined: the defaults of keys/access.ts */
     keyLimits: {
       maxActive: env.MAX_OPEN_TASKS,
+      /** of the uploads of active tasks */
+      uploadsMB: env.MAX_UPLOADS_MB,
+      /** per minute */
       submissions: env.SUBMISSIONS_PER_MINUTE,
+      /** per minute */
       requests: env.REQUESTS_PER_MINUTE,
     },
     /** number of the operator's proxies before the API, each of which adds to X-Forwarded-For */

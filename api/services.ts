@@ -15,6 +15,7 @@ import type { PublicTask } from './store/task.ts';
 import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
+import { createUploadSweeper } from './tasks/upload-sweeper.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
 /** How long requests and background work may take to end when the process stops. */
@@ -60,6 +61,7 @@ export async function createServices({
     onTaskEnded: metrics.observeTaskEnd,
   });
   const pruner = createPruner(dependencies);
+  const uploadSweeper = createUploadSweeper(dependencies);
   const stopping = new AbortController();
 
   return {
@@ -83,6 +85,7 @@ export async function createServices({
       await lifecycle.start();
       webhooks.wake();
       pruner.wake();
+      uploadSweeper.wake();
     },
 
     /**
@@ -93,7 +96,8 @@ export async function createServices({
      */
     async stop(closeListener: (gracePeriod: number) => Promise<void>): Promise<void> {
       stopping.abort();
-      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), lifecycle.stop(), webhooks.stop(), pruner.stop()]);
+      const background = [lifecycle, webhooks, pruner, uploadSweeper].map((work) => work.stop());
+      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), ...background]);
       await Promise.race([ended, delay(GRACE_PERIOD, undefined, { ref: false })]);
       const timeout = delay(2 * SECOND, undefined, { ref: false }).then(() => {
         throw new Error('closing the store timed out');

@@ -57,6 +57,7 @@ export const PROBLEMS = {
   too_many_submissions: { status: 429, remedy: 'Wait as long as `Retry-After` says' },
   too_many_open: { status: 429, remedy: 'Wait for one of your tasks to end, or cancel one' },
   too_many_uploads: { status: 429, remedy: 'Wait for one of your uploads to end; send fewer at a time' },
+  uploads_full: { status: 429, remedy: 'Wait for one of your tasks to end: its uploaded picture is then deleted' },
   too_many_guesses: { status: 429, remedy: 'Check the API key, and wait a minute' },
   internal: { status: 500, remedy: 'Send the operator the header `X-Request-Id`: the log has more' },
   unavailable: {

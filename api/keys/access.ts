@@ -18,7 +18,7 @@ const MAX_FAILED_ATTEMPTS = 60;
 /** Keys and addresses in memory; beyond it, all are dropped. */
 const MAX_CACHED = 10_000;
 
-const DEFAULT_LIMITS = { maxActive: 100, submissions: 60, requests: 1200 };
+const DEFAULT_LIMITS = { maxActive: 100, uploadsMB: 1000, submissions: 60, requests: 1200 };
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -35,6 +35,7 @@ export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
     keyLimits[name] ?? (key.id === LOCAL ? Infinity : DEFAULT_LIMITS[name]);
   return {
     maxActive: key.max_active ?? byDefault('maxActive'),
+    uploadsMB: byDefault('uploadsMB'),
     submissions: key.submissions_per_minute ?? byDefault('submissions'),
     requests: key.requests_per_minute ?? byDefault('requests'),
   };

@@ -14,7 +14,7 @@ import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
-import { invalidInput, Problem, unavailable } from '../http/problem.ts';
+import { ClientDisconnected, invalidInput, Problem, unavailable } from '../http/problem.ts';
 import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
 import { noLongerValid } from '../keys/access.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
@@ -32,7 +32,15 @@ import { INITIAL_STATE, type NewTask, type PublicTask, type Task } from '../stor
 import { presentEstimate } from '../tasks/estimate.ts';
 import { follow } from '../tasks/follow.ts';
 import { createTaskIds } from '../tasks/id.ts';
-import { budgetSpent, checkAdmission, notStored, storeTask, tooManyActive, tooManySubmissions } from './store-task.ts';
+import {
+  budgetSpent,
+  checkAdmission,
+  notStored,
+  storeTask,
+  tooManyActive,
+  tooManySubmissions,
+  uploadsFull,
+} from './store-task.ts';
 
 const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
 
@@ -93,10 +101,10 @@ export const img2vid = endpoint({
       const { still_of, image_index } = input;
       const source_key =
         still_of === undefined ? null : await findStill(services, owner, still_of, image_index, request);
-      const usesImage = input.prompt === undefined && input.image_url === undefined && image !== undefined;
+      const upload = input.prompt === undefined && input.image_url === undefined ? image : undefined;
       const estimated = await estimate(input);
       if (image) {
-        if (!isDryRun) await checkAdmission(c, services, estimated);
+        if (!isDryRun) await checkAdmission(c, services, upload, estimated);
         await checkImage(c, image); // an unused one, too: the client should learn that it is broken
       }
       if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
@@ -113,12 +121,12 @@ export const img2vid = endpoint({
         model: config.model,
         input,
         warnings,
-        image_key: usesImage ? `${taskFolder(id)}/upload` : null,
+        image_key: upload ? `${taskFolder(id)}/upload` : null,
         source_key,
         quote: estimated.quote,
         callback_token: randomBytes(24).toString('base64url'),
       };
-      const simultaneous = await storeTask(c, services, task, image, estimated);
+      const simultaneous = await storeTask(c, services, task, upload, estimated);
       if (simultaneous) return replay(c, services, simultaneous, idempotency);
       c.get('log').info({ task: id }, 'task created');
       lifecycle.dispatch();
@@ -145,13 +153,16 @@ async function findStill(
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 
-/** @throws Problem 422 the picture is refused, 503 it can't be checked now */
+/**
+ * @throws Problem 422 the picture is refused, 503 it can't be checked now
+ * @throws ClientDisconnected
+ */
 async function checkImage(c: Context, image: Uint8Array): Promise<void> {
   const { signal } = c.req.raw;
   try {
     await checkPicture(image, signal, c.get('key').id);
   } catch (error) {
-    if (signal.aborted) throw clientGone(error);
+    if (signal.aborted) throw new ClientDisconnected({ cause: error });
     if (error instanceof JobError) throw imageRejected(error.message);
     throw error instanceof QueueFullError ? tooManyPictures() : pictureNotChecked(error);
   }
@@ -202,7 +213,6 @@ async function waitForEnd(c: Context, services: Services, task: PublicTask, seco
 
 const noBridge = () =>
   invalidInput([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
-const clientGone = (cause: unknown) => new Problem('unreadable', 'the client has disconnected', { cause });
 const tooManyPictures = () => unavailable('too many pictures are being checked; try again');
 const pictureNotChecked = (cause: unknown) => unavailable('the picture could not be checked; try again', cause);
 const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
@@ -274,6 +284,7 @@ function describe({ limits, tasks }: DocumentContext) {
       tooManySubmissions(60),
       tooManyUploads(),
       tooManyActive(100),
+      uploadsFull(1000),
       notStored(),
       tooManyPictures(),
     ],

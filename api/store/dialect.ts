@@ -21,6 +21,7 @@ export interface Tables {
   tasks: TaskRow;
   keys: Omit<Key, 'scopes'> & { scopes: string };
   ledger: LedgerEntry;
+  uploads: { task_id: string; created_at: number };
   deliveries: Delivery;
   /** webhooks that answered 410. An index takes no text as long as a URL may be, so the key has the URL's SHA-256 */
   disabled_webhooks: { owner: string; url_hash: string; disabled_at: number };

@@ -2,7 +2,7 @@
 import { beforeEach, expect, test } from 'vitest';
 
 import { forEachDatabase } from '../../test/support/each-database.ts';
-import { insertTask, newKey, newTask } from '../../test/support/test-store.ts';
+import { insertTask, newKey, newTask, UNLIMITED } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
 
 forEachDatabase((stores) => {
@@ -39,7 +39,7 @@ forEachDatabase((stores) => {
     const added = await Promise.all([store, other, store].map((one, i) => one.addKey({ ...key, name: String(i) })));
     expect(added.filter(Boolean)).toHaveLength(1);
     expect(await store.hasKeys()).toBe(true);
-    const account = { month: '', spent: 0, reserved: 0, active_tasks: 0, submissions_at: 0 };
+    const account = { month: '', spent: 0, reserved: 0, active_tasks: 0, upload_bytes: 0, submissions_at: 0 };
     const limits = { max_active: null, submissions_per_minute: null, requests_per_minute: null };
     const old = { old_hash: null, old_until: null, old_webhook_secret: null, old_webhook_until: null };
     const fresh = { ...key, name: String(added.indexOf(true)), ...account, ...limits, ...old, revoked_at: null };
@@ -60,6 +60,32 @@ forEachDatabase((stores) => {
     expect(await account()).toEqual({ month: '2026-11', spent: 0, reserved: 1000, active_tasks: 10 });
     expect((await order(1)).refused).toBe('budget');
     expect((await order(0)).refused).toBeUndefined();
+  });
+
+  test('of many concurrent uploads only those within the limit are stored, and the end of a task releases its bytes', async () => {
+    await store.addKey(newKey({ id: 'k' }));
+    const order = async (at: typeof store, uploadBytes = 300) => {
+      const task = newTask({ owner: 'k', image_key: 'upload' });
+      await at.addUpload(task.id, 5);
+      const { refused } = await at.insert(task, { ...UNLIMITED, now: NOV, uploadBytes, maxUploadBytes: 1000 });
+      return { id: task.id, refused };
+    };
+    const orders = await Promise.all(Array.from({ length: 10 }, (_, i) => order([store, other][i % 2]!)));
+    const [stored, refused] = [undefined, 'uploads'].map((reason) =>
+      orders.filter(({ refused }) => refused === reason),
+    );
+    expect([stored!.length, refused!.length]).toEqual([3, 7]);
+    const ids = refused!.map(({ id }) => id).sort();
+    expect((await other.listUploads(6)).sort()).toEqual(ids); // a stored task has no record any more
+    expect(await store.listUploads(5)).toEqual([]);
+    for (const id of ids) await store.removeUpload(id);
+    expect(await other.listUploads(6)).toEqual([]);
+    expect((await order(store, 0)).refused).toBeUndefined();
+    expect((await store.getKey('k'))!.upload_bytes).toBe(900);
+    const task = (await store.get(stored![0]!.id))!;
+    await store.update(task, { status: 'canceled', finished_at: NOV, nextRunIn: 0 });
+    expect((await other.getKey('k'))!.upload_bytes).toBe(600);
+    expect((await order(other)).refused).toBeUndefined();
   });
 
   test('the end of a task settles it once: its reservation is released and its cost is spent', async () => {

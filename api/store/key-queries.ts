@@ -29,6 +29,7 @@ export class AdmissionRefused extends Error {
 interface AccountChange {
   reserved: number;
   active_tasks: number;
+  upload_bytes: number;
   spent?: number;
   submissions_at?: Expression<number>;
 }
@@ -45,7 +46,7 @@ async function addToAccount(
   now: number,
   change: AccountChange,
 ): Promise<Key> {
-  const { reserved, active_tasks, spent = 0, ...submissions } = change;
+  const { reserved, active_tasks, upload_bytes, spent = 0, ...submissions } = change;
   const month = monthOf(now);
   const [row] = await db
     .updateTable('keys')
@@ -54,6 +55,7 @@ async function addToAccount(
       spent: sql`case when month < ${month} then 0 else spent end + ${spent}`,
       reserved: sql`reserved + ${reserved}`,
       active_tasks: sql`active_tasks + ${active_tasks}`,
+      upload_bytes: sql`upload_bytes + ${upload_bytes}`,
       ...submissions,
     })
     .where('id', '=', id)
@@ -69,14 +71,16 @@ async function addToAccount(
  * @throws AdmissionRefused
  */
 export async function reserve(dialect: Dialect, write: Write, task: NewTask, admission: Admission): Promise<Key> {
-  const { amount, now, submissions, expectedGpuTime: expected_gpu_time } = admission;
+  const { amount, now, submissions, expectedGpuTime: expected_gpu_time, uploadBytes: upload_bytes } = admission;
   const { id: task_id, owner, model } = task;
-  await write(dialect.db.insertInto('ledger').values({ task_id, owner, model, reserved: amount, expected_gpu_time }));
+  const line = { task_id, owner, model, reserved: amount, expected_gpu_time, upload_bytes };
+  await write(dialect.db.insertInto('ledger').values(line));
   const { interval } = submissions;
   // Last: other submissions with this key wait from here on.
   const key = await addToAccount(dialect, write, owner, now, {
     reserved: amount,
     active_tasks: 1,
+    upload_bytes,
     submissions_at: sql`case when submissions_at < ${now} then ${now} else submissions_at end + ${interval}`,
   });
   const reason = refusalOf(key, admission);
@@ -85,6 +89,7 @@ export async function reserve(dialect: Dialect, write: Write, task: NewTask, adm
     ...key,
     reserved: key.reserved - amount,
     active_tasks: key.active_tasks - 1,
+    upload_bytes: key.upload_bytes - upload_bytes,
     submissions_at: key.submissions_at - interval,
   });
 }
@@ -100,10 +105,15 @@ export async function settle(dialect: Dialect, write: Write, task: Task): Promis
     .set({ settled_at, day: dayOf(settled_at), status, amount, gpu_time, stills: cost?.stills ?? 0 })
     .where('task_id', '=', id)
     .where('settled_at', 'is', null)
-    .returning('reserved')
+    .returning(['reserved', 'upload_bytes'])
     .$call(write);
   if (!line) return;
-  await addToAccount(dialect, write, owner, settled_at, { spent: amount, reserved: -line.reserved, active_tasks: -1 });
+  await addToAccount(dialect, write, owner, settled_at, {
+    spent: amount,
+    reserved: -line.reserved,
+    active_tasks: -1,
+    upload_bytes: -line.upload_bytes,
+  });
 }
 
 export function keyQueries({ db, write }: Dialect) {

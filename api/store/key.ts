@@ -26,6 +26,8 @@ export interface Key {
   /** for active tasks, of any month */
   reserved: number;
   active_tasks: number;
+  /** of the uploaded pictures of active tasks; an upload is deleted when its task ends */
+  upload_bytes: number;
   /** limits that replace those of the environment */
   max_active: number | null;
   submissions_per_minute: number | null;
@@ -42,7 +44,7 @@ export interface Key {
 }
 
 /** A key's account before its first task. */
-export const NEW_ACCOUNT = { month: '', spent: 0, reserved: 0, active_tasks: 0, submissions_at: 0 };
+export const NEW_ACCOUNT = { month: '', spent: 0, reserved: 0, active_tasks: 0, upload_bytes: 0, submissions_at: 0 };
 
 export type KeyChanges = Partial<Omit<Key, 'id' | 'created_at' | keyof typeof NEW_ACCOUNT>>;
 export type NewKey = Pick<Key, 'id' | 'created_at' | 'name' | 'scopes' | 'webhook_secret'> & KeyChanges;
@@ -59,10 +61,14 @@ export interface Admission {
   submissions: { interval: number; window: number };
   /** estimate from the parameters alone; milliseconds */
   expectedGpuTime: number;
+  /** size of its upload; 0: it has none */
+  uploadBytes: number;
+  /** limit of the uploads of the key's active tasks, this one included; bytes */
+  maxUploadBytes: number;
 }
 
-/** Why a task was refused, in the order of the checks: too many submissions, too many active tasks, too little budget. */
-export type Refusal = 'rate' | 'active' | 'budget';
+/** Why a task was refused, in the order of the checks: too many submissions, too many active tasks, too little budget, too many bytes. */
+export type Refusal = 'rate' | 'active' | 'budget' | 'uploads';
 
 /** Settled tasks of one key, day (UTC) and status. */
 export interface DailyUsage {
@@ -85,19 +91,22 @@ export const leftOf = (key: Key, now: number) =>
   key.budget === null ? null : Math.max(0, key.budget - key.reserved - spentOf(key, now));
 
 /** The account with one more task, as `reserve` changes it in the database. */
-export const withTask = (key: Key, { amount, now, submissions }: Admission): Key => ({
+export const withTask = (key: Key, { amount, now, submissions, uploadBytes }: Admission): Key => ({
   ...key,
   spent: spentOf(key, now),
   reserved: key.reserved + amount,
   active_tasks: key.active_tasks + 1,
+  upload_bytes: key.upload_bytes + uploadBytes,
   submissions_at: Math.max(key.submissions_at, now) + submissions.interval,
 });
 
 /** Why a new task is refused. @param key its key, whose account contains the task already */
-export function refusalOf(key: Key, { now, maxActive, submissions }: Admission): Refusal | undefined {
+export function refusalOf(key: Key, admission: Admission): Refusal | undefined {
+  const { now, maxActive, submissions, uploadBytes, maxUploadBytes } = admission;
   if (key.submissions_at > now + submissions.window) return 'rate';
   if (key.active_tasks > maxActive) return 'active';
   if (key.budget !== null && key.spent + key.reserved > key.budget) return 'budget';
+  if (uploadBytes > 0 && key.upload_bytes > maxUploadBytes) return 'uploads';
   return undefined;
 }
 
@@ -109,6 +118,7 @@ export interface LedgerEntry {
   reserved: number;
   /** estimate from the parameters alone; milliseconds */
   expected_gpu_time: number;
+  upload_bytes: number;
   settled_at: number | null;
   /** of `settled_at`, UTC */
   day: string | null;

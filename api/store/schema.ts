@@ -77,6 +77,7 @@ const SCHEMA = `
     submissions_per_minute bigint,
     requests_per_minute bigint,
     submissions_at bigint not null,
+    upload_bytes bigint not null,
     webhook_secret text not null,
     old_webhook_secret text,
     old_webhook_until bigint,
@@ -90,6 +91,7 @@ const SCHEMA = `
     model text not null,
     reserved bigint not null,
     expected_gpu_time bigint not null,
+    upload_bytes bigint not null,
     settled_at bigint,
     day text,
     status text,
@@ -99,6 +101,12 @@ const SCHEMA = `
   );
   create index ledger_day on ledger (owner, day);
   create index ledger_gpu_times on ledger (model, settled_at) where (gpu_time is not null);
+
+  -- Uploads that are being written: their tasks are not stored yet.
+  create table uploads (
+    task_id text primary key,
+    created_at bigint not null
+  );
 
   create table deliveries (
     id text primary key,

@@ -33,7 +33,7 @@ export interface Task {
   model: ModelName;
   input: Input;
   warnings: FieldNote[];
-  /** bucket key of the uploaded picture */
+  /** bucket key of the uploaded picture; null once it is deleted, after the task's end */
   image_key: string | null;
   /** bucket key of an earlier task's picture */
   source_key: string | null;

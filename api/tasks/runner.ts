@@ -106,7 +106,7 @@ export function createRunner(options: RunnerOptions) {
   /** One step, under a lease of ours. @returns the changed task; undefined: another process has changed it */
   async function advance(task: Task, unknownJob: string | undefined): Promise<Task | undefined> {
     const changes = await step(task, unknownJob);
-    const afterEnd = changes.jobs_to_cancel.length > 0 ? 0 : retain;
+    const afterEnd = changes.jobs_to_cancel.length > 0 || task.image_key !== null ? 0 : retain;
     const regular = endsTask(task, changes) ? afterEnd : pollDelay(task);
     const nextRunIn = changes.failures ? backoff(changes.failures) : regular;
     const updated = await save(task, { nextRunIn, ...changes });

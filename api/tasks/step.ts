@@ -83,8 +83,16 @@ export function createStep(
     return stored && (stored.status === 'succeeded' || status === 'failed') ? { error: null, ...stored } : undefined;
   }
 
-  /** Expires the files of an ended task when it is time. */
+  /**
+   * Deletes the upload of an ended task, which nothing needs any more: later tasks animate `still.png`, and a repeated request is known by
+   * its hash. Expires all files when it is time.
+   */
   async function afterEnd(task: Task): Promise<Changes> {
+    if (task.image_key !== null) await bucket.delete(task.image_key);
+    return { image_key: null, ...(await expireInTime(task)) };
+  }
+
+  async function expireInTime(task: Task): Promise<Changes> {
     if (task.jobs_to_cancel.length > 0) return {};
     if (task.expired_at === null) {
       const left = task.finished_at! + retain - now();

@@ -33,6 +33,8 @@ export const UNLIMITED: Admission = {
   maxActive: Number.MAX_SAFE_INTEGER,
   submissions: { interval: 0, window: 60_000 },
   expectedGpuTime: 1000,
+  uploadBytes: 0,
+  maxUploadBytes: Number.MAX_SAFE_INTEGER,
 };
 
 /** Stores the task's key and the task. */

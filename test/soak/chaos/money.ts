@@ -174,9 +174,11 @@ export async function checkLedger(trial: Trial, databaseUrl: string): Promise<vo
     if (is !== expected || due !== cost!.amount)
       addViolation(`${task_id}: the ledger has ${is}, not ${expected}; the API presents ${cost!.amount}`);
   }
-  for (const { name, reserved, active_tasks } of keys)
-    if (reserved !== 0 || active_tasks !== 0)
-      addViolation(`the key ${name} has ${reserved} reserved and ${active_tasks} active tasks`);
+  for (const { name, reserved, active_tasks, upload_bytes } of keys)
+    if (reserved !== 0 || active_tasks !== 0 || upload_bytes !== 0)
+      addViolation(
+        `the key ${name} has ${reserved} reserved, ${active_tasks} active tasks and ${upload_bytes} bytes of uploads`,
+      );
 }
 
 async function getJson(url: string, { headers }: Owner) {
