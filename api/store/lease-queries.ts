@@ -20,8 +20,11 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
     version: sql<number>`version + 1`,
   });
 
-  /** Tasks with a job at RunPod, and leased tasks that wait for one; a lease's expiry is also the next run. */
-  const countOut = (condition = sql``) => sql<number>`(
+  /**
+   * Tasks with a job at RunPod, and leased tasks that wait for one; a lease's expiry is also the next run.
+   * @param condition names the owner, without which SQLite would scan an index with all ended tasks
+   */
+  const countOut = (condition = sql`and owner >= ''`) => sql<number>`(
     (select count(*) from tasks where ${SUBMITTED} ${condition}) + (select count(*) from tasks
       where ${WAITING} ${condition} and next_run_at > ${fromNow(0)} and leased_until > ${fromNow(0)}))`;
 
