@@ -1,6 +1,9 @@
 /** Who may do what, over HTTP. */
+import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { makeKey, type TestService, testService } from '../../test/support/test-api.ts';
+import { Problem, renderProblem } from '../http/problem.ts';
+import { createAccess } from './access.ts';
 import { generateKey } from './key-value.ts';
 
 const NONE = '01a206ec-8c81-72d2-88c2-373f04644e4a';
@@ -161,6 +164,22 @@ describe('a key', () => {
     expect((await from('192.0.2.2', fresh)).code).toBe(200); // the proxy's word counts, not the caller's before it
     own.clock.ahead += 60_001;
     expect((await guess()).code).toBe(401);
+    await own.close();
+  });
+
+  test('is refused like any other wrong one while 10,000 addresses guess, and they unblock no other address', async () => {
+    const own = await testService({ HOST: '0.0.0.0', TRUST_PROXY: '1' });
+    const app = new Hono().get('/', createAccess(own).requireScope('read'), (c) => c.text('admitted'));
+    app.onError((error, c) => (error instanceof Problem ? renderProblem(c, error) : c.text(error.message, 500)));
+    const guess = async (address: string) => {
+      const headers = { 'x-forwarded-for': address, authorization: `Bearer ${generateKey().value}` };
+      return (await app.request('/', { headers })).status;
+    };
+    const addresses = Array.from({ length: 9999 }, (_, i) => `10.0.${i >> 8}.${i & 255}`);
+    expect(new Set(await Promise.all(addresses.map(guess)))).toEqual(new Set([401]));
+    for (let i = 0; i < 60; i++) expect(await guess('192.0.2.1')).toBe(401);
+    expect(new Set(await Promise.all(['192.0.2.2', '192.0.2.3'].map(guess)))).toEqual(new Set([401]));
+    expect(await guess('192.0.2.1')).toBe(429);
     await own.close();
   });
 });

@@ -15,7 +15,7 @@ import { rateHeaders, secondsUntilNext, takeToken } from './rate.ts';
 const KEY_CACHE_TTL = SECOND;
 /** Invalid keys per address and minute; beyond it, unknown keys from there don't reach the store. */
 const MAX_FAILED_ATTEMPTS = 60;
-/** Keys and addresses in memory; beyond it, all are dropped. */
+/** Keys and addresses in memory. */
 const MAX_CACHED = 10_000;
 
 const DEFAULT_LIMITS = { maxActive: 100, uploadsMB: 1000, submissions: 60, requests: 1200 };
@@ -142,8 +142,10 @@ const keyValueOf = (c: Context) => /^Bearer +(\S+) *$/i.exec(c.req.header('autho
 
 const hasScope = ({ scopes }: Key, scope: Scope) => scopes.includes(scope) || scopes.includes('admin');
 
+/** Adds an entry at the end of the map. Only the oldest one gives way: clearing the map would unblock every address that guesses. */
 function cache<V>(map: Map<string, V>, name: string, value: V): void {
-  if (map.size >= MAX_CACHED) map.clear();
+  map.delete(name);
+  if (map.size >= MAX_CACHED) map.delete(map.keys().next().value!);
   map.set(name, value);
 }
 
