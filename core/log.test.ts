@@ -5,6 +5,7 @@ const environment = {
   MIDJOURNEY_API_KEY: 'first-bridge-key, second-bridge-key',
   BUCKET_SECRET_ACCESS_KEY: 'bucket+secret/value',
   HF_TOKEN: 'hf_token',
+  TOKENIZERS_PARALLELISM: 'false',
   MODEL: 'camera',
 };
 
@@ -23,7 +24,7 @@ function logged(message: string, prompt?: string): string {
 
 test.each([
   ['the key first-bridge-key is wrong, second-bridge-key too', 'the key … is wrong, … too'],
-  ['bucket+secret/value and hf_token of camera', '… and … of camera'],
+  ['bucket+secret/value and hf_token of camera: false', '… and … of camera: false'],
   ['i2v_AbC-123_x and whsec_AAAA+/BB== are ours', 'i2v_… and whsec_… are ours'],
   ['GET "https://a.example:8443/p/q.png?sig=1": 403', 'GET "https://a.example:8443/…": 403'],
   ['http:\\/\\/a.example\\/callback\\/token', 'http://a.example/…'],
@@ -55,7 +56,10 @@ test('text that JSON.parse could not read is not logged', () => {
   }
 });
 
-test('a long message is cut', () => {
+test('a long message is cut, and the longest prompt costs little', () => {
+  const words = Array.from({ length: 1e6 }, (_, i) => i.toString(36).padStart(5, '0')).join(' ');
+  const { message: cut } = createSerializers({}, words).error(new Error(words)) as { message: string };
+  expect(cut.length).toBeLessThanOrEqual(10_000);
   const { message } = createSerializers({}).error(new Error('"'.repeat(1e6))) as { message: string };
   expect(message.length).toBeLessThanOrEqual(10_000);
 });

@@ -19,7 +19,7 @@ const WORD = /\p{Lo}|[\p{L}\p{N}]{3,}/gu;
 /** The values of environment variables that hold keys, passwords and tokens. */
 export function secretsOf(environment: NodeJS.ProcessEnv): string[] {
   return Object.entries(environment)
-    .filter(([name]) => /KEY|SECRET|TOKEN|PASSWORD/.test(name))
+    .filter(([name]) => /(^|_)(KEY|SECRET|TOKEN|(PG)?PASSWORD)(_|$)/.test(name))
     .flatMap(([, value = '']) => [value, ...value.split(',').map((part) => part.trim())]) // several bridges' keys in one variable
     .filter((secret) => secret.length >= MIN_SECRET);
 }
@@ -36,7 +36,7 @@ export function redact(text: string, secrets: readonly string[] = [], prompt = '
     .replace(OWN_KEYS, `$1${REMOVED}`)
     .replace(QUOTED_JSON, 'not valid JSON');
   if (prompt === '') return open;
-  const words = prompt.toLowerCase();
+  const words = prompt.slice(0, MAX_TEXT).toLowerCase();
   const removeWord = (word: string) => (words.includes(word.toLowerCase()) ? REMOVED : word);
   const lines = open.split('\n').map((line) => (STACK_FRAME.test(line) ? line : line.replace(WORD, removeWord)));
   return lines.join('\n');
