@@ -16,6 +16,7 @@ import { createEstimator } from './tasks/estimate.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
 import { createUploadSweeper } from './tasks/upload-sweeper.ts';
+import { createTurns } from './turns.ts';
 import { createWebhooks } from './webhooks/sender.ts';
 
 /** How long requests and background work may take to end when the process stops. */
@@ -76,6 +77,8 @@ export async function createServices({
     /** a task as clients see it, with freshly signed links */
     presentTask: (task: PublicTask) => presentTask(task, dependencies),
     metrics,
+    /** runs a page of a list when it is its owner's turn */
+    takeTurn: createTurns(),
     /** aborted when the process stops: waiting requests end, and the service is not ready */
     stopping: stopping.signal,
     announceStop: () => stopping.abort(),

@@ -1,15 +1,12 @@
 /** The list of an owner's tasks: all of them as a stream, or one page. */
-import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { choice } from '../../core/parameters.ts';
 import { STATUSES } from '../../core/task-status.ts';
-import type { Config } from '../config.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { noLongerValid } from '../keys/access.ts';
 import { responseHeader } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import type { PublicTask, TaskSelection } from '../store/task.ts';
 import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 
 /** Tasks read from the store at a time, and the default page size. */
@@ -58,33 +55,43 @@ export async function respondWithList(
   owner: string,
   { limit, cursor, status, since, until }: ListQuery,
 ): Promise<Response> {
-  const { config, store, presentTask } = services;
+  const { store, presentTask, takeTurn } = services;
   const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
   const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
   const selection = { owner, status, from: idAt(since), before };
   if (limit !== undefined || cursor !== undefined)
-    return respondWithPage(c, config, limit, (limit) => store.list({ ...selection, limit }), presentTask);
-  const first = await store.list({ ...selection, limit: PAGE }); // an unreachable store is an error before the response has begun
-  const chunks = writeList(services, selection, first, c.get('isAdmitted'));
+    return respondWithPage(c, services, limit, (limit) => store.list({ ...selection, limit }), presentTask);
+  const readPage = (before: string | undefined) =>
+    takeTurn(owner, async (): Promise<ListPage> => {
+      const tasks = await store.list({ ...selection, before, limit: PAGE });
+      const texts = (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task));
+      return { text: texts.join(','), next: tasks.length === PAGE ? tasks.at(-1)!.id : undefined };
+    });
+  const first = await readPage(before); // an unreachable store is an error before the response has begun
+  const chunks = writeList(first, readPage, c.get('isAdmitted'));
   return c.body(destroyConnectionOnError(c, chunks), 200, { 'content-type': 'application/json' });
+}
+
+interface ListPage {
+  /** JSON, with commas between the tasks */
+  text: string;
+  /** the last id, if there may be more tasks */
+  next: string | undefined;
 }
 
 /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
 async function* writeList(
-  { store, presentTask }: Services,
-  selection: TaskSelection,
-  first: PublicTask[],
+  first: ListPage,
+  readPage: (before: string) => Promise<ListPage>,
   isAdmitted: () => Promise<boolean>,
 ) {
   const encoder = new TextEncoder();
-  const encode = async (start: string, tasks: PublicTask[]) =>
-    encoder.encode(start + (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task)).join(','));
-  yield encode('[', first);
-  for (let tasks = first; tasks.length === PAGE; ) {
-    await setImmediate(); // lets other requests run between pages: neither the store nor a fast reader need the event loop
+  yield encoder.encode(`[${first.text}`);
+  for (let { next } = first; next !== undefined; ) {
     if (!(await isAdmitted())) throw noLongerValid();
-    tasks = await store.list({ ...selection, before: tasks.at(-1)!.id, limit: PAGE });
-    if (tasks.length > 0) yield encode(',', tasks);
+    const page = await readPage(next);
+    if (page.text !== '') yield encoder.encode(`,${page.text}`);
+    ({ next } = page);
   }
   yield encoder.encode(']');
 }
@@ -98,19 +105,21 @@ export const PAGE_HEADERS = { Link: responseHeader('URL of the next page, if the
  */
 export async function respondWithPage<T extends { id: string }>(
   c: Context,
-  { publicUrl }: Pick<Config, 'publicUrl'>,
+  { config: { publicUrl }, takeTurn }: Pick<Services, 'config' | 'takeTurn'>,
   limit = PAGE,
   read: (limit: number) => Promise<T[]>,
   present: (item: T) => unknown,
 ): Promise<Response> {
-  const items = await read(limit + 1);
-  const page = items.slice(0, limit);
+  const [items, presented] = await takeTurn(c.get('key').id, async () => {
+    const items = await read(limit + 1);
+    return [items, await Promise.all(items.slice(0, limit).map(present))] as const;
+  });
   if (items.length > limit) {
     const { searchParams } = new URL(c.req.url); // the filters stay
-    searchParams.set('cursor', page.at(-1)!.id);
+    searchParams.set('cursor', items[limit - 1]!.id);
     c.header('link', `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`);
   }
-  return c.json(await Promise.all(page.map(present)));
+  return c.json(presented);
 }
 
 /** Milliseconds since 1970, rounded up; NaN if the text is no ISO 8601 time with a zone. */

@@ -228,6 +228,31 @@ describe('GET /status', () => {
     expect(new Set(turns).size).toBe(turns.length);
   });
 
+  test('of many lists at once one page is read at a time, and another API key’s list takes its turns between them', async () => {
+    const other = await own.key();
+    await insert([Date.now()], { owner: other.id });
+    const { list } = own.store;
+    const owners: string[] = [];
+    let running = 0;
+    const spy = vi.spyOn(own.store, 'list').mockImplementation(async (selection) => {
+      expect(++running).toBe(1);
+      owners.push(selection.owner);
+      const tasks = await list(selection);
+      running--;
+      return tasks;
+    });
+    try {
+      const lists = Array.from({ length: 30 }, async () => (await get()).text());
+      await vi.waitFor(() => expect(owners.length).toBeGreaterThan(0));
+      lists.push(fetch(`${own.url}/status`, other).then((response) => response.text()));
+      await Promise.all(lists);
+    } finally {
+      spy.mockRestore();
+    }
+    expect(owners.length).toBeGreaterThan(60);
+    expect(owners.indexOf(other.id)).toBeLessThan(30); // in the order of arrival it would be the 31st page at the earliest
+  });
+
   test('a store that fails within a list breaks the connection; one that fails at once is an error', async () => {
     const { list } = own.store;
     let works = 1;

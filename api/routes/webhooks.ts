@@ -70,7 +70,7 @@ export const deliveries = endpoint({
       if (id !== undefined) return c.json([presentDelivery(await requireOwnDelivery(c, services, id))]);
       const owner = c.get('key').id;
       const read = (limit: number) => services.store.listDeliveries({ owner, task, status, before: cursor, limit });
-      return respondWithPage(c, services.config, limit, read, presentDelivery);
+      return respondWithPage(c, services, limit, read, presentDelivery);
     },
 });
 
