@@ -15,4 +15,6 @@ export interface Dependencies {
   log: Logger;
   /** milliseconds since 1970 */
   now: () => number;
+  /** milliseconds by a clock that nobody sets: for times that only this process remembers */
+  uptime: () => number;
 }

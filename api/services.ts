@@ -9,6 +9,7 @@ import type { Dependencies } from './dependencies.ts';
 import { isLoopback } from './http/host.ts';
 import { createMetrics, instrument } from './metrics.ts';
 import { createPruner } from './pruner.ts';
+import { createRescheduler } from './rescheduler.ts';
 import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import type { PublicTask } from './store/task.ts';
@@ -47,6 +48,7 @@ export async function createServices({
   wrapBucket = (bucket) => bucket,
 }: ServiceOptions) {
   const now = () => Date.now() + clockSkew();
+  const uptime = () => Math.floor(performance.now()) + clockSkew();
   const metrics = createMetrics(log);
   const store = instrument(await openStore(config.databaseUrl, { clockSkew, log }), metrics.observeStoreCall);
   const { publicUrl } = config;
@@ -54,15 +56,14 @@ export async function createServices({
   const bucket = wrapBucket(opened.bucket);
   const probe = await bucket.link('probe', Math.floor(now() / 1000) + 60);
   const runpod = instrument(openRunPod(config.runpod), metrics.observeRunPodCall);
-  const dependencies: Dependencies = { config, store, bucket, runpod, isQueueLocal, log, now };
+  const dependencies: Dependencies = { config, store, bucket, runpod, isQueueLocal, log, now, uptime };
   const webhooks = createWebhooks(dependencies, metrics.observeWebhookAttempt);
   const lifecycle = createLifecycle({
     ...dependencies,
     onDeliveryAdded: webhooks.wake,
     onTaskEnded: metrics.observeTaskEnd,
   });
-  const pruner = createPruner(dependencies);
-  const uploadSweeper = createUploadSweeper(dependencies);
+  const pollers = [createPruner(dependencies), createUploadSweeper(dependencies), createRescheduler(dependencies)];
   const stopping = new AbortController();
 
   return {
@@ -87,8 +88,7 @@ export async function createServices({
     async start(): Promise<void> {
       await lifecycle.start();
       webhooks.wake();
-      pruner.wake();
-      uploadSweeper.wake();
+      for (const poller of pollers) poller.wake();
     },
 
     /**
@@ -99,8 +99,8 @@ export async function createServices({
      */
     async stop(closeListener: (gracePeriod: number) => Promise<void>): Promise<void> {
       stopping.abort();
-      const background = [lifecycle, webhooks, pruner, uploadSweeper].map((work) => work.stop());
-      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), ...background]);
+      const parts = [lifecycle, webhooks, ...pollers];
+      const ended = Promise.allSettled([closeListener(GRACE_PERIOD), ...parts.map((part) => part.stop())]);
       await Promise.race([ended, delay(GRACE_PERIOD, undefined, { ref: false })]);
       const timeout = delay(2 * SECOND, undefined, { ref: false }).then(() => {
         throw new Error('closing the store timed out');

@@ -41,7 +41,7 @@ export function limitsOf(key: Key, { keyLimits }: Pick<Config, 'keyLimits'>) {
   };
 }
 
-export function createAccess({ config, store, now }: Pick<Services, 'config' | 'store' | 'now'>) {
+export function createAccess({ config, store, now, uptime }: Pick<Services, 'config' | 'store' | 'now' | 'uptime'>) {
   const cachedKeys = new Map<string, { key: Key; until: number }>();
   const arrivals = new Map<string, number>(); // by key: see rate.ts
   const failedAttempts = new Map<string, { count: number; until: number }>(); // by address
@@ -51,18 +51,18 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
   /** Whether requests need a key: if other machines can connect, or if a key was ever created. */
   async function isKeyRequired(): Promise<boolean> {
     if (!isLoopback(config.host) || keysExist) return true;
-    if (now() >= keysExistUntil) {
+    if (uptime() >= keysExistUntil) {
       keysExist = await orUnavailable(store.hasKeys());
-      keysExistUntil = now() + KEY_CACHE_TTL;
+      keysExistUntil = uptime() + KEY_CACHE_TTL;
     }
     return keysExist;
   }
 
   async function getKey(id: string): Promise<Key | undefined> {
     const cached = cachedKeys.get(id);
-    if (cached && now() < cached.until) return cached.key;
+    if (cached && uptime() < cached.until) return cached.key;
     const key = await orUnavailable(store.getKey(id));
-    if (key) cache(cachedKeys, id, { key, until: now() + KEY_CACHE_TTL });
+    if (key) cache(cachedKeys, id, { key, until: uptime() + KEY_CACHE_TTL });
     else cachedKeys.delete(id);
     return key;
   }
@@ -92,8 +92,8 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
 
   function attemptsFrom(address: string) {
     const known = failedAttempts.get(address);
-    if (known && now() < known.until) return known;
-    const attempts = { count: 0, until: now() + MINUTE };
+    if (known && uptime() < known.until) return known;
+    const attempts = { count: 0, until: uptime() + MINUTE };
     cache(failedAttempts, address, attempts);
     return attempts;
   }
@@ -103,11 +103,11 @@ export function createAccess({ config, store, now }: Pick<Services, 'config' | '
     const { requests } = limitsOf(key, config);
     if (requests === Infinity) return {};
     const tat = arrivals.get(key.id) ?? 0;
-    const next = takeToken(tat, now(), requests);
-    const headers = rateHeaders('requests', next ?? tat, now(), requests);
+    const next = takeToken(tat, uptime(), requests);
+    const headers = rateHeaders('requests', next ?? tat, uptime(), requests);
     if (next === undefined)
       throw new Problem('too_many_requests', `this key may send ${requests} requests a minute`, {
-        headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, now(), requests)) },
+        headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, uptime(), requests)) },
       });
     cache(arrivals, key.id, next);
     return headers;

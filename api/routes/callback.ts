@@ -20,7 +20,7 @@ const message = v.pipe(
 export const callback = endpoint({
   method: 'POST',
   path: '/runpod/callback/:token',
-  handle({ store, lifecycle, now }) {
+  handle({ store, lifecycle, uptime }) {
     const recent = new Map<string, number>(); // by task id: time of the last callback that was acted upon
 
     return async (c) => {
@@ -28,9 +28,9 @@ export const callback = endpoint({
       if (!task) throw noSuchTask();
       const text = await readBytes(c, MAX_BYTES).then(String, () => '');
       const body = v.safeParse(message, text); // without an id the task is checked all the same
-      for (const [id, at] of recent) if (now() - at > SECOND) recent.delete(id);
+      for (const [id, at] of recent) if (uptime() - at > SECOND) recent.delete(id);
       if (!recent.has(task.id)) {
-        recent.set(task.id, now());
+        recent.set(task.id, uptime());
         lifecycle.onCallback(task, body.success ? body.output.id : undefined);
       }
       return c.body(null, 200);

@@ -12,7 +12,6 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 afterEach(() => {
-  vi.useRealTimers();
   vi.restoreAllMocks();
   delete service.faults.bucket;
   delete service.faults.runpod;
@@ -74,7 +73,7 @@ test('without RunPod the service is ready', async () => {
 });
 
 test('a result is reused for a second, for any number of requests', async () => {
-  vi.useFakeTimers({ toFake: ['Date'] }); // time stands still
+  vi.spyOn(performance, 'now').mockReturnValue(performance.now()); // time stands still
   const check = vi.spyOn(service.store, 'check');
   await Promise.all(Array.from({ length: 50 }, ask));
   service.clock.ahead += 999;
@@ -88,7 +87,12 @@ test('a result is reused for a second, for any number of requests', async () => 
 test('dependencies are checked in parallel, each for at most 3 s', async () => {
   const never = () => new Promise<never>(() => undefined);
   const parts = { store: { check: never }, bucket: { has: never }, runpod: { health: never } };
-  const services = { ...parts, log: pino({ level: 'silent' }), stopping: new AbortController().signal, now: Date.now };
+  const services = {
+    ...parts,
+    log: pino({ level: 'silent' }),
+    stopping: new AbortController().signal,
+    uptime: Date.now,
+  };
   const respond = ready.handle(services as never)!;
   const app = new Hono().get('/readyz', (c) => respond(c, {}));
   const startedAt = performance.now();

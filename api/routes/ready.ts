@@ -32,9 +32,9 @@ export const ready = endpoint({
     },
   }),
   handle(services) {
-    const { store, bucket, disk, runpod, log, now } = services;
+    const { store, bucket, disk, runpod, log, uptime } = services;
     let latest: ReturnType<typeof checkAll> | undefined;
-    let expires = 0; // milliseconds since 1970; Infinity during a check
+    let expires = 0; // Infinity during a check
 
     async function checkAll() {
       const [storeStatus, bucketStatus, runpodStatus] = await Promise.all([
@@ -42,7 +42,7 @@ export const ready = endpoint({
         check('bucket', () => Promise.all([bucket.has(taskFolder('none')), disk?.check()]), log),
         check('runpod', () => runpod.health(), log),
       ]);
-      expires = now() + RESULT_TTL;
+      expires = uptime() + RESULT_TTL;
       const isReady = storeStatus.status === 'ok' && bucketStatus.status === 'ok';
       const parts = { store: storeStatus, bucket: bucketStatus, runpod: runpodStatus };
       return { status: isReady ? 'ready' : 'not_ready', parts };
@@ -50,7 +50,7 @@ export const ready = endpoint({
 
     return async (c) => {
       if (services.stopping.aborted) return c.json(stopping, 503);
-      if (!latest || expires <= now()) {
+      if (!latest || expires <= uptime()) {
         expires = Infinity;
         latest = checkAll();
       }

@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto';
 import { v7 } from 'uuid';
 import { beforeEach, expect, test } from 'vitest';
 
+import { DAY } from '../../core/time.ts';
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { ids, insertAndGet } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
@@ -35,6 +36,16 @@ forEachDatabase((stores) => {
   }
   const attempt = { attempted_at: 1, status_code: 500, error: null, delivered_at: null };
   const claim = (at = store) => at.claimDeliveries(MANY);
+
+  test('a delivery that was scheduled while a clock was years ahead becomes due, and no other', async () => {
+    const [scheduled, far] = [await endedDelivery(), await endedDelivery()];
+    await store.recordAttempt(scheduled, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: DAY });
+    stores.ahead = 3650 * DAY;
+    await store.recordAttempt(far, { ...attempt, status: 'pending', attempts: 1, nextAttemptIn: DAY });
+    stores.ahead = 0;
+    await other.rescheduleFarDeliveries();
+    expect(ids(await claim(other))).toEqual([far.id]);
+  });
 
   test('the end of a task adds one delivery, which is due and is leased once', async () => {
     expect(await store.nextDeliveryDue()).toBeUndefined();

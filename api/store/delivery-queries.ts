@@ -1,10 +1,14 @@
 /** Queries of the outbox: webhook deliveries and their attempts. */
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
+import { DAY } from '../../core/time.ts';
 import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
 import type { Dialect, Write } from './dialect.ts';
 import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
 import { SCHEDULED } from './schema.ts';
+
+/** Longer than any pause between two attempts. */
+const MAX_PAUSE = 2 * DAY;
 
 const QUEUE: Queue = { table: 'deliveries', condition: SCHEDULED, due: 'next_attempt_at' };
 
@@ -89,6 +93,15 @@ export function deliveryQueries(dialect: Dialect) {
         .updateTable('deliveries')
         .set({ ...attempt, next_attempt_at })
         .where((e) => e.and({ id, started }))
+        .$call(write);
+    },
+
+    /** Makes deliveries due whose next attempt is further away than any is scheduled: a clock was ahead. */
+    async rescheduleFarDeliveries(): Promise<void> {
+      await db
+        .updateTable('deliveries')
+        .set({ next_attempt_at: fromNow(0) })
+        .where('next_attempt_at', '>', fromNow(MAX_PAUSE))
         .$call(write);
     },
 

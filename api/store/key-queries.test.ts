@@ -161,4 +161,35 @@ forEachDatabase((stores) => {
     ]);
     expect(await other.listGpuTimes('svd', 2)).toEqual([]);
   });
+
+  test('a clock that was years ahead leaves no rate limit and no month behind, and what was spent stays spent', async () => {
+    await store.addKey(newKey({ id: 'k', budget: 1000 }));
+    const submissions = { interval: 1000, window: 60_000 };
+    const submit = async (now: number, amount = 0) => {
+      const task = newTask({ owner: 'k' });
+      const { refused } = await insertTask(store, task, { amount, now, submissions });
+      return { refused, key: (await other.getKey('k'))!, task: (await store.get(task.id))! };
+    };
+    const YEARS_AHEAD = Date.parse('2036-11-30T12:00:00Z');
+    const { task } = await submit(NOV - 5000, 400);
+    await store.update(task, { ...end, output, cost: cost(300), finished_at: NOV - 4000 });
+    const ahead = await submit(YEARS_AHEAD, 500);
+    expect(ahead.key).toMatchObject({ month: '2036-11', spent: 0, submissions_at: YEARS_AHEAD + 1000 });
+
+    const { refused, key } = await submit(NOV, 100);
+    expect(refused).toBeUndefined();
+    expect(key).toMatchObject({ month: '2026-11', spent: 300, reserved: 600, submissions_at: NOV + 1000 });
+    expect((await submit(NOV, 101)).refused).toBe('budget');
+    for (let i = 0; i < 59; i++) await submit(NOV);
+    expect((await submit(NOV)).refused).toBe('rate');
+    expect((await submit(NOV - 50_000)).refused).toBe('rate'); // another process, whose clock lags behind
+
+    await submit(YEARS_AHEAD);
+    await store.update(ahead.task, { ...end, output, cost: cost(250), finished_at: NOV });
+    expect(await account()).toMatchObject({ month: '2026-11', spent: 550, reserved: 100 });
+    await submit(DEC);
+    expect(await account()).toMatchObject({ month: '2026-12', spent: 0 });
+    await submit(NOV);
+    expect(await account()).toMatchObject({ month: '2026-12', spent: 0 }); // a clock that lags behind
+  });
 });

@@ -1,5 +1,6 @@
 /** Queries of API keys, their accounts and the ledger. */
 import { type Expression, sql } from 'kysely';
+import { DAY } from '../../core/time.ts';
 import type { Dialect, Tables, Write } from './dialect.ts';
 import {
   type Admission,
@@ -36,7 +37,8 @@ interface AccountChange {
 
 /**
  * Adds to the account of a key, which stays locked until the end of the transaction.
- * @param now the account becomes that of its month; never of an earlier month, because the clock of another replica may lag behind
+ * @param now the account becomes that of its month. It becomes that of an earlier month only if its own is more than a day away, because
+ * the clock of another replica may lag behind. Then a clock was ahead, and the ledger says what was spent.
  * @returns the key afterwards
  */
 async function addToAccount(
@@ -48,11 +50,13 @@ async function addToAccount(
 ): Promise<Key> {
   const { reserved, active_tasks, upload_bytes, spent = 0, ...submissions } = change;
   const month = monthOf(now);
+  const isFuture = sql`month > ${monthOf(now + DAY)}`;
+  const settled = sql`(select cast(coalesce(sum(amount), 0) as bigint) from ledger where owner = ${id} and day like ${`${month}-%`})`;
   const [row] = await db
     .updateTable('keys')
     .set({
-      month: sql`case when month < ${month} then ${month} else month end`,
-      spent: sql`case when month < ${month} then 0 else spent end + ${spent}`,
+      month: sql`case when month < ${month} or ${isFuture} then ${month} else month end`,
+      spent: sql`case when ${isFuture} then ${settled} when month < ${month} then ${spent} else spent + ${spent} end`,
       reserved: sql`reserved + ${reserved}`,
       active_tasks: sql`active_tasks + ${active_tasks}`,
       upload_bytes: sql`upload_bytes + ${upload_bytes}`,
@@ -75,13 +79,15 @@ export async function reserve(dialect: Dialect, write: Write, task: NewTask, adm
   const { id: task_id, owner, model } = task;
   const line = { task_id, owner, model, reserved: amount, expected_gpu_time, upload_bytes };
   await write(dialect.db.insertInto('ledger').values(line));
-  const { interval } = submissions;
+  const { interval, window } = submissions;
+  // A time so far ahead comes from a clock that was ahead. Another replica's clock may be ahead by one window.
+  const latest = now + 2 * window;
   // Last: other submissions with this key wait from here on.
   const key = await addToAccount(dialect, write, owner, now, {
     reserved: amount,
     active_tasks: 1,
     upload_bytes,
-    submissions_at: sql`case when submissions_at < ${now} then ${now} else submissions_at end + ${interval}`,
+    submissions_at: sql`case when submissions_at between ${now} and ${latest} then submissions_at else ${now} end + ${interval}`,
   });
   const reason = refusalOf(key, admission);
   if (reason === undefined) return key;

@@ -1,6 +1,7 @@
 /** Leases of tasks, over each database. */
 import { beforeEach, expect, test } from 'vitest';
 
+import { DAY } from '../../core/time.ts';
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { ids, insertAndGet } from '../../test/support/test-store.ts';
 import type { Store } from './store.ts';
@@ -154,6 +155,23 @@ forEachDatabase((stores) => {
     expect(ids(await store.claim(both, { lease: LEASE, dueAfter: 5000 }))).toEqual([late.id]);
     expect(ids(await store.claim(both, { lease: LEASE }))).toEqual([soon.id]);
     expect(await store.claim([], { lease: LEASE })).toEqual([]);
+  });
+
+  test('what was scheduled while a clock was years ahead becomes due, and nothing else', async () => {
+    const ended = () => insertSubmitted({ status: 'failed', finished_at: 1 });
+    stores.ahead = 3650 * DAY;
+    const waiting = await insert();
+    const [leased, expiring, finished] = [await insertSubmitted(), await ended(), await ended()];
+    await store.claim([leased.id], { lease: LEASE });
+    await store.update(expiring, { nextRunIn: 30 * DAY });
+    await store.update(finished, { nextRunIn: null });
+    stores.ahead = 0;
+    await store.update(await ended(), { nextRunIn: 30 * DAY });
+    await store.update(await insertSubmitted(), { nextRunIn: LEASE });
+    expect([await other.claimDue(MANY), await other.claimWaiting(MANY)]).toEqual([[], []]);
+    await other.rescheduleFarTasks(30 * DAY);
+    expect(ids(await other.claimDue(MANY))).toEqual(ids([leased, expiring]));
+    expect(ids(await other.claimWaiting(MANY))).toEqual([waiting.id]);
   });
 
   test('nextDue tells the time until the next task is due, and the number of jobs at RunPod', async () => {

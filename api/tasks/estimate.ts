@@ -37,15 +37,15 @@ export const presentEstimate = ({ gpuTime, quote }: Estimate): CostEstimate => (
   gpu_seconds: gpuTime / 1000,
 });
 
-export function createEstimator({ config, store, log, now }: Dependencies) {
+export function createEstimator({ config, store, log, uptime }: Dependencies) {
   const { model, prices } = config;
   let correction: Promise<number> = Promise.resolve(1);
   let until = 0;
 
   /** Measured to expected time, cached for a minute; while the store can't be reached, the last one. */
   function readCorrection(): Promise<number> {
-    if (now() < until) return correction;
-    until = now() + MINUTE;
+    if (uptime() < until) return correction;
+    until = uptime() + MINUTE;
     const known = correction;
     correction = store.listGpuTimes(model, MAX_RESULTS).then(correctionOf, (error) => {
       log.warn({ error }, 'GPU times could not be read; the last correction is used');

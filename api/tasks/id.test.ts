@@ -19,6 +19,15 @@ test('ids ascend, also within a millisecond and when the clock is set back, and 
   expect(other.id.slice(14)).not.toBe(made.at(-1)!.id.slice(14)); // nobody guesses an id from its time
 });
 
+test('after a clock that was years ahead, ids are of the present again', () => {
+  let clock = Date.parse('2036-11-30T12:00:00Z');
+  const next = createTaskIds(() => clock);
+  next();
+  clock = Date.parse('2026-11-30T12:00:00Z');
+  expect(next().created_at).toBe(clock);
+  expect(next().created_at).toBe(clock);
+});
+
 test('firstIdAt is not above any id of its millisecond, and above every earlier id', () => {
   let clock = 1_795_551_510_000;
   const next = createTaskIds(() => clock);

@@ -35,13 +35,13 @@ export interface LifecycleOptions extends Dependencies {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { config, store, bucket, runpod, onDeliveryAdded, onTaskEnded, log, now } = options;
+  const { config, store, bucket, runpod, onDeliveryAdded, onTaskEnded, log, now, uptime } = options;
   const { retain } = config;
   const interval = watchInterval(options.isQueueLocal);
   const submitter = createSubmitter(options);
   const onClaimed = (task: Task) => runner.run(task.id, { claimed: task });
   const scheduler = createScheduler(options, submitter, onClaimed);
-  const watchers = createWatchers({ store, interval, onWatched: (id) => runner.run(id), onClaimed, log, now });
+  const watchers = createWatchers({ store, interval, onWatched: (id) => runner.run(id), onClaimed, log, now: uptime });
   const runner = createRunner({
     store,
     step: createStep(options, submitter.submit),
@@ -50,7 +50,7 @@ export function createLifecycle(options: LifecycleOptions) {
     afterCommit,
     onIdle: scheduler.wake,
     log,
-    now,
+    now: uptime,
   });
 
   function afterCommit(task: Task, before: Task): void {

@@ -95,12 +95,12 @@ export function createStep(
   async function expireInTime(task: Task): Promise<Changes> {
     if (task.jobs_to_cancel.length > 0) return {};
     if (task.expired_at === null) {
-      const left = task.finished_at! + retain - now();
+      const left = Math.min(retain, task.finished_at! + retain - now()); // the clock may have been ahead at the task's end
       return left > 0 ? { nextRunIn: left } : { nextRunIn: 0, ...redacted(task, now()) };
     }
     await bucket.delete(taskFolder(task.id));
     // A job may still write files until its ttl is over, so they are deleted once more after that.
-    const late = task.created_at + taskDeadline + MINUTE - now();
+    const late = Math.min(0, task.created_at - now()) + taskDeadline + MINUTE;
     return { nextRunIn: late > 0 ? late : null };
   }
 

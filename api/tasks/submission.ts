@@ -29,7 +29,7 @@ export type Submitter = ReturnType<typeof createSubmitter>;
  *
  *   open ──a submission fails──▶ paused ──backoff is over──▶ probing, one task at a time ──it succeeds──▶ open
  */
-export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now }: Dependencies) {
+export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now, uptime }: Dependencies) {
   let submitting = 0;
   let failures = 0; // consecutive
   let pausedUntil = 0;
@@ -48,7 +48,7 @@ export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now
       log.info({ task: task.id, job: job_id }, 'job submitted');
       return { job_id, submitted_at: now(), jobs: task.jobs + 1, nextRunIn: watchInterval(isQueueLocal) };
     } catch (error) {
-      if (now() >= pausedUntil) pausedUntil = now() + backoff(++failures); // of submissions at the same time the first failure counts
+      if (uptime() >= pausedUntil) pausedUntil = uptime() + backoff(++failures); // of submissions at the same time the first failure counts
       if (!(error instanceof UnansweredError)) throw error;
       log.warn({ task: task.id, error }, 'RunPod did not answer a submission');
       // There may be a job. It has a minute to call back, or to leave its result in the bucket.
@@ -74,7 +74,7 @@ export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now
      * there is none, else 0
      */
     capacity(out: number): { tasks: number; pause: number; free: number; share: number } {
-      const pause = Math.max(0, pausedUntil - now());
+      const pause = Math.max(0, pausedUntil - uptime());
       const places = { free: MAX_JOBS_OUT - out, share: SHARE, pause };
       if (pause > 0) return { tasks: 0, ...places };
       return { tasks: failures > 0 ? Math.min(places.free, 1 - submitting) : places.free, ...places };
