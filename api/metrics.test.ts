@@ -375,7 +375,7 @@ test('accounts are shown by key, and once there are keys only to admins', async 
   await create(service, { H: 64, W: 64 });
   const { value } = await scrape(service);
   const account = ['spent', 'reserved'].map((kind) => value(`key_${kind}_micro_units`, { key: 'local' }));
-  expect([...account, value('key_open_tasks', { key: 'local' })]).toEqual([0, 10_000, 1]);
+  expect([...account, value('key_open_tasks', { key: 'local' })]).toEqual([0, 1000, 1]);
   const scopes = ['submit', 'read'] as const;
   const [caller, admin] = [await service.key({ scopes: [...scopes] }), await service.key({ scopes: ['admin'] })];
   service.clock.ahead += 1001;

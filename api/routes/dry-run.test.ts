@@ -7,7 +7,7 @@ import { type TestService, testService } from '../../test/support/test-api.ts';
 
 let service: TestService;
 beforeAll(async () => {
-  const prices = { PRICE_PER_GPU_SECOND: '0.0003', PRICE_PER_STILL: '0.05', CURRENCY: 'EUR' };
+  const prices = { MODEL: 'svd', PRICE_PER_GPU_SECOND: '0.0003', PRICE_PER_STILL: '0.05', CURRENCY: 'EUR' };
   service = await testService(prices);
 });
 afterAll(() => service.close());

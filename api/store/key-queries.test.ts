@@ -148,16 +148,23 @@ forEachDatabase((stores) => {
     expect(await account()).toMatchObject({ reserved: 100, active_tasks: 1 });
   });
 
-  test('listGpuTimes returns the GPU times of the latest succeeded tasks', async () => {
-    for (const [i, gpu] of [1, 2, 3].entries()) {
-      const { task } = await order(0);
-      await store.update(task, { ...end, output, cost: cost(0, gpu), finished_at: NOV + i });
-    }
-    const { task } = await order(0);
-    await store.update(task, { status: 'failed', cost: cost(0, 0), finished_at: NOV + 9, nextRunIn: 0 });
-    expect(await other.listGpuTimes('camera', 2)).toEqual([
-      { took: 3000, expected: 1000 },
-      { took: 2000, expected: 1000 },
+  test('listGpuTimes returns the latest GPU times of each key, of succeeded tasks that say something', async () => {
+    const settle = async (owner: string, gpu: number, changes: object = {}, admission: object = {}) => {
+      const task = newTask({ owner });
+      await insertTask(store, task, admission);
+      const stored = (await store.get(task.id))!;
+      await store.update(stored, { ...end, output, cost: cost(0, gpu), finished_at: NOV + gpu, ...changes });
+    };
+    for (const gpu of [1, 2, 3]) await settle('many', gpu);
+    await settle('few', 1);
+    await settle('few', 8, { status: 'failed', output: null });
+    await settle('few', 9, {}, { expectedGpuTime: null });
+    const times = await other.listGpuTimes('camera', 2);
+    const expected = 1000;
+    expect(times.sort((a, b) => a.took - b.took)).toEqual([
+      { owner: 'few', took: 1000, expected },
+      { owner: 'many', took: 2000, expected },
+      { owner: 'many', took: 3000, expected },
     ]);
     expect(await other.listGpuTimes('svd', 2)).toEqual([]);
   });

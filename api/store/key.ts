@@ -59,8 +59,8 @@ export interface Admission {
   maxActive: number;
   /** rate limit, in milliseconds: between submissions at an even rate, and how far they may run ahead of it */
   submissions: { interval: number; window: number };
-  /** estimate from the parameters alone; milliseconds */
-  expectedGpuTime: number;
+  /** estimate from the parameters alone; milliseconds; null: the task is too short to say anything about others */
+  expectedGpuTime: number | null;
   /** size of its upload; 0: it has none */
   uploadBytes: number;
   /** limit of the uploads of the key's active tasks, this one included; bytes */
@@ -79,6 +79,14 @@ export interface DailyUsage {
   amount: number;
   gpu_time: number;
   stills: number;
+}
+
+/** GPU time of a succeeded task; milliseconds. */
+export interface GpuTime {
+  owner: string;
+  took: number;
+  /** by the parameters alone */
+  expected: number;
 }
 
 export const monthOf = (ms: number) => new Date(ms).toISOString().slice(0, 7);
@@ -116,8 +124,8 @@ export interface LedgerEntry {
   owner: string;
   model: string;
   reserved: number;
-  /** estimate from the parameters alone; milliseconds */
-  expected_gpu_time: number;
+  /** estimate from the parameters alone; milliseconds; null: the task is too short to say anything about others */
+  expected_gpu_time: number | null;
   upload_bytes: number;
   settled_at: number | null;
   /** of `settled_at`, UTC */

@@ -13,6 +13,11 @@ export const SCHEDULED = sql.raw<boolean>('(next_attempt_at is not null)');
 /** Active, with a job at RunPod. */
 export const SUBMITTED = sql.raw<boolean>('(job_id is not null and finished_at is null)');
 
+/** Of the ledger: tasks whose GPU time says something about other tasks. */
+export const MEASURED = sql.raw<boolean>(
+  "(status = 'succeeded' and gpu_time is not null and expected_gpu_time is not null)",
+);
+
 const SCHEMA = `
   create table tasks (
     id text primary key,
@@ -90,7 +95,7 @@ const SCHEMA = `
     owner text not null,
     model text not null,
     reserved bigint not null,
-    expected_gpu_time bigint not null,
+    expected_gpu_time bigint,
     upload_bytes bigint not null,
     settled_at bigint,
     day text,
@@ -100,7 +105,7 @@ const SCHEMA = `
     stills bigint
   );
   create index ledger_day on ledger (owner, day);
-  create index ledger_gpu_times on ledger (model, settled_at) where (gpu_time is not null);
+  create index ledger_gpu_times on ledger (model, owner, settled_at) where (status = 'succeeded' and gpu_time is not null and expected_gpu_time is not null);
 
   -- Uploads that are being written: their tasks are not stored yet.
   create table uploads (

@@ -1,29 +1,45 @@
 /** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
 import type { Input } from '../../core/parameters.ts';
+import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
-import { MINUTE } from '../../core/time.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import { costOf, costOfTime } from '../money.ts';
+import type { GpuTime } from '../store/key.ts';
 import type { Quote } from '../store/task.ts';
 
-/** Latest results that count; below MIN_RESULTS there is no correction. */
-const MAX_RESULTS = 100;
+/** Latest results of each key that count; below MIN_RESULTS of all keys there is no correction. */
+const MAX_RESULTS_PER_KEY = 20;
 const MIN_RESULTS = 10;
-/** The correction is the 90th percentile of measured to expected time, plus a margin of 25 %. */
+/** A key's ratio is the 90th percentile of measured to expected time, weighted by the expected time. */
 const PERCENTILE = 0.9;
 const MARGIN = 1.25;
+/** Bounds of the correction. A GPU may be that much faster or slower than expected. */
+const MAX_FACTOR = 8;
 
-/** Rough time that a slow GPU takes to sample and decode, by the parameters alone; whole milliseconds. */
-export function estimateGpuTime(input: Input): number {
+/**
+ * Work of a model on a slow machine, in seconds: for 25 frames of 1024×576, once and for each evaluation of both guidance branches, and
+ * the least that is estimated. The camera runs on processors.
+ */
+const SVD = { once: 30, evaluation: 4, least: 10 };
+const WORK = { camera: { once: 6, evaluation: 0.15, least: 1 }, svd: SVD, svd_xt: SVD, svd_xt_1_1: SVD };
+/** These evaluate the model twice a step. */
+const SECOND_ORDER: Input['sampler'][] = ['HeunEDMSampler', 'DPMPP2SAncestralSampler'];
+
+/** Time that sampling and decoding take on a slow machine, by the parameters alone; whole milliseconds. */
+export function estimateGpuTime(model: ModelName, input: Input): number {
+  const { once, evaluation } = WORK[model];
   const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
-  return Math.round(Math.max(10, input.num_cols * size * (30 + 4 * input.steps)) * 1000);
+  const branches = input.guider === 'IdentityGuider' ? 0.5 : 1;
+  const evaluations = input.steps * (SECOND_ORDER.includes(input.sampler) ? 2 : 1) * branches;
+  return Math.round(input.num_cols * size * (once + evaluation * evaluations) * SECOND);
 }
 
 export interface Estimate {
   /** milliseconds */
   gpuTime: number;
-  /** by the parameters alone; milliseconds */
-  expectedGpuTime: number;
+  /** by the parameters alone; milliseconds; null: too short to say anything about other tasks */
+  expectedGpuTime: number | null;
   quote: Quote;
 }
 
@@ -47,7 +63,7 @@ export function createEstimator({ config, store, log, uptime }: Dependencies) {
     if (uptime() < until) return correction;
     until = uptime() + MINUTE;
     const known = correction;
-    correction = store.listGpuTimes(model, MAX_RESULTS).then(correctionOf, (error) => {
+    correction = store.listGpuTimes(model, MAX_RESULTS_PER_KEY).then(correctionOf, (error) => {
       log.warn({ error }, 'GPU times could not be read; the last correction is used');
       return known;
     });
@@ -55,20 +71,35 @@ export function createEstimator({ config, store, log, uptime }: Dependencies) {
   }
 
   return async (input: Input): Promise<Estimate> => {
-    const expectedGpuTime = estimateGpuTime(input);
-    const time = Math.ceil(expectedGpuTime * (await readCorrection()));
+    const expected = estimateGpuTime(model, input);
+    const least = WORK[model].least * SECOND;
+    const time = Math.max(least, Math.ceil(expected * (await readCorrection())));
     const quote = {
       currency: prices.currency,
       gpu: costOfTime(prices.perGpuSecond, time),
       per_gpu_second: Number(prices.perGpuSecond),
       still: input.prompt === undefined ? 0 : costOf(prices.perStill),
     };
-    return { gpuTime: time, expectedGpuTime, quote };
+    return { gpuTime: time, expectedGpuTime: expected > least ? expected : null, quote };
   };
 }
 
-function correctionOf(results: { took: number; expected: number }[]): number {
+/** Each key counts once: the correction is the median of the keys' ratios, of two in the middle the higher one. */
+function correctionOf(results: GpuTime[]): number {
   if (results.length < MIN_RESULTS) return 1;
-  const ratios = results.map(({ took, expected }) => took / expected).sort((a, b) => a - b);
-  return MARGIN * ratios[Math.ceil(PERCENTILE * ratios.length) - 1]!;
+  const owners = [...new Set(results.map(({ owner }) => owner))];
+  const ratios = owners.map((owner) => ratioOf(results.filter((result) => result.owner === owner)));
+  const median = ratios.sort((a, b) => a - b)[Math.floor(ratios.length / 2)]!;
+  return Math.min(MAX_FACTOR, Math.max(1 / MAX_FACTOR, MARGIN * median));
+}
+
+/** The ratio of measured to expected time that PERCENTILE of the expected time does not exceed. */
+function ratioOf(results: GpuTime[]): number {
+  const sorted = results.sort((a, b) => a.took / a.expected - b.took / b.expected);
+  let left = PERCENTILE * results.reduce((sum, { expected }) => sum + expected, 0);
+  const highest = sorted.find(({ expected }) => {
+    left -= expected;
+    return left <= 0;
+  })!;
+  return highest.took / highest.expected;
 }

@@ -36,7 +36,9 @@ export function createSubmitter({ config, bucket, runpod, isQueueLocal, log, now
 
   async function send(task: Task): Promise<Changes> {
     const ttl = Math.min(MAX_JOB_TIME, Math.max(MIN_TTL, task.created_at + config.taskDeadline - now()));
-    const runTime = isQueueLocal ? config.taskDeadline : config.stillTimeout + 3 * estimateGpuTime(task.input);
+    const runTime = isQueueLocal
+      ? config.taskDeadline
+      : config.stillTimeout + 3 * estimateGpuTime(task.model, task.input);
     const executionTimeout = Math.min(MAX_JOB_TIME, runTime);
     try {
       const job_id = await runpod.submit({

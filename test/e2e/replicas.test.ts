@@ -166,7 +166,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       startApi({
         dataDir: folder,
         runpod: { url: proxy.url, apiKey: KEY },
-        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR', PRICE_PER_GPU_SECOND: '0.001' }, // 10,000 a small clip
+        env: { DATABASE_URL: url, RUNPOD_LOG_LEVEL: 'ERROR', PRICE_PER_GPU_SECOND: '0.01' }, // 10,000 a small clip
       });
     const apis = await Promise.all([start(), start()]);
     const post = async (i: number) => {
@@ -190,7 +190,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
     for (let done = 0; done < 10; ) {
       for (const job of queue.take('worker', 10)) {
         const output = jobOutput((job.input as { task_id: string }).task_id, job.id);
-        queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 4000 } } });
+        queue.report(job, 'worker', { output: { ...output, timings_ms: { sampling: 400 } } });
         done++;
       }
       await queue.waitForChange(100);

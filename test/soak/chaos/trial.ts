@@ -14,7 +14,7 @@ export const count = (counts: Counts, name: string | number) => {
 };
 
 /** Micro-units. As long as no task has ended, 71,235 are reserved for a task, and 30,011 more if it has a prompt. */
-const BUDGETS = { unbounded: null, tight: 75_000, ample: 100_000_000 };
+const BUDGETS = { unbounded: null, tight: 11_000, ample: 100_000_000 };
 
 /** Makes the API keys, before any API process runs. The first one has no budget, the second one little money. */
 export async function makeOwners(databaseUrl: string) {

@@ -1,0 +1,101 @@
+/** Estimates of GPU time, over HTTP: what a dry run says after the tasks of some keys. */
+import { afterEach, describe, expect, test } from 'vitest';
+import { MINUTE } from '../../core/time.ts';
+import { type TestService, testService } from '../../test/support/test-api.ts';
+
+const DEFAULT_CLIP = { image_url: 'https://example.com/x.png', H: 576, W: 1024 }; // svd_xt: 25 frames, 30 steps
+/** By the parameters alone: 30 s and 4 s a step. */
+const EXPECTED = 150;
+const SMALL = { H: 64, W: 64, T: 1 };
+
+let service: TestService;
+afterEach(() => service.close());
+const start = async (model: string) => {
+  service = await testService({ HOST: '0.0.0.0', MODEL: model, PRICE_PER_GPU_SECOND: '1' });
+};
+
+type Client = { headers: Record<string, string> };
+const post = ({ headers }: Client, body: object, query = '') =>
+  fetch(`${service.url}/img2vid${query}`, {
+    method: 'POST',
+    body: JSON.stringify({ ...DEFAULT_CLIP, ...body }),
+    headers: { 'content-type': 'application/json', ...headers },
+  });
+
+/** Seconds of the default clip. */
+async function estimate(client: Client, body: object = {}): Promise<number> {
+  service.clock.ahead += 61_000; // an estimate is cached for a minute
+  return (await (await post(client, body, '?dry_run=1')).json()).cost_estimate.gpu_seconds;
+}
+
+/** A task that has taken so many seconds. */
+async function finish(client: Client, seconds: number, body: object): Promise<void> {
+  service.clock.ahead += MINUTE;
+  const { id } = await (await post(client, body)).json();
+  const job = await service.take(id);
+  const output = { ...(await service.finish(id, job.id)), timings_ms: { sampling: 1000 * seconds } };
+  service.report(job.id, { output });
+  while ((await service.store.get(id))!.status !== 'succeeded') await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+/** A key whose tasks have taken so many seconds each. */
+async function keyWith(count: number, seconds: number, body: object = {}): Promise<Client> {
+  const client = await service.key();
+  for (let i = 0; i < count; i++) await finish(client, seconds, body);
+  return client;
+}
+
+describe('the estimate of svd_xt’s default clip', () => {
+  test('is that of the parameters before there are ten results', async () => {
+    await start('svd_xt');
+    expect(await estimate(await service.key())).toBe(EXPECTED);
+    expect(await estimate(await keyWith(9, 75))).toBe(EXPECTED);
+    expect(await estimate(await keyWith(1, 75))).toBe(1.25 * 75);
+  });
+
+  test('does not follow clips that are too short to say anything', async () => {
+    await start('svd_xt');
+    expect(await estimate(await keyWith(12, 0.04, SMALL))).toBe(EXPECTED);
+  });
+
+  test('is not lowered by a minority of keys, however many results they have', async () => {
+    await start('svd_xt');
+    const victim = await keyWith(2, 150);
+    await keyWith(25, 1);
+    expect(await estimate(victim)).toBe(1.25 * 150);
+    await keyWith(1, 150);
+    await keyWith(3, 5000);
+    expect(await estimate(victim)).toBe(1.25 * 150);
+  });
+
+  test('changes at most by a factor of 8', async () => {
+    await start('svd_xt');
+    const client = await keyWith(10, 0.01);
+    expect(await estimate(client)).toBe(EXPECTED / 8);
+    await keyWith(10, 100_000);
+    expect(await estimate(client)).toBe(EXPECTED * 8);
+  });
+
+  test('follows long results more than short ones', async () => {
+    await start('svd_xt');
+    const client = await keyWith(10, 36, { T: 3 }); // twice of 18 s
+    expect(await estimate(client)).toBe(2 * 1.25 * EXPECTED);
+    for (let i = 0; i < 2; i++) await finish(client, 750, { num_cols: 10 }); // half of 1500 s
+    expect(await estimate(client)).toBe(0.5 * 1.25 * EXPECTED);
+  });
+
+  test('counts evaluations of the network: two a step for second-order samplers, one branch without guidance', async () => {
+    await start('svd_xt');
+    const client = await service.key();
+    expect(await estimate(client, { sampler: 'HeunEDMSampler' })).toBe(30 + 8 * 30);
+    expect(await estimate(client, { sampler: 'DPMPP2SAncestralSampler' })).toBe(30 + 8 * 30);
+    expect(await estimate(client, { sampler: 'DPMPP2MSampler', guider: 'IdentityGuider' })).toBe(30 + 2 * 30);
+  });
+});
+
+test('the estimate of the camera’s default clip is right before there is any result', async () => {
+  await start('camera');
+  const seconds = await estimate(await service.key(), { H: 288, W: 512 });
+  expect(seconds).toBeGreaterThan(0.7); // what it takes on two cores
+  expect(seconds).toBeLessThan(1.4);
+});
