@@ -109,7 +109,7 @@ test('no line of the log contains a token, a link’s signature, a secret, a key
   for (const path of [`/status?id=${id}`, link.pathname + link.search, '/status']) await ask(path);
   await ask(`/runpod/callback/${callback_token}`, { method: 'POST' });
   await service.post({ prompt: PROMPT, webhook_url }, { headers: { ...post.headers, 'idempotency-key': QUERY } });
-  await waitForLine('request failed');
+  await waitForLine('store unavailable');
   await service.close().catch(() => undefined);
 
   const log = service.logged.map((line) => JSON.stringify(line));
