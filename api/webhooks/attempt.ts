@@ -1,7 +1,6 @@
 /** One attempt to deliver a webhook: a signed request, as Standard Webhooks defines it (standardwebhooks.com). */
 import { Webhook } from 'standardwebhooks';
-import { request } from 'undici';
-import { assertPublicHost, createGuardedAgent, RefusedAddress } from '../../core/net/address-guard.ts';
+import { RefusedAddress, requestUntrusted } from '../../core/net/address-guard.ts';
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { DAY, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
@@ -22,7 +21,6 @@ export type AttemptResult = Pick<Delivery, 'status_code' | 'error'> & {
 /** Each attempt at a delivery has the same id, and fresh links in its body. */
 export function createAttempt(dependencies: Dependencies) {
   const { config, store, now } = dependencies;
-  const agent = createGuardedAgent(config.allowPrivateUrls);
 
   async function bodyOf({ type, created_at, task_id }: Delivery): Promise<string> {
     const timestamp = new Date(created_at).toISOString();
@@ -38,11 +36,9 @@ export function createAttempt(dependencies: Dependencies) {
     const body = await bodyOf(delivery);
     const sentAt = new Date(now());
     try {
-      const url = new URL(delivery.url);
-      if (!config.allowPrivateUrls) assertPublicHost(url);
-      const response = await request(url, {
+      const response = await requestUntrusted(new URL(delivery.url), {
         method: 'POST',
-        dispatcher: agent,
+        allowPrivate: config.allowPrivateUrls,
         signal: AbortSignal.timeout(TIMEOUT),
         body,
         headers: {
@@ -55,10 +51,10 @@ export function createAttempt(dependencies: Dependencies) {
             .join(' '),
         },
       });
-      await response.body.dump();
-      const retryAfter = parseRetryAfter(String(response.headers['retry-after'] ?? ''), now()) ?? 0;
+      response.destroy(); // the status is enough
+      const retryAfter = parseRetryAfter(response.headers['retry-after'], now()) ?? 0;
       return {
-        status_code: response.statusCode,
+        status_code: response.statusCode!,
         error: null,
         retryAfter: Math.min(MAX_RETRY_AFTER, retryAfter) || undefined,
       };

@@ -1,11 +1,11 @@
 import { type LookupAddress, lookup } from 'node:dns';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { request } from 'undici';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { mockOwnAddresses } from '../../test/support/dns-mock.ts';
 import { refusedHosts } from '../../test/support/malicious-urls.ts';
-import { assertPublicHost, createGuardedAgent, isPublicAddress, RefusedAddress } from './address-guard.ts';
+import { assertPublicHost, isPublicAddress, RefusedAddress, requestUntrusted } from './address-guard.ts';
 
 vi.mock('node:dns', { spy: true });
 vi.mock('node:os', { spy: true });
@@ -75,7 +75,7 @@ describe('isPublicAddress', () => {
   });
 });
 
-describe('createGuardedAgent', () => {
+describe('requestUntrusted', () => {
   let server: Server;
   let port: number;
   let requests = 0;
@@ -98,15 +98,9 @@ describe('createGuardedAgent', () => {
     resolveName.mockReset(); // the real lookup, unless a test mocks it
   });
 
-  async function get(host: string, allowPrivate: boolean): Promise<string> {
-    const dispatcher = createGuardedAgent(allowPrivate);
-    try {
-      const { body } = await request(`http://${host}:${port}/`, { dispatcher });
-      return await body.text();
-    } finally {
-      await dispatcher.destroy();
-    }
-  }
+  const { signal } = new AbortController();
+  const get = async (host: string, allowPrivate: boolean) =>
+    text(await requestUntrusted(new URL(`http://${host}:${port}/`), { allowPrivate, headers: {}, signal }));
 
   /** Mocks the addresses of names. */
   function resolveTo(...addresses: string[]) {

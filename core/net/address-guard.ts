@@ -3,12 +3,18 @@
  * name that resolves differently a moment later (DNS rebinding) gains nothing.
  */
 import { type LookupAddress, lookup as resolveName } from 'node:dns';
-import type { LookupFunction } from 'node:net';
-import { isIP } from 'node:net';
+import { once } from 'node:events';
+import http, { type IncomingMessage } from 'node:http';
+import https from 'node:https';
+import net, { isIP, type LookupFunction } from 'node:net';
 import { networkInterfaces } from 'node:os';
+import tls from 'node:tls';
 import ipaddr from 'ipaddr.js';
-import { Agent, buildConnector } from 'undici';
 import { SECOND } from '../time.ts';
+
+/** Bytes: more than any server needs. */
+const MAX_RESPONSE_HEADERS = 65_536;
+const CONNECT_TIMEOUT = 10 * SECOND;
 
 /** Thrown when an untrusted URL leads to an address or port that is not allowed. */
 export class RefusedAddress extends Error {
@@ -76,22 +82,48 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
   });
 };
 
-/**
- * Connections for untrusted URLs: without proxies, even if the environment names one, and only to servers with a valid certificate.
- * @param allowPrivate allows all addresses (ALLOW_PRIVATE_URLS=1)
- */
-export function createGuardedAgent(allowPrivate: boolean): Agent {
-  const lookup = allowPrivate ? {} : { lookup: publicLookup };
-  const connector = buildConnector({ timeout: 10 * SECOND, rejectUnauthorized: true, ...lookup });
-  return new Agent({
-    connect(options, callback) {
-      const host = options.hostname.replace(/^\[|\]$/g, ''); // a literal address never reaches publicLookup
-      const refused = !allowPrivate && isIP(host) && !isPublicAddress(host);
-      if (refused) callback(new RefusedAddress(host), null);
-      else connector(options, callback);
-    },
-    headersTimeout: 15 * SECOND,
-    bodyTimeout: 15 * SECOND,
-    keepAliveTimeout: SECOND, // a server is rarely asked twice
-  });
+export interface GuardedRequest {
+  method?: 'GET' | 'POST';
+  headers: Record<string, string>;
+  body?: string;
+  signal: AbortSignal;
+  /** allows all addresses (ALLOW_PRIVATE_URLS=1) */
+  allowPrivate: boolean;
 }
+
+/**
+ * Sends one request to an untrusted URL: without proxies, even if the environment names one, and only to a server with a valid
+ * certificate. Node's lenient parser accepts what small servers send: bare LF, folded headers, an unexpected 100 Continue.
+ * @returns the response, whose body the caller reads or destroys
+ * @throws RefusedAddress
+ */
+export async function requestUntrusted(
+  url: URL,
+  { allowPrivate, body, ...options }: GuardedRequest,
+): Promise<IncomingMessage> {
+  if (!allowPrivate) assertPublicHost(url); // a literal address never reaches publicLookup
+  const { request } = url.protocol === 'https:' ? https : http;
+  const sent = request(url, {
+    ...options,
+    ...(!allowPrivate && { lookup: publicLookup }),
+    createConnection: url.protocol === 'https:' ? connectTls : (address) => net.connect(address as net.NetConnectOpts),
+    rejectUnauthorized: true,
+    insecureHTTPParser: true,
+    maxHeaderSize: MAX_RESPONSE_HEADERS,
+    timeout: CONNECT_TIMEOUT,
+  });
+  sent.on('timeout', () => sent.socket?.connecting && sent.destroy(new Error('the connection was not accepted')));
+  sent.on('upgrade', (_, socket) => {
+    socket.destroy();
+    sent.emit('error', new Error('the server switched to another protocol'));
+  });
+  let response: IncomingMessage | undefined;
+  sent.on('error', (error) => response?.destroy(error)); // without a length, Node takes a reset for the end of the body
+  [response] = await once(sent.end(body), 'response');
+  return response!;
+}
+
+const connectTls: http.RequestOptions['createConnection'] = (address) => {
+  const { host } = address;
+  return tls.connect({ ...(address as tls.ConnectionOptions), servername: host && !isIP(host) ? host : '' });
+};

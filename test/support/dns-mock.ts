@@ -26,19 +26,21 @@ export function mockInternet(names: Record<string, string[][]>, ports: Record<st
     else callback(Object.assign(new Error(`getaddrinfo ENOTFOUND ${name}`), { code: 'ENOTFOUND' }), []);
   });
   vi.spyOn(net, 'connect').mockImplementation(((options: net.TcpNetConnectOpts) => {
-    const socket = new net.Socket();
+    const socket = Object.assign(new net.Socket(), { connecting: true });
     const reach = (address: string) => {
       connected.push(address);
       const port = ports[address];
       if (port) socket.connect(port, '127.0.0.1');
       else socket.destroy(new Error(`no server at ${address}`));
     };
-    if (net.isIP(options.host!)) reach(options.host!);
-    else
+    const connect = () => {
+      if (net.isIP(options.host!)) return reach(options.host!);
       options.lookup!(options.host!, { all: true }, (error, addresses) => {
         if (error) socket.destroy(error);
         else reach((addresses as LookupAddress[])[0]!.address);
       });
+    };
+    setImmediate(connect); // the real one never fails before it returns
     return socket;
   }) as typeof net.connect);
   return connected;
