@@ -12,6 +12,7 @@ const PAGES = {
   sampling: 'Sampling',
   webhooks: 'Webhooks',
   errors: 'Errors',
+  backup: 'Backup and restore',
   reference: 'Reference',
   glossary: 'Glossary',
 };

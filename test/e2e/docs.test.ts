@@ -64,7 +64,7 @@ async function work() {
 interface Block {
   page: string;
   language: string;
-  /** answer: to the block before; receiver: a server; refused: an error status is expected; shown: checked by receivers.test.ts */
+  /** answer: to the block before; receiver: a server; refused: an error status is expected; shown: checked by receivers.test.ts; backup, restore: by backup.test.ts */
   kind: string;
   code: string;
 }
@@ -186,6 +186,8 @@ describe('every example works', () => {
       'ts',
       'python',
       'bash refused',
+      'bash backup',
+      'bash restore',
       'json answer',
       'ts receiver',
       'python shown',
@@ -218,7 +220,7 @@ test('the pages need no key, link to one another, and show the service’s own U
   expect([...seen].filter((path) => /^\/docs(\/[a-z]+)?$/.test(path)).sort()).toEqual(
     [
       '/docs',
-      ...['client', 'errors', 'glossary', 'parameters', 'reference', 'sampling', 'webhooks'].map(
+      ...['backup', 'client', 'errors', 'glossary', 'parameters', 'reference', 'sampling', 'webhooks'].map(
         (name) => `/docs/${name}`,
       ),
     ].sort(),
@@ -261,6 +263,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
           '/sampling',
           '/webhooks',
           '/errors',
+          '/backup',
           '/reference',
           '/glossary',
         ]) {
