@@ -7,6 +7,8 @@
  */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { decodeToSrgb, readColours } from './colours.mjs';
+import { withKnownBrand } from './heif.mjs';
 
 const sharp = createRequire(import.meta.url)('sharp'); // CommonJS starts in half the time
 
@@ -55,15 +57,24 @@ export function countScans(bytes) {
 export async function decode(bytes, { png, maxPixels, maxSide, maxScans }) {
   const scans = countScans(bytes);
   if (scans > maxScans) throw new Error(`too many scans: ${scans}`);
-  const open = () => sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', sequentialRead: true });
-  const { width, height, space, channels } = await open().metadata();
+  const file = withKnownBrand(bytes);
+  const open = (options) =>
+    sharp(file, { limitInputPixels: maxPixels, failOn: 'error', sequentialRead: true, ...options });
+  const metadata = await open().metadata();
+  const { width, height, space, channels } = metadata;
   if (Math.max(width, height) > maxSide) throw new Error(`a side exceeds the pixel limit: ${width}×${height}`);
-  const picture = open();
-  // sharp converts 16-bit colours to Display P3 instead of sRGB, and does not convert 16-bit grey: so first to 8 bits.
-  if (space === 'rgb16' || space === 'grey16') picture.pipelineColourspace(channels < 3 ? 'b-w' : 'srgb');
-  if (!png) return picture.resize(16, 16, { fit: 'fill' }).raw().toBuffer();
-  const upright = picture.autoOrient().flatten({ background: '#fff' }).toColourspace('srgb').removeAlpha();
-  return upright.png({ compressionLevel: 2 }).toBuffer();
+  const colours = readColours(file, metadata);
+  if (!png) return open().resize(16, 16, { fit: 'fill' }).raw().toBuffer();
+  let picture = open().autoOrient();
+  if (colours) {
+    const { data, info } = await decodeToSrgb(open({ ignoreIcc: true }), metadata, colours);
+    picture = sharp(data, { raw: info });
+  } else if (space === 'rgb16' || space === 'grey16') {
+    // sharp converts 16-bit colours to Display P3 instead of sRGB, and does not convert 16-bit grey: so first to 8 bits.
+    picture.pipelineColourspace(channels < 3 ? 'b-w' : 'srgb');
+  }
+  const opaque = picture.flatten({ background: '#fff' }).toColourspace('srgb').removeAlpha();
+  return opaque.png({ compressionLevel: 2 }).toBuffer();
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -199,17 +199,6 @@ test('grey with alpha becomes rgb over white', async () => {
   expectColour(await pixel(png, 1, 0), [100, 100, 100], 1);
 });
 
-test('CMYK becomes rgb', async () => {
-  const bytes = await paint(() => [40, 120, 60])
-    .toColourspace('cmyk')
-    .jpeg({ quality: 100 })
-    .toBuffer();
-  expect(await sharp(bytes).metadata()).toMatchObject({ space: 'cmyk', channels: 4 });
-  const png = await convert(bytes);
-  expect(await sharp(png).metadata()).toMatchObject(eightBitRgb);
-  expectColour(await pixel(png, 5, 5), [40, 120, 60], 24); // CMYK has fewer colours
-});
-
 test('a palette becomes rgb', async () => {
   const bytes = await paint(() => RED)
     .png({ palette: true })

@@ -35,6 +35,9 @@ const DECODER = fileURLToPath(new URL('decode.mjs', import.meta.url));
 const TOO_LARGE = 2;
 const NO_PICTURE = 3;
 const TOO_MANY_SCANS = 4;
+/** What libvips says of a picture that may be whole, but uses what the decoder lacks, as TIFF’s ZSTD. */
+const UNSUPPORTED =
+  /: (.{1,200} (?:support is not configured|decoding is not implemented)|Unsupported JPEG .{1,100})$/m;
 /** Signals of a crash; any other signal came from outside. */
 const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS'];
 
@@ -106,8 +109,11 @@ async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal):
   if (status === TOO_MANY_SCANS) throw tooManyScans();
   const cause = new Error(`decoder: ${killedBy ?? status} ${message.slice(-1000)}`.trim());
   if (status === NO_PICTURE) {
-    const message = `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
-    throw new JobError('image_rejected', message, { cause });
+    const unsupported = message.match(UNSUPPORTED)?.[1];
+    const reason = unsupported
+      ? `the picture can’t be decoded (${unsupported}): save it as JPEG or PNG`
+      : `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
+    throw new JobError('image_rejected', reason, { cause });
   }
   if (killedBy === 'SIGXCPU') throw new JobError('image_rejected', 'the picture takes too long to decode', { cause });
   if (killedBy && CRASHES.includes(killedBy)) {

@@ -9,7 +9,9 @@ execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 
   stdio: 'inherit',
 });
 for (const path of [
+  'core/picture/colours.mjs',
   'core/picture/decode.mjs',
+  'core/picture/heif.mjs',
   'handler/runpod/ping-thread.mjs',
   'infra/tools/cuda-wheels.json',
   'api/page',
