@@ -61,7 +61,7 @@ export function parseRequest(values: Record<string, unknown>, context: RequestCo
   const { limits, model } = context;
   const schema = schemaOf(limits, model);
   const fields = Object.keys(values);
-  const unknown = unknownNames(fields, Object.keys(schema.entries));
+  const unknown = unknownNames(fields, schema.entries);
   const known = fields.filter((field) => Object.hasOwn(schema.entries, field));
   const { relevant, warnings } = dropIrrelevant(known, values, model);
   const request = validate(relevant, schema, unknown);
@@ -176,15 +176,14 @@ function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
 /** Unknown names that a response lists, and characters of each: a request may have very many, or very long ones. */
 const [MAX_UNKNOWN, MAX_NAME] = [64, 64];
 
-/** @returns an error for each of `fields` that is not one of `names`, or for the first 64 */
-export function unknownNames(fields: string[], names: string[], fallback?: string): FieldNote[] {
+/** @returns an error for each of `fields` that is no property of `known`, or for the first 64 */
+export function unknownNames(fields: string[], known: object, fallback?: string): FieldNote[] {
   const errors: FieldNote[] = [];
-  const known = new Set(names);
   for (const name of fields) {
-    if (known.has(name)) continue;
+    if (Object.hasOwn(known, name)) continue;
     if (errors.length === MAX_UNKNOWN) break;
     const field = name.slice(0, MAX_NAME);
-    errors.push({ field, message: describeUnknownName(field, names, fallback) });
+    errors.push({ field, message: describeUnknownName(field, Object.keys(known), fallback) });
   }
   return errors;
 }

@@ -54,7 +54,7 @@ export function register(
 function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown = 'unknown') {
   const queries = c.req.queries();
   const names = Object.keys(schema.entries);
-  const errors = unknownNames(Object.keys(queries), names, unknown);
+  const errors = unknownNames(Object.keys(queries), schema.entries, unknown);
   for (const field of names)
     if (queries[field] && queries[field].length > 1) errors.push({ field, message: 'given more than once' });
   const { success, output, issues } = v.safeParse(schema, c.req.query(), { abortPipeEarly: true });

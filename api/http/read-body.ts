@@ -14,7 +14,7 @@ const MAX_FIELDS = 64;
 /** Bytes of the headers of a multipart field. */
 const MAX_FIELD_HEADERS = 8192;
 /** Bodies up to this length, in bytes, are read at once and not counted. Node reads no more than Content-Length. */
-const SMALL_BODY = 65_536;
+const SMALL_BODY = 8192;
 
 export const unsupportedMediaType = () =>
   new Problem(
@@ -29,8 +29,8 @@ const tooManyFields = () => new Problem('too_large', `a form has at most ${MAX_F
 const notMultipart = (cause?: unknown) => new Problem('unreadable', 'the body is not multipart/form-data', { cause });
 export const notJson = (cause?: unknown) => new Problem('unreadable', 'the body is not JSON', { cause });
 
-/** Counts bytes before they are kept, and may throw. */
-type Reserve = (bytes: number) => void;
+/** @returns a function that counts bytes before they are kept, and may throw. It is called for large bodies only. */
+type OpenBudget = (c: Context) => (bytes: number) => void;
 
 interface Body {
   /** unchecked */
@@ -40,18 +40,18 @@ interface Body {
 
 /**
  * @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field or an unexpected file, and those of
- * `reserve`
+ * `openBudget`
  * @throws ClientDisconnected
  */
-export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
+export async function readBody(c: Context, openBudget: OpenBudget): Promise<Body> {
   const type = c.req.header('content-type') ?? '';
   switch (type.split(';')[0]!.trim().toLowerCase()) {
     case 'application/json':
-      return { values: readJson(await readText(c, reserve)) };
+      return { values: readJson(await readText(c, openBudget)) };
     case 'application/x-www-form-urlencoded':
-      return { values: readForm(await readText(c, reserve)) };
+      return { values: readForm(await readText(c, openBudget)) };
     case 'multipart/form-data':
-      return readMultipart(await readBytes(c, MAX_BODY_BYTES, reserve), type);
+      return readMultipart(await readBytes(c, MAX_BODY_BYTES, openBudget), type);
     default:
       throw unsupportedMediaType();
   }
@@ -59,16 +59,21 @@ export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
 
 /**
  * Reads at most `max` bytes. They are copied to one buffer as they arrive, because each of many small chunks would cost memory.
- * @throws Problem 413, and those of `reserve`
+ * @throws Problem 413, and those of `openBudget`
  * @throws ClientDisconnected
  */
-export async function readBytes(c: Context, max: number, reserve: Reserve = () => {}): Promise<Buffer> {
+export async function readBytes(
+  c: Context,
+  max: number,
+  openBudget: OpenBudget = () => () => undefined,
+): Promise<Buffer> {
   const announced = c.req.header('content-length');
   const capacity = announced === undefined ? max : Number(announced);
   if (capacity > max) throw tooLarge(max);
   const { incoming } = c.env as HttpBindings;
   try {
     if (announced !== undefined && capacity <= SMALL_BODY) return Buffer.from(await c.req.arrayBuffer());
+    const reserve = openBudget(c);
     let buffer = Buffer.alloc(0);
     let length = 0;
     for await (const chunk of incoming.iterator({ destroyOnReturn: false })) {
@@ -88,8 +93,8 @@ export async function readBytes(c: Context, max: number, reserve: Reserve = () =
   }
 }
 
-async function readText(c: Context, reserve: Reserve): Promise<string> {
-  const bytes = await readBytes(c, MAX_TEXT_BYTES, reserve);
+async function readText(c: Context, openBudget: OpenBudget): Promise<string> {
+  const bytes = await readBytes(c, MAX_TEXT_BYTES, openBudget);
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {

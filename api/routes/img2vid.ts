@@ -84,11 +84,11 @@ export const img2vid = endpoint({
   handle(services) {
     const { config, store, lifecycle, estimate, now } = services;
     const nextId = createTaskIds(now);
-    const budget = createBodyBudget();
+    const openBudget = createBodyBudget();
 
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
-      const { values, image } = await readBody(c, budget.open(c));
+      const { values, image } = await readBody(c, openBudget);
       const seed = randomInt(0, 1e9 + 1);
       const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
       const errors = urlErrors(input, config);
@@ -196,7 +196,7 @@ async function respond(c: Context, services: Services, task: PublicTask) {
 async function waitForEnd(c: Context, services: Services, task: PublicTask, seconds: number): Promise<PublicTask> {
   const { key, isAdmitted } = c.var;
   const read = () => services.store.getPublic(key.id, task.id);
-  c.get('releaseBody')();
+  c.get('releaseBody')?.();
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
   let latest = task;
   try {
