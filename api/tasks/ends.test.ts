@@ -246,6 +246,30 @@ describe('POST /delete, and retention', () => {
   });
 });
 
+test('a job that RunPod refuses to cancel delays no deletion, and is given up when its time is over', async () => {
+  await service.close();
+  service = await testService({ TASK_DEADLINE_SECONDS: '604800', RETAIN_DAYS: '1' });
+  const id = await create();
+  await when(async () => (await service.store.get(id))!.job_id);
+  await service.bucket.put(`tasks/${id}/still.png`, 'not really a picture');
+  service.faults.runpod = (request) =>
+    request.url.includes('/cancel/') ? new Response('no', { status: 403 }) : undefined;
+  await call(`/cancel?id=${id}`);
+  const stored = async () => (await service.store.get(id))!;
+  await when(async () => (await stored()).failures > 0);
+
+  service.clock.ahead += DAY + SECOND;
+  service.lifecycle.dispatch();
+  await when(async () => (await files(id)).length === 0);
+  expect((await stored()).jobs_to_cancel).toHaveLength(1);
+  expect(JSON.stringify(await stored())).not.toContain('secret');
+
+  service.clock.ahead += 6 * DAY + 61 * SECOND;
+  service.lifecycle.dispatch();
+  await when(async () => (await stored()).jobs_to_cancel.length === 0);
+  await when(async () => (await service.store.nextDue()).due === undefined);
+});
+
 describe('a job that the task does not know', () => {
   /** Tells the API of a job, as RunPod does. */
   async function announce(id: string, job: string) {

@@ -6,7 +6,7 @@ import type { Dependencies } from '../dependencies.ts';
 import { isUnfinished, type RunPodJob } from '../runpod.ts';
 import { type Changes, endsTask, type Task } from '../store/task.ts';
 import { charge, isAsking } from './charge.ts';
-import { LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './job-transitions.ts';
+import { backoff, LOST_AFTER, onDeadline, onJobLost, onJobStatus, onUnknownJob, redacted } from './job-transitions.ts';
 import { storedResult } from './submission.ts';
 
 export type Step = ReturnType<typeof createStep>;
@@ -18,8 +18,12 @@ export function createStep(
 ) {
   const { taskDeadline, retain } = config;
 
-  /** @returns the jobs that could not be cancelled */
-  async function cancelJobs({ id, jobs_to_cancel }: Task): Promise<string[]> {
+  /** When all jobs of the task have exceeded their ttl; milliseconds from now. */
+  const jobsEndIn = ({ created_at }: Task) => Math.min(0, created_at - now()) + taskDeadline + MINUTE;
+
+  /** @returns the jobs that could not be cancelled and may still run */
+  async function cancelJobs(task: Task): Promise<string[]> {
+    const { id, jobs_to_cancel } = task;
     const left = await Promise.all(
       jobs_to_cancel.map(async (job) => {
         try {
@@ -27,8 +31,10 @@ export function createStep(
           log.info({ task: id, job }, 'superseded job cancelled');
           return [];
         } catch (error) {
-          log.warn({ task: id, job, error }, 'superseded job could not be cancelled; it will be tried again');
-          return [job];
+          const isOver = jobsEndIn(task) <= 0;
+          const next = isOver ? 'its time is over' : 'it will be tried again';
+          log.warn({ task: id, job, error }, `superseded job could not be cancelled; ${next}`);
+          return isOver ? [] : [job];
         }
       }),
     );
@@ -85,23 +91,20 @@ export function createStep(
 
   /**
    * Deletes the upload of an ended task, which nothing needs any more: later tasks animate `still.png`, and a repeated request is known by
-   * its hash. Expires all files when it is time.
+   * its hash. Expires prompt and files when it is time.
    */
   async function afterEnd(task: Task): Promise<Changes> {
-    if (task.image_key !== null) await bucket.delete(task.image_key);
-    return { image_key: null, ...(await expireInTime(task)) };
-  }
-
-  async function expireInTime(task: Task): Promise<Changes> {
-    if (task.jobs_to_cancel.length > 0) return {};
-    if (task.expired_at === null) {
-      const left = Math.min(retain, task.finished_at! + retain - now()); // the clock may have been ahead at the task's end
-      return left > 0 ? { nextRunIn: left } : { nextRunIn: 0, ...redacted(task, now()) };
-    }
-    await bucket.delete(taskFolder(task.id));
+    const { id, image_key, expired_at, finished_at, jobs_to_cancel, failures } = task;
+    const kept = Math.min(retain, finished_at! + retain - now()); // the clock may have been ahead at the task's end
+    if (expired_at === null && kept <= 0) return { nextRunIn: 0, ...redacted(task, now()) }; // without the bucket
+    if (expired_at !== null) await bucket.delete(taskFolder(id));
+    else if (image_key !== null) await bucket.delete(image_key);
     // A job may still write files until its ttl is over, so they are deleted once more after that.
-    const late = Math.min(0, task.created_at - now()) + taskDeadline + MINUTE;
-    return { nextRunIn: late > 0 ? late : null };
+    const next = expired_at === null ? kept : jobsEndIn(task);
+    // A job that RunPod refuses to cancel must not delay the deletion.
+    const retryIn = jobs_to_cancel.length > 0 ? backoff(failures + 1) : Infinity;
+    const nextRunIn = Math.min(next > 0 ? next : Infinity, retryIn);
+    return { image_key: null, nextRunIn: nextRunIn === Infinity ? null : nextRunIn };
   }
 
   /** @param unknownJob a job from a callback, which the task may not know */
