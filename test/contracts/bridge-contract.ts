@@ -350,6 +350,7 @@ function testRecords(harness: Harness, documented: Documented) {
 const TEMPORARY: [what: string, answer: Answer][] = [
   ['status 500', (c) => c.json({}, 500)],
   ['status 429', (c) => c.json({}, 429)],
+  ['an answer that can’t be read', (c) => c.html('<h1>Just a moment</h1>')],
   ['status 503 and Retry-After', (c) => c.json({}, 503, { 'retry-after': '0' })],
   [
     'a lost connection',

@@ -58,6 +58,9 @@ export function createBridge(definition: BridgeDefinition): Bridge {
   /** A provider's message goes to the caller, and may repeat the operator's key. */
   const withoutKey = ({ code, message, cause }: JobError) => new JobError(code, redact(message, secrets), { cause });
 
+  /** A bridge that stores pictures itself may give a path. */
+  const toAbsolute = (url: string) => (URL.canParse(url, baseUrl) ? new URL(url, baseUrl).href : url);
+
   return {
     name,
     pollInterval: isLoopback ? Math.min(200, pollInterval) : pollInterval,
@@ -76,7 +79,9 @@ export function createBridge(definition: BridgeDefinition): Bridge {
     async getStatus(id, signal) {
       try {
         const result = readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
-        return result.status === 'failed' ? { ...result, error: withoutKey(result.error) } : result;
+        if (result.status === 'failed') return { ...result, error: withoutKey(result.error) };
+        if (result.status !== 'done') return result;
+        return { ...result, pictures: result.pictures.map(toAbsolute), grid: result.grid && toAbsolute(result.grid) };
       } catch (error) {
         if (getStatusError(error)?.status === 404) throw unknownImagine(error);
         throw error instanceof JobError ? withoutKey(error) : error;
@@ -170,7 +175,14 @@ export function parse<S extends v.GenericSchema>(schema: S, answer: unknown): v.
   throw bridgeError('upstream_error', '', unexpectedAnswer(answer));
 }
 
-export const unexpectedAnswer = (answer: unknown) => new Error(`an unexpected answer: ${describeShape(answer)}`);
+class UnexpectedAnswer extends Error {}
+
+export const unexpectedAnswer = (answer: unknown) =>
+  new UnexpectedAnswer(`an unexpected answer: ${describeShape(answer)}`);
+
+/** Whether the provider's answer could not be read. */
+export const isUnexpectedAnswer = (error: unknown): boolean =>
+  error instanceof JobError && error.cause instanceof UnexpectedAnswer;
 
 /** The names and types of an answer, for the log. Its texts may repeat the prompt, the key or a picture's link. */
 function describeShape(answer: unknown, depth = 3): string {

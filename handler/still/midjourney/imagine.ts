@@ -20,7 +20,7 @@ import type { Log } from '../../../core/log.ts';
 import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
 import { SECOND } from '../../../core/time.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineStatus } from './bridge.ts';
-import { CALL_TIMEOUT, getRetryAfter } from './create-bridge.ts';
+import { CALL_TIMEOUT, getRetryAfter, isUnexpectedAnswer } from './create-bridge.ts';
 import { downloadImagine } from './download-imagine.ts';
 import { claimRequest, type ImagineRecord, readRecord, saveRecord } from './imagine-record.ts';
 
@@ -31,6 +31,8 @@ const MAX_RATE_LIMIT_PAUSE = 15 * SECOND;
 const CLAIM_TIMEOUT =
   RATE_LIMIT_ATTEMPTS * CALL_TIMEOUT + (RATE_LIMIT_ATTEMPTS - 1) * MAX_RATE_LIMIT_PAUSE + 10 * SECOND;
 const DOWNLOAD_ATTEMPTS = 3;
+/** Consecutive answers that can't be read, such as the error page of a proxy. The picture is paid for, so one is not its end. */
+const MAX_UNREADABLE = 5;
 
 export interface ImagineOptions {
   bucket: Bucket;
@@ -223,21 +225,25 @@ async function waitForPictures(bridge: Bridge, id: string, options: ImagineOptio
 const isCanceled = ({ aborted, reason }: AbortSignal) =>
   aborted && reason instanceof DOMException && reason.name === 'AbortError';
 
+const isTemporary = (error: unknown) => !(error instanceof JobError) || error.code === 'rate_limited';
+
 async function pollUntilEnd(
   bridge: Bridge,
   id: string,
   { onProgress, signal }: ImagineOptions,
 ): Promise<Exclude<ImagineStatus, { status: 'working' }>> {
-  for (;;) {
+  for (let unreadable = 0; ; ) {
     let pause = bridge.pollInterval;
     try {
       signal.throwIfAborted();
       const result = await bridge.getStatus(id, signal);
+      unreadable = 0;
       if (result.status !== 'working') return result;
       onProgress(result.progress);
     } catch (error) {
-      if (signal.aborted || (error instanceof JobError && error.code !== 'rate_limited')) throw error;
-      pause = Math.max(pause, getRetryAfter(error) ?? 0); // a temporary error
+      if (signal.aborted) throw error;
+      if (isUnexpectedAnswer(error) ? ++unreadable === MAX_UNREADABLE : !isTemporary(error)) throw error;
+      pause = Math.max(pause, getRetryAfter(error) ?? 0);
     }
     await delay(pause, undefined, { signal });
   }

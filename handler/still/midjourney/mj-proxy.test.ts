@@ -75,6 +75,13 @@ test('the original has only a grid, no cancel, and an empty answer for an unknow
   await expect(bridge.getStatus('unknown', signal)).rejects.toMatchObject({ code: 'lost' });
 });
 
+test('paths of pictures are resolved against the bridge, which may store them itself', async () => {
+  const { bridge, baseUrl } = await start('mj-proxy', {
+    intervene: (_, __, c) => c.json({ id: '1', status: 'SUCCESS', imageUrl: '/attachments/a b.png', imageUrls: [] }),
+  });
+  expect(await bridge.getStatus('1', signal)).toMatchObject({ grid: new URL('/attachments/a%20b.png', baseUrl).href });
+});
+
 test('without a secret it sends none', async () => {
   let headers: Headers | undefined;
   const { baseUrl } = await start('mj-proxy', {
