@@ -82,6 +82,8 @@ export function readColours(bytes, { space, hasProfile }) {
   if (bytes.toString('latin1', 4, 8) === 'ftyp') return readAvifColours(bytes);
 }
 
+const COLOUR_CHUNKS = ['cICP', 'iCCP', 'sRGB', 'gAMA', 'cHRM', 'cLLI', 'mDCV'];
+
 /** By precedence: cICP, iCCP, sRGB, gAMA and cHRM. */
 function readPngColours(bytes) {
   /** @type {Record<string, Buffer>} */
@@ -90,7 +92,7 @@ function readPngColours(bytes) {
     const length = bytes.readUInt32BE(at);
     const type = bytes.toString('latin1', at + 4, at + 8);
     if (type === 'IDAT') break;
-    chunks[type] ??= bytes.subarray(at + 8, at + 8 + length);
+    if (COLOUR_CHUNKS.includes(type)) chunks[type] ??= bytes.subarray(at + 8, at + 8 + length);
     at += 12 + length;
   }
   const { cICP, iCCP, sRGB, gAMA, cHRM, cLLI, mDCV } = chunks;

@@ -9,7 +9,7 @@
 export function withKnownBrand(picture) {
   const bytes = Buffer.from(picture.buffer, picture.byteOffset, picture.length);
   const isAvif =
-    bytes.toString('latin1', 4, 8) === 'ftyp' && /avi[fs]/.test(boxes(bytes)[0]?.data.toString('latin1') ?? '');
+    bytes.toString('latin1', 4, 8) === 'ftyp' && /avi[fs]/.test(bytes.toString('latin1', 8, bytes.readUInt32BE()));
   if (!isAvif) return bytes;
   const copy = Buffer.from(bytes);
   copy.write('avif', 8);
