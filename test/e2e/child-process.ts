@@ -69,6 +69,11 @@ export function startProcess(id: string, { entry, env, preload = [], ready, onLi
       child.kill(signal);
     },
     wasKilled: () => wasKilled,
+    /** Closes the pipes that it logs to. */
+    closeOutput() {
+      child.stdout!.destroy();
+      child.stderr!.destroy();
+    },
     /** The end of its log and of its standard error. */
     logTail: () => [...lines, errors].join('\n'),
     /** Whether a process of its group is still alive. */

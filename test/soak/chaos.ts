@@ -1,6 +1,7 @@
 /**
  * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/processes.ts`), and
- * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Callers post, repeat posts that broke off, poll, watch,
+ * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Outputs are closed, answers of Postgres to changes get lost
+ * (`chaos/lossy-connection.ts`), and the API's clock jumps ahead and back (`chaos/clock-jumps.mjs`). Callers post, repeat posts that broke off, poll, watch,
  * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if:
  *
  * - a task does not end, ends twice or fails without a cause, or a job is submitted twice without a cause (`chaos/trial.ts`)
@@ -23,6 +24,7 @@ import { readFlags } from '../support/flags.ts';
 import { isServed, runCallers } from './chaos/callers.ts';
 import { Faults } from './chaos/faults.ts';
 import { checkLeftovers, checkTasks } from './chaos/invariants.ts';
+import { startLossyConnection } from './chaos/lossy-connection.ts';
 import { checkAccounts, checkLedger, PRICES } from './chaos/money.ts';
 import { Processes } from './chaos/processes.ts';
 import { type Counts, count, formatEnd, makeOwners, type TaskRecord, Trial } from './chaos/trial.ts';
@@ -56,14 +58,17 @@ export async function chaos(options: ChaosOptions) {
   const timeouts = { pollTimeout: 5 * SECOND * RATE, workerTimeout: 60 * SECOND * RATE };
   const harness = await openHarness(folder, { clock, ...timeouts });
   const databaseUrl = postgres ? await fastDatabase(postgres, began) : `file:${join(harness.dataDir, 'tasks.db')}`;
+  let lostCommits = 0;
+  const lossy = postgres && (await startLossyConnection(postgres.port, stream('lost commits'), () => lostCommits++));
   const owners = await makeOwners(databaseUrl);
   const trial = new Trial(harness, owners, stream, realTime);
-  const processes = new Processes(harness, stream('kills'));
+  const processes = new Processes(harness, stream('kills'), stream('pipes'));
   const faults = new Faults(trial, processes);
   const receiver = await startReceiver(trial, processes);
 
   const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`];
-  const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: databaseUrl, ...PRICES, ...NO_LIMITS };
+  const apiUrl = lossy ? databaseUrl.replace(`:${postgres.port}/`, `:${lossy.port}/`) : databaseUrl;
+  const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: apiUrl, ...PRICES, ...NO_LIMITS };
   const reportProgress = () =>
     options.onProgress?.(`${processes.killCount()} kills, ${trial.endedTasks().length} of ${tasks} tasks have ended`);
   const progress = setInterval(reportProgress, 15 * SECOND);
@@ -93,9 +98,17 @@ export async function chaos(options: ChaosOptions) {
   const logs = violations.length > 0 ? { logs: harness.logTails() } : {};
   await harness.close();
   await receiver.close();
+  await lossy?.close();
   await rm(folder, { recursive: true, force: true, maxRetries: 5 }); // the kernel may still finish what a killed process began
   const { counts, callbacks } = faults;
-  const seen = { kills: processes.kills, faults: counts, callbacks, webhooks: receiver.counts };
+  const seen = {
+    kills: processes.kills,
+    closedPipes: processes.closedPipes,
+    lostCommits,
+    faults: counts,
+    callbacks,
+    webhooks: receiver.counts,
+  };
   return { ...results, ...seen, resubmissions, time, violations, ...logs };
 }
 

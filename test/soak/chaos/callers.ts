@@ -130,6 +130,8 @@ class Caller {
         return answer.body.id;
       }
       if (answer?.status === 402 && owner.budget !== null) await this.#waitForMoney(owner, answer.body.detail!);
+      else if (answer?.status === 503)
+        trial.brokenPosts++; // a lost answer of the database
       else if (answer) throw new Error(`a post was answered ${answer.status}: ${JSON.stringify(answer.body)}`);
       else trial.brokenPosts++;
     }
@@ -173,7 +175,7 @@ class Caller {
       const answer = await this.#ask(`/cancel?id=${record.id}`, { method: 'POST' });
       if (answer?.status === 202) return this.trial.seeTask(answer.body, 'the cancel', answer.askedAt);
       if (answer?.status === 409) return; // it has ended otherwise
-      if (answer) throw new Error(`a cancel was answered ${answer.status}`);
+      if (answer && answer.status !== 503) throw new Error(`a cancel was answered ${answer.status}`);
     }
   }
 

@@ -11,6 +11,7 @@ import { imagineKey, taskFolder } from '../../../core/job.ts';
 import type { PresentedTask, RESPONSES, Usage } from '../../../core/responses.ts';
 import { SECOND } from '../../../core/time.ts';
 import type { ApiProcess } from '../../e2e/harness.ts';
+import { mayBeAhead } from './clock-jumps.mjs';
 import type { Owner, Trial } from './trial.ts';
 
 /** Hardly any two tasks cost the same: a millisecond costs seven micro-units and a fraction. */
@@ -70,7 +71,8 @@ async function gpuTimesOf(
   { harness }: Trial,
   { id, status, created_at, finished_at }: PresentedTask,
 ): Promise<[least: number, most: number]> {
-  if (status !== 'succeeded') return [0, Date.parse(finished_at!) - Date.parse(created_at)];
+  const [created, finished] = [created_at, finished_at!].map(Date.parse) as [number, number];
+  if (status !== 'succeeded') return [0, mayBeAhead(created) ? Infinity : finished - created];
   const { output } = JSON.parse(await readFile(harness.objectPath(`${taskFolder(id)}/result.json`), 'utf8'));
   const ms = output.timings_ms.sampling + output.timings_ms.decoding;
   return [ms, ms];
@@ -84,7 +86,8 @@ async function stillsOf(trial: Trial, { id, status, input, finished_at }: Presen
   if (!saved) return [0];
   const record = JSON.parse(await readFile(path, 'utf8'));
   if (record.id === undefined) return record.refused.some((refusal: object) => 'id' in refusal) ? [0, 1] : [0];
-  const isBefore = saved.ctimeMs + FILE_CLOCK_LAG < trial.realTime(Date.parse(finished_at!));
+  const finished = Date.parse(finished_at!);
+  const isBefore = !mayBeAhead(finished) && saved.ctimeMs + FILE_CLOCK_LAG < trial.realTime(finished);
   return status === 'succeeded' || isBefore ? [1] : [0, 1];
 }
 

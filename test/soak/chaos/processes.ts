@@ -19,10 +19,15 @@ const API_MOMENTS = [
 const WORKER_MOMENTS = ['reporting', 'reported', 'any', ...STAGES] as const;
 export type Moment = (typeof API_MOMENTS | typeof WORKER_MOMENTS)[number];
 
+/** Share of the processes whose output is closed. */
+const CLOSED_PIPES = 0.2;
+
 const isUp = (process: TestProcess) => process.isReady() && process.isAlive() && !process.wasKilled();
 
 export class Processes {
   readonly kills: Counts = {};
+  /** processes whose output was closed */
+  closedPipes = 0;
   /** the moment of the next kill */
   #planned: Moment | undefined;
   /** how many shall be up */
@@ -32,6 +37,7 @@ export class Processes {
   constructor(
     private readonly harness: Harness,
     private readonly random: () => number,
+    private readonly pipes: () => number,
   ) {}
 
   apisUp = () => this.harness.apis.filter(isUp);
@@ -54,10 +60,19 @@ export class Processes {
   async #keepRunning(start: () => Promise<TestProcess>): Promise<void> {
     while (!this.#isOver) {
       const process = await start();
+      if (this.pipes() < CLOSED_PIPES) void this.#closeOutput(process);
       const { code, signal } = await this.harness.waitForExit(process, HOUR);
       const isRight = process.wasKilled() ? signal === 'SIGKILL' : this.#isOver && code === 0;
       if (!isRight) throw new Error(`${process.id} ended with ${signal ?? code}`);
     }
+  }
+
+  /** Closes the output of a process once it is ready: then the log is not needed to see that. */
+  async #closeOutput(process: TestProcess): Promise<void> {
+    await this.harness.waitFor(() => process.isReady() || !process.isAlive(), `${process.id} to be ready`, HOUR);
+    if (!process.isAlive()) return;
+    process.closeOutput();
+    this.closedPipes++;
   }
 
   /** Starts no more processes. */

@@ -7,6 +7,7 @@ import { isActive } from '../../../core/task-status.ts';
 import { SECOND } from '../../../core/time.ts';
 import type { Harness, TestJob } from '../../e2e/harness.ts';
 import { makeKey } from '../../support/test-api.ts';
+import { wasAhead } from './clock-jumps.mjs';
 
 export type Counts = Record<string, number>;
 export const count = (counts: Counts, name: string | number) => {
@@ -144,6 +145,7 @@ export class Trial {
       if (unknown && job.createdAt - earlier.createdAt > LOST_AFTER - 2 * SECOND) reason = 'forgotten';
       else if (!statusSeen && submittedBy?.wasKilled()) reason = 'killed during a submission';
       else if (!statusSeen && !answered) reason = 'answer lost';
+      else if (wasAhead(earlier.createdAt, job.createdAt)) reason = 'the clock was ahead'; // a lease or a job's time was over
       if (reason) count(this.resubmissions, reason);
       else this.addViolation(`${job.taskId} was submitted again though ${submittedBy?.id} knew of ${earlier.id}`);
     }
