@@ -3,6 +3,7 @@ import { beforeEach, expect, test } from 'vitest';
 
 import { forEachDatabase } from '../../test/support/each-database.ts';
 import { insertTask, newKey, newTask, UNLIMITED } from '../../test/support/test-store.ts';
+import { refusalOf, withTask } from './key.ts';
 import type { Store } from './store.ts';
 
 forEachDatabase((stores) => {
@@ -174,7 +175,10 @@ forEachDatabase((stores) => {
     const submissions = { interval: 1000, window: 60_000 };
     const submit = async (now: number, amount = 0) => {
       const task = newTask({ owner: 'k' });
-      const { refused } = await insertTask(store, task, { amount, now, submissions });
+      const admission = { ...UNLIMITED, amount, now, submissions };
+      const early = refusalOf(withTask((await store.getKey('k'))!, admission), admission);
+      const { refused } = await insertTask(store, task, admission);
+      expect(early).toBe(refused); // so that a picture is neither decoded nor stored in vain
       return { refused, key: (await other.getKey('k'))!, task: (await store.get(task.id))! };
     };
     const YEARS_AHEAD = Date.parse('2036-11-30T12:00:00Z');

@@ -10,6 +10,7 @@ import {
   type Key,
   type KeyChanges,
   LOCAL,
+  latestArrival,
   monthOf,
   NEW_ACCOUNT,
   type NewKey,
@@ -85,8 +86,7 @@ export async function reserve(dialect: Dialect, write: Write, task: NewTask, adm
   const line = { task_id, owner, model, reserved: amount, expected_gpu_time, upload_bytes };
   await write(dialect.db.insertInto('ledger').values(line));
   const { interval, window } = submissions;
-  // A time so far ahead comes from a clock that was ahead. Another replica's clock may be ahead by one window.
-  const latest = now + 2 * window;
+  const latest = latestArrival(now, window);
   // Last: other submissions with this key wait from here on.
   const key = await addToAccount(dialect, write, owner, now, {
     reserved: amount,

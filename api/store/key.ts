@@ -98,14 +98,21 @@ export const spentOf = ({ month, spent }: Key, now: number) => (month === monthO
 export const leftOf = (key: Key, now: number) =>
   key.budget === null ? null : Math.max(0, key.budget - key.reserved - spentOf(key, now));
 
+/** A submission's theoretical arrival time later than this comes from a clock that was ahead. Another replica's may be, by one window. */
+export const latestArrival = (now: number, window: number) => now + 2 * window;
+
 /** The account with one more task, as `reserve` changes it in the database. */
-export const withTask = (key: Key, { amount, now, submissions, uploadBytes }: Admission): Key => ({
+export const withTask = (
+  key: Key,
+  { amount, now, submissions: { interval, window }, uploadBytes }: Admission,
+): Key => ({
   ...key,
   spent: spentOf(key, now),
   reserved: key.reserved + amount,
   active_tasks: key.active_tasks + 1,
   upload_bytes: key.upload_bytes + uploadBytes,
-  submissions_at: Math.max(key.submissions_at, now) + submissions.interval,
+  submissions_at:
+    (key.submissions_at > latestArrival(now, window) ? now : Math.max(key.submissions_at, now)) + interval,
 });
 
 /** Why a new task is refused. @param key its key, whose account contains the task already */
