@@ -95,6 +95,7 @@ describe('CORS_ORIGINS', () => {
         'idempotency-key',
         'prefer',
         'last-event-id',
+        'range',
         'x-request-id',
       ]),
     );
@@ -111,7 +112,15 @@ describe('CORS_ORIGINS', () => {
       expect(response.headers.get('vary')).toContain('Origin');
       expect(response.headers.has('access-control-allow-credentials')).toBe(false);
       const exposed = response.headers.get('access-control-expose-headers')!;
-      for (const name of ['Location', 'Link', 'X-Request-Id', 'Retry-After', 'RateLimit', 'Idempotency-Replayed'])
+      for (const name of [
+        'Location',
+        'Link',
+        'Content-Range',
+        'X-Request-Id',
+        'Retry-After',
+        'RateLimit',
+        'Idempotency-Replayed',
+      ])
         expect(exposed.split(',')).toContain(name);
     }
   });

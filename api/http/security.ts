@@ -40,9 +40,20 @@ export const allowOrigins = (origins: string[]): MiddlewareHandler =>
   cors({
     origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'HEAD', 'POST'],
-    allowHeaders: ['Authorization', 'Content-Type', 'Idempotency-Key', 'Prefer', 'Last-Event-ID', 'X-Request-Id'],
+    allowHeaders: [
+      'Authorization',
+      'Content-Type',
+      'Idempotency-Key',
+      'Prefer',
+      'Last-Event-ID',
+      'Range',
+      'X-Request-Id',
+    ],
     exposeHeaders: [
       'Location',
+      'Accept-Ranges',
+      'Content-Range',
+      'ETag',
       'Link',
       'X-Request-Id',
       'Idempotency-Replayed',

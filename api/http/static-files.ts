@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { extname } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { Context } from 'hono';
+import { prefers } from './prefers.ts';
 import { Problem } from './problem.ts';
 
 /** Content types by file extension. */
@@ -44,7 +45,7 @@ export function staticFile(name: string, content: string | Uint8Array, policy: s
   let compressed: Uint8Array<ArrayBuffer> | undefined;
   return (c) => {
     if (c.req.header('if-none-match') === etag) return c.body(null, 304, headers);
-    if (!isCompressible || !/\bgzip\b/.test(c.req.header('accept-encoding') ?? '')) return c.body(body, 200, headers);
+    if (!isCompressible || !prefers(c, 'Accept-Encoding', 'gzip', 'identity')) return c.body(body, 200, headers);
     compressed ??= gzipSync(body);
     return c.body(compressed, 200, { ...headers, 'content-encoding': 'gzip' });
   };

@@ -341,6 +341,29 @@ describe('server-sent events', () => {
     expect(parse(text)).toHaveLength(1);
   });
 
+  test('Accept chooses events by its weights, in any case', async () => {
+    const id = await create();
+    const typeFor = async (accept: string) => {
+      const gone = new AbortController();
+      const response = await fetch(`${service.url}/status?id=${id}`, { headers: { accept }, signal: gone.signal });
+      gone.abort();
+      return response.headers.get('content-type');
+    };
+    for (const accept of [
+      'Text/Event-Stream',
+      'application/json;q=0.5, text/event-stream',
+      'application/json, text/event-stream',
+    ])
+      expect(await typeFor(accept), accept).toMatch(/^text\/event-stream/);
+    for (const accept of [
+      'text/event-stream;q=0',
+      'text/event-stream;q=0.1, application/json',
+      '*/*',
+      'x-text/event-stream',
+    ])
+      expect(await typeFor(accept), accept).toBe('application/json');
+  });
+
   test('a HEAD request opens no stream', async () => {
     const head = { method: 'HEAD', headers: { accept: 'text/event-stream' } };
     const response = await fetch(`${service.url}/status?id=${await create()}`, head);

@@ -3,6 +3,7 @@ import * as v from 'valibot';
 import type { PresentedTask } from '../../core/responses.ts';
 import { isActive } from '../../core/task-status.ts';
 import { endpoint } from '../http/endpoint.ts';
+import { prefers } from '../http/prefers.ts';
 import { invalidInput } from '../http/problem.ts';
 import { json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
@@ -62,7 +63,7 @@ export const status = endpoint({
 
       const task = await store.getPublic(owner, id);
       if (!task) throw noSuchTask();
-      const wantsEvents = c.req.method === 'GET' && (c.req.header('accept') ?? '').includes('text/event-stream');
+      const wantsEvents = c.req.method === 'GET' && prefers(c, 'Accept', 'text/event-stream', 'application/json');
       if (!wantsEvents) {
         lifecycle.watch(task);
         return c.json(await presentTask(task));
