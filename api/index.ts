@@ -1,5 +1,6 @@
 /** Starts the API: reads the environment once, opens the dependencies, listens, and stops in order at SIGTERM. */
 import { createLog } from '../core/log.ts';
+import { findSandbox } from '../core/picture/picture.ts';
 import { SECOND } from '../core/time.ts';
 import { createApp } from './app.ts';
 import { readConfig } from './config.ts';
@@ -19,6 +20,7 @@ try {
   log.info({ url: config.publicUrl }, 'listening');
   process.send?.({ event: 'listening', url: config.publicUrl });
   await services.start();
+  void logSandbox(log);
 
   let stoppedAt: number | undefined;
   const onSignal = async () => {
@@ -40,6 +42,15 @@ try {
 } catch (error) {
   console.error(`api: ${error instanceof Error ? error.message : error}`);
   process.exit(1);
+}
+
+/** Finds the decoder's sandbox before the first picture comes. */
+async function logSandbox(log: Services['log']): Promise<void> {
+  try {
+    log.info({ sandbox: (await findSandbox()).name }, 'pictures are decoded in a sandbox');
+  } catch (error) {
+    log.error({ error }, 'pictures can’t be decoded on this machine');
+  }
 }
 
 /** Prints to stdout instead of the log, which may be kept and sent elsewhere. */

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { findSandbox } from '../../core/picture/picture.ts';
 import { sample } from '../../test/support/malicious-pictures.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
@@ -10,6 +11,7 @@ vi.mock('node:child_process', { spy: true });
 
 let service: TestService;
 beforeEach(async () => {
+  await findSandbox(); // so that a test sees only its own decoders start
   service = await testService({ PRICE_PER_GPU_SECOND: '0.0003' });
   vi.mocked(spawn).mockClear();
 });

@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { decodeToSrgb, readColours } from './colours.mjs';
 import { withKnownBrand } from './heif.mjs';
 
-const sharp = createRequire(import.meta.url)('sharp'); // CommonJS starts in half the time
+// CommonJS starts in half the time. A sandbox has no link to the packages, so their real path is given.
+const sharp = createRequire(import.meta.url)(process.env.SHARP ?? 'sharp');
 
 const TOO_LARGE = 2;
 const NO_PICTURE = 3;

@@ -2,14 +2,17 @@ import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
-import { expect, test, vi } from 'vitest';
+import { beforeAll, expect, test, vi } from 'vitest';
 import { craftPng, pngChunk, scansJpeg } from '../../test/support/malicious-pictures.ts';
 import { JobError } from '../job.ts';
 import { countScans, decode } from './decode.mjs';
 import { MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, MAX_PICTURE_SCANS } from './limits.ts';
-import { checkPicture, toPng } from './picture.ts';
+import { checkPicture, findSandbox, toPng } from './picture.ts';
 
 vi.mock('node:child_process', { spy: true });
+beforeAll(async () => {
+  await findSandbox(); // so that a test sees only its own decoder start
+});
 
 const limits = { maxPixels: MAX_PICTURE_PIXELS, maxSide: 65_535, maxScans: MAX_PICTURE_SCANS };
 /** Decodes in this process, which is faster than starting one. */
@@ -418,18 +421,40 @@ test.each(['SIGSEGV', 'SIGABRT', 'SIGBUS'] as const)(
   },
 );
 
+/** The process id of Node in the processes that make up a decoder. */
+async function findNode(pid: number): Promise<number> {
+  if ((await readFile(`/proc/${pid}/cmdline`, 'utf8')).startsWith(process.execPath)) return pid;
+  const [child] = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).split(' ');
+  return findNode(Number(child));
+}
+
+test.each([
+  ['SIGSEGV', 'the picture can’t be decoded'],
+  ['SIGXCPU', 'the picture takes too long to decode'],
+] as const)(
+  'a decoder that dies of %s within its sandbox makes the picture image_rejected',
+  async (signal, message) => {
+    vi.mocked(spawn).mockClear();
+    const refused = expect(toPng(slow())).rejects.toMatchObject({ code: 'image_rejected', message });
+    await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
+    // It fails while the sandbox is being built.
+    process.kill(await vi.waitFor(() => findNode(decoder().pid!), { timeout: 10_000, interval: 10 }), signal);
+    await refused;
+  },
+);
+
 test('a decoder that is killed from outside is not the picture’s fault', async () => {
   vi.mocked(spawn).mockClear();
   const failed = expect(checkPicture(slow())).rejects.not.toBeInstanceOf(JobError);
   await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
-  decoder().kill('SIGTERM');
+  decoder().kill('SIGKILL');
   await failed;
 });
 
 test('the decoder does not get this process’s environment', async () => {
   vi.mocked(spawn).mockClear();
   await checkPicture(await paint(gradient).png().toBuffer());
-  expect(Object.keys(vi.mocked(spawn).mock.calls[0]![2]!.env!)).toEqual(['TMPDIR']);
+  expect(Object.keys(vi.mocked(spawn).mock.calls[0]![2]!.env!)).toEqual(['SHARP', 'VIPS_DISC_THRESHOLD']);
 });
 
 test('the first picture of an animation is used', async () => {

@@ -1,6 +1,6 @@
 /** Checks and decodes untrusted pictures, each in a process of its own (decode.mjs). */
 import { spawn } from 'node:child_process';
-import { tmpdir } from 'node:os';
+import { constants } from 'node:os';
 import { buffer, text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { JobError } from '../job.ts';
@@ -14,6 +14,7 @@ import {
   PICTURE_LIMITS_TEXT,
   PICTURE_TYPES_TEXT,
 } from './limits.ts';
+import { DECODER_ENV, SANDBOXES, type Sandbox } from './sandbox.ts';
 
 /** CPU seconds for a check and for a PNG. The slowest picture of 64 megapixels (AVIF) took 3 and 6 on a busy machine. */
 const CPU_SECONDS = { check: 10, png: 30 };
@@ -40,6 +41,9 @@ const UNSUPPORTED =
   /: (.{1,200} (?:support is not configured|decoding is not implemented)|Unsupported JPEG .{1,100})$/m;
 /** Signals of a crash; any other signal came from outside. */
 const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGSYS'];
+
+/** By number: a shell exits with 128 and the number of the signal that killed its command. */
+const SIGNALS = new Map(Object.entries(constants.signals).map(([name, number]) => [number as number, name]));
 
 /** Two decoders at a time: a slow picture does not block all others, and many pictures do not take all memory. */
 const takeDecoder = createSlots(2, { all: 64, perOwner: 8 });
@@ -75,20 +79,50 @@ async function decode(
   owner?: string,
 ): Promise<Buffer> {
   if (bytes.length > MAX_PICTURE_BYTES) throw pictureTooLarge();
+  const sandbox = await findSandbox();
   const free = await takeDecoder(signal, owner);
   try {
-    return await runDecoder(bytes, png, signal);
+    return resultOf(await runDecoder(sandbox, bytes, png, signal));
   } finally {
     free();
   }
 }
 
-async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal): Promise<Buffer> {
+let found: Promise<Sandbox> | undefined;
+
+/** The first of SANDBOXES in which the decoder works on this machine; they are tried once. */
+export function findSandbox(): Promise<Sandbox> {
+  found ??= tryAll().catch((error) => {
+    found = undefined;
+    throw error;
+  });
+  return found;
+}
+
+async function tryAll(): Promise<Sandbox> {
+  let exit: Exit | undefined;
+  for (const sandbox of SANDBOXES) {
+    exit = await runDecoder(sandbox, Buffer.alloc(0), false, new AbortController().signal);
+    if (exit.status === NO_PICTURE) return sandbox;
+  }
+  throw new Error(`no decoder of pictures can be started: ${exit?.message}`);
+}
+
+interface Exit {
+  output: Buffer;
+  message: string;
+  status: number | null;
+  /** such as SIGSEGV */
+  killedBy: string | undefined;
+}
+
+/** @throws Error the process did not start, or hangs; the signal's reason */
+async function runDecoder(sandbox: Sandbox, bytes: Uint8Array, png: boolean, signal: AbortSignal): Promise<Exit> {
   const options = JSON.stringify({ png, ...LIMITS });
   const script = `${OOM_FIRST}; ${limits(png ? CPU_SECONDS.png : CPU_SECONDS.check)}; exec "$0" "$@"`;
   const timeout = AbortSignal.timeout(TIMEOUT);
-  const child = spawn('/bin/sh', ['-c', script, process.execPath, DECODER, options], {
-    env: { TMPDIR: tmpdir() }, // no secrets
+  const child = spawn('/bin/sh', ['-c', script, ...sandbox.command(DECODER, [options])], {
+    env: DECODER_ENV,
     signal: AbortSignal.any([signal, timeout]),
     killSignal: 'SIGKILL',
   });
@@ -100,11 +134,16 @@ async function runDecoder(bytes: Uint8Array, png: boolean, signal: AbortSignal):
     child.on('close', (...how) => resolve(how)),
   );
   child.stdin.on('error', () => {}).end(bytes); // the process may exit before it has read all; its status says why
-  const [result, message, [status, killedBy]] = await Promise.all([buffer(child.stdout), text(child.stderr), closed]);
+  const [output, message, [status, killedBy]] = await Promise.all([buffer(child.stdout), text(child.stderr), closed]);
   signal.throwIfAborted();
   if (timeout.aborted) throw new Error(`the decoder has not ended after ${TIMEOUT / MINUTE} minutes`);
   if (failure) throw failure;
-  if (status === 0) return result;
+  return { output, message, status, killedBy: killedBy ?? SIGNALS.get(status! - 128) };
+}
+
+/** @throws JobError image_rejected; Error the decoder failed for another reason than its picture */
+function resultOf({ output, message, status, killedBy }: Exit): Buffer {
+  if (status === 0) return output;
   if (status === TOO_LARGE) throw pictureTooLarge();
   if (status === TOO_MANY_SCANS) throw tooManyScans();
   const cause = new Error(`decoder: ${killedBy ?? status} ${message.slice(-1000)}`.trim());
