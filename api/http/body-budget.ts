@@ -21,33 +21,33 @@ export const tooManyUploads = () =>
   });
 
 /**
- * @returns a function that opens the account of one request's body. The account is closed with the response, or by `releaseBody`.
- * It is a function that counts more bytes, and throws a Problem, 429 if the key's bodies have too many, 503 if all bodies have too many,
- * or ClientDisconnected
+ * @returns a function that counts the bytes of a request's body, until its response ends or `releaseBody` is called. It throws a Problem,
+ * 429 if the bodies of the API key have too many, 503 if all bodies have too many, or ClientDisconnected
  */
 export function createBodyBudget() {
   let total = 0;
   const byKey = new Map<string, number>();
 
-  return (c: Context): ((bytes: number) => void) => {
+  return function reserve(c: Context, bytes: number): void {
     const { outgoing } = c.env as HttpBindings;
     const { id } = c.get('key');
-    let held = 0;
-    const add = (bytes: number) => {
-      const sum = (byKey.get(id) ?? 0) + bytes;
-      if (sum > 0) byKey.set(id, sum);
+    const held = byKey.get(id) ?? 0;
+    if (outgoing.closed) throw new ClientDisconnected();
+    if (held + bytes > MAX_KEY_BYTES) throw tooManyUploads();
+    if (total + bytes > MAX_BYTES) throw unavailable('too many uploads are in progress; try again');
+    byKey.set(id, held + bytes);
+    total += bytes;
+
+    let isReleased = false;
+    const release = () => {
+      if (isReleased) return;
+      isReleased = true;
+      const left = byKey.get(id)! - bytes;
+      if (left > 0) byKey.set(id, left);
       else byKey.delete(id);
-      total += bytes;
-      held += bytes;
+      total -= bytes;
     };
-    const release = () => add(-held);
     c.set('releaseBody', release);
     outgoing.once('close', release);
-    return (bytes) => {
-      if (outgoing.closed) throw new ClientDisconnected();
-      if ((byKey.get(id) ?? 0) + bytes > MAX_KEY_BYTES) throw tooManyUploads();
-      if (total + bytes > MAX_BYTES) throw unavailable('too many uploads are in progress; try again');
-      add(bytes);
-    };
   };
 }

@@ -29,8 +29,8 @@ const tooManyFields = () => new Problem('too_large', `a form has at most ${MAX_F
 const notMultipart = (cause?: unknown) => new Problem('unreadable', 'the body is not multipart/form-data', { cause });
 export const notJson = (cause?: unknown) => new Problem('unreadable', 'the body is not JSON', { cause });
 
-/** @returns a function that counts bytes before they are kept, and may throw. It is called for large bodies only. */
-type OpenBudget = (c: Context) => (bytes: number) => void;
+/** Counts the bytes of a large body before it is read, and may throw. */
+type Reserve = (c: Context, bytes: number) => void;
 
 interface Body {
   /** unchecked */
@@ -40,52 +40,42 @@ interface Body {
 
 /**
  * @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field or an unexpected file, and those of
- * `openBudget`
+ * `reserve`
  * @throws ClientDisconnected
  */
-export async function readBody(c: Context, openBudget: OpenBudget): Promise<Body> {
+export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
   const type = c.req.header('content-type') ?? '';
   switch (type.split(';')[0]!.trim().toLowerCase()) {
     case 'application/json':
-      return { values: readJson(await readText(c, openBudget)) };
+      return { values: readJson(await readText(c, reserve)) };
     case 'application/x-www-form-urlencoded':
-      return { values: readForm(await readText(c, openBudget)) };
+      return { values: readForm(await readText(c, reserve)) };
     case 'multipart/form-data':
-      return readMultipart(await readBytes(c, MAX_BODY_BYTES, openBudget), type);
+      return readMultipart(await readBytes(c, MAX_BODY_BYTES, reserve), type);
     default:
       throw unsupportedMediaType();
   }
 }
 
 /**
- * Reads at most `max` bytes. They are copied to one buffer as they arrive, because each of many small chunks would cost memory.
- * @throws Problem 413, and those of `openBudget`
+ * Reads at most `max` bytes. They are copied to one buffer as they arrive, because each of many small chunks would cost memory. Memory
+ * that no byte was written to is not used yet.
+ * @throws Problem 413, and those of `reserve`
  * @throws ClientDisconnected
  */
-export async function readBytes(
-  c: Context,
-  max: number,
-  openBudget: OpenBudget = () => () => undefined,
-): Promise<Buffer> {
+export async function readBytes(c: Context, max: number, reserve: Reserve = () => undefined): Promise<Buffer> {
   const announced = c.req.header('content-length');
   const capacity = announced === undefined ? max : Number(announced);
   if (capacity > max) throw tooLarge(max);
   const { incoming } = c.env as HttpBindings;
   try {
-    if (announced !== undefined && capacity <= SMALL_BODY) return Buffer.from(await c.req.arrayBuffer());
-    const reserve = openBudget(c);
-    let buffer = Buffer.alloc(0);
+    if (capacity <= SMALL_BODY) return Buffer.from(await c.req.arrayBuffer());
+    reserve(c, capacity);
+    const buffer = Buffer.allocUnsafeSlow(capacity);
     let length = 0;
     for await (const chunk of incoming.iterator({ destroyOnReturn: false })) {
-      const end = length + chunk.length;
-      if (end > max) throw tooLarge(max);
-      if (end > buffer.length) {
-        const larger = Math.min(capacity, Math.max(end, 2 * buffer.length));
-        reserve(larger - buffer.length);
-        buffer = Buffer.concat([buffer.subarray(0, length)], larger);
-      }
-      chunk.copy(buffer, length);
-      length = end;
+      if (length + chunk.length > capacity) throw tooLarge(max);
+      length += chunk.copy(buffer, length);
     }
     return buffer.subarray(0, length);
   } catch (error) {
@@ -93,8 +83,8 @@ export async function readBytes(
   }
 }
 
-async function readText(c: Context, openBudget: OpenBudget): Promise<string> {
-  const bytes = await readBytes(c, MAX_TEXT_BYTES, openBudget);
+async function readText(c: Context, reserve: Reserve): Promise<string> {
+  const bytes = await readBytes(c, MAX_TEXT_BYTES, reserve);
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {

@@ -84,11 +84,11 @@ export const img2vid = endpoint({
   handle(services) {
     const { config, store, lifecycle, estimate, now } = services;
     const nextId = createTaskIds(now);
-    const openBudget = createBodyBudget();
+    const reserve = createBodyBudget();
 
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
-      const { values, image } = await readBody(c, openBudget);
+      const { values, image } = await readBody(c, reserve);
       const seed = randomInt(0, 1e9 + 1);
       const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
       const errors = urlErrors(input, config);
