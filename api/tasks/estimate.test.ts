@@ -45,6 +45,11 @@ async function keyWith(count: number, seconds: number, body: object = {}): Promi
   return client;
 }
 
+test('the estimate of svd_xt grows faster than the pixels of a frame, because of attention', async () => {
+  await start('svd_xt');
+  expect(await estimate(await service.key(), { H: 1152, W: 2048 })).toBe(4 * (30 + 4 * 30 * 1.75));
+});
+
 describe('the estimate of svd_xt’s default clip', () => {
   test('is that of the parameters before there are ten results', async () => {
     await start('svd_xt');

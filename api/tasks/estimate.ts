@@ -19,20 +19,23 @@ const MAX_FACTOR = 8;
 
 /**
  * Work of a model on a slow machine, in seconds: for 25 frames of 1024×576, once and for each evaluation of both guidance branches, and
- * the least that is estimated. The camera runs on processors.
+ * the least that is estimated. `attention` is the share of an evaluation that grows with the square of the frame's pixels, not with the
+ * pixels. The camera runs on processors.
  */
-const SVD = { once: 30, evaluation: 4, least: 10 };
-const WORK = { camera: { once: 6, evaluation: 0.15, least: 1 }, svd: SVD, svd_xt: SVD, svd_xt_1_1: SVD };
+const SVD = { once: 30, evaluation: 4, attention: 0.25, least: 10 };
+const WORK = { camera: { once: 6, evaluation: 0.15, attention: 0, least: 1 }, svd: SVD, svd_xt: SVD, svd_xt_1_1: SVD };
 /** These evaluate the model twice a step. */
 const SECOND_ORDER: Input['sampler'][] = ['HeunEDMSampler', 'DPMPP2SAncestralSampler'];
 
 /** Time that sampling and decoding take on a slow machine, by the parameters alone; whole milliseconds. */
 export function estimateGpuTime(model: ModelName, input: Input): number {
-  const { once, evaluation } = WORK[model];
-  const size = (input.H * input.W * input.T) / (576 * 1024 * 25);
+  const { once, evaluation, attention } = WORK[model];
+  const frame = (input.H * input.W) / (576 * 1024);
+  const size = frame * (input.T / 25);
+  const growth = 1 + attention * Math.max(0, frame - 1);
   const branches = input.guider === 'IdentityGuider' ? 0.5 : 1;
   const evaluations = input.steps * (SECOND_ORDER.includes(input.sampler) ? 2 : 1) * branches;
-  return Math.round(input.num_cols * size * (once + evaluation * evaluations) * SECOND);
+  return Math.round(input.num_cols * size * (once + evaluation * evaluations * growth) * SECOND);
 }
 
 export interface Estimate {
