@@ -69,9 +69,9 @@ export function openRunPod({ apiKey, endpointId, baseUrl }: Config['runpod']) {
     },
 
     /** Resolves also for a job that RunPod does not know. @throws Error: RunPod can't be reached or refuses */
-    async cancel(jobId: string): Promise<void> {
+    async cancel(jobId: string, timeout = TIMEOUT): Promise<void> {
       try {
-        parse(canceled, await endpoint.cancel(jobId, TIMEOUT));
+        parse(canceled, await endpoint.cancel(jobId, timeout));
       } catch (error) {
         if (statusOf(error) !== 404) throw error;
       }

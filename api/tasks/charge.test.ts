@@ -105,6 +105,22 @@ describe('a task that does not succeed costs', () => {
     expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
   });
 
+  test('its still, if its job begins, and a bridge is asked, while a queued task is canceled', async () => {
+    const { body } = await post({ prompt: 'x' });
+    while (!(await service.store.get(body.id))!.job_id) await new Promise((resolve) => setTimeout(resolve, 5));
+    service.faults.runpod = async (request) => {
+      if (!request.url.includes('/cancel/')) return undefined;
+      service.queue.take('worker-1', 1000);
+      await saveRecord(body.id, { asked_at: Date.now() });
+      delete service.faults.runpod;
+      return undefined;
+    };
+    expect((await send(`/cancel?id=${body.id}`)).body.status).toBe('queued');
+    await saveRecord(body.id, { id: 'imagine-7' });
+    service.clock.ahead += 1000;
+    expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
+  });
+
   test.each([
     [false, 0],
     [true, STILL],

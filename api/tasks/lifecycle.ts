@@ -12,7 +12,7 @@ import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Changes, Task } from '../store/task.ts';
-import { charge } from './charge.ts';
+import { charge, isAsking } from './charge.ts';
 import { onCancelRequest, redacted } from './job-transitions.ts';
 import { createRunner } from './runner.ts';
 import { createScheduler } from './scheduler.ts';
@@ -79,14 +79,22 @@ export function createLifecycle(options: LifecycleOptions) {
     throw new Error(`task ${task.id} does not exist any more`);
   }
 
-  /** Whether a job has begun of which the task does not know that; false if RunPod can't say. */
-  async function hasBegun({ id, status, job_id }: Task): Promise<boolean> {
+  /**
+   * Cancels the job of a queued task at RunPod.
+   * @returns whether the job has begun, so that its end decides about the task's cost; false if RunPod or the bucket can't say
+   */
+  async function hasBegun(task: Task): Promise<boolean> {
+    const { id, status, job_id } = task;
     if (status !== 'queued' || job_id === null) return false;
-    const job = await runpod.getStatus(job_id, CANCEL_TIMEOUT).catch((error) => {
-      log.warn({ task: id, error }, 'RunPod could not be asked about the job of a canceled task');
-      return undefined;
-    });
-    return job !== undefined && job.status !== 'IN_QUEUE';
+    try {
+      const job = await runpod.getStatus(job_id, CANCEL_TIMEOUT);
+      if (job?.status !== 'IN_QUEUE') return job !== undefined && job.status !== 'CANCELLED';
+      await runpod.cancel(job_id, CANCEL_TIMEOUT);
+      return await isAsking(task, bucket, now()); // a worker may have taken it in between
+    } catch (error) {
+      log.warn({ task: id, job: job_id, error }, 'the job of a canceled task could not be cancelled yet');
+      return false;
+    }
   }
 
   return {
