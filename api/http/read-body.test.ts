@@ -167,6 +167,8 @@ test.each([
   ['filename before name', `Content-Disposition: form-data; filename="a.png"; name="image"`],
   ['a further parameter', `${FILE}; size=7573`],
   ['no blanks', 'Content-Disposition:form-data;name="image";filename="a.png"'],
+  ['an escaped quote', `${TEXT}"image"; filename="my \\"best\\" photo.png"`],
+  ['a type without file name', `${TEXT}"image"\r\nContent-Type: image/png`],
 ])('multipart is read as this client writes it: %s', async (_name, headers) => {
   const { code, errors } = await answer(toMultipart([[headers, 'no picture']]));
   expect([code, errors]).toEqual(['image_rejected', [expect.objectContaining({ field: 'image' })]]);
@@ -178,6 +180,50 @@ test('multipart is read with a quoted boundary, a preamble and an epilogue', asy
   expect(await answer({ type: `multipart/form-data; boundary="${BOUNDARY}"`, body: whole })).toMatchObject({
     code: 'image_rejected',
   });
+});
+
+test('multipart is read with blanks after a boundary', async () => {
+  const { type, body } = toMultipart([[FILE, 'no picture']]);
+  expect(await answer({ type, body: String(body).replaceAll(`${BOUNDARY}\r\n`, `${BOUNDARY} \t\r\n`) })).toMatchObject({
+    code: 'image_rejected',
+  });
+});
+
+test('incomplete multipart is refused, wherever it ends', async () => {
+  const { type, body } = toMultipart([
+    [`${TEXT}"prompt"`, 'x'],
+    [FILE, 'no picture'],
+  ]);
+  for (let length = 0; length < body.length - 4; length += 7)
+    expect(await answer({ type, body: body.slice(0, length) as Buffer })).toMatchObject({ code: 'unreadable' });
+});
+
+test('text that is not UTF-8 is refused in every content type', async () => {
+  const latin1 = Buffer.from('café', 'latin1');
+  for (const body of [
+    toMultipart([[`${TEXT}"prompt"`, latin1]]),
+    toForm('prompt=caf%E9'),
+    { type: FORM_TYPE, body: Buffer.concat([Buffer.from('prompt='), latin1]) },
+    { type: JSON_TYPE, body: Buffer.concat([Buffer.from('{"prompt":"'), latin1, Buffer.from('"}')]) },
+  ])
+    expect(await answer(body)).toMatchObject({ status: 400, code: 'unreadable', detail: 'the body is not UTF-8' });
+  expect(await answer(toForm('prompt=%EF%BF%BD'))).toMatchObject({ status: 200 });
+});
+
+test.each([
+  ['JSON as a form', toForm('{"prompt":"a cat"}'), 415, /looks like JSON.*application\/json/],
+  ['multipart without its boundary', { type: 'multipart/form-data', body: 'x' }, 400, /needs its boundary/],
+])('%s is named', async (_, body, status, detail) => {
+  expect(await answer(body)).toMatchObject({ status, detail: expect.stringMatching(detail) });
+});
+
+test('a compressed body is named', async () => {
+  const headers = { ...key.headers, 'content-encoding': 'gzip' };
+  const response = await post(toJson({ prompt: 'x' }), { ...key, headers });
+  expect([response.status, (await response.json()).detail]).toEqual([
+    415,
+    expect.stringContaining('Content-Encoding: gzip'),
+  ]);
 });
 
 const sockets: Socket[] = [];

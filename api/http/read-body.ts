@@ -1,18 +1,13 @@
 /** Reads the body of a POST, in any of the three accepted content types, to values by name. */
 import type { HttpBindings } from '@hono/node-server';
 import type { Context } from 'hono';
-import { Response } from 'undici'; // its parser accepts the multipart of more clients than Node's own
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import { type FieldNote, parseTextFields } from '../../core/request.ts';
+import { MAX_FIELDS, MAX_TEXT_BYTES, parseMultipart, tooManyFields } from './multipart.ts';
 import { ClientDisconnected, invalidInput, Problem } from './problem.ts';
 
-const MAX_TEXT_BYTES = 1_000_000;
 /** A picture and the text fields around it. */
 const MAX_BODY_BYTES = MAX_PICTURE_BYTES + MAX_TEXT_BYTES;
-/** Fields of a form. There are fewer than 40 parameters. */
-const MAX_FIELDS = 64;
-/** Bytes of the headers of a multipart field. */
-const MAX_FIELD_HEADERS = 8192;
 /** Bodies up to this length, in bytes, are read at once and not counted. Node reads no more than Content-Length. */
 const SMALL_BODY = 8192;
 
@@ -22,12 +17,21 @@ export const unsupportedMediaType = () =>
     'send application/json, application/x-www-form-urlencoded or multipart/form-data',
     { headers: { accept: 'application/json, application/x-www-form-urlencoded, multipart/form-data' } },
   );
-export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
 const tooLarge = (max: number) =>
   new Problem('too_large', `a request of this content type has at most ${max / 1e6} MB`);
-const tooManyFields = () => new Problem('too_large', `a form has at most ${MAX_FIELDS} fields`);
-const notMultipart = (cause?: unknown) => new Problem('unreadable', 'the body is not multipart/form-data', { cause });
+const notUtf8 = (cause?: unknown) => new Problem('unreadable', 'the body is not UTF-8', { cause });
 export const notJson = (cause?: unknown) => new Problem('unreadable', 'the body is not JSON', { cause });
+
+/** What `curl -d '{…}'` sends without a header. */
+const jsonAsForm = () =>
+  new Problem(
+    'unsupported_media_type',
+    'the body looks like JSON, but Content-Type says form; send Content-Type: application/json',
+  );
+const encodedBody = (encoding: string) =>
+  new Problem('unsupported_media_type', `Content-Encoding: ${encoding} is not supported; send the body without it`, {
+    headers: { 'accept-encoding': 'identity' },
+  });
 
 /** Counts the bytes of a large body before it is read, and may throw. */
 type Reserve = (c: Context, bytes: number) => void;
@@ -45,6 +49,8 @@ interface Body {
  */
 export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
   const type = c.req.header('content-type') ?? '';
+  const encoding = c.req.header('content-encoding') ?? 'identity';
+  if (encoding.toLowerCase() !== 'identity') throw encodedBody(encoding);
   switch (type.split(';')[0]!.trim().toLowerCase()) {
     case 'application/json':
       return { values: readJson(await readText(c, reserve)) };
@@ -83,12 +89,13 @@ export async function readBytes(c: Context, max: number, reserve: Reserve = () =
   }
 }
 
-async function readText(c: Context, reserve: Reserve): Promise<string> {
-  const bytes = await readBytes(c, MAX_TEXT_BYTES, reserve);
+const readText = async (c: Context, reserve: Reserve) => decodeText(await readBytes(c, MAX_TEXT_BYTES, reserve));
+
+function decodeText(bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new Problem('unreadable', 'the body is not UTF-8', { cause });
+    throw notUtf8(cause);
   }
 }
 
@@ -107,8 +114,12 @@ function readJson(text: string): Record<string, unknown> {
 }
 
 function readForm(text: string): Record<string, unknown> {
+  if (/^\s*\{/.test(text)) throw jsonAsForm();
   if (text.split('&', MAX_FIELDS + 1).length > MAX_FIELDS) throw tooManyFields();
-  return readFields([...new URLSearchParams(text)]);
+  const fields = [...new URLSearchParams(text)];
+  // URLSearchParams replaces what is not UTF-8.
+  if (fields.flat().some((part) => part.includes('\ufffd')) && !/%EF%BF%BD|\ufffd/i.test(text)) throw notUtf8();
+  return readFields(fields);
 }
 
 function readFields(fields: [name: string, text: string][]): Record<string, unknown> {
@@ -119,48 +130,18 @@ function readFields(fields: [name: string, text: string][]): Record<string, unkn
   return parseTextFields(fields);
 }
 
-async function readMultipart(bytes: Buffer, contentType: string): Promise<Body> {
-  const [, quoted, token] = /;\s*boundary=(?:"([^"]*)"|([^\s;]*))/i.exec(contentType) ?? [];
-  const boundary = quoted ?? token ?? '';
-  if (!/^[\w'()+,./:=? -]{1,70}$/.test(boundary)) throw notMultipart();
-  checkFieldSizes(bytes, boundary);
-  const headers = { 'content-type': `multipart/form-data; boundary="${boundary}"` };
-  const form = await new Response(bytes, { headers }).formData().catch((cause) => {
-    throw notMultipart(cause);
-  });
-  const errors: FieldNote[] = [];
-  const images = form.getAll('image');
-  const fields: [name: string, text: string][] = [];
-  for (const [field, value] of form) {
-    if (field === 'image') continue;
-    if (typeof value === 'string') fields.push([field, value]);
-    else if (value.size > 0) errors.push({ field, message: 'must be text; a picture is sent as image' });
-    // Browsers send an empty file for an input without one.
-  }
+async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
+  const parts = await parseMultipart(body, contentType);
+  const images = parts.filter(({ name }) => name === 'image');
+  const others = parts.filter(({ name, isFile, bytes }) => name !== 'image' && !(isFile && bytes.length === 0)); // of an empty input
+  const errors: FieldNote[] = others
+    .filter(({ isFile }) => isFile)
+    .map(({ name: field }) => ({ field, message: 'must be text; a picture is sent as image' }));
   if (images.length > 1) errors.push({ field: 'image', message: 'given more than once' });
-  if (images.some((image) => typeof image === 'string' && image !== ''))
+  if (images.some(({ isFile, bytes }) => !isFile && bytes.length > 0))
     errors.push({ field: 'image', message: 'must be a file' });
   if (errors.length > 0) throw invalidInput(errors);
-  const values = readFields(fields);
-  const [image] = images;
-  if (image === undefined || typeof image === 'string' || image.size === 0) return { values };
-  if (image.size > MAX_PICTURE_BYTES) throw imageTooLarge();
-  return { values, image: new Uint8Array(await image.arrayBuffer()) };
-}
-
-/** Runs before the parser, which blocks the event loop for seconds on very many fields, long headers or long text. */
-function checkFieldSizes(body: Buffer, boundary: string): void {
-  let text = 0;
-  let start = body.indexOf(boundary);
-  for (let fields = 0; start !== -1; fields++) {
-    if (fields > MAX_FIELDS) throw tooManyFields(); // one more boundary ends the body
-    const next = body.indexOf(boundary, start + boundary.length);
-    const field = body.subarray(start, next === -1 ? undefined : next);
-    const headers = field.subarray(0, MAX_FIELD_HEADERS);
-    const end = headers.indexOf('\r\n\r\n');
-    if (end === -1 && field.length > MAX_FIELD_HEADERS) throw notMultipart();
-    if (!/filename/i.test(headers.toString('latin1', 0, end === -1 ? undefined : end))) text += field.length;
-    start = next;
-  }
-  if (text > MAX_TEXT_BYTES) throw new Problem('too_large', 'the text of a form has at most 1 MB');
+  const values = readFields(others.map(({ name, bytes }) => [name, decodeText(bytes)]));
+  const image = images[0]?.bytes;
+  return { values, ...(image && image.length > 0 && { image: new Uint8Array(image) }) };
 }

@@ -13,9 +13,10 @@ import { createBodyBudget, tooManyUploads } from '../http/body-budget.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
+import { imageTooLarge } from '../http/multipart.ts';
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
 import { ClientDisconnected, invalidInput, Problem, unavailable } from '../http/problem.ts';
-import { imageTooLarge, notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
+import { notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
 import { noLongerValid } from '../keys/access.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import {

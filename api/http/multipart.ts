@@ -1,0 +1,93 @@
+/** Parses multipart/form-data (RFC 7578) as all kinds of clients write it. */
+import { setImmediate } from 'node:timers/promises';
+import { Busboy } from '@fastify/busboy';
+import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
+import { Problem } from './problem.ts';
+
+/** Fields of a form. There are fewer than 40 parameters. */
+export const MAX_FIELDS = 64;
+export const MAX_TEXT_BYTES = 1_000_000;
+/** Bytes of the headers of one part. */
+const MAX_PART_HEADERS = 8192;
+/** Bytes that are parsed before other requests have their turn. */
+const PIECE = 256 * 1024;
+
+export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
+export const tooManyFields = () => new Problem('too_large', `a form has at most ${MAX_FIELDS} fields`);
+const tooMuchText = () => new Problem('too_large', 'the text of a form has at most 1 MB');
+
+export interface Part {
+  name: string;
+  isFile: boolean;
+  bytes: Buffer;
+}
+
+/**
+ * @returns the parts in their order; those with a file name or the content type of a picture are files
+ * @throws Problem 400 not multipart, or no boundary; 413 more than MAX_FIELDS parts, MAX_TEXT_BYTES of text or MAX_PICTURE_BYTES of a file
+ */
+export async function parseMultipart(body: Buffer, contentType: string): Promise<Part[]> {
+  const boundary = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType)?.slice(1).join('');
+  if (!boundary || boundary.length > 70)
+    throw new Problem(
+      'unreadable',
+      'Content-Type: multipart/form-data needs its boundary; let the HTTP library set it',
+    );
+  const parts: Part[] = [];
+  let text = 0;
+  let failure: Problem | undefined;
+  const fail = (cause: unknown) => {
+    failure ??= new Problem('unreadable', 'the body is not multipart/form-data, or is incomplete', { cause });
+  };
+  const parser = new Busboy({
+    headers: { 'content-type': `multipart/form-data; boundary="${boundary}"` },
+    limits: { parts: MAX_FIELDS, fileSize: MAX_PICTURE_BYTES, headerSize: MAX_PART_HEADERS },
+    isPartAFile: () => true, // text is decoded by the caller, strictly
+  });
+  parser.on('file', (name, stream, filename: string | undefined, encoding, type) => {
+    const chunks: Buffer[] = [];
+    const isFile = filename !== undefined || /^(image\/|application\/octet-stream)/i.test(type);
+    stream.on('data', (chunk: Buffer) => {
+      chunks.push(chunk);
+      if (!isFile) text += chunk.length;
+      if (text > MAX_TEXT_BYTES) failure ??= tooMuchText();
+    });
+    stream.on('limit', () => (failure ??= imageTooLarge())).on('error', fail);
+    stream.on('end', () => {
+      const bytes = Buffer.concat(chunks);
+      parts.push({ name, isFile, bytes: /^base64$/i.test(encoding) ? Buffer.from(String(bytes), 'base64') : bytes });
+    });
+  });
+  parser.on('partsLimit', () => (failure ??= tooManyFields()));
+  const ended = new Promise<void>((resolve) => {
+    parser.on('finish', resolve).on('error', (cause) => {
+      fail(cause);
+      resolve();
+    });
+  });
+  const trimmed = trimDelimiters(body, `--${boundary}`);
+  for (let start = 0; start < trimmed.length && !failure; start += PIECE) {
+    parser.write(trimmed.subarray(start, start + PIECE));
+    await setImmediate();
+  }
+  parser.end();
+  if (!failure) await ended;
+  if (failure) throw failure;
+  return parts;
+}
+
+/** Removes blanks at the end of delimiter lines, which RFC 2046 allows and the parser does not. */
+function trimDelimiters(body: Buffer, delimiter: string): Buffer {
+  const pieces: Buffer[] = [];
+  let kept = 0;
+  for (let at = body.indexOf(delimiter); at !== -1; at = body.indexOf(delimiter, at + delimiter.length)) {
+    const end = at + delimiter.length;
+    let next = end;
+    while (body[next] === 0x20 || body[next] === 0x09) next++;
+    const isLine = (at === 0 || body[at - 1] === 0x0a) && body[next] === 0x0d;
+    if (next === end || !isLine) continue;
+    pieces.push(body.subarray(kept, end));
+    kept = next;
+  }
+  return kept === 0 ? body : Buffer.concat([...pieces, body.subarray(kept)]);
+}
