@@ -6,7 +6,8 @@ const E2E = ['test/e2e/**/*.test.ts', 'infra/image/image.test.ts'];
 
 /** Tests that start another program (a process of ours, a database, an S3 server, Python), or compute for long. */
 const INTEGRATION = [
-  'api/routes/malicious-upload.test.ts',
+  'api/http/read-body.test.ts',
+  'api/routes/{malicious-upload,store-down}.test.ts',
   'api/store/*.test.ts',
   'client/cli.test.ts',
   'core/bucket/s3*.test.ts',
