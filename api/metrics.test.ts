@@ -328,7 +328,7 @@ test('store calls and their errors are counted; without the store a scrape shows
   expect(before.value('store_errors_total')).toBeUndefined();
   service.clock.ahead -= 60 * SECOND; // the key of this machine stays known
   await service.store.close();
-  expect((await fetch(`${service.url}/status?id=x`)).status).toBe(500);
+  expect((await fetch(`${service.url}/status?id=x`)).status).toBe(503);
   const { of, value } = await scrape(service);
   expect(value('store_errors_total', { operation: 'getPublic' })).toBe(1);
   expect(value('http_requests_total', { route: '/img2vid' })).toBe(1);

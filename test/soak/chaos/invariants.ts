@@ -2,11 +2,12 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_JOBS } from '../../../api/tasks/job-transitions.ts';
-import { getJson } from '../../../core/bucket/bucket.ts';
+import { getJson as readJson } from '../../../core/bucket/bucket.ts';
 import { type JobOutput, taskFolder } from '../../../core/job.ts';
 import type { PresentedTask } from '../../../core/responses.ts';
 import type { TestProcess } from '../../e2e/child-process.ts';
 import type { ApiProcess } from '../../e2e/harness.ts';
+import { getJson } from './money.ts';
 import {
   type AcceptedTask,
   type Counts,
@@ -28,7 +29,7 @@ export async function checkTasks(trial: Trial, apis: ApiProcess[]): Promise<void
   const listed = new Set<string>();
   const askedAt = performance.now();
   for (const { id: api, url } of apis) {
-    const get = async ({ headers }: Owner, query = '') => (await fetch(`${url}/status${query}`, { headers })).json();
+    const get = (owner: Owner, query = '') => getJson(`${url}/status${query}`, owner);
     for (const owner of owners)
       for (const task of (await get(owner)) as PresentedTask[]) {
         listed.add(task.id);
@@ -106,7 +107,7 @@ async function checkFolder(trial: Trial, task: PresentedTask, left: Counts): Pro
   const { id, status } = task;
   const folder = `${taskFolder(id)}/`;
   const names = await harness.listObjects(taskFolder(id));
-  const result = (await getJson(harness.bucket, `${folder}result.json`)) as { output?: JobOutput } | undefined;
+  const result = (await readJson(harness.bucket, `${folder}result.json`)) as { output?: JobOutput } | undefined;
   const won = filesOf<{ key: string }>(result?.output ?? {}).map(({ key }) => key.slice(folder.length));
   const presented = filesOf(task).map(({ link }) => keyOf(link).slice(folder.length));
   const needed = status === 'succeeded' ? [...presented, 'result.json', 'still.png'] : won;

@@ -184,7 +184,8 @@ export async function checkLedger(trial: Trial, databaseUrl: string): Promise<vo
       );
 }
 
-async function getJson(url: string, { headers }: Owner) {
+/** @throws Error for another status than 200 */
+export async function getJson(url: string, { headers }: Owner) {
   const response = await fetch(url, { headers });
   if (response.status !== 200) throw new Error(`${url} was answered ${response.status}`);
   return response.json();
