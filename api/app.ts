@@ -37,7 +37,11 @@ export function createApp(services: Services) {
     app.use(async (c, next) => (allowsAny && !(await access.isKeyRequired()) ? next() : cors(c, next)));
   }
   for (const endpoint of ENDPOINTS) register(app, endpoint, services, access.requireScope);
-  app.notFound((c) => renderProblem(c, new Problem('not_found', 'no such path; see /docs')));
+  app.notFound((c) => {
+    const [, path, id] = /^\/(status|cancel|delete)\/([^/]+)$/.exec(c.req.path) ?? [];
+    const hint = path ? `the id belongs in the query: /${path}?id=${id}` : 'see /docs';
+    return renderProblem(c, new Problem('not_found', `no such path; ${hint}`));
+  });
   app.onError((error, c) => {
     const log = c.get('log');
     if (error instanceof Problem) {

@@ -166,6 +166,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate; only with prompt or still_of'),
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
+      v.toLowerCase(),
       v.uuid('must be the id of an earlier task'),
       v.description('Id of an earlier task of the same API key; its still is animated again, and not paid for twice'),
     ),

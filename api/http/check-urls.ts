@@ -11,7 +11,7 @@ export function urlErrors(
   if (allowPrivateUrls) return [];
   const errors = Object.entries({ image_url, webhook_url })
     .filter(([, url]) => url !== undefined && !isPublicHost(new URL(url)))
-    .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS}` }));
+    .map(([field]) => ({ field, message: `must lead to ${ALLOWED_HOSTS} (ALLOW_PRIVATE_URLS=1 allows others)` }));
   if (webhook_url?.startsWith('http:')) errors.push({ field: 'webhook_url', message: 'must be an https URL' });
   return errors;
 }

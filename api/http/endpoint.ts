@@ -41,8 +41,9 @@ export function register(
   for (const pattern of [path].flat()) {
     if (scope) app.use(pattern, requireScope(scope));
     app.on(method, pattern, (c) => respond(c, query ? readQuery(c, query, unknownParameter) : {}));
-    app.all(pattern, () => {
-      throw new Problem('method_not_allowed', `use ${allow}`, { headers: { allow } });
+    app.all(pattern, (c) => {
+      const hint = c.req.method === 'DELETE' ? '; POST /delete?id=ID deletes the files of a task' : '';
+      throw new Problem('method_not_allowed', `use ${allow}${hint}`, { headers: { allow } });
     });
   }
 }
@@ -60,7 +61,8 @@ function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown =
   const { success, output, issues } = v.safeParse(schema, c.req.query(), { abortPipeEarly: true });
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
-    if (!errors.some((error) => error.field === field)) errors.push({ field, message: issue.message });
+    if (!errors.some((error) => error.field === field))
+      errors.push({ field, message: issue.type === 'object' ? 'is needed, in the query' : issue.message });
   }
   if (!success || errors.length > 0) throw invalidInput(errors);
   return output;

@@ -5,15 +5,12 @@ import { invalidInput, Problem } from '../http/problem.ts';
 import { TASK_ID_EXAMPLE } from '../openapi/examples.ts';
 import type { Services } from '../services.ts';
 import type { Task } from '../store/task.ts';
+import { idParameter } from '../tasks/id.ts';
 
 const message = 'must be the id of a task';
 
 export const TASK_QUERY = v.object({
-  id: v.pipe(
-    v.string(message),
-    v.nonEmpty(message),
-    v.metadata({ description: 'Id of the task', examples: [TASK_ID_EXAMPLE] }),
-  ),
+  id: v.pipe(idParameter(message), v.metadata({ description: 'Id of the task', examples: [TASK_ID_EXAMPLE] })),
 });
 
 export const noSuchTask = () => new Problem('not_found', 'there is no such task');

@@ -272,6 +272,29 @@ describe('GET /status', () => {
   });
 });
 
+test('an id in capitals is the same id', async () => {
+  const id = await create();
+  const query = `?id=${id.toUpperCase()}`;
+  expect((await fetch(`${service.url}/status${query}`)).status).toBe(200);
+  const stillOf = await service.post({ still_of: id.toUpperCase() });
+  expect((await stillOf.json()).errors[0].message).toContain('whose pictures are kept'); // it is found, but has none yet
+  expect((await fetch(`${service.url}/cancel${query}`, { method: 'POST' })).status).toBe(202);
+});
+
+test('a wrong call is answered with the right one', async () => {
+  const detail = async (path: string, method = 'GET') =>
+    (await (await fetch(service.url + path, { method })).json()) as object;
+  expect(await detail('/status/abc')).toMatchObject({
+    detail: 'no such path; the id belongs in the query: /status?id=abc',
+  });
+  expect(await detail('/status?id=abc', 'DELETE')).toMatchObject({
+    detail: expect.stringContaining('POST /delete?id=ID'),
+  });
+  expect(await detail('/cancel', 'POST')).toMatchObject({
+    errors: [{ field: 'id', message: 'is needed, in the query' }],
+  });
+});
+
 describe('server-sent events', () => {
   const events = (id: string, headers = {}) =>
     fetch(`${service.url}/status?id=${id}`, { headers: { accept: 'text/event-stream', ...headers } });

@@ -9,6 +9,7 @@ import { json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { PublicTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
+import { idParameter } from '../tasks/id.ts';
 import { LIST_QUERY, PAGE_HEADERS, respondWithList } from './list.ts';
 import { noSuchTask } from './require-own-task.ts';
 
@@ -19,8 +20,7 @@ export const status = endpoint({
   query: v.object({
     id: v.optional(
       v.pipe(
-        v.string(),
-        v.nonEmpty('must be the id of a task'),
+        idParameter('must be the id of a task'),
         v.description('Id of a task; without it, the list of all tasks, newest first'),
       ),
     ),

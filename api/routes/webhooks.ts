@@ -11,7 +11,7 @@ import { TASK_ID_EXAMPLE, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
 import { json, jsonResponse, list, ref } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Delivery } from '../store/delivery.ts';
-import { TASK_ID } from '../tasks/id.ts';
+import { idParameter, TASK_ID } from '../tasks/id.ts';
 import { cursor, limit, PAGE_HEADERS, respondWithPage } from './list.ts';
 
 const DELIVERY_ID_EXAMPLE = '019a2f3c-9e70-7a51-a4c8-2b6f1d0e8a94';
@@ -27,7 +27,7 @@ const EXAMPLES = {
 };
 
 const invalidId = 'must be the id of a delivery';
-const deliveryId = v.pipe(v.string(invalidId), v.regex(TASK_ID, invalidId));
+const deliveryId = v.pipe(idParameter(invalidId), v.regex(TASK_ID, invalidId));
 
 /** With one key in one process. */
 const TESTS_PER_MINUTE = 10;
@@ -45,7 +45,11 @@ export const deliveries = endpoint({
   query: v.object({
     id: v.optional(v.pipe(deliveryId, v.description('Only this delivery'))),
     task: v.optional(
-      v.pipe(v.string(), v.regex(TASK_ID, 'must be the id of a task'), v.description('Only deliveries of this task')),
+      v.pipe(
+        idParameter('must be the id of a task'),
+        v.regex(TASK_ID, 'must be the id of a task'),
+        v.description('Only deliveries of this task'),
+      ),
     ),
     status: v.optional(choice(DELIVERY_STATUSES, 'Only deliveries with this status')),
     limit,

@@ -1,9 +1,13 @@
 /** Task ids: UUIDv7, whose first 48 bits are the millisecond of creation. So ids sort by time, and a time is a position among them. */
 import { randomInt } from 'node:crypto';
 import { v7 } from 'uuid';
+import * as v from 'valibot';
 import { DAY } from '../../core/time.ts';
 
 export const TASK_ID = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/;
+
+/** A query parameter with an id. Some databases and languages write UUIDs in capitals. @param message the error message */
+export const idParameter = (message: string) => v.pipe(v.string(message), v.toLowerCase(), v.nonEmpty(message));
 
 /**
  * @param now milliseconds since 1970

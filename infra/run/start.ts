@@ -46,6 +46,8 @@ export type LocalService = Awaited<ReturnType<typeof startLocal>>;
  */
 export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: LocalOptions) {
   const host = env.HOST || '127.0.0.1';
+  if (env.PORT && !(Number(env.PORT) >= 1 && Number(env.PORT) <= 65535))
+    throw new Error('PORT must be a whole number from 1 to 65535');
   const port = env.PORT ? Number(env.PORT) : await firstFreePort(5000, host);
   const url = localUrl(host, port);
   const dataDir = env.DATA_DIR || ((await isFolderInUse('data')) ? `data-${port}` : 'data');
