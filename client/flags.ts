@@ -1,7 +1,7 @@
 /** Command lines on which every parameter of a request is a flag: parsing and help. */
 import { parameterRows } from '../core/parameter-schema.ts';
 import { parameters } from '../core/parameters.ts';
-import { describeUnknownName } from '../core/request.ts';
+import { describeUnknownParameter } from '../core/request.ts';
 
 const LIMITS = { maxFrames: 100, maxFps: 120 }; // the defaults of a service
 const PARAMETERS = Object.keys(parameters(LIMITS, 'svd'));
@@ -57,7 +57,7 @@ export function checkNames(fields: Flags<string, string>['fields'], own: readonl
   const known = [...PARAMETERS, ...own];
   const problems = fields
     .filter(([name]) => !PARAMETERS.includes(name))
-    .map(([name]) => `--${name}: ${describeUnknownName(name, known).replace('mean ', 'mean --')}`);
+    .map(([name]) => `--${name}: ${describeUnknownParameter(name, known).replace('mean ', 'mean --')}`);
   if (problems.length > 0) throw new UsageError(problems.join('\n'));
 }
 

@@ -2,6 +2,7 @@
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { type EDMDiscretization, noiseLevels } from './discretization.ts';
+import { describeOtherName } from './other-names.ts';
 import {
   ANCESTRAL,
   BELONGS_TO,
@@ -61,9 +62,9 @@ export function parseRequest(values: Record<string, unknown>, context: RequestCo
   const { limits, model } = context;
   const schema = schemaOf(limits, model);
   const fields = Object.keys(values);
-  const unknown = unknownNames(fields, schema.entries);
+  const unknown = unknownNames(fields, schema.entries, undefined, describeUnknownParameter);
   const known = fields.filter((field) => Object.hasOwn(schema.entries, field));
-  const { relevant, warnings } = dropIrrelevant(known, values, model);
+  const { relevant, warnings } = dropIrrelevant(known, readNumbers(values), model);
   const request = validate(relevant, schema, unknown);
   const { source, warnings: sourceWarnings } = chooseSource(request, context);
   const input = resolve(request, source, context);
@@ -96,7 +97,11 @@ function validate(
 ): Request {
   // The first failed check of a field ends its validation: lengths come before patterns.
   const { success, output, issues } = v.safeParse(schema, values, { abortPipeEarly: true });
-  const invalid = (issues ?? []).map((issue) => ({ field: String(v.getDotPath(issue)), message: issue.message }));
+  const invalid = (issues ?? []).map((issue) => {
+    const field = String(v.getDotPath(issue));
+    const isText = typeof values[field] === 'string' && NUMBERS.has(field);
+    return { field, message: isText ? `${issue.message}, not text` : issue.message };
+  });
   const errors = [...unknown, ...invalid];
   const isAncestral = success && (ANCESTRAL as readonly (string | undefined)[]).includes(output.sampler);
   if (isAncestral && (output.s_noise ?? 1) > 1) {
@@ -177,13 +182,18 @@ function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
 const [MAX_UNKNOWN, MAX_NAME] = [64, 64];
 
 /** @returns an error for each of `fields` that is no property of `known`, or for the first 64 */
-export function unknownNames(fields: string[], known: object, fallback?: string): FieldNote[] {
+export function unknownNames(
+  fields: string[],
+  known: object,
+  fallback?: string,
+  describe = describeUnknownName,
+): FieldNote[] {
   const errors: FieldNote[] = [];
   for (const name of fields) {
     if (Object.hasOwn(known, name)) continue;
     if (errors.length === MAX_UNKNOWN) break;
     const field = name.slice(0, MAX_NAME);
-    errors.push({ field, message: describeUnknownName(field, Object.keys(known), fallback) });
+    errors.push({ field, message: describe(field, Object.keys(known), fallback) });
   }
   return errors;
 }
@@ -197,18 +207,29 @@ export function describeUnknownName(field: string, names: string[], fallback = '
   return isSimilar ? `unknown; did you mean ${nearest}?` : fallback;
 }
 
+/** The same for parameters, whose names at other services are known. */
+export const describeUnknownParameter: typeof describeUnknownName = (field, names, fallback) =>
+  describeOtherName(field) ?? describeUnknownName(field, names, fallback);
+
 /** Each character is matched in one way only, so long text takes linear time. */
 const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
 
-/**
- * Converts text values, as forms and command lines carry them, to the types of the schema. Empty text counts as absent. Text that is
- * not a number stays text, which the schema then refuses.
- */
-export function parseTextFields(fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> {
-  const entries: Record<string, v.GenericSchema> = parameters({ maxFrames: 1, maxFps: 1 }, 'svd');
-  const isNumber = (name: string) => Object.hasOwn(entries, name) && entries[name]!.type === 'number';
-  const given = [...fields].filter(([, text]) => text.trim() !== '');
-  return Object.fromEntries(
-    given.map(([name, text]) => [name, isNumber(name) && NUMBER.test(text.trim()) ? Number(text) : text]),
-  );
+/** The parameters that are numbers. */
+const NUMBERS = new Set(
+  Object.entries<v.GenericSchema>(parameters({ maxFrames: 1, maxFps: 1 }, 'svd')).flatMap(([name, { type }]) =>
+    type === 'number' ? [name] : [],
+  ),
+);
+
+/** Converts numbers that are written as text, as forms, command lines and no-code tools send them. */
+function readNumbers(values: Record<string, unknown>): Record<string, unknown> {
+  const entries = Object.entries(values).map(([name, value]) => {
+    const isNumber = typeof value === 'string' && NUMBERS.has(name) && NUMBER.test(value.trim());
+    return [name, isNumber ? Number(value) : value];
+  });
+  return Object.fromEntries(entries);
 }
+
+/** Values of text fields, as forms and command lines carry them. Empty text counts as absent. */
+export const parseTextFields = (fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> =>
+  Object.fromEntries([...fields].filter(([, text]) => text.trim() !== ''));

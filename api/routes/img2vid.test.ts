@@ -114,6 +114,29 @@ describe('a task is created', () => {
     expect((await again.json()).input).toEqual(input);
   });
 
+  test('numbers may be text, as no-code tools send them; other text is refused', async () => {
+    const task = await (
+      await service.post({ prompt: 'x', T: '14', cfg_scale: ' 2.50 ', seed: '+7', webhook_url: '' })
+    ).json();
+    expect(task.errors).toEqual([expect.objectContaining({ field: 'webhook_url' })]);
+    const { input } = await (await service.post({ prompt: 'x', T: '14', steps: ' 5 ', seed: '+7' })).json();
+    expect(input).toMatchObject({ T: 14, steps: 5, seed: 7 });
+    for (const T of ['fourteen', '1,5', '0x10', '', '14 frames']) {
+      const { errors } = await (await service.post({ prompt: 'x', T })).json();
+      expect(errors).toEqual([{ field: 'T', message: expect.stringMatching(/^must be a whole number .*, not text$/) }]);
+    }
+  });
+
+  test('names of other services are answered with ours', async () => {
+    const { errors } = await (await service.post({ prompt: 'x', width: 512, 'Num-Frames': 9, n: 2, foo: 1 })).json();
+    expect(errors).toEqual([
+      { field: 'width', message: 'unknown; here it is W' },
+      { field: 'Num-Frames', message: 'unknown; here it is T' },
+      { field: 'n', message: 'unknown; here it is num_cols' },
+      { field: 'foo', message: 'unknown' },
+    ]);
+  });
+
   test('of several sources the first is used, and a warning names the others', async () => {
     const task = await (
       await post(form({ prompt: 'x', image_url: 'https://example.com/a.png', image: blob(await png()) }))
@@ -125,8 +148,16 @@ describe('a task is created', () => {
   });
 
   test('the still of an earlier task can be animated again', async () => {
-    const { id } = await (await service.post({ prompt: 'x' })).json();
+    const { id } = await (await service.post({ prompt: 'x', image_index: 3 })).json();
+    await service.bucket.put(`tasks/${id}/imagine-1.png`, await png());
     await service.bucket.put(`tasks/${id}/imagine-3.png`, await png());
+    const stillKey = async () => {
+      const task = await (await service.post({ still_of: id })).json();
+      return [(await service.store.get(task.id))!.source_key, task.input.image_index];
+    };
+    expect(await stillKey()).toEqual([`tasks/${id}/imagine-3.png`, 3]); // the one that the earlier task animates
+    await service.bucket.put(`tasks/${id}/still.png`, await png());
+    expect(await stillKey()).toEqual([`tasks/${id}/still.png`, 3]);
     const again = await service.post({ still_of: id, image_index: 3 });
     expect(again.status).toBe(202);
     const missing = await service.post({ still_of: id, image_index: 2 });
@@ -146,29 +177,29 @@ describe('an invalid value is refused with the allowed ones', () => {
     ['prompt', ['', '   ', 'x'.repeat(4001), 5, null, ['x'], 'a\0b', '\ud800'], /text of 1 to 4000 characters/],
     ['prompt', ['a cat --repeat 4', 'a cat —r 4', 'a cat --turbo', 'a cat --video'], /^must be without --\w+ .*--ar/],
     ['prompt', ['a {red, green} cat'], /^must be without \{permutations/],
-    ['H', [63, 100, 2049, 2112, 0, -64, 64.5, '512', null, true], /multiple of 64 from 64 to 2048/],
+    ['H', [63, 100, 2049, 2112, 0, -64, 64.5, null, true], /multiple of 64 from 64 to 2048/],
     ['W', [1000, 1e9, {}, []], /multiple of 64 from 64 to 2048/],
-    ['T', [0, 101, 1.5, '14', -1], integer(1, 100)],
-    ['cond_aug', [-0.1, 1.1, '0.02', null], /a number from 0 to 1/],
-    ['seed', [-1, 1e9 + 1, 0.5, '23'], integer(0, 1e9)],
+    ['T', [0, 101, 1.5, -1], integer(1, 100)],
+    ['cond_aug', [-0.1, 1.1, null], /a number from 0 to 1/],
+    ['seed', [-1, 1e9 + 1, 0.5], integer(0, 1e9)],
     ['decoding_t', [0, 1e9 + 1, 2.5], integer(1, 1e9)],
     ['fps', [0, 121, 24.5], integer(1, 120)],
     ['motion_bucket_id', [-1, 513, 1.5], integer(0, 512)],
     ['num_cols', [0, 11, 1.5], integer(1, 10)],
     ['steps', [0, 1001, 1.5], integer(1, 1000)],
     ['sampler', ['EulerSampler', '', 5], /must be /],
-    ['s_churn', [-1, '0'], /a number, 0 or more/],
+    ['s_churn', [-1], /a number, 0 or more/],
     ['s_tmin', [-1], /a number, 0 or more/],
     ['s_tmax', [-1], /a number, 0 or more/],
     ['s_noise', [-1], /a number, 0 or more/],
     ['discretization', ['EDM'], /must be /],
-    ['sigma_min', [0, -1, '1'], /a number above 0/],
+    ['sigma_min', [0, -1], /a number above 0/],
     ['sigma_max', [0], /a number above 0/],
     ['rho', [0], /a number above 0/],
     ['guider', ['CFG'], /must be /],
-    ['order', [0, 1.5, '4'], integer(1, 1e9)],
-    ['eta', [-0.1, 1.1, '1'], /a number from 0 to 1/],
-    ['cfg_scale', [-0.1, '5'], /a number, 0 or more/],
+    ['order', [0, 1.5], integer(1, 1e9)],
+    ['eta', [-0.1, 1.1], /a number from 0 to 1/],
+    ['cfg_scale', [-0.1], /a number, 0 or more/],
     ['max_cfg_scale', [0.9], /a number, 1 or more/],
     ['min_guidance_scale', [0.9, 10.1], /a number from 1 to 10/],
     ['image_index', [0, 5, 1.5], integer(1, 4)],
@@ -237,7 +268,7 @@ describe('an invalid value is refused with the allowed ones', () => {
       Object.fromEntries(errors.map(({ field, message }: { field: string; message: string }) => [field, message])),
     ).toEqual({
       H: 'must be a multiple of 64 from 64 to 2048; nearest: 64 and 128',
-      T: 'must be a whole number from 1 to 100',
+      T: 'must be a whole number from 1 to 100, not text',
       motion_bucket: 'unknown; did you mean motion_bucket_id?',
       h: 'unknown; did you mean H?',
       colour: 'unknown',

@@ -99,9 +99,10 @@ export const img2vid = endpoint({
       const { idempotency_key: key } = idempotency;
       const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
       if (existing) return replay(c, services, existing, idempotency);
-      const { still_of, image_index } = input;
-      const source_key =
-        still_of === undefined ? null : await findStill(services, owner, still_of, image_index, request);
+      const still =
+        input.still_of === undefined ? undefined : await findStill(services, owner, input.still_of, request);
+      const source_key = still?.key ?? null;
+      if (still) input.image_index = still.index;
       const upload = input.prompt === undefined && input.image_url === undefined ? image : undefined;
       const estimated = await estimate(input);
       if (image) {
@@ -136,21 +137,17 @@ export const img2vid = endpoint({
   },
 });
 
-/** @returns the bucket key of an earlier task's picture. @throws Problem 422, the same for every reason why there is none */
-async function findStill(
-  { store, bucket }: Services,
-  owner: string,
-  id: string,
-  index: number,
-  request: Request,
-): Promise<string> {
-  const folder = taskFolder(id);
-  if (await store.getOwn(owner, id)) {
-    const oneOfFour = `${folder}/imagine-${index}.png`;
-    if (await bucket.has(oneOfFour)) return oneOfFour;
-    const only = `${folder}/still.png`; // of a task that began with a picture
-    if (request.image_index === undefined && (await bucket.has(only))) return only;
-  }
+/**
+ * Without `image_index` the still is that of the earlier task, or the picture that would have become it.
+ * @returns the bucket key of the picture, and its index among four
+ * @throws Problem 422, the same for every reason why there is none
+ */
+async function findStill({ store, bucket }: Services, owner: string, id: string, { image_index }: Request) {
+  const earlier = await store.getOwn(owner, id);
+  const index = image_index ?? earlier?.input.image_index ?? 1;
+  const names = [...(image_index === undefined ? ['still'] : []), `imagine-${index}`];
+  for (const key of names.map((name) => `${taskFolder(id)}/${name}.png`))
+    if (earlier && (await bucket.has(key))) return { key, index };
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 

@@ -62,7 +62,7 @@ test('wrong flags end the demo with one line each, before anything is started', 
     return stderr.trim();
   };
   expect(complaint('--image', 'no-such.jpg')).toBe('--image no-such.jpg: there is no such file');
-  expect(complaint('--motion', '5')).toBe('--motion: unknown');
+  expect(complaint('--motion', '5')).toBe('--motion: unknown; here it is motion_bucket_id');
   expect(complaint('--H', '100', '--step', '5')).toBe(
     '--step: unknown; did you mean steps?\n--H: must be a multiple of 64 from 64 to 2048; nearest: 64 and 128',
   );

@@ -1,0 +1,49 @@
+/** Names that other services' clients send, with what the same thing is called here. */
+const OTHER_NAMES: Record<string, string> = {
+  text: 'prompt',
+  text_prompt: 'prompt',
+  prompt_text: 'prompt',
+  image_link: 'image_url',
+  img_url: 'image_url',
+  input_image: 'image_url, or the file image',
+  init_image: 'image_url, or the file image',
+  start_image_url: 'image_url',
+  prompt_image: 'image_url, or the file image',
+  first_frame_image: 'image_url, or the file image',
+  height: 'H',
+  width: 'W',
+  size: 'W and H',
+  resolution: 'W and H',
+  aspect_ratio: 'W and H',
+  ratio: 'W and H',
+  num_frames: 'T',
+  frames: 'T',
+  video_length: 'T',
+  duration: 'T frames at fps: seconds = T / fps',
+  seconds: 'T frames at fps: seconds = T / fps',
+  frame_rate: 'fps',
+  frames_per_second: 'fps',
+  num_steps: 'steps',
+  num_inference_steps: 'steps',
+  inference_steps: 'steps',
+  guidance_scale: 'cfg_scale, or max_cfg_scale',
+  cfg: 'cfg_scale, or max_cfg_scale',
+  max_guidance_scale: 'max_cfg_scale',
+  noise_aug_strength: 'cond_aug',
+  decode_chunk_size: 'decoding_t',
+  motion: 'motion_bucket_id',
+  motion_strength: 'motion_bucket_id',
+  n: 'num_cols',
+  num_videos: 'num_cols',
+  num_outputs: 'num_cols',
+  scheduler: 'sampler',
+  webhook: 'webhook_url',
+  callback_url: 'webhook_url',
+  random_seed: 'seed',
+};
+
+/** @returns an error message for the name, if another service uses it */
+export const describeOtherName = (field: string): string | undefined => {
+  const name = field.toLowerCase().replaceAll('-', '_');
+  return Object.hasOwn(OTHER_NAMES, name) ? `unknown; here it is ${OTHER_NAMES[name]}` : undefined;
+};
