@@ -22,6 +22,9 @@ test('links begin with PUBLIC_URL, or an address that this machine can open', ()
   expect(publicUrl({ HOST: 'fd00::7' })).toBe('http://[fd00::7]:5000');
   expect(publicUrl({ HOST: '0.0.0.0', PUBLIC_URL: 'https://a.example' })).toBe('https://a.example');
   expect(publicUrl({ HOST: '0.0.0.0', RUNPOD_POD_ID: 'a1' })).toBe('https://a1-5000.proxy.runpod.net');
+  expect(publicUrl({ PUBLIC_URL: 'https://A.example:8443/' })).toBe('https://A.example:8443');
+  for (const PUBLIC_URL of ['https://a.example/video', 'https://a.example/?a=b', 'a.example'])
+    expect(() => publicUrl({ PUBLIC_URL })).toThrow(/^PUBLIC_URL must /);
   expect(publicUrl({ PORT: '8000', RUNPOD_POD_ID: 'a1' })).toBe('https://a1-8000.proxy.runpod.net');
 });
 

@@ -60,7 +60,15 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
       ...sharedVariables,
       PORT: integer(5000, 1, 65535),
       HOST: v.optional(v.string(), '127.0.0.1'),
-      PUBLIC_URL: v.optional(httpUrl),
+      PUBLIC_URL: v.optional(
+        v.pipe(
+          httpUrl,
+          v.check(
+            (url) => /^\/?$/.test(new URL(url).pathname + new URL(url).search),
+            'must have no path: the page and the documentation need a host of their own, such as https://video.example.com',
+          ),
+        ),
+      ),
       CALLBACK_URL: v.optional(httpUrl), // set by infra/run/start.ts
       RUNPOD_POD_ID: v.optional(v.string()),
       DATABASE_URL: databaseSchema,

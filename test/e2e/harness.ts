@@ -309,7 +309,7 @@ export class Harness {
   }
 
   /**
-   * Starts an API process. Callers use its `url`. RunPod's callbacks and links go through this harness, also while it is down.
+   * Starts an API process. Callers use its `url`. RunPod's callbacks go through this harness, also while it is down.
    * @param name an API that is started again keeps its name, and so its port
    */
   async startApi(name: string, env: Record<string, string> = {}, preload: string[] = []): Promise<ApiProcess> {
@@ -320,7 +320,7 @@ export class Harness {
       preload,
       env: {
         PORT: new URL(url).port,
-        PUBLIC_URL: `${this.#server.url}/${name}`,
+        CALLBACK_URL: `${this.#server.url}/${name}`,
         RUNPOD_API_KEY: KEY,
         RUNPOD_ENDPOINT_ID: name,
         RUNPOD_BASE_URL: `${this.#server.url}/v2`,
