@@ -46,7 +46,7 @@ const CRASHES = ['SIGSEGV', 'SIGABRT', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 
 const SIGNALS = new Map(Object.entries(constants.signals).map(([name, number]) => [number as number, name]));
 
 /** Two decoders at a time: a slow picture does not block all others, and many pictures do not take all memory. */
-const takeDecoder = createSlots(2, { all: 64, perOwner: 8 });
+const takeDecoder = createSlots(2, { all: 500, perOwner: 100 });
 
 /**
  * Decodes the whole picture at low resolution, which finds a broken one.
