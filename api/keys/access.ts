@@ -102,7 +102,7 @@ export function createAccess({ config, store, now, uptime }: Pick<Services, 'con
   function countRequest(key: Key): Record<string, string> {
     const { requests } = limitsOf(key, config);
     if (requests === Infinity) return {};
-    const tat = arrivals.get(key.id) ?? 0;
+    const tat = arrivals.get(key.id) ?? uptime();
     const next = takeToken(tat, uptime(), requests);
     const headers = rateHeaders('requests', next ?? tat, uptime(), requests);
     if (next === undefined)

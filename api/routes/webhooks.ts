@@ -122,7 +122,7 @@ export const testWebhook = endpoint({
       const errors = urlErrors({ webhook_url }, config);
       if (errors.length > 0) throw invalidInput(errors);
       const { id } = c.get('key');
-      const tat = arrivals.get(id) ?? 0;
+      const tat = arrivals.get(id) ?? uptime();
       const next = takeToken(tat, uptime(), TESTS_PER_MINUTE);
       if (next === undefined) throw tooManyTests(secondsUntilNext(tat, uptime(), TESTS_PER_MINUTE));
       arrivals.set(id, next);
