@@ -1,7 +1,6 @@
 /** Downloads pictures from URLs of callers and bridges. */
 import type { IncomingMessage } from 'node:http';
-import { type Transform, Writable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import { pipeline, type Readable, type Transform } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import { JobError } from '../../core/job.ts';
@@ -117,16 +116,16 @@ async function readPicture(response: IncomingMessage, name: string, signal: Abor
     response.destroy();
     throw new JobError('image_unavailable', `${name} answered with the content encoding ${used.join(', ')}`);
   }
+  const decompress = (source: Readable, encoding: string) => pipeline(source, DECODERS[encoding]!(), () => {}); // the loop gets errors
+  const body = used.reduce<Readable>(decompress, response);
   const chunks: Buffer[] = [];
   let size = 0;
-  const collect = new Writable({
-    write(chunk: Buffer, _, done) {
-      size += chunk.length;
-      chunks.push(chunk);
-      done(size > MAX_PICTURE_BYTES ? pictureTooLarge() : null);
-    },
-  });
-  await pipeline([response, ...used.map((encoding) => DECODERS[encoding]!()), collect], { signal });
+  for await (const chunk of body) {
+    size += chunk.length;
+    if (size > MAX_PICTURE_BYTES) throw pictureTooLarge();
+    chunks.push(chunk);
+  }
+  signal.throwIfAborted();
   return Buffer.concat(chunks);
 }
 
