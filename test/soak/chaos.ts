@@ -1,8 +1,9 @@
 /**
  * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/processes.ts`), and
  * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Outputs are closed, answers of Postgres to changes get lost
- * (`chaos/lossy-connection.ts`), and the API's clock jumps ahead and back (`chaos/clock-jumps.mjs`). Callers post, repeat posts that broke off, poll, watch,
- * cancel and receive webhooks (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if:
+ * (`chaos/lossy-connection.ts`), the API's disk is full for a while (`chaos/full-disk.mjs`), and its clock jumps ahead and back
+ * (`chaos/clock-jumps.mjs`). Callers post, repeat posts that broke off, poll, watch, cancel, receive webhooks and send hostile forms
+ * (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if:
  *
  * - a task does not end, ends twice or fails without a cause, or a job is submitted twice without a cause (`chaos/trial.ts`)
  * - a webhook is missing or has two ids, or files, rows or jobs remain (`chaos/invariants.ts`)
@@ -66,7 +67,10 @@ export async function chaos(options: ChaosOptions) {
   const faults = new Faults(trial, processes);
   const receiver = await startReceiver(trial, processes);
 
-  const preload = [`${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`];
+  const preload = [
+    `${new URL('chaos/fast-clock.mjs', import.meta.url)}?rate=${RATE}&since=${began}`,
+    new URL('chaos/full-disk.mjs', import.meta.url).href,
+  ];
   const apiUrl = lossy ? databaseUrl.replace(`:${postgres.port}/`, `:${lossy.port}/`) : databaseUrl;
   const env = { TASK_DEADLINE_SECONDS: String((7 * DAY) / SECOND), DATABASE_URL: apiUrl, ...PRICES, ...NO_LIMITS };
   const reportProgress = () =>

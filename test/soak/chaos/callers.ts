@@ -15,6 +15,25 @@ const CONCURRENCY = 10;
 const CANCELS = 0.15;
 const PICTURE = new Uint8Array(await readFile(new URL('../../../assets/coffee.png', import.meta.url)));
 
+const FORM = 'application/x-www-form-urlencoded';
+const HOSTILE_FORMS: [name: string, type: string, body: string][] = [
+  ['a very long number', FORM, `prompt=x&T=${'1'.repeat(50_000)}x`],
+  ['many names', FORM, Array.from({ length: 20_000 }, (_, i) => `f${i}`).join('&')],
+  ['many hyphens', FORM, `prompt=${'-'.repeat(100_000)}`],
+  ['NUL in a webhook', 'application/json', '{"prompt":"x","webhook_url":"https://example.com/\\u0000"}'],
+  ['many unknown names', 'application/json', `{${Array.from({ length: 50_000 }, (_, i) => `"f${i}":1`).join(',')}}`],
+  [
+    'many parts',
+    'multipart/form-data; boundary=b',
+    '--b\r\ncontent-disposition: form-data; name=a\r\n\r\nx\r\n'.repeat(5000),
+  ],
+  [
+    'no end',
+    'multipart/form-data; boundary=b',
+    '--b\r\ncontent-disposition: form-data; name=image; filename=a\r\n\r\nx',
+  ],
+];
+
 /** Runs `total` callers, ten at a time. @param isDue whether it is time for the n-th */
 export async function runCallers(
   trial: Trial,
@@ -69,6 +88,7 @@ class Caller {
     record.plan = this.#plan;
     if (cancels === 'at once') await this.#cancel(record);
     if (this.n % 4 === 0) await this.#tryOthersKey(record);
+    if (this.n % 5 === 0) await this.#sendHostileForm();
     await this.#checkUsage();
     if (follows === 'by polling') await this.#poll(record);
     if (follows === 'by events') await this.#watch(record);
@@ -167,6 +187,14 @@ class Caller {
     for (const answer of answers)
       if (answer && answer.status !== 404)
         this.trial.addViolation(`${id} of ${owner.name}: ${other.name} got ${answer.status}`);
+  }
+
+  /** A form that no client means well with is refused, and costs nothing. */
+  async #sendHostileForm(): Promise<void> {
+    const [name, type, body] = chooser(this.#random)(HOSTILE_FORMS);
+    const answer = await this.#ask('/img2vid', { method: 'POST', headers: { 'content-type': type }, body });
+    if (answer && answer.status !== 503 && !(answer.status >= 400 && answer.status < 500))
+      this.trial.addViolation(`${name} got ${answer.status}`);
   }
 
   async #cancel(record: TaskRecord): Promise<void> {
