@@ -34,3 +34,14 @@ test('a secret replaces an older file that everybody could read, and leaves no o
   expect([await modeOf(path), await readFile(path, 'utf8')]).toEqual([0o600, 'new']);
   expect(await readdir(folder)).toEqual(['link-secret']);
 });
+
+test('a start with a full disk finds its secrets, and writes none', async () => {
+  const hook = join(folder, 'webhook-secret');
+  await open();
+  await writeSecret(hook, 'whsec_x');
+  const before = await Promise.all([stat(path), stat(hook)]);
+  await open();
+  await writeSecret(hook, 'whsec_x');
+  const after = await Promise.all([stat(path), stat(hook)]);
+  expect(after.map(({ ino, mtimeMs }) => [ino, mtimeMs])).toEqual(before.map(({ ino, mtimeMs }) => [ino, mtimeMs]));
+});

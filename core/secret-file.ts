@@ -1,4 +1,4 @@
-import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { hasCode, removeOrphans, tempName } from './temp-files.ts';
 
@@ -11,10 +11,12 @@ const MIN_BYTES = 32;
  * @throws Error that names the file, if the secret has less than 32 bytes
  */
 export async function loadOrCreateSecret(path: string, make: () => Uint8Array): Promise<Buffer> {
-  await place(path, make(), link).catch((error) => {
-    if (!hasCode(error, 'EEXIST')) throw error;
-  });
-  const secret = await readFile(path);
+  const existing = await readOptional(path); // a start with a full disk writes nothing
+  if (!existing)
+    await place(path, make(), link).catch((error) => {
+      if (!hasCode(error, 'EEXIST')) throw error;
+    });
+  const secret = existing ?? (await readFile(path));
   if (secret.length >= MIN_BYTES) return secret;
   throw new Error(
     `${path} has ${secret.length} bytes and needs at least ${MIN_BYTES}: delete it, and the next start creates a new one; earlier links become invalid`,
@@ -22,7 +24,16 @@ export async function loadOrCreateSecret(path: string, make: () => Uint8Array): 
 }
 
 /** Writes a secret over an older one. Only its owner can read the file. */
-export const writeSecret = (path: string, text: string): Promise<void> => place(path, text, rename);
+export async function writeSecret(path: string, text: string): Promise<void> {
+  const isWritten = String(await readOptional(path)) === text && ((await stat(path)).mode & 0o077) === 0;
+  if (!isWritten) await place(path, text, rename);
+}
+
+const readOptional = (path: string): Promise<Buffer | undefined> =>
+  readFile(path).catch((error) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
 
 /** A crash or a power cut leaves the old file, or none, or the whole new one. */
 async function place(path: string, content: string | Uint8Array, moveIn: typeof link | typeof rename): Promise<void> {
