@@ -80,7 +80,8 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
 function trimDelimiters(body: Buffer, delimiter: string): Buffer {
   const pieces: Buffer[] = [];
   let kept = 0;
-  for (let at = body.indexOf(delimiter); at !== -1; at = body.indexOf(delimiter, at + delimiter.length)) {
+  let at = body.indexOf(delimiter);
+  for (let count = 0; at !== -1 && count <= MAX_FIELDS; at = body.indexOf(delimiter, at + delimiter.length), count++) {
     const end = at + delimiter.length;
     let next = end;
     while (body[next] === 0x20 || body[next] === 0x09) next++;
