@@ -49,8 +49,8 @@ export function createSlots(count: number, limits: QueueLimits = { all: Infinity
   }
 
   /** @throws QueueFullError too many requests with an owner wait */
-  return async function take(signal: AbortSignal, owner?: string): Promise<() => void> {
-    signal.throwIfAborted();
+  return async function take(signal?: AbortSignal, owner?: string): Promise<() => void> {
+    signal?.throwIfAborted();
     if (owner !== undefined) assertSpace(owner);
     let leave = () => {};
     const waiting: Waiting = { owner, start() {} };
@@ -58,13 +58,13 @@ export function createSlots(count: number, limits: QueueLimits = { all: Infinity
       waiting.start = resolve;
       leave = () => {
         queue = queue.filter((other) => other !== waiting);
-        reject(signal.reason);
+        reject(signal?.reason);
       };
     });
-    signal.addEventListener('abort', leave);
+    signal?.addEventListener('abort', leave);
     queue.push(waiting);
     startNext();
-    await started.finally(() => signal.removeEventListener('abort', leave));
+    await started.finally(() => signal?.removeEventListener('abort', leave));
     return () => free(waiting);
   };
 }

@@ -33,6 +33,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   await mkdir(folder, { recursive: true });
   await writeFile(path, '', { flag: 'a', mode: 0o600 }); // it holds secrets, and SQLite gives its other files the same mode
   const lock = exclusive ? await lockFolder(folder) : undefined;
+  if (exclusive && !lock) throw new Error(`${folder} is in use by another process: give each its own DATA_DIR`);
   const opener = await connect(path, LOCK_TIMEOUT); // its waits block the process, which does nothing else yet
   await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: opener }) }));
   if (lock) await opener.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process
@@ -160,7 +161,7 @@ function createWriteQueue(client: Client) {
 /** Whether a process uses this data folder, which need not exist. */
 export async function isFolderInUse(folder: string): Promise<boolean> {
   if (!existsSync(folder)) return false;
-  const lock = await lockFolder(folder).catch(() => undefined);
+  const lock = await lockFolder(folder);
   lock?.close();
   return !lock;
 }
@@ -175,9 +176,9 @@ class TransactionalDialect extends LibsqlDialect {
 /**
  * Locks the folder while this process lives: two processes would look for each other's jobs at their own queue. The operating system
  * releases the lock even if the process crashes.
- * @throws Error another process holds the lock
+ * @returns undefined: another process holds the lock
  */
-async function lockFolder(folder: string): Promise<{ close(): void }> {
+async function lockFolder(folder: string): Promise<{ close(): void } | undefined> {
   const client = createClient({ url: pathToFileURL(join(folder, 'lock.db')).href, timeout: 0 });
   try {
     const transaction = await client.transaction('write'); // never committed
@@ -187,8 +188,9 @@ async function lockFolder(folder: string): Promise<{ close(): void }> {
         client.close();
       },
     };
-  } catch (cause) {
+  } catch (error) {
     client.close();
-    throw new Error(`${folder} is in use by another process: give each its own DATA_DIR`, { cause });
+    if ((error as { code?: string }).code?.startsWith('SQLITE_BUSY')) return undefined;
+    throw error;
   }
 }
