@@ -1,7 +1,7 @@
 /**
  * `npm run soak -- chaos`: the whole service while its processes are killed at random and at the worst moments (`chaos/processes.ts`), and
  * while RunPod refuses, forgets, duplicates and delays (`chaos/faults.ts`). Outputs are closed, answers of Postgres to changes get lost
- * (`chaos/lossy-connection.ts`), the API's disk is full for a while (`chaos/full-disk.mjs`), and its clock jumps ahead and back
+ * (`chaos/lost-commits.ts`), the API's disk is full for a while (`chaos/full-disk.mjs`), and its clock jumps ahead and back
  * (`chaos/clock-jumps.mjs`). Callers post, repeat posts that broke off, poll, watch, cancel, receive webhooks and send hostile forms
  * (`chaos/callers.ts`) with API keys, one of which has little money. The trial fails if:
  *
@@ -22,10 +22,11 @@ import { realClock } from '../../infra/simulators/clock.ts';
 import { hasPostgres, type LocalPostgres, startPostgres } from '../../infra/simulators/postgres-server.ts';
 import { openHarness } from '../e2e/harness.ts';
 import { readFlags } from '../support/flags.ts';
+import { startPostgresProxy } from '../support/postgres-proxy.ts';
 import { isServed, runCallers } from './chaos/callers.ts';
 import { Faults } from './chaos/faults.ts';
 import { checkLeftovers, checkTasks } from './chaos/invariants.ts';
-import { startLossyConnection } from './chaos/lossy-connection.ts';
+import { loseCommits } from './chaos/lost-commits.ts';
 import { checkAccounts, checkLedger, PRICES } from './chaos/money.ts';
 import { Processes } from './chaos/processes.ts';
 import { type Counts, count, formatEnd, makeOwners, type TaskRecord, Trial } from './chaos/trial.ts';
@@ -59,8 +60,7 @@ export async function chaos(options: ChaosOptions) {
   const timeouts = { pollTimeout: 5 * SECOND * RATE, workerTimeout: 60 * SECOND * RATE };
   const harness = await openHarness(folder, { clock, ...timeouts });
   const databaseUrl = postgres ? await fastDatabase(postgres, began) : `file:${join(harness.dataDir, 'tasks.db')}`;
-  let lostCommits = 0;
-  const lossy = postgres && (await startLossyConnection(postgres.port, stream('lost commits'), () => lostCommits++));
+  const lossy = postgres && (await startPostgresProxy(postgres.port, loseCommits(stream('lost commits'))));
   const owners = await makeOwners(databaseUrl);
   const trial = new Trial(harness, owners, stream, realTime);
   const processes = new Processes(harness, stream('kills'), stream('pipes'));
@@ -108,7 +108,7 @@ export async function chaos(options: ChaosOptions) {
   const seen = {
     kills: processes.kills,
     closedPipes: processes.closedPipes,
-    lostCommits,
+    lostCommits: lossy?.lost() ?? 0,
     faults: counts,
     callbacks,
     webhooks: receiver.counts,
