@@ -1,14 +1,10 @@
 /** Queries of the outbox: webhook deliveries and their attempts. */
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
-import { DAY } from '../../core/time.ts';
 import type { Attempt, Delivery, DeliverySelection, NewDelivery } from './delivery.ts';
 import type { Dialect, Write } from './dialect.ts';
 import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
 import { SCHEDULED } from './schema.ts';
-
-/** Longer than any pause between two attempts. */
-const MAX_PAUSE = 2 * DAY;
 
 const QUEUE: Queue = { table: 'deliveries', condition: SCHEDULED, due: 'next_attempt_at' };
 
@@ -76,7 +72,7 @@ export function deliveryQueries(dialect: Dialect) {
         .$call(write);
     },
 
-    /** Milliseconds until the next attempt. Below 0: one is due; undefined: there is none. */
+    /** Milliseconds until the next attempt. Below 0: one may be claimed now; undefined: there is none. */
     async nextDeliveryDue(): Promise<number | undefined> {
       const row = await db
         .selectFrom('deliveries')
@@ -96,16 +92,7 @@ export function deliveryQueries(dialect: Dialect) {
         .$call(write);
     },
 
-    /** Makes deliveries due whose next attempt is further away than any is scheduled: a clock was ahead. */
-    async rescheduleFarDeliveries(): Promise<void> {
-      await db
-        .updateTable('deliveries')
-        .set({ next_attempt_at: fromNow(0) })
-        .where('next_attempt_at', '>', fromNow(MAX_PAUSE))
-        .$call(write);
-    },
-
-    /** Makes a delivery pending and due, with no attempts, whatever its status. @returns it */
+    /** Makes a delivery of any status pending and due, with no attempts. @returns it */
     async resetDelivery({ id }: Delivery): Promise<Delivery> {
       const [row] = await db
         .updateTable('deliveries')

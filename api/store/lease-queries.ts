@@ -2,18 +2,14 @@
  * Leases of tasks. Only the holder of a task's lease advances it. A lease ends with an update that sets `nextRunIn`, with `release`, or
  * when it expires; so a process that dies blocks its tasks only for a while. Every claim raises the task's version.
  */
-import { type ExpressionBuilder, type SelectQueryBuilder, sql } from 'kysely';
-import { DAY, MINUTE } from '../../core/time.ts';
+import { type SelectQueryBuilder, sql } from 'kysely';
 import type { Claim, Dialect, StoreLog, Tables } from './dialect.ts';
 import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
-import { ACTIVE, NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
+import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
 import { NEVER, readRows } from './task-queries.ts';
 
 const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };
-
-/** Longer than any lease and any pause between two steps of an active task. */
-const MAX_PAUSE = 5 * MINUTE;
 
 export function leaseQueries(dialect: Dialect, log: StoreLog) {
   const { db, write, fromNow, skipLocked } = dialect;
@@ -90,26 +86,8 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
     },
 
     /**
-     * Makes tasks due whose next step is further away than any is scheduled: a clock was ahead.
-     * @param longest time from the end of a task to its next step; milliseconds
-     */
-    async rescheduleFarTasks(longest: number): Promise<void> {
-      const due = { next_run_at: fromNow(0), leased_until: 0 };
-      const isFar = (ms: number) => (e: ExpressionBuilder<Tables, 'tasks'>) =>
-        e.and([e('next_run_at', '>', fromNow(ms)), e('next_run_at', '<', NEVER)]);
-      await write(db.updateTable('tasks').set(due).where(ACTIVE).where(isFar(MAX_PAUSE)));
-      await write(
-        db
-          .updateTable('tasks')
-          .set(due)
-          .where(NOT_WAITING)
-          .where(isFar(longest + DAY)),
-      );
-    },
-
-    /**
      * Milliseconds until the next task is due, among those that wait for a job (`waiting`) and among all others (`due`). Below 0: one
-     * is due; undefined: there is none. `out` counts the jobs at RunPod, and the tasks that get one now.
+     * may be claimed now; undefined: there is none. `out` counts the jobs at RunPod, and the tasks that get one now.
      */
     async nextDue(): Promise<{ waiting: number | undefined; due: number | undefined; out: number }> {
       const soonest = (condition: typeof WAITING) =>

@@ -7,7 +7,9 @@ import { leaseQueries } from './lease-queries.ts';
 import { openLibsql } from './libsql.ts';
 import { openPostgres } from './postgres.ts';
 import { pruneQueries } from './prune-queries.ts';
+import { scheduleQueries } from './schedule-queries.ts';
 import { taskQueries, taskWrites } from './task-queries.ts';
+import { uploadQueries } from './upload-queries.ts';
 
 export interface StoreOptions {
   /** gets what is skipped because the database refuses it or it can't be read */
@@ -54,6 +56,8 @@ export async function openStore(
     ...taskQueries(dialect, log),
     ...taskWrites(dialect, log),
     ...leaseQueries(dialect, log),
+    ...scheduleQueries(dialect),
+    ...uploadQueries(dialect),
     ...keyQueries(dialect),
     ...deliveryQueries(dialect),
     ...webhookQueries(dialect),

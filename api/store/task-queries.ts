@@ -129,22 +129,6 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
       .$call(write);
 
   return {
-    /** Records that the upload of a task is about to be written. `insert` removes the record, in the same transaction. */
-    async addUpload(task_id: string, created_at: number): Promise<void> {
-      await write(db.insertInto('uploads').values({ task_id, created_at }));
-    },
-
-    /** To be called when the upload of a task that was not stored is deleted. */
-    async removeUpload(task_id: string): Promise<void> {
-      await write(db.deleteFrom('uploads').where('task_id', '=', task_id));
-    },
-
-    /** The ids of tasks whose upload was begun before a time, in milliseconds since 1970, and that are not stored. */
-    listUploads: async (before: number): Promise<string[]> =>
-      (await db.selectFrom('uploads').select('task_id').where('created_at', '<', before).execute()).map(
-        ({ task_id }) => task_id,
-      ),
-
     /** Stores the task, unless its idempotency key stands for an existing one or its API key refuses it. */
     async insert(task: NewTask, admission: Admission): Promise<InsertResult> {
       for (;;) {
@@ -199,16 +183,6 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
         .returning('id')
         .$call(write);
       return moved.length;
-    },
-
-    /** Makes ended tasks due whose files are older than `retain` milliseconds, for the case that RETAIN_DAYS was shortened. */
-    async rescheduleExpiry(retain: number, now: number): Promise<void> {
-      await db
-        .updateTable('tasks')
-        .set({ next_run_at: 0 })
-        .where('finished_at', '<', now - retain)
-        .where('expired_at', 'is', null)
-        .$call(write);
     },
   };
 }

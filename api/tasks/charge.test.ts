@@ -190,7 +190,7 @@ describe('the GPU time of a task without a result is', () => {
     expect((await usage()).spent).toBe(Math.min(GPU, 1000 * gpu_seconds));
   });
 
-  test('never more than since its job was submitted, or than was reserved, whatever clock the worker has', async () => {
+  test('never more than since its job was submitted, or than was reserved, also with a wrong clock of the worker', async () => {
     const { id } = await running({ usage: { gpu_ms: 2000, gpu_since: 0 } });
     await until(id, 'running');
     const { usage: reported, submitted_at } = (await service.store.get(id))!;

@@ -129,7 +129,7 @@ describe('a task that nobody watched', () => {
     expect(started).toBe(7);
   });
 
-  test('did not start before its creation or after its end, whatever clock its worker has', async () => {
+  test('did not start before its creation or after its end, also with a wrong clock of its worker', async () => {
     const [early] = await endedUnwatched(-3600, (usage, output) => ({ output: { ...output, usage } }));
     const [late, finished] = await endedUnwatched(3600, (usage, output) => ({ output: { ...output, usage } }));
     expect([early, late]).toEqual([0, finished]);

@@ -35,7 +35,7 @@ export interface LifecycleOptions extends Dependencies {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { config, store, bucket, runpod, onDeliveryAdded, onTaskEnded, log, now, uptime } = options;
+  const { config, store, bucket, onDeliveryAdded, onTaskEnded, log, now, uptime } = options;
   const { retain } = config;
   const interval = watchInterval(options.isQueueLocal);
   const submitter = createSubmitter(options);
@@ -79,24 +79,6 @@ export function createLifecycle(options: LifecycleOptions) {
     throw new Error(`task ${task.id} does not exist any more`);
   }
 
-  /**
-   * Cancels the job of a queued task at RunPod.
-   * @returns whether the job has begun, so that its end decides about the task's cost; false if RunPod or the bucket can't say
-   */
-  async function hasBegun(task: Task): Promise<boolean> {
-    const { id, status, job_id } = task;
-    if (status !== 'queued' || job_id === null) return false;
-    try {
-      const job = await runpod.getStatus(job_id, CANCEL_TIMEOUT);
-      if (job?.status !== 'IN_QUEUE') return job !== undefined && job.status !== 'CANCELLED';
-      await runpod.cancel(job_id, CANCEL_TIMEOUT);
-      return await isAsking(task, bucket, now()); // a worker may have taken it in between
-    } catch (error) {
-      log.warn({ task: id, job: job_id, error }, 'the job of a canceled task could not be cancelled yet');
-      return false;
-    }
-  }
-
   return {
     /** To be called after a task is stored. */
     dispatch: scheduler.wake,
@@ -114,7 +96,7 @@ export function createLifecycle(options: LifecycleOptions) {
     cancel: (task: Task): Promise<Task> =>
       change(task, async (task) => {
         if (!isActive(task.status) || task.cancel_requested_at !== null) return undefined;
-        const changes = onCancelRequest(task, await hasBegun(task), now());
+        const changes = onCancelRequest(task, await hasBegun(task, options), now());
         return changes.status ? { ...changes, cost: await charge(task, changes, bucket) } : changes;
       }),
 
@@ -146,4 +128,25 @@ export function createLifecycle(options: LifecycleOptions) {
       await Promise.all([scheduler.stop(), watchers.stop(), runner.stop()]);
     },
   };
+}
+
+/**
+ * Cancels the job of a queued task at RunPod.
+ * @returns whether the job has begun, so that its end decides about the task's cost; false if RunPod or the bucket can't say
+ */
+async function hasBegun(
+  task: Task,
+  { runpod, bucket, log, now }: Pick<Dependencies, 'runpod' | 'bucket' | 'log' | 'now'>,
+): Promise<boolean> {
+  const { id, status, job_id } = task;
+  if (status !== 'queued' || job_id === null) return false;
+  try {
+    const job = await runpod.getStatus(job_id, CANCEL_TIMEOUT);
+    if (job?.status !== 'IN_QUEUE') return job !== undefined && job.status !== 'CANCELLED';
+    await runpod.cancel(job_id, CANCEL_TIMEOUT);
+    return await isAsking(task, bucket, now()); // a worker may have taken it in between
+  } catch (error) {
+    log.warn({ task: id, job: job_id, error }, 'the job of a canceled task could not be cancelled yet');
+    return false;
+  }
 }

@@ -3,7 +3,7 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import { createPoller, type Poller } from '../poller.ts';
 import type { Task } from '../store/task.ts';
-import { LEASE } from './runner.ts';
+import { LEASE } from './save-changes.ts';
 import type { Submitter } from './submission.ts';
 
 /** Longest pause between two reads of the store: another process may have died and left its tasks. */

@@ -16,11 +16,6 @@ export function createStep(
   { config, bucket, runpod, log, now }: Dependencies,
   submit: (task: Task) => Promise<Changes>,
 ) {
-  const { taskDeadline, retain } = config;
-
-  /** When all jobs of the task have exceeded their ttl; milliseconds from now. */
-  const jobsEndIn = ({ created_at }: Task) => Math.min(0, created_at - now()) + taskDeadline + MINUTE;
-
   /** @returns the jobs that could not be cancelled and may still run */
   async function cancelJobs(task: Task): Promise<string[]> {
     const { id, jobs_to_cancel } = task;
@@ -31,7 +26,7 @@ export function createStep(
           log.info({ task: id, job }, 'superseded job cancelled');
           return [];
         } catch (error) {
-          const isOver = jobsEndIn(task) <= 0;
+          const isOver = jobsEndIn(task, config, now()) <= 0;
           const next = isOver ? 'its time is over' : 'it will be tried again';
           log.warn({ task: id, job, error }, `superseded job could not be cancelled; ${next}`);
           return isOver ? [] : [job];
@@ -44,8 +39,8 @@ export function createStep(
   async function changesOf(task: Task, unknownJob: string | undefined): Promise<Changes> {
     const changes = unknownJob === undefined ? undefined : await adoptJob(task, unknownJob);
     if (changes) return { nextRunIn: 0, ...changes };
-    if (!isActive(task.status)) return afterEnd(task);
-    if (now() > task.created_at + taskDeadline) return onDeadline(task, now());
+    if (!isActive(task.status)) return afterEnd(task, { config, bucket, now });
+    if (now() > task.created_at + config.taskDeadline) return onDeadline(task, now());
     return task.job_id === null ? submit(task) : pollJob(task, task.job_id);
   }
 
@@ -89,24 +84,6 @@ export function createStep(
     return stored && (stored.status === 'succeeded' || status === 'failed') ? { error: null, ...stored } : undefined;
   }
 
-  /**
-   * Deletes the upload of an ended task, which nothing needs any more: later tasks animate `still.png`, and a repeated request is known by
-   * its hash. Expires prompt and files when it is time.
-   */
-  async function afterEnd(task: Task): Promise<Changes> {
-    const { id, image_key, expired_at, finished_at, jobs_to_cancel, failures } = task;
-    const kept = Math.min(retain, finished_at! + retain - now()); // the clock may have been ahead at the task's end
-    if (expired_at === null && kept <= 0) return { nextRunIn: 0, ...redacted(task, now()) }; // without the bucket
-    if (expired_at !== null) await bucket.delete(taskFolder(id));
-    else if (image_key !== null) await bucket.delete(image_key);
-    // A job may still write files until its ttl is over, so they are deleted once more after that.
-    const next = expired_at === null ? kept : jobsEndIn(task);
-    // A job that RunPod refuses to cancel must not delay the deletion.
-    const retryIn = jobs_to_cancel.length > 0 ? backoff(failures + 1) : Infinity;
-    const nextRunIn = Math.min(next > 0 ? next : Infinity, retryIn);
-    return { image_key: null, nextRunIn: nextRunIn === Infinity ? null : nextRunIn };
-  }
-
   /** @param unknownJob a job from a callback, which the task may not know */
   return async (read: Task, unknownJob?: string): Promise<Changes & Pick<Task, 'jobs_to_cancel' | 'failures'>> => {
     const jobs_to_cancel = await cancelJobs(read);
@@ -123,3 +100,29 @@ export function createStep(
     }
   };
 }
+
+/**
+ * Deletes the upload of an ended task, which nothing needs any more: later tasks animate `still.png`, and a repeated request is known by
+ * its hash. Expires prompt and files when it is time.
+ */
+async function afterEnd(
+  task: Task,
+  { config, bucket, now }: Pick<Dependencies, 'config' | 'bucket' | 'now'>,
+): Promise<Changes> {
+  const { retain } = config;
+  const { id, image_key, expired_at, finished_at, jobs_to_cancel, failures } = task;
+  const kept = Math.min(retain, finished_at! + retain - now()); // the clock may have been ahead at the task's end
+  if (expired_at === null && kept <= 0) return { nextRunIn: 0, ...redacted(task, now()) }; // without the bucket
+  if (expired_at !== null) await bucket.delete(taskFolder(id));
+  else if (image_key !== null) await bucket.delete(image_key);
+  // A job may still write files until its ttl is over, so they are deleted once more after that.
+  const next = expired_at === null ? kept : jobsEndIn(task, config, now());
+  // A job that RunPod refuses to cancel must not delay the deletion.
+  const retryIn = jobs_to_cancel.length > 0 ? backoff(failures + 1) : Infinity;
+  const nextRunIn = Math.min(next > 0 ? next : Infinity, retryIn);
+  return { image_key: null, nextRunIn: nextRunIn === Infinity ? null : nextRunIn };
+}
+
+/** When all jobs of the task have exceeded their ttl; milliseconds from now. */
+const jobsEndIn = ({ created_at }: Task, { taskDeadline }: Dependencies['config'], now: number) =>
+  Math.min(0, created_at - now) + taskDeadline + MINUTE;

@@ -10,7 +10,7 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Store } from '../store/store.ts';
 import type { PublicTask, Task } from '../store/task.ts';
-import { LEASE } from './runner.ts';
+import { LEASE } from './save-changes.ts';
 
 const WATCH_TTL = 20 * SECOND;
 

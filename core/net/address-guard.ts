@@ -34,7 +34,7 @@ const AZURE_HOST = '168.63.129.16';
 
 /**
  * Only global unicast: not private, loopback, link-local, carrier NAT, multicast, nor any of them wrapped in IPv6. An address of this
- * machine or of its cloud's host is not public either, whatever its range.
+ * machine or of its cloud's host is not public either, in any range.
  */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false;

@@ -107,7 +107,7 @@ function redirectTarget({ statusCode = 0, headers }: IncomingMessage, base: URL,
   throw new TemporaryFailure(message, parseRetryAfter(headers['retry-after']) ?? RETRY_DELAY);
 }
 
-/** Some servers compress whatever they send, although `identity` was requested. */
+/** Some servers compress every response, although `identity` was requested. */
 async function readPicture(response: IncomingMessage, name: string, signal: AbortSignal): Promise<Buffer> {
   const encodings = (response.headers['content-encoding'] ?? '').toLowerCase().split(/[\s,]+/);
   const used = encodings.filter((encoding) => encoding !== '' && encoding !== 'identity').reverse();

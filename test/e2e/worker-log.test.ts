@@ -1,4 +1,4 @@
-/** What the worker's log must not contain, whatever a bridge answers: the prompt, the bridge's key, and links to pictures. */
+/** What the worker's log must not contain after any answer of a bridge: the prompt, the bridge's key, and links to pictures. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
