@@ -18,7 +18,8 @@ export const isDeleted = ({ expired_at }) => expired_at !== undefined;
 export function createCard(first, actions) {
   let task = first;
   let isCanceling = false; // until the worker has stopped
-  let rendered = ''; // status and files that media and buttons were made for
+  let shownMedia = ''; // status and files that the media were made for
+  let shownButtons = ''; // status and files that the buttons were made for
   const media = element('div', { class: 'media' });
   const title = element('h3', { class: 'title', id: `title-${task.id}` });
   const facts = element('p', { class: 'facts soft small digits' });
@@ -44,12 +45,17 @@ export function createCard(first, actions) {
     notes.replaceChildren(...task.warnings.map(({ field, message }) => element('li', {}, `${field}: ${message}`)));
     const links = isActive(task) ? [task.still?.link] : (task.videos ?? []).map(({ link }) => link);
     const now = [task.status, ...links.map(pathOf)].join(); // a link that was only signed again is the same file
-    if (now !== rendered) {
-      rendered = now;
+    if (now !== shownMedia) {
+      shownMedia = now;
       media.className = `media ${task.status}`;
       media.classList.toggle('many', (task.videos?.length ?? 0) > 1);
       media.style.setProperty('--aspect', `${task.input.W} / ${task.input.H}`);
       media.replaceChildren(...renderMedia());
+    }
+    // A button that was replaced while the mouse is down gets no click, so those of an active task stay.
+    const buttonsNow = isActive(task) ? 'active' : now;
+    if (buttonsNow !== shownButtons) {
+      shownButtons = buttonsNow;
       buttons.replaceChildren(...renderButtons());
     }
     if (isActive(task)) progress.update(task, isCanceling);

@@ -238,10 +238,13 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('a running task can be canceled and tried again', async () => {
       await choosePicture();
-      await chooseSmallClip({ steps: 1000, T: 50, W: 256, H: 256 }); // about 8 s: it must not end before it is canceled
+      await chooseSmallClip({ steps: 1000, T: 50, W: 256, H: 256, num_cols: 4 }); // about 30 s: it must not end before it is canceled
       const { id, input } = await make();
+      await page.hover(`[id="${id}"] >> text=Cancel`);
+      await page.mouse.down();
       await matchesText(`${newest} .stage`, /^Sampling/);
-      await page.click(`[id="${id}"] >> text=Cancel`);
+      await page.waitForSelector(`${newest} .media img`);
+      await page.mouse.up();
       await reachesStatus(id, 'canceled');
       const again = await repeat(id, 'Try again');
       expect(again.input).toEqual({ ...input, still_of: id });
