@@ -4,12 +4,12 @@ import { renderPages } from '../docs/pages.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
 
-const PLOTS = new URL('../../docs/plots/', import.meta.url);
+const DOCS = new URL('../../docs/', import.meta.url);
 const require = createRequire(import.meta.url);
 
 const POLICY = pagePolicy("connect-src 'self'", "img-src 'self' data:"); // data: the pictures in Swagger UI's stylesheet
-/** A plot contains its styles. */
-const PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
+/** A drawing contains its styles. */
+const PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 
 /** The documentation's pages and the files that they need. */
 export const docs = endpoint({
@@ -21,7 +21,8 @@ export const docs = endpoint({
     );
     const add = (name: string, path: string | URL, policy = POLICY) =>
       files.set(`/docs/${name}`, staticFile(name, readFileSync(path), policy));
-    for (const name of readdirSync(PLOTS)) add(`plots/${name}`, new URL(name, PLOTS), PLOT_POLICY);
+    for (const name of readdirSync(DOCS, { recursive: true, encoding: 'utf8' }))
+      if (/\.(svg|webp)$/.test(name)) add(name, new URL(name, DOCS), PICTURE_POLICY);
     for (const name of ['docs.css', 'reference.js']) add(name, new URL(`../docs/${name}`, import.meta.url));
     for (const name of ['swagger-ui.css', 'swagger-ui-bundle.js'])
       add(name, require.resolve(`swagger-ui-dist/${name}`));
