@@ -1,27 +1,31 @@
-/** The documentation: every example in it runs against the service, and its pages are opened in Chromium. */
+/** The documentation's examples: each runs against the service. docs-pages.test.ts opens the pages. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import type { Browser, Page } from 'playwright-core';
+import { Validator } from '@cfworker/json-schema';
 import sharp from 'sharp';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { NAVIGATION, renderPages } from '../../api/docs/pages.ts';
+import { databaseUrl } from '../../api/config.ts';
+import { openStore } from '../../api/store/store.ts';
+import type { JobInput } from '../../core/job.ts';
+import { ROLES, TOOLS } from '../../infra/image/roles.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { hasProgram } from '../../infra/run/programs.ts';
-import { hasBrowser, launchBrowser } from '../../infra/tools/browser.ts';
-import { type TestService, testService, WEBHOOK_SECRET } from '../support/test-api.ts';
+import { type Block, docsBlocks } from '../support/docs-blocks.ts';
+import { makeKey, type TestService, testService, WEBHOOK_SECRET } from '../support/test-api.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const SERVICE = 'http://127.0.0.1:5000';
+const PATH = process.env.PATH!;
+const BLOCKS = docsBlocks();
 
 let service: TestService;
 let folder: string;
@@ -51,44 +55,24 @@ afterAll(async () => {
 
 /** A worker: every job succeeds. */
 async function work() {
-  const sha256 = createHash('sha256').update('not really a video').digest('hex');
+  const video = Buffer.alloc(412_604, 'not really a video');
+  const sha256 = createHash('sha256').update(video).digest('hex');
   while (!stop.signal.aborted) {
     for (const job of service.queue.take('worker-1', 10)) {
-      const { task_id } = job.input as { task_id: string };
+      const { task_id, W, H, T, fps, seed } = job.input as JobInput;
       const output = await service.finish(task_id, job.id);
-      service.report(job.id, { output: { ...output, videos: [{ ...output.videos[0]!, sha256 }] } });
+      const { key } = output.videos[0]!;
+      await service.bucket.put(key, video);
+      const size = { width: W, height: H, frames: T, fps, seconds: T / fps, bytes: video.length };
+      const timings_ms = { sampling: 9_400, decoding: 2_600 };
+      service.report(job.id, { output: { ...output, seed, timings_ms, videos: [{ key, ...size, sha256, seed }] } });
     }
     await service.queue.waitForChange(1000, stop.signal);
   }
 }
 
-interface Block {
-  page: string;
-  language: string;
-  /** answer: to the block before; receiver: a server; refused: an error status is expected; shown: checked by receivers.test.ts; backup, restore: by backup.test.ts */
-  kind: string;
-  code: string;
-}
-const BLOCKS: Block[] = readdirSync(join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' })
-  .filter((name) => name.endsWith('.md') && !name.startsWith('decisions/'))
-  .flatMap((page) =>
-    [...readFileSync(join(ROOT, 'docs', page), 'utf8').matchAll(/^```(\w*) ?(\w*)\n(.*?)^```$/gms)].map(
-      ([, language, kind, code]) => ({ page, language: language!, kind: kind!, code: code! }),
-    ),
-  );
-
-/** URLs of the navigation. */
-const LISTED = new Set(
-  Object.values(NAVIGATION)
-    .flat()
-    .map((name) => `/docs/${name}`),
-);
-/** URLs of the pages that exist. */
-const PATHS = [...renderPages(SERVICE).keys()];
-
 function start({ language, code }: Block, env: Record<string, string> = {}): ChildProcess {
   const here = code.replaceAll(SERVICE, service.url);
-  const PATH = process.env.PATH!;
   const [program, ...args] = {
     bash: ['bash', '-euo', 'pipefail', '-c', here],
     python: ['python3', '-c', here],
@@ -106,15 +90,29 @@ function start({ language, code }: Block, env: Record<string, string> = {}): Chi
     },
   });
 }
+
+/** Runs an operator's commands in the checkout, with an own database. ID becomes the id of a key in it. */
+async function startOperator({ code }: Block): Promise<ChildProcess> {
+  const DATA_DIR = await mkdtemp(join(folder, 'operator-'));
+  let id = '';
+  if (/\bID\b/.test(code)) {
+    const store = await openStore(databaseUrl({ DATA_DIR }));
+    ({ id } = await makeKey(store));
+    await store.close();
+  }
+  const args = ['-euo', 'pipefail', '-c', code.replace(/\bID\b/g, id)];
+  return spawn('bash', args, { cwd: ROOT, env: { PATH, DATA_DIR } });
+}
+
 async function run(block: Block) {
   if (block.language === 'ts')
     await writeFile(join(folder, 'example.mts'), block.code.replaceAll(SERVICE, service.url));
-  const child = start(block);
+  const child = block.kind === 'operator' ? await startOperator(block) : start(block);
   let [out, err] = ['', ''];
   child.stdout!.on('data', (text) => (out += text));
   child.stderr!.on('data', (text) => (err += text));
   const [code] = await once(child, 'close');
-  return { code, out, err };
+  return { code, out: out.replaceAll(service.url, SERVICE), err };
 }
 
 const PROGRAMS: Record<string, string> = { bash: 'bash', python: 'python3' };
@@ -124,26 +122,59 @@ if (missing.length > 0) console.warn(`examples are skipped: there is no ${missin
 const lacks = ({ language, code }: Block) =>
   missing.some((program) => program === PROGRAMS[language] || (program === 'curl' && /\bcurl\b/.test(code)));
 
-describe('every example works', () => {
-  const runnable = BLOCKS.filter(({ kind }) => kind === '' || kind === 'refused');
-  const titled = runnable.map((block) => ({ ...block, title: block.code.split('\n')[0]!.slice(0, 60) }));
+/** The value in which `…` within a string stands for any text. */
+function withGaps(value: unknown): unknown {
+  if (typeof value === 'string' && value.includes('…'))
+    return expect.stringMatching(new RegExp(`^${value.split('…').map(escaped).join('.*')}$`, 's'));
+  if (Array.isArray(value)) return value.map(withGaps);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, withGaps(inner)]));
+}
+const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-  for (const { title, ...block } of titled)
-    test.skipIf(lacks(block))(
-      `${block.page}, ${block.language}: ${title}${lacks(block) ? ' (skipped)' : ''}`,
-      async () => {
-        const { code, out, err } = await run(block);
-        if (block.kind === 'refused') {
-          expect(code).not.toBe(0);
-          const next = BLOCKS[BLOCKS.findIndex(({ code }) => code === block.code) + 1]!;
-          expect(next.kind).toBe('answer');
-          expect(JSON.parse(out)).toEqual(JSON.parse(next.code));
-        } else {
-          expect(code, err).toBe(0);
-          if (/prefer: wait|text\/event-stream|task\.videos/.test(block.code)) expect(out).toMatch(/succeeded/);
-        }
-      },
-    );
+const nameOf = ({ file, line, language, kind, code }: Block) =>
+  `${file}:${line}, ${language}${kind && ` ${kind}`}: ${code.split('\n')[0]!.slice(0, 60)}`;
+
+describe('every example works', () => {
+  for (const [i, block] of BLOCKS.entries()) {
+    if (!['bash', 'js', 'ts', 'python'].includes(block.language) || !['', 'refused', 'operator'].includes(block.kind))
+      continue;
+    const next = BLOCKS[i + 1];
+    const answer = next?.file === block.file && next.kind === 'answer' ? next : undefined;
+    test.skipIf(lacks(block))(`${nameOf(block)}${lacks(block) ? ' (skipped)' : ''}`, async () => {
+      const { code, out, err } = await run(block);
+      if (block.kind === 'refused') expect([code !== 0, answer !== undefined]).toEqual([true, true]);
+      else expect(code, out + err).toBe(0);
+      if (answer) expect(JSON.parse(out)).toEqual(withGaps(JSON.parse(answer.code)));
+      else if (/prefer: wait|text\/event-stream|task\.videos/.test(block.code)) expect(out).toMatch(/succeeded/);
+    });
+  }
+
+  test('tasks and webhook bodies are what the service’s OpenAPI document describes', async () => {
+    const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
+    for (const block of BLOCKS) {
+      const name = block.language === 'json' && { task: 'Task', webhook: 'Event' }[block.kind];
+      if (!name) continue;
+      const schema = JSON.parse(JSON.stringify({ $ref: `#/components/schemas/${name}`, components }), (key, value) => {
+        if (block.code.includes('…') && (key === 'format' || key === 'pattern')) return;
+        return value?.properties ? { ...value, additionalProperties: false } : value;
+      });
+      expect(new Validator(schema, '2020-12', false).validate(JSON.parse(block.code)).errors, nameOf(block)).toEqual(
+        [],
+      );
+    }
+  });
+
+  test('commands that are only shown name existing scripts and roles', async () => {
+    const { scripts } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'));
+    for (const block of BLOCKS.filter(({ kind, language }) => kind === 'shown' && language === 'bash')) {
+      const commands = block.code.replace(/\\\n/g, ' ');
+      for (const [, script] of commands.matchAll(/\bnpm run ([\w-]+)/g))
+        expect(scripts, nameOf(block)).toHaveProperty(script!);
+      for (const [, word] of commands.matchAll(/\bdocker run .*[ /]img2vid(?::[\w.]+)? +(\w+)/g))
+        expect({ ...ROLES, ...TOOLS }, nameOf(block)).toHaveProperty(word!);
+    }
+  });
 
   test('the receiver accepts only events that the service has signed', async () => {
     const [block] = BLOCKS.filter(({ kind }) => kind === 'receiver');
@@ -189,124 +220,19 @@ describe('every example works', () => {
     expect(typed.length).toBeGreaterThan(2);
   });
 
-  test('every example is of a kind that a test runs', () => {
+  test('every block is of a kind that a test knows', () => {
     const known = [
-      'bash',
-      'js',
-      'ts',
-      'python',
-      'bash refused',
-      'bash backup',
-      'bash restore',
-      'json answer',
-      'ts receiver',
-      'python shown',
-      'go shown',
+      ...['bash', 'js', 'ts', 'python', 'bash refused', 'bash operator', 'bash shown'],
+      ...['json answer', 'json task', 'json webhook', 'text', 'yaml', 'nginx'],
+      ...['ts receiver', 'python shown', 'go shown'], // receivers.test.ts
+      ...['bash backup', 'bash restore'], // backup.test.ts
     ];
-    expect(BLOCKS.filter(({ language, kind }) => !known.includes(`${language} ${kind}`.trim()))).toEqual([]);
+    const drawn = (file: string) => ['README.md', 'docs/contributing.md'].includes(file); // by GitHub, not by the service
+    const unknown = BLOCKS.filter(({ file, language, kind }) => {
+      const name = `${language} ${kind}`.trim();
+      return !known.includes(name) && !(name === 'mermaid' && drawn(file));
+    });
+    expect(unknown.map(nameOf)).toEqual([]);
     expect(BLOCKS.length).toBeGreaterThan(15);
   });
 });
-
-test('the pages need no key, link to one another, and show the service’s own URL', async () => {
-  const own = await testService({ PUBLIC_URL: 'https://video.example.com', HOST: '0.0.0.0' });
-  const seen = new Set<string>();
-  const waiting = ['/docs'];
-  for (let path = waiting.pop(); path; path = waiting.pop()) {
-    if (seen.has(path)) continue;
-    seen.add(path);
-    if (/\.md(#|$)/.test(path) || (LISTED.has(path) && !PATHS.includes(path))) continue; // until all pages are written
-    const answer = await fetch(own.url + path);
-    expect([path, answer.status]).toEqual([path, 200]);
-    if (!answer.headers.get('content-type')!.startsWith('text/html') || path === '/') continue;
-    expect(answer.headers.get('content-security-policy')).toContain("script-src 'self';");
-    const html = await answer.text();
-    expect(html).not.toContain(SERVICE);
-    const ids = new Set([...html.matchAll(/ id="([^"]+)"/g)].map(([, id]) => id));
-    for (const [, address] of html.matchAll(/(?:href|src)="([^"]+)"/g)) {
-      if (address!.startsWith('#')) expect(ids).toContain(address!.slice(1));
-      else if (!address!.startsWith('https:')) waiting.push(address!.replace(/#.*/, ''));
-    }
-  }
-  expect(PATHS.filter((path) => !seen.has(path))).toEqual([]);
-  expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(5);
-  expect(await (await fetch(`${own.url}/docs`)).text()).toContain('https://video.example.com/img2vid');
-
-  expect((await fetch(`${own.url}/docs/none`)).status).toBe(404);
-  expect((await fetch(`${own.url}/docs/..%2f..%2fpackage.json`)).status).toBe(404);
-  expect((await fetch(`${own.url}/docs`, { method: 'POST' })).status).toBe(405);
-  const packed = await fetch(`${own.url}/docs/swagger-ui-bundle.js`);
-  expect([packed.headers.get('content-encoding'), (await packed.text()).length > 1e6]).toEqual(['gzip', true]);
-  const plain = await fetch(`${own.url}/docs`, { headers: { 'accept-encoding': 'identity' } });
-  expect(plain.headers.get('content-encoding')).toBeNull();
-  for (const path of ['/docs', '/page/page.css']) {
-    const etag = (await fetch(own.url + path)).headers.get('etag')!;
-    const again = await fetch(own.url + path, { headers: { 'if-none-match': etag } });
-    expect([again.status, await again.text()]).toEqual([304, '']);
-    expect((await fetch(own.url + path, { headers: { 'if-none-match': 'W/"another"' } })).status).toBe(200);
-  }
-  await own.close();
-});
-
-describe.skipIf(!hasBrowser)('in Chromium', () => {
-  let browser: Browser;
-  beforeAll(async () => {
-    browser = await launchBrowser();
-  });
-  afterAll(() => browser?.close());
-
-  for (const colorScheme of ['light', 'dark'] as const)
-    for (const width of [390, 1280])
-      test(`every page fits and requests nothing from other servers: ${colorScheme}, ${width} pixels`, async () => {
-        const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
-        const faults = watch(page);
-        for (const path of PATHS) {
-          await page.goto(service.url + path);
-          if (path === '/docs/api/reference') await showReference(page);
-          await page.waitForLoadState('networkidle');
-          if (process.env.SCREENSHOTS) {
-            const file = join(
-              process.env.SCREENSHOTS,
-              `${path.slice(1).replaceAll('/', '-')}-${colorScheme}-${width}.png`,
-            );
-            await page.screenshot({ path: file, fullPage: true });
-          }
-          const [wanted, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-          expect(wanted, `width of ${path}`).toBeLessThanOrEqual(there!);
-        }
-        expect(faults).toEqual([]);
-        await page.close();
-      });
-
-  test('the reference page sends a dry run and shows its answer', async () => {
-    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
-    const faults = watch(page);
-    await page.goto(`${service.url}/docs/api/reference`);
-    await showReference(page);
-    await page.click('.try-out__btn');
-    await page.locator('.opblock-tag-section .parameters select').first().selectOption('1');
-    await page.click('button.execute');
-    await page.waitForSelector('.live-responses-table');
-    expect(await page.textContent('.live-responses-table')).toContain('cost_estimate');
-    expect(faults).toEqual([]);
-    await page.close();
-  });
-});
-
-/** Errors of a page, and its requests to other servers. */
-function watch(page: Page): string[] {
-  const faults: string[] = [];
-  page.on('pageerror', (error) => faults.push(String(error)));
-  page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
-  page.on('request', (request) => {
-    if (!request.url().startsWith(service.url) && !request.url().startsWith('data:')) faults.push(request.url());
-  });
-  return faults;
-}
-
-/** Opens the first operation with an example of its request. */
-async function showReference(page: Page) {
-  await page.waitForSelector('#operations-tasks-img2vid');
-  await page.click('#operations-tasks-img2vid .opblock-summary-control');
-  await page.waitForSelector('#operations-tasks-img2vid .examples-select');
-}

@@ -1,0 +1,126 @@
+/** The documentation's pages, over HTTP and in Chromium. */
+import { join } from 'node:path';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { NAVIGATION, renderPages } from '../../api/docs/pages.ts';
+import { hasBrowser, launchBrowser } from '../../infra/tools/browser.ts';
+import { type TestService, testService } from '../support/test-api.ts';
+
+const SERVICE = 'http://127.0.0.1:5000';
+/** URLs of the navigation. */
+const LISTED = new Set(
+  Object.values(NAVIGATION)
+    .flat()
+    .map((name) => `/docs/${name}`),
+);
+/** URLs of the pages that exist. */
+const PATHS = [...renderPages(SERVICE).keys()];
+
+let service: TestService;
+beforeAll(async () => {
+  service = await testService();
+});
+afterAll(() => service.close());
+
+test('the pages need no key, link to one another, and show the service’s own URL', async () => {
+  const own = await testService({ PUBLIC_URL: 'https://video.example.com', HOST: '0.0.0.0' });
+  const seen = new Set<string>();
+  const waiting = ['/docs'];
+  for (let path = waiting.pop(); path; path = waiting.pop()) {
+    if (seen.has(path)) continue;
+    seen.add(path);
+    if (/\.md(#|$)/.test(path) || (LISTED.has(path) && !PATHS.includes(path))) continue; // until all pages are written
+    const answer = await fetch(own.url + path);
+    expect([path, answer.status]).toEqual([path, 200]);
+    if (!answer.headers.get('content-type')!.startsWith('text/html') || path === '/') continue;
+    expect(answer.headers.get('content-security-policy')).toContain("script-src 'self';");
+    const html = await answer.text();
+    expect(html).not.toContain(SERVICE);
+    const ids = new Set([...html.matchAll(/ id="([^"]+)"/g)].map(([, id]) => id));
+    for (const [, address] of html.matchAll(/(?:href|src)="([^"]+)"/g)) {
+      if (address!.startsWith('#')) expect(ids).toContain(address!.slice(1));
+      else if (!address!.startsWith('https:')) waiting.push(address!.replace(/#.*/, ''));
+    }
+  }
+  expect(PATHS.filter((path) => !seen.has(path))).toEqual([]);
+  expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(5);
+  expect(await (await fetch(`${own.url}/docs`)).text()).toContain('https://video.example.com/img2vid');
+
+  expect((await fetch(`${own.url}/docs/none`)).status).toBe(404);
+  expect((await fetch(`${own.url}/docs/..%2f..%2fpackage.json`)).status).toBe(404);
+  expect((await fetch(`${own.url}/docs`, { method: 'POST' })).status).toBe(405);
+  const packed = await fetch(`${own.url}/docs/swagger-ui-bundle.js`);
+  expect([packed.headers.get('content-encoding'), (await packed.text()).length > 1e6]).toEqual(['gzip', true]);
+  const plain = await fetch(`${own.url}/docs`, { headers: { 'accept-encoding': 'identity' } });
+  expect(plain.headers.get('content-encoding')).toBeNull();
+  for (const path of ['/docs', '/page/page.css']) {
+    const etag = (await fetch(own.url + path)).headers.get('etag')!;
+    const again = await fetch(own.url + path, { headers: { 'if-none-match': etag } });
+    expect([again.status, await again.text()]).toEqual([304, '']);
+    expect((await fetch(own.url + path, { headers: { 'if-none-match': 'W/"another"' } })).status).toBe(200);
+  }
+  await own.close();
+});
+
+describe.skipIf(!hasBrowser)('in Chromium', () => {
+  let browser: Browser;
+  beforeAll(async () => {
+    browser = await launchBrowser();
+  });
+  afterAll(() => browser?.close());
+
+  for (const colorScheme of ['light', 'dark'] as const)
+    for (const width of [390, 1280])
+      test(`every page fits and requests nothing from other servers: ${colorScheme}, ${width} pixels`, async () => {
+        const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
+        const faults = watch(page);
+        for (const path of PATHS) {
+          await page.goto(service.url + path);
+          if (path === '/docs/api/reference') await showReference(page);
+          await page.waitForLoadState('networkidle');
+          if (process.env.SCREENSHOTS) {
+            const file = join(
+              process.env.SCREENSHOTS,
+              `${path.slice(1).replaceAll('/', '-')}-${colorScheme}-${width}.png`,
+            );
+            await page.screenshot({ path: file, fullPage: true });
+          }
+          const [wanted, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+          expect(wanted, `width of ${path}`).toBeLessThanOrEqual(there!);
+        }
+        expect(faults).toEqual([]);
+        await page.close();
+      });
+
+  test('the reference page sends a dry run and shows its answer', async () => {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    const faults = watch(page);
+    await page.goto(`${service.url}/docs/api/reference`);
+    await showReference(page);
+    await page.click('.try-out__btn');
+    await page.locator('.opblock-tag-section .parameters select').first().selectOption('1');
+    await page.click('button.execute');
+    await page.waitForSelector('.live-responses-table');
+    expect(await page.textContent('.live-responses-table')).toContain('cost_estimate');
+    expect(faults).toEqual([]);
+    await page.close();
+  });
+});
+
+/** Errors of a page, and its requests to other servers. */
+function watch(page: Page): string[] {
+  const faults: string[] = [];
+  page.on('pageerror', (error) => faults.push(String(error)));
+  page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
+  page.on('request', (request) => {
+    if (!request.url().startsWith(service.url) && !request.url().startsWith('data:')) faults.push(request.url());
+  });
+  return faults;
+}
+
+/** Opens the first operation with an example of its request. */
+async function showReference(page: Page) {
+  await page.waitForSelector('#operations-tasks-img2vid');
+  await page.click('#operations-tasks-img2vid .opblock-summary-control');
+  await page.waitForSelector('#operations-tasks-img2vid .examples-select');
+}
