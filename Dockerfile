@@ -1,4 +1,4 @@
-# One image for every role: docker run IMAGE [all | api | worker | TOOL …]. The README explains how to build and run it.
+# One image for every role: docker run IMAGE [all | api | worker | TOOL …]. docs/deploy/docker.md explains how to build and run it.
 #   --build-arg CUDA=0   without CUDA, 2 GB smaller, for the API and for machines without a GPU
 ARG BASE=node:24-bookworm-slim
 ARG CUDA=1

@@ -24,6 +24,8 @@ export const NAVIGATION: Record<string, string[]> = {
   Deploy: [
     'deploy/docker',
     'deploy/runpod-serverless',
+    'deploy/runpod-endpoint',
+    'deploy/runpod-costs',
     'deploy/runpod-pod',
     'deploy/proxy',
     'deploy/postgres',
@@ -40,7 +42,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'operate/security',
     'troubleshooting',
   ],
-  More: ['performance', 'glossary', 'licences', 'client', 'parameters', 'sampling', 'webhooks', 'errors', 'backup'],
+  More: ['performance', 'glossary', 'licences', 'client', 'parameters', 'sampling', 'webhooks', 'errors'],
 };
 const SWAGGER_UI = `<link rel="stylesheet" href="/docs/swagger-ui.css">
 <script src="/docs/swagger-ui-bundle.js" defer></script>

@@ -1,4 +1,4 @@
-/** The commands of docs/backup.md: a backup of the running service, and its restoration. */
+/** The commands of docs/deploy/backup.md: a backup of the running service, and its restoration. */
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm, stat, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -15,7 +15,7 @@ test('a backup of the running service has its tasks and files, and a service on 
   const folder = await mkdtemp(join(tmpdir(), 'backup-'));
   onTestFinished(() => rm(folder, { recursive: true }));
   await symlink(join(ROOT, 'node_modules'), join(folder, 'node_modules'));
-  const page = await readFile(join(ROOT, 'docs/backup.md'), 'utf8');
+  const page = await readFile(join(ROOT, 'docs/deploy/backup.md'), 'utf8');
   const run = (kind: string) => {
     const [, code = ''] = new RegExp(`^\`\`\`bash ${kind}\\n(.*?)^\`\`\`$`, 'ms').exec(page)!;
     return promisify(execFile)('bash', ['-euo', 'pipefail', '-c', code], { cwd: folder });
