@@ -24,7 +24,8 @@ FROM packages AS cuda-1
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
 COPY infra/tools/command.ts infra/tools/cuda.ts infra/tools/cuda-wheels.json infra/tools/
-COPY core/standard-output.ts core/
+COPY infra/run/env-file.mjs infra/run/
+COPY core/standard-output.ts core/env-file.mjs core/
 COPY handler/onnx/provider.ts handler/onnx/
 ENV PLACE=node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 RUN npm run cuda \

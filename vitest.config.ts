@@ -19,6 +19,7 @@ const INTEGRATION = [
   'handler/runpod/{conformance,process}*.test.ts',
   'handler/still/midjourney/*.test.ts',
   'infra/deploy/*.test.ts',
+  'infra/run/*.test.ts',
   'infra/simulators/python-client.test.ts',
   'infra/tools/{bucket,cuda,models}*.test.ts',
   'test/soak/**/*.test.ts',

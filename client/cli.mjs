@@ -1,7 +1,14 @@
 #!/usr/bin/env node
 // The command `img2vid`, for `npx img2vid` in a checkout and after `npm link`: the program is TypeScript.
 import { register } from 'tsx/esm/api';
+import { loadEnvFile } from '../core/env-file.mjs';
 
 register();
-const { run } = await import('./cli.ts');
+const { EXIT, run } = await import('./cli.ts');
+try {
+  loadEnvFile(['IMG2VID_URL', 'IMG2VID_API_KEY']); // it may be that of any project
+} catch (error) {
+  console.error(error.message);
+  process.exit(EXIT.file);
+}
 await run();

@@ -2,6 +2,7 @@
  * The image's health check. Ends with 0 if the API answers, and for a worker if it runs: a worker can be busy for minutes, and RunPod
  * gets its pings. Otherwise it prints the reason and ends with 1.
  */
+import '../run/env-file.mjs';
 import { readdirSync, readFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { basename } from 'node:path';

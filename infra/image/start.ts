@@ -2,6 +2,7 @@
  * The image's entry point: runs a role or a tool in this process, the first of its container.
  * Usage: [ROLE | TOOL] [ARGUMENT …]
  */
+import '../run/env-file.mjs';
 import { constants } from 'node:os';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';

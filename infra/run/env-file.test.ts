@@ -1,0 +1,157 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const { PATH } = process.env;
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'env-file-'));
+  cpSync(join(ROOT, 'package.json'), join(folder, 'package.json')); // a checkout with a .env of its own
+  for (const name of ['api', 'assets', 'client', 'core', 'handler', 'infra', 'node_modules'])
+    symlinkSync(join(ROOT, name), join(folder, name));
+});
+beforeEach(() => rmSync(join(folder, '.env'), { recursive: true, force: true }));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const writeEnv = (content: string | Uint8Array) => writeFileSync(join(folder, '.env'), content);
+
+/** Runs a program in the folder. @returns what it printed */
+function run(program: string, args: string[], env: NodeJS.ProcessEnv = {}) {
+  const { status, stdout, stderr } = spawnSync(program, args, { cwd: folder, env: { PATH, ...env }, encoding: 'utf8' });
+  return { status, out: stdout, err: stderr };
+}
+
+/** The variables that a program has. @returns undefined and the error, if the file is refused */
+function read(env: NodeJS.ProcessEnv = {}) {
+  const code = 'console.log(JSON.stringify(process.env))';
+  const { status, out, err } = run(process.execPath, ['--import', './infra/run/env-file.mjs', '--eval', code], env);
+  return status === 0 ? JSON.parse(out) : err;
+}
+
+test('a .env has comments, quotes and export, and may come from Windows', () => {
+  const lines = [
+    '# comment',
+    'PORT=5001 # comment',
+    'export HOST="::1"',
+    "MODEL = 'svd'",
+    'IMAGE=',
+    'CURRENCY="a#b"',
+    '',
+  ];
+  const expected = { PORT: '5001', HOST: '::1', MODEL: 'svd', IMAGE: '', CURRENCY: 'a#b' };
+  for (const text of [lines.join('\n'), lines.join('\r\n'), `\uFEFF${lines.slice(1).join('\r\n')}`]) {
+    writeEnv(text);
+    expect(read()).toMatchObject(expected);
+  }
+  expect(read({ PORT: '', HOST: 'localhost' })).toMatchObject({ ...expected, PORT: '', HOST: 'localhost' });
+});
+
+test('no .env is fine; one that can’t be read ends the program with one line', () => {
+  expect(read()).toMatchObject({ PATH });
+  const path = join(folder, '.env');
+  mkdirSync(path);
+  expect(read()).toBe(`${path} can’t be read: it is a folder\n`);
+  rmSync(path, { recursive: true });
+  writeEnv(Buffer.from('\uFEFFPORT=5001\n', 'utf16le')); // as an old PowerShell writes it
+  expect(read()).toBe(`${path} can’t be read: not UTF-8\n`);
+  writeEnv('A B=1\n');
+  expect(read()).toBe(`${path} needs NAME=VALUE in each line: "A B" is no name\n`);
+  if (process.getuid?.() === 0) return; // may read every file
+  chmodSync(path, 0);
+  expect(read()).toBe(`${path} can’t be read: no permission\n`);
+});
+
+/** For each program a wrong value, and what it says about it. */
+const WRONG = {
+  PORT: 'none',
+  DATABASE_URL: 'none',
+  IMG2VID_API_KEY: 'none',
+  IMG2VID_URL: 'none',
+  RUNPOD_API_KEY: 'none',
+  RUNPOD_REST_URL: 'none',
+  RUNPOD_LOG_LEVEL: 'none',
+  BUCKET_NAME: 'NONE',
+  BUCKET_ENDPOINT_URL: 'https://s3.example.com',
+  HF_ENDPOINT: 'none',
+};
+const npmRun = (...args: string[]) => ['npm', 'run', '--silent', ...args];
+const imageRole = (...args: string[]) => [process.execPath, '--import', 'tsx', 'infra/image/start.ts', ...args];
+
+test.each([
+  [npmRun('start'), 'PORT must be'],
+  [npmRun('demo'), 'IMG2VID_API_KEY is no API key'],
+  [npmRun('worker'), 'worker: RUNPOD_LOG_LEVEL must be'],
+  [npmRun('keys', 'list'), 'DATABASE_URL must be'],
+  [npmRun('bucket', 'check'), 'BUCKET_NAME'],
+  [npmRun('models', 'svd'), 'HF_ENDPOINT must be'],
+  [npmRun('deploy'), 'RUNPOD_REST_URL must be'],
+  [npmRun('img2vid', 'list'), '--url none: must be'],
+  [[join(ROOT, 'client/cli.mjs'), 'list'], '--url none: must be'],
+  [imageRole('all'), 'PORT must be'],
+  [imageRole('worker'), 'RUNPOD_LOG_LEVEL must be'],
+  [imageRole('keys', 'list'), 'DATABASE_URL must be'],
+])('%j reads .env of the current folder', ([program, ...args], problem) => {
+  writeEnv(
+    Object.entries(WRONG)
+      .map((pair) => `${pair.join('=')}\n`)
+      .join(''),
+  );
+  const { status, err } = run(program!, args, { MODEL: 'camera' });
+  expect(err).toContain(problem);
+  expect(status).toBeGreaterThan(0);
+});
+
+test('the environment wins over .env', () => {
+  writeEnv(`IMG2VID_URL=none\nDATABASE_URL=none\nDATA_DIR=${folder}\n`);
+  expect(run('npm', ['run', '--silent', 'keys', 'list'], { DATABASE_URL: '' })).toMatchObject({ status: 0, err: '' });
+  const { err } = run(join(ROOT, 'client/cli.mjs'), ['list'], { IMG2VID_URL: 'other' });
+  expect(err).toContain('--url other: must be');
+});
+
+test('the command line says that .env is a folder, and takes only its own variables', () => {
+  const path = join(folder, '.env');
+  mkdirSync(path);
+  const { status, err } = run(join(ROOT, 'client/cli.mjs'), ['list']);
+  expect([status, err]).toEqual([4, `${path} can’t be read: it is a folder\n`]);
+  rmSync(path, { recursive: true });
+  writeEnv('NODE_DEBUG=module\nIMG2VID_URL=none\n');
+  const code = `import { loadEnvFile } from './core/env-file.mjs';
+    loadEnvFile(['IMG2VID_URL']);
+    console.log(process.env.NODE_DEBUG, process.env.IMG2VID_URL);`;
+  expect(run(process.execPath, ['--input-type=module', '--eval', code]).out).toBe('undefined none\n');
+});
+
+test('npm run dev reads .env at each start', async () => {
+  writeEnv('PORT=none\n');
+  const child = spawn('npm', ['run', '--silent', 'dev'], { cwd: folder, env: { PATH }, detached: true });
+  try {
+    let output = '';
+    const said = async (text: string) => {
+      while (!output.includes(text)) output += await once(child.stderr!, 'data');
+    };
+    await said('PORT must be');
+    writeEnv('RUNPOD_ENDPOINT_ID=x\nDATABASE_URL=none\n');
+    child.stdin!.write('\n'); // starts the service again
+    await said('DATABASE_URL must be');
+  } finally {
+    process.kill(-child.pid!, 'SIGTERM');
+  }
+});
+
+test('every script that starts a program reads .env before it, and so do the image’s programs and a pod’s', () => {
+  const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
+  const without = Object.keys(scripts).filter((name) => !scripts[name]!.includes('--import ./infra/run/env-file.mjs'));
+  expect(without).toEqual(['img2vid', 'test', 'check', 'docs', 'build', 'bench', 'soak']); // img2vid reads it itself, the others need none
+  for (const path of ['infra/image/start.ts', 'infra/image/health.ts', 'infra/image/pod.mjs']) {
+    const [first] = readFileSync(join(ROOT, path), 'utf8').match(/^import .*$/m)!;
+    expect(first, path).toBe("import '../run/env-file.mjs';");
+  }
+});
