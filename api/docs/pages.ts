@@ -42,7 +42,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'operate/security',
     'troubleshooting',
   ],
-  More: ['performance', 'glossary', 'licences', 'client', 'parameters', 'sampling', 'webhooks', 'errors'],
+  More: ['performance', 'glossary', 'licences', 'parameters', 'sampling'],
 };
 const SWAGGER_UI = `<link rel="stylesheet" href="/docs/swagger-ui.css">
 <script src="/docs/swagger-ui-bundle.js" defer></script>

@@ -7,7 +7,7 @@ import { PROBLEMS } from '../../core/problems.ts';
 import { isMain } from './command.ts';
 import { plots } from './plots.ts';
 
-export const WRITTEN = ['README.md', 'docs/api/parameters.md', 'docs/errors.md'];
+export const WRITTEN = ['README.md', 'docs/api/parameters.md', 'docs/api/errors.md'];
 
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {

@@ -1,5 +1,5 @@
 /** The documentation's examples: each runs against the service. docs-pages.test.ts opens the pages. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -25,6 +25,8 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const SERVICE = 'http://127.0.0.1:5000';
 const PATH = process.env.PATH!;
+/** `.ci/run` sets the variable to a Python that has requests. */
+const PYTHON = process.env.UPLOAD_PYTHON || 'python3';
 const BLOCKS = docsBlocks();
 
 let service: TestService;
@@ -75,7 +77,7 @@ function start({ language, code }: Block, env: Record<string, string> = {}): Chi
   const here = code.replaceAll(SERVICE, service.url);
   const [program, ...args] = {
     bash: ['bash', '-euo', 'pipefail', '-c', here],
-    python: ['python3', '-c', here],
+    python: [PYTHON, '-c', here],
     js: ['node', '--input-type=module', '-e', here],
     ts: ['node', '--import', TSX, 'example.mts'],
   }[language]!;
@@ -119,8 +121,10 @@ const PROGRAMS: Record<string, string> = { bash: 'bash', python: 'python3' };
 const missing = [...new Set(Object.values(PROGRAMS))].filter((program) => !hasProgram(program));
 if (!hasProgram('curl')) missing.push('curl');
 if (missing.length > 0) console.warn(`examples are skipped: there is no ${missing.join(', no ')}`);
+const hasRequests = spawnSync(PYTHON, ['-c', 'import requests']).status === 0;
 const lacks = ({ language, code }: Block) =>
-  missing.some((program) => program === PROGRAMS[language] || (program === 'curl' && /\bcurl\b/.test(code)));
+  missing.some((program) => program === PROGRAMS[language] || (program === 'curl' && /\bcurl\b/.test(code))) ||
+  (/^import requests$/m.test(code) && !hasRequests);
 
 /** The value in which `…` within a string stands for any text. */
 function withGaps(value: unknown): unknown {
@@ -134,6 +138,15 @@ const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
 const nameOf = ({ file, line, language, kind, code }: Block) =>
   `${file}:${line}, ${language}${kind && ` ${kind}`}: ${code.split('\n')[0]!.slice(0, 60)}`;
+
+/** Schemas of the OpenAPI document by the kind of a JSON block. */
+const SCHEMAS: Record<string, string> = {
+  task: 'Task',
+  webhook: 'Event',
+  dry_run: 'DryRun',
+  usage: 'Usage',
+  delivery: 'Delivery',
+};
 
 describe('every example works', () => {
   for (const [i, block] of BLOCKS.entries()) {
@@ -150,10 +163,10 @@ describe('every example works', () => {
     });
   }
 
-  test('tasks and webhook bodies are what the service’s OpenAPI document describes', async () => {
+  test('shown JSON is what the service’s OpenAPI document describes', async () => {
     const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
     for (const block of BLOCKS) {
-      const name = block.language === 'json' && { task: 'Task', webhook: 'Event' }[block.kind];
+      const name = block.language === 'json' && SCHEMAS[block.kind];
       if (!name) continue;
       const schema = JSON.parse(JSON.stringify({ $ref: `#/components/schemas/${name}`, components }), (key, value) => {
         if (block.code.includes('…') && (key === 'format' || key === 'pattern')) return;
@@ -206,7 +219,7 @@ describe('every example works', () => {
   });
 
   test('examples in TypeScript compile', async () => {
-    const typed = BLOCKS.filter(({ language }) => language === 'ts');
+    const typed = BLOCKS.filter(({ language, kind }) => language === 'ts' && kind !== 'shown');
     await Promise.all(typed.map(({ code }, i) => writeFile(join(folder, `typed-${i}.mts`), code)));
     const strict = { strict: true, noEmit: true, skipLibCheck: true, allowImportingTsExtensions: true };
     const modern = { target: 'ES2023', lib: ['ES2024', 'DOM'], module: 'NodeNext' };
@@ -223,8 +236,8 @@ describe('every example works', () => {
   test('every block is of a kind that a test knows', () => {
     const known = [
       ...['bash', 'js', 'ts', 'python', 'bash refused', 'bash operator', 'bash shown'],
-      ...['json answer', 'json task', 'json webhook', 'text', 'yaml', 'nginx'],
-      ...['ts receiver', 'python shown', 'go shown'], // receivers.test.ts
+      ...['json answer', ...Object.keys(SCHEMAS).map((kind) => `json ${kind}`), 'text', 'yaml', 'nginx'],
+      ...['ts receiver', 'ts shown', 'python shown', 'go shown'], // receivers.test.ts
       ...['bash backup', 'bash restore'], // backup.test.ts
     ];
     const drawn = (file: string) => ['README.md', 'docs/contributing.md'].includes(file); // by GitHub, not by the service
