@@ -1,4 +1,4 @@
-/** Plots for docs/sampling.md, drawn from the functions that sampling uses. */
+/** Plots for docs/models/sampling.md, drawn from the functions that sampling uses. */
 import { type Discretization, noiseLevels } from '../../core/discretization.ts';
 import { type Guider, guidanceScales } from '../../core/guider.ts';
 
