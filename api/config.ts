@@ -1,4 +1,4 @@
-/** The API's environment, read and validated once. README lists every variable. */
+/** The API's environment, read and validated once. core/variables.ts describes every variable. */
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import * as v from 'valibot';
@@ -53,51 +53,50 @@ const databaseIn = (env: { DATA_DIR: string; DATABASE_URL?: string | undefined }
 export const databaseUrl = (environment: NodeJS.ProcessEnv): string =>
   databaseIn(readEnvironment({ DATA_DIR: sharedVariables.DATA_DIR, DATABASE_URL: databaseSchema }, environment));
 
+export const API_VARIABLES = {
+  ...sharedVariables,
+  PORT: integer(5000, 1, 65535),
+  HOST: v.optional(v.string(), '127.0.0.1'),
+  PUBLIC_URL: v.optional(
+    v.pipe(
+      httpUrl,
+      v.check(
+        (url) => /^\/?$/.test(new URL(url).pathname + new URL(url).search),
+        'must have no path: the page and the documentation need a host of their own, such as https://video.example.com',
+      ),
+    ),
+  ),
+  CALLBACK_URL: v.optional(httpUrl), // set by infra/run/start.ts
+  RUNPOD_POD_ID: v.optional(v.string()),
+  DATABASE_URL: databaseSchema,
+  MODEL: v.optional(modelName, 'svd_xt'),
+  RUNPOD_API_KEY: v.string(),
+  RUNPOD_ENDPOINT_ID: v.pipe(
+    v.string('is needed; without it `npm start` runs everything on this machine'),
+    v.nonEmpty(),
+  ),
+  RUNPOD_BASE_URL: v.optional(httpUrl),
+  LINK_SECONDS: integer(DAY / SECOND, 1, (7 * DAY) / SECOND),
+  TASK_DEADLINE_SECONDS: integer(DAY / SECOND, 1, (30 * DAY) / SECOND),
+  RETAIN_DAYS: integer(30, 1, 3650),
+  // The limits keep every amount a safe integer of micro-units.
+  PRICE_PER_GPU_SECOND: price(100),
+  PRICE_PER_STILL: price(100_000),
+  CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
+  MAX_FRAMES: integer(100, 1, 1000),
+  MAX_FPS: integer(120, 1, 1000),
+  LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // set by infra/run/start.ts
+  CORS_ORIGINS: origins,
+  MAX_OPEN_TASKS: optionalInteger(1, 1_000_000),
+  MAX_UPLOADS_MB: optionalInteger(1, 1_000_000),
+  SUBMISSIONS_PER_MINUTE: optionalInteger(1, 60_000),
+  REQUESTS_PER_MINUTE: optionalInteger(1, 60_000),
+  TRUST_PROXY: integer(0, 0, 10),
+};
+
 /** @throws Error that names every wrong variable and what is allowed */
 export function readConfig(environment: NodeJS.ProcessEnv) {
-  const env = readEnvironment(
-    {
-      ...sharedVariables,
-      PORT: integer(5000, 1, 65535),
-      HOST: v.optional(v.string(), '127.0.0.1'),
-      PUBLIC_URL: v.optional(
-        v.pipe(
-          httpUrl,
-          v.check(
-            (url) => /^\/?$/.test(new URL(url).pathname + new URL(url).search),
-            'must have no path: the page and the documentation need a host of their own, such as https://video.example.com',
-          ),
-        ),
-      ),
-      CALLBACK_URL: v.optional(httpUrl), // set by infra/run/start.ts
-      RUNPOD_POD_ID: v.optional(v.string()),
-      DATABASE_URL: databaseSchema,
-      MODEL: v.optional(modelName, 'svd_xt'),
-      RUNPOD_API_KEY: v.string(),
-      RUNPOD_ENDPOINT_ID: v.pipe(
-        v.string('is needed; without it `npm start` runs everything on this machine'),
-        v.nonEmpty(),
-      ),
-      RUNPOD_BASE_URL: v.optional(httpUrl),
-      LINK_SECONDS: integer(DAY / SECOND, 1, (7 * DAY) / SECOND),
-      TASK_DEADLINE_SECONDS: integer(DAY / SECOND, 1, (30 * DAY) / SECOND),
-      RETAIN_DAYS: integer(30, 1, 3650),
-      // The limits keep every amount a safe integer of micro-units.
-      PRICE_PER_GPU_SECOND: price(100),
-      PRICE_PER_STILL: price(100_000),
-      CURRENCY: v.optional(v.pipe(v.string(), v.regex(/^[A-Z]{3}$/, 'must be three capital letters')), 'USD'),
-      MAX_FRAMES: integer(100, 1, 1000),
-      MAX_FPS: integer(120, 1, 1000),
-      LOCAL_BRIDGE: v.optional(v.picklist(['none', 'placeholder'])), // set by infra/run/start.ts
-      CORS_ORIGINS: origins,
-      MAX_OPEN_TASKS: optionalInteger(1, 1_000_000),
-      MAX_UPLOADS_MB: optionalInteger(1, 1_000_000),
-      SUBMISSIONS_PER_MINUTE: optionalInteger(1, 60_000),
-      REQUESTS_PER_MINUTE: optionalInteger(1, 60_000),
-      TRUST_PROXY: integer(0, 0, 10),
-    },
-    environment,
-  );
+  const env = readEnvironment(API_VARIABLES, environment);
   const podUrl = env.RUNPOD_POD_ID && `https://${env.RUNPOD_POD_ID}-${env.PORT}.proxy.runpod.net`;
   const publicUrl = env.PUBLIC_URL ?? podUrl ?? localUrl(env.HOST, env.PORT);
   return {

@@ -1,7 +1,8 @@
-/** Schemas of environment variables. Each process reads them once, in handler/worker.ts or api/config.ts; README lists all. */
+/** Schemas of environment variables. Each process reads them once, in handler/worker.ts or api/config.ts; variables.ts describes all. */
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { MODELS } from './job.ts';
+import type { VariableName } from './variables.ts';
 
 /** 0 or 1; absent means 0. */
 export const flag = v.pipe(
@@ -56,9 +57,12 @@ export const bucketFolder = (dataDir: string) => join(dataDir, 'bucket');
  * Validates a process's environment. An empty variable counts as absent.
  * @throws Error that names every invalid variable and the values that are allowed
  */
-export function readEnvironment<E extends v.ObjectEntries>(entries: E, environment: NodeJS.ProcessEnv) {
+export function readEnvironment<E extends v.ObjectEntries>(
+  entries: E & { [Name in Exclude<keyof E, VariableName>]: 'has no row in core/variables.ts' },
+  environment: NodeJS.ProcessEnv,
+) {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
-  const { success, output, issues } = v.safeParse(v.object(entries), given);
+  const { success, output, issues } = v.safeParse(v.object<E>(entries), given);
   if (!success) {
     const problems = issues.map(
       (issue) => `${v.getDotPath(issue)} ${issue.type === 'object' ? 'is needed' : issue.message}`,

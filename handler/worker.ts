@@ -14,6 +14,18 @@ import { openBridges } from './still/midjourney/open-bridges.ts';
 
 type Log = (details: Record<string, unknown>, event: string) => void;
 
+export const WORKER_VARIABLES = {
+  ...sharedVariables,
+  MODEL: v.optional(modelName, 'svd_xt'),
+  MODEL_DIR: v.optional(v.string()),
+  DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
+  MIDJOURNEY_BRIDGE: v.optional(v.string()),
+  MIDJOURNEY_API_KEY: v.optional(v.string()),
+  MIDJOURNEY_BASE_URL: v.optional(v.string()),
+  WORKER_CONCURRENCY: integer(1, 1, 100),
+  FRAMES_DIR: v.optional(v.string()),
+};
+
 /**
  * Opens the bucket and the bridges, and loads the model.
  * @param log receives the device and the weights that were chosen, and how long each step took
@@ -23,20 +35,7 @@ export async function openWorker(
   environment: NodeJS.ProcessEnv,
   log: Log = () => {},
 ): Promise<{ worker: Worker; concurrency: number }> {
-  const env = readEnvironment(
-    {
-      ...sharedVariables,
-      MODEL: v.optional(modelName, 'svd_xt'),
-      MODEL_DIR: v.optional(v.string()),
-      DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
-      MIDJOURNEY_BRIDGE: v.optional(v.string()),
-      MIDJOURNEY_API_KEY: v.optional(v.string()),
-      MIDJOURNEY_BASE_URL: v.optional(v.string()),
-      WORKER_CONCURRENCY: integer(1, 1, 100),
-      FRAMES_DIR: v.optional(v.string()),
-    },
-    environment,
-  );
+  const env = readEnvironment(WORKER_VARIABLES, environment);
   const bridges = openBridges(env);
   const worker: Worker = {
     modelName: env.MODEL,

@@ -34,6 +34,12 @@ RUNPOD_API_KEY is RunPod's key, with read and write access. IMAGE names the imag
 endpoint.json lists under env get their values from the environment. A value may refer to one of RunPod's secrets:
 BUCKET_SECRET_ACCESS_KEY='{{ RUNPOD_SECRET_bucket }}'.`;
 
+export const DEPLOY_VARIABLES = {
+  RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
+  RUNPOD_REST_URL: v.optional(httpUrl, 'https://api.runpod.io/v2'),
+  RUNPOD_BASE_URL: v.optional(httpUrl, 'https://api.runpod.ai/v2'),
+};
+
 export interface DeployIo extends CliIo {
   /** @returns what the operator typed */
   ask?: (question: string) => Promise<string>;
@@ -75,14 +81,7 @@ interface Context extends ReconcileOptions {
 function withContext(work: (context: Context) => Promise<number | undefined>): Action<DeployIo>['run'] {
   return async ({ env, out, ask = askTerminal, sleep = delay }, flags: Flags) => {
     const file = readEndpointFile(flags.file === undefined ? ENDPOINT_FILE : userPath(flags.file, env));
-    const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(
-      {
-        RUNPOD_API_KEY: v.pipe(v.string(), v.regex(/^[\x21-\x7e]+$/, 'must be a key, as RunPod’s console shows it')),
-        RUNPOD_REST_URL: v.optional(httpUrl, 'https://api.runpod.io/v2'),
-        RUNPOD_BASE_URL: v.optional(httpUrl, 'https://api.runpod.ai/v2'),
-      },
-      env,
-    );
+    const { RUNPOD_API_KEY, RUNPOD_REST_URL, RUNPOD_BASE_URL } = readEnvironment(DEPLOY_VARIABLES, env);
     const log = (line: string) => void out.write(`${line}\n`);
     const secrets = [RUNPOD_API_KEY, ...[...file.env.required, ...file.env.optional].map((name) => env[name] ?? '')];
     const rest = openRest({ apiKey: RUNPOD_API_KEY, baseUrl: RUNPOD_REST_URL, secrets, log, sleep });

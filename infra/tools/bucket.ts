@@ -55,16 +55,15 @@ const URL_LIST = v.pipe(
   v.check((urls) => urls.every((url) => v.is(httpUrl, url)), 'must be http or https URLs, separated by commas'),
 );
 
+export const BUCKET_VARIABLES = {
+  ...sharedVariables,
+  PUBLIC_URL: v.optional(httpUrl),
+  CORS_ORIGINS: v.optional(URL_LIST),
+  RETAIN_DAYS: integer(30, 1, 3650),
+};
+
 function readSettings(environment: NodeJS.ProcessEnv) {
-  const env = readEnvironment(
-    {
-      ...sharedVariables,
-      PUBLIC_URL: v.optional(httpUrl),
-      CORS_ORIGINS: v.optional(URL_LIST),
-      RETAIN_DAYS: integer(30, 1, 3650),
-    },
-    environment,
-  );
+  const env = readEnvironment(BUCKET_VARIABLES, environment);
   const s3 = resolveS3Options(env);
   if (!s3) throw new Error('BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup');
   const urls = env.CORS_ORIGINS ?? (env.PUBLIC_URL ? [env.PUBLIC_URL] : []);

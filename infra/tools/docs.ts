@@ -1,13 +1,15 @@
-/** `npm run docs`: writes what is generated from the code: tables in README.md and docs/, between their markers, and docs/plots. */
+/** `npm run docs`: writes what is generated from the code: tables in README.md and docs/, between their markers, .env.example, and
+ * docs/plots. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
 import { isMain } from './command.ts';
+import { envExample, GROUPS, HEAD, tableRows } from './configuration.ts';
 import { plots } from './plots.ts';
 
-export const WRITTEN = ['README.md', 'docs/api/parameters.md', 'docs/api/errors.md'];
+export const WRITTEN = ['README.md', 'docs/api/parameters.md', 'docs/api/errors.md', 'docs/configuration.md'];
 
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {
@@ -49,6 +51,7 @@ const TABLES: Record<string, () => string> = {
       ['status', 'code', 'what to do'],
       Object.entries(PROBLEMS).map(([code, { status, remedy }]) => [String(status), `\`${code}\``, remedy]),
     ),
+  variables: () => GROUPS.map((group) => `## ${group}\n\n${table(HEAD, tableRows(group))}`).join('\n\n'),
   failures: () =>
     table(
       ['code', 'retryable', 'what to do'],
@@ -72,5 +75,6 @@ export const read = (name: string) => readFileSync(fileOf(name), 'utf8');
 
 if (isMain(import.meta.url)) {
   for (const name of WRITTEN) writeFileSync(fileOf(name), current(read(name)));
+  writeFileSync(fileOf('.env.example'), envExample());
   for (const [name, svg] of Object.entries(plots())) writeFileSync(fileOf(`docs/plots/${name}.svg`), svg);
 }

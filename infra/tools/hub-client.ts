@@ -21,6 +21,8 @@ const REMOTE_FILE = v.object({
 });
 export type RemoteFile = v.InferOutput<typeof REMOTE_FILE>;
 
+export const HUB_VARIABLES = { HF_ENDPOINT: v.optional(httpUrl, 'https://huggingface.co') };
+
 export interface HubOptions extends RetryOptions {
   env: NodeJS.ProcessEnv;
   /** How long a connection may be silent, in milliseconds. */
@@ -34,8 +36,7 @@ export type Hub = ReturnType<typeof openHub>;
  * @throws Error HF_ENDPOINT is not a URL
  */
 export function openHub(repository: string, { env, idleTimeout, ...retryOptions }: HubOptions) {
-  const variables = { HF_ENDPOINT: v.optional(httpUrl, 'https://huggingface.co') };
-  const { HF_ENDPOINT: hubUrl } = readEnvironment(variables, env);
+  const { HF_ENDPOINT: hubUrl } = readEnvironment(HUB_VARIABLES, env);
   const { origin } = new URL(hubUrl);
   const token = readToken(env);
   const dispatcher = new EnvHttpProxyAgent({
