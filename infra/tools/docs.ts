@@ -1,5 +1,4 @@
-/** `npm run docs`: writes what is generated from the code: tables in README.md and docs/, between their markers, .env.example, and
- * docs/plots. */
+/** `npm run docs`: writes what is generated from the code: tables in docs/, between their markers, .env.example, and docs/plots. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
@@ -9,7 +8,7 @@ import { isMain } from './command.ts';
 import { envExample, GROUPS, HEAD, tableRows } from './configuration.ts';
 import { plots } from './plots.ts';
 
-export const WRITTEN = ['README.md', 'docs/api/parameters.md', 'docs/api/errors.md', 'docs/configuration.md'];
+export const WRITTEN = ['docs/api/parameters.md', 'docs/api/errors.md', 'docs/configuration.md'];
 
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {

@@ -1,18 +1,18 @@
-/** `npm run pictures`: makes the README's pictures, docs/page.webp and docs/frames.webp, with the running service and a browser. */
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+/** `npm run pictures`: makes the README's pictures, docs/clip.webp and docs/page.webp, with the running service and a browser. */
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
+import { createClient } from '../../client/index.ts';
 import { freePort } from '../run/free-port.ts';
 import { startLocal } from '../run/start.ts';
 import { launchBrowser } from './browser.ts';
 
 const docs = (name: string) => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
 const STILL = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
-const FRAMES = 5; // in the strip
-const WIDTH = 288; // of a frame, in pixels
-const GAP = 6; // pixels
+/** Of the loop; pixels. */
+const [HEIGHT, ARROW] = [216, 56];
 
 const folder = await mkdtemp(join(tmpdir(), 'pictures-'));
 const framesDir = join(folder, 'frames');
@@ -34,24 +34,43 @@ try {
   await sharp(await page.screenshot())
     .webp({ quality: 86 })
     .toFile(docs('page.webp'));
-  await strip();
+  await loop();
 } finally {
   await browser.close();
   await service.stop();
   await rm(folder, { recursive: true, force: true });
 }
 
-/** Saves a strip of the clip's frames, evenly spaced from the first to the last. */
-async function strip() {
+/** Saves an animation: the picture, an arrow, and the clip that is made of it. */
+async function loop() {
+  await rm(framesDir, { recursive: true });
+  await mkdir(framesDir);
+  const fps = 15;
+  const client = createClient({ url: service.url });
+  const task = await client.img2vid({ image: await readFile(STILL), T: 3 * fps, fps, seed: 8, motion_bucket_id: 200 });
+  await task.done();
+  const picture = await sharp(STILL).resize({ height: HEIGHT }).png().toBuffer({ resolveWithObject: true });
+  const arrow = `<svg xmlns="http://www.w3.org/2000/svg" width="${ARROW}" height="${HEIGHT}">
+    <path d="M14 ${HEIGHT / 2}h28m-9-9l9 9-9 9" fill="none" stroke="#888" stroke-width="4" stroke-linecap="round" stroke-linejoin="round"/></svg>`;
   const names = (await readdir(framesDir, { recursive: true })).filter((name) => name.endsWith('.png')).sort();
-  const chosen = Array.from({ length: FRAMES }, (_, i) => names[Math.round((i * (names.length - 1)) / (FRAMES - 1))]!);
-  const frames = await Promise.all(chosen.map((name) => sharp(join(framesDir, name)).resize(WIDTH).toBuffer()));
-  const { height } = await sharp(frames[0]).metadata();
-  const canvas = sharp({
-    create: { width: FRAMES * WIDTH + (FRAMES - 1) * GAP, height, channels: 4, background: '#0000' },
-  });
-  await canvas
-    .composite(frames.map((input, i) => ({ input, left: i * (WIDTH + GAP), top: 0 })))
-    .webp({ quality: 86 })
-    .toFile(docs('frames.webp'));
+  const clip = await Promise.all(
+    names.map((name) => sharp(join(framesDir, name)).resize({ height: HEIGHT }).toBuffer({ resolveWithObject: true })),
+  );
+  const left = picture.info.width + ARROW;
+  const canvas = { width: left + clip[0]!.info.width, height: HEIGHT, channels: 4, background: '#0000' } as const;
+  const frames = await Promise.all(
+    clip.map(({ data }) =>
+      sharp({ create: canvas })
+        .composite([
+          { input: picture.data, left: 0, top: 0 },
+          { input: Buffer.from(arrow), left: picture.info.width, top: 0 },
+          { input: data, left, top: 0 },
+        ])
+        .png()
+        .toBuffer(),
+    ),
+  );
+  await sharp(frames, { join: { animated: true } })
+    .webp({ quality: 72, effort: 6, loop: 0, delay: frames.map(() => Math.round(1000 / fps)) })
+    .toFile(docs('clip.webp'));
 }
