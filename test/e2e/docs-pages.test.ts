@@ -76,8 +76,10 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
         const faults = watch(page);
         for (const path of PATHS) {
           await page.goto(service.url + path);
-          if (path === '/docs/api/reference') await showReference(page);
-          await page.waitForLoadState('networkidle');
+          if (path === '/docs/api/reference') {
+            await showReference(page);
+            await page.waitForLoadState('networkidle'); // takes half a second; the other pages are complete once they are loaded
+          }
           if (process.env.SCREENSHOTS) {
             const file = join(
               process.env.SCREENSHOTS,
@@ -87,6 +89,8 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
           }
           const [wanted, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
           expect(wanted, `width of ${path}`).toBeLessThanOrEqual(there!);
+          const empty = await page.evaluate(() => [...document.images].flatMap((i) => (i.naturalWidth ? [] : [i.src])));
+          expect(empty, `pictures of ${path} that do not show`).toEqual([]);
         }
         expect(faults).toEqual([]);
         await page.close();
