@@ -72,7 +72,7 @@ export const API_VARIABLES = {
   MODEL: v.optional(modelName, 'svd_xt'),
   RUNPOD_API_KEY: v.string(),
   RUNPOD_ENDPOINT_ID: v.pipe(
-    v.string('is needed; without it `npm start` runs everything on this machine'),
+    v.string('is required here; without it, `npm start` runs everything on this machine'),
     v.nonEmpty(),
   ),
   RUNPOD_BASE_URL: v.optional(httpUrl),

@@ -59,6 +59,6 @@ async function printFirstKey(store: Services['store']): Promise<void> {
   if (value === undefined) return;
   const hint = await adoptionHint(store, FIRST_KEY);
   console.log(
-    `\nThere was no API key, so here is one, with all scopes. It is shown this once:\n\n  ${value}\n\n${hint}`,
+    `\nThere was no API key, so one with all scopes was created. It is shown only now:\n\n  ${value}\n\n${hint}`,
   );
 }

@@ -50,12 +50,12 @@ test('no line of the log contains a token, a link’s signature, a secret, a key
     await ask('/readyz');
     await ask(`/status?id=${id}`);
     await waitForLine('readiness check failed', before);
-    await waitForLine('task could not be advanced; it will be tried again', before);
+    await waitForLine('task could not be advanced; will be retried', before);
   }
   await create();
   await waitForLine('RunPod did not answer a submission');
   await ask(`/cancel?id=${unwanted}`, { method: 'POST' });
-  await waitForLine('superseded job could not be cancelled; it will be tried again');
+  await waitForLine('superseded job could not be cancelled; will be retried');
   delete service.faults.runpod;
 
   // A task ends, its links are read, and its webhook is refused, then delivered, then unreachable.

@@ -37,43 +37,46 @@ function register(registry: Registry) {
   const histogram = <L extends string>(name: string, help: string, labelNames: L[], buckets: number[]) =>
     new Histogram({ ...options(registry, name, help), labelNames, buckets });
   return {
-    requests: counter('http_requests_total', 'Responses, by route pattern', ['method', 'route', 'status']),
+    requests: counter('http_requests_total', 'HTTP responses by route pattern', ['method', 'route', 'status']),
     requestSeconds: histogram(
       'http_request_duration_seconds',
-      'From a request to the end of its response',
+      'Time from a request to the end of its response',
       ['method', 'route'],
       [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, MINUTE], // Prefer: wait takes up to a minute
     ),
-    ends: counter('tasks_ended_total', 'Ended tasks; code is empty unless they failed', ['status', 'code']),
+    ends: counter('tasks_ended_total', 'Ended tasks; code is empty unless the task failed', ['status', 'code']),
     taskSeconds: histogram(
       'task_seconds',
-      'From a task’s creation to its end',
+      'Time from a task’s creation to its end',
       ['status'],
       [1, 2, 5, 10, 30, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 6 * HOUR, 24 * HOUR],
     ),
     stageSeconds: histogram(
       'stage_seconds',
-      'Of succeeded tasks, as the worker measured it; waiting: for the GPU',
+      'Time of each stage of succeeded tasks, as the worker measured it; waiting: for the GPU',
       ['stage'],
       [0.1, 0.5, 1, 2, 5, 10, 20, 30, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 30 * MINUTE],
     ),
     attempts: counter('webhook_attempts_total', 'Attempts to deliver a webhook', ['outcome']),
     webhookLag: histogram(
       'webhook_lag_seconds',
-      'From a task’s end until its webhook was delivered',
+      'Time from a task’s end to the delivery of its webhook',
       [],
       [0.1, 0.5, 1, 5, 10, 30, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 24 * HOUR, 72 * HOUR],
     ),
-    runpodCalls: counter('runpod_requests_total', 'Requests; unanswered: a job may exist', ['operation', 'outcome']),
+    runpodCalls: counter('runpod_requests_total', 'Requests to RunPod; unanswered: a job may exist', [
+      'operation',
+      'outcome',
+    ]),
     runpodSeconds: histogram(
       'runpod_request_seconds',
-      'Requests to RunPod',
+      'Time of requests to RunPod',
       ['operation'],
       [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     ),
     storeSeconds: histogram(
       'store_seconds',
-      'Store calls',
+      'Time of store calls',
       ['operation'],
       [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
     ),

@@ -6,7 +6,7 @@ import { createPoller, type Poller } from './poller.ts';
 export function createPruner({ config, store, log, now }: Dependencies): Poller {
   const prune = async () => ((await store.prune(config.retain, now())) ? 0 : HOUR);
   return createPoller(prune, (error) => {
-    log.error({ error }, 'old rows of the store could not be deleted; it will be tried again');
+    log.error({ error }, 'old rows of the store could not be deleted; will be retried');
     return MINUTE;
   });
 }

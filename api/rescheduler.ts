@@ -10,7 +10,7 @@ export function createRescheduler({ config, store, log }: Dependencies): Poller 
     return MINUTE;
   };
   return createPoller(reschedule, (error) => {
-    log.error({ error }, 'the schedule of the store could not be checked; it will be tried again');
+    log.error({ error }, 'the schedule of the store could not be checked; will be retried');
     return MINUTE;
   });
 }

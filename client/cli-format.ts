@@ -20,8 +20,8 @@ export function formatTask(task: Task): string {
   return [
     `${id} ${status}${state}${error ? `: ${error.message} (${error.code})` : ''}\n`,
     ...files,
-    expired_at ? `its files were deleted on ${expired_at}\n` : '',
-    cost && cost.amount > 0 ? `it cost ${formatAmount(cost.amount, cost.currency)}\n` : '',
+    expired_at ? `the files were deleted on ${expired_at}\n` : '',
+    cost && cost.amount > 0 ? `cost: ${formatAmount(cost.amount, cost.currency)}\n` : '',
   ].join('');
 }
 
@@ -53,6 +53,6 @@ export function formatUsage({ currency, month, budget, spent, reserved, left, op
 export function formatError({ errors, message, status, code }: ApiError): string {
   const problems = errors.map(({ field, message }) => `--${field}: ${message}`);
   const text = problems.length > 0 ? problems.join('\n') : message;
-  if (status === 0) return `${text}; is it running, and is --url (or IMG2VID_URL) right?`;
+  if (status === 0) return `${text}; check that the service runs, and --url (or IMG2VID_URL)`;
   return code === 'unauthorized' ? `${text} (--key, or IMG2VID_API_KEY)` : text;
 }

@@ -92,7 +92,7 @@ test('a prompt becomes a file; standard output has text for people, or JSON and 
   expect(out).toMatch(
     new RegExp(`^${id} succeeded\nhttp://.*video-1.mp4\\?.*\n {2}512×288, 14 frames at 6 fps, \\d+ bytes\n`),
   );
-  expect(err).toBe(`motion_bucket_id: above 255 the model was not trained\nsaved ${at('clip.mp4')}\n`);
+  expect(err).toBe(`motion_bucket_id: the model was trained with values up to 255\nsaved ${at('clip.mp4')}\n`);
   expect((await service.status(id)).input).toMatchObject({ prompt: 'a lighthouse', T: 3, motion_bucket_id: 300 });
 
   const [asJson] = await Promise.all([img2vid(['--prompt', 'x', '--json', '--quiet', '--fps', '60']), work()]);
@@ -129,7 +129,7 @@ test('--image takes a file, standard input and a URL', async () => {
   const missing = await img2vid(['--image', at('none.png')]);
   expect([missing.code, missing.err]).toEqual([EXIT.file, `--image ${at('none.png')}: there is no such file\n`]);
   const broken = await img2vid(['--image', '-'], { stdin: Readable.from([Buffer.from('no picture')]) });
-  expect([broken.code, broken.err]).toEqual([EXIT.usage, expect.stringMatching(/^--image: not a whole picture/)]);
+  expect([broken.code, broken.err]).toEqual([EXIT.usage, expect.stringMatching(/^--image: not a complete picture/)]);
 });
 
 test('quote prints the price and makes nothing', async () => {
@@ -152,13 +152,13 @@ test('a wrong command line fails before any request, and unknown names come with
   expect(await wrong('--prompt', 'x', '--seed', '1', '--seed', '2')).toBe('--seed: given more than once');
   expect(await wrong('--prompt', 'x', '--constructor', 'x')).toBe('--constructor: unknown');
   expect(await wrong()).toMatch(/^img2vid --prompt TEXT/);
-  expect(await wrong('stats')).toMatch(/^stats: no command; there are quote, status, /);
+  expect(await wrong('stats')).toMatch(/^stats: unknown command; use one of quote, status, /);
   expect(await wrong('watch')).toBe('watch needs the id of a task');
   expect(await wrong('status', 'a', 'b')).toBe('b: unexpected argument');
-  expect(await wrong('list', '--seed', '5')).toBe('--seed: not for list');
-  expect(await wrong('list', '--force')).toBe('--force: not for list');
+  expect(await wrong('list', '--seed', '5')).toBe('--seed can’t be used with list');
+  expect(await wrong('list', '--force')).toBe('--force can’t be used with list');
   expect(await wrong('list', '--limit', 'x')).toMatch(/^--limit: must be/);
-  expect(await wrong('--prompt', 'x', '--out', 'a', '--no-wait')).toBe('--out: not with --no-wait');
+  expect(await wrong('--prompt', 'x', '--out', 'a', '--no-wait')).toBe('--out can’t be used with --no-wait');
   expect(await wrong('download', 'a', '--video', '0')).toMatch(/^--video: must be/);
   expect(await wrong('usage', '--url', 'ftp://x')).toBe('--url ftp://x: must be an http or https URL');
 });
@@ -204,10 +204,10 @@ test('a file is saved only when complete, and replaces another one only with --f
   const other = await create();
   await work({ sha256: 'another' });
   const wrong = await img2vid(['watch', other, '--out', at('wrong.mp4')]);
-  expect([wrong.code, wrong.err]).toEqual([EXIT.file, expect.stringContaining('not what the worker made')]);
-  expect(wrong.err).toContain(`The clip is made: img2vid download ${other}, or http`);
+  expect([wrong.code, wrong.err]).toEqual([EXIT.file, expect.stringContaining('the downloaded file is damaged')]);
+  expect(wrong.err).toContain(`The clip is finished. Get it with img2vid download ${other}, or from http`);
   expect((await readdir(folder)).filter((name) => /wrong|part/.test(name))).toEqual([]);
-  expect((await img2vid(['delete', other])).out).toContain('its files were deleted');
+  expect((await img2vid(['delete', other])).out).toContain('the files were deleted');
   expect((await img2vid(['list'])).out).toMatch(new RegExp(`^${other} .* deleted$`, 'm'));
   expect((await img2vid(['download', other, '--out', at('gone.mp4')])).code).toBe(EXIT.failed);
 });
@@ -306,6 +306,6 @@ test('an unreachable service has its own exit status', async () => {
   const { code, err } = await img2vid(['status'], { env: { IMG2VID_URL: gone.url } });
   expect([code, err]).toEqual([
     EXIT.unreachable,
-    expect.stringMatching(/can’t be reached: ECONNREFUSED; is it running/),
+    expect.stringMatching(/can’t be reached: ECONNREFUSED; check that the service runs/),
   ]);
 });

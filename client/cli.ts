@@ -22,34 +22,39 @@ import { ApiError, type Client, createClient, type FollowedTask, type Parameters
 import { progressBar } from './progress-bar.ts';
 
 const COMMAND_LINES = `img2vid --prompt TEXT | --image FILE|URL|- [--out FILE] [--PARAMETER VALUE …]   makes a clip
-img2vid quote --prompt TEXT …     the parameters and the highest cost of a clip; makes nothing
-img2vid status [ID]               a task, or the newest one
-img2vid list                      tasks, newest first
+img2vid quote --prompt TEXT …     shows the parameters and the highest cost of a clip, but makes none
+img2vid status [ID]               shows a task; without ID the newest task
+img2vid list                      lists tasks, newest first
 img2vid watch ID                  watches a task until it ends
-img2vid download ID               saves its video
-img2vid cancel ID                 cancels it
+img2vid download ID               saves the video of a task
+img2vid cancel ID                 cancels a task
 img2vid delete ID                 deletes the files and the prompt of an ended task
-img2vid usage                     what the API key has spent
+img2vid usage                     shows what the API key has spent
 `;
 
-const DETAILS = `  --image FILE|URL|-   the picture to animate; -: standard input
-  --out FILE           saves the MP4 there, the grid if there are several videos; in a folder as ID.mp4.
-                       Also with watch, and with download, where ID.mp4 is the default
-  --video N            the Nth of several videos instead of the grid
-  --force              overwrites a file
-  --no-wait            ends when the task is accepted
+const DETAILS = `  --image FILE|URL|-   the picture to animate; - reads it from standard input
+  --out FILE           saves the MP4 there; several videos as one grid. In a folder the name is ID.mp4.
+                       Also for watch, and for download, where the default is ID.mp4
+  --video N            saves the Nth of several videos instead of the grid
+  --force              overwrites an existing file
+  --no-wait            ends when the service has accepted the task
   --url URL            the service; default IMG2VID_URL, else http://127.0.0.1:5000
-  --key KEY            its API key; default IMG2VID_API_KEY, which other users of this machine cannot read
+  --key KEY            the API key; default IMG2VID_API_KEY. Other users of this machine can read --key,
+                       but not the variable
   --json               prints JSON and nothing else on standard output
-  --quiet              no progress and no notes; for a clip only its link or file
+  --quiet              prints no progress and no notes; for a clip only its link or file
   --status STATUS      list: ${STATUSES.join(', ')}
   --since, --until     list: times, such as 2026-01-31T18:00:00Z; usage: days, such as 2026-01-31
-  --limit N            list: the most tasks, default 20; 0: all
-  --help
+  --limit N            list: the most tasks to list, default 20; 0 lists all
+  --help               prints this text
 
-Exit status: 0 success, 1 the task failed or was canceled or the service refused something, 2 a wrong command
-line or value, 3 the service cannot be reached, 4 a file cannot be read or saved, 130 Ctrl-C, which ends only
-the watching.
+Exit status:
+  0    success
+  1    the task failed or was canceled, or the service refused the request
+  2    the command line or a value is wrong
+  3    the service cannot be reached
+  4    a file cannot be read or saved
+  130  Ctrl-C; a task that was created continues
 
 Parameters of a clip:
 `;
@@ -148,13 +153,13 @@ export async function main(args: string[], io: CliIo): Promise<number> {
 function findCommand({ positionals, values, switches, fields }: Pick<Context, keyof Flags<string, string>>) {
   const [name = 'make', ...rest] = positionals;
   if (!Object.hasOwn(COMMANDS, name) || positionals[0] === 'make')
-    throw new UsageError(`${name}: no command; there are ${Object.keys(COMMANDS).slice(1).join(', ')}`);
+    throw new UsageError(`${name}: unknown command; use one of ${Object.keys(COMMANDS).slice(1).join(', ')}`);
   const { run, id, flags } = COMMANDS[name]!;
   const known = [...flags, ...COMMON_FLAGS];
   const takesParameters = name === 'make' || name === 'quote';
   if (takesParameters) checkNames(fields, known);
   const given = [...Object.keys(values), ...switches, ...(takesParameters ? [] : fields.map(([field]) => field))];
-  for (const flag of given) if (!known.includes(flag)) throw new UsageError(`--${flag}: not for ${name}`);
+  for (const flag of given) if (!known.includes(flag)) throw new UsageError(`--${flag} can’t be used with ${name}`);
   if (id === 'required' && !rest[0]) throw new UsageError(`${name} needs the id of a task`);
   const surplus = rest[id ? 1 : 0];
   if (surplus !== undefined) throw new UsageError(`${surplus}: unexpected argument`);
@@ -168,10 +173,10 @@ function checkUrl(url: string): string {
 
 async function make(context: Context): Promise<number> {
   const { client, values, switches, note, show, signal } = context;
-  if (values.out !== undefined && switches.has('no-wait')) throw new UsageError('--out: not with --no-wait');
+  if (values.out !== undefined && switches.has('no-wait')) throw new UsageError('--out can’t be used with --no-wait');
   const path = readOutput(context, values.out); // before anything is paid
   const task = await client.img2vid(await readParameters(context), { signal }).catch((error) => {
-    if (signal.aborted) note('The service may have accepted it: img2vid status shows the newest task.');
+    if (signal.aborted) note('The service may have accepted the request: img2vid status shows the newest task.');
     throw error;
   });
   for (const { field, message } of task.answer.warnings) note(`${field}: ${message}`);
@@ -194,7 +199,8 @@ async function follow(context: Context, followed: FollowedTask, path: string | u
   } catch (error) {
     const commands = `  img2vid watch ${followed.id}\n  img2vid cancel ${followed.id}`;
     if (signal.aborted) note(`Watching has ended; the task continues. Watch it again, or cancel it:\n${commands}`);
-    else if (error instanceof ApiError && error.status === 0) note(`The task may continue. Later:\n${commands}`);
+    else if (error instanceof ApiError && error.status === 0)
+      note(`The task may continue. To check it later:\n${commands}`);
     throw error;
   }
   bar?.end(task!);
@@ -266,7 +272,10 @@ async function readParameters({ fields, values: { image }, env, stdin, signal }:
 /** The file that --video means: the grid or the only video without it. @throws UsageError */
 function chooseFile({ grid, videos = [] }: Task, { values: { video } }: Pick<Context, 'values'>) {
   const file = video === undefined ? (grid ?? videos[0]) : videos[Number(video) - 1];
-  if (!file) throw new UsageError(`--video ${video}: the task has ${videos.length}`);
+  if (!file)
+    throw new UsageError(
+      `--video ${video}: the task has only ${videos.length} ${videos.length === 1 ? 'video' : 'videos'}`,
+    );
   return file;
 }
 

@@ -69,7 +69,7 @@ export async function saveVideo({ client, task, video, path, force, signal }: Sa
       }
     };
     await pipeline(body!, hashChunks, createWriteStream(temporary, { flush: true }), { signal });
-    if (hash.digest('hex') !== video.sha256) throw new Error('the download is not what the worker made; try again');
+    if (hash.digest('hex') !== video.sha256) throw new Error('the downloaded file is damaged; try again');
     if (target !== path || !force) checkOutput(target, force); // the file may have been created meanwhile
     await rename(temporary, target);
     return target;
@@ -78,6 +78,9 @@ export async function saveVideo({ client, task, video, path, force, signal }: Sa
     signal?.throwIfAborted();
     const { message } = error as Error;
     const reason = message.startsWith(target) ? message : `${target}: ${message}`;
-    throw new FileError(`${reason}\nThe clip is made: img2vid download ${task.id}, or ${video.link}`, { cause: error });
+    throw new FileError(
+      `${reason}\nThe clip is finished. Get it with img2vid download ${task.id}, or from ${video.link}`,
+      { cause: error },
+    );
   }
 }

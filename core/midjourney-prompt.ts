@@ -7,9 +7,9 @@
 
 /** Flags by the reason why they are refused. `bs`, `end`, `loop` and `motion` belong to videos. */
 const COSTLY = {
-  'repeats cost as many imagines': ['repeat', 'r'],
-  'the speed is the operator’s to choose': ['fast', 'relax', 'turbo'],
-  'a still is wanted, no video': ['video', 'motion', 'loop', 'bs', 'end'],
+  'it costs several imagines': ['repeat', 'r'],
+  'the operator chooses the speed': ['fast', 'relax', 'turbo'],
+  'the prompt must make a picture, not a video': ['video', 'motion', 'loop', 'bs', 'end'],
 };
 const NAMES = Object.values(COSTLY).flat().join('|');
 
@@ -27,16 +27,16 @@ const INVISIBLE = /[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]/g;
 /** An opening and a later closing brace, except the escaped `\{`. It is anchored, so it takes linear time. */
 const PERMUTATION = /^(?:[^\\{]|\\.)*\{(?:[^\\}]|\\.)*\}/s;
 
-const ALLOWED = 'flags of the picture itself are allowed, such as --ar, --v, --stylize, --chaos, --seed and --no';
+const ALLOWED = 'flags for the picture are allowed, such as --ar, --v, --stylize, --chaos, --seed and --no';
 
 /** Why a prompt is refused, as the end of a sentence about it; undefined if it is allowed. */
 export function findForbidden(prompt: string): string | undefined {
   const flag = FLAG.exec(prompt.normalize('NFKC').replace(INVISIBLE, ''))?.[1]?.toLowerCase();
   if (flag) {
     const [why] = Object.entries(COSTLY).find(([, names]) => names.includes(flag))!;
-    return `must be without --${flag} (${why}); ${ALLOWED}`;
+    return `must not contain --${flag} (${why}); ${ALLOWED}`;
   }
-  if (PERMUTATION.test(prompt)) return 'must be without {permutations, in braces}; write ( ), or \\{ \\} for braces';
+  if (PERMUTATION.test(prompt)) return 'must not contain {permutations, in braces}; write ( ), or \\{ \\} for braces';
   return undefined;
 }
 

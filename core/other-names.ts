@@ -19,8 +19,8 @@ const OTHER_NAMES: Record<string, string> = {
   num_frames: 'T',
   frames: 'T',
   video_length: 'T',
-  duration: 'T frames at fps: seconds = T / fps',
-  seconds: 'T frames at fps: seconds = T / fps',
+  duration: 'T and fps: seconds = T / fps',
+  seconds: 'T and fps: seconds = T / fps',
   frame_rate: 'fps',
   frames_per_second: 'fps',
   num_steps: 'steps',
@@ -45,5 +45,5 @@ const OTHER_NAMES: Record<string, string> = {
 /** @returns an error message for the name, if another service uses it */
 export const describeOtherName = (field: string): string | undefined => {
   const name = field.toLowerCase().replaceAll('-', '_');
-  return Object.hasOwn(OTHER_NAMES, name) ? `unknown; here it is ${OTHER_NAMES[name]}` : undefined;
+  return Object.hasOwn(OTHER_NAMES, name) ? `unknown; use ${OTHER_NAMES[name]}` : undefined;
 };

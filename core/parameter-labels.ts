@@ -28,7 +28,7 @@ const GROUPS = {
     max_cfg_scale: 'Scale at the last frame',
     cfg_scale: 'Scale',
   },
-  'Memory and notice': { decoding_t: 'Frames decoded at a time', webhook_url: 'Webhook' },
+  'Memory and webhook': { decoding_t: 'Frames decoded at a time', webhook_url: 'Webhook' },
 } satisfies Record<string, Partial<Record<ParameterName, string>>>;
 
 /** Where a slider ends, for parameters whose whole range would make it too coarse. */

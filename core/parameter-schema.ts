@@ -45,7 +45,7 @@ export function requestProperties({ model, limits, bridge }: { model: ModelName;
     schema.description += `. Only for ${choice} ${names.join(', ')}`;
     const named = NAMED_DEFAULTS[names[0]!]![name]!;
     schema.default ??= named;
-    if (schema.default !== named) schema.description += `; ${named} where ${names[0]} is named`;
+    if (schema.default !== named) schema.description += `. Default ${named} if the request names ${names[0]}`;
     schema['x-belongs-to'] = { [choice]: names };
   }
   return properties;

@@ -44,10 +44,10 @@ export const PROBLEMS = {
     status: 416,
     remedy: 'Request a range within the size that the header `Content-Range` states',
   },
-  invalid_input: { status: 422, remedy: 'Correct the fields in `errors`: each with the values that are allowed' },
+  invalid_input: { status: 422, remedy: 'Correct the fields in `errors`; each message names the allowed values' },
   image_rejected: {
     status: 422,
-    remedy: `Send a whole ${PICTURE_TYPES_TEXT} of at most ${MAX_PICTURE_PIXELS / 1e6} megapixels`,
+    remedy: `Send a complete ${PICTURE_TYPES_TEXT} of at most ${MAX_PICTURE_PIXELS / 1e6} megapixels`,
   },
   no_bridge: { status: 422, remedy: 'Send a picture, `image_url` or `still_of`: this service accepts no prompts' },
   too_many_requests: {
@@ -57,12 +57,15 @@ export const PROBLEMS = {
   too_many_submissions: { status: 429, remedy: 'Wait as long as `Retry-After` says' },
   too_many_open: { status: 429, remedy: 'Wait for one of your tasks to end, or cancel one' },
   too_many_uploads: { status: 429, remedy: 'Wait for one of your uploads to end; send fewer at a time' },
-  uploads_full: { status: 429, remedy: 'Wait for one of your tasks to end: its uploaded picture is then deleted' },
+  uploads_full: {
+    status: 429,
+    remedy: 'Wait for one of your tasks to end; the service then deletes its uploaded picture',
+  },
   too_many_guesses: { status: 429, remedy: 'Check the API key, and wait a minute' },
-  internal: { status: 500, remedy: 'Send the operator the header `X-Request-Id`: the log has more' },
+  internal: { status: 500, remedy: 'Send the operator the value of `X-Request-Id`; the log has details under it' },
   unavailable: {
     status: 503,
-    remedy: 'Retry after `Retry-After`; an `Idempotency-Key` keeps a retry from costing twice',
+    remedy: 'Wait as long as `Retry-After` says, then retry; with the same `Idempotency-Key` you do not pay twice',
   },
 } as const;
 export type ProblemCode = keyof typeof PROBLEMS;

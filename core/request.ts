@@ -84,7 +84,7 @@ function dropIrrelevant(fields: string[], values: Record<string, unknown>, model
     const home = BELONGS_TO[field];
     const chosen = home && (values[home.choice] ?? defaults(model)[home.choice]);
     if (!home || (typeof chosen === 'string' && home.names.includes(chosen))) relevant[field] = values[field];
-    else warnings.push({ field, message: `ignored: it belongs to ${home.choice} ${home.names.join(', ')}` });
+    else warnings.push({ field, message: `ignored: only for ${home.choice} ${home.names.join(', ')}` });
   }
   return { relevant, warnings };
 }
@@ -153,14 +153,14 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
   const warnings: [condition: boolean, field: string, message: string][] = [
     [!isTrainedHeight, 'H', size],
     [!isCamera && isTrainedHeight && input.W !== preset.W, 'W', size],
-    [input.motion_bucket_id > 255, 'motion_bucket_id', 'above 255 the model was not trained'],
-    [input.fps < 5 || input.fps > 30, 'fps', 'outside 5 to 30 the model was not trained'],
+    [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
+    [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
     [isCamera && request.cond_aug !== undefined, 'cond_aug', 'the camera model does not use it'],
     [isCamera && request.decoding_t !== undefined, 'decoding_t', 'the camera model decodes frame by frame'],
     [
       request.image_index !== undefined && !isUsed,
       'image_index',
-      `ignored: only a prompt gives four pictures, and here ${source} is animated`,
+      `ignored: only a prompt gives four pictures, and this task uses ${source}`,
     ],
   ];
   return warnings.filter(([condition]) => condition).map(([, field, message]) => ({ field, message }));
@@ -174,7 +174,12 @@ function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
     throw new InvalidRequest([{ field, message: `sigma_min (${sigma_min}) must be below sigma_max (${sigma_max})` }]);
   }
   if (!noiseLevels(steps, input).every((sigma, i) => (i === steps ? sigma === 0 : sigma > 0 && sigma < 1e30))) {
-    throw new InvalidRequest([{ field: 'rho', message: 'sigma_min, sigma_max and rho give no usable noise levels' }]);
+    throw new InvalidRequest([
+      {
+        field: 'rho',
+        message: 'sigma_min, sigma_max and rho give no usable noise levels; use values nearer to the defaults',
+      },
+    ]);
   }
 }
 

@@ -56,7 +56,7 @@ const Task = v.object({
   videos: v.exactOptional(v.array(v.object({ ...file, seed: whole }))),
   grid: v.exactOptional(described(v.object(file), 'Several videos side by side')),
   links_expire_at: v.exactOptional(time),
-  expired_at: v.exactOptional(described(time, 'When its files and prompt were deleted')),
+  expired_at: v.exactOptional(described(time, 'When the task’s files and prompt were deleted')),
   error: v.exactOptional(described(jobErrorSchema, 'Why the task failed')),
   cost: v.exactOptional(cost),
 });
@@ -79,7 +79,7 @@ const Problem = v.object({
   type: text,
   title: text,
   status: whole,
-  detail: described(text, 'Explanation for people'),
+  detail: described(text, 'What is wrong, as text for people'),
   code: described(v.picklist(Object.keys(PROBLEMS) as ProblemCode[]), 'Error code for programs'),
   errors: v.exactOptional(described(notes, 'Every invalid field, with the allowed values')),
 });

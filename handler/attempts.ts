@@ -44,7 +44,7 @@ export async function beginAttempt(bucket: Bucket, taskId: string, job: string):
   if (deaths === SLOTS.length)
     throw new JobError(
       'out_of_memory',
-      `${deaths} workers died over this task, most likely for lack of memory: a smaller size, fewer frames or a smaller decoding_t need less`,
+      `${deaths} workers died on this task, most likely for lack of memory; use a smaller size, fewer frames (T) or a smaller decoding_t`,
     );
   if (!own) return async () => {}; // other workers, alive, have the slots
   const key = own;

@@ -16,9 +16,13 @@ declare module 'hono' {
 }
 
 export const tooManyUploads = () =>
-  new Problem('too_many_uploads', `uploads in progress with this API key: at most ${MAX_KEY_BYTES / 1e6} MB`, {
-    headers: { 'retry-after': '5' },
-  });
+  new Problem(
+    'too_many_uploads',
+    `this API key may have at most ${MAX_KEY_BYTES / 1e6} MB of uploads in progress; wait for one to end`,
+    {
+      headers: { 'retry-after': '5' },
+    },
+  );
 
 /**
  * @returns a function that counts the bytes of a request's body, until its response ends or `releaseBody` is called. It throws a Problem,

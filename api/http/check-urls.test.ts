@@ -37,13 +37,13 @@ test.each([
 });
 
 test.each([
-  ['a NUL', 'https://example.com/\0', 'without control characters and unpaired surrogates'],
+  ['a NUL', 'https://example.com/\0', 'without control characters or unpaired surrogates'],
   ['a NUL in the host', 'https://exam\0ple.com/', ''],
-  ['a line break', 'https://example.com/a\r\nb', 'without control characters and unpaired surrogates'],
-  ['a tab', 'https://exam\tple.com/', 'without control characters and unpaired surrogates'],
-  ['a C1 control character', 'https://example.com/\u0085', 'without control characters and unpaired surrogates'],
-  ['a delete character', 'https://example.com/\x7f', 'without control characters and unpaired surrogates'],
-  ['a lone surrogate', 'https://example.com/\ud83d', 'without control characters and unpaired surrogates'],
+  ['a line break', 'https://example.com/a\r\nb', 'without control characters or unpaired surrogates'],
+  ['a tab', 'https://exam\tple.com/', 'without control characters or unpaired surrogates'],
+  ['a C1 control character', 'https://example.com/\u0085', 'without control characters or unpaired surrogates'],
+  ['a delete character', 'https://example.com/\x7f', 'without control characters or unpaired surrogates'],
+  ['a lone surrogate', 'https://example.com/\ud83d', 'without control characters or unpaired surrogates'],
   ['a user name', 'https://somebody@example.com/', 'without user name and password'],
   ['a password', 'https://:secret@example.com/', 'without user name and password'],
   ['2049 characters', `https://example.com/${'a'.repeat(2029)}`, 'of at most 2048 characters'],

@@ -62,7 +62,7 @@ function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown =
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
     if (!errors.some((error) => error.field === field))
-      errors.push({ field, message: issue.type === 'object' ? 'is needed, in the query' : issue.message });
+      errors.push({ field, message: issue.type === 'object' ? 'is required in the query' : issue.message });
   }
   if (!success || errors.length > 0) throw invalidInput(errors);
   return output;

@@ -13,8 +13,8 @@ const MAX_PART_HEADERS = 8192;
 const PIECE = 256 * 1024;
 
 export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
-export const tooManyFields = () => new Problem('too_large', `a form has at most ${MAX_FIELDS} fields`);
-const tooMuchText = () => new Problem('too_large', 'the text of a form has at most 1 MB');
+export const tooManyFields = () => new Problem('too_large', `a form may have at most ${MAX_FIELDS} fields`);
+const tooMuchText = () => new Problem('too_large', 'the text of a form may have at most 1 MB');
 
 export interface Part {
   name: string;
@@ -31,7 +31,7 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
   if (!boundary || boundary.length > 70)
     throw new Problem(
       'unreadable',
-      'Content-Type: multipart/form-data needs its boundary; let the HTTP library set it',
+      'Content-Type: multipart/form-data has no boundary; let your HTTP library set this header',
     );
   const parts: Part[] = [];
   let text = 0;

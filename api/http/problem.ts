@@ -47,7 +47,7 @@ export function invalidInput(
 /** @returns a 503 to retry in 5 s */
 export const unavailable = (detail: string, cause?: unknown) =>
   new Problem('unavailable', detail, { headers: { 'retry-after': '5' }, cause });
-export const bucketUnavailable = () => unavailable('the pictures can’t be reached; try again');
+export const bucketUnavailable = () => unavailable('the storage of pictures and videos can’t be reached; try again');
 export const storeUnavailable = () => unavailable('the database can’t be used now; try again');
 
 export function renderProblem(c: Context, problem: Problem): Response {

@@ -212,7 +212,7 @@ test('text that is not UTF-8 is refused in every content type', async () => {
 
 test.each([
   ['JSON as a form', toForm('{"prompt":"a cat"}'), 415, /looks like JSON.*application\/json/],
-  ['multipart without its boundary', { type: 'multipart/form-data', body: 'x' }, 400, /needs its boundary/],
+  ['multipart without its boundary', { type: 'multipart/form-data', body: 'x' }, 400, /has no boundary/],
 ])('%s is named', async (_, body, status, detail) => {
   expect(await answer(body)).toMatchObject({ status, detail: expect.stringMatching(detail) });
 });

@@ -18,7 +18,7 @@ export const unsupportedMediaType = () =>
     { headers: { accept: 'application/json, application/x-www-form-urlencoded, multipart/form-data' } },
   );
 const tooLarge = (max: number) =>
-  new Problem('too_large', `a request of this content type has at most ${max / 1e6} MB`);
+  new Problem('too_large', `a request of this content type may have at most ${max / 1e6} MB`);
 const notUtf8 = (cause?: unknown) => new Problem('unreadable', 'the body is not UTF-8', { cause });
 export const notJson = (cause?: unknown) => new Problem('unreadable', 'the body is not JSON', { cause });
 
@@ -109,7 +109,9 @@ function readJson(text: string): Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new Problem('unreadable', 'the body must be a JSON object');
   if ('image' in value)
-    throw invalidInput([{ field: 'image', message: 'a picture can only be sent as a file, in multipart/form-data' }]);
+    throw invalidInput([
+      { field: 'image', message: 'must be a file in multipart/form-data; to send a URL, use image_url' },
+    ]);
   return value as Record<string, unknown>;
 }
 
@@ -136,7 +138,7 @@ async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
   const others = parts.filter(({ name, isFile, bytes }) => name !== 'image' && !(isFile && bytes.length === 0)); // of an empty input
   const errors: FieldNote[] = others
     .filter(({ isFile }) => isFile)
-    .map(({ name: field }) => ({ field, message: 'must be text; a picture is sent as image' }));
+    .map(({ name: field }) => ({ field, message: 'must be text; send a picture file as image' }));
   if (images.length > 1) errors.push({ field: 'image', message: 'given more than once' });
   if (images.some(({ isFile, bytes }) => !isFile && bytes.length > 0))
     errors.push({ field: 'image', message: 'must be a file' });

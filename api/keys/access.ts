@@ -106,7 +106,7 @@ export function createAccess({ config, store, now, uptime }: Pick<Services, 'con
     const next = takeToken(tat, uptime(), requests);
     const headers = rateHeaders('requests', next ?? tat, uptime(), requests);
     if (next === undefined)
-      throw new Problem('too_many_requests', `this key may send ${requests} requests a minute`, {
+      throw new Problem('too_many_requests', `this API key may send at most ${requests} requests a minute`, {
         headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, uptime(), requests)) },
       });
     cache(arrivals, key.id, next);

@@ -17,7 +17,9 @@ export async function createFirstKey(store: Store, now: number): Promise<string 
 /** @returns a line that says how the key gets the tasks that were made before there was a key; '' without such tasks */
 export async function adoptionHint(store: Pick<Store, 'list'>, id: string): Promise<string> {
   const [task] = await store.list({ owner: LOCAL, limit: 1 });
-  return task ? `It does not see the earlier tasks: npm run keys -- adopt ${id} gives it those that have ended.\n` : '';
+  return task
+    ? `This key can’t see earlier tasks. To give it those that have ended: npm run keys -- adopt ${id}\n`
+    : '';
 }
 
 /** Writes the secret that signs the webhooks of this machine's tasks to DATA_DIR/webhook-secret. */

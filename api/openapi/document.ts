@@ -16,7 +16,7 @@ const KEYED_ERRORS = [
   new Problem('unauthorized', 'send an API key: Authorization: Bearer i2v_…'),
   new Problem('insufficient_scope', 'this API key lacks the scope submit'),
   forbiddenHost(),
-  new Problem('too_many_requests', 'this key may send 1200 requests a minute'),
+  new Problem('too_many_requests', 'this API key may send at most 1200 requests a minute'),
   unavailable('API keys can’t be looked up now; try again'),
 ];
 
@@ -28,7 +28,7 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
       title: 'Text to Video API',
       version: '0.1.0',
       description:
-        'A prompt or a picture becomes a video: POST /img2vid creates a task, GET /status shows its progress and, at the end, a link to an MP4. Every response has an X-Request-Id: the client’s own, if it is 1–64 letters, digits, dots, dashes or underscores.',
+        'Makes a video from a prompt or a picture. POST /img2vid creates a task. GET /status shows its progress and, at the end, a link to an MP4. Every response has the header X-Request-Id. A client may choose its value: 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
       'x-model': about.model,
     },
@@ -45,7 +45,7 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
     webhooks: webhooks(context),
     components: {
       securitySchemes: {
-        key: { type: 'http', scheme: 'bearer', description: 'An API key; none is needed before the first is made' },
+        key: { type: 'http', scheme: 'bearer', description: 'An API key; not needed while the service has no keys' },
       },
       schemas: {
         ...requestSchemas(about),
@@ -81,7 +81,9 @@ function errorResponses(errors: Problem[]): Record<string, object> {
     const bodies = Object.fromEntries(problems.map((problem) => [problem.code, problemBody(problem)]));
     const response = {
       description: [...new Set(problems.map(({ code }) => PROBLEMS[code].remedy))].join('. '),
-      ...([429, 503].includes(status) && { headers: { 'Retry-After': responseHeader('Seconds until the next try') } }),
+      ...([429, 503].includes(status) && {
+        headers: { 'Retry-After': responseHeader('Seconds to wait before a retry') },
+      }),
       content: content('application/problem+json', ref('Problem'), bodies),
     };
     return [status, response];
@@ -113,7 +115,7 @@ function webhooks({ tasks }: DocumentContext) {
         tags: ['webhooks'],
         summary: 'A task has ended',
         description:
-          'Signed as Standard Webhooks specifies, in the headers webhook-id, webhook-timestamp and webhook-signature. Without a 2xx response within 20 s the delivery is retried, up to ten attempts in all.',
+          'Signed as Standard Webhooks specifies, in the headers webhook-id, webhook-timestamp and webhook-signature. Without a 2xx response within 20 s the service tries again, up to ten attempts in all.',
         requestBody: {
           required: true,
           content: json(ref('Event'), {

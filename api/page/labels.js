@@ -24,22 +24,22 @@ export const STATUSES = {
 
 /** What happened and what to do about it, by error code. @type {Record<string, [string, string]>} */
 const FAILURES = {
-  invalid_input: ['The settings do not work together', 'Change what is named below.'],
-  banned_prompt: ['Midjourney refuses this prompt', 'Rephrase it.'],
+  invalid_input: ['The settings do not work together', 'Change the settings that are named below.'],
+  banned_prompt: ['Midjourney refuses this prompt', 'Rephrase the prompt.'],
   no_bridge: ['This service cannot draw prompts', 'Start with a picture instead.'],
   no_credit: [
     'The picture service is out of credit',
     'The operator of this service must add credit. Until then, start with a picture.',
   ],
-  queue_full: ['The picture service is full', 'Try again in a few minutes.'],
+  queue_full: ['The picture service is busy', 'Try again in a few minutes.'],
   rate_limited: ['The picture service limits its requests', 'Try again in a few minutes.'],
   image_unavailable: ['The picture could not be fetched', 'Check that its URL is public, or send the file itself.'],
-  image_rejected: ['The picture can’t be used', 'Send another one, or convert it to JPEG or PNG.'],
+  image_rejected: ['The picture can’t be used', 'Send another picture, or convert this one to JPEG or PNG.'],
   upstream_timeout: ['The picture service took too long', 'Try again, or start with a picture.'],
   upstream_error: ['The picture service failed', 'Try again, or start with a picture.'],
   out_of_memory: ['The clip is too large for this machine', 'Use fewer frames or a smaller size.'],
   storage_error: ['The clip could not be stored', 'Try again in a few minutes.'],
-  timeout: ['It took too long', 'Try again, with fewer frames or steps if it happens twice.'],
+  timeout: ['The clip took too long', 'Try again. If it happens twice, use fewer frames or steps.'],
   expired: ['No worker was free in time', 'Try again later.'],
   lost: ['The job was lost', 'Try again.'],
   internal: ['Something went wrong', 'Try again.'],
@@ -59,5 +59,5 @@ export const failureLabel = ({ code, retryable }) =>
 /** What a model is, and its limits. @param {string} name */
 export const modelDescription = (name) =>
   name === 'camera'
-    ? 'Model: camera, a small built-in one. It moves over the picture; it knows no depth and moves nothing in it.'
-    : `Model: ${name} (Stable Video Diffusion). Short clips without sound; faces, hands and lettering may come out wrong.`;
+    ? 'Model: camera (small, built in). It zooms and pans over the picture. Nothing in the picture moves.'
+    : `Model: ${name} (Stable Video Diffusion). Short clips without sound. Faces, hands and lettering may come out wrong.`;

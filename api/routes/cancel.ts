@@ -3,8 +3,7 @@ import { Problem } from '../http/problem.ts';
 import { jsonResponse } from '../openapi/parts.ts';
 import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
-const alreadyEnded = (status: string) =>
-  new Problem('ended', `there is nothing left to cancel: the task has ${status}`);
+const alreadyEnded = (status: string) => new Problem('ended', `the task has already ended: ${status}`);
 
 export const cancel = endpoint({
   method: 'POST',
@@ -16,9 +15,9 @@ export const cancel = endpoint({
     tags: ['tasks'],
     summary: 'Cancel a task',
     description:
-      'A queued task is canceled at once. For a running one the service asks RunPod; its result may still come first. GPU time that has begun is charged, and a still that a bridge has accepted. Repeatable.',
+      'A queued task is canceled at once. A running task ends when RunPod has canceled its job, and may still succeed before. The cost includes the GPU time so far, and the still if a bridge has accepted the prompt. The request can be repeated.',
     responses: {
-      202: jsonResponse('The task', 'Task', { 'it was queued': tasks.canceled, 'it runs': tasks.running }),
+      202: jsonResponse('The task', 'Task', { 'it was queued': tasks.canceled, 'it was running': tasks.running }),
     },
     errors: [...TASK_ERRORS, alreadyEnded('succeeded')],
   }),

@@ -17,9 +17,9 @@ export const deleteTask = endpoint({
     tags: ['tasks'],
     summary: 'Delete the files and the prompt of an ended task',
     description:
-      'The task remains, with `expired_at` instead of links. If the bucket is unavailable, the files are hidden now and deleted later. Repeatable.',
+      'The task remains, with `expired_at` instead of links. If the bucket is unavailable, the files are hidden now and deleted later. The request can be repeated.',
     responses: {
-      200: jsonResponse('The task', 'Task', { 'what is left': tasks.deleted }),
+      200: jsonResponse('The task', 'Task', { 'without its files': tasks.deleted }),
     },
     errors: [...TASK_ERRORS, notEnded('running'), bucketUnavailable()],
   }),

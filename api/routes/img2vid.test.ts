@@ -130,9 +130,9 @@ describe('a task is created', () => {
   test('names of other services are answered with ours', async () => {
     const { errors } = await (await service.post({ prompt: 'x', width: 512, 'Num-Frames': 9, n: 2, foo: 1 })).json();
     expect(errors).toEqual([
-      { field: 'width', message: 'unknown; here it is W' },
-      { field: 'Num-Frames', message: 'unknown; here it is T' },
-      { field: 'n', message: 'unknown; here it is num_cols' },
+      { field: 'width', message: 'unknown; use W' },
+      { field: 'Num-Frames', message: 'unknown; use T' },
+      { field: 'n', message: 'unknown; use num_cols' },
       { field: 'foo', message: 'unknown' },
     ]);
   });
@@ -175,8 +175,8 @@ describe('an invalid value is refused with the allowed ones', () => {
   const integer = (min: number, max: number) => new RegExp(`whole number from ${min} to ${max}`);
   test.each<[string, unknown[], RegExp]>([
     ['prompt', ['', '   ', 'x'.repeat(4001), 5, null, ['x'], 'a\0b', '\ud800'], /text of 1 to 4000 characters/],
-    ['prompt', ['a cat --repeat 4', 'a cat —r 4', 'a cat --turbo', 'a cat --video'], /^must be without --\w+ .*--ar/],
-    ['prompt', ['a {red, green} cat'], /^must be without \{permutations/],
+    ['prompt', ['a cat --repeat 4', 'a cat —r 4', 'a cat --turbo', 'a cat --video'], /^must not contain --\w+ .*--ar/],
+    ['prompt', ['a {red, green} cat'], /^must not contain \{permutations/],
     ['H', [63, 100, 2049, 2112, 0, -64, 64.5, null, true], /multiple of 64 from 64 to 2048/],
     ['W', [1000, 1e9, {}, []], /multiple of 64 from 64 to 2048/],
     ['T', [0, 101, 1.5, -1], integer(1, 100)],
@@ -379,9 +379,9 @@ describe('sampler, discretization and guider', () => {
     });
     expect(numbers).toEqual({ ...edm, sigma_max: 80, ...linear });
     expect(warnings).toEqual([
-      { field: 'eta', message: 'ignored: it belongs to sampler EulerAncestralSampler, DPMPP2SAncestralSampler' },
-      { field: 's_churn', message: 'ignored: it belongs to sampler EulerEDMSampler, HeunEDMSampler' },
-      { field: 'cfg_scale', message: 'ignored: it belongs to guider VanillaCFG' },
+      { field: 'eta', message: 'ignored: only for sampler EulerAncestralSampler, DPMPP2SAncestralSampler' },
+      { field: 's_churn', message: 'ignored: only for sampler EulerEDMSampler, HeunEDMSampler' },
+      { field: 'cfg_scale', message: 'ignored: only for guider VanillaCFG' },
     ]);
   });
 

@@ -43,7 +43,7 @@ import {
   uploadsFull,
 } from './store-task.ts';
 
-const DISABLED = 'the URL has responded 410 and is disabled, until a delivery to it is replayed or a test is sent';
+const DISABLED = 'disabled, because this URL has responded 410; to enable it, replay a delivery or send a test';
 
 const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
 const { prompt } = PROMPT_REQUEST;
@@ -72,7 +72,7 @@ export const img2vid = endpoint({
       v.pipe(
         choice(
           ['1', 'true', '0', 'false'],
-          '1 or true: the request is checked like any other, but nothing is stored; the response shows the task’s input and highest cost',
+          '1 or true: checks the request and stores nothing. The response shows the task’s input and highest cost',
         ),
         v.transform((value) => value === '1' || value === 'true'),
       ),
@@ -210,7 +210,15 @@ async function waitForEnd(c: Context, services: Services, task: PublicTask, seco
 }
 
 const noBridge = () =>
-  invalidInput([{ field: 'prompt', message: 'there is no Midjourney bridge here; send a picture' }], 'no_bridge');
+  invalidInput(
+    [
+      {
+        field: 'prompt',
+        message: 'this service has no Midjourney bridge; send a picture, image_url or still_of instead',
+      },
+    ],
+    'no_bridge',
+  );
 const tooManyPictures = () => unavailable('too many pictures are being checked; try again');
 const pictureNotChecked = (cause: unknown) => unavailable('the picture could not be checked; try again', cause);
 const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
@@ -235,7 +243,7 @@ function describe({ limits, tasks }: DocumentContext) {
     parameters: [
       headerParameter(
         'Idempotency-Key',
-        'A unique string for this request: within a day, a retry of the request with it returns the same task',
+        'A unique string for this request. A retry with the same string within a day returns the same task',
         { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
       ),
       headerParameter(
@@ -253,7 +261,8 @@ function describe({ limits, tasks }: DocumentContext) {
     },
     responses: {
       200: {
-        description: 'The task, if it has ended within the time of Prefer; with dry_run its input and highest cost',
+        description:
+          'With Prefer: wait, the task, if it has ended in time. With dry_run, the task’s input and highest cost',
         headers,
         content: json(
           { oneOf: [ref('Task'), ref('DryRun')] },
@@ -277,7 +286,7 @@ function describe({ limits, tasks }: DocumentContext) {
         { field: 'H', message: 'must be a multiple of 64 from 64 to 2048; nearest: 64 and 128' },
         { field: 'T', message: `must be a whole number from 1 to ${limits.maxFrames}` },
       ]),
-      imageRejected(`not a whole picture of type ${PICTURE_TYPES_TEXT}`),
+      imageRejected(`not a complete picture of type ${PICTURE_TYPES_TEXT}`),
       noBridge(),
       tooManySubmissions(60),
       tooManyUploads(),

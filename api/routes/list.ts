@@ -25,8 +25,8 @@ export const limit = v.optional(
 export const cursor = v.optional(
   v.pipe(
     v.string(),
-    v.regex(TASK_ID, 'must be the cursor of a link to the next page'),
-    v.description('Position of a page, taken from the Link header of the page before'),
+    v.regex(TASK_ID, 'must be the cursor from the Link header of the previous page'),
+    v.description('Position of a page, from the Link header of the previous page'),
   ),
 );
 const timestamp = (description: string) =>

@@ -36,7 +36,9 @@ export const metrics = endpoint({
         [{ status: 'running' }, running],
       ];
     });
-    metrics.gauge('jobs_out', 'Jobs of active tasks that RunPod has', [], async () => [[{}, (await active()).out]]);
+    metrics.gauge('jobs_out', 'Jobs at RunPod that belong to active tasks', [], async () => [
+      [{}, (await active()).out],
+    ]);
     metrics.gauge('queue_age_seconds', 'Age of the oldest task without a job; 0 if there is none', [], async () => {
       const { oldest } = await active();
       return [[{}, oldest === undefined ? 0 : Math.max(0, now() - oldest) / SECOND]];

@@ -163,9 +163,9 @@ describe('GET /status', () => {
     ['limit=', 'limit', /1 to 1000/],
     ['limit=1e2', 'limit', /1 to 1000/],
     ['limit=-5', 'limit', /1 to 1000/],
-    ['cursor=x', 'cursor', /cursor of a link/],
-    ['cursor=01A206EC-8C81-72D2-88C2-373F04644E4A', 'cursor', /cursor of a link/],
-    ['cursor=01a206ec-8c81-42d2-88c2-373f04644e4a', 'cursor', /cursor of a link/],
+    ['cursor=x', 'cursor', /cursor from the Link header/],
+    ['cursor=01A206EC-8C81-72D2-88C2-373F04644E4A', 'cursor', /cursor from the Link header/],
+    ['cursor=01a206ec-8c81-42d2-88c2-373f04644e4a', 'cursor', /cursor from the Link header/],
     ['status=done', 'status', /^must be one of queued, running, succeeded, failed, canceled$/],
     ['since=yesterday', 'since', /ISO 8601 time with its zone/],
     ['since=2026-01-01', 'since', /zone/],
@@ -291,7 +291,7 @@ test('a wrong call is answered with the right one', async () => {
     detail: expect.stringContaining('POST /delete?id=ID'),
   });
   expect(await detail('/cancel', 'POST')).toMatchObject({
-    errors: [{ field: 'id', message: 'is needed, in the query' }],
+    errors: [{ field: 'id', message: 'is required in the query' }],
   });
 });
 

@@ -29,9 +29,9 @@ export const status = endpoint({
   describe: ({ tasks }) => ({
     operationId: 'status',
     tags: ['tasks'],
-    summary: 'One task, or all of them',
+    summary: 'Get one task, or list all tasks',
     description:
-      'With `Accept: text/event-stream` and an id: an event `task` with the whole task at each change, until it ends. All other parameters are for the list. With `limit` or `cursor` it comes in pages.',
+      'With `id` and `Accept: text/event-stream`, the response is a stream. It sends the whole task as an event `task` at each change, until the task ends. All other parameters are for the list. With `limit` or `cursor` the list comes in pages.',
     responses: {
       200: {
         description: 'The task, or the list',
@@ -48,7 +48,7 @@ export const status = endpoint({
           },
         },
       },
-      204: { description: 'Events only: the task has ended already, no more events follow' },
+      204: { description: 'Events only: the task has ended, and no more events follow' },
     },
     errors: [noSuchTask(), invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }])],
   }),
@@ -59,7 +59,7 @@ export const status = endpoint({
       if (id === undefined) return respondWithList(c, services, owner, query);
       const listOnly = Object.keys(query);
       if (listOnly.length > 0)
-        throw invalidInput(listOnly.map((field) => ({ field, message: 'only for the list, which has no id' })));
+        throw invalidInput(listOnly.map((field) => ({ field, message: 'is only for the list; send it without id' })));
 
       const task = await store.getPublic(owner, id);
       if (!task) throw noSuchTask();

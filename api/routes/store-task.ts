@@ -10,23 +10,27 @@ import type { InsertResult, NewTask, Task } from '../store/task.ts';
 import { type Estimate, maxCost } from '../tasks/estimate.ts';
 
 export const tooManySubmissions = (perMinute: number, retryAfter = 1) =>
-  new Problem('too_many_submissions', `tasks a minute with this API key: at most ${perMinute}`, {
+  new Problem('too_many_submissions', `this API key may create at most ${perMinute} tasks a minute`, {
     headers: { 'retry-after': String(retryAfter) },
   });
 export const tooManyActive = (max: number) =>
-  new Problem('too_many_open', `active tasks with this API key: at most ${max}; wait for one to end`, {
-    headers: { 'retry-after': '10' },
-  });
+  new Problem(
+    'too_many_open',
+    `this API key may have at most ${max} active tasks; wait for one to end, or cancel one`,
+    {
+      headers: { 'retry-after': '10' },
+    },
+  );
 export const uploadsFull = (megabytes: number) =>
   new Problem(
     'uploads_full',
-    `pictures uploaded for active tasks with this API key: at most ${megabytes} MB; wait for one to end`,
+    `the active tasks of this API key may have at most ${megabytes} MB of uploaded pictures; wait for one to end`,
     { headers: { 'retry-after': '10' } },
   );
 /** Amounts are in micro-units. */
 export function budgetSpent(amount: number, left: number, budget: number, currency: string): Problem {
   const format = (micro: number) => `${micro / 1e6} ${currency}`;
-  const detail = `this task may cost ${format(amount)}; ${format(left)} of this month’s budget of ${format(budget)} are left`;
+  const detail = `this task may cost ${format(amount)}; ${format(left)} of this month’s budget of ${format(budget)} is left`;
   return new Problem('budget_spent', detail);
 }
 export const notStored = (cause?: unknown) => unavailable('the task could not be stored; try again', cause);
@@ -122,6 +126,6 @@ async function deletePicture(c: Context, { bucket, store }: Services, { id, imag
     await bucket.delete(taskFolder(id));
     await store.removeUpload(id);
   } catch (error) {
-    c.get('log').warn({ task: id, error }, 'an unused picture could not be deleted; it will be tried again');
+    c.get('log').warn({ task: id, error }, 'an unused picture could not be deleted; will be retried');
   }
 }

@@ -72,7 +72,9 @@ test('a key’s uploads of active tasks are limited: beyond it an upload is 429 
   const first = await upload(600_000);
   const second = await upload(600_000);
   expect([second.status, second.code, second.retryAfter]).toEqual([429, 'uploads_full', '10']);
-  expect(second.detail).toBe('pictures uploaded for active tasks with this API key: at most 1 MB; wait for one to end');
+  expect(second.detail).toBe(
+    'the active tasks of this API key may have at most 1 MB of uploaded pictures; wait for one to end',
+  );
   expect((await upload(600_000, { prompt: 'a picture that is not used is not stored' })).status).toBe(202);
   expect((await upload(400_000)).status).toBe(202);
   await cancel(first.id);

@@ -33,7 +33,7 @@ export const usage = endpoint({
     tags: ['account'],
     summary: 'What the API key has spent, and may still spend',
     description:
-      'By the day, UTC, on which tasks ended: those of this month, or from `since` to `until`, both included. Amounts are in millionths of the currency.',
+      'A task counts on the day (UTC) on which it ended. `days` has the days of this month, or from `since` to `until`, both included. Amounts are in millionths of the currency.',
     responses: {
       200: jsonResponse('The account', 'Usage', { 'with a budget': withBudget, 'without any limit': unlimited }),
     },

@@ -33,7 +33,7 @@ const deliveryId = v.pipe(idParameter(invalidId), v.regex(TASK_ID, invalidId));
 const TESTS_PER_MINUTE = 10;
 
 const tooManyTests = (retryAfter = 1) =>
-  new Problem('too_many_requests', `webhook tests a minute with this API key: at most ${TESTS_PER_MINUTE}`, {
+  new Problem('too_many_requests', `this API key may send at most ${TESTS_PER_MINUTE} webhook tests a minute`, {
     headers: { 'retry-after': String(retryAfter) },
   });
 const noSuchDelivery = () => new Problem('not_found', 'there is no such delivery');
@@ -89,7 +89,7 @@ export const replay = endpoint({
     operationId: 'replay',
     tags: ['webhooks'],
     summary: 'Send a delivery again, under the same id',
-    description: 'A URL that was disabled by a 410 is enabled again, also for later deliveries.',
+    description: 'If a response 410 has disabled the URL, this enables it again, also for later deliveries.',
     responses: { 202: jsonResponse('The delivery', 'Delivery', { 'it is sent again': EXAMPLES.pending }) },
     errors: [noSuchDelivery(), invalidInput([{ field: 'id', message: invalidId }])],
   }),
@@ -111,8 +111,8 @@ export const testWebhook = endpoint({
   describe: () => ({
     operationId: 'test',
     tags: ['webhooks'],
-    summary: 'Send an event webhook.test, once',
-    description: `GET /webhooks/deliveries?id= shows the result, for a day. At most ${TESTS_PER_MINUTE} tests a minute with one API key.`,
+    summary: 'Send one test event, webhook.test',
+    description: `GET /webhooks/deliveries?id= shows the result for a day. An API key may send at most ${TESTS_PER_MINUTE} tests a minute.`,
     responses: { 202: jsonResponse('The delivery', 'Delivery', { 'it will be sent': EXAMPLES.test }) },
     errors: [invalidInput([{ field: 'webhook_url', message: 'must be an https URL' }]), tooManyTests()],
   }),

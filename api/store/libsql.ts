@@ -33,7 +33,7 @@ export async function openLibsql(url: string, clockSkew: () => number, exclusive
   await mkdir(folder, { recursive: true });
   await writeFile(path, '', { flag: 'a', mode: 0o600 }); // it holds secrets, and SQLite gives its other files the same mode
   const lock = exclusive ? await lockFolder(folder) : undefined;
-  if (exclusive && !lock) throw new Error(`${folder} is in use by another process: give each its own DATA_DIR`);
+  if (exclusive && !lock) throw new Error(`${folder} is in use by another process: give each process its own DATA_DIR`);
   const opener = await connect(path, LOCK_TIMEOUT); // its waits block the process, which does nothing else yet
   await migrate(new Kysely<Tables>({ dialect: new TransactionalDialect({ client: opener }) }));
   if (lock) await opener.execute('update tasks set next_run_at = 0, leased_until = 0 where leased_until > 0'); // leases of a dead process

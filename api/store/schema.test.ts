@@ -18,7 +18,8 @@ const OLD = {
     'create table tasks (id text primary key)',
   ],
 };
-const REFUSAL = /^DATABASE_URL: the tables in this database are from another version .* name an empty database$/;
+const REFUSAL =
+  /^DATABASE_URL: the tables in this database are from another version, .* set DATABASE_URL to an empty database$/;
 
 interface Database {
   url: string;

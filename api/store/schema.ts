@@ -167,8 +167,8 @@ export async function migrate<T>(db: Kysely<T>): Promise<void> {
   const { error } = await new Migrator({ db, provider }).migrateToLatest();
   if (/corrupted migrations|already exists/.test((error as Error | undefined)?.message ?? ''))
     throw new Error(
-      'DATABASE_URL: the tables in this database are from another version and cannot be upgraded; ' +
-        'move the file away (DATA_DIR/tasks.db unless set) or name an empty database',
+      'DATABASE_URL: the tables in this database are from another version, which this version cannot upgrade; ' +
+        'move the file away (default DATA_DIR/tasks.db), or set DATABASE_URL to an empty database',
       { cause: error },
     );
   if (error) throw error;

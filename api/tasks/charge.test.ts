@@ -262,7 +262,7 @@ describe('a budget', () => {
     const tasks = [(await post({ prompt: 'x' })).body, (await post({ prompt: 'x' })).body];
     const { code, body } = await post({ prompt: 'x' }, { 'idempotency-key': 'again' });
     expect([code, body.code]).toEqual([402, 'budget_spent']);
-    expect(body.detail).toBe('this task may cost 0.06 EUR; 0.005 EUR of this month’s budget of 0.125 EUR are left');
+    expect(body.detail).toBe('this task may cost 0.06 EUR; 0.005 EUR of this month’s budget of 0.125 EUR is left');
     expect((await call('/status')).body).toHaveLength(2);
     await send(`/cancel?id=${tasks[0].id}`);
     expect((await post({ prompt: 'x' }, { 'idempotency-key': 'again' })).code).toBe(202); // the key was not used up

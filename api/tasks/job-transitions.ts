@@ -63,7 +63,7 @@ export function onJobStatus(task: Task, job: RunPodJob, now: number): Changes {
     case 'CANCELLED':
       return canceled(now);
     case 'TIMED_OUT':
-      return failed(new JobError('timeout', 'the job took longer than it may').data, now);
+      return failed(new JobError('timeout', 'the job took longer than RunPod’s time limit').data, now);
   }
 }
 
@@ -113,7 +113,7 @@ export function onUnknownJob(task: Task, jobId: string, job: RunPodJob, now: num
 export function onJobLost(task: Task, now: number): Changes {
   if (task.cancel_requested_at !== null) return canceled(now);
   if (task.jobs < MAX_JOBS) return { job_id: null, submitted_at: null, usage: null };
-  return failed(new JobError('lost', `${MAX_JOBS} jobs were lost`).data, now);
+  return failed(new JobError('lost', `${MAX_JOBS} jobs of this task were lost`).data, now);
 }
 
 function inProgress(task: Task, output: unknown, now: number): Changes {

@@ -89,7 +89,7 @@ export function createRunner(options: RunnerOptions) {
       await store.release(task); // another process changed it: it may run at once
       return SECOND / 5;
     } catch (error) {
-      log.error({ task: id, error }, 'task could not be advanced; it will be tried again');
+      log.error({ task: id, error }, 'task could not be advanced; will be retried');
       return SECOND;
     }
   }

@@ -52,7 +52,7 @@ export async function saveChanges(
       current = latest;
     } catch (error) {
       if (signal.aborted || now() > until) throw error;
-      log.warn({ task: task.id, error }, 'the task could not be stored; it will be tried again');
+      log.warn({ task: task.id, error }, 'the task could not be stored; will be retried');
       await delay(pause);
     }
   }

@@ -36,7 +36,7 @@ export function createScheduler(
   }
 
   return createPoller(claimDue, (error) => {
-    log.error({ error }, 'the store could not be reached for due tasks; it will be tried again');
+    log.error({ error }, 'the store could not be reached for due tasks; will be retried');
     return SECOND;
   });
 }

@@ -27,7 +27,7 @@ export function createStep(
           return [];
         } catch (error) {
           const isOver = jobsEndIn(task, config, now()) <= 0;
-          const next = isOver ? 'its time is over' : 'it will be tried again';
+          const next = isOver ? 'its time limit is over' : 'will be retried';
           log.warn({ task: id, job, error }, `superseded job could not be cancelled; ${next}`);
           return isOver ? [] : [job];
         }
@@ -95,7 +95,7 @@ export function createStep(
       const end = { ...changes, ...(await resultBefore(task, changes)) };
       return { ...state, ...end, cost: await charge(task, end, bucket) };
     } catch (error) {
-      log.warn({ task: task.id, error }, 'task could not be advanced; it will be tried again');
+      log.warn({ task: task.id, error }, 'task could not be advanced; will be retried');
       return { ...state, failures: task.failures + 1 };
     }
   };

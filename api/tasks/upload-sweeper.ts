@@ -18,7 +18,7 @@ export function createUploadSweeper({ store, bucket, log, now }: Dependencies): 
   }
 
   return createPoller(sweep, (error) => {
-    log.warn({ error }, 'uploads of tasks that were never stored could not be deleted; it will be tried again');
+    log.warn({ error }, 'uploads of tasks that were never stored could not be deleted; will be retried');
     return MINUTE;
   });
 }

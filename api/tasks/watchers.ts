@@ -54,7 +54,7 @@ export function createWatchers({ store, interval, onWatched, onClaimed, log, now
       // A process where nobody watches schedules the next step late.
       for (const task of await store.claim(ids, { lease: LEASE, dueAfter: interval })) onClaimed(task);
     } catch (error) {
-      log.error({ error }, 'the store could not be reached for watched tasks; it will be tried again');
+      log.error({ error }, 'the store could not be reached for watched tasks; will be retried');
     }
     timer = undefined;
     if (watched.size > 0) scheduleRead();

@@ -49,7 +49,7 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
   let isHeldBack = false; // whether a due delivery waits for a place
 
   const poller = createPoller(startDue, (error) => {
-    log.error({ error }, 'the store could not be reached for webhooks; it will be tried again');
+    log.error({ error }, 'the store could not be reached for webhooks; will be retried');
     return MAX_PAUSE;
   });
 
@@ -76,9 +76,7 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
 
   function start(delivery: Delivery): void {
     const delivering: Promise<void> = deliver(delivery)
-      .catch((error) =>
-        log.error({ delivery: delivery.id, error }, 'webhook could not be processed; it will be tried again'),
-      )
+      .catch((error) => log.error({ delivery: delivery.id, error }, 'webhook could not be processed; will be retried'))
       .finally(() => {
         inFlight.delete(delivering);
         if (isHeldBack) poller.wake();

@@ -116,14 +116,17 @@ describe('resolveS3Options', () => {
       { BUCKET_NAME: 'films', BUCKET_SECRET_ACCESS_KEY: 's', ...AWS },
       'BUCKET_ACCESS_KEY_ID is needed for the bucket films',
     ],
-    [KEYS, 'BUCKET_NAME is needed for BUCKET_ACCESS_KEY_ID; without any of them a folder in DATA_DIR is used'],
+    [
+      KEYS,
+      'BUCKET_NAME is needed with BUCKET_ACCESS_KEY_ID; to use a folder in DATA_DIR instead, set no BUCKET_ variable',
+    ],
     [
       { BUCKET_REGION: 'auto' },
-      'BUCKET_NAME is needed for BUCKET_REGION; without any of them a folder in DATA_DIR is used',
+      'BUCKET_NAME is needed with BUCKET_REGION; to use a folder in DATA_DIR instead, set no BUCKET_ variable',
     ],
     [
       { BUCKET_ENDPOINT_URL: 'https://store.example' },
-      'BUCKET_NAME is needed for BUCKET_ENDPOINT_URL; without any of them a folder in DATA_DIR is used',
+      'BUCKET_NAME is needed with BUCKET_ENDPOINT_URL; to use a folder in DATA_DIR instead, set no BUCKET_ variable',
     ],
     ...['Films', 'a', '-films', 'films-', 'my_films', 'my..films', '10.0.0.1', 'films/x', 'f'.repeat(64)].map(
       (name): [NodeJS.ProcessEnv, string] => [

@@ -58,7 +58,10 @@ export function resolveS3Options(env: BucketEnvironment): S3Options | undefined 
   if (!bucket) {
     const rest = ['BUCKET_ENDPOINT_URL', 'BUCKET_ACCESS_KEY_ID', 'BUCKET_SECRET_ACCESS_KEY', 'BUCKET_REGION'] as const;
     const given = rest.find((name) => env[name] !== undefined);
-    if (given) throw new Error(`BUCKET_NAME is needed for ${given}; without any of them a folder in DATA_DIR is used`);
+    if (given)
+      throw new Error(
+        `BUCKET_NAME is needed with ${given}; to use a folder in DATA_DIR instead, set no BUCKET_ variable`,
+      );
     return undefined;
   }
   if (!BUCKET_NAME.test(bucket))

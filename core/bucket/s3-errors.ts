@@ -76,7 +76,7 @@ function explain(failure: Failure, { request, attempts, bucket, host, region, no
     case 'InvalidToken':
       return `${host} refuses the session token (AWS_SESSION_TOKEN): it has expired or is malformed`;
     case 'RequestTimeTooSkewed':
-      return `this machine’s clock is ${formatSkew(now() - Date.parse(failure.$response?.headers?.date ?? ''))} the one of ${host}`;
+      return `this machine’s clock is ${formatSkew(now() - Date.parse(failure.$response?.headers?.date ?? ''))} the clock of ${host}`;
     case 'PermanentRedirect':
     case 'AuthorizationHeaderMalformed':
     case 'IllegalLocationConstraintException': {
@@ -92,9 +92,9 @@ function explain(failure: Failure, { request, attempts, bucket, host, region, no
           : ''
       }`;
     case 'NotImplemented':
-      return `${host} does not implement ${request}, or not in this form`;
+      return `${host} does not support ${request}, or not with these options`;
   }
-  if (status < 300) return `${host} answers, but not as an S3 store does (BUCKET_ENDPOINT_URL)`;
+  if (status < 300) return `${host} does not answer like an S3 store (BUCKET_ENDPOINT_URL)`;
   return `${host} answered ${status} ${code} to ${request}${times}`;
 }
 

@@ -292,11 +292,11 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
         ],
         'a clock that is slow': [
           () => open({}, { now: () => Date.now() - HOUR }),
-          /^this machine’s clock is (59|60) minutes behind the one of 127\.0\.0\.1:\d+$/,
+          /^this machine’s clock is (59|60) minutes behind the clock of 127\.0\.0\.1:\d+$/,
         ],
         'a clock that is fast': [
           () => open({}, { now: () => Date.now() + 5 * HOUR }),
-          /^this machine’s clock is 5 hours ahead of the one of 127\.0\.0\.1:\d+$/,
+          /^this machine’s clock is 5 hours ahead of the clock of 127\.0\.0\.1:\d+$/,
         ],
       };
       test.each(Object.entries(cases))('%s', async (_, [openWrong, message]) => {
@@ -334,7 +334,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
           /is not in the region us-east-1 \(BUCKET_REGION\), but in eu-west-1$/,
           { 'x-amz-bucket-region': 'eu-west-1' },
         ],
-        [501, errorBody('NotImplemented'), /does not implement GetObject, or not in this form$/],
+        [501, errorBody('NotImplemented'), /does not support GetObject, or not with these options$/],
         [418, errorBody('IAmATeapot'), /answered 418 IAmATeapot to GetObject$/],
         [405, '<html>not here</html>', /answered 405 without a code to GetObject$/],
         [404, '<html>not here</html>', /answered 404 NotFound to GetObject$/],
@@ -360,7 +360,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
 
     test('a URL of another kind of server is explained', async () => {
       proxy.fault = ({ method }) => (method === 'GET' ? { status: 200, body: 'hello <' } : { status: 204, body: '' });
-      await expect(bucket.delete('a')).rejects.toThrow(/^127\.0\.0\.1:\d+ answers, but not as an S3 store does/);
+      await expect(bucket.delete('a')).rejects.toThrow(/^127\.0\.0\.1:\d+ does not answer like an S3 store/);
     });
 
     test('a programming error is thrown unchanged', async () => {

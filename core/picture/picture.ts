@@ -105,7 +105,7 @@ async function tryAll(): Promise<Sandbox> {
     exit = await runDecoder(sandbox, Buffer.alloc(0), false, new AbortController().signal);
     if (exit.status === NO_PICTURE) return sandbox;
   }
-  throw new Error(`no decoder of pictures can be started: ${exit?.message}`);
+  throw new Error(`the picture decoder can’t be started: ${exit?.message}`);
 }
 
 interface Exit {
@@ -151,7 +151,7 @@ function resultOf({ output, message, status, killedBy }: Exit): Buffer {
     const unsupported = message.match(UNSUPPORTED)?.[1];
     const reason = unsupported
       ? `the picture can’t be decoded (${unsupported}): save it as JPEG or PNG`
-      : `not a whole picture of type ${PICTURE_TYPES_TEXT}`;
+      : `not a complete picture of type ${PICTURE_TYPES_TEXT}`;
     throw new JobError('image_rejected', reason, { cause });
   }
   if (killedBy === 'SIGXCPU') throw new JobError('image_rejected', 'the picture takes too long to decode', { cause });

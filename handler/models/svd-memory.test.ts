@@ -95,7 +95,9 @@ describe('when memory runs out at decoding', () => {
     const limited = open();
     const { frames, warnings } = await framesOf(limited, 4);
     expect(frames).toEqual(expected.frames);
-    expect(warnings).toEqual([{ field: 'decoding_t', message: 'memory is enough to decode 2 at a time, not 4' }]);
+    expect(warnings).toEqual([
+      { field: 'decoding_t', message: 'memory is enough to decode 2 frames at a time, not 4' },
+    ]);
     await limited.close();
   });
 
@@ -109,7 +111,7 @@ describe('when memory runs out at decoding', () => {
     expect(failure).toBeInstanceOf(JobError);
     expect(failure.data).toEqual({
       code: 'out_of_memory',
-      message: 'memory ran out at W 64, H 64, T 5: a smaller size or fewer frames need less',
+      message: 'memory ran out at W 64, H 64, T 5; use a smaller size or fewer frames',
       retryable: false,
     });
     isShort = false;
@@ -189,7 +191,7 @@ describe('before a clip is opened', () => {
     const model = open({ memory: 0.1 * GIB });
     const { frames, warnings } = await framesOf(model, 8, wide);
     expect(frames).toHaveLength(8);
-    const [, most] = /^memory is enough to decode (\d) at a time, not 8$/.exec(warnings[0]?.message ?? '') ?? [];
+    const [, most] = /^memory is enough to decode (\d) frames at a time, not 8$/.exec(warnings[0]?.message ?? '') ?? [];
     expect([1, 2, 4]).toContain(Number(most));
     await model.close();
 

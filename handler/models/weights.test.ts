@@ -69,7 +69,7 @@ test('without a model the error names every place and the command that downloads
   rmSync(join(folder, 'vae'), { recursive: true });
   expect(() => find()).toThrow(
     [
-      'the files of svd_xt are in none of these places; npm run models -- svd_xt gets them:',
+      'the files of svd_xt are in none of these places; npm run models -- svd_xt downloads them:',
       `  ${folder} lacks vae/config.json, vae/diffusion_pytorch_model.safetensors`,
       `  ${volumes.serverless}/huggingface-cache/hub/${NAME}/snapshots is not there`,
       `  ${volumes.serverless}/models/stable-video-diffusion-img2vid-xt is not there`,

@@ -61,7 +61,7 @@ export function findWeights(
   if (found) return found;
   const problems = places.map(({ folder }) => `  ${folder} ${findProblem(folder)}`).join('\n');
   throw new Error(
-    `the files of ${model} are in none of these places; npm run models -- ${model} gets them:\n${problems}`,
+    `the files of ${model} are in none of these places; npm run models -- ${model} downloads them:\n${problems}`,
   );
 }
 

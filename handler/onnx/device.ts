@@ -19,7 +19,7 @@ export interface ChosenDevice {
 }
 
 /**
- * @param wanted auto: CUDA where its provider and a GPU are there, else the processor
+ * @param wanted auto: CUDA if onnxruntime’s CUDA provider and a GPU are available, else the processor
  * @throws Error of one line: cuda is wanted and does not work
  */
 export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<ChosenDevice> {
@@ -27,7 +27,7 @@ export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<Cho
   if (wanted === 'cpu') return cpu('DEVICE is cpu');
   const obstacle = await cudaObstacle();
   if (!obstacle) {
-    const reason = wanted === 'cuda' ? 'DEVICE is cuda' : 'its provider and a GPU are there';
+    const reason = wanted === 'cuda' ? 'DEVICE is cuda' : 'onnxruntime’s CUDA provider and a GPU are available';
     return { device: 'cuda', memory: await freeGpuMemory(), reason };
   }
   if (wanted === 'cuda') throw new Error(`DEVICE is cuda, but ${obstacle}`);
@@ -46,7 +46,7 @@ export function usableMemory(): number {
 /** Why CUDA can't be used, or undefined. The only proof is a graph that runs. */
 async function cudaObstacle(): Promise<string | undefined> {
   if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
-    return 'onnxruntime’s CUDA provider is not in place (npm run cuda)';
+    return 'onnxruntime’s CUDA provider is not installed (run npm run cuda)';
   try {
     const graph = createGraph(NO_WEIGHTS, { policy: 'cuda' });
     graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));

@@ -35,6 +35,6 @@ async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> 
 
 async function readStored(bucket: Bucket, key: string): Promise<Buffer> {
   const bytes = await bucket.get(key);
-  if (!bytes) throw new JobError('image_unavailable', 'the picture is no longer kept');
+  if (!bytes) throw new JobError('image_unavailable', 'the picture has been deleted');
   return bytes;
 }

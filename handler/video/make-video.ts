@@ -66,7 +66,7 @@ async function sampleLatents(clip: Clip, job: JobInput, options: Pick<Sampling, 
   if (latents.every(Number.isFinite)) return latents;
   throw new JobError(
     'invalid_input',
-    'with these numbers sampling overflows: lower sigma_max, s_noise, order or the guidance scales',
+    'sampling overflows with these values; lower sigma_max, s_noise, order or the guidance scales',
   );
 }
 

@@ -20,17 +20,17 @@ const ENDPOINT_FILE = fileURLToPath(new URL('endpoint.json', import.meta.url));
 
 const FILE = { file: { value: 'FILE', help: 'instead of infra/deploy/endpoint.json' } } as const;
 const DEPLOY_OPTIONS = {
-  'dry-run': { help: 'only prints what would be created or changed, and ends with 2 if that is anything' },
+  'dry-run': { help: 'prints what it would create or change, and changes nothing; exit status 2 if there is anything' },
   ...FILE,
 } as const;
 const DESTROY_OPTIONS = {
-  yes: { help: 'does not ask' },
-  volume: { help: 'deletes the network volume, too; else it stays and is billed' },
+  yes: { help: 'does not ask for the name' },
+  volume: { help: 'also deletes the network volume; without it the volume stays and is billed' },
   ...FILE,
 } as const;
 
 const NOTES = `
-RUNPOD_API_KEY is RunPod's key, with read and write access. IMAGE names the image, if endpoint.json does not. The variables that
+RUNPOD_API_KEY is RunPod's key, with read and write access. IMAGE names the worker’s image; it takes precedence over image in endpoint.json. The variables that
 endpoint.json lists under env get their values from the environment. A value may refer to one of RunPod's secrets:
 BUCKET_SECRET_ACCESS_KEY='{{ RUNPOD_SECRET_bucket }}'.`;
 
@@ -48,7 +48,7 @@ export interface DeployIo extends CliIo {
 
 const ACTIONS: Record<string, Action<DeployIo>> = {
   '': {
-    help: 'makes network volume, template and endpoint what endpoint.json says',
+    help: 'creates network volume, template and endpoint as in endpoint.json, or changes what differs',
     options: DEPLOY_OPTIONS,
     run: withContext(deploy),
   },
@@ -58,7 +58,7 @@ const ACTIONS: Record<string, Action<DeployIo>> = {
     run: withContext(status),
   },
   destroy: {
-    help: 'deletes the endpoint with all its jobs, and the template, once you have typed the name',
+    help: 'deletes the endpoint with all its jobs, and the template; asks you to type its name first',
     options: DESTROY_OPTIONS,
     run: withContext(destroy),
   },
@@ -168,7 +168,7 @@ function warnings({ workers }: EndpointFile, image: string, workerEnv: Record<st
     /(:latest|\/[^:@]+|^[^:@/]+)$/.test(image) &&
       'The image has no tag of its own: RunPod does not notice a new build under the same name, and workers keep the old one.',
     !workerEnv.MIDJOURNEY_BRIDGE && 'Without MIDJOURNEY_BRIDGE prompts fail with no_bridge; pictures do not need it.',
-    workers.max === 0 && 'With workers.max 0 no job is ever taken.',
+    workers.max === 0 && 'With workers.max 0 no worker ever takes a job.',
   ].filter((line) => line !== false);
 }
 
@@ -187,7 +187,7 @@ async function destroy(context: Context): Promise<undefined> {
   const { name, networkVolume } = file;
   const isManaged = networkVolume && 'name' in networkVolume;
   if (withVolume && !isManaged)
-    throw new UsageError('--volume: endpoint.json names no volume by its name; others are not deleted');
+    throw new UsageError('--volume deletes only a volume that endpoint.json names by its name');
   const endpoint = await findEndpoint(rest, file);
   const template = await rest.find(TEMPLATES, file);
   const { found: volume } = isManaged ? await findVolume(context, file) : {};

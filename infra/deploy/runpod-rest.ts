@@ -81,7 +81,9 @@ export function openRest(options: RestOptions) {
           const created = await find(kind, body);
           if (created) return created;
         }
-        throw new Error(`${error.message}, and it lists none so far. Run this again in a minute: it searches first`);
+        throw new Error(
+          `${error.message}, and RunPod does not list it yet. Run this again in a minute: it searches before it creates`,
+        );
       }
     },
 

@@ -50,7 +50,7 @@ export async function describeEndpoint(
   const notes = [
     isLowered &&
       'RunPod lowers an endpoint’s workers.max to 2 after three days without a request, and to 0 after seven; npm run deploy raises it again',
-    statuses.includes('UNHEALTHY') && 'an unhealthy worker did not start: its log in RunPod’s console has the reason',
+    statuses.includes('UNHEALTHY') && 'an unhealthy worker did not start: see its log in RunPod’s console',
     statuses.includes('THROTTLED') &&
       'a throttled worker waits for a free GPU: more pools, or another data center, would help',
     isWaiting && max > 0 && statuses.length === 0 && 'jobs wait without a worker: no GPU of the pools may be free',

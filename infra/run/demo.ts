@@ -16,14 +16,14 @@ import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]
 
-  --prompt TEXT    what the input image should show (a placeholder is drawn unless MIDJOURNEY_BRIDGE is set)
-  --image FILE|URL the picture to animate; default is the bundled one, unless there is a --prompt
+  --prompt TEXT    what the picture should show; without MIDJOURNEY_BRIDGE the demo draws a placeholder
+  --image FILE|URL the picture to animate; default: a bundled picture
   --out FILE       also saves the MP4 there
   --frames DIR     saves every frame there as PNG, before encoding
   --once           ends after the clip instead of keeping the service running
   --PARAMETER      any parameter of POST /img2vid: --seed 23 --T 25 --motion_bucket_id 200 …
 
-Where there are API keys (npm run keys), the demo uses the one in IMG2VID_API_KEY.`;
+If the service has API keys (npm run keys), set IMG2VID_API_KEY to one of them.`;
 
 const BUNDLED_PICTURE = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
 
@@ -64,7 +64,7 @@ async function run(): Promise<void> {
   }
   if (positionals.length > 0) throw new UsageError(`${positionals[0]}: flags begin with --`);
   if (apiKey !== undefined && parseKeyId(apiKey) === undefined)
-    throw new Error('IMG2VID_API_KEY is no API key: they begin with i2v_, and npm run keys creates them');
+    throw new Error('IMG2VID_API_KEY must be an API key, which begins with i2v_; npm run keys -- create makes one');
   const parameters = await readParameters(fields, values.image); // before anything is started
   const path = values.out && userPath(values.out, env);
   if (path) checkOutput(path, true);

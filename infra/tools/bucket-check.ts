@@ -53,7 +53,7 @@ export async function checkBucket({ s3, client, bucket }: S3Access, report: Repo
     const link = new URL(await bucket.link(key, Math.floor((Date.now() + LINK_LIFETIME) / SECOND)));
     await step('links open in a browser, also in parts', () => linkOpens(link));
     await step('links that were changed are refused', () => changedLinksAreRefused(link));
-    await step('nobody reads without a link', () => isPrivate(link));
+    await step('nobody can read without a link', () => isPrivate(link));
   } finally {
     await step('lists and deletes (s3:ListBucket, s3:DeleteObject)', async () => {
       await bucket.delete(folder);

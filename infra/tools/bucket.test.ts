@@ -25,7 +25,7 @@ async function run(args: string[], env: NodeJS.ProcessEnv) {
 }
 
 test.each<[string[], NodeJS.ProcessEnv, number, RegExp]>([
-  [[], {}, 2, /^which action: must be one of setup, check\n$/],
+  [[], {}, 2, /^no action is given; use one of setup, check\n$/],
   [['check', 'setup'], {}, 2, /^check: takes no arguments\n$/],
   [['check'], {}, 1, /^BUCKET_NAME is needed: without it the bucket is a folder, which needs no setup\n$/],
   [['check'], { BUCKET_NAME: 'films' }, 1, /^BUCKET_ACCESS_KEY_ID is needed for the bucket films\n$/],
@@ -84,7 +84,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       'ok       uploads in parts, and gives up an upload (s3:AbortMultipartUpload)',
       'ok       links open in a browser, also in parts',
       'ok       links that were changed are refused',
-      'ok       nobody reads without a link',
+      'ok       nobody can read without a link',
       'ok       lists and deletes (s3:ListBucket, s3:DeleteObject)',
     ];
 
@@ -126,7 +126,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       'conditional writes that are refused': [
         ({ headers }) => headers['if-none-match'] === '*',
         { status: 501, body: errorBody('NotImplemented') },
-        [/^missing {2}creates .*: 127\.0\.0\.1:\d+ does not implement PutObject, or not in this form/],
+        [/^missing {2}creates .*: 127\.0\.0\.1:\d+ does not support PutObject, or not with these options/],
       ],
       links: [
         isLink,

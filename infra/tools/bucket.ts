@@ -21,17 +21,17 @@ const MAX_RETRY_PAUSE = 500;
 
 const ACTIONS = {
   setup: {
-    help: `lets the page at PUBLIC_URL (or CORS_ORIGINS, separated by commas) read the bucket, and has the store delete
-tasks after RETAIN_DAYS (30) and unfinished uploads after a day; keeps all other rules`,
+    help: `lets the page at PUBLIC_URL (or CORS_ORIGINS, separated by commas) read the bucket; sets rules by which the
+store deletes tasks after RETAIN_DAYS (30) and unfinished uploads after a day; keeps all other rules`,
     run: withReport(setUpBucket),
   },
   check: {
-    help: 'tries all that the service does with the bucket, reports each step, and leaves nothing behind',
+    help: 'tries everything that the service does with the bucket, reports each step, and deletes what it wrote',
     run: withReport(checkBucket),
   },
 };
 const NOTES =
-  'The bucket is that of BUCKET_NAME, BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY and BUCKET_REGION.';
+  'These variables name the bucket:\nBUCKET_NAME, BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY and BUCKET_REGION.';
 
 /** @returns the exit status: 1 also where something that the service needs is missing */
 export const main = defineCommand('npm run bucket', ACTIONS, NOTES);

@@ -31,7 +31,7 @@ test('an action gets its options and arguments, in any order after its name', as
   const done = { status: 0, out: 'hi ANNA\n', err: '' };
   expect(await run({ hello, bye }, 'hello', 'hi', '--loud', '--name', 'Anna')).toEqual(done);
   expect(await run({ hello, bye }, 'hello', '--name=Anna', '--loud', 'hi')).toEqual(done);
-  expect(await run({ '': hello, bye: { ...bye } }, '--loud')).toMatchObject({ err: 'npm run greet: takes WORD\n' });
+  expect(await run({ '': hello, bye: { ...bye } }, '--loud')).toMatchObject({ err: 'npm run greet: needs WORD\n' });
 });
 
 test('the action named by the empty text runs where no action is named', async () => {
@@ -45,10 +45,10 @@ test('the exit status is what the action returns, and 1 where it fails', async (
 });
 
 test.each([
-  [[], 'which action: must be one of hello, bye'],
-  [['constructor'], 'constructor: must be one of hello, bye'],
-  [['hello'], 'hello: takes WORD'],
-  [['hello', 'hi', 'there'], 'hello: takes WORD'],
+  [[], 'no action is given; use one of hello, bye'],
+  [['constructor'], 'constructor: unknown action; use one of hello, bye'],
+  [['hello'], 'hello: needs WORD'],
+  [['hello', 'hi', 'there'], 'hello: takes only WORD'],
   [['bye', 'now'], 'bye: takes no arguments'],
   [['hello', 'wrong'], 'WORD must be hello'],
   [['bye', '--loud'], "Unknown option '--loud'; allowed are --help"],

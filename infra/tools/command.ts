@@ -50,11 +50,16 @@ export function defineCommand<Io extends CliIo>(command: string, actions: Record
       const name = names.includes(first) ? first : '';
       const isUnknown = names.length > 0 && /^[^-]/.test(first) && name === '';
       if (isUnknown || !Object.hasOwn(actions, name))
-        throw new UsageError(`${first || 'which action'}: must be one of ${names.join(', ')}`);
+        throw new UsageError(
+          `${first ? `${first}: unknown action` : 'no action is given'}; use one of ${names.join(', ')}`,
+        );
       const { args: wanted = [], options = {}, run } = actions[name]!;
       const { values, positionals } = parse(name ? rest : args, options);
+      const verb = positionals.length < wanted.length ? 'needs' : 'takes only';
       if (positionals.length !== wanted.length)
-        throw new UsageError(`${name || command}: takes ${wanted.join(' ') || 'no arguments'}`);
+        throw new UsageError(
+          `${name || command}: ${wanted.length > 0 ? `${verb} ${wanted.join(' ')}` : 'takes no arguments'}`,
+        );
       return (await run(io, values, ...positionals)) ?? 0;
     } catch (error) {
       io.err.write(`${(error as Error).message}\n`);

@@ -55,7 +55,7 @@ const NOTES = 'The GPU’s driver must support CUDA 13.0 or newer.';
 
 export const main = defineCommand(
   'npm run cuda',
-  { '': { help: 'installs CUDA for onnxruntime, about 1.4 GB to fetch, and checks it', options: OPTIONS, run } },
+  { '': { help: 'downloads CUDA for onnxruntime (about 1.4 GB), installs and checks it', options: OPTIONS, run } },
   NOTES,
 );
 

@@ -19,17 +19,17 @@ const REMEDIES: Record<ErrorCode, string> = {
   queue_full: 'Try again later: the bridge has too much to do',
   rate_limited: 'Try again later: the bridge limits requests',
   image_unavailable: 'Make `image_url` publicly reachable, or upload the picture',
-  image_rejected: `Send a whole ${PICTURE_TYPES_TEXT} (${PICTURE_LIMITS_TEXT}) at a public URL`,
+  image_rejected: `Send a complete ${PICTURE_TYPES_TEXT} (${PICTURE_LIMITS_TEXT}) at a public URL`,
   upstream_timeout: 'Try again: the bridge took too long',
   upstream_error: 'Try again: the bridge failed or gave an unknown answer',
   out_of_memory:
-    'Make it smaller (`H`, `W`, `T`, `decoding_t`): the message names the largest size that fits, if it is known',
+    'Make the clip smaller (`H`, `W`, `T`, `decoding_t`). The message names the largest size that fits, if known',
   storage_error: 'Try again: the bucket could not be reached, or a disk was full',
-  canceled: 'None: it was canceled at RunPod',
-  timeout: 'Make it smaller, or try again: the job took longer than the endpoint allows',
-  expired: 'Try again: it did not end before the service’s deadline',
+  canceled: 'Nothing: the job was canceled at RunPod',
+  timeout: 'Make the clip smaller, or try again: the job took longer than the endpoint allows',
+  expired: 'Try again: the task did not end before the service’s deadline',
   lost: 'Try again. If a prompt may have reached a bridge, the new task may pay for it a second time',
-  internal: 'Try again, and tell the operator: the log has more',
+  internal: 'Try again, and tell the operator: the worker’s log has details',
 };
 
 const table = (head: string[], rows: string[][]) =>
@@ -38,7 +38,7 @@ const table = (head: string[], rows: string[][]) =>
 const TABLES: Record<string, () => string> = {
   parameters: () =>
     table(
-      ['name', 'range and default', 'what it is'],
+      ['name', 'range and default', 'meaning'],
       parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, defaultValue, description }) => [
         name,
         defaultValue ? `${range}; default ${defaultValue}` : range,

@@ -26,7 +26,7 @@ export async function lockFile(path: string, onWait: () => void, log: (line: str
       };
     } catch (error) {
       if ((error as { code?: string }).code !== 'SQLITE_BUSY') {
-        log(`${path} can’t be locked (${(error as Error).message}): do not run this twice at the same time`);
+        log(`${path} can’t be locked (${(error as Error).message}): do not run the command twice at the same time`);
         return () => client?.close();
       }
       if (isFirst) onWait();

@@ -9,32 +9,36 @@ import { HOUR } from '../../core/time.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
 
 const LIMITS = {
-  name: { value: 'NAME', help: 'the owner, 1 to 100 characters; create requires it' },
+  name: { value: 'NAME', help: 'the owner’s name, 1 to 100 characters; required by create' },
   scopes: { value: 'LIST', help: `some of ${SCOPES.join(', ')}, separated by commas; default submit,read` },
-  budget: { value: 'AMOUNT', help: 'limit of a calendar month (UTC), in units of CURRENCY, or none' },
-  'max-open': { value: 'N', help: 'active tasks, instead of MAX_OPEN_TASKS; usual restores that, here and below' },
-  submissions: { value: 'N', help: 'tasks per minute, instead of SUBMISSIONS_PER_MINUTE' },
-  requests: { value: 'N', help: 'requests per minute, instead of REQUESTS_PER_MINUTE' },
+  budget: { value: 'AMOUNT', help: 'most spending in a calendar month (UTC), in units of CURRENCY, or none' },
+  'max-open': { value: 'N', help: 'most active tasks, instead of MAX_OPEN_TASKS; usual: MAX_OPEN_TASKS again' },
+  submissions: { value: 'N', help: 'most new tasks per minute, instead of SUBMISSIONS_PER_MINUTE; or usual' },
+  requests: { value: 'N', help: 'most requests per minute, instead of REQUESTS_PER_MINUTE; or usual' },
 } as const;
 
 const ROTATION = {
   webhook: { help: 'replaces the webhook secret instead of the key' },
-  hours: { value: 'N', help: 'hours for which the old one stays valid, 0 to 9999; default 24' },
+  hours: { value: 'N', help: 'hours for which the old key or secret stays valid, 0 to 9999; default 24' },
 } as const;
 
 const ID = ['ID'];
 const ACTIONS = {
-  create: { help: 'creates a key; it and its webhook secret are printed only now', options: LIMITS, run: create },
+  create: {
+    help: 'creates a key, and prints it and its webhook secret, which are never shown again',
+    options: LIMITS,
+    run: create,
+  },
   list: { help: 'lists the keys with their limits and spending', run: list },
   set: { help: 'changes a key; takes the options of create', args: ID, options: LIMITS, run: set },
   rotate: {
-    help: 'gives a key a new value; the old one stays valid for a while',
+    help: 'replaces a key; the old one stays valid for a while',
     args: ID,
     options: ROTATION,
     run: rotate,
   },
   adopt: {
-    help: `gives a key the ended tasks of the key ${LOCAL}, which were made before there was a key`,
+    help: `gives a key the ended tasks that were created before there was a key (those of the key ${LOCAL})`,
     args: ID,
     run: adopt,
   },
@@ -42,15 +46,15 @@ const ACTIONS = {
 };
 
 const NOTES = `
-The database is that of DATABASE_URL, or the file in DATA_DIR. The API applies a change within a second. As soon as there is a key,
-every request needs one. The key 'local' stands for requests from this machine as long as there is no other key.`;
+The database is that of DATABASE_URL, or the file in DATA_DIR. The API applies a change within a second. As soon as
+there is a key, every request needs one. As long as there is none, requests from this machine use the built-in key 'local'.`;
 
 /** @returns the exit status */
 export const main = defineCommand('npm run keys', ACTIONS, NOTES);
 
 async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefined> {
   const { name, ...changes } = readLimits(values);
-  if (name === undefined) throw new UsageError('--name is required: the owner of the key');
+  if (name === undefined) throw new UsageError('--name is required: the name of the key’s owner');
   await withStore(io, async (store) => {
     const isFirst = !(await store.hasKeys());
     const { id, value, hash } = generateKey();
@@ -60,7 +64,7 @@ async function create(io: CliIo, values: Values<typeof LIMITS>): Promise<undefin
     const note = isFirst
       ? `\nThis is the first key: from now on every request needs one.\n${await adoptionHint(store, id)}`
       : '';
-    return `${line('id', id)}${line('key', value)}${line('webhook secret', webhook_secret)}\nThey are shown only this once.\n${note}`;
+    return `${line('id', id)}${line('key', value)}${line('webhook secret', webhook_secret)}\nThey are shown only now.\n${note}`;
   });
 }
 

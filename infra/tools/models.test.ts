@@ -330,7 +330,7 @@ describe('a broken connection', () => {
     child.kill(signal);
     const [status] = await once(child, 'close');
     expect(status).toBe(signal === 'SIGINT' ? 130 : null);
-    if (signal === 'SIGINT') expect(output()).toContain('what was received is kept for the next run');
+    if (signal === 'SIGINT') expect(output()).toContain('the received part is kept for the next run');
     expectNoModel(hub);
     expect((await models(hub)).status).toBe(0);
     expect(ranges(hub, UNET)).toEqual([undefined, 'bytes=500000-']);
@@ -481,7 +481,7 @@ test('a disk without locks is used without them', async () => {
   mkdirSync(join(home, 'hf/hub/.locks', NAME, 'npm-run-models.db'), { recursive: true });
   const { status, out } = await models(hub);
   expect(status).toBe(0);
-  expect(out).toMatch(/npm-run-models\.db can’t be locked \(.+\): do not run this twice at the same time\n/);
+  expect(out).toMatch(/npm-run-models\.db can’t be locked \(.+\): do not run the command twice at the same time\n/);
   expectWhole(hub);
 });
 
@@ -564,9 +564,9 @@ describe('a gated repository', () => {
 
 describe('ends with one line where', () => {
   test.each([
-    ['no model is named', [], 'npm run models: takes svd|svd_xt|svd_xt_1_1'],
+    ['no model is named', [], 'npm run models: needs svd|svd_xt|svd_xt_1_1'],
     ['the model is unknown', ['svd_xxl'], 'svd_xxl: must be one of svd, svd_xt, svd_xt_1_1'],
-    ['two models are named', ['svd', 'svd_xt'], 'npm run models: takes svd|svd_xt|svd_xt_1_1'],
+    ['two models are named', ['svd', 'svd_xt'], 'npm run models: takes only svd|svd_xt|svd_xt_1_1'],
     ['an option is unknown', ['svd', '--fast'], "Unknown option '--fast'; allowed are --precision, "],
     ['a value is missing', ['svd', '--cache'], "Option '--cache <value>' argument missing; "],
     ['a precision is unknown', ['svd', '--precision', 'int8'], '--precision must be fp16 or fp32\n'],

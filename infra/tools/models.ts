@@ -33,13 +33,13 @@ const NAMES = Object.keys(REPOSITORIES);
 const OPTIONS = {
   precision: { value: 'P', help: 'fp16 (the default) is half as large; fp32 is the default of Python' },
   revision: { value: 'R', help: 'a branch, tag or commit; default main' },
-  cache: { value: 'FOLDER', help: 'the cache, instead of Hugging Face’s own (HF_HUB_CACHE, HF_HOME)' },
+  cache: { value: 'FOLDER', help: 'the cache folder; default Hugging Face’s own (HF_HUB_CACHE, HF_HOME)' },
 } as const;
 
 export const main = defineCommand<ModelsIo & CliIo>(
   'npm run models',
   { '': { help: 'downloads a model', args: [NAMES.join('|')], options: OPTIONS, run } },
-  'A download that was interrupted continues when this runs again.',
+  'To continue an interrupted download, run the command again.',
 );
 
 export interface ModelsIo extends Pick<CliIo, 'env' | 'out'> {
@@ -56,7 +56,7 @@ async function run(io: ModelsIo & CliIo, values: Values<typeof OPTIONS>, model =
   if (revision !== undefined && !/^\w[\w.-]*(\/\w[\w.-]*)*$/.test(revision))
     throw new UsageError('--revision must be a git revision');
   const onInterrupt = () => {
-    io.out.write('\nwhat was received is kept for the next run\n');
+    io.out.write('\nthe received part is kept for the next run\n');
     process.exit(130);
   };
   process.once('SIGINT', onInterrupt);

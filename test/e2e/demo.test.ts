@@ -62,7 +62,7 @@ test('wrong flags end the demo with one line each, before anything is started', 
     return stderr.trim();
   };
   expect(complaint('--image', 'no-such.jpg')).toBe('--image no-such.jpg: there is no such file');
-  expect(complaint('--motion', '5')).toBe('--motion: unknown; here it is motion_bucket_id');
+  expect(complaint('--motion', '5')).toBe('--motion: unknown; use motion_bucket_id');
   expect(complaint('--H', '100', '--step', '5')).toBe(
     '--step: unknown; did you mean steps?\n--H: must be a multiple of 64 from 64 to 2048; nearest: 64 and 128',
   );
@@ -83,7 +83,7 @@ test('the error names a port in use, a wrong variable, or a file that is not a p
   });
   expect(await errorOf(wrong)).toContain('LINK_SECONDS must be a whole number from 1 to 604800');
   const text = demo(env, '--once', '--image', 'package.json');
-  expect([text.status, text.stderr]).toEqual([1, expect.stringContaining('not a whole picture of type jpeg')]);
+  expect([text.status, text.stderr]).toEqual([1, expect.stringContaining('not a complete picture of type jpeg')]);
 }, 60_000);
 
 test('where requests need an API key, the demo makes and prints the first one; later it needs one and says how to make it', async () => {
@@ -100,7 +100,7 @@ test('where requests need an API key, the demo makes and prints the first one; l
   expect([again.status, again.stdout]).toEqual([1, expect.not.stringContaining('i2v_')]);
   expect(again.stderr).toContain(`DATA_DIR=${data} npm run keys -- create --name demo\n`);
   expect(run(text).status).toBe(0);
-  expect(run('a').stderr).toContain('IMG2VID_API_KEY is no API key');
+  expect(run('a').stderr).toContain('IMG2VID_API_KEY must be an API key');
   const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // placeholders are for loopback only
   expect(prompted.stderr).toContain('prompt: there is no Midjourney bridge here');
 }, 90_000);

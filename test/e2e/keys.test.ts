@@ -273,8 +273,8 @@ describe('npm run keys, while an API runs', () => {
       ['webhook', 'rotate', 'local'],
     ])
       expect(await failure(2, ...args)).toMatch(new RegExp(`^[^\n]*--${flag}\\b[^\n]*\n$`));
-    expect(await failure(2)).toBe('which action: must be one of create, list, set, rotate, adopt, revoke\n');
-    expect(await failure(2, 'revoke')).toBe('revoke: takes ID\n');
+    expect(await failure(2)).toBe('no action is given; use one of create, list, set, rotate, adopt, revoke\n');
+    expect(await failure(2, 'revoke')).toBe('revoke: needs ID\n');
     expect(await failure(1, 'revoke', 'nobody')).toBe('there is no key nobody; npm run keys -- list shows all\n');
   });
 });

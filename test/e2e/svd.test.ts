@@ -77,7 +77,7 @@ test.skipIf(existsSync(join(providerFolder, CUDA_PROVIDER)))(
   'DEVICE=cuda without CUDA ends the start with one line',
   async () => {
     await expect(startService({ MODEL: 'svd_xt', MODEL_DIR: SMALL_SVD, DEVICE: 'cuda' })).rejects.toThrow(
-      /^worker: DEVICE is cuda, but onnxruntime’s CUDA provider is not in place \(npm run cuda\)$/,
+      /^worker: DEVICE is cuda, but onnxruntime’s CUDA provider is not installed \(run npm run cuda\)$/,
     );
   },
   60_000,

@@ -86,7 +86,10 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     }
     const wanted = Math.min(decoding_t, T);
     if (most < wanted)
-      warnings.push({ field: 'decoding_t', message: `memory is enough to decode ${most} at a time, not ${wanted}` });
+      warnings.push({
+        field: 'decoding_t',
+        message: `memory is enough to decode ${most} frames at a time, not ${wanted}`,
+      });
   }
 
   return {

@@ -95,7 +95,7 @@ export function openNetworks(folder: string, options: SessionsOptions) {
       if (frames) smaller.push(`T ${frames} at this size`);
       const sides = largest(Math.max(H, W) / SIDE - 1, (n) => minimumMemory(scaled(size, n)) <= memory);
       if (sides) smaller.push(`W ${scaled(size, sides).W}, H ${scaled(size, sides).H} with as many frames`);
-      const fits = smaller.length > 0 ? `at most ${smaller.join(', or ')}` : 'no clip fits';
+      const fits = smaller.length > 0 ? `at most ${smaller.join(', or ')}` : 'no clip fits into it';
       const memories = `needs about ${formatMemory(needed)} of memory, and this worker has ${formatMemory(memory)}`;
       throw new JobError('out_of_memory', `W ${W}, H ${H}, T ${T} ${memories}: ${fits}`);
     },
@@ -106,7 +106,7 @@ export type Networks = ReturnType<typeof openNetworks>;
 /** The job's error if memory ran out although the estimate fitted. Other programs may have taken some. Other errors are returned unchanged. */
 export function toJobError(error: unknown, { H, W, T }: ClipSize): unknown {
   if (!(error instanceof OutOfMemory)) return error;
-  const message = `memory ran out at W ${W}, H ${H}, T ${T}: a smaller size or fewer frames need less`;
+  const message = `memory ran out at W ${W}, H ${H}, T ${T}; use a smaller size or fewer frames`;
   return new JobError('out_of_memory', message, { cause: error });
 }
 

@@ -88,7 +88,8 @@ async function generateImages(prompt: string, options: ImagineOptions): Promise<
       record = await awaitOtherWorker(record, options);
     } else {
       const bridge = bridges.find(({ name }) => name === record.bridge);
-      if (!bridge) throw lost(`the Midjourney bridge that took the prompt, ${record.bridge}, is no longer configured`);
+      if (!bridge)
+        throw lost(`the Midjourney bridge ${record.bridge}, which accepted the prompt, is no longer configured`);
       const result = await waitForPictures(bridge, record.id, options);
       if (Array.isArray(result)) return result;
       record = await refuse(record, result, options);
@@ -167,8 +168,8 @@ async function lookUp(intent: ImagineRecord, options: ImagineOptions, reason?: u
   }
   throw lost(
     reason
-      ? 'the Midjourney bridge gave no answer that could be read; it may have taken the prompt, and been paid for it'
-      : 'an earlier attempt broke off while the Midjourney bridge was asked; it may have been paid for',
+      ? 'the Midjourney bridge sent no readable answer; it may have accepted the prompt and charged for it'
+      : 'an earlier attempt broke off during the request to the Midjourney bridge, which may have charged for it',
     cause,
   );
 }
