@@ -135,7 +135,7 @@ test('--image takes a file, standard input and a URL', async () => {
 test('quote prints the price and makes nothing', async () => {
   const { code, out, err } = await img2vid(['quote', '--prompt', 'x', '--fps', '60']);
   expect([code, out]).toEqual([EXIT.ok, 'at most 0.051092 USD, for 1.092 s of GPU\n']);
-  expect(err).toMatch(/^fps: outside 5 to 30/);
+  expect(err).toMatch(/^fps: .* values from 5 to 30/);
 });
 
 test('a wrong command line fails before any request, and unknown names come with the nearest known one', async () => {

@@ -181,7 +181,7 @@ describe('GET /status', () => {
     ['__proto__=5', '__proto__', /^unknown/],
     ['colour=red', 'colour', /^unknown$/],
     ['limit=5&limit=6', 'limit', /^given more than once$/],
-    ['id=01a206ec-8c81-72d2-88c2-373f04644e4a&status=failed', 'status', /^only for the list/],
+    ['id=01a206ec-8c81-72d2-88c2-373f04644e4a&status=failed', 'status', /^is only for the list/],
   ])('?%s is refused', async (query, field, message) => {
     const response = await get(`?${query}`);
     expect(response.status).toBe(422);

@@ -824,9 +824,7 @@ describe('destroy', () => {
     const byId = file((json) => {
       json.networkVolume = { id: 'abc' };
     });
-    expect((await run(['destroy', '--yes', '--volume', ...byId])).err).toMatch(
-      /^--volume deletes only a volume/,
-    );
+    expect((await run(['destroy', '--yes', '--volume', ...byId])).err).toMatch(/^--volume deletes only a volume/);
   });
 
   test('accepts that RunPod deletes the template with its endpoint', async () => {
