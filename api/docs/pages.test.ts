@@ -1,8 +1,8 @@
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { slugger } from './markdown.ts';
 import { NAVIGATION } from './pages.ts';
-import { slugger } from './slugs.ts';
 
 const DOCS = fileURLToPath(new URL('../../docs', import.meta.url));
 

@@ -1,7 +1,8 @@
-/** Renders the Markdown files of docs/ as web pages. */
+/** The Markdown files of docs/ as web pages. */
 import { existsSync, readFileSync } from 'node:fs';
-import { Marked, type Token } from 'marked';
-import { slugger } from './slugs.ts';
+import type { Token } from 'marked';
+import { escapeHtml } from './highlight.ts';
+import { type Heading, headingsOf, parseMarkdown, plainText, renderMarkdown } from './markdown.ts';
 
 const DOCS = new URL('../../docs/', import.meta.url);
 
@@ -44,44 +45,69 @@ export const NAVIGATION: Record<string, string[]> = {
   ],
   More: ['performance', 'glossary', 'licences', 'parameters', 'sampling'],
 };
-const SWAGGER_UI = `<link rel="stylesheet" href="/docs/swagger-ui.css">
-<script src="/docs/swagger-ui-bundle.js" defer></script>
-<script src="/docs/reference.js" defer></script>
-`;
 /** The service's URL in the Markdown files. */
 const EXAMPLE_URL = 'http://127.0.0.1:5000';
 
 const urlOf = (name: string) => (name === 'index' ? '/docs' : `/docs/${name}`);
 const fileOf = (name: string) => new URL(`${name}.md`, DOCS);
 
-/**
- * @param publicUrl replaces the URL of the examples
- * @returns HTML by path
- */
-export function renderPages(publicUrl: string): Map<string, string> {
-  const there = Object.values(NAVIGATION)
-    .flat()
-    .filter((name) => existsSync(fileOf(name))); // until all pages are written
-  const texts = new Map(
-    there.map((name) => [name, readFileSync(fileOf(name), 'utf8').replaceAll(EXAMPLE_URL, publicUrl)]),
-  );
-  const titles = new Map([...texts].map(([name, text]) => [name, /^# (.*)$/m.exec(text)![1]!]));
-  return new Map([...texts].map(([name, text]) => [urlOf(name), shell(name, titles, render(name, text))]));
+/** A part of a page, for the search. */
+interface Section {
+  page: string;
+  heading: string;
+  url: string;
+  text: string;
 }
 
-/** Markdown to HTML. Links and pictures lead to the pages' URLs instead of the files. */
-function render(name: string, text: string): string {
-  const slug = slugger();
-  return new Marked({
-    walkTokens(token) {
-      if (token.type === 'link' || token.type === 'image') token.href = resolve(name, token.href);
+export interface Pages {
+  /** the pages' URLs, in the order of the navigation */
+  urls: string[];
+  /** @returns HTML */
+  render(url: string): string;
+  /** @returns every section of every page */
+  index(): Section[];
+}
+
+/**
+ * Reads the Markdown files.
+ * @param publicUrl replaces the URL of the examples
+ * @throws Error if a file is missing
+ */
+export function openPages(publicUrl: string): Pages {
+  const names = Object.values(NAVIGATION)
+    .flat()
+    .filter((name) => existsSync(fileOf(name))); // until all pages are written
+  const pages = new Map(
+    names.map((name) => {
+      const text = readFileSync(fileOf(name), 'utf8').replaceAll(EXAMPLE_URL, publicUrl);
+      return [urlOf(name), { name, text, title: /^# (.*)$/m.exec(text)![1]!.replaceAll('`', '') }];
+    }),
+  );
+  const titles = new Map([...pages.values()].map(({ name, title }) => [name, title]));
+  return {
+    urls: [...pages.keys()],
+    render(url) {
+      const { name, text } = pages.get(url)!;
+      return shell(name, titles, parseMarkdown(text));
     },
-    renderer: {
-      heading({ tokens, depth }) {
-        return `<h${depth} id="${slug(plainText(tokens))}">${this.parser.parseInline(tokens)}</h${depth}>\n`;
-      },
-    },
-  }).parse(text, { async: false });
+    index: () => [...pages].flatMap(([url, { title, text }]) => sections(url, title, parseMarkdown(text))),
+  };
+}
+
+function sections(url: string, page: string, tokens: Token[]): Section[] {
+  const headings = headingsOf(tokens);
+  const found: Section[] = [];
+  for (const token of tokens) {
+    const heading = headings.get(token);
+    if (heading)
+      found.push(
+        heading.depth === 1
+          ? { page, heading: '', url, text: '' }
+          : { page, heading: heading.text, url: `${url}#${heading.id}`, text: '' },
+      );
+    else found.at(-1)!.text += `${plainText([token])} `;
+  }
+  return found.map((section) => ({ ...section, text: section.text.replace(/\s+/g, ' ').trim() }));
 }
 
 /** @returns the URL of a link in a page; absolute URLs and those of the service stay as they are */
@@ -92,33 +118,82 @@ function resolve(name: string, href: string): string {
   return (page === undefined ? pathname : urlOf(page)) + hash;
 }
 
-const plainText = (tokens: Token[]): string =>
-  tokens
-    .map((token) => ('tokens' in token && token.tokens ? plainText(token.tokens) : token.raw.replace(/^`+|`+$/g, '')))
-    .join('');
+const SWAGGER_UI = `<link rel="stylesheet" href="/docs/swagger-ui.css">
+<script src="/docs/swagger-ui-bundle.js" defer></script>
+<script src="/docs/reference.js" defer></script>
+`;
 
-function shell(name: string, titles: Map<string, string>, body: string): string {
-  const link = (page: string) =>
-    `<a href="${urlOf(page)}"${page === name ? ' aria-current="page"' : ''}>${titles.get(page)}</a>`;
-  const groups = Object.entries(NAVIGATION)
-    .map(([group, pages]) => [group, pages.filter((page) => titles.has(page))] as const)
-    .filter(([, pages]) => pages.length > 0)
-    .map(([group, pages]) => `<h2>${group}</h2>\n${pages.map(link).join('\n')}`);
+function shell(name: string, titles: Map<string, string>, tokens: Token[]): string {
+  const title = escapeHtml(titles.get(name)!);
+  const headings = [...headingsOf(tokens).values()].filter(({ depth }) => depth === 2 || depth === 3);
+  const isReference = name === 'api/reference';
   return `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${titles.get(name)} · Text to Video</title>
+<meta name="color-scheme" content="light dark">
+<title>${title} · Text to Video</title>
 <link rel="icon" href="/page/icon.svg">
-${name === 'api/reference' ? SWAGGER_UI : ''}<link rel="stylesheet" href="/docs/docs.css">
+<link rel="preload" href="/page/inter-latin-400-normal.woff2" as="font" type="font/woff2" crossorigin>
+${isReference ? SWAGGER_UI : ''}<link rel="stylesheet" href="/page/theme.css">
+<link rel="stylesheet" href="/docs/docs.css">
+<script type="module" src="/docs/docs.js"></script>
+<script type="module" src="/docs/search.js"></script>
 </head>
 <body>
-<header><a href="/">Text to Video</a></header>
-<nav aria-label="Documentation">${groups.join('\n')}</nav>
-<main>
-${body}</main>
+<a class="skip" href="#content">Skip to the text</a>
+<header class="top">
+<a class="brand" href="/"><img src="/page/icon.svg" alt="" width="28" height="28">Text to Video</a>
+<a class="section" href="/docs">Documentation</a>
+<search hidden>
+<input type="search" id="search" placeholder="Search" aria-label="Search the documentation" autocomplete="off" spellcheck="false" aria-controls="found">
+<div id="found" hidden><p role="status"></p><ol></ol></div>
+</search>
+</header>
+<div class="columns">
+<nav class="pages" aria-label="Documentation"><details>
+<summary>${title}</summary>
+<div>${navigation(name, titles)}</div>
+</details></nav>
+<main id="content"${isReference ? ' class="wide"' : ''} tabindex="-1">
+${renderMarkdown(tokens, (href) => resolve(name, href))}${neighbours(name, titles)}</main>
+${headings.length > 1 && !isReference ? onThisPage(headings) : ''}</div>
 </body>
 </html>
+`;
+}
+
+function navigation(name: string, titles: Map<string, string>): string {
+  const link = (page: string) =>
+    `<li><a href="${urlOf(page)}"${page === name ? ' aria-current="page"' : ''}>${escapeHtml(titles.get(page)!)}</a></li>`;
+  return Object.entries(NAVIGATION)
+    .map(([group, pages]) => [group, pages.filter((page) => titles.has(page))] as const)
+    .map(([group, pages]) => `<h2>${group}</h2>\n<ul>\n${pages.map(link).join('\n')}\n</ul>\n`)
+    .join('');
+}
+
+/** Links to the page before and the page after. */
+function neighbours(name: string, titles: Map<string, string>): string {
+  const names = [...titles.keys()];
+  const at = names.indexOf(name);
+  const link = (page: string | undefined, rel: string, label: string) =>
+    page === undefined
+      ? ''
+      : `<a rel="${rel}" href="${urlOf(page)}"><span>${label}</span>${escapeHtml(titles.get(page)!)}</a>\n`;
+  return `<nav class="neighbours" aria-label="Previous and next page">
+${link(names[at - 1], 'prev', 'Previous')}${link(names[at + 1], 'next', 'Next')}</nav>
+`;
+}
+
+function onThisPage(headings: Heading[]): string {
+  const links = headings.map(
+    ({ depth, id, text }) => `<li class="depth-${depth}"><a href="#${id}">${escapeHtml(text)}</a></li>\n`,
+  );
+  return `<nav class="contents" aria-labelledby="contents-title">
+<h2 id="contents-title">On this page</h2>
+<ul>
+${links.join('')}</ul>
+</nav>
 `;
 }

@@ -10,6 +10,7 @@ import { Problem } from './problem.ts';
 const TYPES: Record<string, string> = {
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript; charset=utf-8',
+  '.json': 'application/json',
   '.css': 'text/css; charset=utf-8',
   '.svg': 'image/svg+xml',
   '.webp': 'image/webp',
@@ -33,7 +34,7 @@ type Respond = (c: Context) => Response;
 export function staticFile(name: string, content: string | Uint8Array, policy: string): Respond {
   const body = Uint8Array.from(Buffer.from(content));
   const type = TYPES[extname(name)]!;
-  const isCompressible = /^text\/|svg/.test(type);
+  const isCompressible = /^text\/|svg|json/.test(type);
   const etag = `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`; // weak: the same with and without gzip
   const headers = {
     'content-type': type,
@@ -48,6 +49,15 @@ export function staticFile(name: string, content: string | Uint8Array, policy: s
     if (!isCompressible || !prefers(c, 'Accept-Encoding', 'gzip', 'identity')) return c.body(body, 200, headers);
     compressed ??= gzipSync(body);
     return c.body(compressed, 200, { ...headers, 'content-encoding': 'gzip' });
+  };
+}
+
+/** A file that is made at its first request. */
+export function lazyFile(make: () => Respond): Respond {
+  let respond: Respond | undefined;
+  return (c) => {
+    respond ??= make();
+    return respond(c);
   };
 }
 

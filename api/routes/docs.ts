@@ -1,13 +1,13 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { renderPages } from '../docs/pages.ts';
+import { openPages } from '../docs/pages.ts';
 import { endpoint } from '../http/endpoint.ts';
-import { pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
+import { lazyFile, pagePolicy, serveFiles, staticFile } from '../http/static-files.ts';
 
 const DOCS = new URL('../../docs/', import.meta.url);
 const require = createRequire(import.meta.url);
 
-const POLICY = pagePolicy("connect-src 'self'", "img-src 'self' data:"); // data: the pictures in Swagger UI's stylesheet
+const POLICY = pagePolicy("font-src 'self'", "connect-src 'self'", "img-src 'self' data:"); // data: the pictures in Swagger UI's stylesheet
 /** A drawing contains its styles. */
 const PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 
@@ -16,14 +16,20 @@ export const docs = endpoint({
   method: 'GET',
   path: ['/docs', '/docs/*'],
   handle({ config }) {
+    const pages = openPages(config.publicUrl);
     const files = new Map(
-      [...renderPages(config.publicUrl)].map(([path, html]) => [path, staticFile('page.html', html, POLICY)]),
+      pages.urls.map((url) => [url, lazyFile(() => staticFile('page.html', pages.render(url), POLICY))]),
+    );
+    files.set(
+      '/docs/search.json',
+      lazyFile(() => staticFile('search.json', JSON.stringify(pages.index()), POLICY)),
     );
     const add = (name: string, path: string | URL, policy = POLICY) =>
       files.set(`/docs/${name}`, staticFile(name, readFileSync(path), policy));
     for (const name of readdirSync(DOCS, { recursive: true, encoding: 'utf8' }))
       if (/\.(svg|webp)$/.test(name)) add(name, new URL(name, DOCS), PICTURE_POLICY);
-    for (const name of ['docs.css', 'reference.js']) add(name, new URL(`../docs/${name}`, import.meta.url));
+    for (const name of ['docs.css', 'docs.js', 'search.js', 'reference.js'])
+      add(name, new URL(`../docs/${name}`, import.meta.url));
     for (const name of ['swagger-ui.css', 'swagger-ui-bundle.js'])
       add(name, require.resolve(`swagger-ui-dist/${name}`));
     return serveFiles(files);

@@ -1,8 +1,9 @@
 /** The documentation's pages, over HTTP and in Chromium. */
 import { join } from 'node:path';
+import axe from 'axe-core';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { NAVIGATION, renderPages } from '../../api/docs/pages.ts';
+import { NAVIGATION, openPages } from '../../api/docs/pages.ts';
 import { hasBrowser, launchBrowser } from '../../infra/tools/browser.ts';
 import { type TestService, testService } from '../support/test-api.ts';
 
@@ -14,7 +15,7 @@ const LISTED = new Set(
     .map((name) => `/docs/${name}`),
 );
 /** URLs of the pages that exist. */
-const PATHS = [...renderPages(SERVICE).keys()];
+const PATHS = openPages(SERVICE).urls;
 
 let service: TestService;
 beforeAll(async () => {
@@ -69,32 +70,99 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
   });
   afterAll(() => browser?.close());
 
-  for (const colorScheme of ['light', 'dark'] as const)
-    for (const width of [390, 1280])
-      test(`every page fits and requests nothing from other servers: ${colorScheme}, ${width} pixels`, async () => {
-        const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
-        const faults = watch(page);
-        for (const path of PATHS) {
-          await page.goto(service.url + path);
-          if (path === '/docs/api/reference') {
-            await showReference(page);
-            await page.waitForLoadState('networkidle'); // takes half a second; the other pages are complete once they are loaded
-          }
-          if (process.env.SCREENSHOTS) {
-            const file = join(
-              process.env.SCREENSHOTS,
-              `${path.slice(1).replaceAll('/', '-')}-${colorScheme}-${width}.png`,
-            );
-            await page.screenshot({ path: file, fullPage: true });
-          }
-          const [wanted, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-          expect(wanted, `width of ${path}`).toBeLessThanOrEqual(there!);
-          const empty = await page.evaluate(() => [...document.images].flatMap((i) => (i.naturalWidth ? [] : [i.src])));
-          expect(empty, `pictures of ${path} that do not show`).toEqual([]);
-        }
-        expect(faults).toEqual([]);
-        await page.close();
-      });
+  const VIEWS = [
+    { width: 1440, colorScheme: 'light' },
+    { width: 390, colorScheme: 'dark' },
+  ] as const;
+  async function view(
+    page: Page,
+    path: string,
+    { width, colorScheme }: { width: number; colorScheme: 'light' | 'dark' },
+  ) {
+    await page.setViewportSize({ width, height: 900 });
+    await page.emulateMedia({ colorScheme });
+    if (!process.env.SCREENSHOTS) return;
+    const file = join(process.env.SCREENSHOTS, `${path.slice(1).replaceAll('/', '-')}-${colorScheme}-${width}.png`);
+    await page.screenshot({ path: file, fullPage: true });
+  }
+
+  test('every page fits on desktops and phones, and requests nothing from other servers', async () => {
+    const page = await browser.newPage();
+    const faults = watch(page);
+    for (const path of PATHS) {
+      await page.goto(service.url + path);
+      if (path === '/docs/api/reference') await showReference(page);
+      for (const size of VIEWS) {
+        await view(page, path, size);
+        const [wanted, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+        expect(wanted, `${path}, ${size.width} pixels`).toBeLessThanOrEqual(there!);
+      }
+      const empty = await page.evaluate(() => [...document.images].flatMap((i) => (i.naturalWidth ? [] : [i.src])));
+      expect(empty, `pictures of ${path} that do not show`).toEqual([]);
+    }
+    expect(faults).toEqual([]);
+    await page.close();
+  }, 180_000);
+
+  test('the pages are accessible in both colour schemes', async () => {
+    const page = await browser.newPage();
+    for (const path of ['/docs', '/docs/api/parameters', '/docs/api/errors', '/docs/api/reference']) {
+      await page.goto(service.url + path);
+      await page.evaluate(axe.source);
+      for (const size of VIEWS) {
+        await view(page, path, size);
+        const violations = await page.evaluate(async () => {
+          const { run } = (window as unknown as { axe: typeof axe }).axe;
+          const { violations } = await run({ exclude: ['#api'] }, { resultTypes: ['violations'] }); // Swagger UI is not ours
+          return violations
+            .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+            .map(({ id, nodes }) => [id, ...nodes.map(({ html, failureSummary }) => `${html} ${failureSummary}`)]);
+        });
+        expect(violations, `${path}, ${size.width} pixels`).toEqual([]);
+      }
+    }
+    await page.close();
+  });
+
+  test('the search finds sections, and the keyboard opens one', async () => {
+    const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
+    const faults = watch(page);
+    await page.goto(`${service.url}/docs`);
+    await page.keyboard.press('/');
+    await page.keyboard.type('every call');
+    await page.waitForSelector('#found a');
+    expect(await page.textContent('#found a strong')).toBe('Reference');
+    expect(await page.locator('#found mark').count()).toBeGreaterThan(1);
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**/docs/api/reference');
+    expect(faults).toEqual([]);
+    await page.fill('#search', 'qqqq');
+    await page.getByText('Nothing found').waitFor();
+    await page.keyboard.press('Escape');
+    await page.locator('#found').waitFor({ state: 'hidden' });
+    await page.close();
+  });
+
+  test('a code block is copied, and the navigation folds on a phone', async () => {
+    const context = await browser.newContext({
+      viewport: { width: 390, height: 900 },
+      permissions: ['clipboard-read', 'clipboard-write'],
+    });
+    const page = await context.newPage();
+    await page.goto(`${service.url}/docs/api/errors`);
+    await page.locator('.copy').first().click();
+    await page.getByRole('button', { name: 'Copied' }).waitFor();
+    const code = await page.locator('.code code').first().textContent();
+    expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(code);
+
+    const link = page.locator('.pages').getByRole('link', { name: 'Reference' });
+    expect(await link.isVisible()).toBe(false);
+    await page.locator('.pages summary').click();
+    await link.click();
+    await page.waitForURL('**/docs/api/reference');
+    await context.close();
+  });
 
   test('the reference page sends a dry run and shows its answer', async () => {
     const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
