@@ -154,13 +154,9 @@ async function checkAll(trial: Trial, processes: Processes, databaseUrl: string)
 }
 
 /** All that is known of a task that a caller still waits for. */
-function describeWait({ harness, jobsOf }: Trial, { id, plan, end, ...seen }: TaskRecord): string {
-  const jobs = jobsOf(id).map((job) => ({
-    ...job,
-    submittedBy: job.submittedBy?.id,
-    is: harness.statusOf(job),
-  }));
-  return `a caller waits for ${id}: ${JSON.stringify({ ...plan, owner: plan?.owner.name, ...seen, hasEnded: !!end, jobs })}`;
+function describeWait(trial: Trial, { id, plan, end, ...seen }: TaskRecord): string {
+  const facts = JSON.stringify({ ...plan, owner: plan?.owner.name, ...seen, hasEnded: !!end });
+  return `a caller waits for ${id}: ${facts}; its jobs: ${trial.describeJobs(id)}`;
 }
 
 /** A database whose clock runs fast: our `now` comes before Postgres's own. */

@@ -82,6 +82,8 @@ export class Trial {
   brokenPosts = 0;
   /** submissions of a task after its first, by their reason */
   readonly resubmissions: Counts = {};
+  /** jobs that a later one has replaced */
+  readonly #replaced = new Set<TestJob>();
   /** what should not have happened */
   readonly violations: string[] = [];
 
@@ -137,17 +139,36 @@ export class Trial {
     this.harness.notifyChange();
   }
 
-  /** Checks a new job of RunPod: a task may have a further one only for a reason. */
+  /**
+   * Checks a new job of RunPod: a task may have a further one only for a reason. The reason to replace a job holds for good: the job may be
+   * seen again later, when it calls back.
+   */
   checkSubmission(job: TestJob): void {
-    for (const earlier of this.jobsOf(job.taskId).filter((one) => one !== job)) {
+    for (const earlier of this.jobsOf(job.taskId).filter((one) => one !== job && !this.#replaced.has(one))) {
       const { submittedBy, answered, statusSeen, unknown } = earlier;
       let reason: string | undefined;
       if (unknown && job.createdAt - earlier.createdAt > LOST_AFTER - 2 * SECOND) reason = 'forgotten';
       else if (!statusSeen && submittedBy?.wasKilled()) reason = 'killed during a submission';
       else if (!statusSeen && !answered) reason = 'answer lost';
       else if (wasAhead(earlier.createdAt, job.createdAt)) reason = 'the clock was ahead'; // a lease or a job's time was over
-      if (reason) count(this.resubmissions, reason);
-      else this.addViolation(`${job.taskId} was submitted again though ${submittedBy?.id} knew of ${earlier.id}`);
+      if (!reason) {
+        this.addViolation(
+          `${job.taskId} was submitted again though ${submittedBy?.id} knew of ${earlier.id}: ${this.describeJobs(job.taskId)}`,
+        );
+        continue;
+      }
+      this.#replaced.add(earlier);
+      count(this.resubmissions, reason);
     }
   }
+
+  /** All that is known of a task's jobs, as JSON. */
+  describeJobs = (taskId: string): string =>
+    JSON.stringify(
+      this.jobsOf(taskId).map(({ submittedBy, ...job }) => ({
+        ...job,
+        submittedBy: submittedBy && { id: submittedBy.id, wasKilled: submittedBy.wasKilled() },
+        is: this.harness.statusOf({ ...job, submittedBy }),
+      })),
+    );
 }
