@@ -103,7 +103,7 @@ async function startOperator({ code }: Block): Promise<ChildProcess> {
     await store.close();
   }
   const args = ['-euo', 'pipefail', '-c', code.replace(/\bID\b/g, id)];
-  return spawn('bash', args, { cwd: ROOT, env: { PATH, DATA_DIR } });
+  return spawn('bash', args, { cwd: ROOT, env: { PATH, DATA_DIR, DATABASE_URL: '' } }); // wins over a developer’s .env
 }
 
 async function run(block: Block) {
