@@ -1,5 +1,5 @@
 /** The Markdown files of docs/ as web pages. */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { Token } from 'marked';
 import { escapeHtml } from './highlight.ts';
 import { type Heading, headingsOf, parseMarkdown, plainText, renderMarkdown } from './markdown.ts';
@@ -43,7 +43,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'operate/security',
     'troubleshooting',
   ],
-  More: ['performance', 'glossary', 'licences', 'parameters', 'sampling'],
+  More: ['performance', 'glossary', 'licences'],
 };
 /** The service's URL in the Markdown files. */
 const EXAMPLE_URL = 'http://127.0.0.1:5000';
@@ -74,14 +74,13 @@ export interface Pages {
  * @throws Error if a file is missing
  */
 export function openPages(publicUrl: string): Pages {
-  const names = Object.values(NAVIGATION)
-    .flat()
-    .filter((name) => existsSync(fileOf(name))); // until all pages are written
   const pages = new Map(
-    names.map((name) => {
-      const text = readFileSync(fileOf(name), 'utf8').replaceAll(EXAMPLE_URL, publicUrl);
-      return [urlOf(name), { name, text, title: /^# (.*)$/m.exec(text)![1]!.replaceAll('`', '') }];
-    }),
+    Object.values(NAVIGATION)
+      .flat()
+      .map((name) => {
+        const text = readFileSync(fileOf(name), 'utf8').replaceAll(EXAMPLE_URL, publicUrl);
+        return [urlOf(name), { name, text, title: /^# (.*)$/m.exec(text)![1]!.replaceAll('`', '') }];
+      }),
   );
   const titles = new Map([...pages.values()].map(({ name, title }) => [name, title]));
   return {
@@ -168,7 +167,6 @@ function navigation(name: string, titles: Map<string, string>): string {
   const link = (page: string) =>
     `<li><a href="${urlOf(page)}"${page === name ? ' aria-current="page"' : ''}>${escapeHtml(titles.get(page)!)}</a></li>`;
   return Object.entries(NAVIGATION)
-    .map(([group, pages]) => [group, pages.filter((page) => titles.has(page))] as const)
     .map(([group, pages]) => `<h2>${group}</h2>\n<ul>\n${pages.map(link).join('\n')}\n</ul>\n`)
     .join('');
 }
