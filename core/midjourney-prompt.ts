@@ -19,7 +19,7 @@ const HYPHEN = '[-\u2010\u2011\u2012\u2013\u2212]';
 /** A match begins at the first of several hyphens, so a long row of them takes linear time. */
 const HYPHENS = `(?<!${HYPHEN})${HYPHEN}{2,}`;
 const FLAG = new RegExp(`(?:${HYPHENS}|(?<=^|\\s)${LONG_DASH}+)(${NAMES})(?![a-z])`, 'i');
-/** Within a sentence—relax, this is prose—a long dash begins no flag. It is set off by spaces, so that no bridge reads one. */
+/** A long dash between two words, as in `a sea—fast waves`, begins no flag. It gets spaces around it, so that no bridge reads a flag. */
 const GLUED = new RegExp(`(?<=\\S)${LONG_DASH}+(?=(?:${NAMES})(?![a-z]))`, 'gi');
 
 const INVISIBLE = /[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]/g;

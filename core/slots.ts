@@ -8,7 +8,7 @@ interface QueueLimits {
 }
 
 interface Waiting {
-  /** undefined: nobody in particular */
+  /** undefined: no owner */
   owner: string | undefined;
   start: () => void;
 }

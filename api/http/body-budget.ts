@@ -10,7 +10,7 @@ const MAX_BYTES = 256_000_000;
 
 declare module 'hono' {
   interface ContextVariableMap {
-    /** gives back what the body of the request has reserved, before the response ends; undefined: it was small */
+    /** releases the memory reserved for the request's body, before the response ends; undefined: the body was small */
     releaseBody: (() => void) | undefined;
   }
 }

@@ -103,7 +103,7 @@ export function createCard(first, actions) {
     return element(
       'div',
       { class: 'four' },
-      element('span', { class: 'soft small' }, 'Another of the four'),
+      element('span', { class: 'soft small' }, 'Use another of the four pictures'),
       ...choices,
     );
   }

@@ -30,7 +30,8 @@ const actions = createActions({ parameters, form, list });
 $('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
 if (bridge === 'placeholder')
-  $('prompt-help').textContent = 'No Midjourney bridge is set up here: the picture of a prompt is a drawn placeholder.';
+  $('prompt-help').textContent =
+    'This service has no Midjourney bridge, so it draws a placeholder as the picture of a prompt.';
 if (bridge === 'none') {
   form.source.disablePrompts();
   const text = 'Prompts need a Midjourney bridge, and this service has none. Start with a picture.';
@@ -126,7 +127,7 @@ function showParts({ isKeyNeeded }) {
 async function onKeySubmit(event) {
   event.preventDefault();
   const key = $('key').value.trim();
-  if (!/^[!-~]+$/.test(key)) return askForKey('this is not an API key'); // a header cannot hold anything else
+  if (!/^[!-~]+$/.test(key)) return askForKey('This is not an API key.'); // a header cannot hold anything else
   changeKey(key);
   await load();
 }

@@ -1,6 +1,6 @@
 /**
  * Limits untrusted URLs to public addresses. The address is checked when the connection is made, and the same address is used, so a
- * name that resolves differently a moment later (DNS rebinding) gains nothing.
+ * name that resolves differently a moment later (DNS rebinding) does not help an attacker.
  */
 import { type LookupAddress, lookup as resolveName } from 'node:dns';
 import { once } from 'node:events';

@@ -29,7 +29,7 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
     for (const key of [...kept.keys()]) await close(key);
   }
 
-  /** Closes the least recently used until `bytes` are free. Spares one if it is given; else leaves a place for another. */
+  /** Closes the least recently used until `bytes` are free. Keeps `spared` open if it is given; else leaves room for another session. */
   async function makeRoom(bytes: number, spared?: string): Promise<void> {
     for (const key of [...kept.keys()]) {
       const held = [...kept].reduce((sum, [other, { demand }]) => sum + (other === spared ? 0 : demand.held), 0);

@@ -114,7 +114,7 @@ async function adopt(io: CliIo, _: Values, id: string): Promise<undefined> {
 
 async function revoke(io: CliIo, _: Values, id: string): Promise<undefined> {
   if (id === LOCAL)
-    throw new UsageError(`the key ${LOCAL} can’t be revoked; it grants nothing once there is another key`);
+    throw new UsageError(`the key ${LOCAL} can’t be revoked; it gives no access once there is another key`);
   await withStore(io, async (store) => {
     const { name, revoked_at } = await findKey(store, id);
     await store.updateKey(id, { revoked_at: revoked_at ?? Date.now() });

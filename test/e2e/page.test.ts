@@ -160,7 +160,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('a prompt becomes a clip, and further clips with another seed or another of the four pictures cost no picture', async () => {
       await hasText(
         '#prompt-help',
-        'No Midjourney bridge is set up here: the picture of a prompt is a drawn placeholder.',
+        'This service has no Midjourney bridge, so it draws a placeholder as the picture of a prompt.',
       );
       await enterPrompt('a lighthouse');
       await chooseSmallClip();
@@ -625,7 +625,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await page.waitForSelector('#key-form', { state: 'visible' });
         expect(await page.isVisible('#form')).toBe(false);
         await enterKey('\u{1f511}');
-        await hasText('#key-error', 'this is not an API key');
+        await hasText('#key-error', 'This is not an API key.');
         await enterKey(`i2v_${'0'.repeat(16)}_${'0'.repeat(43)}`);
         await hasText('#key-error', 'this API key is not valid');
         await expectAccessible('key');

@@ -37,7 +37,7 @@ function openBridge(name: BridgeName, apiKey: string | undefined, baseUrl: strin
   return { tnl, imaginepro, legnext }[name]({ apiKey, baseUrl });
 }
 
-/** The value of a variable for each of `count` bridges. A single bridge gets the whole text, commas and all. */
+/** The value of a variable for each of `count` bridges. A single bridge gets the whole text, also if it contains commas. */
 function splitValue(variable: Variable, text: string | undefined, count: number): (string | undefined)[] {
   if (text === undefined) return [];
   const parts = count === 1 ? [text] : text.split(',').map((part) => part.trim());
