@@ -188,7 +188,7 @@ describe('npm run keys, while an API runs', () => {
     await api.ask(`/cancel?id=${ended.id}`, undefined, { method: 'POST' });
     const { out } = await keys('create', '--name', 'me');
     const [id, key] = [/^id +(\S+)$/m.exec(out)![1]!, out.match(A_KEY)![0]];
-    expect(out).toContain(`npm run keys -- adopt ${id} `);
+    expect(out).toContain(`npm run keys -- adopt ${id}\n`);
     await until(401, api);
     expect(await (await api.ask('/status', key)).json()).toEqual([]);
     expect((await keys('adopt', id)).out).toBe(`me (${id}): got 1 tasks\n`);
