@@ -73,7 +73,16 @@ async function work() {
   }
 }
 
-function start({ language, code }: Block, env: Record<string, string> = {}): ChildProcess {
+/** The current folder of a page's examples: one may use the files of another. */
+async function folderOf({ file }: Block): Promise<string> {
+  const path = join(folder, file.replaceAll('/', '-'));
+  const isNew = await mkdir(path, { recursive: true });
+  if (isNew !== undefined) await symlink(join(folder, 'photo.jpg'), join(path, 'photo.jpg'));
+  return path;
+}
+
+async function start(block: Block, env: Record<string, string> = {}): Promise<ChildProcess> {
+  const { language, code } = block;
   const here = code.replaceAll(SERVICE, service.url);
   const [program, ...args] = {
     bash: ['bash', '-euo', 'pipefail', '-c', here],
@@ -82,7 +91,7 @@ function start({ language, code }: Block, env: Record<string, string> = {}): Chi
     ts: ['node', '--import', TSX, 'example.mts'],
   }[language]!;
   return spawn(program!, args, {
-    cwd: folder,
+    cwd: await folderOf(block),
     env: {
       PATH: `${join(folder, 'bin')}:${PATH}`,
       REAL_PATH: PATH,
@@ -108,8 +117,8 @@ async function startOperator({ code }: Block): Promise<ChildProcess> {
 
 async function run(block: Block) {
   if (block.language === 'ts')
-    await writeFile(join(folder, 'example.mts'), block.code.replaceAll(SERVICE, service.url));
-  const child = block.kind === 'operator' ? await startOperator(block) : start(block);
+    await writeFile(join(await folderOf(block), 'example.mts'), block.code.replaceAll(SERVICE, service.url));
+  const child = await (block.kind === 'operator' ? startOperator(block) : start(block));
   let [out, err] = ['', ''];
   child.stdout!.on('data', (text) => (out += text));
   child.stderr!.on('data', (text) => (err += text));
@@ -195,8 +204,8 @@ describe('every example works', () => {
     const [block] = BLOCKS.filter(({ kind }) => kind === 'receiver');
     const port = await freePort();
     const code = block!.code.replace('8000', `${port}, '127.0.0.1', () => console.log('listening')`);
-    await writeFile(join(folder, 'example.mts'), code);
-    const child = start(block!, { WEBHOOK_SECRET });
+    await writeFile(join(await folderOf(block!), 'example.mts'), code);
+    const child = await start(block!, { WEBHOOK_SECRET });
     const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
     expect((await lines.next()).value).toBe('listening');
     const body = JSON.stringify({
