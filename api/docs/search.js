@@ -67,10 +67,12 @@ function find(sections, words) {
   /** @param {Section} section */
   const score = ({ page, heading, text }) => {
     const [inPage, inHeading, inText] = [page, heading, text].map((part) => part.toLowerCase());
-    let sum = heading === '' ? 1 : 0;
+    let sum = 0;
     for (const word of words) {
       const points =
-        (inHeading?.includes(word) ? 10 : 0) + (inPage?.includes(word) ? 6 : 0) + (inText?.includes(word) ? 1 : 0);
+        (inHeading?.includes(word) ? 10 : 0) +
+        (inPage?.includes(word) ? (heading === '' ? 18 : 6) : 0) +
+        (inText?.includes(word) ? 1 : 0);
       if (points === 0) return 0;
       sum += points;
     }
@@ -93,7 +95,7 @@ function item({ page, heading, url, text }, words) {
   const lower = text.toLowerCase();
   const at = Math.max(0, Math.min(...words.map((word) => lower.indexOf(word)).filter((place) => place >= 0)) - 40);
   const from = Number.isFinite(at) && at > 0 ? text.indexOf(' ', at) + 1 : 0;
-  excerpt.append(...marked(`${from > 0 ? '… ' : ''}${text.slice(from, from + 130)}`, words));
+  excerpt.append(...marked(`${from > 0 ? '… ' : ''}${text.slice(from, from + 130).replace(/\s\S*$/, '')} …`, words));
   const link = document.createElement('a');
   link.href = url;
   link.append(title, excerpt);
