@@ -64,7 +64,7 @@ export interface Pages {
   urls: string[];
   /** @returns HTML */
   render(url: string): string;
-  /** @returns every section of every page */
+  /** @returns every section of every page but the list of pages */
   index(): Section[];
 }
 
@@ -89,7 +89,10 @@ export function openPages(publicUrl: string): Pages {
       const { name, text } = pages.get(url)!;
       return shell(name, titles, parseMarkdown(text));
     },
-    index: () => [...pages].flatMap(([url, { title, text }]) => sections(url, title, parseMarkdown(text))),
+    index: () =>
+      [...pages].flatMap(([url, { name, title, text }]) =>
+        name === 'index' ? [] : sections(url, title, parseMarkdown(text)),
+      ),
   };
 }
 

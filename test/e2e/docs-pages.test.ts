@@ -121,7 +121,7 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
     const faults = watch(page);
     await page.goto(`${service.url}/docs`);
     await page.keyboard.press('/');
-    await page.keyboard.type('every call');
+    await page.keyboard.insertText('every call');
     await page.waitForSelector('#found a');
     expect(await page.textContent('#found a strong')).toBe('Reference');
     expect(await page.locator('#found mark').count()).toBeGreaterThan(1);
