@@ -121,13 +121,13 @@ describe.skipIf(!hasBrowser)('in Chromium', () => {
     const faults = watch(page);
     await page.goto(`${service.url}/docs`);
     await page.keyboard.press('/');
-    await page.keyboard.insertText('every call');
+    await page.keyboard.insertText('budget');
     await page.waitForSelector('#found a');
-    expect(await page.textContent('#found a strong')).toBe('Reference');
+    expect(await page.textContent('#found a strong')).toBe('Budgets');
     expect(await page.locator('#found mark').count()).toBeGreaterThan(1);
     await page.keyboard.press('ArrowDown');
     await page.keyboard.press('Enter');
-    await page.waitForURL('**/docs/api/reference');
+    await page.waitForURL('**/docs/operate/budgets');
     expect(faults).toEqual([]);
     await page.fill('#search', 'qqqq');
     await page.getByText('Nothing found').waitFor();
