@@ -207,6 +207,7 @@ describe('GET /status', () => {
   });
 
   test('other requests run between two pages of a long list', async () => {
+    await insert(Array.from({ length: 201 }, (_, i) => Date.now() - i)); // three pages
     let turn = 0; // of the event loop
     let counter = setImmediate(function count() {
       turn++;
@@ -231,12 +232,16 @@ describe('GET /status', () => {
   test('of many lists at once one page is read at a time, and another API key’s list takes its turns between them', async () => {
     const other = await own.key();
     await insert([Date.now()], { owner: other.id });
+    await insert(Array.from({ length: 201 }, (_, i) => Date.now() - i)); // three pages
     const { list } = own.store;
     const owners: string[] = [];
     let running = 0;
+    const keys = vi.spyOn(own.store, 'getKey');
+    const hasArrived = () => vi.waitFor(() => expect(keys).toHaveBeenCalledWith(other.id));
     const spy = vi.spyOn(own.store, 'list').mockImplementation(async (selection) => {
       expect(++running).toBe(1);
       owners.push(selection.owner);
+      if (owners.length === 1) await hasArrived(); // no turn ends before all wait
       const tasks = await list(selection);
       running--;
       return tasks;
@@ -248,6 +253,7 @@ describe('GET /status', () => {
       await Promise.all(lists);
     } finally {
       spy.mockRestore();
+      keys.mockRestore();
     }
     expect(owners.length).toBeGreaterThan(60);
     expect(owners.indexOf(other.id)).toBeLessThan(30); // in the order of arrival it would be the 31st page at the earliest
