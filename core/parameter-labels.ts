@@ -6,7 +6,7 @@ const GROUPS = {
   Size: { W: 'Width', H: 'Height' },
   Clip: { T: 'Frames', fps: 'Frame rate', motion_bucket_id: 'Motion', num_cols: 'Videos', seed: 'Seed' },
   Picture: { fit: 'Fit', image_index: 'Which of the four pictures', cond_aug: 'Conditioning noise' },
-  Sampling: {
+  Advanced: {
     sampler: 'Sampler',
     steps: 'Steps',
     s_churn: 'Churn',
@@ -15,24 +15,24 @@ const GROUPS = {
     s_noise: 'Noise scale',
     eta: 'Fresh noise',
     order: 'Order',
-  },
-  'Noise levels': {
-    discretization: 'Spacing',
+    discretization: 'Noise levels',
     sigma_min: 'Lowest sigma',
     sigma_max: 'Highest sigma',
     rho: 'Rho',
+    guider: 'Guidance',
+    min_guidance_scale: 'Guidance at the first frame',
+    max_cfg_scale: 'Guidance at the last frame',
+    cfg_scale: 'Guidance scale',
+    decoding_t: 'Frames decoded at a time',
+    webhook_url: 'Webhook',
   },
-  Guidance: {
-    guider: 'Guider',
-    min_guidance_scale: 'Scale at the first frame',
-    max_cfg_scale: 'Scale at the last frame',
-    cfg_scale: 'Scale',
-  },
-  'Memory and webhook': { decoding_t: 'Frames decoded at a time', webhook_url: 'Webhook' },
 } satisfies Record<string, Partial<Record<ParameterName, string>>>;
 
-/** Where a slider ends, for parameters whose whole range would make it too coarse. */
-const SLIDER_MAXIMUM: Partial<Record<ParameterName, number>> = { T: 50, fps: 30, motion_bucket_id: 255, num_cols: 4 };
+/** Values that most people choose, by their labels. */
+const PRESETS: Partial<Record<ParameterName, Record<string, number>>> = {
+  motion_bucket_id: { Gentle: 40, Standard: 127, Strong: 255 },
+  num_cols: { 1: 1, 2: 2, 4: 4 },
+};
 
 export interface ParameterLabel {
   /** the label */
@@ -40,7 +40,8 @@ export interface ParameterLabel {
   'x-group': string;
   /** position in the form, from 0 */
   'x-order': number;
-  'x-slider-maximum'?: number;
+  /** common values by their labels */
+  'x-presets'?: Record<string, number>;
 }
 
 /** The JSON Schema annotations of each parameter. */
@@ -48,8 +49,7 @@ export const PARAMETER_LABELS: Record<string, ParameterLabel> = {};
 let order = 0;
 for (const [group, labels] of Object.entries(GROUPS)) {
   for (const [name, title] of Object.entries(labels)) {
-    const end = SLIDER_MAXIMUM[name as ParameterName];
-    const slider = end !== undefined && { 'x-slider-maximum': end };
-    PARAMETER_LABELS[name] = { title, 'x-group': group, 'x-order': order++, ...slider };
+    const presets = PRESETS[name as ParameterName];
+    PARAMETER_LABELS[name] = { title, 'x-group': group, 'x-order': order++, ...(presets && { 'x-presets': presets }) };
   }
 }

@@ -3,7 +3,7 @@ import { toJsonSchema } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
 import { MODELS } from './job.ts';
 import { PARAMETER_LABELS, type ParameterLabel } from './parameter-labels.ts';
-import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestSchema } from './parameters.ts';
+import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestSchema, UNUSED } from './parameters.ts';
 import type { ModelName } from './presets.ts';
 
 export interface ParameterSchema extends ParameterLabel {
@@ -21,6 +21,8 @@ export interface ParameterSchema extends ParameterLabel {
   enum?: string[];
   /** the choices that the parameter applies to */
   'x-belongs-to'?: Record<string, readonly string[]>;
+  /** the service's model ignores the parameter */
+  'x-unused'?: true;
   /** of the prompt: what this service has instead of a Midjourney bridge */
   'x-bridge'?: Bridge;
 }
@@ -39,6 +41,7 @@ export function requestProperties({ model, limits, bridge }: { model: ModelName;
   }
   for (const [name, label] of Object.entries(PARAMETER_LABELS)) Object.assign(properties[name]!, label);
   for (const [name, value] of Object.entries(defaults(model))) properties[name]!.default = value;
+  for (const name of UNUSED[model]) properties[name]!['x-unused'] = true;
   for (const [name, home] of Object.entries(BELONGS_TO)) {
     const schema = properties[name]!;
     const { choice, names } = home!;

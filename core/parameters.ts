@@ -107,6 +107,14 @@ export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonl
 };
 type Choice = 'sampler' | 'discretization' | 'guider';
 
+/** The parameters that a model ignores. */
+export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
+  camera: ['cond_aug', 'decoding_t'],
+  svd: [],
+  svd_xt: [],
+  svd_xt_1_1: [],
+};
+
 /** A character has one or two UTF-16 units. The cheap check comes first, because the text may be long. */
 const isPrompt = (text: string) =>
   text.length <= 2 * MAX_PROMPT && [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0');

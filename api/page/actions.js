@@ -1,8 +1,9 @@
 // @ts-check
 // What can be done with tasks: the buttons of a card, and showing a new task.
-import { RefusedError, reportErrors, request, requestJson, submit } from './api.js';
+import { hasKey, RefusedError, reportErrors, request, requestJson, submit } from './api.js';
 import { isDeleted } from './card.js';
 import { $, announce, scrollBehavior } from './dom.js';
+import { curlSnippet, javascriptSnippet, pythonSnippet } from './snippets.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { CardList } from './card-list.js' */
@@ -14,12 +15,12 @@ import { $, announce, scrollBehavior } from './dom.js';
 
 /** @param {{ parameters: Parameters, form: Form, list: CardList }} options */
 export function createActions({ parameters, form, list }) {
-  /** @type {Map<string, File>} pictures that this page has sent, by task id */
+  /** @type {Map<string, { file: File, url: string }>} pictures that this page has sent, by task id */
   const uploads = new Map();
 
   /** Shows a new task and scrolls to it. @param {Submission} submission */
   async function showNew({ task, file }) {
-    if (file) uploads.set(task.id, file);
+    if (file) uploads.set(task.id, { file, url: URL.createObjectURL(file) });
     await list.clearFilter();
     list.put([task]);
     announce('The clip is on its way');
@@ -32,7 +33,7 @@ export function createActions({ parameters, form, list }) {
   const attempt = (task, action) => reportErrors(action, (text) => list.showProblem(task.id, text));
   const settingsOf = (/** @type {Task} */ task) => changedSettings(task.input, parameters);
   /** @param {Task} task @param {number} [index] */
-  const sourceOf = (task, index) => sourceEntries(task, { ...(index && { index }), file: uploads.get(task.id) });
+  const sourceOf = (task, index) => sourceEntries(task, { ...(index && { index }), file: uploads.get(task.id)?.file });
 
   /** The task with the prompt whose four pictures this one is made from, if the page knows it. @param {Task} task */
   function promptTaskOf(task) {
@@ -41,10 +42,52 @@ export function createActions({ parameters, form, list }) {
     return origin?.input.prompt ? origin : undefined;
   }
 
+  /** The URL of a task's picture, if the page knows one. @param {Task} task @returns {string | undefined} */
+  function pictureOf(task) {
+    const origin = list.get(task.input.still_of ?? '');
+    return (
+      uploads.get(task.id)?.url ??
+      task.still?.link ??
+      (origin?.input.image_index === task.input.image_index ? pictureOf(origin) : undefined)
+    );
+  }
+
+  /** What a task was made from. @param {Task} task @returns {string} */
+  function titleOf(task) {
+    const { prompt, image_url, still_of } = task.input;
+    const origin = list.get(still_of ?? '');
+    if (prompt || origin) return prompt ?? titleOf(/** @type {Task} */ (origin));
+    if (image_url && URL.canParse(image_url)) {
+      const { host, pathname } = new URL(image_url);
+      return `${decodeURI(pathname.split('/').at(-1) ?? '') || 'Picture'} from ${host}`;
+    }
+    return uploads.get(task.id)?.file.name ?? (still_of ? 'Picture of an earlier clip' : 'Your picture');
+  }
+
+  /** What can be copied of a task, by its label. @param {Task} task @returns {Record<string, string>} */
+  function copiesOf(task) {
+    const { prompt, image_url, still_of, image_index } = task.input;
+    const name = prompt ? 'prompt' : image_url ? 'image_url' : 'still_of';
+    const text = prompt ?? image_url ?? still_of;
+    const file = uploads.get(task.id)?.file ?? new File([], 'photo.jpg');
+    /** @type {Entry[]} */
+    const source = text ? [[name, text], ...choiceOf(image_index)] : [['image', file]];
+    const entries = [...source, ...Object.entries(settingsOf(task))];
+    const request = { url: `${location.origin}/img2vid`, entries, needsKey: hasKey() };
+    const link = (task.grid ?? task.videos?.[0])?.link;
+    return {
+      ...(link && { 'Link to the video': link }),
+      Id: task.id,
+      curl: curlSnippet(request),
+      JavaScript: javascriptSnippet(request),
+      Python: pythonSnippet(request),
+    };
+  }
+
   /** Puts settings and source of a task into the form. @param {Task} task */
   function reuse(task) {
     const { prompt, image_url, still_of, image_index } = task.input;
-    const upload = uploads.get(task.id);
+    const upload = uploads.get(task.id)?.file;
     const origin = list.get(still_of ?? '');
     if (prompt) form.source.usePrompt(prompt);
     else if (task.still) form.source.useEarlier(task);
@@ -58,6 +101,9 @@ export function createActions({ parameters, form, list }) {
   }
 
   return {
+    copiesOf,
+    pictureOf,
+    titleOf,
     promptTaskOf,
     reuse,
     showNew,
@@ -101,6 +147,7 @@ export function createActions({ parameters, form, list }) {
 
     /** Removes all that belongs to an API key. */
     reset() {
+      for (const { url } of uploads.values()) URL.revokeObjectURL(url);
       uploads.clear();
       list.reset();
     },
@@ -157,6 +204,9 @@ function changedSettings(input, parameters) {
   );
 }
 
+/** The parameter for one of the four pictures of a prompt. @param {number} index @returns {Entry[]} */
+const choiceOf = (index) => (index === 1 ? [] : [['image_index', String(index)]]);
+
 /**
  * What a task was made from: its picture where that is kept, so that none is paid for twice.
  * @param {Task} task
@@ -167,8 +217,7 @@ function changedSettings(input, parameters) {
  */
 function sourceEntries(task, { index = task.input.image_index, file }) {
   const { prompt, image_url, still_of } = task.input;
-  /** @type {Entry[]} */
-  const choice = index === 1 ? [] : [['image_index', String(index)]];
+  const choice = choiceOf(index);
   if (task.still && !isDeleted(task)) return [['still_of', task.id], ...(prompt ? choice : [])];
   if (prompt) return [['prompt', prompt], ...choice];
   if (image_url) return [['image_url', image_url]];

@@ -1,7 +1,7 @@
 // @ts-check
 // The list of tasks: loaded page by page, filtered by status, a card for each, newest first. Active tasks are followed to their end.
 import { reportErrors, request, requestJson } from './api.js';
-import { isActive, isDeleted, taskTitle } from './card.js';
+import { isActive, isDeleted } from './card.js';
 import { $, announce, element } from './dom.js';
 import { createFollower } from './follow.js';
 import { failureLabel, STATUSES } from './labels.js';
@@ -28,8 +28,13 @@ export function createCardList(options) {
   };
 }
 
-/** @param {{ createCard: (task: Task) => Card, onEnd: (task: Task) => void }} options onEnd gets each task that ends while shown */
-function createCards({ createCard, onEnd }) {
+/**
+ * @param {object} options
+ * @param {(task: Task) => Card} options.createCard
+ * @param {(task: Task) => string} options.titleOf what a task is made from
+ * @param {(task: Task) => void} options.onEnd gets each task that ends while shown
+ */
+function createCards({ createCard, titleOf, onEnd }) {
   /** @type {Map<string, Card>} by task id */
   const cards = new Map();
   const follower = createFollower({ getTask: get, onTask: update, onProblem: showProblem, onMissing: remove });
@@ -69,13 +74,13 @@ function createCards({ createCard, onEnd }) {
     render();
     if (isActive(task) || !isActive(before)) return;
     const status = STATUSES[task.status];
-    announce(`${task.error ? `${status}: ${failureLabel(task.error)[0]}` : status}. ${taskTitle(task)}`);
+    announce(`${task.error ? `${status}: ${failureLabel(task.error)[0]}` : status}. ${titleOf(task)}`);
     onEnd(task);
   }
 
   function render() {
     $('empty').hidden = cards.size > 0;
-    showInTitle([...cards.values()].map((card) => card.task()).filter(isActive));
+    showInTitle([...cards.values()].map((card) => card.task()).filter(isActive), titleOf);
   }
 
   /** @param {string} id */
@@ -191,10 +196,10 @@ function showListProblem(text) {
   $('list-problem').textContent = text;
 }
 
-/** Shows the progress of the active tasks in the page's title. @param {Task[]} tasks */
-function showInTitle([first, ...others]) {
-  const progress = others.length > 0 ? `${1 + others.length} clips` : `${Math.round(100 * (first?.progress ?? 0))} %`;
-  document.title = first ? `${progress} · ${TITLE}` : TITLE;
+/** Shows the progress of the active tasks in the page's title. @param {Task[]} tasks @param {(task: Task) => string} titleOf */
+function showInTitle([first, ...others], titleOf) {
+  const one = first && `${Math.round(100 * first.progress)} % · ${titleOf(first)}`;
+  document.title = first ? `${others.length > 0 ? `${1 + others.length} clips` : one} · ${TITLE}` : TITLE;
 }
 
 /** Focuses a card's first button. @param {Element | null | undefined} card @returns the button */

@@ -2,7 +2,7 @@
 // The upper part of a card: the input image and progress of a running task, the videos, or why there are none.
 import { element, icon, prefersReducedMotion } from './dom.js';
 import { formatDuration } from './format.js';
-import { failureLabel, stageLabel } from './labels.js';
+import { failureLabel, plainText, stageLabel } from './labels.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @typedef {ReturnType<typeof createFiles>} Files */
@@ -39,7 +39,7 @@ export function createFiles({ getTask, refresh, showProblem }) {
     /**
      * A link that saves a file under `name`. `download` alone does not rename files of another origin.
      * @param {(task: Task) => { link: string } | undefined} fileOf
-     * @param {string} label
+     * @param {string | Node} label
      * @param {string} name
      */
     downloadLink(fileOf, label, name) {
@@ -66,20 +66,48 @@ export function createFiles({ getTask, refresh, showProblem }) {
 export const fileName = ({ id, videos = [] }, index) =>
   `clip-${id.slice(-6)}-${index === undefined ? 'grid' : `seed-${videos[index]?.seed}`}.mp4`;
 
-/** Stage, time left and a bar, over the input image once there is one. */
+/** How a picture fills a frame, as the API fits it. */
+const OBJECT_FIT = { cover: 'cover', contain: 'contain', stretch: 'fill' };
+
+/**
+ * A frame for each video, with the size that it has at the end, so that a card keeps its size.
+ * @param {Task} task
+ * @param {(index: number) => Node[]} render content of a frame
+ * @param {(index: number) => Node[]} [renderAction] stands next to the seed
+ */
+function renderFrames({ input: { seed, num_cols }, videos }, render, renderAction = () => []) {
+  const { length } = videos ?? { length: num_cols };
+  return Array.from({ length }, (_, i) => {
+    const frame = element('div', { class: 'frame' }, ...render(i));
+    if (length === 1) return frame;
+    const caption = element('figcaption', { class: 'small digits' }, `Seed ${seed + i}`, ...renderAction(i));
+    return element('figure', {}, frame, caption);
+  });
+}
+
+/**
+ * The frames of a task without videos: its picture, or nothing.
+ * @param {Task} task @param {string | undefined} picture URL @param {Files} files
+ */
+export function renderStills(task, picture, files) {
+  return renderFrames(task, (i) => {
+    if (!picture) return [];
+    const image = element('img', { src: picture, alt: i === 0 ? 'The picture that is animated' : '', class: 'still' });
+    image.style.objectFit = OBJECT_FIT[task.input.fit];
+    if (!picture.startsWith('blob:')) return [files.keepLoaded(image, (latest) => latest.still?.link)];
+    image.addEventListener('error', () => image.remove()); // a browser need not know every type that the service knows
+    return [image];
+  });
+}
+
+/** Stage, time left and a bar, over the frames. */
 export function createProgress() {
   const bar = element('progress', { max: '1', 'aria-label': 'Progress' });
   const stage = element('p', { class: 'stage' });
   const timeLeft = element('p', { class: 'left' });
 
   return {
-    /** @param {Task} task @param {Files} files */
-    render({ still }, files) {
-      const overlay = element('div', { class: 'progress' }, element('div', { class: 'digits' }, stage, timeLeft), bar);
-      if (!still) return [overlay];
-      const image = element('img', { src: still.link, alt: 'The picture that is animated', class: 'still' });
-      return [files.keepLoaded(image, (task) => task.still?.link), overlay];
-    },
+    node: element('div', { class: 'overlay' }, element('div', { class: 'digits' }, stage, timeLeft), bar),
     /** @param {Task} task @param {boolean} isCanceling */
     update(task, isCanceling) {
       stage.textContent = isCanceling ? 'Canceling' : stageLabel(task);
@@ -90,12 +118,14 @@ export function createProgress() {
   };
 }
 
-/** @param {Task} task @param {Files} files */
-export function renderVideos(task, files) {
+/** @param {Task} task @param {string | undefined} picture shown until a video has loaded @param {Files} files */
+export function renderVideos(task, picture, files) {
   const { videos = [] } = task;
-  return videos.map(({ link, seed }, i) => {
+  const renderVideo = (/** @type {number} */ i) => {
+    const { link, seed } = /** @type {typeof videos[number]} */ (videos[i]);
     const video = element('video', {
       src: link,
+      poster: picture,
       controls: true,
       loop: true,
       playsinline: true,
@@ -105,22 +135,23 @@ export function renderVideos(task, files) {
     video.muted = true;
     files.keepLoaded(video, (latest) => latest.videos?.[i]?.link);
     playWhileVisible(video);
-    if (videos.length === 1) return video;
-    const download = files.downloadLink((latest) => latest.videos?.[i], 'Download', fileName(task, i));
-    return element('figure', {}, video, element('figcaption', { class: 'small digits' }, `Seed ${seed}`, download));
+    return [video];
+  };
+  return renderFrames(task, renderVideo, (i) => {
+    const label = element('span', { class: 'unseen' }, 'Download');
+    return [files.downloadLink((latest) => latest.videos?.[i], label, fileName(task, i))];
   });
 }
 
-/** Why there is no video. @param {Task} task */
-export function renderFailure({ status, error }) {
-  if (status === 'canceled') return element('p', { class: 'canceled-note soft' }, 'Canceled');
+/** Why a task has failed. @param {Task} task */
+export function renderFailure({ error }) {
   const [what, advice] = error ? failureLabel(error) : ['The clip failed', ''];
   return element(
     'div',
     { class: 'failure' },
     icon('alert'),
     element('strong', {}, what),
-    element('p', { class: 'soft small' }, error?.message ?? ''),
+    element('p', { class: 'soft small' }, plainText(error?.message ?? '')),
     element('p', { class: 'small' }, advice),
   );
 }

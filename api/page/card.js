@@ -1,8 +1,9 @@
 // @ts-check
 // The card of one task: its media, its facts, and buttons for what can be done with it.
-import { createFiles, createProgress, fileName, renderFailure, renderVideos } from './card-media.js';
-import { button, element } from './dom.js';
+import { createFiles, createProgress, fileName, renderFailure, renderStills, renderVideos } from './card-media.js';
+import { announce, button, copyText, element } from './dom.js';
 import { formatClipLength, formatMoney, formatTime } from './format.js';
+import { labelOf, plainText } from './labels.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Actions } from './actions.js' */
@@ -40,15 +41,16 @@ export function createCard(first, actions) {
   function update(latest) {
     task = latest;
     node.dataset.status = task.status;
-    title.textContent = taskTitle(task);
+    title.textContent = actions.titleOf(task);
     facts.replaceChildren(...renderFacts(task));
-    notes.replaceChildren(...task.warnings.map(({ field, message }) => element('li', {}, `${field}: ${message}`)));
-    const links = isActive(task) ? [task.still?.link] : (task.videos ?? []).map(({ link }) => link);
+    notes.replaceChildren(...task.warnings.map(renderWarning));
+    const links = task.videos ? task.videos.map(({ link }) => link) : [actions.pictureOf(task)];
     const now = [task.status, ...links.map(pathOf)].join(); // a link that was only signed again is the same file
     if (now !== shownMedia) {
       shownMedia = now;
       media.className = `media ${task.status}`;
-      media.classList.toggle('many', (task.videos?.length ?? 0) > 1);
+      media.classList.toggle('many', task.input.num_cols > 1 && task.status !== 'failed');
+      media.style.setProperty('--columns', String(Math.ceil(Math.sqrt(task.input.num_cols))));
       media.style.setProperty('--aspect', `${task.input.W} / ${task.input.H}`);
       media.replaceChildren(...renderMedia());
     }
@@ -62,23 +64,47 @@ export function createCard(first, actions) {
   }
 
   function renderMedia() {
-    if (isActive(task)) return progress.render(task, files);
-    return task.videos ? renderVideos(task, files) : [renderFailure(task)];
+    const picture = actions.pictureOf(task);
+    if (task.videos) return renderVideos(task, picture, files);
+    if (task.status === 'failed') return [element('div', { class: 'frame' }, renderFailure(task))];
+    const stills = renderStills(task, picture, files);
+    return [...stills, isActive(task) ? progress.node : element('p', { class: 'overlay' }, 'Canceled')];
   }
 
   function renderButtons() {
+    const another = button('Another seed', 'again', () => actions.another(task));
     const reuse = button('Use settings', 'settings', () => actions.reuse(task));
     const remove = button('', 'trash', () => actions.remove(task), { class: 'icon-button', 'aria-label': 'Delete' });
-    if (isActive(task)) return [renderCancel(), reuse];
+    const four = actions.promptTaskOf(task) ? [renderFour()] : [];
+    if (isActive(task)) {
+      another.disabled = true;
+      for (const choice of four.flatMap((node) => [...node.querySelectorAll('button')])) choice.disabled = true;
+      return [renderCancel(), another, reuse, ...renderCopy(), ...four];
+    }
     if (task.status !== 'succeeded') {
       const again = button('Try again', 'again', () => actions.again(task));
-      return [...(task.status === 'canceled' || task.error?.retryable ? [again] : []), reuse, remove];
+      return [...(task.status === 'canceled' || task.error?.retryable ? [again] : []), reuse, ...renderCopy(), remove];
     }
     const download = task.grid
       ? files.downloadLink((latest) => latest.grid, 'Grid', fileName(task))
       : files.downloadLink((latest) => latest.videos?.[0], 'Download', fileName(task, 0));
-    const another = button('Another seed', 'again', () => actions.another(task));
-    return [download, another, reuse, remove, ...(actions.promptTaskOf(task) ? [renderFour()] : [])];
+    return [download, another, reuse, ...renderCopy(), remove, ...four];
+  }
+
+  /** A button that opens the list of what can be copied. */
+  function renderCopy() {
+    const id = `copy-${task.id}`;
+    const list = element('div', { class: 'copy', id, popover: '', role: 'group', 'aria-label': 'Copy' });
+    list.addEventListener('beforetoggle', () => {
+      const choices = Object.entries(actions.copiesOf(task)).map(([label, text]) =>
+        button(label, 'copy', async () => {
+          list.hidePopover();
+          announce((await copyText(text)) ? `${label} copied` : 'The browser refused to copy');
+        }),
+      );
+      list.replaceChildren(...choices);
+    });
+    return [button('Copy', 'copy', () => {}, { popovertarget: id }), list];
   }
 
   function renderCancel() {
@@ -115,19 +141,15 @@ export function createCard(first, actions) {
 /** @param {string | undefined} link */
 const pathOf = (link) => (link ? new URL(link).pathname : '');
 
-/** What a task was made from. @param {Task} task */
-export function taskTitle({ input: { prompt, image_url, still_of } }) {
-  if (prompt) return prompt;
-  if (image_url && URL.canParse(image_url)) return `Picture from ${new URL(image_url).host}`;
-  return still_of ? 'Picture of an earlier clip' : 'Your picture';
-}
+/** @param {{ field: string, message: string }} warning */
+const renderWarning = ({ field, message }) => element('li', {}, `${labelOf(field)}: ${plainText(message)}`);
 
 /** @param {Task} task */
 function renderFacts({ input, videos, cost, created_at }) {
   const { T, fps, seed, num_cols } = input;
   const { width, height } = videos?.[0] ?? { width: input.W, height: input.H };
-  const seeds = num_cols > 1 ? `Seeds ${seed}–${seed + num_cols - 1}` : `Seed ${seed}`;
-  const texts = [`${width} × ${height}`, formatClipLength(T, fps), seeds];
+  const which = num_cols > 1 ? `${num_cols} videos` : `Seed ${seed}`;
+  const texts = [`${width} × ${height}`, formatClipLength(T, fps), which];
   if (cost && cost.amount > 0) texts.push(formatMoney(cost));
   const time = element('time', { datetime: created_at }, formatTime(created_at));
   return [...texts.map((text) => element('span', {}, text)), time];

@@ -79,6 +79,23 @@ export function showNote({ place, input }, text, isProblem) {
   if (details) details.open = true;
 }
 
+/** Copies a text. @param {string} text @returns whether the browser did it */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // pages loaded by plain http have no clipboard
+    const area = element('textarea', { class: 'unseen', 'aria-hidden': 'true' });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const isCopied = document.execCommand('copy');
+    area.remove();
+    return isCopied;
+  }
+}
+
 /** Announces a text to screen readers. @param {string} text */
 export function announce(text) {
   $('announcement').textContent = text;

@@ -3,6 +3,7 @@
 import { errorText, isAbort, RefusedError, requestJson, submit } from './api.js';
 import { $, announce, showNote } from './dom.js';
 import { formatDuration, formatMoney } from './format.js';
+import { plainText } from './labels.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
 
@@ -78,7 +79,7 @@ export function createForm(parameters, { onTask }) {
       const errors = fieldErrors(error);
       const isShown = errors.length > 0 && notes.replace(errors, true);
       isChecked = false;
-      showRefusal(isShown ? '' : errorText(error), error instanceof RefusedError ? error.retryAfter : 0);
+      showRefusal(isShown ? '' : plainText(errorText(error)), error instanceof RefusedError ? error.retryAfter : 0);
       setSending(false); // a disabled button would not give the focus away
       if (errors.length > 0) notes.wrong()[0]?.focus();
     } finally {
@@ -89,7 +90,7 @@ export function createForm(parameters, { onTask }) {
   $('form').addEventListener('submit', onSubmit);
   $('form').addEventListener('input', ({ target }) => {
     const { name, type } = /** @type {HTMLInputElement} */ (target);
-    if (['source', 'size', ''].includes(name) || type === 'file') return; // these call onChange themselves
+    if (name === '' || type === 'radio' || type === 'file') return; // these call onChange themselves
     notes.remove(name);
     onChange();
   });
@@ -190,7 +191,7 @@ function createNotes(settings) {
       return settings.input(name);
     }
     const field = sourceFields()[name];
-    if (field) showNote(field, text, isProblem);
+    if (field) showNote(field, plainText(text), isProblem);
     return field?.input;
   }
 

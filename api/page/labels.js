@@ -1,7 +1,31 @@
 // @ts-check
-// Texts for the API's names: statuses, stages, error codes and models.
+// Texts for the API's names: parameters, statuses, stages, error codes and models.
 
+/** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
+
+/** Words for the names of parameters and of their choices. @type {Map<string, string>} */
+const words = new Map();
+
+/** @param {Record<string, ParameterSchema>} parameters the OpenAPI document's, by name */
+export function setWords(parameters) {
+  for (const [name, { title, enum: choices = [] }] of Object.entries(parameters)) {
+    words.set(name, title);
+    for (const choice of choices) words.set(choice, choiceLabel(choice));
+  }
+}
+
+/** The label of a parameter; other names stay. @param {string} name */
+export const labelOf = (name) => words.get(name) ?? name;
+
+/** Text of the API with labels instead of names that are no English words. @param {string} text */
+export const plainText = (text) => text.replace(/\w+/g, (word) => (/^[A-Z]|_|^fps$/.test(word) ? labelOf(word) : word));
+
+/** A choice as words: `EulerEDMSampler` becomes `Euler EDM`. @param {string} value */
+export const choiceLabel = (value) =>
+  value
+    .replace(/(Sampler|Discretization|Guider)$/, '')
+    .replace(/([a-z])([A-Z])|([A-Z]{2,}|2[SM])(?=[A-Z][a-z])/g, (_, a, b, c) => (a ? `${a} ${b}` : `${c} `));
 
 /** @type {Record<string, string>} */
 const STAGES = {

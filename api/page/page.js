@@ -8,7 +8,7 @@ import { createCardList } from './card-list.js';
 import { $, element } from './dom.js';
 import { createForm } from './form.js';
 import { formatMoney } from './format.js';
-import { modelDescription } from './labels.js';
+import { modelDescription, setWords } from './labels.js';
 
 onApi('away', (message) => {
   $('outage').textContent = `${message} Trying again; running clips continue.`;
@@ -18,22 +18,25 @@ onApi('back', () => {
 });
 onApi('key', askForKey);
 
-const { info, components } = await fetchDocument();
+const { info, servers, components } = await fetchDocument();
 const { properties: parameters } = components.schemas.Request;
+setWords(parameters);
 const form = createForm(parameters, { onTask: (submission) => actions.showNew(submission) });
 const list = createCardList({
   createCard: (task) => createCard(task, actions),
+  titleOf: (task) => actions.titleOf(task),
   onEnd: () => showBudget().catch(() => undefined), // an outage is shown already
 });
 const actions = createActions({ parameters, form, list });
 
+$('address').textContent = servers[0].url;
 $('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
 if (bridge === 'placeholder')
   $('prompt-help').textContent =
     'This service has no Midjourney bridge, so it draws a placeholder as the picture of a prompt.';
+if (bridge) form.source.preferPicture(bridge !== 'none');
 if (bridge === 'none') {
-  form.source.disablePrompts();
   const text = 'Prompts need a Midjourney bridge, and this service has none. Start with a picture.';
   $('sources').append(element('p', { class: 'help' }, text));
 }
@@ -57,11 +60,11 @@ async function fetchDocument() {
   }
 }
 
-/** @param {string} url of an example picture */
+/** Makes a clip of an example. @param {string} url of its picture */
 async function usePicture(url) {
   const picture = await fetch(url).then((response) => response.blob());
-  form.source.useFile(new File([picture], url.replace(/.*\//, ''), { type: picture.type }));
-  $('make').focus();
+  form.source.useFile(new File([picture], url.replace(/.*example-/, ''), { type: picture.type }));
+  $('form').requestSubmit();
 }
 
 /** Loads the list and the budget. Whether that is allowed shows whether the API key is right. */

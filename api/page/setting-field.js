@@ -1,6 +1,7 @@
 // @ts-check
 // One field of the settings, made from a parameter's schema.
 import { button, element } from './dom.js';
+import { choiceLabel, plainText } from './labels.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 
@@ -10,7 +11,7 @@ import { button, element } from './dom.js';
  * @property {HTMLInputElement | HTMLSelectElement} input an empty one stands for the default
  * @property {HTMLElement} node all of the field
  * @property {HTMLElement} place where problems are shown
- * @property {HTMLInputElement} [slider]
+ * @property {HTMLInputElement[]} presets radio buttons of common values
  */
 
 /** @param {string} name @param {ParameterSchema} schema @returns {Field} */
@@ -23,24 +24,22 @@ export function createField(name, schema) {
     ? element('select', attributes, ...createOptions(schema))
     : element('input', { ...attributes, ...inputType(schema), autocomplete: 'off', placeholder: schema.default ?? '' });
   const label = element('label', { for: id }, schema.title);
-  const slider = createSlider(schema, input);
+  const presets = createPresets(schema, input);
   const row = name === 'seed' ? element('div', { class: 'with-button' }, input, createDice(input)) : input;
-  const node = element('div', { class: 'field', title: name }, label, row, ...(slider ? [slider] : []), help, place);
-  node.classList.toggle('with-slider', slider !== undefined);
-  node.classList.toggle('full-width', name === 'seed' || schema.enum !== undefined || schema.format === 'uri');
-  help.classList.toggle('unseen', ['Size', 'Clip'].includes(schema['x-group'])); // these need no explanation
-  return { schema, input, node, place, ...(slider && { slider }) };
+  const node = element('div', { class: 'field' }, label, row, ...presets.nodes, help, place);
+  const isOfClip = schema['x-group'] === 'Clip';
+  node.classList.toggle('compact', isOfClip && name !== 'seed');
+  node.classList.toggle('full-width', schema.enum !== undefined || schema.format === 'uri' || isWide(schema));
+  help.classList.toggle('unseen', isOfClip || schema['x-group'] === 'Size'); // these need no explanation
+  return { schema, input, node, place, presets: presets.radios };
 }
 
-/** A name of an enum as words: `EulerEDMSampler` becomes `Euler EDM`. @param {string} value */
-export const choiceLabel = (value) =>
-  value
-    .replace(/(Sampler|Discretization|Guider)$/, '')
-    .replace(/([a-z])([A-Z])|([A-Z]{2,}|2[SM])(?=[A-Z][a-z])/g, (_, a, b, c) => (a ? `${a} ${b}` : `${c} `));
+/** Whether its presets have long labels. @param {ParameterSchema} schema */
+const isWide = ({ 'x-presets': presets = {} }) => Object.keys(presets).join('').length > 12;
 
 /** @param {ParameterSchema} schema */
 function helpText(schema) {
-  const about = schema.description.replace(/\. Only for .*$/, ''); // the field is hidden otherwise
+  const about = plainText(schema.description.replace(/\. Only for .*$/, '')); // the field is hidden otherwise
   const range = formatRange(schema);
   return range ? `${about} (${range})` : about;
 }
@@ -73,16 +72,22 @@ export function setInput(input, value) {
 }
 
 /**
- * A slider for the pointer; keyboards and screen readers use the number.
+ * Radio buttons that set the number.
  * @param {ParameterSchema} schema
  * @param {HTMLInputElement | HTMLSelectElement} input
  */
-function createSlider({ minimum, maximum = Infinity, default: own, 'x-slider-maximum': end }, input) {
-  if (end === undefined) return undefined;
-  const range = { min: minimum, max: Math.min(end, maximum) };
-  const slider = element('input', { type: 'range', ...range, tabindex: '-1', 'aria-hidden': 'true' });
-  slider.addEventListener('input', () => setInput(input, slider.value === String(own) ? '' : slider.value));
-  return slider;
+function createPresets({ 'x-presets': presets = {}, title, default: own }, input) {
+  const choices = Object.entries(presets).map(([label, value]) => {
+    const radio = element('input', { type: 'radio', name: `${input.id}-preset`, value });
+    radio.addEventListener('change', () => setInput(input, value === own ? '' : String(value)));
+    return { radio, label: element('label', {}, radio, element('span', {}, label)) };
+  });
+  const labels = choices.map(({ label }) => label);
+  const attributes = { class: 'segments', role: 'radiogroup', 'aria-label': title };
+  return {
+    radios: choices.map(({ radio }) => radio),
+    nodes: labels.length > 0 ? [element('div', attributes, ...labels)] : [],
+  };
 }
 
 /** @param {HTMLInputElement | HTMLSelectElement} input */

@@ -1,8 +1,9 @@
 // @ts-check
 // The settings: a field for every parameter of the OpenAPI document, so that page and API cannot differ.
 import { $, element, showNote } from './dom.js';
-import { formatClipLength } from './format.js';
-import { choiceLabel, createField, setInput } from './setting-field.js';
+import { formatNumber } from './format.js';
+import { choiceLabel, plainText } from './labels.js';
+import { createField, setInput } from './setting-field.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { Field } from './setting-field.js' */
@@ -31,8 +32,7 @@ export function createSettings(parameters, { isOfFour }) {
     if (title === 'Clip') $('main-settings').append(...nodes);
     else if (title !== 'Size') summaries.push({ members, summary: addGroup(title, nodes) });
   }
-  const clipLength = element('p', { id: 'clip-length', class: 'help' });
-  fieldOf('fps').node.after(clipLength);
+  const duration = createDuration(fieldOf('T'), current);
 
   /** @param {string} name @returns {string} what the API uses if nothing is entered */
   function defaultOf(name) {
@@ -51,30 +51,30 @@ export function createSettings(parameters, { isOfFour }) {
   /** Brings everything up to date that follows from the values. */
   function refresh() {
     size.refresh();
-    for (const [name, { node, slider, input, schema }] of fields) {
+    for (const [name, { node, presets, input, schema }] of fields) {
       node.hidden = !applies(name);
       if (!schema.enum && name !== 'seed') input.setAttribute('placeholder', defaultOf(name));
-      if (slider) slider.value = current(name);
+      for (const radio of presets) radio.checked = radio.value === current(name);
     }
-    clipLength.textContent = clipLengthText(Number(current('T')), Number(current('fps')));
+    duration.refresh();
     for (const { members, summary } of summaries) summary.textContent = summarize(members);
     $('reset').hidden = names.every((name) => entered(name) === '');
   }
 
-  /** A group's choice and steps, and how many others were changed. @param {string[]} members */
+  /** A group's choices that are sent, and how many other values. @param {string[]} members */
   function summarize(members) {
-    const choice = members.find((name) => schemaOf(name).enum);
-    const changed = members.filter((name) => name !== choice && name !== 'steps' && isSent(name));
-    return [
-      ...(choice ? [choiceLabel(current(choice))] : []),
-      ...(members.includes('steps') ? [`${current('steps')} steps`] : []),
-      ...(changed.length > 0 ? [`${changed.length} changed`] : []),
-    ].join(', ');
+    const [choices, others] = [true, false].map((isChoice) =>
+      members.filter((name) => isSent(name) && (schemaOf(name).enum !== undefined) === isChoice),
+    );
+    const count = others?.length ?? 0;
+    return [...(choices ?? []).map((name) => choiceLabel(current(name))), ...(count ? [`${count} changed`] : [])].join(
+      ', ',
+    );
   }
 
   /** Shows a note under a field. @param {string} name @param {string} text @param {boolean} isProblem */
   function show(name, text, isProblem) {
-    showNote(fieldOf(name), text, isProblem);
+    showNote(fieldOf(name), plainText(text), isProblem);
     if (isProblem && text && schemaOf(name)['x-group'] === 'Size') size.showNumbers(true);
   }
 
@@ -113,11 +113,11 @@ function addGroup(title, nodes) {
   return summary;
 }
 
-/** A field for each parameter, in the order of the form. @param {Parameters} parameters */
+/** A field for each parameter that the model uses, in the order of the form. @param {Parameters} parameters */
 const createFields = (parameters) =>
   new Map(
     Object.entries(parameters)
-      .filter(([, schema]) => schema['x-group'] !== 'Source')
+      .filter(([, schema]) => schema['x-group'] !== 'Source' && !schema['x-unused'])
       .toSorted(([, a], [, b]) => a['x-order'] - b['x-order'])
       .map(([name, schema]) => [name, createField(name, schema)]),
   );
@@ -130,9 +130,33 @@ const createFields = (parameters) =>
 const isUsed = (schema, current) =>
   Object.entries(schema['x-belongs-to'] ?? {}).every(([choice, values]) => values.includes(current(choice)));
 
-/** @param {number} frames @param {number} fps */
-const clipLengthText = (frames, fps) =>
-  frames > 0 && fps > 0 ? `The clip lasts ${formatClipLength(frames, fps)}` : '';
+/**
+ * Adds the clip's duration to the form: a number in seconds and a slider, which both set the frames.
+ * @param {Field} frames
+ * @param {(name: string) => string} current the value of a setting
+ */
+function createDuration({ input, schema: { maximum = 1, default: own } }, current) {
+  const id = 'duration';
+  const seconds = element('input', { id, type: 'text', inputmode: 'decimal', autocomplete: 'off' });
+  // for the pointer; keyboards and screen readers use the number
+  const slider = element('input', { type: 'range', min: 1, max: maximum, tabindex: '-1', 'aria-hidden': 'true' });
+  /** @param {number} count of frames */
+  function setFrames(count) {
+    const allowed = Math.min(maximum, Math.max(1, Math.round(count)));
+    if (Number.isFinite(count)) setInput(input, allowed === own ? '' : String(allowed));
+  }
+  function refresh() {
+    const [count, fps] = [Number(current('T')), Number(current('fps'))];
+    slider.value = String(count);
+    if (count > 0 && fps > 0 && document.activeElement !== seconds) seconds.value = formatNumber(count / fps, 1);
+  }
+  slider.addEventListener('input', () => setFrames(Number(slider.value)));
+  seconds.addEventListener('input', () => setFrames(Number(seconds.value || Number.NaN) * Number(current('fps'))));
+  seconds.addEventListener('blur', refresh); // shows what the frames come to
+  const label = element('label', { for: id }, 'Duration in seconds');
+  $('main-settings').prepend(element('div', { class: 'field compact full-width' }, label, seconds, slider));
+  return { refresh };
+}
 
 /**
  * Builds the choice of the frame's size into the form: presets, and `Other` with two numbers.

@@ -93,9 +93,9 @@ export function createSource({ onChange }) {
     },
     render,
     isPrompt,
-    /** Leaves only pictures, where the service has no bridge for prompts. */
-    disablePrompts() {
-      radio('prompt').disabled = true;
+    /** Begins with a picture, where the service draws no prompts. @param {boolean} isPromptAllowed */
+    preferPicture(isPromptAllowed) {
+      radio('prompt').disabled = !isPromptAllowed;
       radio('picture').checked = true;
       render();
     },

@@ -1,6 +1,8 @@
+import { execFile, spawnSync } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import axe from 'axe-core';
 import { Hono } from 'hono';
 import type { Browser, Page, Request } from 'playwright-core';
@@ -16,6 +18,9 @@ import { type LocalTestService, PICTURE_PATH, startService } from './local-servi
 vi.setConfig({ testTimeout: 60_000 });
 
 const SIZES = { desktop: { width: 1440, height: 900 }, phone: { width: 360, height: 740 } };
+
+const hasRequests = spawnSync('python3', ['-c', 'import requests']).status === 0;
+if (!hasRequests) console.warn('skipped: the copied Python program (no requests)');
 
 /** Repeats the check until it passes, for at most 30 s. */
 const eventually = (check: () => Promise<void>) => vi.waitFor(check, { timeout: 30_000 });
@@ -83,7 +88,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     await page.click('label:has([value="other"])');
     for (const [name, value] of Object.entries({ W: 64, H: 64, T: 4, ...others }))
       await page.fill(`#setting-${name}`, String(value));
-    await openGroup('Sampling');
+    await openGroup('Advanced');
     await page.fill('#setting-steps', String(steps));
   }
   /** Submits the form. @returns the new task */
@@ -196,6 +201,8 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       }
       await page.keyboard.press('Tab');
       expect(await focused()).toBe('Skip to the clips');
+      await tabTo('source');
+      await page.keyboard.press('ArrowLeft'); // it begins with a picture
       await tabTo('prompt');
       await page.keyboard.type('a harbour');
       await tabTo('size');
@@ -246,6 +253,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.waitForSelector(`${newest} .media img`);
       await page.mouse.up();
       await reachesStatus(id, 'canceled');
+      expect(await page.locator(`[id="${id}"] img.still`).count()).toBe(4);
       const again = await repeat(id, 'Try again');
       expect(again.input).toEqual({ ...input, still_of: id });
       await page.click(`[id="${again.id}"] >> text=Cancel`);
@@ -264,10 +272,80 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect(names).toEqual(['seed-5', 'seed-6', 'grid'].map((name) => `clip-${id.slice(-6)}-${name}.mp4`));
     });
 
+    test('an example becomes a clip with one click, and its picture and name show at once', async () => {
+      expect(await page.isChecked('[value="picture"]')).toBe(true); // prompts can't be drawn here
+      const cat = page.locator('.examples button:has-text("A cat")');
+      await page.evaluate(() => {
+        document.querySelector<HTMLElement>('#empty')!.hidden = false; // this service has clips already
+      });
+      await cat.click();
+      await page.waitForSelector(`${newest} :is(img.still, video)`);
+      await hasText(`${newest} .title`, 'cat.webp');
+      const id = (await page.getAttribute(newest, 'id'))!;
+      await reachesStatus(id, 'succeeded');
+      expect(await playing(page)).toMatchObject({ width: 512, height: 288 });
+    });
+
+    test('a copied program makes the same clip', async () => {
+      await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+      await choosePicture();
+      await chooseSmallClip({ seed: 7 });
+      const { id, input } = await make();
+      await reachesStatus(id, 'succeeded');
+      const copy = async (label: string) => {
+        await page.locator(`[id="${id}"]`).getByRole('button', { name: 'Copy' }).click();
+        await page.locator('.copy:popover-open').getByRole('button', { name: label, exact: true }).click();
+        return page.evaluate(() => navigator.clipboard.readText());
+      };
+      expect(await copy('Id')).toBe(id);
+      expect((await fetch(await copy('Link to the video'))).headers.get('content-type')).toBe('video/mp4');
+      const run = promisify(execFile);
+      const programs: [label: string, program: string, ...args: string[]][] = [
+        ['curl', 'bash', '-c'],
+        ['JavaScript', process.execPath, '--input-type=module', '--eval'],
+        ...(hasRequests ? [['Python', 'python3', '-c'] as [string, string, string]] : []),
+      ];
+      for (const [label, program, ...args] of programs) {
+        const { stdout } = await run(program, [...args, await copy(label)], { cwd: dirname(PICTURE_PATH) });
+        if (label === 'JavaScript') expect(stdout, label).toMatch(/status: 'succeeded'/);
+        else expect(JSON.parse(stdout), label).toMatchObject({ status: 'succeeded', input });
+      }
+    });
+
+    test('a card keeps its size from the request to the clip', async () => {
+      await choosePicture();
+      await chooseSmallClip();
+      for (const viewport of Object.values(SIZES)) {
+        await page.setViewportSize(viewport);
+        for (const num_cols of [1, 4]) {
+          await page.fill('#setting-num_cols', String(num_cols));
+          const { id } = await make();
+          await page.evaluate((id) => {
+            const heights = new Set<number>();
+            const observer = new ResizeObserver(([entry]) => heights.add(entry!.borderBoxSize[0]!.blockSize));
+            observer.observe(document.getElementById(id)!);
+            Object.assign(window, { heights });
+          }, id);
+          await page.waitForSelector(`[id="${id}"] .still`);
+          await reachesStatus(id, 'succeeded');
+          await page.waitForFunction(
+            ([id, count]) => {
+              const videos = [...document.getElementById(id)!.querySelectorAll('video')];
+              return videos.length === count && videos.every((video) => video.readyState > 0);
+            },
+            [id, num_cols] as const,
+          );
+          const heights = await page.evaluate(() => [...(window as unknown as { heights: Set<number> }).heights]);
+          expect(heights, `${num_cols} at ${viewport.width}`).toHaveLength(1);
+        }
+      }
+    });
+
     test('a link to a video works by itself and in the pages of other sites', async () => {
       await choosePicture();
       await chooseSmallClip();
-      await make();
+      const { id } = await make();
+      await reachesStatus(id, 'succeeded');
       const { src } = await playing(page);
       const shown = () => page.waitForFunction(() => document.querySelector('video')?.videoWidth === 64);
       await page.goto(src);
@@ -323,15 +401,19 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       };
     }
 
-    test('the form has a field for every parameter of the document, and shows those that belong to the choices', async () => {
+    test('the form has a field for every parameter that the model uses, and shows those that belong to the choices', async () => {
       await start();
       const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
-      const names = Object.keys(components.schemas.Request.properties).filter((name) => name !== 'still_of');
+      const unused = ['cond_aug', 'decoding_t']; // by the camera
+      const names = Object.keys(components.schemas.Request.properties).filter(
+        (name) => name !== 'still_of' && !unused.includes(name),
+      );
       const fields = await page
         .locator('#form [name]')
         .evaluateAll((all) => all.map((one) => one.getAttribute('name')));
       expect(fields).toEqual(expect.arrayContaining(names));
-      for (const group of ['Sampling', 'Noise', 'Guidance']) await openGroup(group);
+      for (const name of unused) expect(fields).not.toContain(name);
+      await openGroup('Advanced');
       const visible = async () =>
         page.locator('#groups [name]:visible').evaluateAll((all) => all.map((one) => one.getAttribute('name')));
       const own = [
@@ -346,14 +428,15 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         'sigma_max',
         'rho',
       ];
-      expect(await visible()).toEqual([...own, 'guider', 'min_guidance_scale', 'max_cfg_scale']);
+      expect(await visible()).toEqual([...own, 'guider', 'min_guidance_scale', 'max_cfg_scale', 'webhook_url']);
       await page.selectOption('#setting-sampler', 'LinearMultistepSampler');
       await page.selectOption('#setting-discretization', 'LegacyDDPMDiscretization');
       await page.selectOption('#setting-guider', 'VanillaCFG');
-      expect(await visible()).toEqual(['sampler', 'steps', 'order', 'discretization', 'guider', 'cfg_scale']);
+      const others = ['sampler', 'steps', 'order', 'discretization', 'guider', 'cfg_scale', 'webhook_url'];
+      expect(await visible()).toEqual(others);
       await page.selectOption('#setting-discretization', 'EDMDiscretization'); // a named discretization has other defaults than the model's
       await eventually(async () => expect(await page.getAttribute('#setting-sigma_min', 'placeholder')).toBe('0.0292'));
-      await hasText('details:has(#setting-sampler) .summary', 'Linear Multistep, 12 steps');
+      await hasText('details:has(#setting-sampler) .summary', 'Linear Multistep, EDM, Vanilla CFG');
       await expectAccessible('settings');
 
       await page.fill('#setting-fps', '12');
@@ -397,7 +480,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await hasText('#setting-W-problem', 'must be a multiple of 64 from 64 to 2048; nearest: 448 and 512');
       await page.fill('#setting-W', '');
       await page.fill('#setting-H', '288'); // the model's own
-      await openGroup('Noise');
+      await openGroup('Advanced');
       await page.fill('#setting-rho', '0');
       await hasText('#setting-rho-problem', 'must be a number above 0');
       await expectAccessible('problems');
@@ -408,7 +491,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       for (const name of ['T', 'fps', 'rho']) await page.fill(`#setting-${name}`, '');
       expect(await page.textContent('#setting-T-problem')).toBe('');
       await page.fill('#setting-sigma_min', '800'); // wrong only together with sigma_max
-      await hasText('#setting-sigma_min-problem', 'sigma_min (800) must be below sigma_max (700)');
+      await hasText('#setting-sigma_min-problem', 'Lowest sigma (800) must be below Highest sigma (700)');
       await page.click('#make');
       await eventually(async () => expect(await focused()).toBe('setting-sigma_min'));
       await page.fill('#setting-sigma_min', '');
@@ -425,12 +508,31 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.fill('#setting-motion_bucket_id', '300');
       await hasText('#setting-motion_bucket_id-problem', 'the model was trained with values up to 255');
       expect(await page.getAttribute('#setting-motion_bucket_id', 'aria-invalid')).toBe(null);
-      await openGroup('Sampling');
+      await openGroup('Advanced');
       await page.fill('#setting-steps', '1000');
       await page.fill('#setting-T', '100');
       await page.fill('#setting-motion_bucket_id', '');
       await matchesText('#cost', /^Takes up to \d min( \d+ s)? of computing$/);
       await hasText('#setting-motion_bucket_id-problem', '');
+    });
+
+    test('presets set the motion and the number of videos, and a duration sets the frames', async () => {
+      await start();
+      await enterPrompt('a lighthouse');
+      expect(await page.inputValue('#duration')).toBe('2.3');
+      await page.fill('#setting-fps', '12');
+      expect(await page.inputValue('#duration')).toBe('1.2');
+      await page.fill('#duration', '3');
+      expect(await page.inputValue('#setting-T')).toBe('36');
+      await page.fill('#duration', '1000'); // more than the most frames
+      await page.press('#duration', 'Tab');
+      expect([await page.inputValue('#setting-T'), await page.inputValue('#duration')]).toEqual(['100', '8.3']);
+      await page.click('.segments label:has-text("Gentle")');
+      await page.locator('[aria-label="Videos"] label').nth(2).click();
+      const { input } = await make();
+      expect(input).toMatchObject({ T: 100, fps: 12, motion_bucket_id: 40, num_cols: 4 });
+      await page.click('.segments label:has-text("Standard")');
+      expect(await page.inputValue('#setting-motion_bucket_id')).toBe('');
     });
 
     test('the page shows the stages of several tasks at a time, also after a reload', async () => {
@@ -813,7 +915,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         }
         await reachesStatus('.card .problem', 'away');
         await reachesStatus('.card .stage', 'Sampling, 3 of 12');
-        await reachesStatus('.card .canceled-note', 'Canceled');
+        await reachesStatus('.card .overlay', 'Canceled');
         await page.clock.runFor(60_000);
         const times = await page.evaluate(() => (window as unknown as Recorded).times);
         const pauses = times.slice(1).map((time, i) => time - times[i]!);
