@@ -20,7 +20,7 @@ const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [
   --image FILE|URL the picture to animate; default: a bundled picture
   --out FILE       also saves the MP4 there
   --frames DIR     saves every frame there as PNG, before encoding
-  --once           ends after the clip instead of keeping the service running
+  --once           ends the service after the clip, and prints its file but no link
   --PARAMETER      any parameter of POST /img2vid: --seed 23 --T 25 --motion_bucket_id 200 …
 
 If the service has API keys (npm run keys), set IMG2VID_API_KEY to one of them.`;
@@ -74,7 +74,7 @@ async function run(): Promise<void> {
   try {
     service = await startLocal({ env, quiet: true, framesDir, onFirstKey });
     const client = createClient({ url: service.url, key: apiKey });
-    const task = await makeClip(client, service.dataDir, parameters);
+    const task = await makeClip(client, service.dataDir, parameters, switches.has('once'));
     const video = task.grid ?? task.videos![0]!;
     if (path) console.log(`saved ${await saveVideo({ client, task, video, path, force: true })}`);
     if (framesDir !== undefined) await saveFrames(join(framesDir, task.id), frames!);
@@ -114,8 +114,8 @@ async function readParameters(fields: [string, string][], image: string | undefi
   return { ...values, image: await readPicture(image ?? BUNDLED_PICTURE, env) };
 }
 
-/** Makes a clip through the API and prints its progress, links and files. */
-async function makeClip(client: Client, dataDir: string, parameters: Parameters): Promise<Task> {
+/** Makes a clip through the API and prints its progress, links and files. @param isOnce the service ends after the clip */
+async function makeClip(client: Client, dataDir: string, parameters: Parameters, isOnce: boolean): Promise<Task> {
   const followed = await client.img2vid(parameters).catch((error: ApiError) => {
     throw error.code === 'unauthorized' ? new Error(howToGetKey(dataDir)) : error;
   });
@@ -126,7 +126,9 @@ async function makeClip(client: Client, dataDir: string, parameters: Parameters)
   bar.end(task);
   if (task.status !== 'succeeded')
     throw new Error(`${task.status}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
-  process.stdout.write(formatTask(task));
+  const text = formatTask(task);
+  const isDead = isOnce && !env.BUCKET_NAME; // a link leads to the service
+  process.stdout.write(isDead ? text.replace(/^https?:.*\n/gm, '') : text);
   if (!env.BUCKET_NAME)
     for (const { link } of task.grid ? [task.grid, ...task.videos!] : task.videos!)
       console.log(`  ${join(dataDir, 'bucket/objects', new URL(link).pathname.replace(/^\/files\//, ''))}`);
