@@ -19,7 +19,7 @@ function isInstalled() {
 /** Installs the packages of the lockfile unless they are there. Ends the process if that fails. @param flags for `npm ci` */
 export function install(...flags) {
   if (isInstalled()) return;
-  console.log('installing packages (once, about half a minute) …');
+  console.log('installing packages (once, a minute or two) …');
   rmSync(installed, { force: true }); // first, so that an installation that is killed does not look complete
   const npm = process.env.npm_execpath; // set by `npm run`
   const [command, ...first] = npm ? [process.execPath, npm] : ['npm'];
