@@ -15,6 +15,7 @@ RUN npm ci --cache /tmp/npm && rm -r /tmp/npm \
 FROM packages AS production
 RUN npm uninstall --no-save --omit=dev --cache /tmp/npm tsx \
   && rm -r /tmp/npm node_modules/.package-lock.json node_modules/typescript node_modules/@typescript node_modules/@libsql/*-musl \
+  && rm -r node_modules/highlight.js/scss node_modules/highlight.js/styles node_modules/highlight.js/lib/languages \
   && find node_modules -type f ! -iname '*licen[cs]e*' \
     \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name '*.markdown' \) -delete \
   && find node_modules -type d -empty -delete

@@ -6,7 +6,7 @@ const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
 /** Of other programs: Node, npm, CUDA, Chromium, proxies and S3 stores. */
 const FOREIGN =
-  /ERR_MODULE_NOT_FOUND|EBADENGINE|^Access to fetch|^413 |^504 |status code 401|^http:|SELF_SIGNED|"status": "queued"/;
+  /ERR_MODULE_NOT_FOUND|ERR_UNKNOWN_FILE_EXTENSION|command not found|EBADENGINE|^Access to fetch|^413 |^504 |status code 401|^http:|SELF_SIGNED|"status": "queued"/;
 /** The shortest piece of a message that identifies it. */
 const PIECE = 14;
 
