@@ -97,7 +97,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
     const onProgress = (part: number) => progress({ stage: 'still', progress: part * stillPart });
     const png = await timed('still', () => prepareStill(job, { ...worker, onProgress, log, signal }));
     progress({ stage: 'loading', progress: stillPart, still });
-    const fitted = await timed('loading', () => fitStill(png, job, model.stillScale));
+    const fitted = await timed('loading', () => fitStill(png, job));
 
     for (const [column, path] of paths.entries()) {
       const seed = job.seed + column;

@@ -98,9 +98,11 @@ describe('the estimate of svd_xt’s default clip', () => {
   });
 });
 
-test('the estimate of the camera’s default clip is right before there is any result', async () => {
+test('the estimate of the camera’s clips is right before there is any result', async () => {
   await start('camera');
-  const seconds = await estimate(await service.key(), { H: 288, W: 512 });
-  expect(seconds).toBeGreaterThan(0.7); // what it takes on two cores
-  expect(seconds).toBeLessThan(1.4);
+  const client = await service.key();
+  const seconds = await estimate(client, { H: 512, W: 768, T: 73 });
+  expect(seconds).toBeGreaterThan(1.2); // what it takes on two cores
+  expect(seconds).toBeLessThan(3);
+  expect(await estimate(client, { H: 64, W: 64, T: 4 })).toBe(1);
 });

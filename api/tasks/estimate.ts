@@ -23,7 +23,12 @@ const MAX_FACTOR = 8;
  * pixels. The camera runs on processors.
  */
 const SVD = { once: 30, evaluation: 4, attention: 0.25, least: 10 };
-const WORK = { camera: { once: 6, evaluation: 0.15, attention: 0, least: 1 }, svd: SVD, svd_xt: SVD, svd_xt_1_1: SVD };
+const WORK = {
+  camera: { once: 1, evaluation: 0.0005, attention: 0, least: 1 },
+  svd: SVD,
+  svd_xt: SVD,
+  svd_xt_1_1: SVD,
+};
 /** These evaluate the model twice a step. */
 const SECOND_ORDER: Input['sampler'][] = ['HeunEDMSampler', 'DPMPP2SAncestralSampler'];
 

@@ -4,7 +4,8 @@ import { type Guider, guidanceScales, withGuidance } from '../../core/guider.ts'
 import type { Sampler } from '../../core/sampler-options.ts';
 import { sample } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
-import { camera, focusOf } from './camera.ts';
+import { camera, movesFor } from './camera.ts';
+import { estimateDepth } from './depth.ts';
 import type { Still } from './model.ts';
 
 /** The camera's posterior mean is exact, so correct samplers draw from its prior. Known properties of the prior test the samplers. */
@@ -13,6 +14,7 @@ const [T, W, H] = [6, 64, 64];
 const still: Still = { data: new Uint8Array(W * H * 3), width: W, height: H };
 for (let y = 0; y < H; y++)
   for (let x = 0; x < W; x++) still.data.fill((x * y) / 16, (y * W + x) * 3, (y * W + x) * 3 + 3);
+const moves = movesFor(estimateDepth(still), W / H);
 
 const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
 const SAMPLERS: Sampler[] = [
@@ -33,98 +35,93 @@ const GUIDERS: Guider[] = [
   { guider: 'IdentityGuider' },
 ];
 
-async function latentsOf(
-  seed: number,
-  steps: number,
-  sampler: Sampler,
-  discretization: Discretization,
-  guider: Guider,
-) {
+const request = { still, H, W, T, fps: 6, motion_bucket_id: 127, cond_aug: 0.02, decoding_t: 14 };
+const signal = new AbortController().signal;
+
+/** Latents of a clip, [t][c]. */
+async function draw(seed: number, steps: number, sampler: Sampler, discretization: Discretization, guider: Guider) {
   const { randn } = generator(seed);
-  const { signal } = new AbortController();
-  const request = {
-    still,
-    H,
-    W,
-    T,
-    fps: 6,
-    motion_bucket_id: 127,
-    cond_aug: 0.02,
-    decoding_t: 14,
-    steps,
-    randn,
-    signal,
-  };
-  const clip = await camera.open(request);
+  const clip = await camera.open({ ...request, steps, randn, signal });
   const denoise = withGuidance(clip.denoise, guidanceScales(T, guider));
-  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
-  const latents = await sample({ denoise, noise, sigmas: noiseLevels(steps, discretization), randn }, sampler);
-  return { clip, latents };
+  const sigmas = noiseLevels(steps, discretization);
+  const latents = await sample({ denoise, noise: randn(T * 4), sigmas, randn }, sampler);
+  return Array.from({ length: T }, (_, t) => latents.subarray(4 * t, 4 * t + 4));
 }
 
-/** The move (zoom, x, y), from the difference of the last and the first frame's channels; its length is 1 for a clean clip. */
-function moveOf(latents: Float32Array): number[] {
-  const plane = (H / 8) * (W / 8);
-  const mean = (t: number, c: number) =>
-    latents.subarray((t * 4 + c) * plane, (t * 4 + c + 1) * plane).reduce((sum, x) => sum + x, 0) / plane;
-  // The easing runs from −½ to ½; its norm over all frames is what the model divides by.
-  const ease = Array.from({ length: T }, (_, t) => {
-    const u = t / (T - 1);
-    return 0.6 * u + 0.4 * u * u * (3 - 2 * u) - 0.5;
-  });
-  const norm = Math.sqrt(plane * ease.reduce((sum, e) => sum + e * e, 0));
-  return [0, 1, 2].map((c) => ((mean(T - 1, c) - mean(0, c)) * norm) / 3);
-}
+// The course of every move is smoothstep, from 0 to 1; the model divides by its norm, and multiplies by 3.
+const ease = Array.from({ length: T }, (_, t) => 3 * (t / (T - 1)) ** 2 - 2 * (t / (T - 1)) ** 3);
+const norm = Math.hypot(...ease);
 
-describe('at 12 steps no noise is left', () => {
+/** The move (zoom, right, down, orbit), from the last frame; its length is 1 for a clean clip. */
+const moveOf = (latents: Float32Array[]) => [...latents.at(-1)!].map((value) => (value * norm) / 3);
+
+const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, value, c) => sum + value * b[c]!, 0);
+
+/** The kind of move that this one is nearest to. */
+const kindOf = (theta: readonly number[]) => {
+  const cosines = moves.map(({ k }) => dot(theta, k));
+  return cosines.indexOf(Math.max(...cosines));
+};
+
+describe('at 12 steps no noise is left, nor at 25 of LinearMultistep', () => {
   for (const sampler of SAMPLERS) {
+    const steps = sampler.sampler === 'LinearMultistepSampler' ? 25 : 12;
     for (const discretization of DISCRETIZATIONS) {
       test.each(GUIDERS)(`${sampler.sampler}, ${discretization.discretization}, $guider`, async (guider) => {
         for (const seed of [1, 2, 3]) {
-          const { latents } = await latentsOf(seed, 12, sampler, discretization, guider);
-          const length = Math.hypot(...moveOf(latents));
-          expect(Math.abs(length - 1)).toBeLessThan(0.02);
-          // Channel 3 holds nothing, and every plane is flat: what varies within one is noise.
-          const plane = (H / 8) * (W / 8);
-          for (let start = 0; start < latents.length; start += plane) {
-            const values = latents.subarray(start, start + plane);
-            expect(Math.max(...values) - Math.min(...values)).toBeLessThan(0.02);
-          }
+          const latents = await draw(seed, steps, sampler, discretization, guider);
+          const theta = moveOf(latents);
+          expect(Math.abs(Math.hypot(...theta) - 1)).toBeLessThan(0.03);
+          for (const [t, frame] of latents.entries())
+            for (const [c, value] of frame.entries())
+              expect(Math.abs(value - (3 * theta[c]! * ease[t]!) / norm)).toBeLessThan(0.05);
         }
       });
     }
   }
 });
 
+/** Every seed's move. */
+async function drawMany(seeds: number, steps: number, sampler: Sampler, guider: Guider): Promise<number[][]> {
+  const thetas: number[][] = [];
+  for (let seed = 1; seed <= seeds; seed++)
+    thetas.push(moveOf(await draw(seed * 7919, steps, sampler, DISCRETIZATIONS[0]!, guider)));
+  return thetas;
+}
+const sharesOf = (thetas: number[][]) =>
+  moves.map((_, kind) => thetas.filter((theta) => kindOf(theta) === kind).length / thetas.length);
+
 describe('over 600 seeds the moves follow the prior', () => {
-  const expected = 1 / Math.tanh(1.5) - 1 / 1.5; // mean of ⟨theta, f⟩ under von Mises–Fisher with kappa 1.5: 0.438
-  const focus = focusOf(still);
-  const direction = focus.map((value) => value / Math.hypot(...focus));
   const exact = SAMPLERS.filter(({ sampler }) =>
     ['HeunEDMSampler', 'DPMPP2MSampler', 'LinearMultistepSampler'].includes(sampler),
   );
+  // I2(12)/I1(12): the mean of the cosine within a kind (Abramowitz and Stegun, table 9.8)
+  const RESULTANT = 0.878_1;
+  const expected = [0, 1, 2, 3].map((c) =>
+    moves.reduce((sum, { weight, k }) => sum + (weight * RESULTANT * k[c]!) / Math.hypot(...k), 0),
+  );
 
   test.each(exact)('$sampler, 25 steps', async (sampler) => {
-    let sum = 0;
-    for (let seed = 1; seed <= 600; seed++) {
-      const { latents } = await latentsOf(seed * 7919, 25, sampler, DISCRETIZATIONS[0]!, { guider: 'IdentityGuider' });
-      sum += moveOf(latents).reduce((product, value, c) => product + value * direction[c]!, 0);
+    const thetas = await drawMany(600, 25, sampler, { guider: 'IdentityGuider' });
+    for (const c of [0, 1, 2, 3]) {
+      const mean = thetas.reduce((sum, theta) => sum + theta[c]!, 0) / thetas.length;
+      expect(Math.abs(mean - expected[c]!), `channel ${c}`).toBeLessThan(0.07); // three standard errors
     }
-    expect(Math.abs(sum / 600 - expected)).toBeLessThan(0.03);
+    const cosine = thetas.reduce((sum, theta) => sum + dot(theta, moves[kindOf(theta)]!.k) / 12, 0) / thetas.length;
+    expect(Math.abs(cosine - RESULTANT)).toBeLessThan(0.03); // as concentrated as the prior
+    for (const [kind, share] of sharesOf(thetas).entries())
+      expect(Math.abs(share - moves[kind]!.weight), `kind ${kind}`).toBeLessThan(0.05);
   });
 
-  test('guidance turns the move towards the focus', async () => {
-    const meanWith = async (cfg_scale: number) => {
-      let sum = 0;
-      for (let seed = 1; seed <= 40; seed++) {
-        const { latents } = await latentsOf(seed, 12, SAMPLERS[1]!, DISCRETIZATIONS[0]!, {
-          guider: 'VanillaCFG',
-          cfg_scale,
-        });
-        sum += moveOf(latents).reduce((product, value, c) => product + value * direction[c]!, 0);
-      }
-      return sum / 40;
-    };
-    expect(await meanWith(5)).toBeGreaterThan((await meanWith(1)) + 0.2);
+  test.each([GUIDERS[0]!, GUIDERS[2]!])('every kind of move occurs with $guider', async (guider) => {
+    const shares = sharesOf(await drawMany(300, 12, SAMPLERS[0]!, guider));
+    for (const [kind, share] of shares.entries())
+      expect(share, `kind ${kind}`).toBeGreaterThan(0.4 * moves[kind]!.weight);
+  });
+
+  test('strong guidance prefers the likeliest kinds, and leaves others', async () => {
+    const shares = sharesOf(await drawMany(300, 12, SAMPLERS[0]!, GUIDERS[1]!));
+    expect(Math.max(...shares)).toBeLessThan(0.7);
+    expect(shares.filter((share) => share > 0.03).length).toBeGreaterThan(3);
   });
 });

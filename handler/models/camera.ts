@@ -1,71 +1,60 @@
 /**
  * The embedded model: a virtual camera moves over the still. A true diffusion model in closed form, without weights.
  *
- * A clip's latents are x0[t,c,:,:] = RHO·theta_c·ease_t / norm for c = zoom, pan x, pan y (channel 3 is 0). theta is on the unit sphere with
- * the prior p(theta) ∝ exp(⟨focus, theta⟩), von Mises–Fisher (Mardia and Jupp, Directional Statistics, 2000, section 9.3). Given
- * x = x0 + sigma·noise the posterior is von Mises–Fisher again, with k = RHO·y/sigma² + focus, where y_c is x's projection on channel c's
- * unit-norm basis. So E[x0 | x] is exact: E[theta | x] = (coth|k| − 1/|k|)·k/|k|.
- * Without the condition focus is 0: both branches are on one sphere, so guidance turns the move and can't saturate.
+ * A clip's latents are x0[t,c] = RHO·theta_c·ease_t / norm for the channels zoom, pan right, pan down and orbit. theta is on the unit sphere
+ * of four dimensions. Its prior is a mixture of von Mises–Fisher distributions (Mardia and Jupp, Directional Statistics, 2000,
+ * section 9.3), one for each kind of move: sum of w_i·C(KAPPA)·exp(KAPPA·⟨move_i, theta⟩). Given x = x0 + sigma·noise, the posterior is a
+ * mixture of them again, with k_i = RHO·y/sigma² + KAPPA·move_i and weights w_i·C(KAPPA)/C(|k_i|), where y_c is x's projection on channel
+ * c's unit-norm basis. So E[x0 | x] is exact. Without the condition KAPPA is 0: both branches are on one sphere, so guidance turns the move
+ * and can't saturate.
  *
- * The latents hold the camera's path, not the picture: no parallax, no moving objects. cond_aug and decoding_t have no effect here.
+ * The latents hold the camera's path, not the picture. Near things move more than far ones, by the estimate of `depth.ts`; nothing moves by
+ * itself. cond_aug and decoding_t have no effect here.
  */
 import { setImmediate } from 'node:timers/promises';
-import type { Clip, ClipRequest, Model, Still } from './model.ts';
-import { resampleWindow } from './resample.ts';
+import { type Depth, estimateDepth } from './depth.ts';
+import type { Clip, ClipRequest, Model } from './model.ts';
+import { createWarp, type Warp } from './warp.ts';
 
 const RHO = 3; // norm of a move in latent space: far above sigma_min, far below sigma_max
-const KAPPA = 1.5; // concentration of the prior: how strongly the picture's detail attracts the camera
-const TRAVEL = 0.9; // share of the picture that a move covers at motion 512 in two seconds
-const MAX_MARGIN = 0.6; // the largest share of the picture that a window leaves out
+const KAPPA = 12; // concentration of each kind of move
 const CHANNELS = 4;
-const MOVES = 3; // zoom, pan x, pan y
+const MAX_TRAVEL = 0.34; // share of the frame that a whole move covers at motion 512
+const FULL_SECONDS = 3; // shorter clips move less
+const MAX_STRETCH = 0.6; // of the picture, where depth changes: above 1 it would fold
+const MAX_LEAN = 0.06; // of upright lines in orbits and pans: sideways by so much of their height
+const PAN = [0.29, 0.2] as const; // of the travel, right and down; the rest of it is margin
+const SWAY = 0.25; // of the travel: how far an orbit moves the nearest against the farthest
 
-export const camera: Model = { check() {}, open, stillScale: 1.5, samplingShare: 0.15, generative: false };
+export const camera: Model = { check() {}, open, samplingShare: 0.15, generative: false };
 
 async function open({ still, H, W, T, fps, motion_bucket_id }: ClipRequest): Promise<Clip> {
-  const [h, w] = [H / 8, W / 8];
-  const plane = h * w;
   const ease = easing(T);
-  const norm = Math.sqrt(plane * ease.reduce((sum, e) => sum + e * e, 0)) || 1;
-  const focus = focusOf(still);
-  const margin = Math.min(MAX_MARGIN, ((motion_bucket_id / 512) * TRAVEL * (T - 1)) / fps / 2);
-
-  const mean = (x: Float32Array, t: number, c: number) => {
-    const start = (t * CHANNELS + c) * plane;
-    let sum = 0;
-    for (let i = start; i < start + plane; i++) sum += x[i]!;
-    return sum / plane;
-  };
+  const norm = Math.hypot(...ease) || 1;
+  const depth = estimateDepth(still);
+  const moves = movesFor(depth, W / H);
+  const seconds = (T - 1) / fps;
+  const travel = MAX_TRAVEL * (motion_bucket_id / 512) ** 0.65 * Math.min(1, seconds / FULL_SECONDS);
+  const scene = createScene({ W, H, depth, travel });
 
   return {
-    shape: [T, CHANNELS, h, w],
+    shape: [T, CHANNELS, 1, 1],
 
     async denoise(x, sigma, conditional) {
       await setImmediate(); // lets progress, pings and aborts in between steps
-      const k = focus.map((f, c) => {
-        const y = ease.reduce((sum, e, t) => sum + (e * plane * mean(x, t, c)) / norm, 0);
-        return (RHO * y) / sigma ** 2 + (conditional ? f : 0);
+      const y = Array.from({ length: CHANNELS }, (_, c) => {
+        const projection = ease.reduce((sum, e, t) => sum + (e * x[t * CHANNELS + c]!) / norm, 0);
+        return (RHO * projection) / sigma ** 2;
       });
-      const length = Math.hypot(...k);
-      const contraction = length < 1e-3 ? 1 / 3 : (1 / Math.tanh(length) - 1 / length) / length; // 1/3: the series' first term
-      const x0 = new Float32Array(x.length);
-      for (let t = 0; t < T; t++) {
-        for (let c = 0; c < MOVES; c++) {
-          const start = (t * CHANNELS + c) * plane;
-          x0.fill((RHO * contraction * k[c]! * ease[t]!) / norm, start, start + plane);
-        }
-      }
-      return x0;
+      const theta = posteriorMean(y, conditional ? moves : UNIFORM);
+      return x.map((_, i) => (RHO * theta[i % CHANNELS]! * ease[Math.floor(i / CHANNELS)]!) / norm);
     },
 
     async *decode(x) {
+      const warp = createWarp(still, depth.pixels);
       for (let t = 0; t < T; t++) {
-        const position = (c: number) => Math.min(0.5, Math.max(-0.5, (mean(x, t, c) * norm) / RHO));
-        const size = 1 - margin * (0.5 + position(0));
-        const offset = (c: number) => (1 - size) * (0.5 + position(c)); // in [0, 1 − size]: the window never leaves the still
-        const [width, height] = [size * still.width, size * still.height];
-        const window = { x: offset(1) * still.width, y: offset(2) * still.height, width, height };
-        yield resampleWindow(still, window, W, H);
+        const position = (c: number) => travel * Math.min(1, Math.max(-1, (x[t * CHANNELS + c]! * norm) / RHO));
+        yield warp(warpAt([position(0), position(1), position(2), position(3)], scene));
       }
     },
 
@@ -74,39 +63,138 @@ async function open({ still, H, W, T, fps, motion_bucket_id }: ClipRequest): Pro
   };
 }
 
-/** The move's course over the frames, from −½ to ½: mostly even, a little slower at both ends. A single frame is in the middle. */
+/** The move's course over the frames, from 0 to 1, slow at both ends: the first frame is the still itself. */
 function easing(T: number): number[] {
   return Array.from({ length: T }, (_, t) => {
-    const u = T > 1 ? t / (T - 1) : 0.5;
-    return 0.6 * u + 0.4 * u * u * (3 - 2 * u) - 0.5;
+    const u = T > 1 ? t / (T - 1) : 0;
+    return u * u * (3 - 2 * u);
   });
 }
 
+/** One component of the prior: the natural parameter k of a von Mises–Fisher distribution, and its share. */
+interface Move {
+  weight: number;
+  k: readonly number[];
+}
+
 /**
- * The parameter of the prior: "push in, towards the detail". KAPPA times the unit vector along (1, 3·gx, 3·gy), (gx, gy) being the centroid
- * of the still's squared luminance gradient, each in [−1, 1] from the centre. Luminance is BT.709's.
+ * The kinds of moves, of which the noise draws one: push, pull, pan right and left, rise, sink, orbit both ways. Their mean is near 0, so
+ * guidance prefers none. A tall picture is rather followed upwards, a wide one sideways. Orbits and pulls need depth.
+ * @param aspect width/height
  */
-export function focusOf({ data, width, height }: Still): [zoom: number, x: number, y: number] {
-  const stepX = Math.max(1, Math.round(width / 128)); // a coarse grid is enough for a centroid
-  const stepY = Math.max(1, Math.round(height / 128));
-  const luminance = (x: number, y: number) => {
-    const i = (y * width + x) * 3;
-    return 0.2126 * data[i]! + 0.7152 * data[i + 1]! + 0.0722 * data[i + 2]!;
-  };
-  let sum = 1e-9; // a blank still has no gradient: its centroid is the centre
-  let gx = 0;
-  let gy = 0;
-  for (let y = stepY; y < height - stepY; y += stepY) {
-    for (let x = stepX; x < width - stepX; x += stepX) {
-      const dx = luminance(x + stepX, y) - luminance(x - stepX, y);
-      const dy = luminance(x, y + stepY) - luminance(x, y - stepY);
-      const weight = dx * dx + dy * dy;
-      sum += weight;
-      gx += weight * ((2 * x + 1) / width - 1);
-      gy += weight * ((2 * y + 1) / height - 1);
-    }
+export function movesFor({ subject: [x, y], certainty }: Pick<Depth, 'subject' | 'certainty'>, aspect: number): Move[] {
+  const tall = Math.min(2, Math.max(0.5, 1 / aspect));
+  const kinds: [weight: number, ...direction: number[]][] = [
+    [0.18, 1, 0.3 * (2 * x - 1), 0.3 * (2 * y - 1), 0],
+    [0.16 * (0.3 + 0.7 * certainty), -1, 0, 0, 0],
+    [0.12 / tall, 0, 1, 0, 0],
+    [0.12 / tall, 0, -1, 0, 0],
+    [0.12 * tall, 0, 0, -1, 0],
+    [0.08 * tall, 0, 0, 1, 0],
+    [0.12 * (0.2 + 0.8 * certainty), 0, 0, 0, 1],
+    [0.12 * (0.2 + 0.8 * certainty), 0, 0, 0, -1],
+  ];
+  const total = kinds.reduce((sum, [weight]) => sum + weight, 0);
+  return kinds.map(([weight, ...direction]) => {
+    const length = Math.hypot(...direction);
+    return { weight: weight / total, k: direction.map((value) => (KAPPA * value) / length) };
+  });
+}
+
+const UNIFORM: Move[] = [{ weight: 1, k: [0, 0, 0, 0] }];
+
+/**
+ * The mean of theta on the unit sphere of four dimensions, whose density is proportional to exp(⟨y, theta⟩) times a mixture of
+ * von Mises–Fisher distributions.
+ */
+export function posteriorMean(y: readonly number[], moves: readonly Move[]): number[] {
+  const parts = moves.map(({ weight, k }) => {
+    const sum = k.map((value, c) => value + y[c]!);
+    const length = Math.hypot(...sum);
+    const log = Math.log(weight) - logBessel(Math.hypot(...k)) + logBessel(length);
+    const contraction = length === 0 ? 0 : meanResultant(length) / length;
+    return { log, mean: sum.map((value) => value * contraction) };
+  });
+  const highest = Math.max(...parts.map(({ log }) => log));
+  const weights = parts.map(({ log }) => Math.exp(log - highest));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return y.map((_, c) => parts.reduce((sum, { mean }, i) => sum + (weights[i]! / total) * mean[c]!, 0));
+}
+
+/** log(I1(x)/x), I1 being the modified Bessel function: minus the log of the normalizer in four dimensions, up to a constant. */
+function logBessel(x: number): number {
+  if (x > 20) return x - 1.5 * Math.log(x) - 0.5 * Math.log(2 * Math.PI) + Math.log(hankel(1, x));
+  return Math.log(besselSeries(1, x) / 2);
+}
+
+/** I2(x)/I1(x): the length of the mean direction. */
+function meanResultant(x: number): number {
+  if (x > 20) return hankel(2, x) / hankel(1, x);
+  return ((x / 4) * besselSeries(2, x)) / (besselSeries(1, x) / 2);
+}
+
+/** I_n(x)·(2/x)^n: the sum of (x²/4)^m / (m!·(m+n)!), for n = 1 or 2 (Abramowitz and Stegun 9.6.10). */
+function besselSeries(n: 1 | 2, x: number): number {
+  let term = 1 / n;
+  let sum = term;
+  for (let m = 1; term > sum * 1e-17; m++) {
+    term *= (x * x) / 4 / (m * (m + n));
+    sum += term;
   }
-  const [x, y] = [(3 * gx) / sum, (3 * gy) / sum];
-  const scale = KAPPA / Math.hypot(1, x, y);
-  return [scale, x * scale, y * scale];
+  return sum;
+}
+
+/** I_n(x)·exp(−x)·sqrt(2πx) for large x (Abramowitz and Stegun 9.7.1). */
+function hankel(n: number, x: number): number {
+  let term = 1;
+  let sum = 1;
+  for (let m = 1; m < 12; m++) {
+    term *= -(4 * n * n - (2 * m - 1) ** 2) / (m * 8 * x);
+    sum += term;
+  }
+  return sum;
+}
+
+interface Scene {
+  W: number;
+  H: number;
+  depth: Depth;
+  /** 0–1: less where depth changes so fast that the picture would fold */
+  parallax: number;
+  /** 0–1: the same for sideways moves, where upright lines would lean */
+  sway: number;
+}
+
+/** @param travel of a whole move, as a share of the frame */
+export function createScene({ travel, ...rest }: Pick<Scene, 'W' | 'H' | 'depth'> & { travel: number }): Scene {
+  const { W, H, depth } = rest;
+  const [across, down] = depth.steepest.map((slope) => travel * Math.max(W, H) * slope + 1e-9) as [number, number];
+  const parallax = Math.min(1, MAX_STRETCH / Math.max(across, down));
+  return { ...rest, parallax, sway: Math.min(parallax, MAX_LEAN / (SWAY * down)) };
+}
+
+/**
+ * How the frame samples the still when the camera is at `position`, as shares of the frame: zoom (negative: the background grows behind the
+ * subject), pan right, pan down, orbit. Pans and orbits leave a margin, so that no position samples beyond the still.
+ */
+export function warpAt([zoom, right, down, orbit]: readonly [number, number, number, number], scene: Scene): Warp {
+  const { W, H, depth, parallax, sway } = scene;
+  const [push, pull] = [Math.max(0, zoom), Math.max(0, -zoom)];
+  const margin = 0.7 * Math.max(Math.abs(right), Math.abs(down)) + 0.5 * Math.abs(orbit);
+  // Heads are in the upper half: more is left out below. A zoom's centre is between the middle and the subject.
+  const centre = [0.5, 0.4] as const;
+  const focus = [0.25 + 0.5 * depth.subject[0], 0.15 + 0.5 * depth.subject[1]] as const;
+  const shrink = 0.75 * push + 0.5 * pull;
+  const depthScale = parallax * (pull - push);
+  const pan = [PAN[0] * right, PAN[1] * down] as const;
+  const depthPan = [sway * (0.12 * right + SWAY * orbit), parallax * 0.12 * down] as const;
+  const turn = [-sway * SWAY * orbit * depth.subjectDepth, 0] as const; // the subject stays
+  const offset = (size: number, i: 0 | 1) => (size - 1) * (focus[i] * shrink + centre[i] * margin + pan[i] + turn[i]);
+  const depthOffset = (size: number, i: 0 | 1) => (size - 1) * (depthPan[i] - focus[i] * depthScale);
+  return {
+    scale: 1 - shrink - margin,
+    offset: [offset(W, 0), offset(H, 1)],
+    depthScale,
+    depthOffset: [depthOffset(W, 0), depthOffset(H, 1)],
+  };
 }

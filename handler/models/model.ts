@@ -10,7 +10,7 @@ export interface ClipSize {
 
 /** A job's parameters that a model needs. */
 export interface ClipRequest extends ClipSize {
-  /** the fitted still: W×H pixels, rgb24, or larger with the same aspect where the model can use it */
+  /** the fitted still: W×H pixels, rgb24 */
   still: Still;
   /** frames a second */
   fps: number;
@@ -36,7 +36,7 @@ export interface Still {
 
 /** One still opened for the sampling of one video. */
 export interface Clip {
-  /** of the latents: frames, channels, and height and width divided by 8 */
+  /** of the latents: frames, channels, height and width */
   readonly shape: readonly [T: number, C: number, h: number, w: number];
   /** E[x0 | x = x0 + sigma·noise], given the still if `conditional`; x and the result are flat arrays of `shape`. */
   denoise(x: Float32Array, sigma: number, conditional: boolean): Promise<Float32Array>;
@@ -53,8 +53,6 @@ export interface Model {
   check(size: ClipSize): void;
   /** @throws JobError: memory ran out */
   open(request: ClipRequest): Promise<Clip>;
-  /** how much larger than the frame a fitted still may be, ≥ 1 (a zoom stays sharp) */
-  readonly stillScale: number;
   /** the share of the work that is sampling, roughly, 0–0.9; the rest is decoding; for progress bars */
   readonly samplingShare: number;
   /** whether a network generates the pictures: such files are marked */

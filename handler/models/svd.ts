@@ -47,7 +47,6 @@ export function openSvd(folder: string, options: SvdOptions = {}): SvdModel {
       await networks.unet(size, decoding_t, steps);
       await networks.decoder({ ...size, T: networks.framesAtATime(size, decoding_t) });
     },
-    stillScale: 1,
     samplingShare: 0.8,
     generative: true,
     close: networks.closeAll,

@@ -32,19 +32,19 @@ const stripes = (position: number, length: number) => [RED, GREEN, BLUE][Math.fl
 
 test('cover keeps the middle of a wide picture', async () => {
   const png = await paint(192, 64, (x) => stripes(x, 192));
-  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' }, 1);
+  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' });
   for (const x of [1, 32, 62]) for (const y of [0, 63]) expectColour(still, x, y, GREEN);
 });
 
 test('cover keeps the middle of a tall picture', async () => {
   const png = await paint(64, 192, (_, y) => stripes(y, 192));
-  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' }, 1);
+  const still = await fitStill(png, { W: 64, H: 64, fit: 'cover' });
   for (const y of [1, 32, 62]) for (const x of [0, 63]) expectColour(still, x, y, GREEN);
 });
 
 test('cover crops both sides equally, and does not distort', async () => {
   const disc = (x: number, y: number) => (Math.hypot(x - 99.5, y - 39.5) < 30 ? RED : BLUE);
-  const still = await fitStill(await paint(200, 80, disc), { W: 64, H: 64, fit: 'cover' }, 1);
+  const still = await fitStill(await paint(200, 80, disc), { W: 64, H: 64, fit: 'cover' });
   const red = (x: number, y: number) => at(still, x, y)[0]! > 125;
   const row = Array.from({ length: 64 }, (_, x) => red(x, 32));
   const column = Array.from({ length: 64 }, (_, y) => red(32, y));
@@ -57,7 +57,7 @@ test('cover crops both sides equally, and does not distort', async () => {
 test('contain shows the whole picture between blurred bars', async () => {
   const squares = (x: number, y: number): Colour => (((x >> 2) + (y >> 2)) % 2 ? [255, 255, 255] : [0, 0, 0]);
   const wide = (x: number, y: number) => (x < 8 ? RED : x >= 248 ? BLUE : squares(x, y));
-  const still = await fitStill(await paint(256, 128, wide), { W: 128, H: 128, fit: 'contain' }, 1);
+  const still = await fitStill(await paint(256, 128, wide), { W: 128, H: 128, fit: 'contain' });
   for (const y of [34, 64, 93]) {
     expectColour(still, 0, y, RED);
     expectColour(still, 127, y, BLUE);
@@ -71,43 +71,32 @@ test('contain shows the whole picture between blurred bars', async () => {
 });
 
 test('contain shows a tall picture whole, with bars left and right', async () => {
-  const still = await fitStill(await paint(64, 192, (_, y) => stripes(y, 192)), { W: 96, H: 96, fit: 'contain' }, 1);
+  const still = await fitStill(await paint(64, 192, (_, y) => stripes(y, 192)), { W: 96, H: 96, fit: 'contain' });
   for (const x of [34, 48, 61]) for (const y of [1, 48, 94]) expectColour(still, x, y, stripes(y, 96));
   for (const x of [3, 90]) expectColour(still, x, 48, GREEN); // bars: the middle of the picture, as cover shows it
 });
 
 test('stretch shows the whole picture, distorted', async () => {
   const png = await paint(192, 64, (x) => stripes(x, 192));
-  const still = await fitStill(png, { W: 64, H: 128, fit: 'stretch' }, 1);
+  const still = await fitStill(png, { W: 64, H: 128, fit: 'stretch' });
   for (const y of [0, 64, 127]) for (const x of [0, 10, 31, 53, 63]) expectColour(still, x, y, stripes(x, 64));
 });
 
-const sizes = [
-  // picture, frame, scale → still
-  { from: [1024, 576], W: 512, H: 288, scale: 1.5, to: [768, 432] }, // pixels for more than the scale
-  { from: [1024, 576], W: 512, H: 288, scale: 1, to: [512, 288] },
-  { from: [640, 360], W: 512, H: 288, scale: 1.5, to: [640, 360] }, // as large as the picture is
-  { from: [512, 288], W: 512, H: 288, scale: 1.5, to: [512, 288] },
-  { from: [100, 50], W: 512, H: 256, scale: 1.5, to: [512, 256] }, // too small: enlarged to the frame, no further
-  { from: [700, 300], W: 256, H: 256, scale: 1.5, to: [300, 300] }, // the shorter side decides
-  { from: [300, 700], W: 256, H: 256, scale: 1.5, to: [300, 300] },
-  { from: [301, 200], W: 192, H: 128, scale: 1.5, to: [288, 192] },
-  { from: [200, 600], W: 64, H: 512, scale: 1.5, to: [75, 600] },
-  { from: [1, 1], W: 64, H: 128, scale: 2, to: [64, 128] },
-] as const;
-
 for (const fit of ['cover', 'contain', 'stretch'] as const) {
-  test(`${fit}: rgb24 of the frame's aspect, larger only where the picture has the pixels`, async () => {
-    for (const { from, W, H, scale, to } of sizes) {
-      const png = await paint(from[0], from[1], () => RED);
-      const still = await fitStill(png, { W, H, fit }, scale);
-      const what = `${from} to ${W}×${H}`;
-      expect([still.width, still.height], what).toEqual(to);
-      expect(still.data, what).toHaveLength(still.width * still.height * 3);
+  test(`${fit}: rgb24 of the frame's size`, async () => {
+    for (const { from, W, H } of [
+      { from: [1024, 576], W: 512, H: 288 },
+      { from: [512, 288], W: 512, H: 288 },
+      { from: [100, 50], W: 512, H: 256 },
+      { from: [700, 300], W: 256, H: 256 },
+      { from: [300, 700], W: 256, H: 256 },
+      { from: [200, 600], W: 64, H: 512 },
+      { from: [1, 1], W: 64, H: 128 },
+    ] as const) {
+      const still = await fitStill(await paint(from[0], from[1], () => RED), { W, H, fit });
+      expect([still.width, still.height, still.data.length], `${from} to ${W}×${H}`).toEqual([W, H, W * H * 3]);
       expectColour(still, 0, 0, RED);
-      expectColour(still, still.width - 1, still.height - 1, RED);
-      expect(Math.abs(still.width * H - still.height * W)).toBeLessThanOrEqual((W + H) / 2); // up to a rounded pixel
-      expect(Math.max(still.width / W, still.height / H)).toBeLessThanOrEqual(scale);
+      expectColour(still, W - 1, H - 1, RED);
     }
   });
 }
@@ -116,7 +105,7 @@ test('a picture of the frame’s size is unchanged', async () => {
   const png = await paint(64, 128, (x, y) => [x * 4, y * 2, (x * y) % 256]);
   const before = await sharp(png).raw().toBuffer();
   for (const fit of ['cover', 'contain', 'stretch'] as const) {
-    const still = await fitStill(png, { W: 64, H: 128, fit }, 1.5);
+    const still = await fitStill(png, { W: 64, H: 128, fit });
     expect(Buffer.compare(Buffer.from(still.data), before), fit).toBe(0);
   }
 });
@@ -135,11 +124,11 @@ test.each([
     [64, 2048],
   ] as const) {
     for (const fit of ['cover', 'contain', 'stretch'] as const) {
-      const still = await fitStill(png, { W, H, fit }, 1.5);
+      const still = await fitStill(png, { W, H, fit });
       expect([still.width, still.height, still.data.length], fit).toEqual([W, H, 3 * W * H]);
       expectColour(still, W / 2, H / 2, GREEN);
     }
-    const stretched = await fitStill(png, { W, H, fit: 'stretch' }, 1);
+    const stretched = await fitStill(png, { W, H, fit: 'stretch' });
     expectColour(stretched, 0, 0, RED);
     expectColour(stretched, W - 1, H - 1, BLUE);
   }
@@ -147,8 +136,8 @@ test.each([
 
 test('the bars are blurred equally in wide and tall frames', async () => {
   const board = await paint(256, 256, (x, y) => (((x >> 2) + (y >> 2)) % 2 ? [255, 255, 255] : [0, 0, 0]));
-  const flat = await fitStill(board, { W: 1024, H: 128, fit: 'contain' }, 1);
-  const tall = await fitStill(board, { W: 128, H: 1024, fit: 'contain' }, 1);
+  const flat = await fitStill(board, { W: 1024, H: 128, fit: 'contain' });
+  const tall = await fitStill(board, { W: 128, H: 1024, fit: 'contain' });
   for (let along = 0; along < 1024; along++) {
     if (along > 430 && along < 594) continue; // the picture
     for (const across of [10, 64, 117]) {

@@ -8,18 +8,13 @@ const MARGIN = 8;
  * Fits a still to the frame.
  * @param png the unfitted still
  * @param fit cover: crops around the centre; contain: the whole still over a blurred copy of itself; stretch: distorts
- * @param scale how much larger than W×H the result may be if the still has the pixels; ≥ 1
  */
 export async function fitStill(
   png: Uint8Array,
-  { W, H, fit }: { W: number; H: number; fit: 'cover' | 'contain' | 'stretch' },
-  scale: number,
+  { W: width, H: height, fit }: { W: number; H: number; fit: 'cover' | 'contain' | 'stretch' },
 ): Promise<Still> {
   const original = sharp(png);
   const meta = await original.metadata();
-  const factor = Math.min(scale, Math.max(1, Math.min(meta.width / W, meta.height / H)));
-  const width = Math.round(W * factor);
-  const height = Math.round(H * factor);
   const kernel = 'lanczos3';
 
   /** A very thin still (1×65,535 for 2048×2048) exceeds libvips' limits when enlarged, so it is cropped before, with a margin. */

@@ -59,7 +59,7 @@ export async function makeVideo(job: JobInput, options: VideoOptions): Promise<J
 }
 
 /** Latents of one video: noise that the sampler brings down the noise levels. */
-async function sampleLatents(clip: Clip, job: JobInput, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
+export async function sampleLatents(clip: Clip, job: JobInput, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
   const noise = options.randn(clip.shape.reduce((product, size) => product * size, 1));
   const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), ...options }, job);

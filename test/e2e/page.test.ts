@@ -146,13 +146,13 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       for (const part of ['#key-part', '#forget', '#budget', '#outage'])
         expect(await page.isVisible(part), part).toBe(false);
       await choosePicture();
-      await chooseSmallClip({ steps: 1000, T: 50, W: 128, H: 128 }); // long enough to see progress
+      await chooseSmallClip({ T: 100, W: 768, H: 768 }); // long enough to see progress
       await matchesText('#cost', /^At most \$0\.\d+, up to \d+ s of computing$/);
       const { id, input } = await make();
       await page.waitForSelector(`${newest} img.still`);
-      await matchesText(`${newest} .stage`, /^Sampling, \d+ of 1000$/);
-      expect(await playing(page)).toMatchObject({ width: 128, height: 128 });
-      await matchesText(`${newest} .facts`, new RegExp(`^128 × 1288.3 sSeed ${input.seed}\\$0\\.\\d`));
+      await matchesText(`${newest} .stage`, /^Decoding frames, \d+ of 100$/);
+      expect(await playing(page)).toMatchObject({ width: 768, height: 768 });
+      await matchesText(`${newest} .facts`, new RegExp(`^768 × 768\\d+.\\d sSeed ${input.seed}\\$0\\.\\d`));
 
       const saved = page.waitForEvent('download');
       await page.click(`[id="${id}"] a[download]`);
@@ -245,11 +245,11 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('a running task can be canceled and tried again', async () => {
       await choosePicture();
-      await chooseSmallClip({ steps: 1000, T: 50, W: 256, H: 256, num_cols: 4 }); // about 30 s: it must not end before it is canceled
+      await chooseSmallClip({ T: 100, W: 1024, H: 1024, num_cols: 4 }); // about 30 s: it must not end before it is canceled
       const { id, input } = await make();
       await page.hover(`[id="${id}"] >> text=Cancel`);
       await page.mouse.down();
-      await matchesText(`${newest} .stage`, /^Sampling/);
+      await matchesText(`${newest} .stage`, /^Decoding frames/);
       await page.waitForSelector(`${newest} .media img`);
       await page.mouse.up();
       await reachesStatus(id, 'canceled');
@@ -360,9 +360,9 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('the page shows when the API is away and when it is back, and follows the clip to its end', async () => {
       await choosePicture();
-      await chooseSmallClip({ steps: 1000, T: 16 });
+      await chooseSmallClip({ T: 100, W: 768, H: 768 });
       const { id } = await make();
-      await matchesText(`${newest} .stage`, /^Sampling/);
+      await matchesText(`${newest} .stage`, /^Decoding frames/);
       process.kill(service.pids().api, 'SIGKILL');
       await hasText('#outage', 'The service does not answer. Trying again; running clips continue.');
       await hasText('#outage', '');
@@ -508,9 +508,9 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.fill('#setting-motion_bucket_id', '300');
       await hasText('#setting-motion_bucket_id-problem', 'the model was trained with values up to 255');
       expect(await page.getAttribute('#setting-motion_bucket_id', 'aria-invalid')).toBe(null);
-      await openGroup('Advanced');
-      await page.fill('#setting-steps', '1000');
-      await page.fill('#setting-T', '100');
+      await page.click('label:has([value="other"])');
+      for (const [name, value] of Object.entries({ W: 2048, H: 2048, T: 100, num_cols: 10 }))
+        await page.fill(`#setting-${name}`, String(value));
       await page.fill('#setting-motion_bucket_id', '');
       await matchesText('#cost', /^Takes up to \d min( \d+ s)? of computing$/);
       await hasText('#setting-motion_bucket_id-problem', '');

@@ -205,8 +205,9 @@ describe.skipIf(!hasBrowser)('the page at the proxy’s address, in Chromium', (
       await page.click('#key-form button');
       await page.click('label:has([value="picture"])');
       await page.setInputFiles('#image', { name: 'a.png', mimeType: 'image/png', buffer: Buffer.from(PICTURE) });
-      await page.click('summary:has-text("Sampling")');
-      await page.fill('#setting-steps', '200'); // so long that it is cut
+      await page.click('label:has([value="other"])');
+      for (const [name, value] of Object.entries({ W: 1024, H: 1024, T: 100 })) // so long that it is cut
+        await page.fill(`#setting-${name}`, String(value));
       await page.click('#make');
       await page.waitForSelector('#tasks video', { timeout: 150_000 });
       expect((await playing(page)).src.startsWith(`${proxy.url}/files/`)).toBe(true);

@@ -38,21 +38,6 @@ function psnr(a: Uint8Array, b: Uint8Array): number {
   return 10 * Math.log10(255 ** 2 / error);
 }
 
-const small = ({ data, width, height }: { data: Uint8Array; width: number; height: number }) =>
-  sharp(data, { raw: { width, height, channels: 3 } })
-    .resize(32, 18, { fit: 'fill' })
-    .raw()
-    .toBuffer();
-
-/** Pearson's correlation of two pictures' values. */
-function likeness(a: Uint8Array, b: Uint8Array): number {
-  const mean = (x: Uint8Array) => x.reduce((sum, value) => sum + value, 0) / x.length;
-  const [ma, mb] = [mean(a), mean(b)];
-  const covariance = (x: Uint8Array, y: Uint8Array, mx: number, my: number) =>
-    x.reduce((sum, value, i) => sum + (value - mx) * (y[i]! - my), 0);
-  return covariance(a, b, ma, mb) / Math.sqrt(covariance(a, a, ma, ma) * covariance(b, b, mb, mb));
-}
-
 describe('clips of a picture', () => {
   test('a picture becomes an MP4 of exactly T frames of W×H at fps that move over it', async () => {
     const task = await service.make({ seed: 23 });
@@ -62,21 +47,12 @@ describe('clips of a picture', () => {
     const frames = await framesOf(video!.link);
     expect(frames.map(({ width, height }) => [width, height])).toEqual(Array(14).fill([512, 288]));
 
-    // The move begins near the whole still: at a sixteenth of its size the first frame hardly differs from it.
-    const first = await small(frames[0]!);
-    const fitted = await fitStill(Buffer.from(PICTURE), { W: 512, H: 288, fit: 'cover' }, 1);
-    expect(likeness(first, await small(fitted))).toBeGreaterThan(0.8);
-    const turned = await fitStill(
-      await sharp(PICTURE).rotate(180).png().toBuffer(),
-      { W: 512, H: 288, fit: 'cover' },
-      1,
-    );
-    expect(likeness(first, await small(turned))).toBeLessThan(0.6); // what unlike looks like
-    for (let t = 1; t < frames.length; t++) {
-      const change = psnr(frames[t]!.data, frames[t - 1]!.data);
-      expect(change).toBeLessThan(35); // it moves
-      expect(change).toBeGreaterThan(15); // and does not jump
-    }
+    // The move begins with the picture itself, softly, and goes on without jumps.
+    const png = Buffer.from(await (await fetch(task.still!.link)).arrayBuffer());
+    const fitted = await fitStill(png, { W: 512, H: 288, fit: 'cover' });
+    expect(psnr(frames[0]!.data, fitted.data)).toBeGreaterThan(32); // what x264 loses
+    expect(psnr(frames.at(-1)!.data, fitted.data)).toBeLessThan(25);
+    for (let t = 1; t < frames.length; t++) expect(psnr(frames[t]!.data, frames[t - 1]!.data)).toBeGreaterThan(17);
   });
 
   test('the same seed gives the same bytes, and another seed another clip', async () => {
@@ -150,7 +126,9 @@ test('every sampler, discretization and guider gives a smoothly moving clip of i
   );
   const { id: still_of } = await service.make({ ...TINY }); // decoded once for all
   const tasks = await Promise.all(
-    combinations.map((choices) => service.post({ still_of, H: 64, W: 128, T: 6, steps: 12, seed: 3, ...choices })),
+    combinations.map((choices) =>
+      service.post({ still_of, H: 64, W: 128, T: 16, fps: 5, motion_bucket_id: 255, steps: 12, seed: 3, ...choices }),
+    ),
   );
   const seen = new Set<string>();
   for (const [i, choices] of combinations.entries()) {
@@ -158,10 +136,10 @@ test('every sampler, discretization and guider gives a smoothly moving clip of i
     expect(task, JSON.stringify(choices)).toMatchObject({ status: 'succeeded', input: choices, warnings: [] });
     seen.add(task.videos![0]!.sha256);
     const frames = await framesOf(task.videos![0]!.link);
-    expect(frames).toHaveLength(6);
+    expect(frames).toHaveLength(16);
     const changes = frames.slice(1).map((frame, t) => psnr(frame.data, frames[t]!.data));
     expect(Math.min(...changes), JSON.stringify(choices)).toBeGreaterThan(18); // no jumps, as noise would make
-    expect(Math.max(...changes), JSON.stringify(choices)).toBeLessThan(45); // and it moves
+    expect(psnr(frames[15]!.data, frames[0]!.data), JSON.stringify(choices)).toBeLessThan(30); // and it moves
   }
   expect(seen.size).toBe(36); // and each is another clip
 }, 90_000);
@@ -199,7 +177,7 @@ describe('kill -9', () => {
   });
 
   test('another worker completes the job of a killed one, and nothing is left over', async () => {
-    const { id } = await service.post({ T: 60, steps: 50, fps: 30 });
+    const { id } = await service.post({ T: 100, W: 1024, H: 768, fps: 30 });
     while ((await (await fetch(`${service.url}/status?id=${id}`)).json()).status !== 'running');
     process.kill(service.pids().worker, 'SIGKILL');
     const task = await service.waitForEnd(id);

@@ -214,7 +214,7 @@ export async function fuzzPictures(options: FuzzOptions): Promise<FuzzReport> {
       report.accepted++;
       const side = () => 64 * (1 + Math.floor(random() * 6));
       const frame = { W: side(), H: side(), fit: chooser(random)(['cover', 'contain', 'stretch'] as const) };
-      const { data, width, height } = await fitStill(result!, frame, 1 + random() / 2);
+      const { data, width, height } = await fitStill(result!, frame);
       if (data.length !== 3 * width * height)
         await addViolation(`fit gave ${data.length} bytes for ${width}×${height}`);
     }

@@ -124,12 +124,12 @@ class Caller {
   async #post(): Promise<string> {
     const { trial, n } = this;
     const { kind, columns, hasWebhook, cancels } = this.#plan;
-    const length = cancels === 'while it runs' ? { T: '60', steps: '20' } : { T: '2', steps: '1' }; // long enough to run
+    const isLong = cancels === 'while it runs';
+    const size = isLong ? { T: '100', H: '512', W: '512' } : { T: '2', H: '64', W: '64' }; // long enough to run
     const prompt = { prompt: `number ${n}`, banned: 'something BANNED_PROMPT', picture: undefined }[kind];
     const fields = {
-      H: '64',
-      W: '64',
-      ...length,
+      ...size,
+      steps: '1',
       seed: String(n),
       num_cols: String(columns),
       ...(prompt && { prompt }),
