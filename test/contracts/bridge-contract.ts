@@ -318,7 +318,7 @@ function testRecords(harness: Harness, documented: Documented) {
   test('an id that the bridge does not know is lost', async () => {
     const { options } = await harness.start();
     await harness.writeRecord({ id: 'unknown' });
-    await harness.expectFailure(options, 'lost', /forgotten/);
+    await harness.expectFailure(options, 'lost', /no longer knows/);
   });
 
   test('an imagine that never ends is upstream_timeout, and a second job waits for the same one', async () => {
