@@ -134,7 +134,7 @@ test('--image takes a file, standard input and a URL', async () => {
 
 test('quote prints the price and makes nothing', async () => {
   const { code, out, err } = await img2vid(['quote', '--prompt', 'x', '--fps', '60']);
-  expect([code, out]).toEqual([EXIT.ok, 'at most 0.051092 USD, for 1.092 s of GPU\n']);
+  expect([code, out]).toEqual([EXIT.ok, 'at most 0.052027 USD, for 2.027 s of GPU\n']);
   expect(err).toMatch(/^fps: .* values from 5 to 30/);
 });
 
@@ -226,9 +226,9 @@ test('status, list and usage print the newest task, the tasks and the account', 
   expect(JSON.parse((await img2vid(['list', '--json', '--until', '2020-01-01T00:00:00Z'])).out)).toEqual([]);
   expect((await img2vid(['list', '--status', 'done'])).err).toMatch(/^--status: must be one of queued/);
   expect((await img2vid(['usage'])).out).toMatch(
-    /^\d{4}-\d\d: [\d.]+ USD spent, 0.102184 USD reserved for active tasks \(2\); no budget\n/,
+    /^\d{4}-\d\d: [\d.]+ USD spent, 0.104054 USD reserved for active tasks \(2\); no budget\n/,
   );
-  expect(JSON.parse((await img2vid(['usage', '--json', '--since', '2026-01-01'])).out).reserved).toBe(102_184);
+  expect(JSON.parse((await img2vid(['usage', '--json', '--since', '2026-01-01'])).out).reserved).toBe(104_054);
   for (const id of ids) await img2vid(['cancel', id]);
 });
 

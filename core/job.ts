@@ -1,5 +1,6 @@
 /** The contract between the API and the worker: a job's input, progress, output and errors. docs/glossary.md defines the words. */
 import * as v from 'valibot';
+import { isSized, type Size } from './frame-size.ts';
 import { parameters } from './parameters.ts';
 import { presets } from './presets.ts';
 
@@ -18,8 +19,10 @@ const { s_churn, s_tmin, s_tmax, s_noise, eta, order, sigma_min, sigma_max, rho 
 const { cfg_scale, max_cfg_scale, min_guidance_scale } = all;
 
 const common = {
-  H: side,
-  W: side,
+  H: v.optional(side),
+  W: v.optional(side),
+  /** as long as W or H is unknown: they follow from the picture */
+  aspect_ratio: v.optional(v.literal('auto')),
   ...{ T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit },
   prompt: v.optional(all.prompt),
   image_url: v.optional(all.image_url),
@@ -63,6 +66,10 @@ export const jobSchema = v.pipe(
     (job) => SOURCE_FIELDS.filter((name) => job[name] !== undefined).length === 1,
     `exactly one of ${SOURCE_FIELDS.join(', ')}`,
   ),
+  v.check(
+    (job) => isSized(job) !== (job.aspect_ratio !== undefined && job.prompt === undefined),
+    'needs W and H, or for a picture aspect_ratio',
+  ),
   // A key may only lead into the task's own folder, or to a still, whose owner the API has checked.
   v.check(
     (job) => !job.image_key || job.image_key === `${taskFolder(job.task_id)}/upload`,
@@ -74,6 +81,7 @@ export const jobSchema = v.pipe(
   ),
 );
 export type JobInput = v.InferOutput<typeof jobSchema>;
+export type SizedJob = JobInput & Size;
 
 /** A file that a job has made. */
 const file = {
@@ -131,6 +139,8 @@ export const progressSchema = v.object({
   steps: v.optional(count),
   /** bucket key of the still, once there is one */
   still: v.optional(v.string()),
+  /** of the frames, in pixels, once the worker has chosen it: an input with `aspect_ratio` leaves it to the worker */
+  size: v.optional(v.object({ H: count, W: count })),
   usage,
 });
 export type Progress = v.InferOutput<typeof progressSchema>;

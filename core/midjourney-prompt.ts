@@ -4,6 +4,7 @@
  * Refused in a request, and again in a job: flags that make several imagines of one, change the price or make videos, and
  * {permutations, in braces}. Escaped for the bridge: URLs, which Midjourney would fetch as picture prompts.
  */
+import { parseRatio } from './frame-size.ts';
 
 /** Flags by the reason why they are refused. `bs`, `end`, `loop` and `motion` belong to videos. */
 const COSTLY = {
@@ -51,9 +52,15 @@ export function toBridgePrompt(prompt: string, W: number, H: number): string {
   return addAspectRatio(plain.trim(), W, H);
 }
 
+/** Midjourney's flag for the aspect ratio. */
+const ASPECT_RATIO = /(?:^|\s)(?:--|—)(?:ar|aspect)[\s=]\s*(\S*)/i;
+
+/** The prompt's aspect ratio, width divided by height; undefined if it has none that can be read. */
+export const aspectRatioOf = (prompt: string): number | undefined => parseRatio(ASPECT_RATIO.exec(prompt)?.[1] ?? '');
+
 /** Adds Midjourney's flag for the frame's aspect ratio, unless the prompt has one. */
 export function addAspectRatio(prompt: string, W: number, H: number): string {
-  if (/(^|\s)(--|—)(ar|aspect)[\s=]/i.test(prompt)) return prompt;
+  if (ASPECT_RATIO.test(prompt)) return prompt;
   const divisor = (function gcd(a: number, b: number): number {
     return b === 0 ? a : gcd(b, a % b);
   })(W, H);

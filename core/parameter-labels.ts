@@ -3,7 +3,7 @@ import type { ParameterName } from './parameters.ts';
 
 const GROUPS = {
   Source: { prompt: 'Prompt', image_url: 'URL of a picture', still_of: 'Earlier clip' },
-  Size: { W: 'Width', H: 'Height' },
+  Size: { W: 'Width', H: 'Height', aspect_ratio: 'Aspect ratio' },
   Clip: { T: 'Frames', fps: 'Frame rate', motion_bucket_id: 'Motion', num_cols: 'Videos', seed: 'Seed' },
   Picture: { fit: 'Fit', image_index: 'Which of the four pictures', cond_aug: 'Conditioning noise' },
   Advanced: {

@@ -1,10 +1,11 @@
 /** The parameters of a request, as JSON Schema and as a table for people. */
 import { toJsonSchema } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
+import { SIDE_STEP } from './frame-size.ts';
 import { MODELS } from './job.ts';
 import { PARAMETER_LABELS, type ParameterLabel } from './parameter-labels.ts';
 import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestSchema, UNUSED } from './parameters.ts';
-import type { ModelName } from './presets.ts';
+import { type ModelName, presets } from './presets.ts';
 
 export interface ParameterSchema extends ParameterLabel {
   type: 'integer' | 'number' | 'string';
@@ -15,6 +16,8 @@ export interface ParameterSchema extends ParameterLabel {
   maximum?: number;
   multipleOf?: number;
   anyOf?: object[];
+  /** of W and H: the side of the model's own size, in pixels */
+  'x-own'?: number;
   minLength?: number;
   maxLength?: number;
   format?: string;
@@ -35,12 +38,16 @@ export function requestProperties({ model, limits, bridge }: { model: ModelName;
   const { properties } = jsonSchema(requestSchema(limits, model)) as { properties: Record<string, ParameterSchema> };
   Object.assign(properties.prompt!, { minLength: 1, maxLength: MAX_PROMPT, ...(bridge && { 'x-bridge': bridge }) });
   for (const name of ['H', 'W'] as const) {
-    const own = defaults(model)[name];
-    const sizes = own % 64 === 0 ? { multipleOf: 64 } : { anyOf: [{ multipleOf: 64 }, { const: own }] };
-    Object.assign(properties[name]!, { type: 'integer', ...sizes });
+    const others = [presets[model].H, presets[model].W].filter((own) => own % SIDE_STEP !== 0);
+    const step = { multipleOf: SIDE_STEP };
+    const sizes = others.length === 0 ? step : { anyOf: [step, { enum: others }] };
+    Object.assign(properties[name]!, { type: 'integer', ...sizes, 'x-own': presets[model][name] });
   }
   for (const [name, label] of Object.entries(PARAMETER_LABELS)) Object.assign(properties[name]!, label);
-  for (const [name, value] of Object.entries(defaults(model))) properties[name]!.default = value;
+  for (const [name, value] of Object.entries(defaults(model))) {
+    const { maximum = Infinity } = properties[name]!;
+    properties[name]!.default = typeof value === 'number' ? Math.min(value, maximum) : value;
+  }
   for (const name of UNUSED[model]) properties[name]!['x-unused'] = true;
   for (const [name, home] of Object.entries(BELONGS_TO)) {
     const schema = properties[name]!;
@@ -69,8 +76,10 @@ export function parameterRows(limits: Limits) {
   return Object.entries(byModel.at(-1)!).map(([name, schema]) => ({
     name,
     range: formatRange(name, schema),
-    defaultValue:
-      name === 'seed' ? 'random, and reported' : formatDefaults(byModel.map((properties) => properties[name]!.default)),
+    defaultValue: defaultOf(
+      name,
+      byModel.map((properties) => properties[name]!),
+    ),
     description: schema.description,
   }));
 }
@@ -81,19 +90,27 @@ function formatRange(
 ): string {
   if (choices) return choices.join(', ');
   if (format === 'uuid') return 'a task’s id';
+  if (name === 'aspect_ratio') return 'auto, or W:H from 9:21 to 21:9';
   if (format) return name === 'webhook_url' ? 'an https URL' : 'an http(s) URL';
   if (type === 'string') return `${minLength}–${maxLength!.toLocaleString('en')} characters`;
   const { minimum, exclusiveMinimum, maximum, multipleOf, anyOf } = numbers;
   if (exclusiveMinimum !== undefined) return `> ${exclusiveMinimum}`;
   if (maximum === undefined) return `≥ ${minimum}`;
-  const step = multipleOf ?? (anyOf && 64);
+  const step = multipleOf ?? (anyOf && SIDE_STEP);
   return `${formatLimit(minimum!)}–${formatLimit(maximum)}${step ? `, multiples of ${step}` : ''}`;
 }
 
 const formatLimit = (number: number) => (number === 1e9 ? '1e9' : String(number));
 
+/** @param schemas of the parameter, one for each model */
+function defaultOf(name: string, schemas: ParameterSchema[]): string {
+  if (name === 'seed') return 'random, and reported';
+  const own = formatValues(schemas.map((schema) => schema['x-own']));
+  return own ? `from aspect_ratio; the model’s own: ${own}` : formatValues(schemas.map((schema) => schema.default));
+}
+
 /** One value for all models, or each value with its models: `12 (camera), 25 (svd)`. */
-function formatDefaults(values: ParameterSchema['default'][]): string {
+function formatValues(values: ParameterSchema['default'][]): string {
   const different = [...new Set(values)];
   if (different.length === 1) return String(different[0] ?? '');
   const modelsWith = (value: unknown) => MODELS.filter((_, i) => values[i] === value).join(', ');

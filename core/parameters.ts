@@ -4,6 +4,16 @@
  */
 import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
+import {
+  MAX_RATIO,
+  MAX_SIDE,
+  type MaybeSized,
+  MIN_RATIO,
+  MIN_SIDE,
+  parseRatio,
+  SIDE_STEP,
+  type Size,
+} from './frame-size.ts';
 import type { Guider } from './guider.ts';
 import { findForbidden } from './midjourney-prompt.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
@@ -37,23 +47,42 @@ function positive(description: string) {
 }
 
 /**
- * A side of the frame. The latents are an eighth of it, and the network halves them three times more, so it is a multiple of 64. A
- * model's own size may be another one (the camera's 288), and is allowed, so that a task's input can be sent again.
+ * A side of the frame. The latents are an eighth of it, and the network halves them three times more, so it is a multiple of 64. The
+ * sides of a model's own size may be others (the camera's 848 and 480). They are allowed, so that a task's input can be sent again.
  */
-function side(own: number, name: string) {
+function side({ W, H }: Size, name: string, other: string) {
   const allowed = ({ input }: { input: unknown }) => {
-    const text = 'must be a multiple of 64 from 64 to 2048';
+    const text = `must be a multiple of ${SIDE_STEP} from ${MIN_SIDE} to ${MAX_SIDE}`;
     if (typeof input !== 'number' || !Number.isFinite(input)) return text;
-    const inside = Math.min(2048, Math.max(64, input));
-    const nearest = [...new Set([Math.floor(inside / 64) * 64, Math.ceil(inside / 64) * 64])];
-    return `${text}; nearest: ${nearest.join(' and ')}`;
+    const inside = Math.min(MAX_SIDE, Math.max(MIN_SIDE, input));
+    const nearest = [...new Set([Math.floor(inside / SIDE_STEP), Math.ceil(inside / SIDE_STEP)])];
+    return `${text}; nearest: ${nearest.map((steps) => steps * SIDE_STEP).join(' and ')}`;
   };
   return v.pipe(
     v.number(allowed),
-    v.check((pixels) => pixels % 64 === 0 || pixels === own, allowed),
-    v.minValue(64, allowed),
-    v.maxValue(2048, allowed),
-    v.description(`${name} of the frames in pixels. Sizes other than the default look worse`),
+    v.check((pixels) => pixels % SIDE_STEP === 0 || pixels === W || pixels === H, allowed),
+    v.minValue(MIN_SIDE, allowed),
+    v.maxValue(MAX_SIDE, allowed),
+    v.description(
+      `${name} of the frames in pixels. By default it follows from aspect_ratio, and from ${other} if that is given`,
+    ),
+  );
+}
+
+/** `auto`, or a ratio within the limits. */
+function aspectRatio() {
+  const allowed = 'must be auto, or W:H from 9:21 to 21:9, such as 16:9, 9:16 or 1:1';
+  const isAllowed = (text: string) => {
+    const ratio = parseRatio(text);
+    return text === 'auto' || (ratio !== undefined && ratio >= MIN_RATIO && ratio <= MAX_RATIO);
+  };
+  return v.pipe(
+    v.string(allowed),
+    v.trim(),
+    v.check(isAllowed, allowed),
+    v.description(
+      'Aspect ratio of the frames. auto is that of the picture, or of the prompt’s --ar. Ignored if W and H are given',
+    ),
   );
 }
 
@@ -138,8 +167,9 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     image_url: url('must be an http or https URL', {
       description: `Public URL of the picture to animate: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
     }),
-    H: side(own.H, 'Height'),
-    W: side(own.W, 'Width'),
+    H: side(own, 'Height', 'W'),
+    W: side(own, 'Width', 'H'),
+    aspect_ratio: aspectRatio(),
     T: integer(1, maxFrames, 'Number of frames. The clip lasts T / fps seconds'),
     cond_aug: real(
       0,
@@ -201,7 +231,7 @@ export type Request = Partial<Values>;
 /** What the still is made from. The first one that a request has is used. */
 export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
-type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url';
+type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
 type CommonName = Exclude<
   ParameterName,
   OptionalName | Choice | keyof Churn | keyof Ancestral | 'order' | keyof EDMDiscretization | GuiderNumber
@@ -209,16 +239,21 @@ type CommonName = Exclude<
 type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
 
 /** A request with defaults resolved, as a task shows it: one source, and only the parameters that apply to the choices. */
-export type Input = Pick<Values, CommonName> & Partial<Pick<Values, OptionalName>> & Sampler & Discretization & Guider;
+export type Input = Pick<Values, CommonName> &
+  Partial<Pick<Values, Exclude<OptionalName, 'aspect_ratio'>>> &
+  Pick<MaybeSized, 'aspect_ratio'> &
+  Sampler &
+  Discretization &
+  Guider;
 
 /** The default values. The seed has none: it is random for each task. */
 export function defaults(model: ModelName) {
-  const { discretization, guider, ...sizes } = presets[model];
+  const { H: _H, W: _W, discretization, guider, ...numbers } = presets[model];
   return {
-    ...sizes,
+    aspect_ratio: 'auto',
+    ...numbers,
     cond_aug: 0.02,
     decoding_t: 14,
-    fps: 6,
     motion_bucket_id: 127,
     num_cols: 1,
     sampler: 'EulerEDMSampler',

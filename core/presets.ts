@@ -3,11 +3,13 @@ import type { Guider } from './guider.ts';
 
 /** The values that a model was trained for: the defaults of requests. */
 export interface Preset {
-  /** frame height and width in pixels, multiples of 64 */
+  /** frame height and width in pixels: multiples of 8 for the latents, of 2 for the encoder */
   H: number;
   W: number;
   /** frames of a clip */
   T: number;
+  /** frames a second */
+  fps: number;
   steps: number;
   discretization: Discretization;
   guider: Guider;
@@ -18,15 +20,16 @@ const svd = {
   H: 576,
   W: 1024,
   T: 14,
+  fps: 6,
   steps: 25,
   discretization: EDM,
   guider: { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 2.5 },
 } satisfies Preset;
 const svd_xt = { ...svd, T: 25, steps: 30, guider: { ...svd.guider, min_guidance_scale: 1.5, max_cfg_scale: 3 } };
 
-/** The SVD models' settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera has SVD's, but smaller. */
+/** The SVD models' settings (Stability-AI/generative-models, scripts/demo/video_sampling.py); the camera samples like SVD. */
 export const presets = {
-  camera: { ...svd, H: 288, W: 512, steps: 12 },
+  camera: { ...svd, H: 480, W: 848, T: 73, fps: 24, steps: 12 },
   svd,
   svd_xt,
   svd_xt_1_1: svd_xt,

@@ -2,6 +2,8 @@
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { type EDMDiscretization, noiseLevels } from './discretization.ts';
+import { isSized, parseRatio, withSize } from './frame-size.ts';
+import { aspectRatioOf } from './midjourney-prompt.ts';
 import { describeOtherName } from './other-names.ts';
 import {
   ANCESTRAL,
@@ -42,7 +44,7 @@ export interface RequestContext {
 interface ParsedRequest {
   /** the valid values, without the irrelevant ones */
   request: Request;
-  /** the same with defaults resolved: one source, and every number */
+  /** the same with defaults resolved: one source, and every number but W and H, which may depend on the picture */
   input: Input;
   warnings: FieldNote[];
 }
@@ -67,7 +69,7 @@ export function parseRequest(values: Record<string, unknown>, context: RequestCo
   const { relevant, warnings } = dropIrrelevant(known, readNumbers(values), model);
   const request = validate(relevant, schema, unknown);
   const { source, warnings: sourceWarnings } = chooseSource(request, context);
-  const input = resolve(request, source, context);
+  const input = resolveSize(resolve(request, source, context), request, model);
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
   return {
     request,
@@ -121,7 +123,7 @@ function chooseSource(request: Request, { hasImage }: Pick<RequestContext, 'hasI
   return { source, warnings: others.map((field) => ({ field, message: `ignored, because ${source} is given` })) };
 }
 
-function resolve(request: Request, source: Source, { model, seed }: Pick<RequestContext, 'model' | 'seed'>): Input {
+function resolve(request: Request, source: Source, { limits, model, seed }: RequestContext): Input {
   const { prompt, image_url, still_of, ...rest } = request;
   const base = defaults(model);
   const all: Record<string, unknown> = {
@@ -138,9 +140,19 @@ function resolve(request: Request, source: Source, { model, seed }: Pick<Request
     if (!home!.names.includes(String(all[home!.choice]))) delete all[name];
   }
   const input = all as Input;
+  if (request.T === undefined) input.T = Math.min(input.T, limits.maxFrames);
+  if (request.fps === undefined) input.fps = Math.min(input.fps, limits.maxFps);
   input.decoding_t = Math.min(input.decoding_t, input.T);
   if (input.sampler === 'LinearMultistepSampler') input.order = Math.min(input.order, input.steps);
   return input;
+}
+
+/** The input with W and H, unless they depend on a picture that is not known yet. */
+function resolveSize(input: Input, { aspect_ratio = 'auto' }: Request, model: ModelName): Input {
+  const { H, W } = presets[model];
+  const { prompt } = input;
+  const ratio = parseRatio(aspect_ratio) ?? (prompt === undefined ? undefined : (aspectRatioOf(prompt) ?? W / H));
+  return ratio === undefined && !isSized(input) ? input : withSize(input, ratio ?? 1, model);
 }
 
 /** Values that the model does not use, or was not trained with. */
@@ -148,11 +160,16 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
   const preset = presets[model];
   const size = `the model was trained on H ${preset.H}, W ${preset.W}`;
   const isCamera = model === 'camera';
-  const isTrainedHeight = isCamera || input.H === preset.H;
+  const isTrainedHeight = isCamera || request.H === undefined || request.H === preset.H;
   const isUsed = source === 'prompt' || source === 'still_of';
   const warnings: [condition: boolean, field: string, message: string][] = [
     [!isTrainedHeight, 'H', size],
-    [!isCamera && isTrainedHeight && input.W !== preset.W, 'W', size],
+    [!isCamera && isTrainedHeight && request.W !== undefined && request.W !== preset.W, 'W', size],
+    [
+      request.aspect_ratio !== undefined && request.H !== undefined && request.W !== undefined,
+      'aspect_ratio',
+      'ignored, because W and H are given',
+    ],
     [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
     [isCamera && request.cond_aug !== undefined, 'cond_aug', 'the camera model does not use it'],

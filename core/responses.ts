@@ -24,7 +24,11 @@ const opaque = <T>(metadata: { type: string; description?: string }) =>
   );
 
 const notes = v.array(v.object({ field: text, message: text }));
-const input = opaque<Input>({ type: 'object', description: 'Every parameter, with the values that are used' });
+const input = opaque<Input>({
+  type: 'object',
+  description:
+    'Every parameter, with the values that are used. Until the picture is known, it may have aspect_ratio auto instead of W, H or both',
+});
 const file = {
   link: described(link, 'Expires at links_expire_at'),
   width: whole,

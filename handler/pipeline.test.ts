@@ -7,13 +7,14 @@ import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Bucket, StorageError } from '../core/bucket/bucket.ts';
 import { diskBucket } from '../core/bucket/disk.ts';
-import { JobError, type Progress } from '../core/job.ts';
+import { JobError, type JobOutput, type Progress } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { createStageTimer } from './stage-timer.ts';
 import type { Bridge } from './still/midjourney/bridge.ts';
+import { readMp4 } from './video/mp4.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';
 let folder: string;
@@ -69,6 +70,37 @@ test('a clip that never fits is refused before the bridge is paid', async () => 
   worker = { ...worker, bridges: [untouchable], model: { ...camera, check } };
   await expect(run({ prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({ data: refusal.data });
   expect(await files()).not.toContain('imagine.json');
+});
+
+describe('a job without W or H', () => {
+  const OPEN = { H: undefined, W: undefined, aspect_ratio: 'auto' };
+  const sha256 = ({ videos }: JobOutput) => videos[0]!.sha256;
+
+  test('gets them from the picture; every report from then on has the size', async () => {
+    const checked: object[] = [];
+    worker = { ...worker, model: { ...camera, check: ({ H, W }) => void checked.push({ H, W }) } };
+    const said: Progress[] = [];
+    const output = await run(OPEN, 'job-1', undefined, (progress) => said.push(progress)); // of a picture of 90×70
+    const size = { H: 576, W: 704 };
+    expect(output.videos).toMatchObject([{ width: size.W, height: size.H }]);
+    for await (const { width, height } of readMp4(join(folder, `objects/${output.videos[0]!.key}`)))
+      expect({ H: height, W: width }).toEqual(size);
+    expect(checked).toEqual([size]);
+    for (const { stage, size: reported } of said) expect(reported, stage).toEqual(stage === 'still' ? undefined : size);
+  });
+
+  test('keeps the side that it has, and gives the same bytes as with both', async () => {
+    const open = await run({ ...OPEN, W: 64 });
+    expect(open.videos).toMatchObject([{ width: 64, height: 64 }]);
+    await bucket.delete(`tasks/${TASK}/result.json`);
+    const closed = await run({}, 'job-2');
+    expect(sha256(closed)).toBe(sha256(open));
+  });
+
+  test('is refused without aspect_ratio or with a prompt, and so is one with all three', async () => {
+    for (const wrong of [{ H: undefined }, { ...OPEN, prompt: 'x', image_key: undefined }, { aspect_ratio: 'auto' }])
+      await expect(run(wrong)).rejects.toMatchObject({ code: 'invalid_input', message: /needs W and H/ });
+  });
 });
 
 test('twenty workers that finish one task at once leave one result and one set of files, and all answer the same', async () => {

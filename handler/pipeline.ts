@@ -5,6 +5,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { type Bucket, StorageError } from '../core/bucket/bucket.ts';
+import { isSized, pngSize, withSize } from '../core/frame-size.ts';
 import { JobError, type JobInput, type JobOutput, jobSchema, type Progress } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
 import type { ModelName } from '../core/presets.ts';
@@ -66,11 +67,12 @@ function parseJob(raw: unknown, modelName: ModelName): JobInput {
 }
 
 /** The whole job. Each video is uploaded to `folder` while the next one is made. */
-async function makeVideos(job: JobInput, folder: string, worker: Worker, context: JobContext): Promise<JobOutput> {
+async function makeVideos(input: JobInput, folder: string, worker: Worker, context: JobContext): Promise<JobOutput> {
   const { bucket, model } = worker;
-  const { W, H, T, fps, num_cols, task_id } = job;
+  const { T, fps, num_cols, task_id } = input;
   const { log, timer = createStageTimer(log) } = context;
-  const progress = (report: Progress) => context.progress({ ...report, usage: timer.usage() });
+  let chosen: Pick<Progress, 'size'> = {}; // in every report once it is known, since RunPod keeps the latest only
+  const progress = (report: Progress) => context.progress({ ...report, ...chosen, usage: timer.usage() });
   const failedUpload = new AbortController(); // a failed upload ends the job
   const signal = AbortSignal.any([context.signal, failedUpload.signal]);
   const timed = timer.timed(signal);
@@ -78,7 +80,7 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
   const still = stillKey(task_id);
 
   // The parts of the progress bar: a bridge is slow, other stills are quick; the grid counts as half a video.
-  const stillPart = job.prompt === undefined ? 0.05 : 0.4;
+  const stillPart = input.prompt === undefined ? 0.05 : 0.4;
   const videoPart = (1 - stillPart) / (num_cols > 1 ? num_cols + 0.5 : 1);
 
   const scratch = await createScratchFolder();
@@ -92,10 +94,16 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
   };
 
   try {
-    model.check(job); // before a bridge is paid
+    if (isSized(input)) model.check(input); // before a bridge is paid
     progress({ stage: 'still', progress: 0 });
     const onProgress = (part: number) => progress({ stage: 'still', progress: part * stillPart });
-    const png = await timed('still', () => prepareStill(job, { ...worker, onProgress, log, signal }));
+    const png = await timed('still', () => prepareStill(input, { ...worker, onProgress, log, signal }));
+    const job = isSized(input) ? input : withSize(input, ratioOf(png), input.model);
+    const { H, W } = job;
+    if (!isSized(input)) {
+      chosen = { size: { H, W } };
+      model.check(job);
+    }
     progress({ stage: 'loading', progress: stillPart, still });
     const fitted = await timed('loading', () => fitStill(png, job));
 
@@ -131,6 +139,12 @@ async function makeVideos(job: JobInput, folder: string, worker: Worker, context
     await Promise.allSettled(uploads); // their files must exist before they can be deleted
     await rm(scratch, { recursive: true, force: true });
   }
+}
+
+/** Width divided by height of a PNG. */
+function ratioOf(png: Uint8Array): number {
+  const { width, height } = pngSize(png)!;
+  return width / height;
 }
 
 async function uploadFile<F extends object>(bucket: Bucket, key: string, path: string, facts: F) {

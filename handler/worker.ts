@@ -3,6 +3,7 @@ import * as v from 'valibot';
 import { openBucket } from '../core/bucket/open-bucket.ts';
 import { integer, modelName, readEnvironment, sharedVariables } from '../core/environment.ts';
 import { defaults } from '../core/parameters.ts';
+import { presets } from '../core/presets.ts';
 import { SECOND } from '../core/time.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
@@ -69,7 +70,7 @@ async function loadSvd(
     onOpen: ({ network, policy, ms }) => log({ network, policy, seconds: ms / 1000 }, 'session opened'),
   });
   log({ seconds: secondsSince(opened) }, 'weights checked');
-  await model.preload(defaults(name));
+  await model.preload({ ...defaults(name), ...presets[name] });
   log({ seconds: secondsSince(start) }, 'model ready');
   return model;
 }

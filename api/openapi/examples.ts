@@ -33,8 +33,8 @@ export function taskExamples({ model, limits, publicUrl }: About) {
   const links_expire_at = '2025-11-30T12:00:00.000Z';
   const video = {
     link: link('0b6de5f1-u1/video-1.mp4'),
-    width: input.W,
-    height: input.H,
+    width: input.W!, // a prompt’s size is known
+    height: input.H!,
     frames: input.T,
     fps: input.fps,
     seconds: input.T / input.fps,

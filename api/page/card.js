@@ -51,7 +51,8 @@ export function createCard(first, actions) {
       media.className = `media ${task.status}`;
       media.classList.toggle('many', task.input.num_cols > 1 && task.status !== 'failed');
       media.style.setProperty('--columns', String(Math.ceil(Math.sqrt(task.input.num_cols))));
-      media.style.setProperty('--aspect', `${task.input.W} / ${task.input.H}`);
+      const { W, H } = task.input; // absent until the picture is known
+      if (W && H) media.style.setProperty('--aspect', `${W} / ${H}`);
       media.replaceChildren(...renderMedia());
     }
     // A button that was replaced while the mouse is down gets no click, so those of an active task stay.
@@ -149,7 +150,7 @@ function renderFacts({ input, videos, cost, created_at }) {
   const { T, fps, seed, num_cols } = input;
   const { width, height } = videos?.[0] ?? { width: input.W, height: input.H };
   const which = num_cols > 1 ? `${num_cols} videos` : `Seed ${seed}`;
-  const texts = [`${width} × ${height}`, formatClipLength(T, fps), which];
+  const texts = [...(width && height ? [`${width} × ${height}`] : []), formatClipLength(T, fps), which];
   if (cost && cost.amount > 0) texts.push(formatMoney(cost));
   const time = element('time', { datetime: created_at }, formatTime(created_at));
   return [...texts.map((text) => element('span', {}, text)), time];

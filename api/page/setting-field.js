@@ -60,7 +60,8 @@ function createOptions({ enum: values = [], default: own }) {
 }
 
 /** @param {ParameterSchema} schema @returns {Record<string, string>} */
-function inputType({ type }) {
+function inputType({ type, format }) {
+  if (type === 'string' && !format) return { type: 'text', spellcheck: 'false' };
   if (type === 'string') return { type: 'url', inputmode: 'url', spellcheck: 'false' };
   return { type: 'text', inputmode: type === 'integer' ? 'numeric' : 'decimal' };
 }

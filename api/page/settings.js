@@ -23,7 +23,7 @@ export function createSettings(parameters, { isOfFour }) {
   /** @type {Record<string, unknown>} what the API would use for empty numbers of a sampler, discretization or guider */
   let resolved = {};
 
-  const size = createSizeChoice({ W: fieldOf('W'), H: fieldOf('H') }, current);
+  const size = createSizeChoice({ W: fieldOf('W'), H: fieldOf('H'), aspect_ratio: fieldOf('aspect_ratio') });
   const groups = Map.groupBy(names, (name) => schemaOf(name)['x-group']);
   /** @type {{ members: string[], summary: HTMLElement }[]} */
   const summaries = [];
@@ -159,33 +159,31 @@ function createDuration({ input, schema: { maximum = 1, default: own } }, curren
 }
 
 /**
- * Builds the choice of the frame's size into the form: presets, and `Other` with two numbers.
- * @param {{ W: Field, H: Field }} fields
- * @param {(name: string) => string} current the value of a setting
+ * Builds the choice of the frame's size into the form: of the picture, presets, and `Other` with fields.
+ * @param {{ W: Field, H: Field, aspect_ratio: Field }} fields
  */
-function createSizeChoice({ W, H }, current) {
-  const [width, height] = [Number(W.schema.default), Number(H.schema.default)];
-  /** @param {number} pixels */
-  const round = (pixels) => Math.max(64, Math.round(pixels / 64) * 64);
-  const side = round(Math.sqrt(width * height));
+function createSizeChoice({ W, H, aspect_ratio }) {
+  const [width, height] = [Number(W.schema['x-own']), Number(H.schema['x-own'])];
+  const side = Math.round(Math.sqrt(width * height) / 64) * 64;
+  const keyOf = (/** @type {(string | number)[]} */ ...sides) => sides.join('x');
+  const current = () => keyOf(...[W, H, aspect_ratio].map(({ input }) => input.value.trim()));
   const presets = [
-    { name: 'Wide', W: width, H: height },
-    { name: 'Tall', W: round(height), H: width },
-    { name: 'Square', W: side, H: side },
+    { name: 'Auto', W: '', H: '', ratio: 'picture' },
+    { name: 'Wide', W: width, H: height, ratio: '16 : 9' },
+    { name: 'Tall', W: height, H: width, ratio: '9 : 16' },
+    { name: 'Square', W: side, H: side, ratio: '1 : 1' },
   ];
   const radios = presets.map((preset) =>
-    addRadio(preset.name, `${preset.W}x${preset.H}`, `${preset.W} × ${preset.H}`, () => {
-      for (const [field, pixels, own] of /** @type {const} */ ([
-        [W, preset.W, width],
-        [H, preset.H, height],
-      ]))
-        field.input.value = pixels === own ? '' : String(pixels);
+    addRadio(preset.name, keyOf(preset.W, preset.H, ''), preset.ratio, () => {
+      W.input.value = String(preset.W);
+      H.input.value = String(preset.H);
+      aspect_ratio.input.value = '';
       showNumbers(false);
     }),
   );
   const other = addRadio('Other', 'other', 'W × H', () => showNumbers(true));
-  $('size-numbers').append(W.node, H.node);
-  $('sizes').append(W.place, H.place); // shown for every size
+  $('size-numbers').append(W.node, H.node, aspect_ratio.node);
+  $('sizes').append(W.place, H.place, aspect_ratio.place); // shown for every size
 
   /** @param {string} name @param {string} value @param {string} numbers @param {() => void} choose */
   function addRadio(name, value, numbers, choose) {
@@ -209,9 +207,8 @@ function createSizeChoice({ W, H }, current) {
     showNumbers,
     /** Checks the radio button of the current size; `Other` stays checked while its numbers are edited. */
     refresh() {
-      const value = `${current('W')}x${current('H')}`;
       const isEditing = other.checked && !$('size-numbers').hidden;
-      const radio = (!isEditing && radios.find((one) => one.value === value)) || other;
+      const radio = (!isEditing && radios.find((one) => one.value === current())) || other;
       radio.checked = true;
       showNumbers(radio === other);
     },

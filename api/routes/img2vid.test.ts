@@ -55,13 +55,13 @@ describe('a task is created', () => {
     expect(task).toMatchObject({ status: 'queued', progress: 0, model: 'camera', warnings: [] });
     expect(task.input).toEqual({
       prompt: 'a lighthouse',
-      H: 288,
-      W: 512,
+      H: 480,
+      W: 848,
       T: 5,
       cond_aug: 0.02,
       seed: expect.any(Number),
       decoding_t: 5,
-      fps: 6,
+      fps: 24,
       motion_bucket_id: 127,
       num_cols: 1,
       steps: 12,
@@ -85,7 +85,7 @@ describe('a task is created', () => {
   test('an urlencoded form creates a task; text becomes numbers, empty fields count as absent', async () => {
     const body = new URLSearchParams({ prompt: 'x', seed: '23', cond_aug: '0.5', s_churn: '1e1', T: '', image: '' });
     const { input } = await (await post(body)).json();
-    expect(input).toMatchObject({ seed: 23, cond_aug: 0.5, s_churn: 10, T: 14 });
+    expect(input).toMatchObject({ seed: 23, cond_aug: 0.5, s_churn: 10, T: 73 });
   });
 
   test('multipart with a picture creates a task; the job finds the picture in the bucket', async () => {
@@ -179,6 +179,11 @@ describe('an invalid value is refused with the allowed ones', () => {
     ['prompt', ['a {red, green} cat'], /^must not contain \{permutations/],
     ['H', [63, 100, 2049, 2112, 0, -64, 64.5, null, true], /multiple of 64 from 64 to 2048/],
     ['W', [1000, 1e9, {}, []], /multiple of 64 from 64 to 2048/],
+    [
+      'aspect_ratio',
+      ['16/9', 'wide', '0:1', '1:0', '-1:1', '24:10', '9:22', '16:9:1', 1.5, null, '1e1:9'],
+      /must be auto, or W:H from 9:21 to 21:9/,
+    ],
     ['T', [0, 101, 1.5, -1], integer(1, 100)],
     ['cond_aug', [-0.1, 1.1, null], /a number from 0 to 1/],
     ['seed', [-1, 1e9 + 1, 0.5], integer(0, 1e9)],

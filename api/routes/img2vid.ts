@@ -1,6 +1,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
+import { isSized, PNG_HEADER, pngSize, withSize } from '../../core/frame-size.ts';
 import { JobError, taskFolder } from '../../core/job.ts';
 import { choice, type Request } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
@@ -91,24 +92,32 @@ export const img2vid = endpoint({
       const owner = c.get('key').id;
       const { values, image } = await readBody(c, reserve);
       const seed = randomInt(0, 1e9 + 1);
-      const { input, warnings, request } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
-      const errors = urlErrors(input, config);
+      const {
+        input: unsized,
+        warnings,
+        request,
+      } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
+      const errors = urlErrors(unsized, config);
       if (errors.length > 0) throw invalidInput(errors);
-      if (input.prompt !== undefined && config.bridge === 'none') throw noBridge();
+      if (unsized.prompt !== undefined && config.bridge === 'none') throw noBridge();
       const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
       const { idempotency_key: key } = idempotency;
       const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
       if (existing) return replay(c, services, existing, idempotency);
       const still =
-        input.still_of === undefined ? undefined : await findStill(services, owner, input.still_of, request);
+        unsized.still_of === undefined ? undefined : await findStill(services, owner, unsized.still_of, request);
       const source_key = still?.key ?? null;
-      if (still) input.image_index = still.index;
-      const upload = input.prompt === undefined && input.image_url === undefined ? image : undefined;
-      const estimated = await estimate(input);
+      if (still) unsized.image_index = still.index;
+      const upload = unsized.prompt === undefined && unsized.image_url === undefined ? image : undefined;
+      const estimated = await estimate(unsized); // before the size is known: it is the same for every picture
+      let picture = still?.size;
       if (image) {
         if (!isDryRun) await checkAdmission(c, services, upload, estimated);
-        await checkImage(c, image); // an unused one, too: the client should learn that it is broken
+        const size = await checkImage(c, image); // an unused one, too: the client should learn that it is broken
+        if (upload) picture = size;
       }
+      const input =
+        isSized(unsized) || !picture ? unsized : withSize(unsized, picture.width / picture.height, config.model);
       if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
         warnings.push({ field: 'webhook_url', message: DISABLED });
       if (isDryRun) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
@@ -139,26 +148,29 @@ export const img2vid = endpoint({
 
 /**
  * Without `image_index` the still is that of the earlier task, or the picture that would have become it.
- * @returns the bucket key of the picture, and its index among four
+ * @returns the bucket key of the picture, its index among four, and its size; without one, the worker finds out what it is
  * @throws Problem 422, the same for every reason why there is none
  */
 async function findStill({ store, bucket }: Services, owner: string, id: string, { image_index }: Request) {
   const earlier = await store.getOwn(owner, id);
   const index = image_index ?? earlier?.input.image_index ?? 1;
   const names = [...(image_index === undefined ? ['still'] : []), `imagine-${index}`];
-  for (const key of names.map((name) => `${taskFolder(id)}/${name}.png`))
-    if (earlier && (await bucket.has(key))) return { key, index };
+  for (const key of names.map((name) => `${taskFolder(id)}/${name}.png`)) {
+    const header = earlier && (await bucket.get(key, PNG_HEADER));
+    if (header) return { key, index, size: pngSize(header) };
+  }
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 
 /**
+ * @returns the picture's size
  * @throws Problem 422 the picture is refused, 503 it can't be checked now
  * @throws ClientDisconnected
  */
-async function checkImage(c: Context, image: Uint8Array): Promise<void> {
+async function checkImage(c: Context, image: Uint8Array) {
   const { signal } = c.req.raw;
   try {
-    await checkPicture(image, signal, c.get('key').id);
+    return await checkPicture(image, signal, c.get('key').id);
   } catch (error) {
     if (signal.aborted) throw new ClientDisconnected({ cause: error });
     if (error instanceof JobError) throw imageRejected(error.message);

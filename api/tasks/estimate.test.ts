@@ -50,6 +50,15 @@ test('the estimate of svd_xt grows faster than the pixels of a frame, because of
   expect(await estimate(await service.key(), { H: 1152, W: 2048 })).toBe(4 * (30 + 4 * 30 * 1.75));
 });
 
+test('an estimate counts the largest size that can follow from one side', async () => {
+  await start('svd_xt');
+  const largest = await estimate(await service.key(), { H: 2048, W: 2048 });
+  for (const side of ['H', 'W']) {
+    const other = side === 'H' ? 'W' : 'H';
+    expect(await estimate(await service.key(), { [side]: 2048, [other]: undefined })).toBe(largest);
+  }
+});
+
 describe('the estimate of svd_xt’s default clip', () => {
   test('is that of the parameters before there are ten results', async () => {
     await start('svd_xt');
@@ -101,7 +110,7 @@ describe('the estimate of svd_xt’s default clip', () => {
 test('the estimate of the camera’s clips is right before there is any result', async () => {
   await start('camera');
   const client = await service.key();
-  const seconds = await estimate(client, { H: 512, W: 768, T: 73 });
+  const seconds = await estimate(client, { H: undefined, W: undefined });
   expect(seconds).toBeGreaterThan(1.2); // what it takes on two cores
   expect(seconds).toBeLessThan(3);
   expect(await estimate(client, { H: 64, W: 64, T: 4 })).toBe(1);

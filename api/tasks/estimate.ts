@@ -1,4 +1,5 @@
 /** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
+import { maxPixels } from '../../core/frame-size.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
@@ -35,7 +36,7 @@ const SECOND_ORDER: Input['sampler'][] = ['HeunEDMSampler', 'DPMPP2SAncestralSam
 /** Time that sampling and decoding take on a slow machine, by the parameters alone; whole milliseconds. */
 export function estimateGpuTime(model: ModelName, input: Input): number {
   const { once, evaluation, attention } = WORK[model];
-  const frame = (input.H * input.W) / (576 * 1024);
+  const frame = maxPixels(input, model) / (576 * 1024);
   const size = frame * (input.T / 25);
   const growth = 1 + attention * Math.max(0, frame - 1);
   const branches = input.guider === 'IdentityGuider' ? 0.5 : 1;

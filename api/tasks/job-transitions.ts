@@ -32,6 +32,7 @@
  * after RETAIN_DAYS, or when its owner deletes it.
  */
 import * as v from 'valibot';
+import { isSized, type Size, setSize } from '../../core/frame-size.ts';
 import { failureSchema, JobError, outputSchema, progressSchema } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
@@ -119,15 +120,19 @@ export function onJobLost(task: Task, now: number): Changes {
 function inProgress(task: Task, output: unknown, now: number): Changes {
   const { success, output: report } = v.safeParse(progressSchema, output);
   if (!success) return { status: 'running', started_at: startOf(task, undefined, now) }; // no report yet
-  const { stage, progress, step = null, steps = null, still, usage } = report;
+  const { stage, progress, step = null, steps = null, still, size, usage } = report;
   return {
     status: 'running',
     started_at: startOf(task, usage, now),
     usage: usageAt(task, report, now),
     ...(progress >= task.progress && { stage, step, steps, progress }),
     ...(still !== undefined && isOwn(task, still) && { still }),
+    ...(size && sizeChanges(task, size)),
   };
 }
+
+/** The size that the worker has chosen, for a task that left it open. */
+const sizeChanges = ({ input }: Task, size: Size): Changes => (isSized(input) ? {} : { input: setSize(input, size) });
 
 /** Also for an output from the bucket. @param raw the worker's output, not yet checked */
 export function completed(task: Task, raw: unknown, now: number): Changes {
@@ -139,7 +144,17 @@ export function completed(task: Task, raw: unknown, now: number): Changes {
     return failed(new JobError('internal', 'the worker’s output does not match the schema of a result').data, now);
   }
   const started_at = startOf(task, output.usage, now);
-  return { ...NO_STAGE, status: 'succeeded', progress: 1, output, still: output.still, started_at, finished_at: now };
+  const { width, height } = output.videos[0]!;
+  return {
+    ...NO_STAGE,
+    ...sizeChanges(task, { H: height, W: width }),
+    status: 'succeeded',
+    progress: 1,
+    output,
+    still: output.still,
+    started_at,
+    finished_at: now,
+  };
 }
 
 /** A worker's key becomes a link, so it must not leave the task's folder. */

@@ -19,8 +19,8 @@ export interface Bucket {
   put(key: string, body: Uint8Array | string): Promise<void>;
   /** Writes an object unless the key is taken. @returns false if another writer's object is there. After a throw it may exist. */
   create(key: string, body: string): Promise<boolean>;
-  /** The object's bytes, or undefined if there is none. */
-  get(key: string): Promise<Buffer | undefined>;
+  /** The object's bytes, or undefined if there is none. @param limit at most this many bytes, from the first one; > 0 */
+  get(key: string, limit?: number): Promise<Buffer | undefined>;
   has(key: string): Promise<boolean>;
   /** Deletes an object and everything below it as a folder. A missing object is no error. */
   delete(key: string): Promise<void>;

@@ -1,6 +1,6 @@
 /** The bucket as a folder, for one machine. Its signed links lead to the API's own `/files`. */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { loadOrCreateSecret } from '../secret-file.ts';
@@ -102,7 +102,7 @@ export async function diskBucket(
         throw error;
       }
     },
-    get: (key) => onDisk(() => readFile(pathOf(key)).catch(ifMissing)),
+    get: (key, limit) => onDisk(() => readBytes(pathOf(key), limit).catch(ifMissing)),
     has: (key) => onDisk(async () => (await stat(pathOf(key)).catch(ifMissing))?.isFile() ?? false),
     // retried while other processes write into the folder
     delete: (key) =>
@@ -132,6 +132,17 @@ export async function diskBucket(
       return isValid && Number(expires) * SECOND > now();
     },
   };
+}
+
+async function readBytes(path: string, limit: number | undefined): Promise<Buffer> {
+  if (limit === undefined) return readFile(path);
+  const file = await open(path);
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(limit));
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
 }
 
 function ifMissing(error: unknown): undefined {

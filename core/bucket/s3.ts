@@ -59,26 +59,27 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
     return { Bucket, Key: key };
   };
 
+  async function get(key: string, limit?: number): Promise<Buffer | undefined> {
+    const Range = limit === undefined ? undefined : `bytes=0-${limit - 1}`;
+    try {
+      const { Body } = await client.send(new GetObjectCommand({ ...locate(key), Range })).catch(ifMissing);
+      return Body && Buffer.from(await Body.transformToByteArray());
+    } catch (error) {
+      if (hasCode(error, 'InvalidRange')) return Buffer.alloc(0); // an empty object has no first byte
+      throw error;
+    }
+  }
+
   return {
     put: async (key, body) => putObject(client, locate(key), body),
 
     create: async (key, body) => createObject(client, locate(key), body),
 
-    async get(key) {
-      const { Body } = await client.send(new GetObjectCommand(locate(key))).catch(ifMissing);
-      return Body && Buffer.from(await Body.transformToByteArray());
-    },
+    get,
 
     async has(key) {
       // Not by HEAD: its responses have no body, so a missing bucket would look like a missing object.
-      try {
-        await client.send(new GetObjectCommand({ ...locate(key), Range: 'bytes=0-0' }));
-        return true;
-      } catch (error) {
-        if (hasCode(error, 'InvalidRange')) return true; // an empty object has no first byte
-        ifMissing(error);
-        return false;
-      }
+      return (await get(key, 1)) !== undefined;
     },
 
     async delete(key) {

@@ -230,7 +230,8 @@ test('an AVIF’s ICC profile has precedence over nclx', async () => {
 test('an animated AVIF is a picture: its first frame', async () => {
   const bytes = await readFile(new URL('testdata/animation.avif', import.meta.url));
   expect(bytes.toString('latin1', 8, 12)).toBe('avis');
-  const [result] = await Promise.all([toPng(bytes), checkPicture(bytes)]);
+  const [result, size] = await Promise.all([toPng(bytes), checkPicture(bytes)]);
+  expect(await sharp(result).metadata()).toMatchObject(size);
   const { data, info } = await sharp(result).raw().toBuffer({ resolveWithObject: true });
   expect(info).toMatchObject({ width: 300, height: 200 });
   expectPixels([...data.subarray(0, 3)], [...RED]);

@@ -52,7 +52,7 @@ export function countScans(bytes) {
 /**
  * @param {Uint8Array} bytes
  * @param {{png: boolean, maxPixels: number, maxSide: number, maxScans: number}} options png: return the picture as a PNG; else only check it, and return
- * no useful bytes
+ * its upright size, {width, height} in pixels, as JSON
  * @returns {Promise<Buffer>}
  */
 export async function decode(bytes, { png, maxPixels, maxSide, maxScans }) {
@@ -65,7 +65,10 @@ export async function decode(bytes, { png, maxPixels, maxSide, maxScans }) {
   const { width, height, space, channels } = metadata;
   if (Math.max(width, height) > maxSide) throw new Error(`a side exceeds the pixel limit: ${width}×${height}`);
   const colours = readColours(file, metadata);
-  if (!png) return open().resize(16, 16, { fit: 'fill' }).raw().toBuffer();
+  if (!png) {
+    await open().resize(16, 16, { fit: 'fill' }).raw().toBuffer();
+    return Buffer.from(JSON.stringify(metadata.autoOrient));
+  }
   let picture = open().autoOrient();
   if (colours) {
     const { data, info } = await decodeToSrgb(open({ ignoreIcc: true }), metadata, colours);

@@ -63,7 +63,8 @@ const types: Record<string, () => Promise<Buffer>> = {
 for (const [type, make] of Object.entries(types)) {
   test(`${type} is a picture`, async () => {
     const bytes = await make();
-    const [png] = await Promise.all([toPng(bytes), checkPicture(bytes)]);
+    const [png, size] = await Promise.all([toPng(bytes), checkPicture(bytes)]);
+    expect(size).toEqual({ width: W, height: H });
     expect(await sharp(png).metadata()).toMatchObject({ format: 'png', width: W, height: H });
     const tolerance = type === 'gif' ? 24 : 8; // a GIF has 256 colours
     for (const [x, y] of [
@@ -143,6 +144,7 @@ for (const [orientation, quarters] of Object.entries(seen)) {
     const { info } = await pixels(png);
     const [width, height] = Number(orientation) >= 5 ? [H, W] : [W, H];
     expect(info).toMatchObject({ width, height });
+    expect(await checkPicture(jpeg)).toEqual({ width, height });
     for (const [i, colour] of quarters.entries()) {
       const x = Math.floor(width * (i % 2 ? 0.75 : 0.25));
       const y = Math.floor(height * (i < 2 ? 0.25 : 0.75));

@@ -51,11 +51,16 @@ const takeDecoder = createSlots(2, { all: 500, perOwner: 100 });
 /**
  * Decodes the whole picture at low resolution, which finds a broken one.
  * @param owner has one picture decoded at a time
+ * @returns the picture's size when upright, in pixels
  * @throws JobError image_rejected: not a picture of an accepted type, truncated, too large, or too slow to decode
  * @throws QueueFullError too many pictures wait, of this owner or of all
  */
-export async function checkPicture(bytes: Uint8Array, signal?: AbortSignal, owner?: string): Promise<void> {
-  await decode(bytes, false, signal, owner);
+export async function checkPicture(
+  bytes: Uint8Array,
+  signal?: AbortSignal,
+  owner?: string,
+): Promise<{ width: number; height: number }> {
+  return JSON.parse(String(await decode(bytes, false, signal, owner)));
 }
 
 /**

@@ -25,7 +25,7 @@ export async function prepareStill(job: JobInput, options: StillOptions): Promis
 async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> {
   const { bucket, allowPrivate, signal } = options;
   if (job.prompt !== undefined) {
-    await imagine(job.prompt, { ...options, taskId: job.task_id, W: job.W, H: job.H });
+    await imagine(job.prompt, { ...options, taskId: job.task_id, W: job.W!, H: job.H! }); // a job with a prompt has both
     return readStored(bucket, pictureKey(job.task_id, job.image_index));
   }
   if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }), signal);

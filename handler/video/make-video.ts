@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { noiseLevels } from '../../core/discretization.ts';
 import { guidanceScales, withGuidance } from '../../core/guider.ts';
-import { JobError, type JobInput, type JobOutput, type Progress } from '../../core/job.ts';
+import { JobError, type JobOutput, type Progress, type SizedJob } from '../../core/job.ts';
 import { lockGpu } from '../gpu-lock.ts';
 import type { Clip, Model, Still } from '../models/model.ts';
 import { type Sampling, sample } from '../sampling/samplers.ts';
@@ -27,7 +27,7 @@ interface VideoOptions {
 }
 
 /** @returns the model's warnings. @throws JobError */
-export async function makeVideo(job: JobInput, options: VideoOptions): Promise<JobOutput['warnings']> {
+export async function makeVideo(job: SizedJob, options: VideoOptions): Promise<JobOutput['warnings']> {
   const { model, still, seed, path, framesDir, timed, onProgress, signal } = options;
   const { W, H, T, fps, steps } = job;
   const { randn } = generator(seed); // first for what the model draws, then for the latents, as in the reference
@@ -59,7 +59,7 @@ export async function makeVideo(job: JobInput, options: VideoOptions): Promise<J
 }
 
 /** Latents of one video: noise that the sampler brings down the noise levels. */
-export async function sampleLatents(clip: Clip, job: JobInput, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
+export async function sampleLatents(clip: Clip, job: SizedJob, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
   const noise = options.randn(clip.shape.reduce((product, size) => product * size, 1));
   const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), ...options }, job);
@@ -85,7 +85,7 @@ async function* withProgress(
 }
 
 /** Writes every frame to `folder` as an 8-bit PNG, 0001.png and so on, on its way to the encoder. */
-async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { W, H }: JobInput) {
+async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { W, H }: SizedJob) {
   await mkdir(folder, { recursive: true });
   let count = 0;
   for await (const frame of frames) {
@@ -98,7 +98,7 @@ async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { 
 }
 
 /** What an MP4 says about itself: model, seed and numbers, but no ids, dates, URLs or prompts; and whether a network made it. */
-export function describeMp4(job: JobInput, seed: number, { generative }: Model) {
+export function describeMp4(job: SizedJob, seed: number, { generative }: Model) {
   const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
   return { metadata: { model: job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
 }

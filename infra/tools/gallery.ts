@@ -3,7 +3,8 @@ import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import sharp from 'sharp';
-import type { JobInput } from '../../core/job.ts';
+import { withSize } from '../../core/frame-size.ts';
+import type { SizedJob } from '../../core/job.ts';
 import { parseRequest } from '../../core/request.ts';
 import { camera } from '../../handler/models/camera.ts';
 import type { Still } from '../../handler/models/model.ts';
@@ -16,8 +17,6 @@ import { PICTURES } from './gallery-pictures.ts';
 const TILE = { width: 320, height: 220 }; // pixels
 const GAP = 6;
 const COLUMNS = [0, 1 / 4, 1 / 2, 3 / 4, 1]; // of a clip
-const CLIP = { T: 73, fps: 24 }; // three seconds
-const PIXELS = 400_000; // of a frame, about
 
 const options = {
   out: { value: 'FILE', help: 'where the sheet is written, as WebP, PNG or JPEG (out/gallery.webp)' },
@@ -38,10 +37,10 @@ export const main = defineCommand(
         for (const kind of kinds) {
           const picture = await PICTURES[kind]!();
           const { width, height } = await sharp(picture).metadata();
-          const size = frameSize(width / height);
+          const size = withSize({}, width / height, 'camera');
           const still = await fitStill(await sharp(picture).png().toBuffer(), { ...size, fit: 'cover' });
           for (const seed of seeds) {
-            const { tiles, psnr } = await makeRow(still, { ...size, ...CLIP, seed, motion_bucket_id: motion });
+            const { tiles, psnr } = await makeRow(still, { ...size, seed, motion_bucket_id: motion });
             rows.push(tiles);
             const closeness = psnr === Infinity ? 'is the still' : `has ${psnr.toFixed(1)} dB against the still`;
             out.write(`${kind}, seed ${seed}: ${size.W}×${size.H}, the first frame ${closeness}\n`);
@@ -69,16 +68,11 @@ function readValues({ kinds = Object.keys(PICTURES).join(), seeds = '1,2,3', mot
   return { kinds: list(kinds), seeds: list(seeds).map(Number), motion: Number(motion) };
 }
 
-/** @param aspect width/height */
-function frameSize(aspect: number) {
-  const side = (length: number) => 64 * Math.max(1, Math.round(length / 64));
-  return { W: side(Math.sqrt(PIXELS * aspect)), H: side(Math.sqrt(PIXELS / aspect)) };
-}
-
 /** Some frames of one clip, as PNG, and how close the first is to the still, in dB. */
-async function makeRow(still: Still, values: Record<'W' | 'H' | 'T' | 'fps' | 'seed' | 'motion_bucket_id', number>) {
+async function makeRow(still: Still, values: Record<'W' | 'H' | 'seed' | 'motion_bucket_id', number>) {
   const context = { limits: { maxFrames: 100, maxFps: 120 }, model: 'camera', hasImage: true, seed: 0 } as const;
-  const job: JobInput = { ...parseRequest(values, context).input, task_id: randomUUID(), model: 'camera' };
+  const { input } = parseRequest(values, context);
+  const job: SizedJob = { ...withSize(input, 1, 'camera'), task_id: randomUUID(), model: 'camera' }; // it has both sides
   const { randn } = generator(job.seed);
   const { signal } = new AbortController();
   const clip = await camera.open({ ...job, still, randn, signal });

@@ -43,6 +43,9 @@ function testReads(harness: Harness) {
   test('get returns the bytes that were put', async () => {
     const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i % 256);
     await harness.bucket.put('tasks/1/still.png', bytes);
+    expect(await harness.bucket.get('tasks/1/still.png', 24)).toEqual(Buffer.from(bytes.subarray(0, 24)));
+    expect(await harness.bucket.get('tasks/1/still.png', bytes.length + 1)).toEqual(Buffer.from(bytes));
+    expect(await harness.bucket.get('none', 24)).toBeUndefined();
     const got = await harness.bucket.get('tasks/1/still.png');
     expect(Buffer.isBuffer(got)).toBe(true);
     expect(Buffer.compare(got!, Buffer.from(bytes))).toBe(0);
@@ -84,6 +87,7 @@ function testWrites(harness: Harness) {
   test('an empty object is an object', async () => {
     await harness.bucket.put('a', '');
     expect(await harness.bucket.get('a')).toEqual(Buffer.alloc(0));
+    expect(await harness.bucket.get('a', 24)).toEqual(Buffer.alloc(0));
     expect(await harness.bucket.has('a')).toBe(true);
   });
 

@@ -86,7 +86,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
   /** Fills in settings of a clip that takes little time. */
   async function chooseSmallClip({ steps = 2, ...others }: Record<string, number> = {}) {
     await page.click('label:has([value="other"])');
-    for (const [name, value] of Object.entries({ W: 64, H: 64, T: 4, ...others }))
+    for (const [name, value] of Object.entries({ W: 64, H: 64, T: 4, fps: 6, ...others }))
       await page.fill(`#setting-${name}`, String(value));
     await openGroup('Advanced');
     await page.fill('#setting-steps', String(steps));
@@ -206,7 +206,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await tabTo('prompt');
       await page.keyboard.type('a harbour');
       await tabTo('size');
-      for (let i = 0; i < 3; i++) await page.keyboard.press('ArrowRight');
+      for (let i = 0; i < 4; i++) await page.keyboard.press('ArrowRight');
       for (const name of ['setting-W', 'setting-H', 'setting-T']) {
         await tabTo(name);
         await page.keyboard.type(name === 'setting-T' ? '2' : '64');
@@ -283,7 +283,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await hasText(`${newest} .title`, 'cat.webp');
       const id = (await page.getAttribute(newest, 'id'))!;
       await reachesStatus(id, 'succeeded');
-      expect(await playing(page)).toMatchObject({ width: 512, height: 288 });
+      expect(await playing(page)).toMatchObject({ width: 768, height: 512 }); // of 451×300
     });
 
     test('a copied program makes the same clip', async () => {
@@ -447,7 +447,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         order: 4,
         guider: 'VanillaCFG',
         fps: 12,
-        T: 14,
+        T: 73,
       });
       expect(input).toMatchObject({ discretization: 'EDMDiscretization', sigma_min: 0.0292, prompt: 'a lighthouse' });
       await page.click('#reset');
@@ -479,7 +479,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.fill('#setting-W', '500');
       await hasText('#setting-W-problem', 'must be a multiple of 64 from 64 to 2048; nearest: 448 and 512');
       await page.fill('#setting-W', '');
-      await page.fill('#setting-H', '288'); // the model's own
+      await page.fill('#setting-H', '480'); // the model's own
       await openGroup('Advanced');
       await page.fill('#setting-rho', '0');
       await hasText('#setting-rho-problem', 'must be a number above 0');
@@ -499,12 +499,32 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await matchesText('#prompt-problem', /^must not contain --fast/);
     });
 
+    test('the size is that of the picture unless another one is chosen', async () => {
+      await start();
+      await choosePicture(); // 600×400
+      const choose = (name: string) => page.click(`#size-choices label:has-text("${name}")`);
+      const size = async () => {
+        const { W, H } = (await make()).input;
+        return `${W}×${H}`;
+      };
+      expect(await size()).toBe('768×512');
+      await choose('Tall');
+      expect(await size()).toBe('480×848');
+      await choose('Other');
+      for (const side of ['W', 'H']) await page.fill(`#setting-${side}`, '');
+      await page.fill('#setting-aspect_ratio', '1:1');
+      expect(await size()).toBe('640×640');
+      await choose('Auto');
+      expect(await page.inputValue('#setting-aspect_ratio')).toBe('');
+      expect(await size()).toBe('768×512');
+    });
+
     test('the form shows the highest cost of a clip and warnings', async () => {
       await start({ PRICE_PER_STILL: '0.05' });
       await page.fill('#prompt', 'a lighthouse');
-      await hasText('#cost', 'At most $0.05, up to 1 s of computing');
+      await hasText('#cost', 'At most $0.05, up to 2 s of computing');
       await page.click('label:has([value="picture"])'); // which costs nothing here
-      await hasText('#cost', 'Takes up to 1 s of computing');
+      await hasText('#cost', 'Takes up to 2 s of computing');
       await page.fill('#setting-motion_bucket_id', '300');
       await hasText('#setting-motion_bucket_id-problem', 'the model was trained with values up to 255');
       expect(await page.getAttribute('#setting-motion_bucket_id', 'aria-invalid')).toBe(null);
@@ -519,9 +539,9 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('presets set the motion and the number of videos, and a duration sets the frames', async () => {
       await start();
       await enterPrompt('a lighthouse');
-      expect(await page.inputValue('#duration')).toBe('2.3');
+      expect(await page.inputValue('#duration')).toBe('3');
       await page.fill('#setting-fps', '12');
-      expect(await page.inputValue('#duration')).toBe('1.2');
+      expect(await page.inputValue('#duration')).toBe('6.1');
       await page.fill('#duration', '3');
       expect(await page.inputValue('#setting-T')).toBe('36');
       await page.fill('#duration', '1000'); // more than the most frames
@@ -560,8 +580,8 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await hasText(stage(first), 'Sampling, 7 of 12');
       expect(await page.locator(`[id="${first.id}"] progress`).getAttribute('value')).toBe('0.4');
       await page.waitForSelector(`[id="${first.id}"] img.still`);
-      workers[0]!.reportProgress({ stage: 'decoding', progress: 0.9, step: 2, steps: 14 });
-      await hasText(stage(first), 'Decoding frames, 2 of 14');
+      workers[0]!.reportProgress({ stage: 'decoding', progress: 0.9, step: 2, steps: 73 });
+      await hasText(stage(first), 'Decoding frames, 2 of 73');
       for (const one of workers) await one.finish();
       for (const { id } of tasks) await reachesStatus(id, 'succeeded');
       expect(await page.title()).toBe('Text to Video');

@@ -63,7 +63,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
     afterAll(() => service?.stop());
 
     test('a prompt becomes an MP4 in the store, whose link serves it and parts of it, and is refused when it is changed', async () => {
-      const task = await service.make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, steps: 2 });
+      const task = await service.make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, fps: 6, steps: 2 });
       expect(task.status).toBe('succeeded');
       const { link, bytes } = task.videos![0]!;
       expect(link.startsWith(`${options.endpoint}/${options.bucket}/tasks/${task.id}/`)).toBe(true);

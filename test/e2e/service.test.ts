@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { fitStill } from '../../handler/still/fit.ts';
 import { readMp4 } from '../../handler/video/mp4.ts';
 import { listen } from '../support/test-api.ts';
-import { type LocalTestService, PICTURE, startService } from './local-service.ts';
+import { type Fields, type LocalTestService, PICTURE, startService } from './local-service.ts';
 
 let service: LocalTestService;
 let folder: string;
@@ -43,16 +43,37 @@ describe('clips of a picture', () => {
     const task = await service.make({ seed: 23 });
     expect(task).toMatchObject({ status: 'succeeded', progress: 1, model: 'camera', input: { seed: 23 } });
     const [video] = task.videos!;
-    expect(video).toMatchObject({ width: 512, height: 288, frames: 14, fps: 6, seed: 23 });
+    expect(video).toMatchObject({ width: 768, height: 512, frames: 73, fps: 24, seed: 23 }); // of a picture of 600×400
     const frames = await framesOf(video!.link);
-    expect(frames.map(({ width, height }) => [width, height])).toEqual(Array(14).fill([512, 288]));
+    expect(frames.map(({ width, height }) => [width, height])).toEqual(Array(73).fill([768, 512]));
 
     // The move begins with the picture itself, softly, and goes on without jumps.
     const png = Buffer.from(await (await fetch(task.still!.link)).arrayBuffer());
-    const fitted = await fitStill(png, { W: 512, H: 288, fit: 'cover' });
+    const fitted = await fitStill(png, { W: 768, H: 512, fit: 'cover' });
     expect(psnr(frames[0]!.data, fitted.data)).toBeGreaterThan(32); // what x264 loses
     expect(psnr(frames.at(-1)!.data, fitted.data)).toBeLessThan(25);
     for (let t = 1; t < frames.length; t++) expect(psnr(frames[t]!.data, frames[t - 1]!.data)).toBeGreaterThan(17);
+  });
+
+  test.each([
+    ['a portrait', [60, 90], [512, 768]],
+    ['a panorama', [400, 40], [896, 384]],
+  ] as const)('%s by its URL gives a clip of its shape, and the task’s input gives it again', async (_, from, to) => {
+    const [width, height] = from;
+    const picture = sharp({ create: { width, height, channels: 3, background: '#369' } });
+    const bytes = await picture.png().toBuffer();
+    const server = await listen(new Hono().get('/a.png', (c) => c.body(new Uint8Array(bytes))));
+    const created = await service.post({ image_url: `${server.url}/a.png`, T: 2, steps: 1 });
+    expect(created.input).toMatchObject({ aspect_ratio: 'auto' });
+    const task = await service.waitForEnd(created.id);
+    expect(task.videos).toMatchObject([{ width: to[0], height: to[1] }]);
+    expect([task.input.W, task.input.H]).toEqual(to);
+    const [frame] = await framesOf(task.videos![0]!.link);
+    expect([frame!.width, frame!.height]).toEqual(to);
+    const again = await service.make(task.input as Fields);
+    await server.close();
+    expect(again.input).toEqual(task.input);
+    expect(again.videos![0]!.sha256).toBe(task.videos![0]!.sha256);
   });
 
   test('the same seed gives the same bytes, and another seed another clip', async () => {

@@ -109,7 +109,7 @@ export function memoryBucket(): Bucket {
       await put(key, body);
       return true;
     },
-    get: async (key) => objects.get(key),
+    get: async (key, limit) => objects.get(key)?.subarray(0, limit),
     has: async (key) => objects.has(key),
     async delete(key) {
       for (const found of objects.keys()) if (found === key || found.startsWith(`${key}/`)) objects.delete(found);
