@@ -18,6 +18,7 @@ try {
   else await printFirstKey(services.store);
   const listener = await listen(createApp(services), { hostname: config.host, port: config.port });
   log.info({ url: config.publicUrl }, 'listening');
+  if (process.stdout.isTTY && !process.send) console.log(`Open ${config.publicUrl} in a browser. Ctrl-C ends the API.`);
   process.send?.({ event: 'listening', url: config.publicUrl });
   await services.start();
   void logSandbox(log);

@@ -88,7 +88,7 @@ async function run(): Promise<void> {
   const { url } = service;
   const curl = apiKey === undefined ? 'curl' : 'curl -H "authorization: Bearer $IMG2VID_API_KEY"';
   const picture = basename(values.image ?? 'photo.jpg');
-  console.log(`\nThe service keeps running at ${url} (Ctrl-C ends it). Try:
+  console.log(`\nOpen ${url} in a browser to make more clips. Ctrl-C ends the service. Or try:
   ${curl} -F image=@${picture} ${url}/img2vid\n  ${curl} ${url}/status`);
 }
 

@@ -134,8 +134,13 @@ async function main(): Promise<void> {
   const stopping = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stopping.abort()); // a Ctrl-C arrives twice by npm
   try {
-    const service = await startLocal({ env: process.env, signal: stopping.signal });
-    console.log(`listening at ${service.publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
+    const { isTTY } = process.stdout;
+    // Only warnings are logged on a terminal, so that the address stays in view.
+    const env = isTTY ? { ...process.env, RUNPOD_LOG_LEVEL: process.env.RUNPOD_LOG_LEVEL || 'WARN' } : process.env;
+    const service = await startLocal({ env, signal: stopping.signal });
+    const { publicUrl } = service;
+    if (isTTY) console.log(`Open ${publicUrl} in a browser. Ctrl-C ends the service.`);
+    else console.log(`listening at ${publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
     await rejectOnAbort(stopping.signal).catch(service.stop);
     process.exit(0);
   } catch (error) {

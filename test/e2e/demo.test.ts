@@ -1,4 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,6 +12,8 @@ import { readMp4 } from '../../handler/video/mp4.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const hasTerminal = spawnSync('script', ['-qec', 'true', '/dev/null']).status === 0; // util-linux
+if (!hasTerminal) console.warn('skipped: the test with a terminal (no script of util-linux)');
 let folder: string;
 let env: NodeJS.ProcessEnv;
 
@@ -45,6 +48,24 @@ test('--once makes a clip from the bundled picture, saves it and its frames, pri
   }
   expect(t).toBe(3);
 }, 60_000);
+
+test.skipIf(!hasTerminal)(
+  'npm start says on a terminal what to open, and nothing else',
+  async () => {
+    const command = `exec ${process.execPath} --import tsx infra/run/start.ts`;
+    const child = spawn('script', ['-qec', command, '/dev/null'], { cwd: ROOT, env });
+    const exited = once(child, 'exit');
+    let output = '';
+    for await (const part of child.stdout.setEncoding('utf8')) {
+      output += part;
+      if (output.includes('Open ') && !child.stdin.writableEnded) child.stdin.end('\x03'); // Ctrl-C
+    }
+    expect(await exited).toEqual([0, null]);
+    const said = output.replace('^C', '').trim();
+    expect(said).toBe(`Open http://127.0.0.1:${env.PORT} in a browser. Ctrl-C ends the service.`);
+  },
+  60_000,
+);
 
 test('without DATA_DIR the folder is data on every port, and another one only while a process uses it', async () => {
   const { DATA_DIR: _, ...environment } = env;
