@@ -59,6 +59,7 @@ const Task = v.object({
   still: v.exactOptional(described(v.object({ link }), 'The picture that is animated')),
   videos: v.exactOptional(v.array(v.object({ ...file, seed: whole }))),
   grid: v.exactOptional(described(v.object(file), 'Several videos side by side')),
+  share_link: v.exactOptional(described(link, 'A page that plays the clip, without an API key')),
   links_expire_at: v.exactOptional(time),
   expired_at: v.exactOptional(described(time, 'When the task’s files and prompt were deleted')),
   error: v.exactOptional(described(jobErrorSchema, 'Why the task failed')),

@@ -29,6 +29,7 @@ export function taskExamples({ model, limits, publicUrl }: About) {
   } satisfies PresentedTask;
   const started_at = '2025-11-29T12:00:01.082Z';
   const ended = { ...queued, progress: 1, finished_at: '2025-11-29T12:00:40.770Z' };
+  const share_link = `${publicUrl}/clip/${TASK_ID_EXAMPLE}?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA`;
   const still = { link: link('still.png') };
   const links_expire_at = '2025-11-30T12:00:00.000Z';
   const video = {
@@ -59,7 +60,7 @@ export function taskExamples({ model, limits, publicUrl }: About) {
       still,
       links_expire_at,
     },
-    succeeded: { ...ended, status: 'succeeded', started_at, still, videos: [video], links_expire_at, cost },
+    succeeded: { ...ended, status: 'succeeded', started_at, still, videos: [video], share_link, links_expire_at, cost },
     failed: { ...ended, status: 'failed', started_at, error, cost: noCost },
     canceled: { ...ended, status: 'canceled', cost: noCost },
     deleted: {

@@ -76,6 +76,7 @@ export function createActions({ parameters, form, list }) {
     const request = { url: `${location.origin}/img2vid`, entries, needsKey: hasKey() };
     const link = (task.grid ?? task.videos?.[0])?.link;
     return {
+      ...(task.share_link && { 'Share link': task.share_link }),
       ...(link && { 'Link to the video': link }),
       Id: task.id,
       curl: curlSnippet(request),

@@ -4,6 +4,7 @@ import { openApiDocument } from '../openapi/document.ts';
 import { json } from '../openapi/parts.ts';
 import { callback } from './callback.ts';
 import { cancel } from './cancel.ts';
+import { clip } from './clip.ts';
 import { deleteTask } from './delete.ts';
 import { docs } from './docs.ts';
 import { files } from './files.ts';
@@ -50,5 +51,6 @@ export const ENDPOINTS: Endpoint[] = [
   openapi,
   callback,
   page,
+  clip,
   docs,
 ];

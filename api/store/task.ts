@@ -43,7 +43,7 @@ export interface Task {
   /** what its current job has used, as last reported */
   usage: JobUsage | null;
   error: JobErrorData | null;
-  /** secret part of the URL that RunPod calls back */
+  /** secret part of the URL that RunPod calls back; it also signs the links to the clip's page */
   callback_token: string;
   /** RunPod's id of the task's current job */
   job_id: string | null;
@@ -81,7 +81,7 @@ export interface Quote {
   still: number;
 }
 
-/** The columns that clients see. Responses read these alone, because reading all columns takes half as long again. */
+/** The columns that responses are made from. They read these alone, because reading all columns takes half as long again. */
 export const PUBLIC_COLUMNS = [
   'id',
   'status',
@@ -100,6 +100,7 @@ export const PUBLIC_COLUMNS = [
   'error',
   'cost',
   'expired_at',
+  'callback_token',
   'version',
 ] as const;
 export type PublicTask = Pick<Task, (typeof PUBLIC_COLUMNS)[number]>;

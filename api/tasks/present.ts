@@ -2,6 +2,7 @@ import type { Bucket } from '../../core/bucket/bucket.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { PublicTask } from '../store/task.ts';
+import { shareLink } from './share-link.ts';
 
 /** A task as clients see it, with freshly signed links; without links once its files are deleted. */
 export async function presentTask(
@@ -27,6 +28,7 @@ export async function presentTask(
     ...(still !== null && { still: { link: await bucket.link(still, expires) } }),
     ...(output && { videos: await Promise.all(output.videos.map((video) => withLink(video, bucket, expires))) }),
     ...(output?.grid && { grid: await withLink(output.grid, bucket, expires) }),
+    ...(output && { share_link: shareLink(task, expires, config.publicUrl) }),
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),

@@ -1,11 +1,11 @@
 /** The bucket as a folder, for one machine. Its signed links lead to the API's own `/files`. */
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { isLinkValid, signLink } from '../link-signature.ts';
 import { loadOrCreateSecret } from '../secret-file.ts';
 import { hasCode, removeOrphans, tempName } from '../temp-files.ts';
-import { SECOND } from '../time.ts';
 import { assertBucketKey, type Bucket, isBucketKey, RETRY_DELAYS, StorageError } from './bucket.ts';
 
 /** How many times a write is repeated whose folder is being deleted, and the other way round. */
@@ -50,8 +50,6 @@ export async function diskBucket(
     assertBucketKey(key);
     return join(folder, 'objects', key);
   };
-  const sign = (key: string, expires: string) =>
-    createHmac('sha256', secret).update(`${key}\n${expires}`).digest('base64url');
 
   /** Does work on the disk, again after an error that may pass. @throws StorageError */
   async function onDisk<R>(work: () => Promise<R>): Promise<R> {
@@ -109,7 +107,7 @@ export async function diskBucket(
       onDisk(() => rm(pathOf(key), { recursive: true, force: true, maxRetries: RACE_RETRIES, retryDelay: 10 })),
     async link(key, expires) {
       assertBucketKey(key);
-      return `${publicUrl}/files/${key}?expires=${expires}&signature=${sign(key, String(expires))}`;
+      return `${publicUrl}/files/${key}?expires=${expires}&signature=${signLink(secret, key, expires)}`;
     },
     async file(key) {
       if (!isBucketKey(key)) return undefined;
@@ -125,12 +123,7 @@ export async function diskBucket(
         await rm(path, { force: true });
       }
     },
-    verify(key, { expires = '', signature = '' }) {
-      const expected = Buffer.from(sign(key, expires));
-      const given = Buffer.from(signature);
-      const isValid = given.length === expected.length && timingSafeEqual(given, expected);
-      return isValid && Number(expires) * SECOND > now();
-    },
+    verify: (key, query) => isLinkValid(secret, key, query, now()),
   };
 }
 

@@ -298,6 +298,15 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         return page.evaluate(() => navigator.clipboard.readText());
       };
       expect(await copy('Id')).toBe(id);
+      const shared = await page.context().newPage();
+      await shared.goto(await copy('Share link'));
+      await shared.waitForFunction(() => document.querySelector('video')?.videoWidth === 64);
+      await shared.evaluate(axe.source);
+      expect((await shared.evaluate(() => (window as unknown as { axe: typeof axe }).axe.run())).violations).toEqual(
+        [],
+      );
+      if (process.env.SCREENSHOTS) await shared.screenshot({ path: join(process.env.SCREENSHOTS, 'share.png') });
+      await shared.close();
       expect((await fetch(await copy('Link to the video'))).headers.get('content-type')).toBe('video/mp4');
       const run = promisify(execFile);
       const programs: [label: string, program: string, ...args: string[]][] = [

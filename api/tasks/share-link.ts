@@ -1,0 +1,14 @@
+/** Links to the page of a clip. They are signed with a secret of the task alone, which all replicas read from the store. */
+import { isLinkValid, signLink } from '../../core/link-signature.ts';
+import type { Task } from '../store/task.ts';
+
+type Shared = Pick<Task, 'id' | 'callback_token'>;
+const targetOf = ({ id }: Shared) => `clip/${id}`;
+
+/** @param expires seconds since 1970 */
+export const shareLink = (task: Shared, expires: number, publicUrl: string): string =>
+  `${publicUrl}/${targetOf(task)}?expires=${expires}&signature=${signLink(task.callback_token, targetOf(task), expires)}`;
+
+/** @param now milliseconds since 1970 */
+export const isShared = (task: Shared, query: Parameters<typeof isLinkValid>[2], now: number): boolean =>
+  isLinkValid(task.callback_token, targetOf(task), query, now);
