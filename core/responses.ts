@@ -39,8 +39,14 @@ const file = {
   bytes: whole,
   sha256: described(text, 'Hash of the file, in hexadecimal'),
 };
-const costEstimate = v.object({ amount: microUnits, currency, gpu_seconds: seconds });
-const cost = v.object({ ...costEstimate.entries, stills: described(whole, 'Pictures that a bridge made') });
+const amounts = { amount: microUnits, currency, gpu_seconds: seconds };
+const costEstimate = v.object({
+  ...amounts,
+  expected_seconds: v.exactOptional(
+    described(v.pipe(v.number(), v.minValue(0)), 'What sampling and decoding probably take, from the latest results'),
+  ),
+});
+const cost = v.object({ ...amounts, stills: described(whole, 'Pictures that a bridge made') });
 
 const Task = v.object({
   id: v.pipe(text, v.uuid()),

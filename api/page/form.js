@@ -125,8 +125,10 @@ const fieldErrors = (error) => (error instanceof RefusedError ? error.errors : [
 
 /** @param {CostEstimate} estimate */
 function costText(estimate) {
-  const time = `up to ${formatDuration(estimate.gpu_seconds)} of computing`;
-  return estimate.amount > 0 ? `At most ${formatMoney(estimate)}, ${time}` : `Takes ${time}`;
+  const { amount, expected_seconds, gpu_seconds } = estimate;
+  const isKnown = expected_seconds !== undefined;
+  const time = `${isKnown ? 'about' : 'up to'} ${formatDuration(expected_seconds ?? gpu_seconds)} of computing`;
+  return amount > 0 ? `At most ${formatMoney(estimate)}, ${time}` : `Takes ${time}`;
 }
 
 /** @param {boolean} isSending */

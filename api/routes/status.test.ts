@@ -26,6 +26,10 @@ describe('GET /status?id=', () => {
     const job = await service.take(id);
     const say = (stage: string, progress: number, more = {}) =>
       service.report(job.id, { status: 'IN_PROGRESS', output: { stage, progress, ...more } });
+    say('sampling', 0.2);
+    const early = await service.until(id, ({ progress }) => progress === 0.2);
+    expect(early).not.toHaveProperty('eta_seconds'); // it would be far too long
+
     say('sampling', 0.5, { step: 3, steps: 12, still: `tasks/${id}/still.png` });
     const running = await service.until(id, ({ progress }) => progress === 0.5);
     expect(running).toMatchObject({ status: 'running', stage: 'sampling', step: 3, steps: 12 });

@@ -1,5 +1,6 @@
 /** Estimates of GPU time, over HTTP: what a dry run says after the tasks of some keys. */
 import { afterEach, describe, expect, test } from 'vitest';
+import type { CostEstimate } from '../../core/responses.ts';
 import { MINUTE } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
@@ -22,11 +23,13 @@ const post = ({ headers }: Client, body: object, query = '') =>
     headers: { 'content-type': 'application/json', ...headers },
   });
 
-/** Seconds of the default clip. */
-async function estimate(client: Client, body: object = {}): Promise<number> {
+/** The estimate of the default clip. */
+async function dryRun(client: Client, body: object = {}): Promise<CostEstimate> {
   service.clock.ahead += 61_000; // an estimate is cached for a minute
-  return (await (await post(client, body, '?dry_run=1')).json()).cost_estimate.gpu_seconds;
+  return (await (await post(client, body, '?dry_run=1')).json()).cost_estimate;
 }
+/** The most seconds that the default clip is charged for. */
+const estimate = async (client: Client, body: object = {}) => (await dryRun(client, body)).gpu_seconds;
 
 /** A task that has taken so many seconds. */
 async function finish(client: Client, seconds: number, body: object): Promise<void> {
@@ -105,6 +108,19 @@ describe('the estimate of svd_xt’s default clip', () => {
     expect(await estimate(client, { sampler: 'DPMPP2SAncestralSampler' })).toBe(30 + 8 * 30);
     expect(await estimate(client, { sampler: 'DPMPP2MSampler', guider: 'IdentityGuider' })).toBe(30 + 2 * 30);
   });
+});
+
+test('the expected time is the median of the latest results; of SVD nothing is known before', async () => {
+  await start('svd_xt');
+  const client = await service.key();
+  expect(await dryRun(client)).not.toHaveProperty('expected_seconds');
+  for (const seconds of [20, 60, 30]) await finish(client, seconds, {});
+  expect(await dryRun(client)).toMatchObject({ expected_seconds: 30, gpu_seconds: EXPECTED });
+  await service.close();
+  await start('camera');
+  const { expected_seconds } = await dryRun(await service.key(), { H: undefined, W: undefined });
+  expect(expected_seconds).toBeGreaterThan(1); // what it takes on two cores
+  expect(expected_seconds).toBeLessThan(1.6);
 });
 
 test('the estimate of the camera’s clips is right before there is any result', async () => {

@@ -1,8 +1,15 @@
 import type { Bucket } from '../../core/bucket/bucket.ts';
+import type { Stage } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
+import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { PublicTask } from '../store/task.ts';
 import { shareLink } from './share-link.ts';
+
+const BEFORE_SAMPLING: Stage[] = ['still', 'loading'];
+/** The time left is estimated once a task has taken so long, or has come so far. */
+const MIN_ELAPSED = 10 * SECOND;
+const MIN_PROGRESS = 0.4;
 
 /** A task as clients see it, with freshly signed links; without links once its files are deleted. */
 export async function presentTask(
@@ -43,8 +50,10 @@ async function withLink<F extends { key: string }>({ key, ...rest }: F, bucket: 
 
 const time = (ms: number) => new Date(ms).toISOString();
 
-/** Extrapolates the progress. */
-function etaOf({ progress, started_at }: PublicTask, now: number): { eta_seconds: number } | undefined {
-  if (started_at === null || progress < 0.02) return undefined;
-  return { eta_seconds: Math.ceil((((now - started_at) / 1000) * (1 - progress)) / progress) };
+/** Extrapolates the progress. Before sampling, and at the beginning of a short clip, that would be many times too long. */
+function etaOf({ stage, progress, started_at }: PublicTask, now: number): { eta_seconds: number } | undefined {
+  if (started_at === null || progress < 0.02 || stage === null || BEFORE_SAMPLING.includes(stage)) return undefined;
+  const elapsed = now - started_at;
+  if (elapsed < MIN_ELAPSED && progress < MIN_PROGRESS) return undefined;
+  return { eta_seconds: Math.ceil(((elapsed / SECOND) * (1 - progress)) / progress) };
 }

@@ -147,7 +147,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         expect(await page.isVisible(part), part).toBe(false);
       await choosePicture();
       await chooseSmallClip({ T: 100, W: 768, H: 768 }); // long enough to see progress
-      await matchesText('#cost', /^At most \$0\.\d+, up to \d+ s of computing$/);
+      await matchesText('#cost', /^At most \$0\.\d+, about \d+ s of computing$/);
       const { id, input } = await make();
       await page.waitForSelector(`${newest} img.still`);
       await matchesText(`${newest} .stage`, /^Decoding frames, \d+ of 100$/);
@@ -531,9 +531,9 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('the form shows the highest cost of a clip and warnings', async () => {
       await start({ PRICE_PER_STILL: '0.05' });
       await page.fill('#prompt', 'a lighthouse');
-      await hasText('#cost', 'At most $0.05, up to 2 s of computing');
+      await hasText('#cost', 'At most $0.05, about 1 s of computing');
       await page.click('label:has([value="picture"])'); // which costs nothing here
-      await hasText('#cost', 'Takes up to 2 s of computing');
+      await hasText('#cost', 'Takes about 1 s of computing');
       await page.fill('#setting-motion_bucket_id', '300');
       await hasText('#setting-motion_bucket_id-problem', 'the model was trained with values up to 255');
       expect(await page.getAttribute('#setting-motion_bucket_id', 'aria-invalid')).toBe(null);
@@ -541,7 +541,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       for (const [name, value] of Object.entries({ W: 2048, H: 2048, T: 100, num_cols: 10 }))
         await page.fill(`#setting-${name}`, String(value));
       await page.fill('#setting-motion_bucket_id', '');
-      await matchesText('#cost', /^Takes up to \d min( \d+ s)? of computing$/);
+      await matchesText('#cost', /^Takes about (\d+ s|\d min( \d+ s)?) of computing$/);
       await hasText('#setting-motion_bucket_id-problem', '');
     });
 
