@@ -33,7 +33,8 @@ export function formatQuiet({ id, status, grid, videos, error }: Task): string {
 
 /** One line of a list. */
 export function formatLine({ id, status, created_at, expired_at, input }: Task): string {
-  const kept = input.prompt ?? input.image_url ?? (input.still_of ? `still of ${input.still_of}` : 'a picture');
+  const kept =
+    input.prompt ?? input.image_url ?? input.image ?? (input.still_of ? `still of ${input.still_of}` : 'a picture');
   const source = expired_at ? 'deleted' : kept;
   return `${id}  ${status.padEnd(9)}  ${created_at.slice(0, 19)}Z  ${source.replace(/\s+/g, ' ').slice(0, 60)}\n`;
 }

@@ -62,7 +62,7 @@ async function work({ videos = 1, sha256 = SHA256 } = {}) {
   await service.until(id, ({ progress }) => progress === 0.5);
   const output = await service.finish(id, job.id);
   const one = { ...output.videos[0]!, sha256 };
-  const { seed: _, ...grid } = one;
+  const { seed: _, poster: __, preview: ___, ...grid } = one;
   const all = { videos: Array(videos).fill(one), ...(videos > 1 && { grid }) };
   service.report(job.id, { output: { ...output, ...all } });
   return id;
@@ -196,8 +196,11 @@ test('a file is saved only when complete, and replaces another one only with --f
   expect(await readFile(at('mine.mp4'), 'utf8')).toBe(TEXT);
 
   const inFolder = await img2vid(['download', id, '--out', folder, '--video', '2', '--json']);
-  expect(JSON.parse(inFolder.out)).toMatchObject({ path: at(`${id}.mp4`), seed: 1 });
-  expect((await img2vid(['download', id, '--out', folder])).code).toBe(EXIT.file); // there is one now
+  expect(JSON.parse(inFolder.out)).toMatchObject({ path: at('x-1.mp4'), seed: 1 });
+  const isThere = await img2vid(['download', id, '--out', folder, '--video', '1']);
+  expect([isThere.code, isThere.err]).toEqual([EXIT.file, expect.stringContaining('--force overwrites it')]);
+  const env = { IMG2VID_URL: service.url, INIT_CWD: folder, npm_package_json: join(process.cwd(), 'package.json') };
+  expect((await img2vid(['download', id], { env })).out).toBe(`${at('x-1-grid.mp4')}\n`); // the current folder
   expect((await img2vid(['download', id, '--out', at('three.mp4'), '--video', '3'])).code).toBe(EXIT.usage);
   expect((await img2vid(['download', id, '--out', at('no/such/folder.mp4')])).code).toBe(EXIT.file);
 

@@ -33,8 +33,8 @@ img2vid usage                     shows what the API key has spent
 `;
 
 const DETAILS = `  --image FILE|URL|-   the picture to animate; - reads it from standard input
-  --out FILE           saves the MP4 there; several videos as one grid. In a folder the name is ID.mp4.
-                       Also for watch, and for download, where the default is ID.mp4
+  --out FILE           saves the MP4 there; several videos as one grid. In a folder the clip's own
+                       name is used. Also for watch, and for download, where the default is the current folder
   --video N            saves the Nth of several videos instead of the grid
   --force              overwrites an existing file
   --no-wait            ends when the service has accepted the task
@@ -243,7 +243,7 @@ async function list({ client, values, switches, out, signal }: Context): Promise
 
 async function download(context: Context): Promise<number> {
   const { client, values, id, print, note, show, signal } = context;
-  const out = readOutput(context, values.out ?? `${id}.mp4`);
+  const out = readOutput(context, values.out ?? '.');
   const task = await client.status(id, { signal });
   if (isActive(task.status)) note(`the task is ${task.status}: img2vid watch ${id} --out FILE waits for it`);
   if (!task.videos) {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { accessSync, constants, createWriteStream, existsSync, statSync } from 'node:fs';
 import { readFile, rename, rm } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Client, Task, Video } from './index.ts';
 
@@ -19,11 +19,12 @@ export function userPath(path: string, env: NodeJS.ProcessEnv): string {
 }
 
 /** @throws FileError */
-export async function readPicture(path: string, env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<Uint8Array> {
-  return readFile(userPath(path, env), { signal }).catch(({ code, message }: NodeJS.ErrnoException) => {
+export async function readPicture(path: string, env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<File> {
+  const bytes = await readFile(userPath(path, env), { signal }).catch(({ code, message }: NodeJS.ErrnoException) => {
     signal?.throwIfAborted();
     throw new FileError(`--image ${path}: ${code === 'ENOENT' ? 'there is no such file' : message}`);
   });
+  return new File([bytes], basename(path));
 }
 
 const isFolder = (path: string) => existsSync(path) && statSync(path).isDirectory();
@@ -44,8 +45,8 @@ export function checkOutput(path: string, force = false): void {
 interface SaveOptions {
   client: Pick<Client, 'download'>;
   task: Task;
-  video: Omit<Video, 'seed'>;
-  /** absolute; in a folder the file is named ID.mp4 */
+  video: Pick<Video, 'link' | 'filename' | 'sha256'>;
+  /** absolute; in a folder the file gets its `filename` */
   path: string;
   force?: boolean;
   signal?: AbortSignal;
@@ -57,9 +58,11 @@ interface SaveOptions {
  * @throws FileError says where the clip is; ApiError
  */
 export async function saveVideo({ client, task, video, path, force, signal }: SaveOptions): Promise<string> {
-  const target = isFolder(path) ? join(path, `${task.id}.mp4`) : path;
+  const isPlain = /^[\w-][\w.-]*$/.test(video.filename ?? ''); // the service could name a path; an older one names none
+  const target = isFolder(path) ? join(path, isPlain ? video.filename : `${task.id}.mp4`) : path;
   const temporary = `${target}.${task.id}.part`;
   try {
+    if (target !== path) checkOutput(target, force);
     const { body } = await client.download(video, { signal });
     const hash = createHash('sha256');
     const hashChunks = async function* (chunks: AsyncIterable<Uint8Array>) {

@@ -1,6 +1,7 @@
 import { build } from 'esbuild';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
+import { sample } from '../test/support/malicious-pictures.ts';
 import { type TestService, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
 import { problem, scripted } from '../test/support/test-client.ts';
 import { ApiError, type Client, createClient, type Task, verifyWebhook, WebhookVerificationError } from './index.ts';
@@ -40,6 +41,16 @@ test('a clip can be requested, followed, downloaded and deleted', async () => {
   const { currency, days } = await client.usage();
   expect([currency, days[0]!.succeeded]).toEqual(['USD', 1]);
   expectTypeOf(days[0]!.amount).toEqualTypeOf<number>();
+});
+
+test('a File names the clip, and bytes do not', async () => {
+  const bytes = new Uint8Array(await sample().jpeg().toBuffer());
+  const named = await client.img2vid({ image: new File([bytes], 'my cat.jpg') });
+  expect(named.answer.input.image).toBe('my cat.jpg');
+  for (const image of [bytes, new Blob([bytes])])
+    expect((await client.img2vid({ image })).answer.input).not.toHaveProperty('image');
+  await finish(named.id);
+  expect((await named.done()).videos![0]!.filename).toBe('my-cat-1.mp4');
 });
 
 test('unknown parameters and values of the wrong type do not compile', () => {

@@ -15,7 +15,7 @@ export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './we
 export type { FollowedTask, Task, Usage };
 
 export type Video = NonNullable<Task['videos']>[number];
-/** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. */
+/** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. A File names the clip. */
 export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
 /** Every parameter with the value that would be used, and the most that the task can cost. */
 export type DryRun = v.InferOutput<typeof RESPONSES.DryRun>;
@@ -180,7 +180,9 @@ function requestBody({ image, ...parameters }: Parameters): {
   if (image === undefined) return { body: JSON.stringify(parameters), headers: { 'content-type': 'application/json' } };
   const body = new FormData();
   for (const [name, value] of Object.entries(parameters)) if (value !== undefined) body.append(name, String(value));
-  body.append('image', image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]), 'image');
+  const blob = image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]);
+  if (blob instanceof File) body.append('image', blob);
+  else body.append('image', blob, 'image');
   return { body, headers: {} };
 }
 

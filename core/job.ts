@@ -83,9 +83,11 @@ export const jobSchema = v.pipe(
 export type JobInput = v.InferOutput<typeof jobSchema>;
 export type SizedJob = JobInput & Size;
 
-/** A file that a job has made. */
+const key = v.pipe(v.string(), v.startsWith('tasks/'));
+
+/** A video that a job has made. */
 const file = {
-  key: v.pipe(v.string(), v.startsWith('tasks/')),
+  key,
   width: v.number(),
   height: v.number(),
   frames: v.number(),
@@ -108,10 +110,23 @@ export type JobUsage = v.InferOutput<typeof usageSchema>;
 const usage = v.fallback(v.optional(usageSchema), undefined);
 
 export const outputSchema = v.object({
-  videos: v.pipe(v.array(v.object({ ...file, seed: v.number() })), v.minLength(1)),
+  videos: v.pipe(
+    v.array(
+      v.object({
+        ...file,
+        seed: v.number(),
+        /** bucket key of the first frame as a JPEG, and of a small animated WebP; an older worker makes none */
+        poster: v.optional(key),
+        preview: v.optional(key),
+      }),
+    ),
+    v.minLength(1),
+  ),
   grid: v.optional(v.object(file)),
   /** bucket key of the still, unfitted */
   still: v.string(),
+  /** bucket key of the still as a small JPEG; an older worker makes none */
+  still_preview: v.optional(key),
   seed: v.number(),
   model: v.string(),
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),
@@ -137,8 +152,9 @@ export const progressSchema = v.object({
   progress: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
   step: v.optional(count),
   steps: v.optional(count),
-  /** bucket key of the still, once there is one */
+  /** bucket keys of the still and of a small JPEG of it, once they exist */
   still: v.optional(v.string()),
+  still_preview: v.optional(key),
   /** of the frames, in pixels, once the worker has chosen it: an input with `aspect_ratio` leaves it to the worker */
   size: v.optional(v.object({ H: count, W: count })),
   usage,

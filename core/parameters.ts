@@ -244,7 +244,10 @@ export type Input = Pick<Values, CommonName> &
   Pick<MaybeSized, 'aspect_ratio'> &
   Sampler &
   Discretization &
-  Guider;
+  Guider & {
+    /** name of the uploaded picture's file */
+    image?: string;
+  };
 
 /** The default values. The seed has none: it is random for each task. */
 export function defaults(model: ModelName) {

@@ -31,6 +31,13 @@ const input = opaque<Input>({
 });
 const file = {
   link: described(link, 'Expires at links_expire_at'),
+  content_type: text,
+  filename: described(text, 'Name to save the file under: ASCII letters, digits, hyphens and underscores'),
+};
+const picture = v.object(file);
+const video = {
+  ...file,
+  download_link: described(link, 'The same file, which browsers save as filename instead of playing it'),
   width: whole,
   height: whole,
   frames: whole,
@@ -62,9 +69,28 @@ const Task = v.object({
   model: opaque<ModelName>({ type: 'string' }),
   input,
   warnings: described(notes, 'Parameters that are ignored or unusual'),
-  still: v.exactOptional(described(v.object({ link }), 'The picture that is animated')),
-  videos: v.exactOptional(v.array(v.object({ ...file, seed: whole }))),
-  grid: v.exactOptional(described(v.object(file), 'Several videos side by side')),
+  still: v.exactOptional(
+    described(
+      v.object({
+        ...file,
+        preview: v.exactOptional(described(picture, 'JPEG of at most 1024 pixels in width and height')),
+      }),
+      'The picture that is animated, as PNG',
+    ),
+  ),
+  videos: v.exactOptional(
+    v.array(
+      v.object({
+        ...video,
+        seed: whole,
+        poster: v.exactOptional(described(picture, 'JPEG of the first frame')),
+        preview: v.exactOptional(
+          described(picture, 'Animated WebP of at most 480 pixels in width and height, and 400 kB'),
+        ),
+      }),
+    ),
+  ),
+  grid: v.exactOptional(described(v.object(video), 'Several videos in one, in rows and columns')),
   share_link: v.exactOptional(described(link, 'A page that plays the clip, without an API key')),
   links_expire_at: v.exactOptional(time),
   expired_at: v.exactOptional(described(time, 'When the task’s files and prompt were deleted')),

@@ -59,6 +59,8 @@ const run = (
   signal = new AbortController().signal,
   progress: (p: Progress) => void = () => {},
 ) => runJob({ ...input, ...more }, worker, { jobId, progress, signal });
+/** What a job with `num_cols: 2` makes. */
+const MADE_OF_TWO = ['grid.mp4', ...[1, 2].flatMap((n) => ['jpg', 'mp4', 'webp'].map((type) => `video-${n}.${type}`))];
 const files = async () => (await readdir(join(folder, `objects/tasks/${TASK}`), { recursive: true })).sort();
 
 test('a clip that never fits is refused before the bridge is paid', async () => {
@@ -109,8 +111,8 @@ test('twenty workers that finish one task at once leave one result and one set o
   const { timings_ms: _, ...first } = outputs[0]!;
   for (const output of outputs) expect(output).toMatchObject(first);
   const winner = outputs[0]!.videos[0]!.key.split('/')[2]!;
-  const made = ['grid.mp4', 'video-1.mp4', 'video-2.mp4'].map((name) => `${winner}/${name}`);
-  expect(await files()).toEqual([winner, ...made, 'result.json', 'still.png', 'upload'].sort());
+  const made = MADE_OF_TWO.map((name) => `${winner}/${name}`);
+  expect(await files()).toEqual([winner, ...made, 'result.json', 'still.jpg', 'still.png', 'upload'].sort());
 }, 60_000);
 
 test('a video is uploaded while the next one is made', async () => {
@@ -203,7 +205,10 @@ describe('several jobs at once', () => {
         throw new JobError('banned_prompt', 'no');
       },
     };
-    worker = { ...worker, bridges: [bridge], model: watched(() => seen('the bridge was asked')) };
+    worker = {
+      ...{ ...worker, bridges: [bridge], stillTimeout: 10_000 },
+      model: watched(() => seen('the bridge was asked')),
+    };
     const first = begin(1);
     await expect(begin(2, never, { prompt: 'a cat', image_key: undefined })).rejects.toMatchObject({
       code: 'banned_prompt',
@@ -271,7 +276,7 @@ test('a bucket that stays unavailable makes the job fail as retryable, and its m
   const error = await run({ num_cols: 3 }).catch((error) => error);
   expect(error).toMatchObject({ code: 'storage_error', cause: lost, data: { retryable: true } });
   expect(error.message).not.toContain('store.example.com');
-  expect(await files()).toEqual(['still.png', 'upload']);
+  expect(await files()).toEqual(['still.jpg', 'still.png', 'upload']);
 });
 
 test('a full disk of the worker makes the job fail as retryable', async () => {
@@ -326,16 +331,18 @@ test('a job leaves its files, the still and the result, and reports progress', a
   const output = await run({ num_cols: 2 }, 'job-1', undefined, (progress) => said.push(progress));
   expect(await files()).toEqual([
     'job-1',
-    'job-1/grid.mp4',
-    'job-1/video-1.mp4',
-    'job-1/video-2.mp4',
+    ...MADE_OF_TWO.map((name) => `job-1/${name}`),
     'result.json',
+    'still.jpg',
     'still.png',
     'upload',
   ]);
-  expect(output.videos.map(({ key, seed }) => [key, seed])).toEqual(
-    [1, 2].map((n) => [`tasks/${TASK}/job-1/video-${n}.mp4`, 2 + n]),
+  const folder = `tasks/${TASK}/job-1`;
+  expect(output.videos.map(({ key, poster, preview, seed }) => [key, poster, preview, seed])).toEqual(
+    [1, 2].map((n) => [...['mp4', 'jpg', 'webp'].map((type) => `${folder}/video-${n}.${type}`), 2 + n]),
   );
+  expect(output.still_preview).toBe(`tasks/${TASK}/still.jpg`);
+  for (const { still, still_preview } of said) expect(still === undefined).toBe(still_preview === undefined);
   const parts = said.map(({ progress }) => progress);
   expect(parts).toEqual(parts.toSorted((a, b) => a - b));
   expect(new Set(said.map(({ stage }) => stage))).toEqual(
@@ -409,7 +416,7 @@ test('an aborted job leaves no files and no result', async () => {
   const reason = new Error('stopped');
   const stopAtDecoding = ({ stage }: Progress) => stage === 'decoding' && controller.abort(reason);
   await expect(run({ num_cols: 3, T: 5 }, 'job-1', controller.signal, stopAtDecoding)).rejects.toBe(reason);
-  expect(await files()).toEqual(['still.png', 'upload']);
+  expect(await files()).toEqual(['still.jpg', 'still.png', 'upload']);
   expect((await run({}, 'job-2')).videos).toHaveLength(1);
 });
 
@@ -422,7 +429,7 @@ test('a job that is aborted while its last file is uploaded leaves no files eith
   };
   worker = { ...worker, bucket: { ...bucket, put } };
   await expect(run({ num_cols: 2 }, 'job-1', controller.signal)).rejects.toBe(reason);
-  expect(await files()).toEqual(['still.png', 'upload']);
+  expect(await files()).toEqual(['still.jpg', 'still.png', 'upload']);
 });
 
 describe('workers that were killed', () => {
@@ -437,7 +444,8 @@ describe('workers that were killed', () => {
     await bucket.put(`tasks/${TASK}/${jobId}/video-1.mp4`, 'half the work');
   }
   const MINUTE = 60_000;
-  const ofResult = ['job-2', 'job-2/video-1.mp4', 'result.json', 'still.png', 'upload'];
+  const ofVideo = ['jpg', 'mp4', 'webp'].map((type) => `job-2/video-1.${type}`);
+  const ofResult = ['job-2', ...ofVideo, 'result.json', 'still.jpg', 'still.png', 'upload'];
 
   test('long ago leave nothing once the task has a result', async () => {
     await death(1, 'job-0', 3 * MINUTE);

@@ -15,10 +15,11 @@ import type { Model } from './models/model.ts';
 import { createStageTimer, type StageTimer } from './stage-timer.ts';
 import { fitStill } from './still/fit.ts';
 import type { ImagineOptions } from './still/midjourney/imagine.ts';
-import { prepareStill, stillKey } from './still/still.ts';
+import { prepareStill, saveStillPreview, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
 import { describeMp4, makeVideo } from './video/make-video.ts';
 import { writeMp4 } from './video/mp4.ts';
+import type { Pictures } from './video/preview.ts';
 
 /** What a worker uses for all its jobs. */
 export interface Worker extends Pick<ImagineOptions, 'bucket' | 'bridges' | 'allowPrivate' | 'stillTimeout'> {
@@ -27,6 +28,8 @@ export interface Worker extends Pick<ImagineOptions, 'bucket' | 'bridges' | 'all
   /** while this folder exists, every decoded frame is kept in it: <folder>/<task id>/<video>/0001.png … */
   framesDir: string | undefined;
 }
+
+type Video = JobOutput['videos'][number];
 
 export interface JobContext {
   jobId: string;
@@ -86,12 +89,13 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
   const scratch = await createScratchFolder();
   const paths = Array.from({ length: num_cols }, (_, column) => join(scratch, `video-${column + 1}.mp4`));
   const warnings: JobOutput['warnings'] = [];
-  const uploads: Promise<JobOutput['videos'][number]>[] = [];
-  const upload = <F extends object>(name: string, facts: F) => {
-    const file = timed('uploading', () => uploadFile(bucket, `${folder}/${name}`, join(scratch, name), facts));
-    file.catch((error) => failedUpload.abort(error));
-    return file;
+  const uploads: Promise<Video>[] = [];
+  const upload = <R>(work: () => Promise<R>) => {
+    const uploaded = timed('uploading', work);
+    uploaded.catch((error) => failedUpload.abort(error));
+    return uploaded;
   };
+  const target = { bucket, folder, scratch };
 
   try {
     if (isSized(input)) model.check(input); // before a bridge is paid
@@ -104,36 +108,41 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
       chosen = { size: { H, W } };
       model.check(job);
     }
-    progress({ stage: 'loading', progress: stillPart, still });
-    const fitted = await timed('loading', () => fitStill(png, job));
+    progress({ stage: 'loading', progress: stillPart });
+    const [fitted, still_preview] = await timed('loading', () =>
+      Promise.all([fitStill(png, job), saveStillPreview(png, task_id, bucket)]),
+    );
+    const stills = { still, still_preview };
+    progress({ stage: 'loading', progress: stillPart, ...stills });
 
     for (const [column, path] of paths.entries()) {
       const seed = job.seed + column;
       const { framesDir } = worker;
       const frames = framesDir && existsSync(framesDir) ? join(framesDir, task_id, String(column + 1)) : undefined;
       const onProgress = (part: number, rest: Pick<Progress, 'stage' | 'step' | 'steps'>) =>
-        progress({ ...rest, progress: Math.min(1, stillPart + videoPart * (column + part)), still });
-      warnings.push(
-        ...(await makeVideo(job, { model, still: fitted, seed, path, framesDir: frames, timed, onProgress, signal })),
-      );
+        progress({ ...rest, progress: Math.min(1, stillPart + videoPart * (column + part)), ...stills });
+      const options = { model, still: fitted, seed, path, framesDir: frames, timed, onProgress, signal };
+      const { pictures, ...made } = await makeVideo(job, options);
+      warnings.push(...made.warnings);
       onProgress(0.97, { stage: 'uploading' });
-      uploads.push(upload(`video-${column + 1}.mp4`, { seed, width: W, height: H, ...timing }));
+      const facts = { seed, width: W, height: H, ...timing };
+      uploads.push(upload(() => uploadVideo(`video-${column + 1}`, target, facts, pictures)));
     }
 
     let grid: JobOutput['grid'];
     if (num_cols > 1) {
       const { width, height } = gridSize(num_cols, W, H);
-      progress({ stage: 'encoding', progress: stillPart + videoPart * num_cols, still });
+      progress({ stage: 'encoding', progress: stillPart + videoPart * num_cols, ...stills });
       const options = { width, height, fps, ...describeMp4(job, job.seed, model), signal };
       await timed('encoding', () => writeMp4(join(scratch, 'grid.mp4'), gridFrames(paths, W, H), options));
-      grid = await upload('grid.mp4', { width, height, ...timing });
+      grid = await upload(() => uploadMp4('grid', target, { width, height, ...timing }));
     }
     const videos = await Promise.all(uploads);
     signal.throwIfAborted(); // an aborted job leaves nothing, in any stage
     const different = [...new Map(warnings.map((warning) => [JSON.stringify(warning), warning])).values()];
     const { seed, model: name } = job;
     const { timings_ms } = timer;
-    const facts = { still, seed, model: name, warnings: different, timings_ms, usage: timer.usage() };
+    const facts = { ...stills, seed, model: name, warnings: different, timings_ms, usage: timer.usage() };
     return { videos, ...(grid && { grid }), ...facts };
   } finally {
     await Promise.allSettled(uploads); // their files must exist before they can be deleted
@@ -147,8 +156,35 @@ function ratioOf(png: Uint8Array): number {
   return width / height;
 }
 
-async function uploadFile<F extends object>(bucket: Bucket, key: string, path: string, facts: F) {
-  const bytes = await readFile(path);
+interface Target {
+  bucket: Bucket;
+  /** the job's, in the bucket */
+  folder: string;
+  /** where its MP4s are on the disk */
+  scratch: string;
+}
+
+/** Uploads an MP4, its poster and its preview. */
+async function uploadVideo(
+  name: string,
+  target: Target,
+  facts: Omit<Video, 'key' | 'bytes' | 'sha256'>,
+  pictures: Pictures,
+): Promise<Video> {
+  const put = async (type: string, picture: Promise<Buffer>) => {
+    const key = `${target.folder}/${name}.${type}`;
+    await target.bucket.put(key, await picture);
+    return key;
+  };
+  const files = [uploadMp4(name, target, facts), put('jpg', pictures.poster!), put('webp', pictures.preview!)] as const;
+  await Promise.allSettled(files); // their files must exist before they can be deleted
+  const [video, poster, preview] = await Promise.all(files);
+  return { ...video, poster, preview };
+}
+
+async function uploadMp4<F extends object>(name: string, { bucket, folder, scratch }: Target, facts: F) {
+  const key = `${folder}/${name}.mp4`;
+  const bytes = await readFile(join(scratch, `${name}.mp4`));
   await bucket.put(key, bytes);
   return { key, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), ...facts };
 }

@@ -19,6 +19,7 @@ const tooMuchText = () => new Problem('too_large', 'the text of a form may have 
 export interface Part {
   name: string;
   isFile: boolean;
+  filename: string | undefined;
   bytes: Buffer;
 }
 
@@ -55,7 +56,8 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
     stream.on('limit', () => (failure ??= imageTooLarge())).on('error', fail);
     stream.on('end', () => {
       const bytes = Buffer.concat(chunks);
-      parts.push({ name, isFile, bytes: /^base64$/i.test(encoding) ? Buffer.from(String(bytes), 'base64') : bytes });
+      const decoded = /^base64$/i.test(encoding) ? Buffer.from(String(bytes), 'base64') : bytes;
+      parts.push({ name, isFile, filename, bytes: decoded });
     });
   });
   parser.on('partsLimit', () => (failure ??= tooManyFields()));

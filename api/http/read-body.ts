@@ -1,6 +1,7 @@
 /** Reads the body of a POST, in any of the three accepted content types, to values by name. */
 import type { HttpBindings } from '@hono/node-server';
 import type { Context } from 'hono';
+import { uploadName } from '../../core/file-name.ts';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import { type FieldNote, parseTextFields } from '../../core/request.ts';
 import { MAX_FIELDS, MAX_TEXT_BYTES, parseMultipart, tooManyFields } from './multipart.ts';
@@ -40,6 +41,8 @@ interface Body {
   /** unchecked */
   values: Record<string, unknown>;
   image?: Uint8Array;
+  /** name of the picture's file, as people read it */
+  imageName?: string | undefined;
 }
 
 /**
@@ -144,6 +147,7 @@ async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
     errors.push({ field: 'image', message: 'must be a file' });
   if (errors.length > 0) throw invalidInput(errors);
   const values = readFields(others.map(({ name, bytes }) => [name, decodeText(bytes)]));
-  const image = images[0]?.bytes;
-  return { values, ...(image && image.length > 0 && { image: new Uint8Array(image) }) };
+  const [image] = images;
+  if (!image || image.bytes.length === 0) return { values };
+  return { values, image: new Uint8Array(image.bytes), imageName: uploadName(image.filename ?? '') };
 }

@@ -1,4 +1,5 @@
 /** Examples that several endpoints show. */
+import { contentType } from '../../core/bucket/bucket.ts';
 import { JobError } from '../../core/job.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { parseRequest } from '../../core/request.ts';
@@ -16,8 +17,8 @@ export const PROMPT_REQUEST = { prompt: 'a lighthouse at dawn', seed: 23 };
 export function taskExamples({ model, limits, publicUrl }: About) {
   const { input, warnings } = parseRequest(PROMPT_REQUEST, { model, limits, hasImage: false, seed: 23 });
   const { prompt: _prompt, ...withoutPrompt } = input;
-  const link = (name: string) =>
-    `${publicUrl}/files/tasks/${TASK_ID_EXAMPLE}/${name}?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA`;
+  const link = (name: string, query: string) =>
+    `${publicUrl}/files/tasks/${TASK_ID_EXAMPLE}/${name}?expires=1764504000&${query}&signature=Zk0q1mS8lqX3v2b7mYc5tA`;
   const queued = {
     id: TASK_ID_EXAMPLE,
     status: 'queued',
@@ -30,10 +31,19 @@ export function taskExamples({ model, limits, publicUrl }: About) {
   const started_at = '2025-11-29T12:00:01.082Z';
   const ended = { ...queued, progress: 1, finished_at: '2025-11-29T12:00:40.770Z' };
   const share_link = `${publicUrl}/clip/${TASK_ID_EXAMPLE}?expires=1764504000&signature=Zk0q1mS8lqX3v2b7mYc5tA`;
-  const still = { link: link('still.png') };
+  const file = (name: string, filename: string) => ({
+    link: link(name, `filename=${filename}`),
+    content_type: contentType(name)!,
+    filename,
+  });
+  const still = {
+    ...file('still.png', 'a-lighthouse-at-dawn-still.png'),
+    preview: file('still.jpg', 'a-lighthouse-at-dawn-still.jpg'),
+  };
   const links_expire_at = '2025-11-30T12:00:00.000Z';
   const video = {
-    link: link('0b6de5f1-u1/video-1.mp4'),
+    ...file('0b6de5f1-u1/video-1.mp4', 'a-lighthouse-at-dawn-23.mp4'),
+    download_link: link('0b6de5f1-u1/video-1.mp4', 'filename=a-lighthouse-at-dawn-23.mp4&download=1'),
     width: input.W!, // a prompt’s size is known
     height: input.H!,
     frames: input.T,
@@ -42,6 +52,8 @@ export function taskExamples({ model, limits, publicUrl }: About) {
     bytes: 412_604,
     sha256: '5f2c1be1a8f0e0ad1c3f7a95be0e6a1f0c7d4b2e9a8867735d0c4be1f2a39d06',
     seed: input.seed,
+    poster: file('0b6de5f1-u1/video-1.jpg', 'a-lighthouse-at-dawn-23.jpg'),
+    preview: file('0b6de5f1-u1/video-1.webp', 'a-lighthouse-at-dawn-23.webp'),
   };
   const cost = { amount: 8_840, currency: 'USD', gpu_seconds: 26, stills: 0 };
   const noCost = { ...cost, amount: 0, gpu_seconds: 0 };

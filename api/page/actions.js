@@ -61,7 +61,8 @@ export function createActions({ parameters, form, list }) {
       const { host, pathname } = new URL(image_url);
       return `${decodeURI(pathname.split('/').at(-1) ?? '') || 'Picture'} from ${host}`;
     }
-    return uploads.get(task.id)?.file.name ?? (still_of ? 'Picture of an earlier clip' : 'Your picture');
+    const name = uploads.get(task.id)?.file.name ?? task.input.image;
+    return name ?? (still_of ? 'Picture of an earlier clip' : 'Your picture');
   }
 
   /** What can be copied of a task, by its label. @param {Task} task @returns {Record<string, string>} */

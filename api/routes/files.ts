@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs';
 import parseRange from 'range-parser';
-import { contentType } from '../../core/bucket/bucket.ts';
+import { CONTENT_TYPES, contentDisposition, contentType } from '../../core/bucket/bucket.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { Problem } from '../http/problem.ts';
@@ -9,6 +9,8 @@ import { text } from '../openapi/parts.ts';
 /** Browsers that open a file show it in a document of their own, under this policy. */
 const POLICY =
   "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+
+const CONTENT = Object.fromEntries(Object.values(CONTENT_TYPES).map((type) => [type, {}]));
 
 const invalidLink = () => new Problem('link_invalid', 'this link is not valid, or has expired');
 const noSuchFile = () => new Problem('not_found', 'there is no such file');
@@ -28,11 +30,13 @@ export const files = endpoint({
     parameters: [
       { name: 'key', in: 'path', required: true, description: 'Key in the bucket', schema: text },
       { name: 'expires', in: 'query', required: true, description: 'Seconds since 1970', schema: text },
+      { name: 'filename', in: 'query', description: 'Name that the file is saved under', schema: text },
+      { name: 'download', in: 'query', description: '1: a browser saves the file', schema: text },
       { name: 'signature', in: 'query', required: true, description: 'Signature of the link', schema: text },
     ],
     responses: {
-      200: { description: 'The file', content: { 'video/mp4': {}, 'image/png': {} } },
-      206: { description: 'The part that Range names', content: { 'video/mp4': {}, 'image/png': {} } },
+      200: { description: 'The file', content: CONTENT },
+      206: { description: 'The part that Range names', content: CONTENT },
       304: { description: 'The file has not changed' },
     },
     errors: [invalidLink(), noSuchFile(), noSuchRange(412_604)],
@@ -41,8 +45,8 @@ export const files = endpoint({
     bucket &&
     (async (c) => {
       const key = c.req.path.slice('/files/'.length);
-      const { expires, signature } = c.req.query();
-      if (!bucket.verify(key, { expires, signature })) throw invalidLink();
+      const query = c.req.query();
+      if (!bucket.verify(key, query)) throw invalidLink();
       const type = contentType(key);
       const file = type && (await bucket.file(key));
       if (!type || !file) throw noSuchFile();
@@ -50,7 +54,7 @@ export const files = endpoint({
       const etag = `"${file.size.toString(36)}-${file.modified.getTime().toString(36)}"`;
       const headers: Record<string, string> = {
         'content-type': type,
-        'content-disposition': `inline; filename="${key.split('/').at(-1)}"`,
+        'content-disposition': contentDisposition(key, { filename: query.filename, download: query.download === '1' }),
         'accept-ranges': 'bytes',
         'cache-control': 'private, max-age=3600',
         etag,

@@ -90,7 +90,7 @@ export const img2vid = endpoint({
 
     return async (c, { dry_run: isDryRun = false }) => {
       const owner = c.get('key').id;
-      const { values, image } = await readBody(c, reserve);
+      const { values, image, imageName } = await readBody(c, reserve);
       const seed = randomInt(0, 1e9 + 1);
       const {
         input: unsized,
@@ -109,6 +109,7 @@ export const img2vid = endpoint({
       const source_key = still?.key ?? null;
       if (still) unsized.image_index = still.index;
       const upload = unsized.prompt === undefined && unsized.image_url === undefined ? image : undefined;
+      if (upload && imageName !== undefined) unsized.image = imageName;
       const estimated = await estimate(unsized); // before the size is known: it is the same for every picture
       let picture = still?.size;
       if (image) {

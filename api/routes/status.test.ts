@@ -418,7 +418,7 @@ describe('GET /files', () => {
       'content-length': '18',
       'accept-ranges': 'bytes',
       'x-content-type-options': 'nosniff',
-      'content-disposition': 'inline; filename="video-1.mp4"',
+      'content-disposition': 'inline; filename="x-1.mp4"',
     });
     const get = async (range: string, headers = {}) => {
       const response = await fetch(link, { headers: { range, ...headers } });

@@ -156,6 +156,9 @@ export const migrations: Record<string, Migration> = {
         .execute();
     },
   },
+  '002_still_preview': {
+    up: (db) => db.schema.alterTable('tasks').addColumn('still_preview', 'text').execute(),
+  },
 };
 
 /**

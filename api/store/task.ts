@@ -39,6 +39,8 @@ export interface Task {
   source_key: string | null;
   /** bucket key of the still, once it exists */
   still: string | null;
+  /** bucket key of a small JPEG of the still, once it exists */
+  still_preview: string | null;
   output: JobOutput | null;
   /** what its current job has used, as last reported */
   usage: JobUsage | null;
@@ -96,6 +98,7 @@ export const PUBLIC_COLUMNS = [
   'input',
   'warnings',
   'still',
+  'still_preview',
   'output',
   'error',
   'cost',
@@ -118,6 +121,7 @@ export const INITIAL_STATE = {
   started_at: null,
   finished_at: null,
   still: null,
+  still_preview: null,
   output: null,
   usage: null,
   error: null,

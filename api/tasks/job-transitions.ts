@@ -90,8 +90,11 @@ export function onCancelRequest(task: Task, hasBegun: boolean, now: number): Cha
   return { cancel_requested_at: task.cancel_requested_at ?? now };
 }
 
-/** The task without its prompt, and without the error's message, which may repeat it; its files are to be deleted. */
-export function redacted({ input: { prompt: _, image_url: __, ...input }, error }: Task, now: number): Changes {
+/** The task without its prompt, image_url and file name, and without the error's message, which may repeat it; its files are to be deleted. */
+export function redacted(
+  { input: { prompt: _, image_url: __, image: ___, ...input }, error }: Task,
+  now: number,
+): Changes {
   const rest = error && { error: { ...error, message: 'deleted with the files and the prompt' } };
   return { expired_at: now, input: input as Task['input'], ...rest };
 }
@@ -120,13 +123,14 @@ export function onJobLost(task: Task, now: number): Changes {
 function inProgress(task: Task, output: unknown, now: number): Changes {
   const { success, output: report } = v.safeParse(progressSchema, output);
   if (!success) return { status: 'running', started_at: startOf(task, undefined, now) }; // no report yet
-  const { stage, progress, step = null, steps = null, still, size, usage } = report;
+  const { stage, progress, step = null, steps = null, still, still_preview, size, usage } = report;
   return {
     status: 'running',
     started_at: startOf(task, usage, now),
     usage: usageAt(task, report, now),
     ...(progress >= task.progress && { stage, step, steps, progress }),
     ...(still !== undefined && isOwn(task, still) && { still }),
+    ...(still_preview !== undefined && isOwn(task, still_preview) && { still_preview }),
     ...(size && sizeChanges(task, size)),
   };
 }
@@ -138,9 +142,12 @@ const sizeChanges = ({ input }: Task, size: Size): Changes => (isSized(input) ? 
 export function completed(task: Task, raw: unknown, now: number): Changes {
   const { success, output } = v.safeParse(outputSchema, raw);
   const keys = success
-    ? [output.still, ...output.videos.map(({ key }) => key), ...(output.grid ? [output.grid.key] : [])]
+    ? [
+        ...[output.still, output.still_preview, output.grid?.key],
+        ...output.videos.flatMap(({ key, poster, preview }) => [key, poster, preview]),
+      ]
     : [];
-  if (!success || !keys.every((key) => isOwn(task, key))) {
+  if (!success || !keys.every((key) => key === undefined || isOwn(task, key))) {
     return failed(new JobError('internal', 'the worker’s output does not match the schema of a result').data, now);
   }
   const started_at = startOf(task, output.usage, now);
@@ -152,6 +159,7 @@ export function completed(task: Task, raw: unknown, now: number): Changes {
     progress: 1,
     output,
     still: output.still,
+    still_preview: output.still_preview ?? null,
     started_at,
     finished_at: now,
   };

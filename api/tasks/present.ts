@@ -1,5 +1,6 @@
-import type { Bucket } from '../../core/bucket/bucket.ts';
-import type { Stage } from '../../core/job.ts';
+import { type Bucket, contentType } from '../../core/bucket/bucket.ts';
+import { clipName } from '../../core/file-name.ts';
+import type { JobOutput, Stage } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
@@ -19,6 +20,7 @@ export async function presentTask(
   const expires = Math.floor(now() / 1000) + config.linkSeconds;
   const output = task.expired_at === null ? task.output : null;
   const still = task.expired_at === null ? task.still : null;
+  const files: FileContext = { bucket, expires, name: clipName(task.input) };
   return {
     id: task.id,
     status: task.status,
@@ -32,9 +34,14 @@ export async function presentTask(
     model: task.model,
     input: task.input,
     warnings: [...task.warnings, ...(task.output?.warnings ?? [])],
-    ...(still !== null && { still: { link: await bucket.link(still, expires) } }),
-    ...(output && { videos: await Promise.all(output.videos.map((video) => withLink(video, bucket, expires))) }),
-    ...(output?.grid && { grid: await withLink(output.grid, bucket, expires) }),
+    ...(still !== null && {
+      still: {
+        ...(await presentFile(still, 'still', files)),
+        ...(task.still_preview !== null && { preview: await presentFile(task.still_preview, 'still', files) }),
+      },
+    }),
+    ...(output && { videos: await Promise.all(output.videos.map((video) => presentVideo(video, files))) }),
+    ...(output?.grid && { grid: await presentMp4(output.grid, `${output.seed}-grid`, files) }),
     ...(output && { share_link: shareLink(task, expires, config.publicUrl) }),
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
@@ -43,9 +50,38 @@ export async function presentTask(
   };
 }
 
-/** A file with a link in place of its bucket key. */
-async function withLink<F extends { key: string }>({ key, ...rest }: F, bucket: Bucket, expires: number) {
-  return { link: await bucket.link(key, expires), ...rest };
+interface FileContext {
+  bucket: Bucket;
+  /** seconds since 1970 */
+  expires: number;
+  /** what file names begin with */
+  name: string;
+}
+
+/** @param suffix what the file's name ends with, before its type */
+async function presentFile(key: string, suffix: string | number, { bucket, expires, name }: FileContext) {
+  const filename = `${name}-${suffix}${key.slice(key.lastIndexOf('.'))}`;
+  return { link: await bucket.link(key, expires, { filename }), content_type: contentType(key)!, filename };
+}
+
+async function presentMp4<F extends { key: string }>(
+  { key, ...facts }: F,
+  suffix: string | number,
+  files: FileContext,
+) {
+  const { link, ...file } = await presentFile(key, suffix, files);
+  const { filename } = file;
+  const download_link = await files.bucket.link(key, files.expires, { filename, download: true });
+  return { link, download_link, ...file, ...facts };
+}
+
+async function presentVideo({ poster, preview, ...video }: JobOutput['videos'][number], files: FileContext) {
+  const { seed } = video;
+  return {
+    ...(await presentMp4(video, seed, files)),
+    ...(poster !== undefined && { poster: await presentFile(poster, seed, files) }),
+    ...(preview !== undefined && { preview: await presentFile(preview, seed, files) }),
+  };
 }
 
 const time = (ms: number) => new Date(ms).toISOString();

@@ -15,7 +15,7 @@ import { LEASE } from './save-changes.ts';
 const WATCH_TTL = 20 * SECOND;
 
 /** Changes of other fields are not worth a notification. */
-const NOTIFIED = ['status', 'stage', 'step', 'progress', 'still', 'expired_at'] as const;
+const NOTIFIED = ['status', 'stage', 'step', 'progress', 'still', 'still_preview', 'expired_at'] as const;
 
 export interface WatcherOptions extends Pick<Dependencies, 'log' | 'now'> {
   store: Pick<Store, 'isShared' | 'getMany' | 'claim'>;

@@ -6,7 +6,10 @@
  *                   imagine-ask-2.json …   the claim to ask the second bridge, and so on
  *                   imagine-1..4.png       the four pictures of the imagine
  *                   still.png              the still, unfitted
+ *                   still.jpg              the still, at most 1024 pixels wide and high
  *                   <job id>/video-1.mp4 … grid.mp4
+ *                            video-1.jpg … its first frame
+ *                            video-1.webp … its preview
  *                   attempt-1..3.json      attempt slots: workers that run the task, or died on it
  *                   result.json            created once, by the first job to finish: its output, or an error that is final
  */
@@ -27,8 +30,17 @@ export interface Bucket {
   /**
    * A signed URL. Anyone who has it can read the object until it expires.
    * @param expires seconds since 1970
+   * @throws Error the file name is not plain
    */
-  link(key: string, expires: number): Promise<string>;
+  link(key: string, expires: number, options?: LinkOptions): Promise<string>;
+}
+
+/** What a browser does with a link. */
+export interface LinkOptions {
+  /** the name that the file is saved under, default the last part of its key: at most 100 ASCII letters, digits, `.`, `-` and `_` */
+  filename?: string | undefined;
+  /** saves the file instead of showing it */
+  download?: boolean | undefined;
 }
 
 /** Pauses before each retry, in milliseconds: 2 minutes in all. */
@@ -62,11 +74,21 @@ export function assertBucketKey(key: string): void {
   if (!isBucketKey(key)) throw new Error(`not a bucket key: ${JSON.stringify(key)}`);
 }
 
+export const CONTENT_TYPES = {
+  mp4: 'video/mp4',
+  png: 'image/png',
+  jpg: 'image/jpeg',
+  webp: 'image/webp',
+} as const;
+
 /** The type an object is served with, by the key's ending. Undefined for all others: an upload is never shown by a browser. */
-export function contentType(key: string): 'video/mp4' | 'image/png' | undefined {
-  if (key.endsWith('.mp4')) return 'video/mp4';
-  if (key.endsWith('.png')) return 'image/png';
-  return undefined;
+export const contentType = (key: string) =>
+  CONTENT_TYPES[/\.(mp4|png|jpg|webp)$/.exec(key)?.[1] as keyof typeof CONTENT_TYPES];
+
+/** The header of a link's response. @throws Error the file name is not plain */
+export function contentDisposition(key: string, { filename = key.split('/').at(-1)!, download }: LinkOptions): string {
+  if (!/^[\w-][\w.-]{0,99}$/.test(filename)) throw new Error(`not a file name: ${JSON.stringify(filename)}`);
+  return `${download || !contentType(key) ? 'attachment' : 'inline'}; filename="${filename}"`;
 }
 
 /** The JSON of an object, or undefined if there is none. */

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isLinkValid, signLink } from '../link-signature.ts';
 import { loadOrCreateSecret } from '../secret-file.ts';
 import { hasCode, removeOrphans, tempName } from '../temp-files.ts';
-import { assertBucketKey, type Bucket, isBucketKey, RETRY_DELAYS, StorageError } from './bucket.ts';
+import { assertBucketKey, type Bucket, contentDisposition, isBucketKey, RETRY_DELAYS, StorageError } from './bucket.ts';
 
 /** How many times a write is repeated whose folder is being deleted, and the other way round. */
 const RACE_RETRIES = 10;
@@ -29,7 +29,7 @@ export interface DiskBucket extends Bucket {
   /** Writes a temporary file, since a full disk can still be read. @throws Error the disk's, at once */
   check(): Promise<void>;
   /** Whether a link's signature is valid and has not expired. */
-  verify(key: string, query: { expires?: string | undefined; signature?: string | undefined }): boolean;
+  verify(key: string, query: Record<string, string>): boolean;
 }
 
 /**
@@ -50,6 +50,8 @@ export async function diskBucket(
     assertBucketKey(key);
     return join(folder, 'objects', key);
   };
+  const targetOf = (key: string, { filename = '', download = '' }: Record<string, string>) =>
+    [key, filename, download].join('\n');
 
   /** Does work on the disk, again after an error that may pass. @throws StorageError */
   async function onDisk<R>(work: () => Promise<R>): Promise<R> {
@@ -105,9 +107,11 @@ export async function diskBucket(
     // retried while other processes write into the folder
     delete: (key) =>
       onDisk(() => rm(pathOf(key), { recursive: true, force: true, maxRetries: RACE_RETRIES, retryDelay: 10 })),
-    async link(key, expires) {
+    async link(key, expires, { filename, download } = {}) {
       assertBucketKey(key);
-      return `${publicUrl}/files/${key}?expires=${expires}&signature=${signLink(secret, key, expires)}`;
+      contentDisposition(key, { filename });
+      const query = { expires: String(expires), ...(filename && { filename }), ...(download && { download: '1' }) };
+      return `${publicUrl}/files/${key}?${new URLSearchParams({ ...query, signature: signLink(secret, targetOf(key, query), expires) })}`;
     },
     async file(key) {
       if (!isBucketKey(key)) return undefined;
@@ -123,7 +127,7 @@ export async function diskBucket(
         await rm(path, { force: true });
       }
     },
-    verify: (key, query) => isLinkValid(secret, key, query, now()),
+    verify: (key, query) => isLinkValid(secret, targetOf(key, query), query, now()),
   };
 }
 

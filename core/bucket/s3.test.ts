@@ -27,6 +27,8 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
     const types = {
       'tasks/1/job/video-1.mp4': 'video/mp4',
       'tasks/1/still.png': 'image/png',
+      'tasks/1/still.jpg': 'image/jpeg',
+      'tasks/1/job/video-1.webp': 'image/webp',
       'tasks/1/result.json': 'application/json',
       'tasks/1/upload': 'application/octet-stream',
     };
@@ -38,7 +40,7 @@ describe.skipIf(!s3Server)(`at a real store${skipped}`, () => {
       expect([ContentType, ContentEncoding], key).toEqual([type, undefined]);
       const shown = await fetch(await bucket.link(key, Math.floor(Date.now() / 1000) + 60));
       expect(shown.headers.get('content-type'), key).toBe(key.endsWith('.json') ? 'application/octet-stream' : type);
-      const place = /\.(mp4|png)$/.test(key) ? 'inline' : 'attachment';
+      const place = /\.(mp4|png|jpg|webp)$/.test(key) ? 'inline' : 'attachment';
       expect(shown.headers.get('content-disposition'), key).toBe(`${place}; filename="${key.split('/').at(-1)}"`);
     }
   });

@@ -18,7 +18,15 @@ import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
 // biome-ignore-end lint/style/noRestrictedImports: The imports of the S3 client end here.
 import { DAY, SECOND } from '../time.ts';
-import { assertBucketKey, type Bucket, contentType, RETRY_DELAYS, StorageError } from './bucket.ts';
+import {
+  assertBucketKey,
+  type Bucket,
+  contentDisposition,
+  contentType,
+  type LinkOptions,
+  RETRY_DELAYS,
+  StorageError,
+} from './bucket.ts';
 import { isRetryable, toStorageError } from './s3-errors.ts';
 
 const PART_BYTES = 8 * 2 ** 20;
@@ -98,12 +106,12 @@ export function s3Bucket(options: S3Options, tuning: S3Tuning = {}): Bucket {
       }
     },
 
-    async link(key, expires) {
+    async link(key, expires, options = {}) {
       assertBucketKey(key);
       presigner ??= createPresigner(client, Bucket);
       const second = Math.min(Math.floor(now() / SECOND), expires - 1); // a link that has expired is still signed, as expired
       const signingDate = new Date(second * SECOND);
-      return (await presigner)(key, { signingDate, expiresIn: Math.min(expires - second, MAX_LINK_SECONDS) });
+      return (await presigner)(key, options, { signingDate, expiresIn: Math.min(expires - second, MAX_LINK_SECONDS) });
     },
   };
 }
@@ -161,13 +169,12 @@ async function createPresigner(client: S3Client, Bucket: string) {
   const address = { method: 'GET', protocol, hostname, ...(port && { port: Number(port) }) };
   const signer = new S3RequestPresigner(client.config);
 
-  return async (key: string, options: { signingDate: Date; expiresIn: number }): Promise<string> => {
+  return async (key: string, link: LinkOptions, options: { signingDate: Date; expiresIn: number }): Promise<string> => {
     const path = folder + key;
-    const type = contentType(key);
     const query = {
       ...unsigned,
-      'response-content-type': type ?? 'application/octet-stream',
-      'response-content-disposition': `${type ? 'inline' : 'attachment'}; filename="${key.split('/').at(-1)}"`,
+      'response-content-type': contentType(key) ?? 'application/octet-stream',
+      'response-content-disposition': contentDisposition(key, link),
     };
     const signed = await signer.presign({ ...address, path, query, headers: {} }, options);
     const parameters = Object.entries(signed.query as Record<string, string>).sort(([a], [b]) => (a < b ? -1 : 1));

@@ -1,3 +1,4 @@
+import sharp from 'sharp';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { JobError, type JobInput, taskFolder } from '../../core/job.ts';
 import { toPng } from '../../core/picture/picture.ts';
@@ -5,6 +6,9 @@ import { fetchPicture } from './fetch-picture.ts';
 import { type ImagineOptions, imagine, pictureKey } from './midjourney/imagine.ts';
 
 type StillOptions = Omit<ImagineOptions, 'taskId' | 'W' | 'H'>;
+
+/** Pixels of a preview's longer side. */
+const PREVIEW_SIDE = 1024;
 
 export const stillKey = (taskId: string) => `${taskFolder(taskId)}/still.png`;
 
@@ -20,6 +24,14 @@ export async function prepareStill(job: JobInput, options: StillOptions): Promis
   const png = await makeStill(job, options);
   await bucket.put(key, png);
   return png;
+}
+
+/** Saves a small JPEG of the still beside it, for pages. @returns its bucket key. @throws StorageError */
+export async function saveStillPreview(png: Uint8Array, taskId: string, bucket: Bucket): Promise<string> {
+  const key = `${taskFolder(taskId)}/still.jpg`;
+  const fit = { fit: 'inside', withoutEnlargement: true } as const;
+  await bucket.put(key, await sharp(png).resize(PREVIEW_SIDE, PREVIEW_SIDE, fit).jpeg({ quality: 82 }).toBuffer());
+  return key;
 }
 
 async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> {

@@ -44,29 +44,29 @@ async function collect(frames: AsyncIterable<Uint8Array>): Promise<Uint8Array[]>
   return all;
 }
 
-/** Expects that each cell shows its own video, in both halves, top to bottom. */
-function expectCells(frame: Uint8Array, columns: number, t: number, W: number, H: number) {
-  const { width, height, cell } = gridSize(columns, W, H);
+/** Expects that each cell shows its own video, in both halves, top to bottom, and that empty cells are black. */
+function expectCells(frame: Uint8Array, count: number, t: number, W: number, H: number) {
+  const { width, height, columns, cell } = gridSize(count, W, H);
   expect(frame).toHaveLength(width * height * 3);
-  for (let column = 0; column < columns; column++) {
-    const colour = colourOf(column, t);
+  for (let i = 0; i < columns * (height / cell.height); i++) {
+    const [left, top] = [(i % columns) * cell.width, Math.floor(i / columns) * cell.height];
     for (const part of [0.1, 0.4, 0.6, 0.9]) {
-      for (const y of [0, height >> 1, height - 1]) {
-        const at = (y * width + column * cell.width + Math.floor(part * cell.width)) * 3;
-        const expected = colour.map((value) => (part < 0.5 ? value : 255 - value));
+      for (const y of [top, top + (cell.height >> 1), top + cell.height - 1]) {
+        const at = (y * width + left + Math.floor(part * cell.width)) * 3;
+        const expected = i < count ? colourOf(i, t).map((value) => (part < 0.5 ? value : 255 - value)) : [0, 0, 0];
         const worst = Math.max(...expected.map((value, c) => Math.abs(value - frame[at + c]!)));
-        expect(worst, `column ${column}, frame ${t}, ${part}, row ${y}`).toBeLessThanOrEqual(6);
+        expect(worst, `cell ${i}, frame ${t}, ${part}, row ${y}`).toBeLessThanOrEqual(6);
       }
     }
   }
 }
 
-test('two videos are shown side by side, frame by frame', async () => {
-  const paths = await makeVideos([4, 4], 96, 64);
+test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])('%i videos are shown row by row, frame by frame', async (count) => {
+  const paths = await makeVideos(Array(count).fill(4), 96, 64);
   const frames = await collect(gridFrames(paths, 96, 64));
   expect(frames).toHaveLength(4);
   frames.forEach((frame, t) => {
-    expectCells(frame, 2, t, 96, 64);
+    expectCells(frame, count, t, 96, 64);
   });
 });
 
@@ -74,10 +74,10 @@ test('cells of the videos’ size have unchanged pixels', async () => {
   const [W, H] = [64, 64];
   const paths = await makeVideos([1, 1, 1], W, H);
   const [frame] = await collect(gridFrames(paths, W, H));
-  for (const [column, path] of paths.entries()) {
+  for (const [i, path] of paths.entries()) {
     for await (const { data } of readMp4(path)) {
       for (let y = 0; y < H; y++) {
-        const from = (y * 3 * W + column * W) * 3;
+        const from = (((i >> 1) * H + y) * 2 + (i % 2)) * W * 3; // two columns
         const row = data.subarray(y * W * 3, (y + 1) * W * 3);
         expect(Buffer.compare(Buffer.from(frame!.subarray(from, from + W * 3)), row)).toBe(0);
       }
@@ -85,13 +85,13 @@ test('cells of the videos’ size have unchanged pixels', async () => {
   }
 });
 
-test('ten wide videos are scaled to 3840', async () => {
-  const paths = await makeVideos(Array(10).fill(2), 512, 64);
-  const frames = await collect(gridFrames(paths, 512, 64));
-  expect(gridSize(10, 512, 64)).toEqual({ width: 3840, height: 48, cell: { width: 384, height: 48 } });
-  expect(frames).toHaveLength(2);
+test('large videos are scaled to 4K', async () => {
+  const paths = await makeVideos(Array(9).fill(1), 2048, 1024);
+  const frames = await collect(gridFrames(paths, 2048, 1024));
+  expect(gridSize(9, 2048, 1024)).toMatchObject({ width: 2572, height: 3210, columns: 2 });
+  expect(frames).toHaveLength(1);
   frames.forEach((frame, t) => {
-    expectCells(frame, 10, t, 512, 64);
+    expectCells(frame, 9, t, 2048, 1024);
   });
 });
 
@@ -115,8 +115,18 @@ test('a grid can be encoded and read', async () => {
   expect(t).toBe(3);
 });
 
-test('the size is even, at most 3840 wide, and close to the videos’ aspect ratio', () => {
-  for (const columns of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
+test.each([
+  [512, 288, [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]],
+  [576, 1024, [1, 2, 3, 2, 3, 3, 4, 4, 5, 5]],
+  [512, 512, [1, 2, 2, 2, 3, 3, 3, 3, 3, 4]],
+  [2048, 64, Array(10).fill(1)],
+  [64, 2048, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]],
+])('1 to 10 videos of %i×%i are in %j columns: all fit the smallest square', (W, H, columns) => {
+  expect(columns.map((_, i) => gridSize(i + 1, W, H).columns)).toEqual(columns);
+});
+
+test('the size is even, at most 3840 a side and the area of 4K, and close to the videos’ aspect ratio', () => {
+  for (const count of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
     for (const [W, H] of [
       [64, 64],
       [512, 288],
@@ -126,14 +136,15 @@ test('the size is even, at most 3840 wide, and close to the videos’ aspect rat
       [64, 2048],
       [2048, 2048],
     ] as const) {
-      const { width, height, cell } = gridSize(columns, W, H);
-      const what = `${columns} of ${W}×${H}`;
-      expect(width, what).toBe(columns * cell.width);
-      expect(height, what).toBe(cell.height);
+      const { width, height, columns, cell } = gridSize(count, W, H);
+      const what = `${count} of ${W}×${H}`;
+      const rows = Math.ceil(count / columns);
+      expect([width, height], what).toEqual([columns * cell.width, rows * cell.height]);
       expect([cell.width % 2, cell.height % 2], what).toEqual([0, 0]);
-      expect(width, what).toBeLessThanOrEqual(3840);
-      if (columns * W <= 3840) expect(cell, what).toEqual({ width: W, height: H });
-      else expect(width, what).toBeGreaterThan(3840 - 2 * columns); // as wide as possible
+      expect(Math.max(width, height), what).toBeLessThanOrEqual(3840);
+      expect(width * height, what).toBeLessThanOrEqual(3840 * 2160);
+      const [w, h] = [columns * W, rows * H];
+      if (Math.max(w, h) <= 3840 && w * h <= 3840 * 2160) expect(cell, what).toEqual({ width: W, height: H });
       const scale = cell.width / W;
       expect(Math.abs(cell.height - H * scale), what).toBeLessThanOrEqual(2 + 2 * (H / W));
     }

@@ -11,6 +11,7 @@ import { type Sampling, sample } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
 import type { Timed } from '../stage-timer.ts';
 import { writeMp4 } from './mp4.ts';
+import { type Pictures, withPictures } from './preview.ts';
 
 interface VideoOptions {
   model: Model;
@@ -26,8 +27,11 @@ interface VideoOptions {
   signal: AbortSignal;
 }
 
-/** @returns the model's warnings. @throws JobError */
-export async function makeVideo(job: SizedJob, options: VideoOptions): Promise<JobOutput['warnings']> {
+/** @returns the model's warnings, and the video's pictures. @throws JobError */
+export async function makeVideo(
+  job: SizedJob,
+  options: VideoOptions,
+): Promise<{ warnings: JobOutput['warnings']; pictures: Pictures }> {
   const { model, still, seed, path, framesDir, timed, onProgress, signal } = options;
   const { W, H, T, fps, steps } = job;
   const { randn } = generator(seed); // first for what the model draws, then for the latents, as in the reference
@@ -37,6 +41,7 @@ export async function makeVideo(job: SizedJob, options: VideoOptions): Promise<J
     throw error;
   });
   const close = () => clip.close().finally(unlockGpu);
+  const pictures: Pictures = {};
   try {
     const onStep = (step: number) =>
       onProgress((model.samplingShare * step) / steps, { stage: 'sampling', step, steps });
@@ -48,14 +53,14 @@ export async function makeVideo(job: SizedJob, options: VideoOptions): Promise<J
     await timed('decoding', () => {
       const onFrame = (step: number) =>
         onProgress(model.samplingShare + (decodingShare * step) / T, { stage: 'decoding', step, steps: T });
-      let frames = withProgress(clip.decode(latents), onFrame, close);
+      let frames = withPictures(withProgress(clip.decode(latents), onFrame, close), job, pictures);
       if (framesDir) frames = keepFrames(frames, framesDir, job);
       return writeMp4(path, frames, { width: W, height: H, fps, ...describeMp4(job, seed, model), signal });
     });
   } finally {
     await close();
   }
-  return clip.warnings;
+  return { warnings: clip.warnings, pictures };
 }
 
 /** Latents of one video: noise that the sampler brings down the noise levels. */

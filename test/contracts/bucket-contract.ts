@@ -1,7 +1,7 @@
 /** The tests that every bucket must pass: each implementation's own test file calls this. */
 import { createHash, randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Bucket } from '../../core/bucket/bucket.ts';
+import type { Bucket, LinkOptions } from '../../core/bucket/bucket.ts';
 
 export interface Opened {
   bucket: Bucket;
@@ -226,6 +226,23 @@ export function linkContract(name: string, open: (now: () => number) => Promise<
       expect(await response.text()).toBe(CONTENTS);
     });
 
+    test('a link can give the file another name, and make browsers save it', async () => {
+      const disposition = async (options: LinkOptions, init?: RequestInit) =>
+        (await fetch(await bucket.link(KEY, inAnHour(), options), init)).headers.get('content-disposition');
+      const filename = 'a-lighthouse_at.dawn-23.mp4';
+      expect(await disposition({ filename })).toBe(`inline; filename="${filename}"`);
+      expect(await disposition({ filename, download: true })).toBe(`attachment; filename="${filename}"`);
+      const part = { headers: { range: 'bytes=4-7' } };
+      expect(await disposition({ download: true }, part)).toBe('attachment; filename="video-1.mp4"');
+    });
+
+    test.each(['a"b', 'a b', 'a;b', 'a\r\nset-cookie: b', '../a', '.a', 'ä', 'a%0a', 'a'.repeat(101)])(
+      'a link with the file name %j is refused',
+      async (filename) => {
+        await expect(bucket.link(KEY, inAnHour(), { filename })).rejects.toThrow(/not a file name/);
+      },
+    );
+
     test('a link supports range requests', async () => {
       const response = await fetch(await bucket.link(KEY, inAnHour()), { headers: { range: 'bytes=4-7' } });
       expect(response.status).toBe(206);
@@ -244,7 +261,7 @@ export function linkContract(name: string, open: (now: () => number) => Promise<
 
     test('a link does not open another object, nor with any parameter changed or missing', async () => {
       await bucket.put('tasks/1/job/video-2.mp4', CONTENTS);
-      const link = new URL(await bucket.link(KEY, inAnHour()));
+      const link = new URL(await bucket.link(KEY, inAnHour(), { filename: 'clip-23.mp4', download: true }));
       const other = new URL(link);
       other.pathname = other.pathname.replace('video-1', 'video-2');
       await expectRefused(other.href, 'another key');

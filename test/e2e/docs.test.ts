@@ -63,11 +63,12 @@ async function work() {
     for (const job of service.queue.take('worker-1', 10)) {
       const { task_id, W, H, T, fps, seed } = job.input as JobInput;
       const output = await service.finish(task_id, job.id);
-      const { key } = output.videos[0]!;
+      const [made] = output.videos;
+      const { key } = made!;
       await service.bucket.put(key, video);
       const size = { width: W, height: H, frames: T, fps, seconds: T / fps, bytes: video.length };
       const timings_ms = { sampling: 9_400, decoding: 2_600 };
-      service.report(job.id, { output: { ...output, seed, timings_ms, videos: [{ key, ...size, sha256, seed }] } });
+      service.report(job.id, { output: { ...output, seed, timings_ms, videos: [{ ...made, ...size, sha256, seed }] } });
     }
     await service.queue.waitForChange(1000, stop.signal);
   }

@@ -35,8 +35,10 @@ afterEach(() => {
 /** The running worker, or a new one. */
 const runningWorker = () => harness.workers.find(({ isAlive }) => isAlive()) ?? harness.startWorker();
 
-const PROMPT_FILES = [1, 2, 3, 4].map((n) => `imagine-${n}.png`).concat('imagine.json', 'still.png');
-const RESULT_FILES = ['job/grid.mp4', 'job/video-1.mp4', 'job/video-2.mp4', 'result.json'];
+const PROMPT_FILES = [1, 2, 3, 4].map((n) => `imagine-${n}.png`).concat('imagine.json', 'still.jpg', 'still.png');
+const videoFiles = (count: number) =>
+  Array.from({ length: count }, (_, i) => ['jpg', 'mp4', 'webp'].map((type) => `job/video-${i + 1}.${type}`)).flat();
+const RESULT_FILES = ['job/grid.mp4', ...videoFiles(2), 'result.json'];
 
 /** What must be true of every job that has ended. */
 async function expectOneEnd(job: TestJob, status: string) {
@@ -336,9 +338,10 @@ test(`each of ${JOBS} jobs ends once while workers, jobs and requests fail at ra
     expect(may, what).toContain(`${status} ${code}`);
     expect(harness.paymentsOf(job.taskId), what).toBeLessThanOrEqual(kind === 'prompt' ? 1 : 0);
 
-    const videos = Array.from({ length: columns }, (_, i) => `job/video-${i + 1}.mp4`);
     const result =
-      kind === 'no picture' ? ['result.json'] : [...(columns > 1 ? ['job/grid.mp4'] : []), ...videos, 'result.json'];
+      kind === 'no picture'
+        ? ['result.json']
+        : [...(columns > 1 ? ['job/grid.mp4'] : []), ...videoFiles(columns), 'result.json'];
     const left = (await harness.objects(job)).filter((name) => !PROMPT_FILES.includes(name) && name !== 'upload');
     if (status === 'COMPLETED' || code === 'image_rejected') expect(left, what).toEqual(result);
     else if (!wasOrphaned) expect([[], result], what).toContainEqual(left); // otherwise the dead worker's, until the task is deleted

@@ -48,8 +48,11 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
     const { timings_ms: _, ...same } = first!;
     for (const output of others) expect(output).toMatchObject(same);
     const winner = first!.videos[0]!.key.split('/')[2]!;
-    const made = ['grid.mp4', 'video-1.mp4', 'video-2.mp4'].map((name) => `${winner}/${name}`);
-    expect(await keys(`tasks/${task_id}/`)).toEqual([...made, 'result.json', 'still.png', 'upload'].sort());
+    const ofVideos = [1, 2].flatMap((n) => ['mp4', 'jpg', 'webp'].map((type) => `video-${n}.${type}`));
+    const made = ['grid.mp4', ...ofVideos].map((name) => `${winner}/${name}`);
+    expect(await keys(`tasks/${task_id}/`)).toEqual(
+      [...made, 'result.json', 'still.jpg', 'still.png', 'upload'].sort(),
+    );
   }, 60_000);
 
   describe('the whole service', () => {
@@ -65,7 +68,22 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
     test('a prompt becomes an MP4 in the store, whose link serves it and parts of it, and is refused when it is changed', async () => {
       const task = await service.make({ prompt: 'a lighthouse', H: 128, W: 128, T: 4, fps: 6, steps: 2 });
       expect(task.status).toBe('succeeded');
-      const { link, bytes } = task.videos![0]!;
+      const { link, download_link, bytes, poster, preview } = task.videos![0]!;
+      const shown = async (link: string) => {
+        const { status, headers } = await fetch(link);
+        return [status, headers.get('content-type'), headers.get('content-disposition')];
+      };
+      const name = `a-lighthouse-${task.input.seed}`;
+      expect(await shown(link)).toEqual([200, 'video/mp4', `inline; filename="${name}.mp4"`]);
+      expect(await shown(download_link)).toEqual([200, 'video/mp4', `attachment; filename="${name}.mp4"`]);
+      expect(await shown(poster!.link)).toEqual([200, 'image/jpeg', `inline; filename="${name}.jpg"`]);
+      expect(await shown(preview!.link)).toEqual([200, 'image/webp', `inline; filename="${name}.webp"`]);
+      const { preview: small, ...still } = task.still!;
+      expect(await shown(still.link)).toEqual([200, 'image/png', 'inline; filename="a-lighthouse-still.png"']);
+      expect(await shown(small!.link)).toEqual([200, 'image/jpeg', 'inline; filename="a-lighthouse-still.jpg"']);
+      const forged = new URL(download_link);
+      forged.searchParams.set('response-content-disposition', 'attachment; filename="other.exe"');
+      expect((await fetch(forged)).status).toBe(403);
       expect(link.startsWith(`${options.endpoint}/${options.bucket}/tasks/${task.id}/`)).toBe(true);
       const whole = await fetch(link);
       expect(whole.headers.get('content-type')).toBe('video/mp4');

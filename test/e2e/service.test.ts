@@ -86,8 +86,41 @@ describe('clips of a picture', () => {
     const task = await service.make({ seed: 5, num_cols: 3, H: 64, W: 128, T: 3, fps: 10 });
     expect(task.videos!.map(({ seed }) => seed)).toEqual([5, 6, 7]);
     expect(new Set(task.videos!.map(({ sha256 }) => sha256)).size).toBe(3);
-    expect(task.grid).toMatchObject({ width: 384, height: 64, frames: 3, fps: 10, seconds: 0.3 });
+    expect(task.grid).toMatchObject({ width: 128, height: 192, frames: 3, fps: 10, seconds: 0.3 });
+    expect(task.grid!.filename).toBe('clip-5-grid.mp4');
     expect(await framesOf(task.grid!.link)).toHaveLength(3);
+  });
+
+  test('a clip comes with a poster, a preview and a small still, which are deleted with it', async () => {
+    const task = await service.make({ prompt: 'A lighthouse, at “dawn”', seed: 23, W: 640, H: 384, T: 20, steps: 2 });
+    const [{ link, download_link, poster, preview }] = task.videos as [NonNullable<typeof task.videos>[number]];
+    const bytesOf = async (link: string) => Buffer.from(await (await fetch(link)).arrayBuffer());
+    const [first] = await framesOf(link);
+    const posterBytes = await bytesOf(poster!.link);
+    expect(await sharp(posterBytes).metadata()).toMatchObject({ format: 'jpeg', width: 640, height: 384 });
+    expect(psnr(await sharp(posterBytes).raw().toBuffer(), first!.data)).toBeGreaterThan(30);
+    const previewBytes = await bytesOf(preview!.link);
+    const animation = { format: 'webp', width: 480, height: 288, loop: 0 };
+    expect(await sharp(previewBytes).metadata()).toMatchObject(animation);
+    expect((await sharp(previewBytes).metadata()).pages).toBeGreaterThan(8); // equal frames are one
+    expect(previewBytes.length).toBeLessThanOrEqual(400_000);
+    expect(await sharp(await bytesOf(task.still!.preview!.link)).metadata()).toMatchObject({ format: 'jpeg' });
+
+    for (const [address, disposition] of [
+      [link, 'inline; filename="A-lighthouse-at-dawn-23.mp4"'],
+      [download_link, 'attachment; filename="A-lighthouse-at-dawn-23.mp4"'],
+      [poster!.link, 'inline; filename="A-lighthouse-at-dawn-23.jpg"'],
+      [preview!.link, 'inline; filename="A-lighthouse-at-dawn-23.webp"'],
+      [task.still!.link, 'inline; filename="A-lighthouse-at-dawn-still.png"'],
+    ] as const)
+      expect((await fetch(address)).headers.get('content-disposition')).toBe(disposition);
+    const renamed = new URL(download_link);
+    renamed.searchParams.set('filename', 'other.exe');
+    expect((await fetch(renamed)).status).toBe(403);
+
+    await fetch(`${service.url}/delete?id=${task.id}`, { method: 'POST' });
+    for (const gone of [link, poster!.link, preview!.link, task.still!.preview!.link])
+      expect((await fetch(gone)).status).toBe(404);
   });
 
   test('a picture can be given by URL, and other files are refused', async () => {

@@ -165,9 +165,20 @@ function createTestWorker(queue: ReturnType<typeof queueServer>['queue'], bucket
       const still = `${taskFolder(taskId)}/still.png`;
       await bucket.put(key, 'not really a video');
       await bucket.put(still, 'not really a picture');
+      const [poster, preview] = ['jpg', 'webp'].map((type) => key.replace('mp4', type));
+      const still_preview = still.replace('png', 'jpg');
+      for (const picture of [poster!, preview!, still_preview]) await bucket.put(picture, 'not really a picture');
       const size = { width: 512, height: 288, frames: 14, fps: 6, seconds: 14 / 6 };
-      const video = { key, seed: 1, ...size, bytes: 18, sha256: 'x' };
-      const output = { videos: [video], still, seed: 1, model: 'camera', warnings: [], timings_ms: { sampling: 5 } };
+      const video = { key, poster, preview, seed: 1, ...size, bytes: 18, sha256: 'x' };
+      const output = {
+        videos: [video],
+        still,
+        still_preview,
+        seed: 1,
+        model: 'camera',
+        warnings: [],
+        timings_ms: { sampling: 5 },
+      };
       await bucket.create(`${taskFolder(taskId)}/result.json`, JSON.stringify({ output }));
       return output;
     },

@@ -21,7 +21,7 @@ import {
 } from './trial.ts';
 
 /** What a task may keep, however it ended. */
-const KEPT = /^(upload|still\.png|imagine\.json|imagine-[1-4]\.png)$/;
+const KEPT = /^(upload|still\.(png|jpg)|imagine\.json|imagine-[1-4]\.png)$/;
 
 /** Every API process presents every accepted task, ended for a reason, with intact files. */
 export async function checkTasks(trial: Trial, apis: ApiProcess[]): Promise<void> {
@@ -108,7 +108,9 @@ async function checkFolder(trial: Trial, task: PresentedTask, left: Counts): Pro
   const folder = `${taskFolder(id)}/`;
   const names = await harness.listObjects(taskFolder(id));
   const result = (await readJson(harness.bucket, `${folder}result.json`)) as { output?: JobOutput } | undefined;
-  const won = filesOf<{ key: string }>(result?.output ?? {}).map(({ key }) => key.slice(folder.length));
+  const { videos = [], grid } = result?.output ?? {};
+  const keys = [...videos.flatMap(({ key, poster, preview }) => [key, poster, preview]), grid?.key];
+  const won = keys.filter((key) => key !== undefined).map((key) => key.slice(folder.length));
   const presented = filesOf(task).map(({ link }) => keyOf(link).slice(folder.length));
   const needed = status === 'succeeded' ? [...presented, 'result.json', 'still.png'] : won;
   for (const name of needed) if (!names.includes(name)) addViolation(`${id}, ${status}, lacks ${name}`);
