@@ -2,7 +2,17 @@
 // The page at /: asks for an API key where one is needed, and puts the form and the list of tasks together.
 
 import { createActions } from './actions.js';
-import { errorText, hasKey, onApi, RefusedError, requestJson, storeKey, UnreachableError, useKey } from './api.js';
+import {
+  errorText,
+  hasKey,
+  onApi,
+  RefusedError,
+  request,
+  requestJson,
+  storeKey,
+  UnreachableError,
+  useKey,
+} from './api.js';
 import { createCard } from './card.js';
 import { createCardList } from './card-list.js';
 import { $, element } from './dom.js';
@@ -62,7 +72,9 @@ async function fetchDocument() {
 
 /** Makes a clip of an example. @param {string} url of its picture */
 async function usePicture(url) {
-  const picture = await fetch(url).then((response) => response.blob());
+  const response = await request(url).catch(() => undefined);
+  if (!response) return; // an outage is shown already
+  const picture = await response.blob();
   form.source.useFile(new File([picture], url.replace(/.*example-/, ''), { type: picture.type }));
   $('form').requestSubmit();
 }
