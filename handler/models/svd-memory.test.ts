@@ -183,7 +183,7 @@ describe('before a clip is opened', () => {
   });
 
   test('where not even the smallest clip fits, the error says so', () => {
-    expect(() => open({ memory: 1000 }).check(size)).toThrow(/^W 64, H 64, T 5 needs about .*: no clip fits$/);
+    expect(() => open({ memory: 1000 }).check(size)).toThrow(/^W 64, H 64, T 5 needs about .*: no clip fits into it$/);
   });
 
   test('fewer frames than decoding_t are decoded at a time if memory requires it', async () => {

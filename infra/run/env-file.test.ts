@@ -85,7 +85,7 @@ const imageRole = (...args: string[]) => [process.execPath, '--import', 'tsx', '
 
 test.each([
   [npmRun('start'), 'PORT must be'],
-  [npmRun('demo'), 'IMG2VID_API_KEY is no API key'],
+  [npmRun('demo'), 'IMG2VID_API_KEY must be an API key'],
   [npmRun('worker'), 'worker: RUNPOD_LOG_LEVEL must be'],
   [npmRun('keys', 'list'), 'DATABASE_URL must be'],
   [npmRun('bucket', 'check'), 'BUCKET_NAME'],
@@ -149,7 +149,7 @@ test('every script that starts a program reads .env before it, and so do the ima
     scripts: Record<string, string>;
   };
   const without = Object.keys(scripts).filter((name) => !scripts[name]!.includes('--import ./infra/run/env-file.mjs'));
-  expect(without).toEqual(['img2vid', 'test', 'check', 'docs', 'build', 'bench', 'soak']); // img2vid reads it itself, the others need none
+  expect(without).toEqual(['img2vid', 'test', 'check', 'docs', 'build', 'gallery', 'bench', 'soak']); // img2vid reads it itself, the others need none
   for (const path of ['infra/image/start.ts', 'infra/image/health.ts', 'infra/image/pod.mjs']) {
     const [first] = readFileSync(join(ROOT, path), 'utf8').match(/^import .*$/m)!;
     expect(first, path).toBe("import '../run/env-file.mjs';");
