@@ -2,6 +2,7 @@
 // What can be done with tasks: the buttons of a card, and showing a new task.
 import { hasKey, RefusedError, reportErrors, request, requestJson, submit } from './api.js';
 import { isDeleted } from './card.js';
+import { stillLink } from './card-media.js';
 import { $, announce, scrollBehavior } from './dom.js';
 import { curlSnippet, javascriptSnippet, pythonSnippet } from './snippets.js';
 
@@ -47,7 +48,7 @@ export function createActions({ parameters, form, list }) {
     const origin = list.get(task.input.still_of ?? '');
     return (
       uploads.get(task.id)?.url ??
-      task.still?.link ??
+      stillLink(task) ??
       (origin?.input.image_index === task.input.image_index ? pictureOf(origin) : undefined)
     );
   }

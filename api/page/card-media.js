@@ -37,34 +37,29 @@ export function createFiles({ getTask, refresh, showProblem }) {
     },
 
     /**
-     * A link that saves a file under `name`. `download` alone does not rename files of another origin.
-     * @param {(task: Task) => { link: string } | undefined} fileOf
+     * A link that saves a file.
+     * @param {(task: Task) => { download_link: string, filename: string } | undefined} fileOf
      * @param {string | Node} label
-     * @param {string} name
      */
-    downloadLink(fileOf, label, name) {
-      const anchor = element('a', { href: fileOf(getTask())?.link, download: name }, icon('download'), label);
+    downloadLink(fileOf, label) {
+      const anchor = element('a', { download: fileOf(getTask())?.filename }, icon('download'), label);
+      const renew = () => anchor.setAttribute('href', fileOf(getTask())?.download_link ?? '');
+      renew();
+      const isExpired = () => Date.parse(getTask().links_expire_at ?? '') < Date.now();
       anchor.addEventListener('click', async (event) => {
+        renew();
+        if (!isExpired()) return;
         event.preventDefault();
-        if (Date.parse(getTask().links_expire_at ?? '') < Date.now()) await refresh();
-        const link = fileOf(getTask())?.link;
-        if (!link) return;
-        const blob = await fetch(link)
-          .then((response) => response.blob())
-          .catch(() => undefined); // a bucket without CORS
-        if (!blob) return open(link, '_blank', 'noopener');
-        const url = URL.createObjectURL(blob);
-        element('a', { href: url, download: name }).click();
-        setTimeout(() => URL.revokeObjectURL(url), 60_000);
+        await refresh();
+        if (!isExpired()) anchor.click();
       });
       return anchor;
     },
   };
 }
 
-/** The name that a file is saved under. @param {Task} task @param {number} [index] of the video; undefined: the grid */
-export const fileName = ({ id, videos = [] }, index) =>
-  `clip-${id.slice(-6)}-${index === undefined ? 'grid' : `seed-${videos[index]?.seed}`}.mp4`;
+/** The link of a task's picture, as small as a page needs it. @param {Task} task */
+export const stillLink = ({ still }) => still?.preview?.link ?? still?.link;
 
 /** How a picture fills a frame, as the API fits it. */
 const OBJECT_FIT = { cover: 'cover', contain: 'contain', stretch: 'fill' };
@@ -94,7 +89,7 @@ export function renderStills(task, picture, files) {
     if (!picture) return [];
     const image = element('img', { src: picture, alt: i === 0 ? 'The picture that is animated' : '', class: 'still' });
     image.style.objectFit = OBJECT_FIT[task.input.fit];
-    if (!picture.startsWith('blob:')) return [files.keepLoaded(image, (latest) => latest.still?.link)];
+    if (!picture.startsWith('blob:')) return [files.keepLoaded(image, stillLink)];
     image.addEventListener('error', () => image.remove()); // a browser need not know every type that the service knows
     return [image];
   });
@@ -122,10 +117,10 @@ export function createProgress() {
 export function renderVideos(task, picture, files) {
   const { videos = [] } = task;
   const renderVideo = (/** @type {number} */ i) => {
-    const { link, seed } = /** @type {typeof videos[number]} */ (videos[i]);
+    const { link, seed, poster } = /** @type {typeof videos[number]} */ (videos[i]);
     const video = element('video', {
       src: link,
-      poster: picture,
+      poster: poster?.link ?? picture,
       controls: true,
       loop: true,
       playsinline: true,
@@ -139,7 +134,7 @@ export function renderVideos(task, picture, files) {
   };
   return renderFrames(task, renderVideo, (i) => {
     const label = element('span', { class: 'unseen' }, 'Download');
-    return [files.downloadLink((latest) => latest.videos?.[i], label, fileName(task, i))];
+    return [files.downloadLink((latest) => latest.videos?.[i], label)];
   });
 }
 

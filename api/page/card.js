@@ -1,6 +1,6 @@
 // @ts-check
 // The card of one task: its media, its facts, and buttons for what can be done with it.
-import { createFiles, createProgress, fileName, renderFailure, renderStills, renderVideos } from './card-media.js';
+import { createFiles, createProgress, renderFailure, renderStills, renderVideos } from './card-media.js';
 import { announce, button, copyText, element } from './dom.js';
 import { formatClipLength, formatMoney, formatTime } from './format.js';
 import { labelOf, plainText } from './labels.js';
@@ -87,8 +87,8 @@ export function createCard(first, actions) {
       return [...(task.status === 'canceled' || task.error?.retryable ? [again] : []), reuse, ...renderCopy(), remove];
     }
     const download = task.grid
-      ? files.downloadLink((latest) => latest.grid, 'Grid', fileName(task))
-      : files.downloadLink((latest) => latest.videos?.[0], 'Download', fileName(task, 0));
+      ? files.downloadLink((latest) => latest.grid, 'Grid')
+      : files.downloadLink((latest) => latest.videos?.[0], 'Download');
     return [download, another, reuse, ...renderCopy(), remove, ...four];
   }
 

@@ -83,5 +83,5 @@ export const failureLabel = ({ code, retryable }) =>
 /** What a model is, and its limits. @param {string} name */
 export const modelDescription = (name) =>
   name === 'camera'
-    ? 'Model: camera (small, built in). It moves over the picture, and near things move more. Nothing in the picture moves by itself.'
-    : `Model: ${name} (Stable Video Diffusion). Short clips without sound. Faces, hands and lettering may come out wrong.`;
+    ? 'Model: camera (small, built in). It moves over the picture, and near things move more. Nothing in the picture moves by itself. AI makes the pictures of prompts.'
+    : `Model: ${name} (Stable Video Diffusion). Short clips without sound. Faces, hands and lettering may come out wrong. AI makes the clips, and the pictures of prompts.`;

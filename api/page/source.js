@@ -1,5 +1,6 @@
 // @ts-check
 // What a clip is made from: a prompt, or a picture that is chosen, dropped, pasted, at a URL, or of an earlier clip.
+import { stillLink } from './card-media.js';
 import { $, announce } from './dom.js';
 import { formatBytes } from './format.js';
 
@@ -57,7 +58,7 @@ export function createSource({ onChange }) {
   function useEarlier(task) {
     clearProblems();
     [file, earlier] = [undefined, task.id];
-    showPreview(task.still?.link ?? '', 'The picture of an earlier clip');
+    showPreview(stillLink(task) ?? '', 'The picture of an earlier clip');
     render();
   }
 

@@ -40,7 +40,7 @@ test('the page of a clip has a player and tags for messengers, and needs no API 
   });
   expect(html).not.toContain('lighthouse');
   const files = await Promise.all([meta['og:video']!, meta['og:image']!].map((link) => fetch(link)));
-  expect(files.map(({ headers }) => headers.get('content-type'))).toEqual(['video/mp4', 'image/png']);
+  expect(files.map(({ headers }) => headers.get('content-type'))).toEqual(['video/mp4', 'image/jpeg']);
   expect(new URL(meta['og:video']!).searchParams.get('expires')).toBe(new URL(share_link).searchParams.get('expires'));
 });
 

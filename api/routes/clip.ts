@@ -22,8 +22,10 @@ export const clip = endpoint({
       if (!task.output || !task.still || task.expired_at !== null)
         return c.html(render('This clip was deleted.'), 404, headers);
 
-      const { key, width, height, seconds } = task.output.grid ?? task.output.videos[0]!;
-      const [video, picture] = await Promise.all([key, task.still].map((one) => bucket.link(one, Number(expires))));
+      const [first] = task.output.videos;
+      const { key, width, height, seconds } = task.output.grid ?? first!;
+      const poster = first?.poster ?? task.still; // an older worker makes no posters
+      const [video, picture] = await Promise.all([key, poster].map((one) => bucket.link(one, Number(expires))));
       const title = `A clip of ${Number(seconds.toFixed(1))} s`; // the prompt may be private
       const properties = {
         'og:type': 'video.other',

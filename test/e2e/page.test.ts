@@ -157,7 +157,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       const saved = page.waitForEvent('download');
       await page.click(`[id="${id}"] a[download]`);
       const file = await saved;
-      expect(file.suggestedFilename()).toBe(`clip-${id.slice(-6)}-seed-${input.seed}.mp4`);
+      expect(file.suggestedFilename()).toBe(`coffee-${input.seed}.mp4`);
       expect((await readFile((await file.path())!)).subarray(4, 8).toString()).toBe('ftyp');
       await expectAccessible('finished');
     });
@@ -271,7 +271,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       const names = await page
         .locator(`[id="${id}"] a[download]`)
         .evaluateAll((links) => links.map((link) => link.getAttribute('download')));
-      expect(names).toEqual(['seed-5', 'seed-6', 'grid'].map((name) => `clip-${id.slice(-6)}-${name}.mp4`));
+      expect(names).toEqual(['coffee-5.mp4', 'coffee-6.mp4', 'coffee-5-grid.mp4']);
     });
 
     test('an example becomes a clip with one click, and its picture and name show at once', async () => {
