@@ -135,10 +135,12 @@ test('Ctrl-C ends the demo and all its child processes', async () => {
     child.once('exit', () => reject(new Error(text)));
     child.stdout.setEncoding('utf8').on('data', (part: string) => {
       text += part;
-      if (text.includes('The service keeps running')) resolve();
+      if (text.includes('Ctrl-C ends the service')) resolve();
     });
   });
-  expect(text).toMatch(/http:\/\/127\.0\.0\.1:\d+\/files\/tasks\/.*video-1\.mp4\?expires=\d+&signature=\S+/);
+  expect(text).toMatch(
+    /http:\/\/127\.0\.0\.1:\d+\/files\/tasks\/.*video-1\.mp4\?expires=\d+&filename=coffee-\d+\.mp4&signature=\S+/,
+  );
   const children = await childrenOf(child.pid!);
   expect(children.length).toBeGreaterThanOrEqual(2); // API and worker
   child.removeAllListeners('exit');

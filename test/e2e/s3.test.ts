@@ -111,6 +111,7 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
           const faults: string[] = [];
           page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
           await page.goto(service.url);
+          await page.waitForSelector('#compose', { state: 'visible' }); // its scripts have run
           await page.setInputFiles('#image', PICTURE_PATH);
           await page.click('#make');
           expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
