@@ -6,7 +6,8 @@ import { loadEnvFile } from '../core/env-file.mjs';
 register();
 const { EXIT, run } = await import('./cli.ts');
 try {
-  loadEnvFile(['IMG2VID_URL', 'IMG2VID_API_KEY']); // it may be that of any project
+  // The file may be that of any project: its URL must not get the key of the environment.
+  if (!process.env.IMG2VID_API_KEY) loadEnvFile(['IMG2VID_URL', 'IMG2VID_API_KEY']);
 } catch (error) {
   console.error(error.message);
   process.exit(EXIT.file);

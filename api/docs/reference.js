@@ -1,4 +1,4 @@
-// The page /docs/reference: Swagger UI over the service's own document, in the page's colours.
+// The page /docs/api/reference: Swagger UI over the service's own document, in the page's colours.
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const paint = () => document.documentElement.classList.toggle('dark-mode', dark.matches);
 dark.addEventListener('change', paint);

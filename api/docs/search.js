@@ -13,7 +13,13 @@ search.hidden = false;
 
 /** @type {Promise<Section[]> | undefined} */
 let index;
-const load = () => (index ??= fetch('/docs/search.json').then((response) => response.json()));
+const load = () =>
+  (index ??= fetch('/docs/search.json')
+    .then((response) => response.json())
+    .catch(() => {
+      index = undefined; // the next letter tries again
+      return [];
+    }));
 
 input.addEventListener('focus', load);
 input.addEventListener('input', show);

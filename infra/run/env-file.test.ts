@@ -114,17 +114,25 @@ test('the environment wins over .env', () => {
   expect(err).toContain('--url other: must be');
 });
 
-test('the command line says that .env is a folder, and takes only its own variables', () => {
+test('the command line takes only its own variables, whatever .env is of', () => {
   const path = join(folder, '.env');
-  mkdirSync(path);
-  const { status, err } = run(join(ROOT, 'client/cli.mjs'), ['list']);
-  expect([status, err]).toEqual([4, `${path} can’t be read: it is a folder\n`]);
+  mkdirSync(path); // a virtual environment of Python
+  const withoutKey = ['--import', 'tsx', join(ROOT, 'client/cli.mjs'), 'list', '--url', 'none'];
+  expect(run(process.execPath, withoutKey).err).toContain('--url none: must be');
   rmSync(path, { recursive: true });
-  writeEnv('NODE_DEBUG=module\nIMG2VID_URL=none\n');
+  writeEnv('NODE_DEBUG=module\nmy-key=2\nIMG2VID_URL=none\n');
   const code = `import { loadEnvFile } from './core/env-file.mjs';
     loadEnvFile(['IMG2VID_URL']);
     console.log(process.env.NODE_DEBUG, process.env.IMG2VID_URL);`;
   expect(run(process.execPath, ['--input-type=module', '--eval', code]).out).toBe('undefined none\n');
+});
+
+test('the command line sends a key of the environment to no URL of .env', () => {
+  writeEnv('IMG2VID_URL=none\n');
+  const list = [join(ROOT, 'client/cli.mjs'), 'list'];
+  expect(run(process.execPath, list).err).toContain('--url none: must be');
+  const { err } = run(process.execPath, list, { IMG2VID_API_KEY: `i2v_${'a'.repeat(8)}` });
+  expect(err).not.toContain('none');
 });
 
 test('npm run dev reads .env at each start', async () => {
