@@ -60,7 +60,7 @@ export function createActions({ parameters, form, list }) {
     if (prompt || origin) return prompt ?? titleOf(/** @type {Task} */ (origin));
     if (image_url && URL.canParse(image_url)) {
       const { host, pathname } = new URL(image_url);
-      return `${decodeURI(pathname.split('/').at(-1) ?? '') || 'Picture'} from ${host}`;
+      return `${decoded(pathname.split('/').at(-1) ?? '') || 'Picture'} from ${host}`;
     }
     const name = uploads.get(task.id)?.file.name ?? task.input.image;
     return name ?? (still_of ? 'Picture of an earlier clip' : 'Your picture');
@@ -205,6 +205,15 @@ function changedSettings(input, parameters) {
   return Object.fromEntries(
     names.filter((name) => values[name] !== undefined && !isDefault(name)).map((name) => [name, String(values[name])]),
   );
+}
+
+/** A part of a URL as text, or as it is if its percent signs make no text. @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** The parameter for one of the four pictures of a prompt. @param {number} index @returns {Entry[]} */

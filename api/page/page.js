@@ -88,10 +88,10 @@ async function load() {
     form.check();
     await showBudget();
   } catch (error) {
-    const isRefused = error instanceof RefusedError;
-    if (isRefused && error.status === 403) acceptKey(); // a valid key without the scope
-    if (error instanceof UnreachableError && $('key-part').hidden) showParts({ isKeyNeeded: false });
-    $('list-problem').textContent = isRefused ? errorText(error) : '';
+    if (error instanceof RefusedError && error.status === 403) acceptKey(); // a valid key without the scope
+    if ($('key-part').hidden) showParts({ isKeyNeeded: false });
+    const text = error instanceof UnreachableError ? '' : errorText(error); // '' where the page shows it elsewhere
+    if (text) $($('key-part').hidden ? 'list-problem' : 'key-error').textContent = text;
   }
 }
 

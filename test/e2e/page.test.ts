@@ -685,6 +685,16 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect(await page.textContent('#image-problem')).not.toBe('');
     });
 
+    test('the page opens with a picture’s URL that is no proper text, and with a list that it can’t read', async () => {
+      await start();
+      const { id } = await (await service.post({ image_url: 'https://example.com/100%.jpg' })).json();
+      await open(service);
+      await hasText(`[id="${id}"] .title`, '100%.jpg from example.com');
+      await page.route('**/status?limit=*', (route) => route.fulfill({ body: '{}' }));
+      await open(service);
+      await matchesText('#list-problem', /./);
+    });
+
     test('an expired link is replaced by a new one', async () => {
       await start();
       await enterPrompt('a lighthouse');
