@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { JobOutput } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { DAY, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
@@ -9,11 +10,11 @@ beforeEach(async () => {
 });
 afterEach(() => service.close());
 
-/** @returns a task that has succeeded */
-async function finish() {
+/** @param change of the output that the worker reports @returns a task that has succeeded */
+async function finish(change = (output: JobOutput): JobOutput => output) {
   const { id } = await (await service.post({ prompt: 'a secret "lighthouse"' })).json();
   const job = await service.take(id);
-  service.report(job.id, { output: await service.finish(id, job.id) });
+  service.report(job.id, { output: change(await service.finish(id, job.id)) });
   return (await service.until(id, ({ status }) => status === 'succeeded')) as PresentedTask & { share_link: string };
 }
 
@@ -42,6 +43,21 @@ test('the page of a clip has a player and tags for messengers, and needs no API 
   const files = await Promise.all([meta['og:video']!, meta['og:image']!].map((link) => fetch(link)));
   expect(files.map(({ headers }) => headers.get('content-type'))).toEqual(['video/mp4', 'image/jpeg']);
   expect(new URL(meta['og:video']!).searchParams.get('expires')).toBe(new URL(share_link).searchParams.get('expires'));
+});
+
+test('without a poster the page shows the small picture, and without that the whole one', async () => {
+  const imageOf = async ({ share_link }: { share_link: string }) =>
+    new URL(metaOf(await (await fetch(share_link)).text())['og:image']!).pathname;
+  const withoutPoster = ({ videos, ...output }: JobOutput) => ({
+    ...output,
+    videos: videos.map(({ poster, ...video }) => video),
+  });
+  expect(await imageOf(await finish(withoutPoster))).toMatch(/\/still\.jpg$/);
+  const older = await finish((output) => {
+    const { still_preview, ...others } = withoutPoster(output);
+    return others;
+  });
+  expect(await imageOf(older)).toMatch(/\/still\.png$/);
 });
 
 test('a link is valid for its clip and its time only', async () => {

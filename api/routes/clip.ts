@@ -24,7 +24,7 @@ export const clip = endpoint({
 
       const [first] = task.output.videos;
       const { key, width, height, seconds } = task.output.grid ?? first!;
-      const poster = first?.poster ?? task.still; // an older worker makes no posters
+      const poster = first?.poster ?? task.still_preview ?? task.still; // an older worker makes no posters
       const [video, picture] = await Promise.all([key, poster].map((one) => bucket.link(one, Number(expires))));
       const title = `A clip of ${Number(seconds.toFixed(1))} s`; // the prompt may be private
       const properties = {
