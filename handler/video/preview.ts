@@ -80,7 +80,7 @@ async function encodePreview(samples: Promise<Buffer>[], full: PreviewSize, seco
     );
     const raw = { width, height: height * pictures.length, pageHeight: height, channels: 3 as const };
     const webp = await sharp(Buffer.concat(await Promise.all(scaled)), { raw })
-      .webp({ quality, effort: 0, loop: 0, delay })
+      .webp({ quality, effort: 0, minSize: true, loop: 0, delay })
       .toBuffer();
     if (webp.length <= MAX_BYTES) return webp;
     if (quality === LOW_QUALITY) scale *= 0.9 * Math.sqrt(MAX_BYTES / webp.length);
