@@ -2,6 +2,7 @@
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { type EDMDiscretization, noiseLevels } from './discretization.ts';
+import { uploadName } from './file-name.ts';
 import { isSized, parseRatio, withSize } from './frame-size.ts';
 import { aspectRatioOf } from './midjourney-prompt.ts';
 import { describeOtherName } from './other-names.ts';
@@ -59,16 +60,26 @@ function schemaOf(limits: Limits, model: ModelName) {
   return schema;
 }
 
-/** @throws InvalidRequest with every invalid and unknown field, or with values that contradict each other */
-export function parseRequest(values: Record<string, unknown>, context: RequestContext): ParsedRequest {
+const NO_FILE = { field: 'image', message: 'must be a file in multipart/form-data; to send a URL, use image_url' };
+
+/**
+ * @param values may be the input of an earlier task. Its `image` is only a file's name, which is ignored if there is a source.
+ * @throws InvalidRequest with every invalid and unknown field, or with values that contradict each other
+ */
+export function parseRequest(
+  { image: imageName, ...values }: Record<string, unknown>,
+  context: RequestContext,
+): ParsedRequest {
   const { limits, model } = context;
   const schema = schemaOf(limits, model);
   const fields = Object.keys(values);
   const unknown = unknownNames(fields, schema.entries, undefined, describeUnknownParameter);
+  const isName = typeof imageName === 'string' && uploadName(imageName) === imageName;
+  if (imageName !== undefined && !isName) unknown.push(NO_FILE);
   const known = fields.filter((field) => Object.hasOwn(schema.entries, field));
   const { relevant, warnings } = dropIrrelevant(known, readNumbers(values), model);
   const request = validate(relevant, schema, unknown);
-  const { source, warnings: sourceWarnings } = chooseSource(request, context);
+  const { source, warnings: sourceWarnings } = chooseSource(request, isName, context);
   const input = resolveSize(resolve(request, source, context), request, model);
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
   return {
@@ -115,11 +126,13 @@ function validate(
 
 type Source = (typeof SOURCES)[number];
 
-/** @throws InvalidRequest without any source */
-function chooseSource(request: Request, { hasImage }: Pick<RequestContext, 'hasImage'>) {
+/** @param hasName whether there is the name of a picture @throws InvalidRequest without any source */
+function chooseSource(request: Request, hasName: boolean, { hasImage }: Pick<RequestContext, 'hasImage'>) {
   const given = SOURCES.filter((name) => (name === 'image' ? hasImage : request[name] !== undefined));
   const [source, ...others] = given;
+  if (!source && hasName) throw new InvalidRequest([NO_FILE]);
   if (!source) throw new InvalidRequest([{ field: 'prompt', message: `one of ${SOURCES.join(', ')} is needed` }]);
+  if (hasName && !hasImage) others.push('image');
   return { source, warnings: others.map((field) => ({ field, message: `ignored, because ${source} is given` })) };
 }
 

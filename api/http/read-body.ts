@@ -111,10 +111,6 @@ function readJson(text: string): Record<string, unknown> {
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new Problem('unreadable', 'the body must be a JSON object');
-  if ('image' in value)
-    throw invalidInput([
-      { field: 'image', message: 'must be a file in multipart/form-data; to send a URL, use image_url' },
-    ]);
   return value as Record<string, unknown>;
 }
 
@@ -137,16 +133,17 @@ function readFields(fields: [name: string, text: string][]): Record<string, unkn
 
 async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
   const parts = await parseMultipart(body, contentType);
-  const images = parts.filter(({ name }) => name === 'image');
-  const others = parts.filter(({ name, isFile, bytes }) => name !== 'image' && !(isFile && bytes.length === 0)); // of an empty input
+  const images = parts.filter(({ name, isFile }) => isFile && name === 'image');
+  const others = parts.filter((part) => !images.includes(part) && !(part.isFile && part.bytes.length === 0)); // of an empty input
   const errors: FieldNote[] = others
     .filter(({ isFile }) => isFile)
     .map(({ name: field }) => ({ field, message: 'must be text; send a picture file as image' }));
   if (images.length > 1) errors.push({ field: 'image', message: 'given more than once' });
-  if (images.some(({ isFile, bytes }) => !isFile && bytes.length > 0))
-    errors.push({ field: 'image', message: 'must be a file' });
   if (errors.length > 0) throw invalidInput(errors);
-  const values = readFields(others.map(({ name, bytes }) => [name, decodeText(bytes)]));
+  // What is called image may be a picture that its client sent as text.
+  const values = readFields(
+    others.map(({ name, bytes }) => [name, name === 'image' ? bytes.toString() : decodeText(bytes)]),
+  );
   const [image] = images;
   if (!image || image.bytes.length === 0) return { values };
   return { values, image: new Uint8Array(image.bytes), imageName: uploadName(image.filename ?? '') };

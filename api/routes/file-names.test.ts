@@ -1,5 +1,6 @@
 /** The names that clips are saved under. */
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { FieldNote } from '../../core/request.ts';
 import { sample } from '../../test/support/malicious-pictures.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
@@ -93,6 +94,54 @@ test('an uploaded file’s name is deleted with the files, and is no part of an 
   };
   const [first, second] = [await post('one.jpg'), await post('two.jpg')];
   expect([second.id, second.input.image]).toEqual([first.id, 'one.jpg']);
+});
+
+describe('the input of a task from an upload can be sent again:', () => {
+  let id: string;
+  let input: Record<string, unknown>;
+  beforeAll(async () => {
+    ({ id, input } = await upload('photo.jpg'));
+    await finish(id);
+  });
+  const send = async (body: FormData | URLSearchParams) =>
+    (await fetch(`${service.url}/img2vid?dry_run=1`, { method: 'POST', body })).json();
+  const fields = (more = {}) =>
+    Object.entries({ ...input, ...more }).map(([name, value]): [string, string] => [name, String(value)]);
+  const form = (entries: [string, string][], file?: Blob) => {
+    const body = new FormData();
+    for (const [name, value] of entries) body.append(name, value);
+    if (file) body.append('image', file, 'another.jpg');
+    return body;
+  };
+
+  test('its image is ignored with another source, and a warning says so', async () => {
+    const json = await service.post({ ...input, still_of: id });
+    expect(json.status).toBe(202);
+    const answers = [await json.json()];
+    for (const body of [new URLSearchParams(fields({ still_of: id })), form(fields({ still_of: id }))])
+      answers.push(await send(body));
+    for (const answer of answers) {
+      expect(answer.input).not.toHaveProperty('image');
+      expect(answer.input.still_of).toBe(id);
+      expect(answer.warnings).toContainEqual({ field: 'image', message: 'ignored, because still_of is given' });
+    }
+  });
+
+  test('its image is ignored with a file', async () => {
+    const answer = await send(form(fields(), new Blob([new Uint8Array(jpeg)])));
+    expect(answer).toMatchObject({ input: { ...input, image: 'another.jpg' } });
+    expect(answer.warnings.map(({ field }: FieldNote) => field)).not.toContain('image');
+  });
+
+  test('alone it needs a file, and what is no name needs one in any case', async () => {
+    const message = 'must be a file in multipart/form-data; to send a URL, use image_url';
+    const errors = [{ field: 'image', message }];
+    for (const body of [new URLSearchParams(fields()), form(fields())])
+      expect((await send(body)).errors).toEqual(errors);
+    expect((await (await service.post(input)).json()).errors).toEqual(errors);
+    for (const image of ['https://example.com/a.png', 'data:image/png;base64,AAAA', 'a'.repeat(101), '', 5, null])
+      expect((await (await service.post({ prompt: 'x', image })).json()).errors).toEqual(errors);
+  });
 });
 
 test('the result of an older worker has no poster and no previews', async () => {

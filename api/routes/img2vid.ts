@@ -148,14 +148,15 @@ export const img2vid = endpoint({
 });
 
 /**
- * Without `image_index` the still is that of the earlier task, or the picture that would have become it.
+ * Without `image_index`, or with the earlier task's, the still is that of the earlier task, or the picture that would have become it.
  * @returns the bucket key of the picture, its index among four, and its size; without one, the worker finds out what it is
  * @throws Problem 422, the same for every reason why there is none
  */
 async function findStill({ store, bucket }: Services, owner: string, id: string, { image_index }: Request) {
   const earlier = await store.getOwn(owner, id);
-  const index = image_index ?? earlier?.input.image_index ?? 1;
-  const names = [...(image_index === undefined ? ['still'] : []), `imagine-${index}`];
+  const own = earlier?.input.image_index ?? 1;
+  const index = image_index ?? own;
+  const names = [...(index === own ? ['still'] : []), `imagine-${index}`];
   for (const key of names.map((name) => `${taskFolder(id)}/${name}.png`)) {
     const header = earlier && (await bucket.get(key, PNG_HEADER));
     if (header) return { key, index, size: pngSize(header) };
