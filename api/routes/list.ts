@@ -1,4 +1,5 @@
 /** The list of an owner's tasks: all of them as a stream, or one page. */
+import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
 import { choice } from '../../core/parameters.ts';
@@ -12,6 +13,8 @@ import { firstIdAt, TASK_ID } from '../tasks/id.ts';
 /** Tasks read from the store at a time, and the default page size. */
 const PAGE = 100;
 const LARGEST_PAGE = 1000;
+/** Tasks that are presented before other requests have their turn. S3 signs up to 44 links of one, each in 0.15 ms of CPU time. */
+const PRESENTED_AT_ONCE = 4;
 
 const invalidLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
 export const limit = v.optional(
@@ -64,7 +67,7 @@ export async function respondWithList(
   const readPage = (before: string | undefined) =>
     takeTurn(owner, async (): Promise<ListPage> => {
       const tasks = await store.list({ ...selection, before, limit: PAGE });
-      const texts = (await Promise.all(tasks.map(presentTask))).map((task) => JSON.stringify(task));
+      const texts = (await presentAll(tasks, presentTask)).map((task) => JSON.stringify(task));
       return { text: texts.join(','), next: tasks.length === PAGE ? tasks.at(-1)!.id : undefined };
     });
   const first = await readPage(before); // an unreachable store is an error before the response has begun
@@ -108,11 +111,11 @@ export async function respondWithPage<T extends { id: string }>(
   { config: { publicUrl }, takeTurn }: Pick<Services, 'config' | 'takeTurn'>,
   limit = PAGE,
   read: (limit: number) => Promise<T[]>,
-  present: (item: T) => unknown,
+  present: (item: T) => object | Promise<object>,
 ): Promise<Response> {
   const [items, presented] = await takeTurn(c.get('key').id, async () => {
     const items = await read(limit + 1);
-    return [items, await Promise.all(items.slice(0, limit).map(present))] as const;
+    return [items, await presentAll(items.slice(0, limit), present)] as const;
   });
   if (items.length > limit) {
     const { searchParams } = new URL(c.req.url); // the filters stay
@@ -120,6 +123,16 @@ export async function respondWithPage<T extends { id: string }>(
     c.header('link', `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`);
   }
   return c.json(presented);
+}
+
+/** Other requests run between every few items. */
+async function presentAll<T>(items: T[], present: (item: T) => object | Promise<object>): Promise<object[]> {
+  const presented: object[] = [];
+  for (const item of items) {
+    if (presented.length % PRESENTED_AT_ONCE === 0) await setImmediate();
+    presented.push(await present(item));
+  }
+  return presented;
 }
 
 /** Milliseconds since 1970, rounded up; NaN if the text is no ISO 8601 time with a zone. */

@@ -210,27 +210,52 @@ describe('GET /status', () => {
     expect(await idsOf(await get('?limit=1000'))).toEqual(all);
   });
 
-  test('other requests run between two pages of a long list', async () => {
-    await insert(Array.from({ length: 201 }, (_, i) => Date.now() - i)); // three pages
-    let turn = 0; // of the event loop
+  /** @param spyOn gets a function that returns the number of turns of the event loop so far */
+  async function readCountingTurns(query: string, spyOn: (turn: () => number) => { mockRestore: () => void }) {
+    let turn = 0;
     let counter = setImmediate(function count() {
       turn++;
       counter = setImmediate(count);
     });
-    const turns: number[] = [];
-    const { list } = own.store;
-    const spy = vi.spyOn(own.store, 'list').mockImplementation((selection) => {
-      turns.push(turn);
-      return list(selection);
-    });
+    const spy = spyOn(() => turn);
     try {
-      await (await get()).text();
+      await (await get(query)).text();
     } finally {
       clearImmediate(counter);
       spy.mockRestore();
     }
+  }
+
+  test('other requests run between two pages of a long list', async () => {
+    await insert(Array.from({ length: 201 }, (_, i) => Date.now() - i)); // three pages
+    const turns: number[] = [];
+    const { list } = own.store;
+    await readCountingTurns('', (turn) =>
+      vi.spyOn(own.store, 'list').mockImplementation((selection) => {
+        turns.push(turn());
+        return list(selection);
+      }),
+    );
     expect(turns.length).toBeGreaterThan(2);
     expect(new Set(turns).size).toBe(turns.length);
+  });
+
+  test.each(['', '&limit=1000'])('other requests run between every few tasks of a list, with %j', async (query) => {
+    const at = Date.parse('2002-02-03T04:05:06Z') + query.length * 1000;
+    const times = Array.from({ length: 40 }, (_, i) => at + i);
+    await insert(times, { status: 'succeeded', still: 'tasks/a/still.png' });
+    const turns: number[] = []; // of each link
+    const { link } = own.bucket;
+    await readCountingTurns(
+      `?since=${new Date(at).toISOString()}&until=${new Date(at + 40).toISOString()}${query}`,
+      (turn) =>
+        vi.spyOn(own.bucket, 'link').mockImplementation((...options) => {
+          turns.push(turn());
+          return link(...options);
+        }),
+    );
+    expect(turns).toHaveLength(40);
+    for (const turn of turns) expect(turns.filter((other) => other === turn).length).toBeLessThanOrEqual(4);
   });
 
   test('of many lists at once one page is read at a time, and another API key’s list takes its turns between them', async () => {
