@@ -54,7 +54,10 @@ export const files = endpoint({
       const etag = `"${file.size.toString(36)}-${file.modified.getTime().toString(36)}"`;
       const headers: Record<string, string> = {
         'content-type': type,
-        'content-disposition': contentDisposition(key, { filename: query.filename, download: query.download === '1' }),
+        'content-disposition': contentDisposition(key, {
+          filename: query.filename || undefined,
+          download: query.download === '1',
+        }),
         'accept-ranges': 'bytes',
         'cache-control': 'private, max-age=3600',
         etag,

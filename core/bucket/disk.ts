@@ -50,8 +50,9 @@ export async function diskBucket(
     assertBucketKey(key);
     return join(folder, 'objects', key);
   };
+  /** What is signed: a link without a name and `download` keeps the signature that earlier versions gave it. */
   const targetOf = (key: string, { filename = '', download = '' }: Record<string, string>) =>
-    [key, filename, download].join('\n');
+    filename || download ? [key, filename, download].join('\n') : key;
 
   /** Does work on the disk, again after an error that may pass. @throws StorageError */
   async function onDisk<R>(work: () => Promise<R>): Promise<R> {
