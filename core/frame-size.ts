@@ -74,13 +74,14 @@ function frameSize(ratio: number, model: ModelName, given: MaybeSized): Size {
 }
 
 /**
- * The most pixels that a frame can have. Where both sides are free it counts as the model's own size, so that the estimate is the same for
- * every picture.
+ * The most pixels that a frame can have, whatever the picture's aspect ratio.
  */
 export function maxPixels({ W, H }: MaybeSized, model: ModelName): number {
   if (W !== undefined && H !== undefined) return W * H;
   const side = W ?? H;
-  return side === undefined ? presets[model].W * presets[model].H : side * Math.min(MAX_SIDE, side * MAX_RATIO);
+  return side === undefined
+    ? presets[model].W * presets[model].H * MAX_PIXELS
+    : side * Math.min(MAX_SIDE, side * MAX_RATIO);
 }
 
 /** Width and height of a PNG, in pixels, from its first 24 bytes; undefined for anything else. */

@@ -156,7 +156,7 @@ export const progressSchema = v.object({
   still: v.optional(v.string()),
   still_preview: v.optional(key),
   /** of the frames, in pixels, once the worker has chosen it: an input with `aspect_ratio` leaves it to the worker */
-  size: v.optional(v.object({ H: count, W: count })),
+  size: v.optional(v.object({ H: side, W: side })),
   usage,
 });
 export type Progress = v.InferOutput<typeof progressSchema>;

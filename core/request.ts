@@ -183,6 +183,11 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
       'aspect_ratio',
       'ignored, because W and H are given',
     ],
+    [
+      isDrawnOtherwise(request, input),
+      'aspect_ratio',
+      'the prompt has another --ar: its picture is drawn with that one, and then fitted to the frame',
+    ],
     [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
     [isCamera && request.cond_aug !== undefined, 'cond_aug', 'the camera model does not use it'],
@@ -194,6 +199,13 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
     ],
   ];
   return warnings.filter(([condition]) => condition).map(([, field, message]) => ({ field, message }));
+}
+
+/** Whether the request has an aspect ratio, and the prompt has another one. */
+function isDrawnOtherwise({ aspect_ratio = '', H, W }: Request, { prompt }: Input): boolean {
+  const [wanted, drawn] = [parseRatio(aspect_ratio), prompt === undefined ? undefined : aspectRatioOf(prompt)];
+  const isUsed = H === undefined || W === undefined;
+  return isUsed && wanted !== undefined && drawn !== undefined && wanted !== drawn;
 }
 
 /** @throws InvalidRequest if sigma_min, sigma_max and rho give no usable noise levels */

@@ -83,11 +83,14 @@ for (const model of ['camera', 'svd_xt'] as const) {
       }
     });
 
-    test('the estimate is the same for every picture', async () => {
+    test('the estimate is the same for every picture, and never below that of its size', async () => {
       const costs = new Set<string>();
       for (const shape of Object.values(SHAPES)) {
-        const dryRun = await upload(service, await png(shape.picture), {}, '?dry_run=1');
-        costs.add(JSON.stringify(dryRun.cost_estimate));
+        const bytes = await png(shape.picture);
+        const { input, cost_estimate } = await upload(service, bytes, {}, '?dry_run=1');
+        costs.add(JSON.stringify(cost_estimate));
+        const exact = await upload(service, bytes, { W: input.W, H: input.H }, '?dry_run=1');
+        expect(exact.cost_estimate.amount).toBeLessThanOrEqual(cost_estimate.amount);
       }
       const response = await fetch(`${service.url}/img2vid?dry_run=1`, {
         method: 'POST',
@@ -131,6 +134,15 @@ test('W and H go before aspect_ratio, with a warning', async () => {
   expect(warnings).toEqual([{ field: 'aspect_ratio', message: 'ignored, because W and H are given' }]);
 });
 
+test('a prompt that is drawn with another aspect ratio has a warning', async () => {
+  const warned = async (fields: object) => (await post(services.camera!, fields)).warnings;
+  const message = 'the prompt has another --ar: its picture is drawn with that one, and then fitted to the frame';
+  expect(await warned({ prompt: 'x --ar 9:16', aspect_ratio: '16:9' })).toEqual([{ field: 'aspect_ratio', message }]);
+  for (const aspect_ratio of ['auto', '9:16', '18:32'])
+    expect(await warned({ prompt: 'x --ar 9:16', aspect_ratio })).toEqual([]);
+  for (const prompt of ['x', 'x --ar wide']) expect(await warned({ prompt, aspect_ratio: '16:9' })).toEqual([]);
+});
+
 test('SVD warns of a size that it was not trained with only where the request asks for it', async () => {
   const service = services.svd_xt!;
   expect((await upload(service, await png([600, 900]))).warnings).toEqual([]);
@@ -171,6 +183,20 @@ describe('the picture of an image_url', () => {
     const running = await service.until(id, ({ status }) => status === 'running');
     expect(running.input).toMatchObject(size);
     expect(running.input).not.toHaveProperty('aspect_ratio');
+  });
+
+  test.each([
+    { H: 0, W: 0 },
+    { H: 0, W: 256 },
+    { H: 2056, W: 256 },
+  ])('is not taken from a report of %j', async (size) => {
+    const service = services.camera!;
+    const { id } = await post(service, request);
+    const job = await service.take(id);
+    service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'loading', progress: 0.05, size } });
+    const { input } = await service.until(id, ({ status }) => status === 'running');
+    expect(input).toMatchObject({ aspect_ratio: 'auto', W: 256 });
+    expect(input).not.toHaveProperty('H');
   });
 
   test('gives a finished task the size of its video', async () => {
