@@ -34,8 +34,8 @@ test('no line of the log contains a token, a link’s signature, a secret, a key
   const job = await service.take(id);
   const unwanted = await create();
   await service.take(unwanted);
-  const { callback_token } = await read(id);
-  secrets.push(callback_token);
+  const { callback_token, share_secret } = await read(id);
+  secrets.push(callback_token, share_secret!);
   const echo = `${PROMPT} ${callback_token} ${RUNPOD_KEY}`;
   for (const fault of [
     () => Response.json({ error: echo }, { status: 401 }),

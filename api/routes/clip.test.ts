@@ -1,8 +1,10 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { JobOutput } from '../../core/job.ts';
+import { signLink } from '../../core/link-signature.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { DAY, SECOND } from '../../core/time.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
+import { insertTask, newTask } from '../../test/support/test-store.ts';
 
 let service: TestService;
 beforeEach(async () => {
@@ -58,6 +60,22 @@ test('without a poster the page shows the small picture, and without that the wh
     return others;
   });
   expect(await imageOf(older)).toMatch(/\/still\.png$/);
+});
+
+test('no link can be signed with what RunPod knows, nor for a task without a secret', async () => {
+  const { id } = await finish();
+  const { status, output, still, callback_token } = (await service.store.get(id))!;
+  const old = newTask({ status, output, still, share_secret: null });
+  await insertTask(service.store, old);
+  expect((await service.status(old.id)).videos).toHaveLength(1);
+  expect(await service.status(old.id)).not.toHaveProperty('share_link');
+  const expires = Math.floor(Date.now() / 1000) + 60;
+  for (const task of [id, old.id]) {
+    for (const secret of [callback_token, old.callback_token, '', 'null']) {
+      const signature = signLink(secret, `clip/${task}`, expires);
+      expect((await fetch(`${service.url}/clip/${task}?expires=${expires}&signature=${signature}`)).status).toBe(403);
+    }
+  }
 });
 
 test('a link is valid for its clip and its time only', async () => {

@@ -137,6 +137,7 @@ export const img2vid = endpoint({
         source_key,
         quote: estimated.quote,
         callback_token: randomBytes(24).toString('base64url'),
+        share_secret: randomBytes(32).toString('base64url'),
       };
       const simultaneous = await storeTask(c, services, task, upload, estimated);
       if (simultaneous) return replay(c, services, simultaneous, idempotency);

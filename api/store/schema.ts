@@ -159,6 +159,9 @@ export const migrations: Record<string, Migration> = {
   '002_still_preview': {
     up: (db) => db.schema.alterTable('tasks').addColumn('still_preview', 'text').execute(),
   },
+  '003_share_secret': {
+    up: (db) => db.schema.alterTable('tasks').addColumn('share_secret', 'text').execute(),
+  },
 };
 
 /**

@@ -45,8 +45,10 @@ export interface Task {
   /** what its current job has used, as last reported */
   usage: JobUsage | null;
   error: JobErrorData | null;
-  /** secret part of the URL that RunPod calls back; it also signs the links to the clip's page */
+  /** secret part of the URL that RunPod calls back */
   callback_token: string;
+  /** signs the links to the clip's page, and never leaves the service; null for a task from before there were such links */
+  share_secret: string | null;
   /** RunPod's id of the task's current job */
   job_id: string | null;
   submitted_at: number | null;
@@ -103,7 +105,7 @@ export const PUBLIC_COLUMNS = [
   'error',
   'cost',
   'expired_at',
-  'callback_token',
+  'share_secret',
   'version',
 ] as const;
 export type PublicTask = Pick<Task, (typeof PUBLIC_COLUMNS)[number]>;

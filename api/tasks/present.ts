@@ -21,6 +21,7 @@ export async function presentTask(
   const output = task.expired_at === null ? task.output : null;
   const still = task.expired_at === null ? task.still : null;
   const files: FileContext = { bucket, expires, name: clipName(task.input) };
+  const share_link = shareLink(task, expires, config.publicUrl);
   return {
     id: task.id,
     status: task.status,
@@ -42,7 +43,7 @@ export async function presentTask(
     }),
     ...(output && { videos: await Promise.all(output.videos.map((video) => presentVideo(video, files))) }),
     ...(output?.grid && { grid: await presentMp4(output.grid, `${output.seed}-grid`, files) }),
-    ...(output && { share_link: shareLink(task, expires, config.publicUrl) }),
+    ...(output && share_link !== undefined && { share_link }),
     ...(still !== null && { links_expire_at: time(expires * 1000) }),
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),

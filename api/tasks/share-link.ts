@@ -2,13 +2,15 @@
 import { isLinkValid, signLink } from '../../core/link-signature.ts';
 import type { Task } from '../store/task.ts';
 
-type Shared = Pick<Task, 'id' | 'callback_token'>;
+type Shared = Pick<Task, 'id' | 'share_secret'>;
 const targetOf = ({ id }: Shared) => `clip/${id}`;
 
-/** @param expires seconds since 1970 */
-export const shareLink = (task: Shared, expires: number, publicUrl: string): string =>
-  `${publicUrl}/${targetOf(task)}?expires=${expires}&signature=${signLink(task.callback_token, targetOf(task), expires)}`;
+/** @param expires seconds since 1970 @returns undefined for a task without the secret */
+export const shareLink = (task: Shared, expires: number, publicUrl: string): string | undefined =>
+  task.share_secret === null
+    ? undefined
+    : `${publicUrl}/${targetOf(task)}?expires=${expires}&signature=${signLink(task.share_secret, targetOf(task), expires)}`;
 
 /** @param now milliseconds since 1970 */
 export const isShared = (task: Shared, query: Parameters<typeof isLinkValid>[2], now: number): boolean =>
-  isLinkValid(task.callback_token, targetOf(task), query, now);
+  task.share_secret !== null && isLinkValid(task.share_secret, targetOf(task), query, now);

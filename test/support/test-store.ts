@@ -19,6 +19,7 @@ export function newTask(changes: Partial<NewTask> = {}): NewTask {
     source_key: null,
     quote: null,
     callback_token: `token of ${id}`,
+    share_secret: `secret of ${id}`,
     owner: 'local',
     idempotency_key: null,
     idempotency_hash: null,
