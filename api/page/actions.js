@@ -1,10 +1,8 @@
 // @ts-check
 // What can be done with tasks: the buttons of a card, and showing a new task.
-import { hasKey, RefusedError, reportErrors, request, requestJson, submit } from './api.js';
-import { isDeleted } from './card.js';
-import { stillLink } from './card-media.js';
+import { RefusedError, reportErrors, request, requestJson, submit } from './api.js';
 import { $, announce, scrollBehavior } from './dom.js';
-import { curlSnippet, javascriptSnippet, pythonSnippet } from './snippets.js';
+import { changedSettings, copiesOf, isDeleted, pictureOf, promptTaskOf, sourceEntries, titleOf } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { CardList } from './card-list.js' */
@@ -36,57 +34,6 @@ export function createActions({ parameters, form, list }) {
   /** @param {Task} task @param {number} [index] */
   const sourceOf = (task, index) => sourceEntries(task, { ...(index && { index }), file: uploads.get(task.id)?.file });
 
-  /** The task with the prompt whose four pictures this one is made from, if the page knows it. @param {Task} task */
-  function promptTaskOf(task) {
-    if (task.input.prompt) return task;
-    const origin = list.get(task.input.still_of ?? '');
-    return origin?.input.prompt ? origin : undefined;
-  }
-
-  /** The URL of a task's picture, if the page knows one. @param {Task} task @returns {string | undefined} */
-  function pictureOf(task) {
-    const origin = list.get(task.input.still_of ?? '');
-    return (
-      uploads.get(task.id)?.url ??
-      stillLink(task) ??
-      (origin?.input.image_index === task.input.image_index ? pictureOf(origin) : undefined)
-    );
-  }
-
-  /** What a task was made from. @param {Task} task @returns {string} */
-  function titleOf(task) {
-    const { prompt, image_url, still_of } = task.input;
-    const origin = list.get(still_of ?? '');
-    if (prompt || origin) return prompt ?? titleOf(/** @type {Task} */ (origin));
-    if (image_url && URL.canParse(image_url)) {
-      const { host, pathname } = new URL(image_url);
-      return `${decoded(pathname.split('/').at(-1) ?? '') || 'Picture'} from ${host}`;
-    }
-    const name = uploads.get(task.id)?.file.name ?? task.input.image;
-    return name ?? (still_of ? 'Picture of an earlier clip' : 'Your picture');
-  }
-
-  /** What can be copied of a task, by its label. @param {Task} task @returns {Record<string, string>} */
-  function copiesOf(task) {
-    const { prompt, image_url, still_of, image_index } = task.input;
-    const name = prompt ? 'prompt' : image_url ? 'image_url' : 'still_of';
-    const text = prompt ?? image_url ?? still_of;
-    const file = uploads.get(task.id)?.file ?? new File([], 'photo.jpg');
-    /** @type {Entry[]} */
-    const source = text ? [[name, text], ...choiceOf(image_index)] : [['image', file]];
-    const entries = [...source, ...Object.entries(settingsOf(task))];
-    const request = { url: `${location.origin}/img2vid`, entries, needsKey: hasKey() };
-    const link = (task.grid ?? task.videos?.[0])?.link;
-    return {
-      ...(task.share_link && { 'Share link': task.share_link }),
-      ...(link && { 'Link to the video': link }),
-      Id: task.id,
-      curl: curlSnippet(request),
-      JavaScript: javascriptSnippet(request),
-      Python: pythonSnippet(request),
-    };
-  }
-
   /** Puts settings and source of a task into the form. @param {Task} task */
   function reuse(task) {
     const { prompt, image_url, still_of, image_index } = task.input;
@@ -104,10 +51,14 @@ export function createActions({ parameters, form, list }) {
   }
 
   return {
-    copiesOf,
-    pictureOf,
-    titleOf,
-    promptTaskOf,
+    /** @param {Task} task */
+    titleOf: (task) => titleOf(task, list.get),
+    /** @param {Task} task */
+    pictureOf: (task) => pictureOf(task, list.get, uploads),
+    /** @param {Task} task */
+    promptTaskOf: (task) => promptTaskOf(task, list.get),
+    /** @param {Task} task */
+    copiesOf: (task) => copiesOf(task, settingsOf(task)),
     reuse,
     showNew,
 
@@ -127,7 +78,7 @@ export function createActions({ parameters, form, list }) {
     another: (task, index) =>
       attempt(task, async () => {
         const { seed, ...settings } = settingsOf(task);
-        const source = sourceOf((index && promptTaskOf(task)) || task, index) ?? [];
+        const source = sourceOf((index && promptTaskOf(task, list.get)) || task, index) ?? [];
         const entries = [...source, ...Object.entries(settings)];
         await showNew(await submit(index && seed !== undefined ? [...entries, ['seed', seed]] : entries));
       }),
@@ -147,6 +98,12 @@ export function createActions({ parameters, form, list }) {
 
     /** Gets the task with new links. @param {Task} task */
     refresh: (task) => attempt(task, () => list.refresh(task.id)),
+
+    /** Forgets the picture that this page has sent for a task. @param {string} id */
+    forget(id) {
+      URL.revokeObjectURL(uploads.get(id)?.url ?? '');
+      uploads.delete(id);
+    },
 
     /** Removes all that belongs to an API key. */
     reset() {
@@ -185,54 +142,3 @@ $('confirm').addEventListener('close', () => {
 });
 $('keep').addEventListener('click', () => $('confirm').close());
 $('delete').addEventListener('click', () => $('confirm').close('yes'));
-
-/**
- * The settings of a task that differ from the defaults.
- * @param {Task['input']} input where every parameter has its value
- * @param {Parameters} parameters
- * @returns {Record<string, string>}
- */
-function changedSettings(input, parameters) {
-  const values = /** @type {Record<string, unknown>} */ (input);
-  /** @param {string} name */
-  const isDefault = (name) =>
-    values[name] === parameters[name]?.default ||
-    (name === 'decoding_t' && values[name] === Math.min(Number(parameters.decoding_t?.default), input.T)) || // at most T
-    (name === 'order' && values[name] === input.steps); // at most steps
-  const names = Object.entries(parameters)
-    .filter(([name, schema]) => schema['x-group'] !== 'Source' && name !== 'image_index')
-    .map(([name]) => name);
-  return Object.fromEntries(
-    names.filter((name) => values[name] !== undefined && !isDefault(name)).map((name) => [name, String(values[name])]),
-  );
-}
-
-/** A part of a URL as text, or as it is if its percent signs make no text. @param {string} part */
-function decoded(part) {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
-}
-
-/** The parameter for one of the four pictures of a prompt. @param {number} index @returns {Entry[]} */
-const choiceOf = (index) => (index === 1 ? [] : [['image_index', String(index)]]);
-
-/**
- * What a task was made from: its picture where that is kept, so that none is paid for twice.
- * @param {Task} task
- * @param {object} options
- * @param {number} [options.index] of the four pictures of a prompt
- * @param {File | undefined} options.file the picture that this page uploaded for the task
- * @returns {Entry[] | undefined} undefined if that is gone
- */
-function sourceEntries(task, { index = task.input.image_index, file }) {
-  const { prompt, image_url, still_of } = task.input;
-  const choice = choiceOf(index);
-  if (task.still && !isDeleted(task)) return [['still_of', task.id], ...(prompt ? choice : [])];
-  if (prompt) return [['prompt', prompt], ...choice];
-  if (image_url) return [['image_url', image_url]];
-  if (still_of) return [['still_of', still_of], ...choice];
-  return file && [['image', file]];
-}

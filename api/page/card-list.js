@@ -1,10 +1,10 @@
 // @ts-check
 // The list of tasks: loaded page by page, filtered by status, a card for each, newest first. Active tasks are followed to their end.
 import { reportErrors, request, requestJson } from './api.js';
-import { isActive, isDeleted } from './card.js';
 import { $, announce, element } from './dom.js';
 import { createFollower } from './follow.js';
 import { failureLabel, STATUSES } from './labels.js';
+import { isActive, isDeleted } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Card } from './card.js' */
@@ -33,8 +33,9 @@ export function createCardList(options) {
  * @param {(task: Task) => Card} options.createCard
  * @param {(task: Task) => string} options.titleOf what a task is made from
  * @param {(task: Task) => void} options.onEnd gets each task that ends while shown
+ * @param {(id: string) => void} options.onRemove gets the id of each task that no longer exists
  */
-function createCards({ createCard, titleOf, onEnd }) {
+function createCards({ createCard, titleOf, onEnd, onRemove }) {
   /** @type {Map<string, Card>} by task id */
   const cards = new Map();
   const follower = createFollower({ getTask: get, onTask: update, onProblem: showProblem, onMissing: remove });
@@ -87,6 +88,7 @@ function createCards({ createCard, titleOf, onEnd }) {
   function remove(id) {
     cards.get(id)?.node.remove();
     cards.delete(id);
+    onRemove(id);
     render();
   }
 

@@ -3,6 +3,7 @@
 import { element, icon, prefersReducedMotion } from './dom.js';
 import { formatDuration } from './format.js';
 import { failureLabel, plainText, stageLabel } from './labels.js';
+import { areLinksExpired, stillLink } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @typedef {ReturnType<typeof createFiles>} Files */
@@ -17,9 +18,9 @@ export function createFiles({ getTask, refresh, showProblem }) {
      * Loads the media again when that fails.
      * @template {HTMLImageElement | HTMLVideoElement} M
      * @param {M} media
-     * @param {(task: Task) => string | undefined} linkOf
+     * @param {(task: Task) => Record<string, string | undefined>} linksOf attributes
      */
-    keepLoaded(media, linkOf) {
+    keepLoaded(media, linksOf) {
       let failures = 0; // in a row
       media.addEventListener('loadeddata', () => {
         failures = 0;
@@ -28,9 +29,7 @@ export function createFiles({ getTask, refresh, showProblem }) {
         if (++failures > 2) return showProblem('The file can’t be loaded.');
         const position = media instanceof HTMLVideoElement ? media.currentTime : 0;
         await refresh();
-        const link = linkOf(getTask());
-        if (!link) return;
-        media.src = link;
+        for (const [name, link] of Object.entries(linksOf(getTask()))) if (link) media.setAttribute(name, link);
         if (media instanceof HTMLVideoElement && position) media.currentTime = position;
       });
       return media;
@@ -45,21 +44,17 @@ export function createFiles({ getTask, refresh, showProblem }) {
       const anchor = element('a', { download: fileOf(getTask())?.filename }, icon('download'), label);
       const renew = () => anchor.setAttribute('href', fileOf(getTask())?.download_link ?? '');
       renew();
-      const isExpired = () => Date.parse(getTask().links_expire_at ?? '') < Date.now();
       anchor.addEventListener('click', async (event) => {
         renew();
-        if (!isExpired()) return;
+        if (!areLinksExpired(getTask())) return;
         event.preventDefault();
         await refresh();
-        if (!isExpired()) anchor.click();
+        if (!areLinksExpired(getTask())) anchor.click();
       });
       return anchor;
     },
   };
 }
-
-/** The link of a task's picture, as small as a page needs it. @param {Task} task */
-export const stillLink = ({ still }) => still?.preview?.link ?? still?.link;
 
 /** How a picture fills a frame, as the API fits it. */
 const OBJECT_FIT = { cover: 'cover', contain: 'contain', stretch: 'fill' };
@@ -89,7 +84,7 @@ export function renderStills(task, picture, files) {
     if (!picture) return [];
     const image = element('img', { src: picture, alt: i === 0 ? 'The picture that is animated' : '', class: 'still' });
     image.style.objectFit = OBJECT_FIT[task.input.fit];
-    if (!picture.startsWith('blob:')) return [files.keepLoaded(image, stillLink)];
+    if (!picture.startsWith('blob:')) return [files.keepLoaded(image, (latest) => ({ src: stillLink(latest) }))];
     image.addEventListener('error', () => image.remove()); // a browser need not know every type that the service knows
     return [image];
   });
@@ -113,22 +108,28 @@ export function createProgress() {
   };
 }
 
-/** @param {Task} task @param {string | undefined} picture shown until a video has loaded @param {Files} files */
-export function renderVideos(task, picture, files) {
+/**
+ * @param {Task} task
+ * @param {(task: Task) => string | undefined} pictureOf the URL of what is shown until a video without a poster has loaded
+ * @param {Files} files
+ */
+export function renderVideos(task, pictureOf, files) {
   const { videos = [] } = task;
   const renderVideo = (/** @type {number} */ i) => {
-    const { link, seed, poster } = /** @type {typeof videos[number]} */ (videos[i]);
+    const linksOf = (/** @type {Task} */ latest) => {
+      const { link, poster } = latest.videos?.[i] ?? {};
+      return { poster: poster?.link ?? pictureOf(latest), src: link };
+    };
     const video = element('video', {
-      src: link,
-      poster: poster?.link ?? picture,
+      ...linksOf(task),
       controls: true,
       loop: true,
       playsinline: true,
       preload: 'metadata',
-      'aria-label': videos.length > 1 ? `Video ${i + 1}, seed ${seed}` : 'The clip',
+      'aria-label': videos.length > 1 ? `Video ${i + 1}, seed ${videos[i]?.seed}` : 'The clip',
     });
     video.muted = true;
-    files.keepLoaded(video, (latest) => latest.videos?.[i]?.link);
+    files.keepLoaded(video, linksOf);
     playWhileVisible(video);
     return [video];
   };

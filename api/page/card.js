@@ -1,23 +1,20 @@
 // @ts-check
 // The card of one task: its media, its facts, and buttons for what can be done with it.
+import { renderButtons } from './card-buttons.js';
 import { createFiles, createProgress, renderFailure, renderStills, renderVideos } from './card-media.js';
-import { announce, button, copyText, element } from './dom.js';
+import { element } from './dom.js';
 import { formatClipLength, formatMoney, formatTime } from './format.js';
 import { labelOf, plainText } from './labels.js';
+import { isActive } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Actions } from './actions.js' */
 /** @typedef {ReturnType<typeof createCard>} Card */
 
-/** @param {Task} task */
-export const isActive = ({ finished_at }) => finished_at === undefined;
-
-/** Whether its files and its prompt were deleted. @param {Task} task */
-export const isDeleted = ({ expired_at }) => expired_at !== undefined;
-
 /** @param {Task} first @param {Actions} actions */
 export function createCard(first, actions) {
   let task = first;
+  const getTask = () => task;
   let isCanceling = false; // until the worker has stopped
   let shownMedia = ''; // status and files that the media were made for
   let shownButtons = ''; // status and files that the buttons were made for
@@ -30,7 +27,7 @@ export function createCard(first, actions) {
   const body = element('div', { class: 'body' }, title, facts, notes, problem, buttons);
   const node = element('li', { id: task.id, class: 'card' }, media, body);
   const progress = createProgress();
-  const files = createFiles({ getTask: () => task, refresh: () => actions.refresh(task), showProblem });
+  const files = createFiles({ getTask, refresh: () => actions.refresh(task), showProblem });
 
   /** @param {string} text */
   function showProblem(text) {
@@ -59,84 +56,27 @@ export function createCard(first, actions) {
     const buttonsNow = isActive(task) ? 'active' : now;
     if (buttonsNow !== shownButtons) {
       shownButtons = buttonsNow;
-      buttons.replaceChildren(...renderButtons());
+      buttons.replaceChildren(...renderButtons(getTask, { actions, files, cancel }));
     }
     if (isActive(task)) progress.update(task, isCanceling);
   }
 
   function renderMedia() {
-    const picture = actions.pictureOf(task);
-    if (task.videos) return renderVideos(task, picture, files);
+    if (task.videos) return renderVideos(task, actions.pictureOf, files);
     if (task.status === 'failed') return [element('div', { class: 'frame' }, renderFailure(task))];
-    const stills = renderStills(task, picture, files);
+    const stills = renderStills(task, actions.pictureOf(task), files);
     return [...stills, isActive(task) ? progress.node : element('p', { class: 'overlay' }, 'Canceled')];
   }
 
-  function renderButtons() {
-    const another = button('Another seed', 'again', () => actions.another(task));
-    const reuse = button('Use settings', 'settings', () => actions.reuse(task));
-    const remove = button('', 'trash', () => actions.remove(task), { class: 'icon-button', 'aria-label': 'Delete' });
-    const four = actions.promptTaskOf(task) ? [renderFour()] : [];
-    if (isActive(task)) {
-      another.disabled = true;
-      for (const choice of four.flatMap((node) => [...node.querySelectorAll('button')])) choice.disabled = true;
-      return [renderCancel(), another, reuse, ...renderCopy(), ...four];
-    }
-    if (task.status !== 'succeeded') {
-      const again = button('Try again', 'again', () => actions.again(task));
-      return [...(task.status === 'canceled' || task.error?.retryable ? [again] : []), reuse, ...renderCopy(), remove];
-    }
-    const download = task.grid
-      ? files.downloadLink((latest) => latest.grid, 'Grid')
-      : files.downloadLink((latest) => latest.videos?.[0], 'Download');
-    return [download, another, reuse, ...renderCopy(), remove, ...four];
-  }
-
-  /** A button that opens the list of what can be copied. */
-  function renderCopy() {
-    const id = `copy-${task.id}`;
-    const list = element('div', { class: 'copy', id, popover: '', role: 'group', 'aria-label': 'Copy' });
-    list.addEventListener('beforetoggle', () => {
-      const choices = Object.entries(actions.copiesOf(task)).map(([label, text]) =>
-        button(label, 'copy', async () => {
-          list.hidePopover();
-          announce((await copyText(text)) ? `${label} copied` : 'The browser refused to copy');
-        }),
-      );
-      list.replaceChildren(...choices);
-    });
-    return [button('Copy', 'copy', () => {}, { popovertarget: id }), list];
-  }
-
-  function renderCancel() {
-    const cancel = button('Cancel', 'stop', async () => {
-      cancel.disabled = true;
-      isCanceling = await actions.cancel(task);
-      cancel.disabled = isCanceling;
-      if (isActive(task)) progress.update(task, isCanceling);
-    });
-    return cancel;
-  }
-
-  /** Buttons for the other three of the four pictures of a prompt. */
-  function renderFour() {
-    const choices = [1, 2, 3, 4].map((index) => {
-      const isThis = index === task.input.image_index;
-      const attributes = { 'aria-pressed': String(isThis), 'aria-label': `Picture ${index} of four` };
-      const choice = element('button', { type: 'button', ...attributes }, String(index));
-      choice.addEventListener('click', () => !isThis && actions.another(task, index));
-      return choice;
-    });
-    return element(
-      'div',
-      { class: 'four' },
-      element('span', { class: 'soft small' }, 'Use another of the four pictures'),
-      ...choices,
-    );
+  /** @returns whether the service stops the task */
+  async function cancel() {
+    isCanceling = await actions.cancel(task);
+    if (isActive(task)) progress.update(task, isCanceling);
+    return isCanceling;
   }
 
   update(task);
-  return { node, update, showProblem, task: () => task };
+  return { node, update, showProblem, task: getTask };
 }
 
 /** @param {string | undefined} link */

@@ -3,7 +3,7 @@
 import { followEvents } from '../../client/events.js';
 import { sleep } from '../../client/sleep.js';
 import { errorText, RefusedError, request, requestJson, sessionSignal } from './api.js';
-import { isActive } from './card.js';
+import { isActive } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 

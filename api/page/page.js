@@ -36,6 +36,7 @@ const list = createCardList({
   createCard: (task) => createCard(task, actions),
   titleOf: (task) => actions.titleOf(task),
   onEnd: () => showBudget().catch(() => undefined), // an outage is shown already
+  onRemove: (id) => actions.forget(id),
 });
 const actions = createActions({ parameters, form, list });
 

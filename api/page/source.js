@@ -1,8 +1,8 @@
 // @ts-check
 // What a clip is made from: a prompt, or a picture that is chosen, dropped, pasted, at a URL, or of an earlier clip.
-import { stillLink } from './card-media.js';
 import { $, announce } from './dom.js';
 import { formatBytes } from './format.js';
+import { stillLink } from './task.js';
 
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @typedef {[name: string, value: string | File]} Entry a field of the request */

@@ -11,6 +11,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi 
 import { openStore } from '../../api/store/store.ts';
 import { taskFolder } from '../../core/job.ts';
 import type { PresentedTask } from '../../core/responses.ts';
+import { DAY } from '../../core/time.ts';
 import { hasBrowser, launchBrowser, playing } from '../../infra/tools/browser.ts';
 import { listen, makeKey, type TestService, testService } from '../support/test-api.ts';
 import { type LocalTestService, PICTURE_PATH, startService } from './local-service.ts';
@@ -106,6 +107,14 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       .getByRole('button', { name })
       .click();
     return (await answer).json();
+  }
+  /** Copies something of a card. @returns the copied text */
+  async function copy(id: string, label: string) {
+    await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+    await page.evaluate(() => navigator.clipboard.writeText(''));
+    await page.locator(`[id="${id}"]`).getByRole('button', { name: 'Copy' }).click();
+    await page.locator('.copy:popover-open').getByRole('button', { name: label, exact: true }).click();
+    return (await page.waitForFunction(() => navigator.clipboard.readText())).jsonValue();
   }
   const reachesStatus = (id: string, status: string) => page.waitForSelector(`[id="${id}"][data-status="${status}"]`);
 
@@ -289,19 +298,15 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     });
 
     test('a copied program makes the same clip', async () => {
-      await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
       await choosePicture();
       await chooseSmallClip({ seed: 7 });
       const { id, input } = await make();
       await reachesStatus(id, 'succeeded');
-      const copy = async (label: string) => {
-        await page.locator(`[id="${id}"]`).getByRole('button', { name: 'Copy' }).click();
-        await page.locator('.copy:popover-open').getByRole('button', { name: label, exact: true }).click();
-        return page.evaluate(() => navigator.clipboard.readText());
-      };
-      expect(await copy('Id')).toBe(id);
+      await page.reload(); // the page no longer has the file, only its name
+      await reachesStatus(id, 'succeeded');
+      expect(await copy(id, 'Id')).toBe(id);
       const shared = await page.context().newPage();
-      await shared.goto(await copy('Share link'));
+      await shared.goto(await copy(id, 'Share link'));
       await shared.waitForFunction(() => document.querySelector('video')?.videoWidth === 64);
       await shared.evaluate(axe.source);
       expect((await shared.evaluate(() => (window as unknown as { axe: typeof axe }).axe.run())).violations).toEqual(
@@ -309,7 +314,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       );
       if (process.env.SCREENSHOTS) await shared.screenshot({ path: join(process.env.SCREENSHOTS, 'share.png') });
       await shared.close();
-      expect((await fetch(await copy('Link to the video'))).headers.get('content-type')).toBe('video/mp4');
+      expect((await fetch(await copy(id, 'Link to the video'))).headers.get('content-type')).toBe('video/mp4');
       const run = promisify(execFile);
       const programs: [label: string, program: string, ...args: string[]][] = [
         ['curl', 'bash', '-c'],
@@ -317,7 +322,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         ...(hasRequests ? [['Python', 'python3', '-c'] as [string, string, string]] : []),
       ];
       for (const [label, program, ...args] of programs) {
-        const { stdout } = await run(program, [...args, await copy(label)], { cwd: dirname(PICTURE_PATH) });
+        const { stdout } = await run(program, [...args, await copy(id, label)], { cwd: dirname(PICTURE_PATH) });
         if (label === 'JavaScript') expect(stdout, label).toMatch(/status: 'succeeded'/);
         else expect(JSON.parse(stdout), label).toMatchObject({ status: 'succeeded', input });
       }
@@ -708,6 +713,43 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       });
       await worker.drawStill();
       await page.waitForFunction(() => document.querySelector<HTMLImageElement>('.still')?.naturalWidth === 96);
+
+      expired = ''; // now the first link to a file of the clip
+      await worker.finish();
+      await eventually(async () => expect(expired).not.toBe(''));
+      await page.waitForFunction((old) => {
+        const { src, poster } = document.querySelector('video') ?? { src: '', poster: '' };
+        const [one, other] = [src, poster].map((link) => /expires=\d+/.exec(link)?.[0]);
+        return one && one === other && !old.includes(one);
+      }, expired);
+    });
+
+    test('expired links are renewed before they are copied, and the picture of a deleted clip is released', async () => {
+      await page.clock.install();
+      await start();
+      await choosePicture();
+      const { id } = await make();
+      const url = (await page.getAttribute(`[id="${id}"] img.still`, 'src'))!;
+      const isKept = () =>
+        page.evaluate(async (url) => {
+          const image = new Image();
+          image.src = url;
+          return image.decode().then(
+            () => true,
+            () => false,
+          );
+        }, url);
+      expect(await isKept()).toBe(true);
+      await (await startWorker({ id })).finish();
+      await hasText(`[id="${id}"] .problem`, 'The file can’t be loaded.'); // it asks for new links no more
+      service.clock.ahead += 2 * DAY;
+      await page.clock.setSystemTime(Date.now() + 2 * DAY);
+      for (const label of ['Share link', 'Link to the video'])
+        expect((await fetch(await copy(id, label))).status, label).toBe(200);
+      await page.locator(`[id="${id}"]`).getByRole('button', { name: 'Delete' }).click();
+      await page.click('#delete');
+      await page.waitForSelector(`[id="${id}"]`, { state: 'detached' });
+      expect(await isKept()).toBe(false);
     });
 
     test('the page shows that it is offline, and sending the same form again makes no second task', async () => {
