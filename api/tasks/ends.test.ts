@@ -171,7 +171,7 @@ describe('POST /delete, and retention', () => {
     const left = await response.json();
     expect(left).toMatchObject({ id: task.id, status: 'succeeded', expired_at: expect.any(String) });
     for (const name of ['still', 'videos', 'grid', 'links_expire_at']) expect(left).not.toHaveProperty(name);
-    expect(JSON.stringify(await service.store.get(task.id))).not.toContain('secret');
+    expect(JSON.stringify(await service.store.get(task.id))).not.toContain('secret wish');
     expect(await files(task.id)).toEqual([]);
     expect((await fetch(task.videos![0]!.link)).status).toBe(404);
     expect(await service.status(task.id)).toEqual(left);
@@ -191,7 +191,7 @@ describe('POST /delete, and retention', () => {
     expect(failed.error).toEqual(error);
     const left = await (await call(`/delete?id=${id}`)).json();
     expect(left.error).toEqual({ ...error, message: 'deleted with the files and the prompt' });
-    expect(JSON.stringify(await service.store.get(id))).not.toContain('secret');
+    expect(JSON.stringify(await service.store.get(id))).not.toContain('secret lighthouse');
   });
 
   test('files that a late job writes are deleted once no job can run any more', async () => {
@@ -262,7 +262,7 @@ test('a job that RunPod refuses to cancel delays no deletion, and is given up wh
   service.lifecycle.dispatch();
   await when(async () => (await files(id)).length === 0);
   expect((await stored()).jobs_to_cancel).toHaveLength(1);
-  expect(JSON.stringify(await stored())).not.toContain('secret');
+  expect(JSON.stringify(await stored())).not.toContain('secret wish');
 
   service.clock.ahead += 6 * DAY + 61 * SECOND;
   service.lifecycle.dispatch();

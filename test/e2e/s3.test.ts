@@ -113,6 +113,9 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
           await page.goto(service.url);
           await page.waitForSelector('#compose', { state: 'visible' }); // its scripts have run
           await page.setInputFiles('#image', PICTURE_PATH);
+          await page.click('label:has([value="other"])');
+          for (const [name, value] of Object.entries({ W: 128, H: 128, T: 24 }))
+            await page.fill(`#setting-${name}`, String(value));
           await page.click('#make');
           expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
           expect(faults).toEqual([]);
