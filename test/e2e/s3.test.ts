@@ -116,7 +116,10 @@ describe.skipIf(!s3Server)(`with a real S3 store${skipped}`, () => {
           await page.click('label:has([value="other"])');
           for (const [name, value] of Object.entries({ W: 128, H: 128, T: 24 }))
             await page.fill(`#setting-${name}`, String(value));
+          const made = page.waitForResponse((response) => response.status() === 202);
           await page.click('#make');
+          const { id } = await (await made).json();
+          await page.waitForSelector(`[id="${id}"] video`); // until then the first video is that of an earlier task
           expect(new URL((await playing(page)).src).origin).toBe(options.endpoint);
           expect(faults).toEqual([]);
         } finally {
