@@ -73,9 +73,7 @@ function frameSize(ratio: number, model: ModelName, given: MaybeSized): Size {
     .reduce((best, size) => (cost(size) < cost(best) ? size : best));
 }
 
-/**
- * The most pixels that a frame can have, whatever the picture's aspect ratio.
- */
+/** The most pixels that a frame can have, for any aspect ratio of the picture. */
 export function maxPixels({ W, H }: MaybeSized, model: ModelName): number {
   if (W !== undefined && H !== undefined) return W * H;
   const side = W ?? H;

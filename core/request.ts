@@ -17,6 +17,7 @@ import {
   type Request,
   requestSchema,
   SOURCES,
+  UNUSED,
 } from './parameters.ts';
 import { type ModelName, presets } from './presets.ts';
 
@@ -190,8 +191,11 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
     ],
     [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
-    [isCamera && request.cond_aug !== undefined, 'cond_aug', 'the camera model does not use it'],
-    [isCamera && request.decoding_t !== undefined, 'decoding_t', 'the camera model decodes frame by frame'],
+    ...UNUSED[model].map((name): [boolean, string, string] => [
+      request[name] !== undefined,
+      name,
+      `the model ${model} does not use it`,
+    ]),
     [
       request.image_index !== undefined && !isUsed,
       'image_index',

@@ -32,7 +32,7 @@ const input = opaque<Input>({
 const file = {
   link: described(link, 'Expires at links_expire_at'),
   content_type: text,
-  filename: described(text, 'Name to save the file under: ASCII letters, digits, hyphens and underscores'),
+  filename: described(text, 'Name to save the file under: ASCII letters, digits, hyphens, underscores and dots'),
 };
 const picture = v.object(file);
 const video = {

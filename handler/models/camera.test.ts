@@ -3,23 +3,15 @@ import { beforeAll, expect, test } from 'vitest';
 import { noiseLevels } from '../../core/discretization.ts';
 import { guidanceScales, withGuidance } from '../../core/guider.ts';
 import { presets } from '../../core/presets.ts';
+import { paint } from '../../test/support/paint.ts';
 import { sample } from '../sampling/samplers.ts';
 import { generator } from '../sampling/torch-random.ts';
 import { fitStill } from '../still/fit.ts';
 import { camera, createScene, movesFor, posteriorMean, warpAt } from './camera.ts';
 import { estimateDepth } from './depth.ts';
-import type { ClipRequest, Still } from './model.ts';
+import type { ClipRequest } from './model.ts';
 
 const RHO = 3; // camera.ts: the norm of a whole move's latents
-
-function paint(width: number, height: number, value: (x: number, y: number, c: number) => number): Still {
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < data.length; i++) {
-    const pixel = Math.floor(i / 3);
-    data[i] = value(pixel % width, Math.floor(pixel / width), i % 3);
-  }
-  return { data, width, height };
-}
 
 /** A textured, coloured disc before a smooth background. */
 const scene = (width: number, height: number) =>

@@ -3,10 +3,11 @@
  *
  * A clip's latents are x0[t,c] = RHO·theta_c·ease_t / norm for the channels zoom, pan right, pan down and orbit. theta is on the unit sphere
  * of four dimensions. Its prior is a mixture of von Mises–Fisher distributions (Mardia and Jupp, Directional Statistics, 2000,
- * section 9.3), one for each kind of move: sum of w_i·C(KAPPA)·exp(KAPPA·⟨move_i, theta⟩). Given x = x0 + sigma·noise, the posterior is a
- * mixture of them again, with k_i = RHO·y/sigma² + KAPPA·move_i and weights w_i·C(KAPPA)/C(|k_i|), where y_c is x's projection on channel
- * c's unit-norm basis. So E[x0 | x] is exact. Without the condition KAPPA is 0: both branches are on one sphere, so guidance turns the move
- * and can't saturate.
+ * section 9.3). There is one for each kind of move: sum of w_i·C(KAPPA)·exp(KAPPA·⟨move_i, theta⟩).
+ *
+ * Given x = x0 + sigma·noise, the posterior is a mixture of them again. Its parameters are k_i = RHO·y/sigma² + KAPPA·move_i, and its
+ * weights w_i·C(KAPPA)/C(|k_i|). y_c is x's projection on channel c's unit-norm basis. So E[x0 | x] is exact. Without the condition KAPPA
+ * is 0. Both branches are on one sphere, so guidance turns the move and can't saturate.
  *
  * The latents hold the camera's path, not the picture. Near things move more than far ones, by the estimate of `depth.ts`; nothing moves by
  * itself. cond_aug and decoding_t have no effect here.
@@ -26,7 +27,7 @@ const MAX_LEAN = 0.06; // of upright lines in orbits and pans: sideways by so mu
 const PAN = [0.29, 0.2] as const; // of the travel, right and down; the rest of it is margin
 const SWAY = 0.25; // of the travel: how far an orbit moves the nearest against the farthest
 
-export const camera: Model = { check() {}, open, samplingShare: 0.15, generative: false };
+export const camera: Model = { check() {}, open, samplingShare: 0.01, generative: false };
 
 async function open({ still, H, W, T, fps, motion_bucket_id }: ClipRequest): Promise<Clip> {
   const ease = easing(T);
@@ -104,8 +105,10 @@ export function movesFor({ subject: [x, y], certainty }: Pick<Depth, 'subject' |
 const UNIFORM: Move[] = [{ weight: 1, k: [0, 0, 0, 0] }];
 
 /**
- * The mean of theta on the unit sphere of four dimensions, whose density is proportional to exp(⟨y, theta⟩) times a mixture of
- * von Mises–Fisher distributions.
+ * The mean of theta on the unit sphere of four dimensions.
+ * @param y four numbers: the likelihood of theta is proportional to exp(⟨y, theta⟩)
+ * @param moves the prior, a mixture; the weights sum to 1
+ * @returns four numbers whose norm is below 1
  */
 export function posteriorMean(y: readonly number[], moves: readonly Move[]): number[] {
   const parts = moves.map(({ weight, k }) => {
@@ -176,6 +179,8 @@ export function createScene({ travel, ...rest }: Pick<Scene, 'W' | 'H' | 'depth'
 /**
  * How the frame samples the still when the camera is at `position`, as shares of the frame: zoom (negative: the background grows behind the
  * subject), pan right, pan down, orbit. Pans and orbits leave a margin, so that no position samples beyond the still.
+ * @param position each −MAX_TRAVEL to MAX_TRAVEL, together of a norm of at most MAX_TRAVEL
+ * @returns lengths in pixels
  */
 export function warpAt([zoom, right, down, orbit]: readonly [number, number, number, number], scene: Scene): Warp {
   const { W, H, depth, parallax, sway } = scene;

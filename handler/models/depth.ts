@@ -27,6 +27,7 @@ interface Plane {
   height: number;
 }
 
+/** @param still rgb24 of any size, also a single pixel */
 export function estimateDepth(still: Still): Depth {
   const { light, detail, contrast, colourfulness, slant } = measureCells(still);
   const { width, height } = light;
@@ -64,9 +65,9 @@ interface Cues extends Omit<ReturnType<typeof measureCells>, 'light'> {
 }
 
 /**
- * The cues say little if they hardly vary, if the whole picture is equally detailed (stars, leaves, a pattern) or has hardly any contrast
- * to its border (a night sky), or if it has no colour (text, line art). Walls and lines of text have horizontal and vertical edges: bent
- * ones would disturb.
+ * 0.05–1. The cues say little if they hardly vary, or if the whole picture is equally detailed: stars, leaves, a pattern. The same holds
+ * for hardly any contrast to the border (a night sky), and for no colour (text, line art). Walls and lines of text have horizontal and
+ * vertical edges: bent ones would disturb.
  */
 function certaintyOf({ detail, contrast, cues, colourfulness, slant }: Cues): number {
   const coarse = blur(detail, detail.width / 16);

@@ -1,18 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import wabt from 'wabt';
+import { paint } from '../../test/support/paint.ts';
 import { generator } from '../sampling/torch-random.ts';
 import type { Still } from './model.ts';
 import { ASSEMBLED, createWarp, type Warp } from './warp.ts';
-
-function paint(width: number, height: number, value: (x: number, y: number, c: number) => number): Still {
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < data.length; i++) {
-    const pixel = Math.floor(i / 3);
-    data[i] = value(pixel % width, Math.floor(pixel / width), i % 3);
-  }
-  return { data, width, height };
-}
 
 function random(width: number, height: number): Still {
   const noise = generator(width * 1000 + height).randn(width * height * 3);

@@ -37,8 +37,7 @@ const BORDER = 2;
  */
 export function createWarp({ data, width, height }: Still, depth: Float32Array): (warp: Warp) => Uint8Array {
   const stride = (width + 2 * BORDER) * 4;
-  const source = 0;
-  const weights = align(source + stride * (height + 2 * BORDER));
+  const weights = align(stride * (height + 2 * BORDER));
   const depths = weights + WEIGHTS.byteLength;
   const out = align(depths + depth.byteLength);
   const bytes = out + width * height * 3 + 16;
@@ -48,7 +47,7 @@ export function createWarp({ data, width, height }: Still, depth: Float32Array):
   const pixels = new Uint8Array(memory.buffer);
   pixels.set(new Uint8Array(WEIGHTS.buffer), weights);
   new Float32Array(memory.buffer, depths).set(depth);
-  for (let y = -BORDER, to = source; y < height + BORDER; y++) {
+  for (let y = -BORDER, to = 0; y < height + BORDER; y++) {
     const row = Math.min(Math.max(y, 0), height - 1) * width;
     for (let x = -BORDER; x < width + BORDER; x++, to += 4) {
       const from = (row + Math.min(Math.max(x, 0), width - 1)) * 3;
@@ -57,7 +56,7 @@ export function createWarp({ data, width, height }: Still, depth: Float32Array):
       pixels[to + 2] = data[from + 2]!;
     }
   }
-  const origin = source + BORDER * stride + BORDER * 4;
+  const origin = BORDER * stride + BORDER * 4;
 
   return ({ scale, offset, depthScale, depthOffset }) => {
     for (let y = 0; y < height; y++) {

@@ -26,7 +26,7 @@ export async function prepareStill(job: JobInput, options: StillOptions): Promis
   return png;
 }
 
-/** Saves a small JPEG of the still beside it, for pages. @returns its bucket key. @throws StorageError */
+/** Saves a small JPEG of the still next to it, for pages. @returns its bucket key. @throws StorageError */
 export async function saveStillPreview(png: Uint8Array, taskId: string, bucket: Bucket): Promise<string> {
   const key = `${taskFolder(taskId)}/still.jpg`;
   const fit = { fit: 'inside', withoutEnlargement: true } as const;

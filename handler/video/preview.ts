@@ -1,5 +1,6 @@
 /** The pictures of a video: its first frame, and a small animation. */
 import sharp from 'sharp';
+import type { Size } from '../../core/frame-size.ts';
 
 /** Of a preview: pixels of its longer side, frames, and bytes. */
 const [MAX_SIDE, MAX_FRAMES, MAX_BYTES] = [480, 16, 400_000];
@@ -14,17 +15,15 @@ export interface Pictures {
   preview?: Promise<Buffer>;
 }
 
-interface Size {
-  W: number;
-  H: number;
+interface PixelSize {
+  width: number;
+  height: number;
 }
 
-type PreviewSize = ReturnType<typeof previewSize>;
-
-function previewSize({ W, H }: Size) {
-  const scale = Math.min(1, MAX_SIDE / Math.max(W, H));
-  return { width: Math.max(1, Math.round(W * scale)), height: Math.max(1, Math.round(H * scale)) };
-}
+const scaled = ({ width, height }: PixelSize, scale: number): PixelSize => ({
+  width: Math.max(1, Math.round(width * scale)),
+  height: Math.max(1, Math.round(height * scale)),
+});
 
 /**
  * Passes frames on, and adds their pictures to `pictures`.
@@ -35,7 +34,7 @@ export async function* withPictures(
   { W, H, T, fps }: Size & { T: number; fps: number },
   pictures: Pictures,
 ): AsyncIterable<Uint8Array> {
-  const size = previewSize({ W, H });
+  const size = scaled({ width: W, height: H }, Math.min(1, MAX_SIDE / Math.max(W, H)));
   const count = Math.min(T, MAX_FRAMES);
   const samples: Promise<Buffer>[] = []; // at equal intervals
   let t = 0;
@@ -64,13 +63,12 @@ function guarded<T>(promise: Promise<T>): Promise<T> {
 }
 
 /** Where a clip needs more than 400 kB, the quality is lower, then the size. A single frame gives a WebP without animation. */
-async function encodePreview(samples: Promise<Buffer>[], full: PreviewSize, seconds: number): Promise<Buffer> {
+async function encodePreview(samples: Promise<Buffer>[], full: PixelSize, seconds: number): Promise<Buffer> {
   const pictures = await Promise.all(samples);
   const delay = pictures.map(() => Math.max(20, Math.round((seconds * 1000) / pictures.length)));
   for (let scale = 1, quality = QUALITY; ; ) {
-    const width = Math.max(1, Math.round(full.width * scale));
-    const height = Math.max(1, Math.round(full.height * scale));
-    const scaled = pictures.map((data) =>
+    const { width, height } = scaled(full, scale);
+    const smaller = pictures.map((data) =>
       scale === 1
         ? data
         : sharp(data, { raw: { ...full, channels: 3 } })
@@ -79,7 +77,7 @@ async function encodePreview(samples: Promise<Buffer>[], full: PreviewSize, seco
             .toBuffer(),
     );
     const raw = { width, height: height * pictures.length, pageHeight: height, channels: 3 as const };
-    const webp = await sharp(Buffer.concat(await Promise.all(scaled)), { raw })
+    const webp = await sharp(Buffer.concat(await Promise.all(smaller)), { raw })
       .webp({ quality, effort: 0, minSize: true, loop: 0, delay })
       .toBuffer();
     if (webp.length <= MAX_BYTES) return webp;

@@ -114,7 +114,7 @@ test('the environment wins over .env', () => {
   expect(err).toContain('--url other: must be');
 });
 
-test('the command line takes only its own variables, whatever .env is of', () => {
+test('the command line takes only its own variables from a .env of another project', () => {
   const path = join(folder, '.env');
   mkdirSync(path); // a virtual environment of Python
   const withoutKey = ['--import', 'tsx', join(ROOT, 'client/cli.mjs'), 'list', '--url', 'none'];
