@@ -6,6 +6,7 @@ import { openBucket } from '../core/bucket/open-bucket.ts';
 import { SECOND } from '../core/time.ts';
 import type { Config } from './config.ts';
 import type { Dependencies } from './dependencies.ts';
+import { createBodyBudget } from './http/body-budget.ts';
 import { isLoopback } from './http/host.ts';
 import { createMetrics, instrument } from './metrics.ts';
 import { createPruner } from './pruner.ts';
@@ -14,6 +15,7 @@ import { openRunPod } from './runpod.ts';
 import { openStore } from './store/store.ts';
 import type { PublicTask } from './store/task.ts';
 import { createEstimator } from './tasks/estimate.ts';
+import { createTaskIds } from './tasks/id.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
 import { createUploadSweeper } from './tasks/upload-sweeper.ts';
@@ -75,6 +77,10 @@ export async function createServices({
     lifecycle,
     webhooks,
     estimate: createEstimator(dependencies),
+    /** ids of new tasks, ascending */
+    nextTaskId: createTaskIds(now),
+    /** counts the bodies of all requests together */
+    reserveBody: createBodyBudget(),
     /** a task as clients see it, with freshly signed links */
     presentTask: (task: PublicTask) => presentTask(task, dependencies),
     metrics,

@@ -37,7 +37,7 @@ const encodedBody = (encoding: string) =>
 /** Counts the bytes of a large body before it is read, and may throw. */
 type Reserve = (c: Context, bytes: number) => void;
 
-interface Body {
+export interface Body {
   /** unchecked */
   values: Record<string, unknown>;
   image?: Uint8Array;

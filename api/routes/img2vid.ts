@@ -1,22 +1,15 @@
-import { randomBytes, randomInt } from 'node:crypto';
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { isSized, PNG_HEADER, pngSize, withSize } from '../../core/frame-size.ts';
-import { JobError, taskFolder } from '../../core/job.ts';
-import { choice, type Request } from '../../core/parameters.ts';
+import { choice } from '../../core/parameters.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
-import { checkPicture } from '../../core/picture/picture.ts';
-import { parseRequest } from '../../core/request.ts';
-import { QueueFullError } from '../../core/slots.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
-import { createBodyBudget, tooManyUploads } from '../http/body-budget.ts';
-import { urlErrors } from '../http/check-urls.ts';
+import { tooManyUploads } from '../http/body-budget.ts';
 import { endpoint } from '../http/endpoint.ts';
-import { conflict, IDEMPOTENCY_KEY, type Idempotency, NO_KEY, readIdempotency } from '../http/idempotency.ts';
+import { conflict, IDEMPOTENCY_KEY } from '../http/idempotency.ts';
 import { imageTooLarge } from '../http/multipart.ts';
 import { MAX_WAIT, parsePreferredWait } from '../http/prefer.ts';
-import { ClientDisconnected, invalidInput, Problem, unavailable } from '../http/problem.ts';
+import { invalidInput, Problem } from '../http/problem.ts';
 import { notJson, readBody, unsupportedMediaType } from '../http/read-body.ts';
 import { noLongerValid } from '../keys/access.ts';
 import { PROMPT_REQUEST, WEBHOOK_URL_EXAMPLE } from '../openapi/examples.ts';
@@ -30,21 +23,10 @@ import {
   responseHeader,
 } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
-import { INITIAL_STATE, type NewTask, type PublicTask, type Task } from '../store/task.ts';
-import { presentEstimate } from '../tasks/estimate.ts';
+import type { PublicTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
-import { createTaskIds } from '../tasks/id.ts';
-import {
-  budgetSpent,
-  checkAdmission,
-  notStored,
-  storeTask,
-  tooManyActive,
-  tooManySubmissions,
-  uploadsFull,
-} from './store-task.ts';
-
-const DISABLED = 'disabled, because this URL has responded 410; to enable it, replay a delivery or send a test';
+import { createTask, imageRejected, noBridge, quoteTask, tooManyPictures } from './create-task.ts';
+import { budgetSpent, notStored, tooManyActive, tooManySubmissions, uploadsFull } from './store-task.ts';
 
 const EXAMPLE_STILL_OF = '019a2f3a-11c2-7d09-8e55-6a1b40c2d7f3';
 const { prompt } = PROMPT_REQUEST;
@@ -83,118 +65,14 @@ export const img2vid = endpoint({
   describe,
 
   /** Turns a valid request into a stored task, or in a dry run into its input and highest cost. */
-  handle(services) {
-    const { config, store, lifecycle, estimate, now } = services;
-    const nextId = createTaskIds(now);
-    const reserve = createBodyBudget();
-
-    return async (c, { dry_run: isDryRun = false }) => {
-      const owner = c.get('key').id;
-      const { values, image, imageName } = await readBody(c, reserve);
-      const seed = randomInt(0, 1e9 + 1);
-      const {
-        input: unsized,
-        warnings,
-        request,
-      } = parseRequest(values, { ...config, hasImage: image !== undefined, seed });
-      const errors = urlErrors(unsized, config);
-      if (errors.length > 0) throw invalidInput(errors);
-      if (unsized.prompt !== undefined && config.bridge === 'none') throw noBridge();
-      const idempotency = isDryRun ? NO_KEY : readIdempotency(c, request, image);
-      const { idempotency_key: key } = idempotency;
-      const existing = key === null ? undefined : await store.findByIdempotencyKey(owner, key, now());
-      if (existing) return replay(c, services, existing, idempotency);
-      const still =
-        unsized.still_of === undefined ? undefined : await findStill(services, owner, unsized.still_of, request);
-      const source_key = still?.key ?? null;
-      if (still) unsized.image_index = still.index;
-      const upload = unsized.prompt === undefined && unsized.image_url === undefined ? image : undefined;
-      if (upload && imageName !== undefined) unsized.image = imageName;
-      const estimated = await estimate(unsized); // before the size is known: it is the same for every picture
-      let picture = still?.size;
-      if (image) {
-        if (!isDryRun) await checkAdmission(c, services, upload, estimated);
-        const size = await checkImage(c, image); // an unused one, too: the client should learn that it is broken
-        if (upload) picture = size;
-      }
-      const input =
-        isSized(unsized) || !picture ? unsized : withSize(unsized, picture.width / picture.height, config.model);
-      if (input.webhook_url !== undefined && (await isDisabled(c, services, input.webhook_url)))
-        warnings.push({ field: 'webhook_url', message: DISABLED });
-      if (isDryRun) return c.json({ input, warnings, cost_estimate: presentEstimate(estimated) });
-
-      const { id, created_at } = nextId();
-      const task: NewTask = {
-        ...INITIAL_STATE,
-        id,
-        owner,
-        ...idempotency,
-        created_at,
-        model: config.model,
-        input,
-        warnings,
-        image_key: upload ? `${taskFolder(id)}/upload` : null,
-        source_key,
-        quote: estimated.quote,
-        callback_token: randomBytes(24).toString('base64url'),
-        share_secret: randomBytes(32).toString('base64url'),
-      };
-      const simultaneous = await storeTask(c, services, task, upload, estimated);
-      if (simultaneous) return replay(c, services, simultaneous, idempotency);
-      c.get('log').info({ task: id }, 'task created');
-      lifecycle.dispatch();
-      return respond(c, services, task);
-    };
-  },
+  handle:
+    (services) =>
+    async (c, { dry_run: isDryRun = false }) => {
+      const body = await readBody(c, services.reserveBody);
+      if (isDryRun) return c.json(await quoteTask(c, services, body));
+      return respond(c, services, await createTask(c, services, body));
+    },
 });
-
-/**
- * Without `image_index`, or with the earlier task's, the still is that of the earlier task, or the picture that would have become it.
- * @returns the bucket key of the picture, its index among four, and its size; without one, the worker finds out what it is
- * @throws Problem 422, the same for every reason why there is none
- */
-async function findStill({ store, bucket }: Services, owner: string, id: string, { image_index }: Request) {
-  const earlier = await store.getOwn(owner, id);
-  const own = earlier?.input.image_index ?? 1;
-  const index = image_index ?? own;
-  const names = [...(index === own ? ['still'] : []), `imagine-${index}`];
-  for (const key of names.map((name) => `${taskFolder(id)}/${name}.png`)) {
-    const header = earlier && (await bucket.get(key, PNG_HEADER));
-    if (header) return { key, index, size: pngSize(header) };
-  }
-  throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
-}
-
-/**
- * @returns the picture's size
- * @throws Problem 422 the picture is refused, 503 it can't be checked now
- * @throws ClientDisconnected
- */
-async function checkImage(c: Context, image: Uint8Array) {
-  const { signal } = c.req.raw;
-  try {
-    return await checkPicture(image, signal, c.get('key').id);
-  } catch (error) {
-    if (signal.aborted) throw new ClientDisconnected({ cause: error });
-    if (error instanceof JobError) throw imageRejected(error.message);
-    throw error instanceof QueueFullError ? tooManyPictures() : pictureNotChecked(error);
-  }
-}
-
-/** Whether the webhook URL is disabled. It matters only for a warning, so an error of the store counts as no. */
-function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string): Promise<boolean> {
-  return store.isWebhookDisabled(c.get('key').id, url).catch((error) => {
-    c.get('log').warn({ error }, 'could not read whether a webhook URL is disabled');
-    return false;
-  });
-}
-
-/** Responds with the task that an earlier request created. @throws Problem 409 that request was another one */
-function replay(c: Context, services: Services, existing: Task, idempotency: Idempotency) {
-  if (existing.idempotency_hash !== idempotency.idempotency_hash) throw conflict(existing);
-  c.header('idempotency-replayed', 'true');
-  return respond(c, services, existing);
-}
 
 /** Responds with the task at once, or with `Prefer: wait` when it has ended or the time is over. */
 async function respond(c: Context, services: Services, task: PublicTask) {
@@ -223,20 +101,6 @@ async function waitForEnd(c: Context, services: Services, task: PublicTask, seco
   }
   return latest;
 }
-
-const noBridge = () =>
-  invalidInput(
-    [
-      {
-        field: 'prompt',
-        message: 'this service has no Midjourney bridge; send a picture, image_url or still_of instead',
-      },
-    ],
-    'no_bridge',
-  );
-const tooManyPictures = () => unavailable('too many pictures are being checked; try again');
-const pictureNotChecked = (cause: unknown) => unavailable('the picture could not be checked; try again', cause);
-const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
 
 function describe({ limits, tasks }: DocumentContext) {
   const { input, warnings } = tasks.queued;
