@@ -1,13 +1,20 @@
 /** Noise levels: the sigmas that a sampler steps through. */
 
-/** How the noise levels are spaced; the names are sgm's. */
+/** How the noise levels are spaced. The names are sgm's, but for Align Your Steps, which sgm lacks. */
 export type Discretization =
   | ({ discretization: 'EDMDiscretization' } & EDMDiscretization)
-  | { discretization: 'LegacyDDPMDiscretization' };
+  | { discretization: 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization' };
 
 /** @returns steps + 1 sigmas, descending, the last one 0 */
 export function noiseLevels(steps: number, choice: Discretization): number[] {
-  return choice.discretization === 'EDMDiscretization' ? edmSigmas(steps, choice) : legacyDDPMSigmas(steps);
+  switch (choice.discretization) {
+    case 'EDMDiscretization':
+      return edmSigmas(steps, choice);
+    case 'LegacyDDPMDiscretization':
+      return legacyDDPMSigmas(steps);
+    case 'AlignYourStepsDiscretization':
+      return alignYourStepsSigmas(steps);
+  }
 }
 
 /** Parameters of Karras et al. 2022 (arXiv:2206.00364), eq. 5. */
@@ -65,4 +72,23 @@ export function legacyTimesteps(steps: number, num_timesteps = 1000): number[] {
   const last = num_timesteps - 1;
   if (steps === num_timesteps) return Array.from({ length: steps }, (_, i) => last - i);
   return Array.from({ length: steps }, (_, i) => Math.trunc(i * (-last / steps) + last));
+}
+
+/** The levels that Align Your Steps (Sabour et al. 2024, arXiv:2404.14507) publishes for SVD at 10 steps. */
+const ALIGN_YOUR_STEPS = [700, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002];
+
+/**
+ * Align Your Steps: the published levels at 10 steps, and for other counts their log-linear interpolation along the table's places, as
+ * in the authors' guide. The last level becomes 0, as in diffusers.
+ * @param steps ≥ 1
+ * @returns steps + 1 sigmas, descending, the last one 0
+ */
+export function alignYourStepsSigmas(steps: number): number[] {
+  const sigmas = Array.from({ length: steps }, (_, i) => {
+    const place = (i * (ALIGN_YOUR_STEPS.length - 1)) / steps;
+    const from = Math.floor(place);
+    const share = place - from;
+    return ALIGN_YOUR_STEPS[from]! ** (1 - share) * ALIGN_YOUR_STEPS[from + 1]! ** share;
+  });
+  return [...sigmas, 0];
 }

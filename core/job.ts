@@ -54,7 +54,7 @@ export const jobSchema = v.pipe(
     ]),
     v.variant('discretization', [
       v.object({ discretization: v.literal('EDMDiscretization'), sigma_min, sigma_max, rho }),
-      v.object({ discretization: v.literal('LegacyDDPMDiscretization') }),
+      v.object({ discretization: v.picklist(['LegacyDDPMDiscretization', 'AlignYourStepsDiscretization']) }),
     ]),
     v.variant('guider', [
       v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale }),

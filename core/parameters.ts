@@ -116,7 +116,7 @@ export const webhookUrl = (about: { description: string; examples?: string[] }) 
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
 export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
 const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
-const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization'] as const;
+const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization', 'AlignYourStepsDiscretization'] as const;
 const GUIDERS = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'] as const;
 
 /** The parameters that apply to some samplers, discretizations or guiders only. */

@@ -364,6 +364,7 @@ describe('sampler, discretization and guider', () => {
     ],
     [{ sigma_max: 80 }, { ...churn, ...edm, sigma_max: 80, ...linear }],
     [{ discretization: 'LegacyDDPMDiscretization' }, { ...churn, ...linear }],
+    [{ discretization: 'AlignYourStepsDiscretization' }, { ...churn, ...linear }],
     [{ guider: 'LinearPredictionGuider' }, { ...churn, ...edm, max_cfg_scale: 1.5, min_guidance_scale: 1 }],
     [{ max_cfg_scale: 4 }, { ...churn, ...edm, max_cfg_scale: 4, min_guidance_scale: 1 }],
     [{ guider: 'VanillaCFG' }, { ...churn, ...edm, cfg_scale: 5 }],

@@ -28,6 +28,7 @@ const SAMPLERS: Sampler[] = [
 const DISCRETIZATIONS: Discretization[] = [
   { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 },
   { discretization: 'LegacyDDPMDiscretization' },
+  { discretization: 'AlignYourStepsDiscretization' },
 ];
 const GUIDERS: Guider[] = [
   { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 2.5 },

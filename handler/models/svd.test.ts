@@ -109,6 +109,30 @@ describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => 
   });
 });
 
+test('a clip on the levels of Align Your Steps equals diffusers’ with the same sigmas', async () => {
+  const golden = JSON.parse(readFileSync(new URL('testdata/align-your-steps.json', import.meta.url), 'utf8'));
+  const { H, W, T, steps, seed, guidance, picture, latents_b64 } = golden;
+  const [a, b, c] = picture;
+  const data = new Uint8Array(W * H * 3);
+  for (let i = 0; i < W * H; i++) {
+    const [x, y] = [i % W, Math.floor(i / W)];
+    const red = 127 + 120 * Math.sin(x / a + y / b);
+    data.set([red, 127 + 120 * Math.cos(y / c), (2.5 * x + y) % 256], 3 * i);
+  }
+  const { randn } = generator(seed);
+  const still = { data, width: W, height: H };
+  const clip = await model.open({ ...golden, decoding_t: T, still, randn, signal: new AbortController().signal });
+  const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
+  const [min_guidance_scale, max_cfg_scale] = guidance;
+  const scales = guidanceScales(T, { guider: 'LinearPredictionGuider', min_guidance_scale, max_cfg_scale });
+  const sigmas = noiseLevels(steps, { discretization: 'AlignYourStepsDiscretization' });
+  const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
+  const latents = await eulerEDM({ denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn }, churn);
+  await clip.close();
+  const expected = new Float32Array(new Uint8Array(Buffer.from(latents_b64, 'base64')).buffer);
+  expect(psnr(latents, expected)).toBeGreaterThan(MIN_PSNR);
+});
+
 describe('every sampler over these networks gives the latents of Stability’s own classes', () => {
   const { shared, cases } = JSON.parse(readFileSync(new URL('testdata/samplers.json', import.meta.url), 'utf8'));
   const preset = { sigma_min: 0.002, sigma_max: 700, rho: 7 };

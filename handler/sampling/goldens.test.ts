@@ -55,8 +55,8 @@ function networkOf({ a, b, c, d, e }: Record<'a' | 'b' | 'c' | 'd' | 'e', number
   };
 }
 
-describe('trajectories', () => {
-  const { network, latents, cases } = read('trajectories');
+describe.each(['trajectories', 'align-your-steps'])('%s', (file) => {
+  const { network, latents, cases } = read(file);
   for (const golden of cases) {
     const { sampler, params, guider, discretization, n } = golden;
     test(`${golden.id}: ${sampler} ${JSON.stringify(params)}, ${n} steps, ${discretization.name}, ${guider.name}`, async () => {
@@ -81,7 +81,9 @@ describe('trajectories', () => {
       expect(drawn).toBe(golden.draws - idle);
     });
   }
+});
 
+describe('diffusers', () => {
   for (const golden of read('diffusers').loops)
     test(`diffusers’ own loop: ${golden.n} steps, guidance up to ${golden.max_guidance_scale}`, async () => {
       const [T, C, H, W] = golden.shape;
@@ -110,7 +112,8 @@ describe('trajectories', () => {
 });
 
 describe('noise levels', () => {
-  for (const { name, params, n, f64, f64_derived, timesteps, indices } of read('discretizations').cases) {
+  const cases = [...read('discretizations').cases, ...read('align-your-steps').schedules];
+  for (const { name, params, n, f64, f64_derived, timesteps, indices } of cases) {
     test(`${name} ${JSON.stringify(params)}, ${n} steps`, () => {
       const all = adapter.sigmas(name, params, n);
       expect(all).toHaveLength(n + 1);

@@ -3,6 +3,7 @@ import { type Discretization, noiseLevels } from '../../core/discretization.ts';
 import { type Guider, guidanceScales } from '../../core/guider.ts';
 
 const STEPS = 25;
+const ALIGN_YOUR_STEPS = 10; // steps that it was published for
 const FRAMES = 25;
 
 /** By name, the settings to draw by the label of their line. */
@@ -14,6 +15,7 @@ const DISCRETIZATIONS: Choices = {
     'named alone: 0.0292 to 14.6146, rho 3': { sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
   },
   LegacyDDPMDiscretization: { 'the schedule of Stable Diffusion’s training': {} },
+  AlignYourStepsDiscretization: { 'published for SVD': {} },
 };
 
 const GUIDERS: Choices = {
@@ -29,9 +31,10 @@ const GUIDERS: Choices = {
 /** @returns SVGs by name: sigma by step for each discretization, without the final 0, and scale by frame for each guider */
 export function plots(): Record<string, string> {
   const sigmas = Object.entries(DISCRETIZATIONS).map(([discretization, choices]) => {
-    const values = (settings: object) => noiseLevels(STEPS, { discretization, ...settings } as Discretization);
+    const steps = discretization === 'AlignYourStepsDiscretization' ? ALIGN_YOUR_STEPS : STEPS;
+    const values = (settings: object) => noiseLevels(steps, { discretization, ...settings } as Discretization);
     const lines = Object.entries(choices).map(([label, one]) => ({ label, values: values(one).slice(0, -1) }));
-    const title = `${discretization}: sigma by step, ${STEPS} steps`;
+    const title = `${discretization}: sigma by step, ${steps} steps`;
     return [discretization, plot(title, lines, [0.001, 0.01, 0.1, 1, 10, 100, 1000], Math.log10)];
   });
   const scales = Object.entries(GUIDERS).map(([guider, choices]) => {
@@ -68,9 +71,9 @@ function plot(
     (tick) =>
       `<path class="grid" d="M${AREA.left} ${round(y(tick))}H${AREA.right}"/><text x="${AREA.left - 8}" y="${round(y(tick) + 4)}" text-anchor="end">${tick}</text>`,
   );
-  const indices = [0, 6, 12, 18, 24].map(
-    (index) => `<text x="${round(x(index))}" y="${AREA.bottom + 20}" text-anchor="middle">${index}</text>`,
-  );
+  const indices = [0, 1, 2, 3, 4]
+    .map((quarter) => Math.round((quarter * (count - 1)) / 4))
+    .map((index) => `<text x="${round(x(index))}" y="${AREA.bottom + 20}" text-anchor="middle">${index}</text>`);
   const curves = lines.map(({ values, label }, i) => {
     const points = values.map((value, index) => `${round(x(index))},${round(y(value))}`);
     const dots = points.map((point) => `<circle cx="${point.replace(',', '" cy="')}" r="2.5" fill="${COLORS[i]}"/>`);

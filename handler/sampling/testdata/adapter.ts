@@ -2,7 +2,7 @@
 import { clipResize } from '../../models/svd/clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from '../../models/svd/conditioning.ts';
 import { scaling, vPrediction } from '../../models/svd/preconditioning.ts';
-import { edmSigmas, legacyDDPMSigmas, legacyTimesteps } from '../../../core/discretization.ts';
+import { alignYourStepsSigmas, edmSigmas, legacyDDPMSigmas, legacyTimesteps } from '../../../core/discretization.ts';
 import { guidanceScales, withGuidance, type Guider } from '../../../core/guider.ts';
 import { generator } from '../torch-random.ts';
 import * as samplers from '../samplers.ts';
@@ -10,8 +10,10 @@ import * as samplers from '../samplers.ts';
 type Numbers = ArrayLike<number>;
 type Params = Record<string, number>;
 
-const sigmasOf = (name: string, params: Params, n: number) =>
-  name === 'EDMDiscretization' ? edmSigmas(n, params as never) : legacyDDPMSigmas(n, params);
+const sigmasOf = (name: string, params: Params, n: number) => {
+  if (name === 'AlignYourStepsDiscretization') return alignYourStepsSigmas(n);
+  return name === 'EDMDiscretization' ? edmSigmas(n, params as never) : legacyDDPMSigmas(n, params);
+};
 
 const guiderOf = (name: string, params: Params): Guider => {
   if (name === 'VanillaCFG') return { guider: name, cfg_scale: params.scale! };
