@@ -17,7 +17,7 @@ const INTEGRATION = [
   'handler/onnx/**/*.test.ts',
   'handler/pipeline.test.ts',
   'handler/runpod/{conformance,process}*.test.ts',
-  'handler/still/midjourney/*.test.ts',
+  'handler/still/bridges/*.test.ts',
   'infra/deploy/*.test.ts',
   'infra/run/*.test.ts',
   'infra/simulators/python-client.test.ts',

@@ -123,7 +123,7 @@ export function readConfig(environment: NodeJS.ProcessEnv) {
     },
     /** number of the operator's proxies before the API, each of which adds to X-Forwarded-For */
     trustProxy: env.TRUST_PROXY,
-    /** set where API and worker start together without a Midjourney bridge: what they do with prompts instead */
+    /** set where API and worker start together without a bridge: what they do with prompts instead */
     bridge: env.LOCAL_BRIDGE,
     allowPrivateUrls: env.ALLOW_PRIVATE_URLS,
     /** of other web pages that may use the API, such as https://app.example.com; `*`, which counts only with API keys: any */

@@ -16,7 +16,7 @@ import { camera } from '../handler/models/camera.ts';
 import type { Model } from '../handler/models/model.ts';
 import { runJob, type Worker } from '../handler/pipeline.ts';
 import { serve } from '../handler/runpod/index.ts';
-import { tnl } from '../handler/still/midjourney/tnl.ts';
+import { tnl } from '../handler/still/bridges/tnl.ts';
 import { tnlServer } from '../infra/simulators/bridges/tnl.ts';
 import { numberFlags } from './measure.ts';
 import { openQueue, runAll } from './queue.ts';

@@ -26,11 +26,11 @@ export interface ParameterSchema extends ParameterLabel {
   'x-belongs-to'?: Record<string, readonly string[]>;
   /** the service's model ignores the parameter */
   'x-unused'?: true;
-  /** of the prompt: what this service has instead of a Midjourney bridge */
+  /** of the prompt: what this service has instead of a bridge */
   'x-bridge'?: Bridge;
 }
 
-/** `placeholder`: prompts become drawings; `none`: prompts are refused; undefined: a Midjourney bridge, or unknown */
+/** `placeholder`: prompts become drawings; `none`: prompts are refused; undefined: a bridge, or unknown */
 type Bridge = 'none' | 'placeholder' | undefined;
 
 /** Each parameter's schema, with the model's default. */

@@ -275,8 +275,8 @@ export const VARIABLES = {
       text: 'The region if AWS_REGION is not set',
     },
   },
-  Midjourney: {
-    MIDJOURNEY_BRIDGE: {
+  Stills: {
+    STILL_BRIDGE: {
       by: ['start', 'worker', 'deploy'],
       isCommon: true,
       default: 'none: a placeholder is drawn on one machine, else prompts are refused',
@@ -284,14 +284,14 @@ export const VARIABLES = {
       example: 'legnext',
       text: 'The bridges that make pictures from prompts, in the order in which they are tried',
     },
-    MIDJOURNEY_API_KEY: {
+    STILL_API_KEY: {
       by: ['worker', 'deploy'],
       isCommon: true,
       allowed: 'a key for each bridge, separated by commas; `mj-proxy` may have none',
       example: '',
       text: 'The keys of the bridges',
     },
-    MIDJOURNEY_BASE_URL: {
+    STILL_BASE_URL: {
       by: ['worker', 'deploy'],
       default: 'the bridge’s own URL; none for `mj-proxy`',
       allowed: 'a URL for each bridge, separated by commas; one may be empty',
@@ -299,6 +299,21 @@ export const VARIABLES = {
       text: 'The URLs of the bridges. `mj-proxy` needs one',
     },
     STILL_TIMEOUT: { by: ['API', 'worker', 'deploy'], text: 'Seconds that a bridge may take' },
+    MIDJOURNEY_BRIDGE: {
+      by: ['start', 'worker', 'deploy'],
+      allowed: 'as STILL_BRIDGE',
+      text: 'The older name of STILL_BRIDGE',
+    },
+    MIDJOURNEY_API_KEY: {
+      by: ['worker', 'deploy'],
+      allowed: 'as STILL_API_KEY',
+      text: 'The older name of STILL_API_KEY',
+    },
+    MIDJOURNEY_BASE_URL: {
+      by: ['worker', 'deploy'],
+      allowed: 'as STILL_BASE_URL',
+      text: 'The older name of STILL_BASE_URL',
+    },
   },
   'Limits and prices': {
     MAX_FRAMES: { by: ['API', 'demo'], text: 'The highest `T` of a request' },

@@ -13,7 +13,7 @@ import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { createStageTimer } from './stage-timer.ts';
-import type { Bridge } from './still/midjourney/bridge.ts';
+import type { Bridge } from './still/bridges/bridge.ts';
 import { readMp4 } from './video/mp4.ts';
 
 const TASK = '01a206ec-8c81-72d2-88c2-373f04644e4a';

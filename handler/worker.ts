@@ -11,7 +11,7 @@ import { openSvd } from './models/svd.ts';
 import { findWeights, type WeightsName } from './models/weights.ts';
 import { chooseDevice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
-import { openBridges } from './still/midjourney/open-bridges.ts';
+import { BRIDGE_VARIABLES, openBridges } from './still/bridges/open-bridges.ts';
 
 type Log = (details: Record<string, unknown>, event: string) => void;
 
@@ -20,9 +20,7 @@ export const WORKER_VARIABLES = {
   MODEL: v.optional(modelName, 'svd_xt'),
   MODEL_DIR: v.optional(v.string()),
   DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
-  MIDJOURNEY_BRIDGE: v.optional(v.string()),
-  MIDJOURNEY_API_KEY: v.optional(v.string()),
-  MIDJOURNEY_BASE_URL: v.optional(v.string()),
+  ...BRIDGE_VARIABLES,
   WORKER_CONCURRENCY: integer(1, 1, 100),
   FRAMES_DIR: v.optional(v.string()),
 };

@@ -21,7 +21,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'api/reference',
   ],
   Clients: ['clients/typescript', 'clients/command-line', 'clients/python'],
-  Models: ['models/camera', 'models/svd', 'models/memory', 'models/sampling', 'midjourney'],
+  Models: ['models/camera', 'models/svd', 'models/memory', 'models/sampling', 'stills', 'midjourney'],
   Deploy: [
     'deploy/docker',
     'deploy/runpod-serverless',

@@ -57,7 +57,7 @@ export function taskExamples({ model, limits, publicUrl }: About) {
   };
   const cost = { amount: 8_840, currency: 'USD', gpu_seconds: 26, stills: 0 };
   const noCost = { ...cost, amount: 0, gpu_seconds: 0 };
-  const { data: error } = new JobError('banned_prompt', 'Midjourney refuses this prompt');
+  const { data: error } = new JobError('banned_prompt', 'the image provider refuses this prompt');
   return {
     queued,
     running: {

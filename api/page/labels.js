@@ -49,7 +49,7 @@ export const STATUSES = {
 /** What happened and what to do about it, by error code. @type {Record<string, [string, string]>} */
 const FAILURES = {
   invalid_input: ['The settings do not work together', 'Change the settings that are named below.'],
-  banned_prompt: ['Midjourney refuses this prompt', 'Rephrase the prompt.'],
+  banned_prompt: ['The image provider refuses this prompt', 'Rephrase the prompt.'],
   no_bridge: ['This service cannot draw prompts', 'Start with a picture instead.'],
   no_credit: [
     'The picture service is out of credit',

@@ -45,10 +45,10 @@ $('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
 if (bridge === 'placeholder')
   $('prompt-help').textContent =
-    'This service has no Midjourney bridge, so it draws a placeholder as the picture of a prompt.';
+    'This service has no image provider, so it draws a placeholder as the picture of a prompt.';
 if (bridge) form.source.preferPicture(bridge !== 'none');
 if (bridge === 'none') {
-  const text = 'Prompts need a Midjourney bridge, and this service has none. Start with a picture.';
+  const text = 'Prompts need an image provider, and this service has none. Start with a picture.';
   $('sources').append(element('p', { class: 'help' }, text));
 }
 for (const image of document.querySelectorAll('.examples img'))

@@ -158,7 +158,7 @@ export const noBridge = () =>
     [
       {
         field: 'prompt',
-        message: 'this service has no Midjourney bridge; send a picture, image_url or still_of instead',
+        message: 'this service has no image provider; send a picture, image_url or still_of instead',
       },
     ],
     'no_bridge',

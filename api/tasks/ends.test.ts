@@ -183,7 +183,7 @@ describe('POST /delete, and retention', () => {
     const { id, job } = await running();
     const error = {
       code: 'banned_prompt',
-      message: 'Midjourney refuses the prompt: a secret lighthouse',
+      message: 'the image provider refuses the prompt: a secret lighthouse',
       retryable: false,
     };
     service.report(job.id, { error: JSON.stringify(error) });

@@ -2,7 +2,7 @@
  * Where pictures and videos are stored. Keys are paths with `/`:
  *
  *   tasks/<task id>/upload                 the picture that came with a request
- *                   imagine.json           which Midjourney bridges were asked: intent first, then the bridge's id
+ *                   imagine.json           which bridges were asked: intent first, then the bridge's id
  *                   imagine-ask-2.json …   the claim to ask the second bridge, and so on
  *                   imagine-1..4.png       the four pictures of the imagine
  *                   still.png              the still, unfitted

@@ -2,8 +2,8 @@ import sharp from 'sharp';
 import type { Bucket } from '../../core/bucket/bucket.ts';
 import { JobError, type JobInput, taskFolder } from '../../core/job.ts';
 import { toPng } from '../../core/picture/picture.ts';
+import { type ImagineOptions, imagine, pictureKey } from './bridges/imagine.ts';
 import { fetchPicture } from './fetch-picture.ts';
-import { type ImagineOptions, imagine, pictureKey } from './midjourney/imagine.ts';
 
 type StillOptions = Omit<ImagineOptions, 'taskId' | 'W' | 'H'>;
 

@@ -702,7 +702,7 @@ test('valid settings that may not be intended cause a warning', async () => {
     json.model = 'camera';
   });
   const { out } = await run(['--dry-run', ...paused]);
-  expect(out).toMatch(/The image has no tag of its own.*\nWithout MIDJOURNEY_BRIDGE .*\nWith workers\.max 0 /);
+  expect(out).toMatch(/The image has no tag of its own.*\nWithout STILL_BRIDGE .*\nWith workers\.max 0 /);
   const started = await run(paused);
   expect(started.out).toMatch(/\n {4}MODEL=camera RUNPOD_ENDPOINT_ID=\w+ npm start\n/);
   env.MODEL = 'camera';

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 import { userPath } from '../../client/files.ts';
 import { httpUrl, readEnvironment } from '../../core/environment.ts';
+import { hasBridge } from '../../handler/still/bridges/open-bridges.ts';
 import { type Action, type CliIo, defineCommand, runIfMain, UsageError, type Values } from '../tools/command.ts';
 import { checkGpus, describeGpus, endpointBody, findEndpoint, findVolume } from './endpoint.ts';
 import { type EndpointFile, imageOf, readEndpointFile, workerEnvironment } from './endpoint-file.ts';
@@ -167,7 +168,7 @@ function warnings({ workers }: EndpointFile, image: string, workerEnv: Record<st
   return [
     /(:latest|\/[^:@]+|^[^:@/]+)$/.test(image) &&
       'The image has no tag of its own: RunPod does not notice a new build under the same name, and workers keep the old one.',
-    !workerEnv.MIDJOURNEY_BRIDGE && 'Without MIDJOURNEY_BRIDGE prompts fail with no_bridge; pictures do not need it.',
+    !hasBridge(workerEnv) && 'Without STILL_BRIDGE prompts fail with no_bridge; pictures do not need it.',
     workers.max === 0 && 'With workers.max 0 no worker ever takes a job.',
   ].filter((line) => line !== false);
 }

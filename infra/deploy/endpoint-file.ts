@@ -8,7 +8,7 @@ import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { modelName, readEnvironment, sharedVariables } from '../../core/environment.ts';
 import { describeUnknownName } from '../../core/request.ts';
 import { DAY } from '../../core/time.ts';
-import { openBridges } from '../../handler/still/midjourney/open-bridges.ts';
+import { openBridges } from '../../handler/still/bridges/open-bridges.ts';
 
 /** An object with these fields and no others. */
 function object<E extends v.ObjectEntries>(entries: E) {

@@ -16,7 +16,7 @@ import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]
 
-  --prompt TEXT    what the picture should show; without MIDJOURNEY_BRIDGE the demo draws a placeholder
+  --prompt TEXT    what the picture should show; without STILL_BRIDGE the demo draws a placeholder
   --image FILE|URL the picture to animate; default: a bundled picture
   --out FILE       also saves the MP4 there
   --frames DIR     saves every frame there as PNG, before encoding

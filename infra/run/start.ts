@@ -1,6 +1,6 @@
 /**
  * `npm start`: the whole service on one machine. The API and one worker run as children, which are restarted when they die. RunPod's
- * queue is simulated in this process, and so is a Midjourney bridge unless a real one is configured. With RUNPOD_ENDPOINT_ID it is only
+ * queue is simulated in this process, and so is a bridge unless a real one is configured. With RUNPOD_ENDPOINT_ID it is only
  * the API.
  */
 import { randomBytes } from 'node:crypto';
@@ -16,6 +16,7 @@ import { isFolderInUse } from '../../api/store/libsql.ts';
 import { openStore } from '../../api/store/store.ts';
 import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { SECOND } from '../../core/time.ts';
+import { hasBridge } from '../../handler/still/bridges/open-bridges.ts';
 import { tnlServer } from '../simulators/bridges/tnl.ts';
 import { serveOnLoopback } from '../simulators/loopback.ts';
 import { queueServer, workerEnv } from '../simulators/runpod-queue-server.ts';
@@ -60,8 +61,8 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
 
   const apiKey = randomBytes(16).toString('hex');
   const simulators = await startSimulators(apiKey);
-  // Only this machine's own user gets placeholder pictures instead of Midjourney's.
-  const isPlaceholder = !env.MIDJOURNEY_BRIDGE && isLoopback(host);
+  // Only this machine's own user gets placeholder pictures instead of a provider's.
+  const isPlaceholder = !hasBridge(env) && isLoopback(host);
   let workerId = '';
   const child = (name: 'api' | 'worker', entry: string, environment: () => NodeJS.ProcessEnv) =>
     supervise({
@@ -76,7 +77,7 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
     RUNPOD_ENDPOINT_ID: 'local',
     RUNPOD_BASE_URL: `${simulators.url}/v2`,
     CALLBACK_URL: url, // PUBLIC_URL may be a proxy that this machine does not reach
-    ...(!env.MIDJOURNEY_BRIDGE && { LOCAL_BRIDGE: isPlaceholder ? 'placeholder' : 'none' }),
+    ...(!hasBridge(env) && { LOCAL_BRIDGE: isPlaceholder ? 'placeholder' : 'none' }),
   }));
   const worker = child('worker', 'handler/index', () => {
     if (workerId) simulators.workerLost(workerId); // to the queue, a restarted worker is another one
@@ -84,9 +85,8 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
     return {
       ...workerEnv(`${simulators.url}/v2/local`, apiKey, workerId),
       ...(isPlaceholder && {
-        MIDJOURNEY_BRIDGE: 'tnl',
-        MIDJOURNEY_API_KEY: apiKey,
-        MIDJOURNEY_BASE_URL: `${simulators.url}/bridge/v2`,
+        ...{ STILL_BRIDGE: 'tnl', STILL_API_KEY: apiKey, STILL_BASE_URL: `${simulators.url}/bridge/v2` },
+        ...{ MIDJOURNEY_API_KEY: '', MIDJOURNEY_BASE_URL: '' }, // without a bridge they mean nothing
       }),
       ...(framesDir && { FRAMES_DIR: framesDir }),
     };
@@ -115,7 +115,7 @@ async function openFirstKey(env: NodeJS.ProcessEnv): Promise<string | undefined>
   }
 }
 
-/** RunPod's queue and a Midjourney bridge, on a free port that only this machine reaches. */
+/** RunPod's queue and a bridge, on a free port that only this machine reaches. */
 async function startSimulators(apiKey: string) {
   const { app: queueApp, queue } = queueServer({ apiKey, log: (text) => console.error(`queue: ${text}`) });
   const { app: bridge } = tnlServer({ apiKey });

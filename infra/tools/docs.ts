@@ -13,8 +13,8 @@ export const WRITTEN = ['docs/api/parameters.md', 'docs/api/errors.md', 'docs/co
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {
   invalid_input: 'Tell the operator: the worker and the API have different versions or models',
-  banned_prompt: 'Change the prompt: Midjourney refuses it',
-  no_bridge: 'Send a picture: there is no Midjourney bridge',
+  banned_prompt: 'Change the prompt: the image provider refuses it',
+  no_bridge: 'Send a picture: there is no image provider',
   no_credit: 'Tell the operator: the bridge’s credit is used up',
   queue_full: 'Try again later: the bridge has too much to do',
   rate_limited: 'Try again later: the bridge limits requests',

@@ -3,8 +3,8 @@ import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type ErrorCode, JobError } from '../../core/job.ts';
-import type { BridgeName } from '../../handler/still/midjourney/bridge.ts';
-import { type ImagineOptions, imagine, pictureKey } from '../../handler/still/midjourney/imagine.ts';
+import type { BridgeName } from '../../handler/still/bridges/bridge.ts';
+import { type ImagineOptions, imagine, pictureKey } from '../../handler/still/bridges/imagine.ts';
 import {
   type Call,
   COLOURS,

@@ -125,7 +125,7 @@ test('where requests need an API key, the demo makes and prints the first one; l
   expect(run(text).status).toBe(0);
   expect(run('a').stderr).toContain('IMG2VID_API_KEY must be an API key');
   const prompted = demo({ ...wide, IMG2VID_API_KEY: text }, '--once', ...TINY, '--prompt', 'x'); // placeholders are for loopback only
-  expect(prompted.stderr).toContain('prompt: this service has no Midjourney bridge');
+  expect(prompted.stderr).toContain('prompt: this service has no image provider');
 }, 90_000);
 
 test('Ctrl-C ends the demo and all its child processes', async () => {

@@ -1,4 +1,4 @@
-/** Faults in front of the servers that workers and the API talk to: RunPod's queue and a Midjourney bridge. */
+/** Faults in front of the servers that workers and the API talk to: RunPod's queue and a bridge. */
 import type { IncomingMessage } from 'node:http';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';

@@ -1,5 +1,5 @@
 /**
- * RunPod's queue and a Midjourney bridge on loopback with faults in front of them, and real API and worker processes that can be killed.
+ * RunPod's queue and a bridge on loopback with faults in front of them, and real API and worker processes that can be killed.
  * Nothing waits for a time to pass: every change wakes all waits for a condition.
  */
 import { randomUUID } from 'node:crypto';

@@ -174,7 +174,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('a prompt becomes a clip, and further clips with another seed or another of the four pictures cost no picture', async () => {
       await hasText(
         '#prompt-help',
-        'This service has no Midjourney bridge, so it draws a placeholder as the picture of a prompt.',
+        'This service has no image provider, so it draws a placeholder as the picture of a prompt.',
       );
       await enterPrompt('a lighthouse');
       await chooseSmallClip();
@@ -776,7 +776,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('the form says at once that a service without a bridge takes no prompts', async () => {
       await start({ LOCAL_BRIDGE: 'none' });
-      await matchesText('#sources', /Prompts need a Midjourney bridge, and this service has none/);
+      await matchesText('#sources', /Prompts need an image provider, and this service has none/);
       expect(await page.isDisabled('[value="prompt"]')).toBe(true);
       expect(await page.isVisible('#drop')).toBe(true);
     });

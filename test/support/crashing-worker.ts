@@ -2,7 +2,7 @@
 import { type Bucket, isBucketKey } from '../../core/bucket/bucket.ts';
 import { diskBucket } from '../../core/bucket/disk.ts';
 import type { JobInput } from '../../core/job.ts';
-import { openBridges } from '../../handler/still/midjourney/open-bridges.ts';
+import { openBridges } from '../../handler/still/bridges/open-bridges.ts';
 import { prepareStill } from '../../handler/still/still.ts';
 
 /** The call of the bucket, by the end of its key and a part of its body, before or after which the process dies. */

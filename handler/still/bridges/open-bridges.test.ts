@@ -13,6 +13,20 @@ test('opens none, one, or several bridges in order', () => {
   expect(names('tnl', 'a key, with a comma')).toEqual(['tnl']);
 });
 
+test('each variable has an older name, and one value', () => {
+  const url = 'http://10.0.0.1';
+  const old = { MIDJOURNEY_BRIDGE: 'mj-proxy', MIDJOURNEY_API_KEY: 'a', MIDJOURNEY_BASE_URL: url };
+  const current = { STILL_BRIDGE: 'mj-proxy', STILL_API_KEY: 'a', STILL_BASE_URL: url };
+  const mixed = { STILL_BRIDGE: 'mj-proxy', MIDJOURNEY_BASE_URL: url, MIDJOURNEY_BRIDGE: '' };
+  for (const env of [old, current, mixed, { ...old, ...current }])
+    expect(openBridges(env).map((bridge) => own(bridge, `${url}/x.png`))).toEqual([true]);
+  for (const name of ['BRIDGE', 'API_KEY', 'BASE_URL'])
+    expect(() => openBridges({ ...old, ...current, [`MIDJOURNEY_${name}`]: 'http://other' })).toThrow(
+      `STILL_${name} and MIDJOURNEY_${name} have different values`,
+    );
+  expect(() => openBridges({ STILL_BRIDGE: 'tnl' })).toThrow('STILL_API_KEY is needed for STILL_BRIDGE tnl');
+});
+
 test('a bridge has its default URL unless one is given', () => {
   const [tnl] = open('tnl', 'key', 'http://10.0.0.1:8080/v2');
   expect(own(tnl!, 'http://10.0.0.1:8080/x.png')).toBe(true);

@@ -72,7 +72,7 @@ export async function imagine(prompt: string, options: ImagineOptions): Promise<
     await Promise.all(pictures.map((png, i) => bucket.put(keys[i]!, png)));
   } catch (error) {
     if (!timeout.aborted || error instanceof JobError || error instanceof StorageError) throw error;
-    const message = `the Midjourney bridge took longer than ${options.stillTimeout / SECOND} s`;
+    const message = `the bridge took longer than ${options.stillTimeout / SECOND} s`;
     throw new JobError('upstream_timeout', message, { cause: error });
   }
 }
@@ -88,8 +88,7 @@ async function generateImages(prompt: string, options: ImagineOptions): Promise<
       record = await awaitOtherWorker(record, options);
     } else {
       const bridge = bridges.find(({ name }) => name === record.bridge);
-      if (!bridge)
-        throw lost(`the Midjourney bridge ${record.bridge}, which accepted the prompt, is no longer configured`);
+      if (!bridge) throw lost(`the bridge ${record.bridge}, which accepted the prompt, is no longer configured`);
       const result = await waitForPictures(bridge, record.id, options);
       if (Array.isArray(result)) return result;
       record = await refuse(record, result, options);
@@ -105,7 +104,7 @@ function nextBridge({ refused }: ImagineRecord, bridges: readonly Bridge[]): Bri
   if (last) throw new JobError(last.code, last.message);
   throw new JobError(
     'no_bridge',
-    'this service has no Midjourney bridge: send a picture or image_url instead of a prompt',
+    'this service has no image provider: send a picture or image_url instead of a prompt',
   );
 }
 
@@ -168,8 +167,8 @@ async function lookUp(intent: ImagineRecord, options: ImagineOptions, reason?: u
   }
   throw lost(
     reason
-      ? 'the Midjourney bridge sent no readable answer; it may have accepted the prompt and charged for it'
-      : 'an earlier attempt broke off during the request to the Midjourney bridge, which may have charged for it',
+      ? 'the bridge sent no readable answer; it may have accepted the prompt and charged for it'
+      : 'an earlier attempt broke off during the request to the bridge, which may have charged for it',
     cause,
   );
 }

@@ -60,7 +60,7 @@ test('a queued prompt is accepted; an undocumented code is a refusal', async () 
 
 test('the error names the banned word', async () => {
   const { bridge } = await start('mj-proxy');
-  await expect(bridge.imagine('x BANNED_PROMPT', 'a')).rejects.toThrow('Midjourney refuses the prompt: “nude”');
+  await expect(bridge.imagine('x BANNED_PROMPT', 'a')).rejects.toThrow('the image provider refuses the prompt: “nude”');
 });
 
 test('the original has only a grid, no cancel, and an empty answer for an unknown task', async () => {

@@ -166,7 +166,7 @@ export const getRetryAfter = (error: unknown): number | undefined =>
 
 /** The provider does not know the imagine, which may have been paid for. */
 export const unknownImagine = (cause?: unknown) =>
-  new JobError('lost', 'the Midjourney bridge no longer knows the prompt', { cause });
+  new JobError('lost', 'the bridge no longer knows the prompt', { cause });
 
 /** @throws JobError upstream_error, with the answer’s shape in its cause */
 export function parse<S extends v.GenericSchema>(schema: S, answer: unknown): v.InferOutput<S> {

@@ -1,4 +1,4 @@
-/** What a Midjourney bridge is, and the errors that all bridges share. */
+/** What a bridge is, and the errors that all bridges share. */
 import { JobError } from '../../../core/job.ts';
 
 export const BRIDGES = ['tnl', 'imaginepro', 'legnext', 'mj-proxy'] as const;
@@ -41,14 +41,14 @@ export type ImagineStatus =
  * caller. All other messages are the operator's affair and go to the log, which removes the prompt's words, keys and links.
  */
 export const BRIDGE_ERRORS = {
-  banned_prompt: { isPromptsFault: true, text: 'Midjourney refuses the prompt' },
-  invalid_input: { isPromptsFault: true, text: 'Midjourney does not understand the prompt' },
-  image_unavailable: { isPromptsFault: true, text: 'Midjourney could not get a picture that the prompt names' },
-  queue_full: { isPromptsFault: false, text: 'the Midjourney bridge’s queue is full' },
-  no_credit: { isPromptsFault: false, text: 'the Midjourney bridge refused the operator’s key or has no credit' },
-  rate_limited: { isPromptsFault: false, text: 'the Midjourney bridge asks to slow down' },
-  upstream_timeout: { isPromptsFault: false, text: 'the Midjourney bridge took too long' },
-  upstream_error: { isPromptsFault: false, text: 'the Midjourney bridge failed' },
+  banned_prompt: { isPromptsFault: true, text: 'the image provider refuses the prompt' },
+  invalid_input: { isPromptsFault: true, text: 'the image provider does not understand the prompt' },
+  image_unavailable: { isPromptsFault: true, text: 'the image provider could not get a picture that the prompt names' },
+  queue_full: { isPromptsFault: false, text: 'the bridge’s queue is full' },
+  no_credit: { isPromptsFault: false, text: 'the bridge refused the operator’s key or has no credit' },
+  rate_limited: { isPromptsFault: false, text: 'the bridge asks to slow down' },
+  upstream_timeout: { isPromptsFault: false, text: 'the bridge took too long' },
+  upstream_error: { isPromptsFault: false, text: 'the bridge failed' },
 } as const;
 export type BridgeErrorCode = keyof typeof BRIDGE_ERRORS;
 

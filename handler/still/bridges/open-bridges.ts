@@ -1,0 +1,82 @@
+/** Opens the bridges that the environment names, in order. */
+import * as v from 'valibot';
+import { httpUrl } from '../../../core/environment.ts';
+import { BRIDGES, type Bridge, type BridgeName } from './bridge.ts';
+import { imaginepro } from './imaginepro.ts';
+import { legnext } from './legnext.ts';
+import { mjProxy } from './mj-proxy.ts';
+import { tnl } from './tnl.ts';
+
+/**
+ * The variables of the bridges, each under its name and the older one. In each value the parts are separated by commas. The part of a
+ * bridge without a key, or with its default URL, is empty.
+ */
+export const BRIDGE_VARIABLES = {
+  STILL_BRIDGE: v.optional(v.string()),
+  STILL_API_KEY: v.optional(v.string()),
+  STILL_BASE_URL: v.optional(v.string()),
+  MIDJOURNEY_BRIDGE: v.optional(v.string()),
+  MIDJOURNEY_API_KEY: v.optional(v.string()),
+  MIDJOURNEY_BASE_URL: v.optional(v.string()),
+};
+type BridgeEnvironment = { [name in keyof typeof BRIDGE_VARIABLES]?: string | undefined };
+
+/** Whether the environment names a bridge. */
+export const hasBridge = ({ STILL_BRIDGE, MIDJOURNEY_BRIDGE }: BridgeEnvironment) =>
+  Boolean(STILL_BRIDGE || MIDJOURNEY_BRIDGE);
+
+/** @throws Error that names the variable */
+export function openBridges(env: BridgeEnvironment): Bridge[] {
+  const prefix = env.STILL_BRIDGE ? 'STILL' : 'MIDJOURNEY'; // errors name the variables as the operator does
+  const { BRIDGE, API_KEY, BASE_URL } = readVariables(env);
+  if (!BRIDGE) return [];
+  const names = BRIDGE.split(',').map((name) => name.trim());
+  const isBridge = (name: string): name is BridgeName => (BRIDGES as readonly string[]).includes(name);
+  if (!names.every(isBridge) || new Set(names).size < names.length)
+    throw new Error(`${prefix}_BRIDGE must be one of ${BRIDGES.join(', ')}, or several of them, separated by commas`);
+
+  const split = (name: 'API_KEY' | 'BASE_URL', text: string | undefined) => {
+    const parts = splitValue(text, names.length);
+    if (text !== undefined && parts.length !== names.length)
+      throw new Error(
+        `${prefix}_${name} must have as many parts, separated by commas, as ${prefix}_BRIDGE: ${names.length}`,
+      );
+    return parts;
+  };
+  const keys = split('API_KEY', API_KEY);
+  const urls = split('BASE_URL', BASE_URL).map((url) => {
+    const { success, output, issues } = v.safeParse(v.optional(httpUrl), url);
+    if (!success) throw new Error(`${prefix}_BASE_URL ${issues[0].message}`);
+    return output;
+  });
+  return names.map((name, i) => openBridge(name, keys[i], urls[i], prefix));
+}
+
+/** @throws Error if a variable and its older name have different values */
+function readVariables(env: BridgeEnvironment) {
+  const read = (name: 'BRIDGE' | 'API_KEY' | 'BASE_URL') => {
+    const [current, older] = [env[`STILL_${name}`], env[`MIDJOURNEY_${name}`]];
+    if (current && older && current !== older)
+      throw new Error(
+        `STILL_${name} and MIDJOURNEY_${name} have different values; they are two names of one variable, so remove MIDJOURNEY_${name}`,
+      );
+    return current || older || undefined;
+  };
+  return { BRIDGE: read('BRIDGE'), API_KEY: read('API_KEY'), BASE_URL: read('BASE_URL') };
+}
+
+function openBridge(name: BridgeName, apiKey: string | undefined, baseUrl: string | undefined, prefix: string): Bridge {
+  if (name === 'mj-proxy') {
+    if (!baseUrl) throw new Error(`${prefix}_BASE_URL is needed for ${prefix}_BRIDGE mj-proxy, which is your own`);
+    return mjProxy({ apiKey, baseUrl });
+  }
+  if (!apiKey) throw new Error(`${prefix}_API_KEY is needed for ${prefix}_BRIDGE ${name}`);
+  return { tnl, imaginepro, legnext }[name]({ apiKey, baseUrl });
+}
+
+/** The value of a variable for each of `count` bridges. A single bridge gets the whole text, also if it contains commas. */
+function splitValue(text: string | undefined, count: number): (string | undefined)[] {
+  if (text === undefined) return [];
+  const parts = count === 1 ? [text] : text.split(',').map((part) => part.trim());
+  return parts.map((part) => part || undefined);
+}
