@@ -3,20 +3,28 @@
  * are combined into one, D = D_u + scale·(D_c − D_u), with a scale a frame.
  */
 
-/** Which scales the frames get; the names are sgm's. */
+/** The noise levels with guidance, (min, max]: Kynkäänniemi et al. 2024 (arXiv:2404.07724). Without bounds these are all. */
+export interface GuidanceInterval {
+  /** no guidance at this sigma or below, ≥ 0 */
+  guidance_sigma_min?: number | undefined;
+  /** no guidance above this sigma, > guidance_sigma_min */
+  guidance_sigma_max?: number | undefined;
+}
+
+/** Which scales the frames get, and at which noise levels; the names of guiders are sgm's. */
 export type Guider =
-  | {
+  | ({
       guider: 'LinearPredictionGuider';
       /** scale of the first frame; rises, or falls, evenly */
       min_guidance_scale: number;
       /** scale of the last frame */
       max_cfg_scale: number;
-    }
-  | {
+    } & GuidanceInterval)
+  | ({
       guider: 'VanillaCFG';
       /** scale of every frame */
       cfg_scale: number;
-    }
+    } & GuidanceInterval)
   | { guider: 'IdentityGuider' };
 
 /** @returns `frames` scales. A single frame under the linear guider gets the minimum, as in the reference. */
@@ -35,15 +43,31 @@ export type Denoise = (x: Float32Array, sigma: number) => Promise<Float32Array>;
 /** The same for one branch: given the still, or not. */
 export type DenoiseBranch = (x: Float32Array, sigma: number, conditional: boolean) => Promise<Float32Array>;
 
+/** The noise levels at which the guider needs both branches. */
+export const guidanceInterval = (guider: Guider): GuidanceInterval =>
+  guider.guider === 'IdentityGuider' ? {} : guider;
+
+/** Whether sigma, or any level from sigma down to `lowest`, has guidance. */
+export const isInInterval = (
+  sigma: number,
+  { guidance_sigma_min = 0, guidance_sigma_max = Infinity }: GuidanceInterval,
+  lowest = sigma,
+): boolean => guidance_sigma_min < sigma && lowest <= guidance_sigma_max;
+
 /**
- * Both branches as one denoiser. Where no frame needs the unconditional branch (every scale 1) it is not run.
+ * Both branches as one denoiser. Where no frame needs the unconditional branch (every scale 1, or a sigma outside of the interval) it is
+ * not run.
  * @param scales one a frame; x is [frames, …]
  */
-export function withGuidance(denoise: DenoiseBranch, scales: readonly number[]): Denoise {
+export function withGuidance(
+  denoise: DenoiseBranch,
+  scales: readonly number[],
+  interval: GuidanceInterval = {},
+): Denoise {
   const needsBoth = scales.some((scale) => scale !== 1);
   return async (x, sigma) => {
     const conditional = await denoise(x, sigma, true);
-    if (!needsBoth) return conditional;
+    if (!needsBoth || !isInInterval(sigma, interval)) return conditional;
     const out = await denoise(x, sigma, false);
     const size = x.length / scales.length;
     scales.forEach((scale, t) => {

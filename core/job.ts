@@ -17,6 +17,10 @@ const side = v.pipe(v.number(), v.multipleOf(8), v.minValue(64), v.maxValue(2048
 const { T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit } = all;
 const { s_churn, s_tmin, s_tmax, s_noise, eta, order, sigma_min, sigma_max, rho } = all;
 const { cfg_scale, max_cfg_scale, min_guidance_scale } = all;
+const interval = {
+  guidance_sigma_min: v.optional(all.guidance_sigma_min),
+  guidance_sigma_max: v.optional(all.guidance_sigma_max),
+};
 
 const common = {
   H: v.optional(side),
@@ -57,8 +61,8 @@ export const jobSchema = v.pipe(
       v.object({ discretization: v.picklist(['LegacyDDPMDiscretization', 'AlignYourStepsDiscretization']) }),
     ]),
     v.variant('guider', [
-      v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale }),
-      v.object({ guider: v.literal('VanillaCFG'), cfg_scale }),
+      v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale, ...interval }),
+      v.object({ guider: v.literal('VanillaCFG'), cfg_scale, ...interval }),
       v.object({ guider: v.literal('IdentityGuider') }),
     ]),
   ]),

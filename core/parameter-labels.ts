@@ -23,6 +23,8 @@ const GROUPS = {
     min_guidance_scale: 'Guidance at the first frame',
     max_cfg_scale: 'Guidance at the last frame',
     cfg_scale: 'Guidance scale',
+    guidance_sigma_min: 'Guidance above sigma',
+    guidance_sigma_max: 'Guidance up to sigma',
     decoding_t: 'Frames decoded at a time',
     webhook_url: 'Webhook',
   },

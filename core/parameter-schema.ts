@@ -53,10 +53,11 @@ export function requestProperties({ model, limits, bridge }: { model: ModelName;
     const schema = properties[name]!;
     const { choice, names } = home!;
     schema.description += `. Only for ${choice} ${names.join(', ')}`;
-    const named = NAMED_DEFAULTS[names[0]!]![name]!;
+    schema['x-belongs-to'] = { [choice]: names };
+    const named = NAMED_DEFAULTS[names[0]!]![name];
+    if (named === undefined) continue;
     schema.default ??= named;
     if (schema.default !== named) schema.description += `. Default ${named} if the request names ${names[0]}`;
-    schema['x-belongs-to'] = { [choice]: names };
   }
   return properties;
 }

@@ -14,7 +14,7 @@ import {
   SIDE_STEP,
   type Size,
 } from './frame-size.ts';
-import type { Guider } from './guider.ts';
+import type { GuidanceInterval, Guider } from './guider.ts';
 import { findForbidden } from './midjourney-prompt.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 import { type ModelName, presets } from './presets.ts';
@@ -117,7 +117,8 @@ const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
 export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
 const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
 const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization', 'AlignYourStepsDiscretization'] as const;
-const GUIDERS = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'] as const;
+const GUIDING = ['LinearPredictionGuider', 'VanillaCFG'] as const;
+const GUIDERS = [...GUIDING, 'IdentityGuider'] as const;
 
 /** The parameters that apply to some samplers, discretizations or guiders only. */
 export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonly string[] }>> = {
@@ -133,6 +134,8 @@ export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonl
   cfg_scale: { choice: 'guider', names: ['VanillaCFG'] },
   max_cfg_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
   min_guidance_scale: { choice: 'guider', names: ['LinearPredictionGuider'] },
+  guidance_sigma_min: { choice: 'guider', names: GUIDING },
+  guidance_sigma_max: { choice: 'guider', names: GUIDING },
 };
 type Choice = 'sampler' | 'discretization' | 'guider';
 
@@ -205,6 +208,12 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     cfg_scale: real(0, Infinity, 'Guidance scale of every frame'),
     max_cfg_scale: real(1, Infinity, 'Guidance scale of the last frame'),
     min_guidance_scale: real(1, 10, 'Guidance scale of the first frame'),
+    guidance_sigma_min: real(
+      0,
+      Infinity,
+      'Guidance only at noise levels above this sigma. Must be below guidance_sigma_max. Other levels take half the time',
+    ),
+    guidance_sigma_max: positive('Guidance only at noise levels up to this sigma. Other levels take half the time'),
     image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate; only with prompt or still_of'),
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
@@ -234,7 +243,14 @@ export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
 type CommonName = Exclude<
   ParameterName,
-  OptionalName | Choice | keyof Churn | keyof Ancestral | 'order' | keyof EDMDiscretization | GuiderNumber
+  | OptionalName
+  | Choice
+  | keyof Churn
+  | keyof Ancestral
+  | 'order'
+  | keyof EDMDiscretization
+  | GuiderNumber
+  | keyof GuidanceInterval
 >;
 type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
 

@@ -83,6 +83,7 @@ export function parseRequest(
   const { source, warnings: sourceWarnings } = chooseSource(request, isName, context);
   const input = resolveSize(resolve(request, source, context), request, model);
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
+  checkGuidanceInterval(request);
   return {
     request,
     input,
@@ -227,6 +228,13 @@ function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
       },
     ]);
   }
+}
+
+/** @throws InvalidRequest if guidance_sigma_min is not below guidance_sigma_max */
+function checkGuidanceInterval({ guidance_sigma_min = 0, guidance_sigma_max = Infinity }: Request) {
+  if (guidance_sigma_min < guidance_sigma_max) return;
+  const message = `must be below guidance_sigma_max (${guidance_sigma_max})`;
+  throw new InvalidRequest([{ field: 'guidance_sigma_min', message }]);
 }
 
 /** Unknown names that a response lists, and characters of each: a request may have very many, or very long ones. */

@@ -10,7 +10,7 @@ import { diskBucket } from '../core/bucket/disk.ts';
 import { JobError, type JobOutput, type Progress } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
 import { camera } from './models/camera.ts';
-import type { Model } from './models/model.ts';
+import type { Clip, Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { createStageTimer } from './stage-timer.ts';
 import type { Bridge } from './still/bridges/bridge.ts';
@@ -488,6 +488,27 @@ describe('workers that were killed', () => {
     expect(await files()).toEqual(['result.json', 'upload']);
     await expect(run({}, 'job-3')).rejects.toMatchObject({ code: 'out_of_memory' });
   });
+});
+
+test('outside of the guidance interval the network runs once a step', async () => {
+  const runs: [sigma: number, conditional: boolean][] = [];
+  const open: Model['open'] = async (request) => {
+    const clip = await camera.open(request);
+    const denoise: Clip['denoise'] = (x, sigma, conditional) => {
+      runs.push([sigma, conditional]);
+      return clip.denoise(x, sigma, conditional);
+    };
+    return { ...clip, denoise };
+  };
+  worker = { ...worker, model: { ...camera, open } };
+  const levels = { discretization: 'AlignYourStepsDiscretization', steps: 5 };
+  const interval = { guidance_sigma_min: 0.5, guidance_sigma_max: 4.248 };
+  await run({ ...levels, guider: 'VanillaCFG', cfg_scale: 3, ...interval });
+  expect(runs.filter(([, conditional]) => conditional)).toHaveLength(5);
+  expect(runs.filter(([, conditional]) => !conditional)).toEqual([
+    [4.248, false],
+    [0.981, false],
+  ]);
 });
 
 test('numbers with which sampling overflows are invalid_input', async () => {

@@ -207,6 +207,8 @@ describe('an invalid value is refused with the allowed ones', () => {
     ['cfg_scale', [-0.1], /a number, 0 or more/],
     ['max_cfg_scale', [0.9], /a number, 1 or more/],
     ['min_guidance_scale', [0.9, 10.1], /a number from 1 to 10/],
+    ['guidance_sigma_min', [-1], /a number, 0 or more/],
+    ['guidance_sigma_max', [0], /a number above 0/],
     ['image_index', [0, 5, 1.5], integer(1, 4)],
     ['still_of', ['x', 5], /id of an earlier task/],
     ['fit', ['crop'], /one of cover, contain, stretch/],
@@ -320,6 +322,7 @@ describe('sampler, discretization and guider', () => {
     const { input, warnings } = await (await service.post({ prompt: 'x', ...body })).json();
     const { sampler, discretization, guider, s_churn, s_tmin, s_tmax, s_noise, eta, order, ...rest } = input;
     const { sigma_min, sigma_max, rho, cfg_scale, max_cfg_scale, min_guidance_scale } = rest;
+    const { guidance_sigma_min, guidance_sigma_max } = rest;
     const numbers = {
       s_churn,
       s_tmin,
@@ -333,6 +336,8 @@ describe('sampler, discretization and guider', () => {
       cfg_scale,
       max_cfg_scale,
       min_guidance_scale,
+      guidance_sigma_min,
+      guidance_sigma_max,
     };
     return { sampler, discretization, guider, numbers: JSON.parse(JSON.stringify(numbers)), warnings };
   };
@@ -369,6 +374,7 @@ describe('sampler, discretization and guider', () => {
     [{ max_cfg_scale: 4 }, { ...churn, ...edm, max_cfg_scale: 4, min_guidance_scale: 1 }],
     [{ guider: 'VanillaCFG' }, { ...churn, ...edm, cfg_scale: 5 }],
     [{ guider: 'IdentityGuider' }, { ...churn, ...edm }],
+    [{ guidance_sigma_max: 5 }, { ...churn, ...edm, ...linear, guidance_sigma_max: 5 }],
   ])('%j', async (body, numbers) => {
     const got = await inputOf(body);
     expect(got.numbers).toEqual(numbers);
@@ -389,6 +395,15 @@ describe('sampler, discretization and guider', () => {
       { field: 's_churn', message: 'ignored: only for sampler EulerEDMSampler, HeunEDMSampler' },
       { field: 'cfg_scale', message: 'ignored: only for guider VanillaCFG' },
     ]);
+  });
+
+  test('an empty guidance interval is refused', async () => {
+    const interval = { guidance_sigma_min: 5, guidance_sigma_max: 5 };
+    const { errors } = await (await service.post({ prompt: 'x', ...interval })).json();
+    const message = 'must be below guidance_sigma_max (5)';
+    expect(errors).toEqual([{ field: 'guidance_sigma_min', message }]);
+    const { warnings } = await (await service.post({ prompt: 'x', guider: 'IdentityGuider', ...interval })).json();
+    expect(warnings.map(({ field }: { field: string }) => field)).toEqual(Object.keys(interval));
   });
 
   test('an invalid choice is the only error reported', async () => {

@@ -107,7 +107,20 @@ describe('the estimate of svd_xt’s default clip', () => {
     expect(await estimate(client, { sampler: 'HeunEDMSampler' })).toBe(30 + 8 * 30);
     expect(await estimate(client, { sampler: 'DPMPP2SAncestralSampler' })).toBe(30 + 8 * 30);
     expect(await estimate(client, { sampler: 'DPMPP2MSampler', guider: 'IdentityGuider' })).toBe(30 + 2 * 30);
+    expect(await estimate(client, { guider: 'VanillaCFG', cfg_scale: 1 })).toBe(30 + 2 * 30);
   });
+});
+
+test('the estimate counts one branch outside of the guidance interval', async () => {
+  await start('svd_xt');
+  const client = await service.key();
+  const levels = { discretization: 'AlignYourStepsDiscretization', steps: 10, guidance_sigma_min: 0.403 };
+  const single = (steps: number) => 30 + 4 * (10 - steps / 2);
+  expect(await estimate(client, { ...levels, guidance_sigma_max: 4.248 })).toBe(single(7));
+  // Heun’s second evaluation is at the next level: the step before the interval may need both branches.
+  const heun = { sampler: 'HeunEDMSampler', ...levels, guidance_sigma_max: 4.248 };
+  expect(await estimate(client, heun)).toBe(30 + 8 * (10 - 6 / 2));
+  expect(await estimate(client, { ...levels, s_churn: 5, guidance_sigma_max: 4.248 })).toBe(single(6));
 });
 
 test('the expected time is the median of the latest results; of SVD nothing is known before', async () => {

@@ -1,5 +1,7 @@
 /** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
+import { noiseLevels } from '../../core/discretization.ts';
 import { maxPixels } from '../../core/frame-size.ts';
+import { guidanceInterval, guidanceScales, isInInterval } from '../../core/guider.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
@@ -44,9 +46,21 @@ export function estimateGpuTime(model: ModelName, input: Input): number {
   const frame = maxPixels(input, model) / (576 * 1024);
   const size = frame * (input.T / 25);
   const growth = 1 + attention * Math.max(0, frame - 1);
-  const branches = input.guider === 'IdentityGuider' ? 0.5 : 1;
-  const evaluations = input.steps * (SECOND_ORDER.includes(input.sampler) ? 2 : 1) * branches;
-  return Math.round(input.num_cols * size * (once + evaluation * evaluations * growth) * SECOND);
+  return Math.round(input.num_cols * size * (once + evaluation * countEvaluations(input) * growth) * SECOND);
+}
+
+/** The most evaluations of both guidance branches. One branch alone, as without guidance, counts half. */
+function countEvaluations(input: Input): number {
+  const isGuided = guidanceScales(input.T, input).some((scale) => scale !== 1);
+  const interval = guidanceInterval(input);
+  const isSecondOrder = SECOND_ORDER.includes(input.sampler);
+  const churn = 's_churn' in input && input.s_churn > 0 ? Math.SQRT2 : 1; // the most that churn raises a sigma
+  return noiseLevels(input.steps, input).reduce((count, next, i, sigmas) => {
+    if (i === 0) return count;
+    const sigma = sigmas[i - 1]!;
+    const needsBoth = isGuided && isInInterval(churn * sigma, interval, isSecondOrder ? next : sigma);
+    return count + (isSecondOrder ? 2 : 1) * (needsBoth ? 1 : 0.5);
+  }, 0);
 }
 
 export interface Estimate {

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { noiseLevels } from '../../core/discretization.ts';
-import { guidanceScales, withGuidance } from '../../core/guider.ts';
+import { guidanceInterval, guidanceScales, withGuidance } from '../../core/guider.ts';
 import { JobError, type JobOutput, type Progress, type SizedJob } from '../../core/job.ts';
 import { lockGpu } from '../gpu-lock.ts';
 import type { Clip, Model, Still } from '../models/model.ts';
@@ -66,7 +66,7 @@ export async function makeVideo(
 /** Latents of one video: noise that the sampler brings down the noise levels. */
 export async function sampleLatents(clip: Clip, job: SizedJob, options: Pick<Sampling, 'randn' | 'signal' | 'onStep'>) {
   const noise = options.randn(clip.shape.reduce((product, size) => product * size, 1));
-  const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job));
+  const denoise = withGuidance(clip.denoise, guidanceScales(job.T, job), guidanceInterval(job));
   const latents = await sample({ denoise, noise, sigmas: noiseLevels(job.steps, job), ...options }, job);
   if (latents.every(Number.isFinite)) return latents;
   throw new JobError(

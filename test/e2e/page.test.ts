@@ -432,6 +432,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await openGroup('Advanced');
       const visible = async () =>
         page.locator('#groups [name]:visible').evaluateAll((all) => all.map((one) => one.getAttribute('name')));
+      const interval = ['guidance_sigma_min', 'guidance_sigma_max'];
       const own = [
         'sampler',
         'steps',
@@ -444,11 +445,18 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         'sigma_max',
         'rho',
       ];
-      expect(await visible()).toEqual([...own, 'guider', 'min_guidance_scale', 'max_cfg_scale', 'webhook_url']);
+      expect(await visible()).toEqual([
+        ...own,
+        'guider',
+        'min_guidance_scale',
+        'max_cfg_scale',
+        ...interval,
+        'webhook_url',
+      ]);
       await page.selectOption('#setting-sampler', 'LinearMultistepSampler');
       await page.selectOption('#setting-discretization', 'LegacyDDPMDiscretization');
       await page.selectOption('#setting-guider', 'VanillaCFG');
-      const others = ['sampler', 'steps', 'order', 'discretization', 'guider', 'cfg_scale', 'webhook_url'];
+      const others = ['sampler', 'steps', 'order', 'discretization', 'guider', 'cfg_scale', ...interval, 'webhook_url'];
       expect(await visible()).toEqual(others);
       await page.selectOption('#setting-discretization', 'EDMDiscretization'); // a named discretization has other defaults than the model's
       await eventually(async () => expect(await page.getAttribute('#setting-sigma_min', 'placeholder')).toBe('0.0292'));

@@ -27,6 +27,8 @@ interface SampleCase {
   sampler: string;
   params: Params;
   guider: { name: string; params: Params };
+  /** sigmas with guidance: above the first, up to the second */
+  interval?: [number, number] | undefined;
   B: number;
   T: number;
   sigmas: number[];
@@ -48,7 +50,7 @@ export default {
   },
   ancestralStep: samplers.ancestralStep,
   lmsCoeffs: (sigmas: number[], order: number, i: number) => samplers.multistepCoefficients(sigmas, Math.min(i + 1, order), i),
-  async sample({ sampler, params, guider, B, T, sigmas, x0, network, noise, onStep }: SampleCase) {
+  async sample({ sampler, params, guider, interval: [guidance_sigma_min, guidance_sigma_max] = [0, Infinity], B, T, sigmas, x0, network, noise, onStep }: SampleCase) {
     const run = {
       EulerEDM: samplers.eulerEDM,
       HeunEDM: samplers.heunEDM,
@@ -61,7 +63,7 @@ export default {
     let drawn = 0;
     return run(
       {
-        denoise: withGuidance(branch, repeated(guidanceScales(T, guiderOf(guider.name, guider.params)), B)),
+        denoise: withGuidance(branch, repeated(guidanceScales(T, guiderOf(guider.name, guider.params)), B), { guidance_sigma_min, guidance_sigma_max }),
         noise: Float32Array.from(x0),
         sigmas,
         randn: () => Float32Array.from(noise(drawn++)),
