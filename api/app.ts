@@ -4,7 +4,7 @@ import { Hono } from 'hono';
 import type { StatusCode } from 'hono/utils/http-status';
 import { StorageError } from '../core/bucket/bucket.ts';
 import { InvalidRequest } from '../core/request.ts';
-import { register } from './http/endpoint.ts';
+import { registerAll } from './http/endpoint.ts';
 import {
   bucketUnavailable,
   ClientDisconnected,
@@ -36,12 +36,7 @@ export function createApp(services: Services) {
     const allowsAny = config.corsOrigins.includes('*'); // counts only with API keys
     app.use(async (c, next) => (allowsAny && !(await access.isKeyRequired()) ? next() : cors(c, next)));
   }
-  for (const endpoint of ENDPOINTS) register(app, endpoint, services, access.requireScope);
-  app.notFound((c) => {
-    const [, path, id] = /^\/(status|cancel|delete)\/([^/]+)$/.exec(c.req.path) ?? [];
-    const hint = path ? `the id belongs in the query: /${path}?id=${id}` : 'see /docs';
-    return renderProblem(c, new Problem('not_found', `no such path; ${hint}`));
-  });
+  registerAll(app, ENDPOINTS, services, access.requireScope);
   app.onError((error, c) => {
     const log = c.get('log');
     if (error instanceof Problem) {

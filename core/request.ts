@@ -257,13 +257,22 @@ export function unknownNames(
   return errors;
 }
 
+/** Characters of a name that are compared: the comparison takes quadratic time. */
+const MAX_COMPARED = 200;
+
+/** @returns the one of `names` that `text` resembles most, if it does */
+export function findSimilar(text: string, names: string[]): string | undefined {
+  const sameLetters = names.find((name) => name.toLowerCase() === text.toLowerCase());
+  if (sameLetters !== undefined) return sameLetters;
+  const nearest = closest(text.slice(0, MAX_COMPARED), names);
+  const edits = distance(text.slice(0, MAX_COMPARED), nearest);
+  return edits <= Math.max(1, nearest.length / 3) && edits < nearest.length ? nearest : undefined;
+}
+
 /** The message for a name that is not one of `names`: it suggests the nearest one, or else is `fallback`. */
 export function describeUnknownName(field: string, names: string[], fallback = 'unknown'): string {
-  const sameLetters = names.find((name) => name.toLowerCase() === field.toLowerCase());
-  const nearest = sameLetters ?? closest(field.slice(0, 64), names);
-  const edits = distance(field.slice(0, 64), nearest);
-  const isSimilar = sameLetters !== undefined || (edits <= Math.max(1, nearest.length / 3) && edits < nearest.length);
-  return isSimilar ? `unknown; did you mean ${nearest}?` : fallback;
+  const similar = findSimilar(field, names);
+  return similar === undefined ? fallback : `unknown; did you mean ${similar}?`;
 }
 
 /** The same for parameters, whose names at other services are known. */

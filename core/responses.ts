@@ -96,6 +96,13 @@ const Task = v.object({
   expired_at: v.exactOptional(described(time, 'When the task’s files and prompt were deleted')),
   error: v.exactOptional(described(jobErrorSchema, 'Why the task failed')),
   cost: v.exactOptional(cost),
+  urls: v.object({
+    self: described(link, 'GET: the task'),
+    events: described(link, 'GET: its events'),
+    cancel: described(link, 'POST: cancels it; 409 after its end'),
+    delete: described(link, 'DELETE: deletes its files and prompt; 409 before its end'),
+    web: described(link, 'The task on the web page'),
+  }),
 });
 export type PresentedTask = v.InferOutput<typeof Task>;
 export type Cost = v.InferOutput<typeof cost>;

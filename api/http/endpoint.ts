@@ -5,15 +5,21 @@ import { unknownNames } from '../../core/request.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
-import { invalidInput, Problem } from './problem.ts';
+import { invalidInput, Problem, renderProblem } from './problem.ts';
+import { type Call, suggestCall } from './suggest-call.ts';
 
 export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
-  method: 'GET' | 'POST';
+  method: Method;
   /** Hono's pattern; only an endpoint that is not documented has several */
   path: string | string[];
+  /** another call that does the same */
+  alias?: { method: Method; path: string; operationId: string };
   /** the scope that an API key needs; without one the endpoint is public */
   scope?: Scope;
-  /** parameters by name; their descriptions and examples go into the OpenAPI document. Without it any query is accepted */
+  /**
+   * Parameters in the query and the path, by name; their descriptions and examples go into the OpenAPI document. Without it any query is
+   * accepted
+   */
   query?: v.ObjectSchema<E, undefined>;
   /** error message for a query parameter that resembles none of the known ones */
   unknownParameter?: string;
@@ -24,28 +30,51 @@ export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
     services: Services,
   ): ((c: Context, query: v.InferOutput<v.ObjectSchema<E, undefined>>) => Response | Promise<Response>) | undefined;
 }
+type Method = 'GET' | 'POST' | 'DELETE';
 
 /** Infers the type of the query that `handle` gets; `register` checks it. */
 export const endpoint = <E extends v.ObjectEntries>(definition: Endpoint<E>) => definition as unknown as Endpoint;
 
-/** Adds the endpoint's route, its access check, the check of its query and the response to other methods. */
-export function register(
+/** One method and one path of an endpoint. */
+export const callsOf = ({ method, path, alias }: Endpoint) => [
+  ...[path].flat().map((pattern) => ({ method, path: pattern })),
+  ...(alias ? [alias] : []),
+];
+
+/** Adds the routes of the endpoints, their access checks, the checks of their queries and the responses to other methods. */
+export function registerAll(
   app: Hono,
-  { method, path, scope, query, unknownParameter, handle }: Endpoint,
+  endpoints: Endpoint[],
   services: Services,
   requireScope: (scope: Scope) => MiddlewareHandler,
 ): void {
-  const respond = handle(services);
-  if (!respond) return;
-  const allow = method === 'GET' ? 'GET, HEAD' : method;
-  for (const pattern of [path].flat()) {
-    if (scope) app.use(pattern, requireScope(scope));
-    app.on(method, pattern, (c) => respond(c, query ? readQuery(c, query, unknownParameter) : {}));
-    app.all(pattern, (c) => {
-      const hint = c.req.method === 'DELETE' ? '; POST /delete?id=ID deletes the files of a task' : '';
-      throw new Problem('method_not_allowed', `use ${allow}${hint}`, { headers: { allow } });
+  const calls: Call[] = [];
+  for (const endpoint of endpoints) {
+    const respond = endpoint.handle(services);
+    if (!respond) continue;
+    const { scope, query, unknownParameter, describe } = endpoint;
+    for (const { method, path } of callsOf(endpoint)) {
+      calls.push({ method, path, scope, isPublished: describe !== undefined });
+      if (scope) app.on(method, path, requireScope(scope));
+      app.on(method, path, (c) => respond(c, query ? readQuery(c, query, unknownParameter) : {}));
+    }
+  }
+  for (const path of new Set(calls.map((call) => call.path))) {
+    const here = calls.filter((call) => call.path === path);
+    const methods = here.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : method));
+    if (here[0]!.scope) app.all(path, requireScope(here[0]!.scope));
+    app.all(path, (c) => {
+      throw methodNotAllowed(c, methods, path);
     });
   }
+  app.notFound((c) => renderProblem(c, new Problem('not_found', `no such path; ${suggestCall(c.req, calls)}`)));
+}
+
+function methodNotAllowed(c: Context, methods: string[], path: string): Problem {
+  const deletion = `; to delete a task’s files and prompt, use DELETE /tasks/${c.req.query('id') || 'ID'}`;
+  const hint = c.req.method === 'DELETE' ? deletion : '';
+  const detail = `use ${methods.join(' or ')} ${path.replace(/:\w+/g, 'ID')}${hint}`;
+  return new Problem('method_not_allowed', detail, { headers: { allow: methods.join(', ') } });
 }
 
 /**
@@ -58,7 +87,11 @@ function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown =
   const errors = unknownNames(Object.keys(queries), schema.entries, unknown);
   for (const field of names)
     if (queries[field] && queries[field].length > 1) errors.push({ field, message: 'given more than once' });
-  const { success, output, issues } = v.safeParse(schema, c.req.query(), { abortPipeEarly: true });
+  const { success, output, issues } = v.safeParse(
+    schema,
+    { ...c.req.query(), ...c.req.param() },
+    { abortPipeEarly: true },
+  );
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
     if (!errors.some((error) => error.field === field))

@@ -99,7 +99,7 @@ describe('CORS_ORIGINS', () => {
         'x-request-id',
       ]),
     );
-    expect(preflight.headers.get('access-control-allow-methods')).toBe('GET,HEAD,POST');
+    expect(preflight.headers.get('access-control-allow-methods')).toBe('GET,HEAD,POST,DELETE');
     for (const response of [
       preflight,
       await service.post({ prompt: 'x' }, { headers: { ...json, ...from(FRIEND) } }),

@@ -39,7 +39,7 @@ export function setDefaultHeader(c: Context, name: string, value: string): void 
 export const allowOrigins = (origins: string[]): MiddlewareHandler =>
   cors({
     origin: origins.includes('*') ? '*' : origins,
-    allowMethods: ['GET', 'HEAD', 'POST'],
+    allowMethods: ['GET', 'HEAD', 'POST', 'DELETE'],
     allowHeaders: [
       'Authorization',
       'Content-Type',

@@ -5,7 +5,7 @@ import { jsonSchema, requestProperties } from '../../core/parameter-schema.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
 import { RESPONSES } from '../../core/responses.ts';
-import type { Endpoint } from '../http/endpoint.ts';
+import { callsOf, type Endpoint } from '../http/endpoint.ts';
 import { forbiddenHost } from '../http/loopback-only.ts';
 import { Problem, problemBody, unavailable } from '../http/problem.ts';
 import { type About, taskExamples } from './examples.ts';
@@ -59,19 +59,28 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
 }
 
 function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, Record<string, Operation>> {
-  const documented = endpoints.flatMap(({ method, path, scope, query, describe }) => {
-    if (!describe) return [];
+  const documented: Record<string, Record<string, Operation>> = {};
+  for (const endpoint of endpoints) {
+    const { scope, query, describe } = endpoint;
+    if (!describe) continue;
     const { parameters = [], responses, errors = [], ...operation } = describe(context);
-    const described = {
-      ...operation,
-      ...(!scope && { security: [] }),
-      parameters: [...Object.entries(query?.entries ?? {}).map(queryParameter), ...parameters],
-      responses: { ...errorResponses([...(scope ? KEYED_ERRORS : [forbiddenHost()]), ...errors]), ...responses },
-    };
-    // a wildcard stands for a bucket key
-    return [[String(path).replace('*', '{key}'), { [method.toLowerCase()]: described }] as const];
-  });
-  return Object.fromEntries(documented);
+    for (const { path, method, ...own } of callsOf(endpoint)) {
+      const isAlias = path !== endpoint.path;
+      const id = path
+        .replace('*', '{key}') // a bucket key
+        .replace(/:(\w+)/g, '{$1}');
+      documented[id] ??= {};
+      documented[id][method.toLowerCase()] = {
+        ...operation,
+        ...own,
+        ...(isAlias && { description: `The same as ${endpoint.method} ${endpoint.path}. ${operation.description}` }),
+        ...(!scope && { security: [] }),
+        parameters: [...Object.entries(query?.entries ?? {}).map((entry) => parameter(entry, id)), ...parameters],
+        responses: { ...errorResponses([...(scope ? KEYED_ERRORS : [forbiddenHost()]), ...errors]), ...responses },
+      };
+    }
+  }
+  return documented;
 }
 
 /** One response for each status, with the errors as examples and their remedies as description. */
@@ -91,14 +100,14 @@ function errorResponses(errors: Problem[]): Record<string, object> {
   return Object.fromEntries(responses);
 }
 
-/** The parameter that a schema of the query checks; its metadata holds what the schema alone does not say. */
-function queryParameter([name, entry]: [string, v.GenericSchema]) {
+/** The parameter that a schema of the query or path checks; its metadata holds what the schema alone does not say. */
+function parameter([name, entry]: [string, v.GenericSchema], path: string) {
   const { description, examples, ...full } = jsonSchema(entry) as Record<string, unknown> & { examples?: unknown[] };
   const { pattern: _, maxLength: __, ...format } = full; // of a URL its format says enough, and generators of values follow a pattern first
   const schema = full.format === 'uri' ? format : full;
   return {
     name,
-    in: 'query',
+    in: path.includes(`{${name}}`) ? 'path' : 'query',
     required: entry.type !== 'optional',
     description,
     schema,

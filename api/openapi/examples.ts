@@ -5,6 +5,7 @@ import type { ModelName } from '../../core/presets.ts';
 import { parseRequest } from '../../core/request.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import type { Config } from '../config.ts';
+import { taskUrls } from '../tasks/present.ts';
 
 /** The configuration that the document shows. */
 export type About = Pick<Config, 'limits' | 'bridge' | 'publicUrl'> & { model: ModelName };
@@ -27,6 +28,7 @@ export function taskExamples({ model, limits, publicUrl }: About) {
     model,
     input,
     warnings,
+    urls: taskUrls(TASK_ID_EXAMPLE, publicUrl),
   } satisfies PresentedTask;
   const started_at = '2025-11-29T12:00:01.082Z';
   const ended = { ...queued, progress: 1, finished_at: '2025-11-29T12:00:40.770Z' };

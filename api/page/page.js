@@ -56,6 +56,7 @@ for (const image of document.querySelectorAll('.examples img'))
 onApi('back', () => {
   if ($('key-part').hidden) load();
 });
+window.addEventListener('hashchange', load);
 $('key-form').addEventListener('submit', onKeySubmit);
 $('forget').addEventListener('click', onForget);
 await load();
@@ -88,12 +89,21 @@ async function load() {
     $('list-problem').textContent = '';
     form.check();
     await showBudget();
+    await showLinked();
   } catch (error) {
     if (error instanceof RefusedError && error.status === 403) acceptKey(); // a valid key without the scope
     if ($('key-part').hidden) showParts({ isKeyNeeded: false });
     const text = error instanceof UnreachableError ? '' : errorText(error); // '' where the page shows it elsewhere
     if (text) $($('key-part').hidden ? 'list-problem' : 'key-error').textContent = text;
   }
+}
+
+/** Shows the task that the page's URL names, as `urls.web` of a task does. */
+async function showLinked() {
+  const id = location.hash.slice(1);
+  if (!/^[\da-f-]{36}$/.test(id)) return;
+  if (!list.get(id)) list.put([await requestJson(`/tasks/${id}`)]);
+  document.getElementById(id)?.scrollIntoView();
 }
 
 /** Shows how much of its budget the key has used, if it has one. */

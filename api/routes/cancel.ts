@@ -8,6 +8,7 @@ const alreadyEnded = (status: string) => new Problem('ended', `the task has alre
 export const cancel = endpoint({
   method: 'POST',
   path: '/cancel',
+  alias: { method: 'POST', path: '/tasks/:id/cancel', operationId: 'cancelTask' },
   scope: 'submit',
   query: TASK_QUERY,
   describe: ({ tasks }) => ({

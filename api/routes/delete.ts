@@ -10,6 +10,7 @@ const notEnded = (status: string) =>
 export const deleteTask = endpoint({
   method: 'POST',
   path: '/delete',
+  alias: { method: 'DELETE', path: '/tasks/:id', operationId: 'deleteTask' },
   scope: 'submit',
   query: TASK_QUERY,
   describe: ({ tasks }) => ({

@@ -49,6 +49,7 @@ export const EXAMPLE_REQUESTS = {
 export const img2vid = endpoint({
   method: 'POST',
   path: '/img2vid',
+  alias: { method: 'POST', path: '/tasks', operationId: 'createTask' },
   scope: 'submit',
   query: v.object({
     dry_run: v.optional(

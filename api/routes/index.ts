@@ -14,6 +14,7 @@ import { metrics } from './metrics.ts';
 import { page } from './page.ts';
 import { ready } from './ready.ts';
 import { status } from './status.ts';
+import { getTask, listTasks, taskEvents } from './tasks.ts';
 import { usage } from './usage.ts';
 import { deliveries, replay, testWebhook } from './webhooks.ts';
 
@@ -38,6 +39,9 @@ const openapi = endpoint({
 export const ENDPOINTS: Endpoint[] = [
   img2vid,
   status,
+  listTasks,
+  getTask,
+  taskEvents,
   cancel,
   deleteTask,
   usage,

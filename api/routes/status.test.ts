@@ -319,12 +319,22 @@ test('an id in capitals is the same id', async () => {
 test('a wrong call is answered with the right one', async () => {
   const detail = async (path: string, method = 'GET') =>
     (await (await fetch(service.url + path, { method })).json()) as object;
-  expect(await detail('/status/abc')).toMatchObject({
-    detail: 'no such path; the id belongs in the query: /status?id=abc',
-  });
-  expect(await detail('/status?id=abc', 'DELETE')).toMatchObject({
-    detail: expect.stringContaining('POST /delete?id=ID'),
-  });
+  for (const [path, method, text] of [
+    ['/status/abc', 'GET', 'no such path; the id belongs in the query: /status?id=abc'],
+    ['/status?id=abc', 'DELETE', 'use GET or HEAD /status; to delete a task’s files and prompt, use DELETE /tasks/abc'],
+    ['/img2vid', 'GET', 'use POST /img2vid'],
+    ['/tasks/abc', 'PUT', 'use GET or HEAD or DELETE /tasks/ID'],
+    ['/img2video', 'POST', 'no such path; did you mean POST /img2vid?'],
+    ['/v1/img2vid/', 'GET', 'no such path; did you mean POST /img2vid?'],
+    ['/task', 'POST', 'no such path; did you mean POST /tasks?'],
+    ['/task', 'GET', 'no such path; did you mean GET /tasks?'],
+    ['/tasks/abc/cancle', 'POST', 'no such path; did you mean POST /tasks/abc/cancel?'],
+    ['/tasks//cancel', 'POST', 'no such path; did you mean POST /tasks/ID/cancel?'],
+    ['/nothing/like/it', 'GET', 'no such path; see /docs'],
+    [`/${'x'.repeat(5000)}`, 'GET', 'no such path; see /docs'],
+    ['/runpod/callback', 'POST', 'no such path; see /docs'],
+  ] as const)
+    expect(await detail(path, method), path).toMatchObject({ detail: text });
   expect(await detail('/cancel', 'POST')).toMatchObject({
     errors: [{ field: 'id', message: 'is required in the query' }],
   });

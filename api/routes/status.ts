@@ -1,3 +1,4 @@
+import type { Context } from 'hono';
 import { type SSEStreamingApi, streamSSE } from 'hono/streaming';
 import * as v from 'valibot';
 import type { PresentedTask } from '../../core/responses.ts';
@@ -5,7 +6,7 @@ import { isActive } from '../../core/task-status.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { prefers } from '../http/prefers.ts';
 import { invalidInput } from '../http/problem.ts';
-import { json, list, ref, text } from '../openapi/parts.ts';
+import { type DocumentContext, json, list, ref, text } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { PublicTask } from '../store/task.ts';
 import { follow } from '../tasks/follow.ts';
@@ -41,45 +42,53 @@ export const status = endpoint({
             { oneOf: [ref('Task'), list(ref('Task'))] },
             { ...tasks, 'the list': [tasks.running, tasks.succeeded] },
           ),
-          'text/event-stream': {
-            schema: text,
-            example:
-              exampleEvent(tasks.running, 7) + exampleEvent(tasks.succeeded, Date.parse(tasks.succeeded.finished_at!)),
-          },
+          ...eventStream(tasks),
         },
       },
       204: { description: 'Events only: the task has ended, and no more events follow' },
     },
     errors: [noSuchTask(), invalidInput([{ field: 'limt', message: 'unknown; did you mean limit?' }])],
   }),
-  handle(services) {
-    const { store, lifecycle, presentTask } = services;
-    return async (c, { id, ...query }) => {
-      const owner = c.get('key').id;
-      if (id === undefined) return respondWithList(c, services, owner, query);
+  handle:
+    (services) =>
+    (c, { id, ...query }) => {
+      if (id === undefined) return respondWithList(c, services, c.get('key').id, query);
       const listOnly = Object.keys(query);
       if (listOnly.length > 0)
         throw invalidInput(listOnly.map((field) => ({ field, message: 'is only for the list; send it without id' })));
-
-      const task = await store.getPublic(owner, id);
-      if (!task) throw noSuchTask();
-      const wantsEvents = c.req.method === 'GET' && prefers(c, 'Accept', 'text/event-stream', 'application/json');
-      if (!wantsEvents) {
-        lifecycle.watch(task);
-        return c.json(await presentTask(task));
-      }
-      const hasSeenEnd = !isActive(task.status) && c.req.header('last-event-id') === eventId(task);
-      if (hasSeenEnd) return c.body(null, 204);
-      return streamSSE(c, (stream) => {
-        c.header('cache-control', 'no-store'); // instead of streamSSE's own: events contain links
-        c.header('x-accel-buffering', 'no'); // nginx would buffer them
-        return writeEvents(services, owner, task, stream, c.get('isAdmitted')).catch(
-          (error) => c.get('log').error({ error }, 'event stream failed'), // the client reconnects
-        );
-      });
-    };
-  },
+      return respondWithTask(c, services, id);
+    },
 });
+
+/** Responds with a task, or with its events if the request prefers them. @throws Problem 404 */
+export async function respondWithTask(c: Context, services: Services, id: string): Promise<Response> {
+  if (c.req.method === 'GET' && prefers(c, 'Accept', 'text/event-stream', 'application/json'))
+    return respondWithEvents(c, services, id);
+  const task = await requirePublicTask(c, services, id);
+  services.lifecycle.watch(task);
+  return c.json(await services.presentTask(task));
+}
+
+/** Responds with the events of a task: a stream, or 204 if the client has seen the last one. @throws Problem 404 */
+export async function respondWithEvents(c: Context, services: Services, id: string): Promise<Response> {
+  const task = await requirePublicTask(c, services, id);
+  if (c.req.method === 'HEAD') return c.body(null, 200, { 'content-type': 'text/event-stream' });
+  const hasSeenEnd = !isActive(task.status) && c.req.header('last-event-id') === eventId(task);
+  if (hasSeenEnd) return c.body(null, 204);
+  return streamSSE(c, (stream) => {
+    c.header('cache-control', 'no-store'); // instead of streamSSE's own: events contain links
+    c.header('x-accel-buffering', 'no'); // nginx would buffer them
+    return writeEvents(services, c.get('key').id, task, stream, c.get('isAdmitted')).catch(
+      (error) => c.get('log').error({ error }, 'event stream failed'), // the client reconnects
+    );
+  });
+}
+
+async function requirePublicTask(c: Context, { store }: Services, id: string): Promise<PublicTask> {
+  const task = await store.getPublic(c.get('key').id, id);
+  if (!task) throw noSuchTask();
+  return task;
+}
 
 /** Writes the task now and at each change, until it ends, the key is revoked or the process stops. */
 async function writeEvents(
@@ -102,6 +111,14 @@ async function writeEvents(
 
 /** Rises with each change. That of an ended task stays, although a late callback or its expiry still raises the task's version. */
 const eventId = ({ version, finished_at }: PublicTask) => String(finished_at ?? version);
+
+/** The events of a task, for the OpenAPI document. */
+export const eventStream = ({ running, succeeded }: DocumentContext['tasks']) => ({
+  'text/event-stream': {
+    schema: text,
+    example: exampleEvent(running, 7) + exampleEvent(succeeded, Date.parse(succeeded.finished_at)),
+  },
+});
 
 const exampleEvent = (task: PresentedTask, version: number) =>
   `event: task\ndata: ${JSON.stringify(task)}\nid: ${version}\n\n`;

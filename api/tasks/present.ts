@@ -48,7 +48,14 @@ export async function presentTask(
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
     ...(task.cost && { cost: task.cost }),
+    urls: taskUrls(task.id, config.publicUrl),
   };
+}
+
+/** The calls of a task, and its place on the page. */
+export function taskUrls(id: string, publicUrl: string): PresentedTask['urls'] {
+  const self = `${publicUrl}/tasks/${id}`;
+  return { self, events: `${self}/events`, cancel: `${self}/cancel`, delete: self, web: `${publicUrl}/#${id}` };
 }
 
 interface FileContext {

@@ -641,6 +641,10 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.reload();
       const shown = () => page.locator('.card').evaluateAll((cards) => cards.map(({ id }) => id));
       await eventually(async () => expect(await shown()).toEqual(ids.slice(3).reverse()));
+      await page.goto((await service.status(ids[1]!)).urls.web); // of a task that is not on the first page
+      await eventually(async () => expect(await shown()).toEqual([...ids.slice(3).reverse(), ids[1]]));
+      const top = () => page.locator(`[id="${ids[1]}"]`).evaluate((card) => card.getBoundingClientRect().top);
+      await eventually(async () => expect(await top()).toBeLessThan(SIZES.desktop.height));
       await page.click('#more');
       await eventually(async () => expect(await shown()).toEqual(ids.slice(1).reverse()));
       expect(await page.isVisible('#more')).toBe(false);
