@@ -94,9 +94,9 @@ function steadyCamera(spans: Span[]): Model {
       const pause = (clip * SECOND) / request.steps;
       return {
         ...opened,
-        async denoise(x, sigma, conditional) {
+        async denoise(x, sigma, conditional, step) {
           if (conditional) await delay(pause, undefined, { signal: request.signal }); // once a step
-          return opened.denoise(x, sigma, conditional);
+          return opened.denoise(x, sigma, conditional, step);
         },
         async *decode(x) {
           yield* opened.decode(x);

@@ -36,8 +36,8 @@ const parts: Record<string, (task: PeerTask) => Promise<void>> = {
     const numbers = { fps: 6, motion_bucket_id: 127, cond_aug: 0.02, steps: 25, H, W, T, decoding_t };
     clip = await model.open({ ...numbers, still, randn, signal: new AbortController().signal });
     latents = randn(clip.shape.reduce((product, size) => product * size, 1));
-    await clip.denoise(latents, 1, true);
-    await clip.denoise(latents, 1, false);
+    await clip.denoise(latents, 1, true, 0);
+    await clip.denoise(latents, 1, false, 0);
   },
   async decode({ T }) {
     let frames = 0;

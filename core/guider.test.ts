@@ -11,7 +11,7 @@ test('the unconditional branch is not run if no frame needs it', async () => {
     },
     [1, 1],
   );
-  expect(await denoise(new Float32Array(4), 1)).toEqual(new Float32Array([3, 3, 3, 3]));
+  expect(await denoise(new Float32Array(4), 1, 0)).toEqual(new Float32Array([3, 3, 3, 3]));
   expect(asked).toEqual([true]);
 });
 
@@ -26,6 +26,6 @@ test('guidance has an interval of noise levels: its upper bound is inside, its l
     { guidance_sigma_min: 0.173, guidance_sigma_max: 4.248 },
   );
   for (const sigma of noiseLevels(10, { discretization: 'AlignYourStepsDiscretization' }).slice(0, -1))
-    await denoise(new Float32Array(2), sigma);
+    await denoise(new Float32Array(2), sigma, 0);
   expect(guided).toEqual([4.248, 1.789, 0.981, 0.403]);
 });

@@ -37,11 +37,19 @@ export function guidanceScales(frames: number, guider: Guider): number[] {
   return Array<number>(frames).fill(guider.guider === 'VanillaCFG' ? guider.cfg_scale : 1);
 }
 
-/** Estimate of the clean latents x0 from x = x0 + sigma·noise; a fresh array of x's length. */
-export type Denoise = (x: Float32Array, sigma: number) => Promise<Float32Array>;
+/**
+ * Estimate of the clean latents x0 from x = x0 + sigma·noise; a fresh array of x's length. `step` is the sampler's step, from 0: a sampler
+ * may evaluate twice in one step, and a model may reuse in some steps what it computed in others.
+ */
+export type Denoise = (x: Float32Array, sigma: number, step: number) => Promise<Float32Array>;
 
 /** The same for one branch: given the still, or not. */
-export type DenoiseBranch = (x: Float32Array, sigma: number, conditional: boolean) => Promise<Float32Array>;
+export type DenoiseBranch = (
+  x: Float32Array,
+  sigma: number,
+  conditional: boolean,
+  step: number,
+) => Promise<Float32Array>;
 
 /** The noise levels at which the guider needs both branches. */
 export const guidanceInterval = (guider: Guider): GuidanceInterval =>
@@ -65,10 +73,10 @@ export function withGuidance(
   interval: GuidanceInterval = {},
 ): Denoise {
   const needsBoth = scales.some((scale) => scale !== 1);
-  return async (x, sigma) => {
-    const conditional = await denoise(x, sigma, true);
+  return async (x, sigma, step) => {
+    const conditional = await denoise(x, sigma, true, step);
     if (!needsBoth || !isInInterval(sigma, interval)) return conditional;
-    const out = await denoise(x, sigma, false);
+    const out = await denoise(x, sigma, false, step);
     const size = x.length / scales.length;
     scales.forEach((scale, t) => {
       for (let i = t * size; i < (t + 1) * size; i++) out[i] = out[i]! + scale * (conditional[i]! - out[i]!);

@@ -16,7 +16,7 @@ const all = parameters({ maxFrames: 1000, maxFps: 1000 }, 'svd');
 const side = v.pipe(v.number(), v.multipleOf(8), v.minValue(64), v.maxValue(2048));
 const { T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit } = all;
 const { s_churn, s_tmin, s_tmax, s_noise, eta, order, sigma_min, sigma_max, rho } = all;
-const { cfg_scale, max_cfg_scale, min_guidance_scale } = all;
+const { cfg_scale, max_cfg_scale, min_guidance_scale, cache_interval, cache_depth } = all;
 const interval = {
   guidance_sigma_min: v.optional(all.guidance_sigma_min),
   guidance_sigma_max: v.optional(all.guidance_sigma_max),
@@ -28,6 +28,8 @@ const common = {
   /** as long as W or H is unknown: they follow from the picture */
   aspect_ratio: v.optional(v.literal('auto')),
   ...{ T, cond_aug, seed, decoding_t, fps, motion_bucket_id, num_cols, steps, image_index, fit },
+  cache_interval: v.optional(cache_interval),
+  cache_depth: v.optional(cache_depth),
   prompt: v.optional(all.prompt),
   image_url: v.optional(all.image_url),
   task_id: v.pipe(v.string(), v.uuid('must be a UUID')),
@@ -73,6 +75,10 @@ export const jobSchema = v.pipe(
   v.check(
     (job) => isSized(job) !== (job.aspect_ratio !== undefined && job.prompt === undefined),
     'needs W and H, or for a picture aspect_ratio',
+  ),
+  v.check(
+    (job) => (job.cache_interval === undefined) === (job.cache_depth === undefined),
+    'cache_interval and cache_depth belong together',
   ),
   // A key may only lead into the task's own folder, or to a still, whose owner the API has checked.
   v.check(

@@ -25,6 +25,8 @@ const GROUPS = {
     cfg_scale: 'Guidance scale',
     guidance_sigma_min: 'Guidance above sigma',
     guidance_sigma_max: 'Guidance up to sigma',
+    cache_interval: 'Whole run every … steps',
+    cache_depth: 'Layers of every step',
     decoding_t: 'Frames decoded at a time',
     webhook_url: 'Webhook',
   },

@@ -141,7 +141,7 @@ type Choice = 'sampler' | 'discretization' | 'guider';
 
 /** The parameters that a model ignores. */
 export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
-  camera: ['cond_aug', 'decoding_t'],
+  camera: ['cond_aug', 'decoding_t', 'cache_interval', 'cache_depth'],
   svd: [],
   svd_xt: [],
   svd_xt_1_1: [],
@@ -214,6 +214,16 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       'Guidance only at noise levels above this sigma. Must be below guidance_sigma_max. Other levels take half the time',
     ),
     guidance_sigma_max: positive('Guidance only at noise levels up to this sigma. Other levels take half the time'),
+    cache_interval: integer(
+      1,
+      10,
+      'Steps from one whole run of the network to the next. In between, only a part of it runs, with features of the last whole run. 1 always runs all of it',
+    ),
+    cache_depth: integer(
+      1,
+      5,
+      'Layers at the end of the network that run in every step. Only with cache_interval above 1',
+    ),
     image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate; only with prompt or still_of'),
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
@@ -240,7 +250,9 @@ export type Request = Partial<Values>;
 /** What the still is made from. The first one that a request has is used. */
 export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
-type OptionalName = 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
+/** Absent in an input that caches nothing. */
+type CacheName = 'cache_interval' | 'cache_depth';
+type OptionalName = CacheName | 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
 type CommonName = Exclude<
   ParameterName,
   | OptionalName
@@ -278,6 +290,8 @@ export function defaults(model: ModelName) {
     sampler: 'EulerEDMSampler',
     ...discretization,
     ...guider,
+    cache_interval: 1,
+    cache_depth: 2,
     image_index: 1,
     fit: 'cover',
   } as const;

@@ -157,6 +157,10 @@ function resolve(request: Request, source: Source, { limits, model, seed }: Requ
   const input = all as Input;
   if (request.T === undefined) input.T = Math.min(input.T, limits.maxFrames);
   if (request.fps === undefined) input.fps = Math.min(input.fps, limits.maxFps);
+  if (input.cache_interval === 1) {
+    delete input.cache_interval;
+    delete input.cache_depth;
+  }
   input.decoding_t = Math.min(input.decoding_t, input.T);
   if (input.sampler === 'LinearMultistepSampler') input.order = Math.min(input.order, input.steps);
   return input;
@@ -191,6 +195,11 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
       'the prompt has another --ar: its picture is drawn with that one, and then fitted to the frame',
     ],
     [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
+    [
+      request.cache_depth !== undefined && input.cache_interval === undefined,
+      'cache_depth',
+      'ignored: only with cache_interval above 1',
+    ],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
     ...UNUSED[model].map((name): [boolean, string, string] => [
       request[name] !== undefined,

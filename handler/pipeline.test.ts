@@ -494,9 +494,9 @@ test('outside of the guidance interval the network runs once a step', async () =
   const runs: [sigma: number, conditional: boolean][] = [];
   const open: Model['open'] = async (request) => {
     const clip = await camera.open(request);
-    const denoise: Clip['denoise'] = (x, sigma, conditional) => {
+    const denoise: Clip['denoise'] = (x, sigma, conditional, step) => {
       runs.push([sigma, conditional]);
-      return clip.denoise(x, sigma, conditional);
+      return clip.denoise(x, sigma, conditional, step);
     };
     return { ...clip, denoise };
   };

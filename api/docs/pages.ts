@@ -21,7 +21,15 @@ export const NAVIGATION: Record<string, string[]> = {
     'api/reference',
   ],
   Clients: ['clients/typescript', 'clients/command-line', 'clients/python'],
-  Models: ['models/camera', 'models/svd', 'models/memory', 'models/sampling', 'stills', 'midjourney'],
+  Models: [
+    'models/camera',
+    'models/svd',
+    'models/memory',
+    'models/sampling',
+    'models/feature-cache',
+    'stills',
+    'midjourney',
+  ],
   Deploy: [
     'deploy/docker',
     'deploy/runpod-serverless',

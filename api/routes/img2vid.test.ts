@@ -209,6 +209,8 @@ describe('an invalid value is refused with the allowed ones', () => {
     ['min_guidance_scale', [0.9, 10.1], /a number from 1 to 10/],
     ['guidance_sigma_min', [-1], /a number, 0 or more/],
     ['guidance_sigma_max', [0], /a number above 0/],
+    ['cache_interval', [0, 11, 1.5], integer(1, 10)],
+    ['cache_depth', [0, 6], integer(1, 5)],
     ['image_index', [0, 5, 1.5], integer(1, 4)],
     ['still_of', ['x', 5], /id of an earlier task/],
     ['fit', ['crop'], /one of cover, contain, stretch/],
@@ -315,6 +317,18 @@ describe('an invalid value is refused with the allowed ones', () => {
     expect(response.status).toBe(422);
     expect((await response.json()).errors[0].field).toBe('T');
   });
+});
+
+test('features are cached only if the request says so; else the input is the same as without these parameters', async () => {
+  const create = async (body: object) => (await service.post({ prompt: 'x', seed: 1, ...body })).json();
+  const { input } = await create({});
+  const unused = await create({ cache_interval: 1, cache_depth: 3 });
+  expect(unused.input).toEqual(input);
+  const ignored = { field: 'cache_depth', message: 'ignored: only with cache_interval above 1' };
+  expect(unused.warnings).toContainEqual(ignored);
+  const cached = await create({ cache_interval: 3 });
+  expect(cached.input).toEqual({ ...input, cache_interval: 3, cache_depth: 2 });
+  expect(cached.warnings).toEqual([{ field: 'cache_interval', message: 'the model camera does not use it' }]);
 });
 
 describe('sampler, discretization and guider', () => {

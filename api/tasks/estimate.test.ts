@@ -123,6 +123,16 @@ test('the estimate counts one branch outside of the guidance interval', async ()
   expect(await estimate(client, { ...levels, s_churn: 5, guidance_sigma_max: 4.248 })).toBe(single(6));
 });
 
+test('the estimate counts the part of the network that runs with cached features', async () => {
+  await start('svd_xt');
+  const client = await service.key();
+  expect(await estimate(client, { cache_interval: 2 })).toBeCloseTo(30 + 4 * (15 + 15 * 0.247), 6);
+  const levels = { discretization: 'AlignYourStepsDiscretization', steps: 10, cache_interval: 3 };
+  const interval = { guidance_sigma_min: 0.403, guidance_sigma_max: 4.248 };
+  // Steps 0, 3, 6 and 9 are whole. The unconditional branch runs in 4 and 6, whole, and in 5.
+  expect(await estimate(client, { ...levels, ...interval })).toBeCloseTo(30 + 2 * (6 + 7 * 0.247), 6);
+});
+
 test('the expected time is the median of the latest results; of SVD nothing is known before', async () => {
   await start('svd_xt');
   const client = await service.key();

@@ -115,7 +115,7 @@ for (const sigma of [0.7, 2, 8, 700]) {
         // −|x − x0|² / 2σ², without what does not depend on theta
         return (conditional ? Math.log(prior) : 0) + dot(projections, theta) / sigma ** 2;
       });
-      const denoised = await clip.denoise(x, sigma, conditional);
+      const denoised = await clip.denoise(x, sigma, conditional, 0);
       const worst = latentsOf(expected, T).reduce(
         (most, value, i) => Math.max(most, Math.abs(value - denoised[i]!)),
         0,
@@ -167,7 +167,7 @@ test('denoise leaves its input as it was', async () => {
   const clip = await open();
   const x = generator(1).randn(20);
   const before = x.slice();
-  expect(await clip.denoise(x, 2, true)).toHaveLength(20);
+  expect(await clip.denoise(x, 2, true, 0)).toHaveLength(20);
   expect(x).toEqual(before);
 });
 

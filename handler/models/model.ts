@@ -1,4 +1,5 @@
 /** The interface of every model. Samplers see a clip only. */
+import type { DenoiseBranch } from '../../core/guider.ts';
 import type { JobOutput } from '../../core/job.ts';
 
 /** In pixels; T is the number of frames. */
@@ -22,6 +23,9 @@ export interface ClipRequest extends ClipSize {
   decoding_t: number;
   /** of the sampler */
   steps: number;
+  /** steps from one whole evaluation of the network to the next, and the layers that run in every step; absent: every evaluation is whole */
+  cache_interval?: number | undefined;
+  cache_depth?: number | undefined;
   /** the video's random numbers; the model draws before the sampler */
   randn: (n: number) => Float32Array;
   signal: AbortSignal;
@@ -38,8 +42,8 @@ export interface Still {
 export interface Clip {
   /** of the latents: frames, channels, height and width */
   readonly shape: readonly [T: number, C: number, h: number, w: number];
-  /** E[x0 | x = x0 + sigma·noise], given the still if `conditional`; x and the result are flat arrays of `shape`. */
-  denoise(x: Float32Array, sigma: number, conditional: boolean): Promise<Float32Array>;
+  /** E[x0 | x = x0 + sigma·noise], given the still if `conditional`; x and the result are flat arrays of `shape`. `step` is the sampler's. */
+  denoise: DenoiseBranch;
   /** T frames of rgb24, W×H×3 bytes each, one at a time so that memory stays flat. */
   decode(x: Float32Array): AsyncIterable<Uint8Array>;
   /** parameters that were not met; complete when all frames are decoded */

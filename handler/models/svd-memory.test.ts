@@ -62,7 +62,7 @@ async function framesOf(model: ReturnType<typeof openSvd>, decoding_t: number, c
   const clip = await model.open({ ...numbers, H, W, T, decoding_t, still, randn, signal });
   try {
     const noise = randn(clip.shape.reduce((product, length) => product * length, 1));
-    const x = await clip.denoise(noise, 1, true);
+    const x = await clip.denoise(noise, 1, true, 0);
     const frames: Uint8Array[] = [];
     for await (const frame of clip.decode(x)) frames.push(frame);
     return { frames, warnings: [...clip.warnings] };

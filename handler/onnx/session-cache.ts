@@ -78,6 +78,9 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
       }
     },
 
+    /** Whether a session is still open. */
+    isOpen: (session: Session) => [...kept.values()].some((other) => other.session === session),
+
     /** Closes a session if opening it took at most `ms`: then its memory is worth more. On a GPU, time is worth more. */
     async closeIfCheap(session: Session, ms: number): Promise<void> {
       if (device === 'cuda' || session.timings.open > ms) return;

@@ -48,32 +48,35 @@ export async function openSession(graph: Graph, options: SessionOptions = {}) {
     },
   }).catch(rethrow);
   const timings = { open: performance.now() - start, run: 0 };
-  const output = graph.outputs[0]!.name;
+
+  /**
+   * @param feeds one flat array for each of the graph's inputs
+   * @returns the graph's outputs in their order
+   * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
+   */
+  async function runAll(feeds: Record<string, Float32Array>): Promise<Float32Array[]> {
+    const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
+    if (unknown) throw new Error(`${unknown}: the network has no such input`);
+    const tensors: Record<string, Tensor> = {};
+    for (const { name, shape } of graph.inputs) {
+      const [data, length] = [feeds[name], product(shape)];
+      if (data?.length !== length)
+        throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
+      tensors[name] = new Tensor('float32', data, shape);
+    }
+    const start = performance.now();
+    const results = await session.run(tensors).catch(rethrow);
+    timings.run = performance.now() - start;
+    onRun?.(timings.run);
+    return graph.outputs.map(({ name }) => results[name]!.data as Float32Array);
+  }
 
   return {
     /** milliseconds that opening it and its last run took */
     timings: timings as Readonly<typeof timings>,
-    /**
-     * @param feeds one flat array for each of the graph's inputs
-     * @returns the graph's only output
-     * @throws Error that names an input which is missing, unknown or of another length; OutOfMemory
-     */
-    async run(feeds: Record<string, Float32Array>): Promise<Float32Array> {
-      const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
-      if (unknown) throw new Error(`${unknown}: the network has no such input`);
-      const tensors: Record<string, Tensor> = {};
-      for (const { name, shape } of graph.inputs) {
-        const [data, length] = [feeds[name], product(shape)];
-        if (data?.length !== length)
-          throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
-        tensors[name] = new Tensor('float32', data, shape);
-      }
-      const start = performance.now();
-      const results = await session.run(tensors).catch(rethrow);
-      timings.run = performance.now() - start;
-      onRun?.(timings.run);
-      return results[output]!.data as Float32Array;
-    },
+    runAll,
+    /** The same for the first output, of most graphs the only one. */
+    run: async (feeds: Record<string, Float32Array>): Promise<Float32Array> => (await runAll(feeds))[0]!,
     close: () => session.release(),
   };
 }

@@ -44,23 +44,42 @@ interface Conditioning {
 }
 
 /**
+ * DeepCache (Ma et al., arXiv:2312.00858): most of the network changes little from step to step. The last `depth` layers of the way up, and
+ * the part of the way down whose skips they take, run in every step; what enters them is kept from an earlier one.
+ */
+export interface CachedForm {
+  /** 1 or more, at most `layersUp(config)` − 1; diffusers' DeepCacheSDHelper counts from 0 (cache_branch_id), DeepCache's SVD code from −1 */
+  depth: number;
+  /** whole: the whole network, which also outputs the feature. shallow: what runs in every step, which takes it as an input */
+  form: 'whole' | 'shallow';
+}
+
+/** The number of layers on the way up: each a residual block with its attention, and the upsampler with the last of its block. */
+export const layersUp = ({ block_out_channels, layers_per_block }: UNetConfig) =>
+  block_out_channels.reduce((sum, _, block) => sum + at(layers_per_block, block) + 1, 0);
+
+const at = (value: number | number[], block: number) => (Array.isArray(value) ? value[block]! : value);
+
+/** [N, C, H, W] → [N, C', H', W'] */
+type Layer = (x: Value) => Value;
+
+/**
  * One evaluation: v for noisy latents joined with the still's.
  *
  * Inputs: `sample` [B, T, in_channels, h, w]; `time` [1, block_out_channels[0]], the embedded c_noise; `added` [B, 768], the embedded
  * (fps − 1, motion bucket, augmentation); `context` [B, cross_attention_dim], the picture's CLIP embedding, B being the branches of
- * guidance. Output: `v` [B, T, out_channels, h, w].
+ * guidance. Output: `v` [B, T, out_channels, h, w]. With a cached form also `feature` [B·T, C, H, W], an output or an input.
  */
 export function unet(
   weights: SafeTensors,
   config: UNetConfig,
   { B, T, h, w }: { B: number; T: number; h: number; w: number },
   options?: GraphOptions,
+  cached?: CachedForm,
 ): Graph {
   const g = createNetworkGraph(weights, options);
   const N = B * T;
   const channels = config.block_out_channels;
-  const blocks = channels.length;
-  const at = (value: number | number[], block: number) => (Array.isArray(value) ? value[block]! : value);
 
   const sample = g.input('sample', [B, T, config.in_channels, h, w]);
   const time = g.input('time', [1, channels[0]!]);
@@ -75,6 +94,35 @@ export function unet(
   const elements = (N * h * w * channels[0]!) / 2; // half of the first level's
   const conditioning = { B, T, context, embedding, embeddingOfFrames, elements };
 
+  const { down, middle, up } = unetLayers(g, config, conditioning);
+  const isShallow = cached?.form === 'shallow';
+  const first = cached ? up.length - cached.depth : 0; // the layer on the way up that the feature enters
+  let x = g.reshape(sample, [N, config.in_channels, h, w]);
+  const skips: Value[] = [];
+  for (const layer of isShallow ? down.slice(0, cached.depth) : down) {
+    x = layer(x);
+    skips.push(x);
+  }
+  if (isShallow) x = g.input('feature', [N, up[first - 1]!.channels, ...skips.at(-1)!.shape.slice(2)]);
+  else for (const layer of middle) x = layer(x);
+
+  let feature = x;
+  for (const [i, { layer }] of up.entries()) {
+    if (isShallow && i < first) continue;
+    if (i === first) feature = x;
+    x = layer(x, skips);
+  }
+
+  x = conv2d(g, silu(g, groupNorm(g, x, 'conv_norm_out', 1e-5)), 'conv_out', config.out_channels);
+  g.output('v', g.reshape(x, [B, T, config.out_channels, h, w]));
+  if (cached?.form === 'whole') g.output('feature', feature);
+  return g;
+}
+
+/** The network's layers in the order in which they run. Each on the way down leaves a skip; each on the way up takes the last one left. */
+function unetLayers(g: NetworkGraph, config: UNetConfig, conditioning: Conditioning) {
+  const channels = config.block_out_channels;
+  const blocks = channels.length;
   const residual = (x: Value, name: string, C: number, epsilon: number) =>
     g.formulations.block(g, () => layers.spatioTemporalResBlock(g, x, name, C, { ...conditioning, epsilon }));
   const attention = (x: Value, name: string, block: number) => {
@@ -82,43 +130,45 @@ export function unet(
     return g.formulations.block(g, () => transformer(g, x, name, heads, depth, conditioning));
   };
 
-  let x = conv2d(g, g.reshape(sample, [N, config.in_channels, h, w]), 'conv_in', channels[0]!);
-  const skips = [x];
+  const down: Layer[] = [(x) => conv2d(g, x, 'conv_in', channels[0]!)];
   for (let i = 0; i < blocks; i++) {
     const crosses = config.down_block_types[i] === 'CrossAttnDownBlockSpatioTemporal';
+    const name = `down_blocks.${i}`;
     for (let j = 0; j < at(config.layers_per_block, i); j++) {
-      x = residual(x, `down_blocks.${i}.resnets.${j}`, channels[i]!, crosses ? 1e-6 : 1e-5);
-      if (crosses) x = attention(x, `down_blocks.${i}.attentions.${j}`, i);
-      skips.push(x);
+      down.push((x) => {
+        const y = residual(x, `${name}.resnets.${j}`, channels[i]!, crosses ? 1e-6 : 1e-5);
+        return crosses ? attention(y, `${name}.attentions.${j}`, i) : y;
+      });
     }
-    if (i < blocks - 1) {
-      x = layers.plainConv(g, x, `down_blocks.${i}.downsamplers.0.conv`, channels[i]!, { stride: 2 });
-      skips.push(x);
-    }
+    if (i < blocks - 1)
+      down.push((x) => layers.plainConv(g, x, `${name}.downsamplers.0.conv`, channels[i]!, { stride: 2 }));
   }
 
   const innermost = channels.at(-1)!; // UNetMidBlockSpatioTemporal
-  x = residual(x, 'mid_block.resnets.0', innermost, 1e-5);
-  x = attention(x, 'mid_block.attentions.0', blocks - 1);
-  x = residual(x, 'mid_block.resnets.1', innermost, 1e-5);
+  const middle: Layer[] = [
+    (x) => residual(x, 'mid_block.resnets.0', innermost, 1e-5),
+    (x) => attention(x, 'mid_block.attentions.0', blocks - 1),
+    (x) => residual(x, 'mid_block.resnets.1', innermost, 1e-5),
+  ];
 
+  const up: { channels: number; layer: (x: Value, skips: Value[]) => Value }[] = [];
   for (let i = 0; i < blocks; i++) {
     const level = blocks - 1 - i;
     const crosses = config.up_block_types[i] === 'CrossAttnUpBlockSpatioTemporal';
-    for (let j = 0; j <= at(config.layers_per_block, level); j++) {
-      const joined = g.concat([x, skips.pop()!], 1);
-      x = residual(joined, `up_blocks.${i}.resnets.${j}`, channels[level]!, crosses ? 1e-5 : 1e-6);
-      if (crosses) x = attention(x, `up_blocks.${i}.attentions.${j}`, level);
-    }
-    if (i < blocks - 1) {
-      const [, , height, width] = skips.at(-1)!.shape as [number, number, number, number]; // odd sizes are not doubled exactly
-      x = layers.upsample(g, x, `up_blocks.${i}.upsamplers.0.conv`, [height, width]);
+    const [name, C, last] = [`up_blocks.${i}`, channels[level]!, at(config.layers_per_block, level)];
+    for (let j = 0; j <= last; j++) {
+      const layer = (x: Value, skips: Value[]) => {
+        const joined = g.concat([x, skips.pop()!], 1);
+        let y = residual(joined, `${name}.resnets.${j}`, C, crosses ? 1e-5 : 1e-6);
+        if (crosses) y = attention(y, `${name}.attentions.${j}`, level);
+        if (j < last || i === blocks - 1) return y;
+        const [, , height, width] = skips.at(-1)!.shape as [number, number, number, number]; // odd sizes are not doubled exactly
+        return layers.upsample(g, y, `${name}.upsamplers.0.conv`, [height, width]);
+      };
+      up.push({ channels: C, layer });
     }
   }
-
-  x = conv2d(g, silu(g, groupNorm(g, x, 'conv_norm_out', 1e-5)), 'conv_out', config.out_channels);
-  g.output('v', g.reshape(x, [B, T, config.out_channels, h, w]));
-  return g;
+  return { down, middle, up };
 }
 
 /** TransformerSpatioTemporalModel: blocks within each frame and, blended with them, along the frames at each place. */

@@ -159,7 +159,7 @@ describe('the denoiser', () => {
       expect(x).toHaveLength(frames * C * H * W);
       const raw = networkOf(goldens.network, { C, H, W, k, v_cond: Array(frames).fill(v) } as Latents);
       const denoise = vPrediction(async (xin, cn) => Float32Array.from(raw(xin, cn, 'cond')));
-      expect(error(await denoise(Float32Array.from(x), sigma, true), denoised)).toBeLessThan(1e-6);
+      expect(error(await denoise(Float32Array.from(x), sigma, true, 0), denoised)).toBeLessThan(1e-6);
     }
   });
 

@@ -59,9 +59,9 @@ async function takeSteps(sampling: Sampling, step: Step): Promise<Float32Array> 
  * correction. Without churn it is DDIM (arXiv:2010.02502). One evaluation a step.
  */
 export const eulerEDM = (sampling: Sampling, churn: Churn) =>
-  takeSteps(sampling, async (x, sigma, sigma_next) => {
+  takeSteps(sampling, async (x, sigma, sigma_next, i) => {
     const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
-    return eulerStep(x_hat, await sampling.denoise(x_hat, sigma_hat), sigma_hat, sigma_next);
+    return eulerStep(x_hat, await sampling.denoise(x_hat, sigma_hat, i), sigma_hat, sigma_next);
   });
 
 /**
@@ -69,12 +69,12 @@ export const eulerEDM = (sampling: Sampling, churn: Churn) =>
  * Two evaluations a step, one in the last.
  */
 export const heunEDM = (sampling: Sampling, churn: Churn) =>
-  takeSteps(sampling, async (x, sigma, sigma_next) => {
+  takeSteps(sampling, async (x, sigma, sigma_next, i) => {
     const { x_hat, sigma_hat } = addChurn(x, sigma, sampling, churn);
-    const denoised = await sampling.denoise(x_hat, sigma_hat);
+    const denoised = await sampling.denoise(x_hat, sigma_hat, i);
     const x_2 = eulerStep(x_hat, denoised, sigma_hat, sigma_next);
     if (sigma_next === 0) return x_2;
-    const denoised_2 = await sampling.denoise(x_2, sigma_next);
+    const denoised_2 = await sampling.denoise(x_2, sigma_next, i);
     const dt = sigma_next - sigma_hat;
     return x_hat.map((value, j) => {
       const d = (value - denoised[j]!) / sigma_hat;
@@ -88,9 +88,9 @@ export const heunEDM = (sampling: Sampling, churn: Churn) =>
  * noise of sigma_up is added. One evaluation a step.
  */
 export const eulerAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral) =>
-  takeSteps(sampling, async (x, sigma, sigma_next) => {
+  takeSteps(sampling, async (x, sigma, sigma_next, i) => {
     const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
-    const x_down = eulerStep(x, await sampling.denoise(x, sigma), sigma, sigma_down);
+    const x_down = eulerStep(x, await sampling.denoise(x, sigma, i), sigma, sigma_down);
     return addNoise(x_down, s_noise * sigma_up, sampling);
   });
 
@@ -99,14 +99,14 @@ export const eulerAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral) 
  * (sample_dpmpp_2s_ancestral): a second evaluation at the geometric mean of sigma and sigma_down.
  */
 export const dpmpp2sAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral) =>
-  takeSteps(sampling, async (x, sigma, sigma_next) => {
+  takeSteps(sampling, async (x, sigma, sigma_next, i) => {
     const { sigma_down, sigma_up } = ancestralStep(sigma, sigma_next, eta);
-    const denoised = await sampling.denoise(x, sigma);
+    const denoised = await sampling.denoise(x, sigma, i);
     if (sigma_down === 0) return addNoise(eulerStep(x, denoised, sigma, 0), s_noise * sigma_up, sampling);
     const h = Math.log(sigma / sigma_down); // t = −ln sigma
     const sigma_mid = Math.sqrt(sigma * sigma_down);
     const x_2 = mix(sigma_mid / sigma, x, -Math.expm1(-h / 2), denoised);
-    const denoised_2 = await sampling.denoise(x_2, sigma_mid);
+    const denoised_2 = await sampling.denoise(x_2, sigma_mid, i);
     const x_down = mix(sigma_down / sigma, x, -Math.expm1(-h), denoised_2);
     return addNoise(x_down, s_noise * sigma_up, sampling);
   });
@@ -117,8 +117,8 @@ export const dpmpp2sAncestral = (sampling: Sampling, { eta, s_noise }: Ancestral
  */
 export function dpmpp2m(sampling: Sampling): Promise<Float32Array> {
   let last: { denoised: Float32Array; h: number } | undefined;
-  return takeSteps(sampling, async (x, sigma, sigma_next) => {
-    const denoised = await sampling.denoise(x, sigma);
+  return takeSteps(sampling, async (x, sigma, sigma_next, i) => {
+    const denoised = await sampling.denoise(x, sigma, i);
     if (sigma_next === 0) return denoised; // the limit: h is infinite
     const h = Math.log(sigma / sigma_next); // t = −ln sigma
     const r = last ? last.h / h : Infinity; // the first step is of first order
@@ -135,7 +135,7 @@ export function dpmpp2m(sampling: Sampling): Promise<Float32Array> {
 export function linearMultistep(sampling: Sampling, { order }: { order: number }): Promise<Float32Array> {
   const ds: Float32Array[] = []; // slopes, newest first
   return takeSteps(sampling, async (x, sigma, _sigma_next, i) => {
-    const denoised = await sampling.denoise(x, sigma);
+    const denoised = await sampling.denoise(x, sigma, i);
     ds.unshift(x.map((value, j) => (value - denoised[j]!) / sigma));
     ds.length = Math.min(ds.length, order);
     const coefficients = multistepCoefficients(sampling.sigmas, ds.length, i);

@@ -1,8 +1,12 @@
-import { OutOfMemory, type Session } from '../../onnx/session.ts';
+import { JobError } from '../../../core/job.ts';
+import { OutOfMemory } from '../../onnx/session.ts';
+import { layersUp } from '../../onnx/unet.ts';
 import type { Clip, ClipRequest } from '../model.ts';
 import { clipResize } from './clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from './conditioning.ts';
-import { LATENT_SCALE, type Networks, toJobError } from './networks.ts';
+import { evaluate, type FeatureCache, type Features, type UnetSessions } from './feature-cache.ts';
+import { LATENT_SCALE } from './graphs.ts';
+import { type Networks, toJobError } from './networks.ts';
 import { standardize, toBytes, toPlanes } from './pixels.ts';
 import { vPrediction } from './preconditioning.ts';
 
@@ -26,17 +30,23 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
   const size = { H, W, T };
   networks.check(size);
   const { vae, unet } = networks.configs;
+  const cache = cacheOf(request, layersUp(unet));
   const [h, w, Z] = [H / LATENT_SCALE, W / LATENT_SCALE, vae.latent_channels];
   const plane = Z * h * w; // values of a frame's latent
 
   const still = await encodeStill(networks, request);
   signal.throwIfAborted();
   const added = embedAddedTimeIds(request, unet.addition_time_embed_dim);
-  let session: Session | undefined = await networks.unet(size, decoding_t, steps);
+  let sessions: UnetSessions | undefined = await networks.unet(size, decoding_t, steps, cache);
+  const features: Features = new Map();
   let reopenLimit = 0; // milliseconds
   const warnings: SvdClip['warnings'] = [];
+  if (cache && !sessions.shallow) {
+    const message = 'memory is not enough to keep features of the network, so every step runs all of it';
+    warnings.push({ field: 'cache_interval', message });
+  }
 
-  const denoise = vPrediction(async (x, c_noise, conditional) => {
+  const denoise = vPrediction(async (x, c_noise, conditional, step) => {
     // Each frame's noisy latent, then the still's, which the unconditional branch does not get.
     const sample = new Float32Array(T * 2 * plane);
     for (let t = 0; t < T; t++) {
@@ -46,8 +56,9 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     const time = timestepEmbedding(c_noise, unet.block_out_channels[0]!);
     const context = conditional ? still.embedding : new Float32Array(still.embedding.length);
     try {
-      session ??= await networks.unet(size, decoding_t, steps);
-      return await session.run({ sample, time, added, context });
+      sessions ??= await networks.unet(size, decoding_t, steps, cache);
+      const when = { conditional, step, interval: cache?.interval ?? 1 };
+      return await evaluate(sessions, { sample, time, added, context }, features, when);
     } catch (error) {
       throw toJobError(error, size);
     }
@@ -55,10 +66,11 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
 
   /** Closes the networks of sampling that reopen fast, so that the decoder can use their memory. */
   async function endSampling(): Promise<void> {
-    if (!session) return;
-    reopenLimit = MAX_REOPEN_SHARE * 2 * steps * session.timings.run;
-    for (const used of [still.encoder, session]) await networks.closeIfCheap(used, reopenLimit);
-    session = undefined;
+    if (!sessions) return;
+    features.clear();
+    reopenLimit = MAX_REOPEN_SHARE * 2 * steps * sessions.whole.timings.run;
+    for (const used of [still.encoder, ...Object.values(sessions)]) await networks.closeIfCheap(used, reopenLimit);
+    sessions = undefined;
   }
 
   async function* decodeFloat(x: Float32Array) {
@@ -101,6 +113,13 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     },
     warnings,
   };
+}
+
+/** @param layers the UNet's on its way up. @throws JobError */
+function cacheOf({ cache_interval = 1, cache_depth = 1 }: ClipRequest, layers: number): FeatureCache | undefined {
+  if (cache_interval === 1) return undefined;
+  if (cache_depth < layers) return { interval: cache_interval, depth: cache_depth };
+  throw new JobError('invalid_input', `cache_depth: must be from 1 to ${layers - 1} with this model`);
 }
 
 /** CLIP's embedding of the still, and its latent with the augmentation's noise, the first that is drawn. */

@@ -1,24 +1,13 @@
 import { formatMemory } from '../../../core/format.ts';
 import { JobError } from '../../../core/job.ts';
-import type { Graph, GraphOptions } from '../../onnx/graph.ts';
-import { clipVision } from '../../onnx/image-encoder.ts';
-import { demand, FASTEST_POLICY, POLICIES, SMALLEST_POLICY } from '../../onnx/policy.ts';
+import { type Device, demand, FASTEST_POLICY, SMALLEST_POLICY } from '../../onnx/policy.ts';
 import { OutOfMemory } from '../../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../../onnx/session-cache.ts';
-import { unet } from '../../onnx/unet.ts';
-import { vaeDecoder, vaeEncoder } from '../../onnx/vae.ts';
-import { type Policy, product } from '../../onnx/value.ts';
+import { type Policy, sizeOf } from '../../onnx/value.ts';
 import type { ClipSize } from '../model.ts';
+import type { FeatureCache, UnetSessions } from './feature-cache.ts';
 import { openFiles } from './files.ts';
-
-/** Pixels that a latent is wide and high. */
-export const LATENT_SCALE = 8;
-/** A frame's height and width are multiples of it. */
-const SIDE = 64;
-/** Graphs that are kept, some MB each in the real size: those of the last clips, which are often of one size. */
-const MAX_GRAPHS = 16;
-/** Numbers of bytes that are kept. */
-const MAX_SIZES = 10_000;
+import { createGraphs, type Graphs, type NetworkName, SIDE } from './graphs.ts';
 
 /**
  * The four networks of a model, and what fits into memory.
@@ -26,61 +15,57 @@ const MAX_SIZES = 10_000;
  */
 export function openNetworks(folder: string, options: SessionsOptions) {
   const { device, memory } = options;
-  const { configs, weights } = openFiles(folder, device);
-  const [fastest, smallest] = [FASTEST_POLICY[device], SMALLEST_POLICY[device]];
+  const files = openFiles(folder, device);
+  const graphs = createGraphs(files, device);
+  const { graphOf, needOf, minimumMemory } = graphs;
+  const fastest = FASTEST_POLICY[device];
   const sessions = createSessions(options);
-
-  const suited = (policy: Policy): GraphOptions => ({ policy, precision: POLICIES[policy].precision });
-  const write = {
-    clip: (policy: Policy) => clipVision(weights.clip, configs.clip, suited(policy)),
-    // In half precision the encoder overflows, as diffusers' force_upcast knows.
-    encoder: (policy: Policy, { H, W }: ClipSize) => vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { policy }),
-    unet: (policy: Policy, { T, H, W }: ClipSize) =>
-      unet(weights.unet, configs.unet, { B: 1, T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy)),
-    decoder: (policy: Policy, { T, H, W }: ClipSize) =>
-      vaeDecoder(weights.vae, configs.vae, { T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy)),
-  };
-  type NetworkName = keyof typeof write;
-  // Written once in small, so that a tensor that is missing or of another shape is found now and not by a job.
-  for (const graph of Object.values(write)) graph(smallest, { T: 1, H: SIDE, W: SIDE });
-
-  const graphOf = memoize(
-    MAX_GRAPHS,
-    (network: NetworkName, policy: Policy, H: number, W: number, T: number): Graph =>
-      write[network](policy, { H, W, T }),
-  );
-  /** The least memory, in bytes, that a run of a network needs. On a processor this includes two copies of its output. */
-  const needOf = memoize(MAX_SIZES, (network: NetworkName, H: number, W: number, T: number): number => {
-    const graph = write[network](smallest, { H, W, T }); // a tenth of a second in the real size
-    const output = 2 * 4 * product(graph.outputs[0]!.shape);
-    return demand(graph).peak + (device === 'cpu' ? output : 0);
-  });
-  /** The least memory, in bytes, in which a clip of this size can be made: that of its largest network, when frames are decoded one by one. */
-  const minimumMemory = ({ H, W, T }: ClipSize) =>
-    Math.max(needOf('clip', H, W, 1), needOf('encoder', H, W, 1), needOf('decoder', H, W, 1), needOf('unet', H, W, T));
 
   /** The most frames, halved from `decoding_t`, that can be decoded at a time. */
   function framesAtATime({ H, W, T }: ClipSize, decoding_t: number): number {
     let count = Math.min(decoding_t, T);
-    while (count > 1 && needOf('decoder', H, W, count) > memory) count >>= 1;
+    while (count > 1 && needOf('decoder', H, W, count, 0) > memory) count >>= 1;
     return count;
   }
 
-  const get = (network: NetworkName, { H, W, T }: ClipSize, runs: number, reservedBytes?: number) =>
-    sessions.get(network, (policy) => graphOf(network, policy, H, W, T), runs, reservedBytes);
+  const get = (network: NetworkName, { H, W, T }: ClipSize, runs: number, reservedBytes = 0, depth = 0) =>
+    sessions.get(
+      depth > 0 ? `${network}, cache depth ${depth}` : network,
+      (policy) => graphOf(network, policy, H, W, T, depth),
+      runs,
+      reservedBytes,
+    );
+
+  /** The UNet's two forms, both open. @returns undefined: memory is not enough for both and for the features */
+  async function openForms(size: ClipSize, steps: number, { interval, depth }: FeatureCache, decoder: number) {
+    const bytes = memoryOfForms(graphs, size, depth, device);
+    if (bytes.least > memory) return undefined;
+    const [whole, shallow] = bytes.held;
+    const reserved = Math.max(bytes.most, whole + shallow + decoder);
+    const runs = 2 * Math.ceil(steps / interval); // of the whole form
+    const forms = {
+      whole: await get('unet', size, runs, reserved - whole, depth),
+      shallow: await get('shallow unet', size, 2 * steps - runs, reserved - shallow, depth),
+    };
+    return sessions.isOpen(forms.whole) ? forms : undefined; // it was closed if memory ran out for the other
+  }
 
   return {
-    configs,
+    configs: files.configs,
     framesAtATime,
     clip: () => get('clip', { H: SIDE, W: SIDE, T: 1 }, 1),
     encoder: (size: ClipSize) => get('encoder', { ...size, T: 1 }, 1),
     decoder: (size: ClipSize) => get('decoder', size, 1),
-    /** @param decoding_t frames that are decoded at a time afterwards: the decoder's memory is reserved */
-    unet(size: ClipSize, decoding_t: number, steps: number) {
+    /**
+     * @param decoding_t frames that are decoded at a time afterwards: the decoder's memory is reserved
+     * @param cache is not used if memory is not enough: then there is no shallow form
+     */
+    async unet(size: ClipSize, decoding_t: number, steps: number, cache?: FeatureCache): Promise<UnetSessions> {
       const { H, W } = size;
       const T = framesAtATime(size, decoding_t);
-      const decoder = demand(graphOf('decoder', fastest, H, W, T)).peak;
-      return get('unet', size, 2 * steps, Math.max(needOf('decoder', H, W, T), decoder));
+      const decoder = Math.max(needOf('decoder', H, W, T, 0), demand(graphOf('decoder', fastest, H, W, T, 0)).peak);
+      const forms = cache && (await openForms(size, steps, cache, decoder));
+      return forms ?? { whole: await get('unet', size, 2 * steps, decoder) };
     },
     closeIfCheap: sessions.closeIfCheap,
     closeAll: sessions.closeAll,
@@ -127,15 +112,26 @@ function scaled({ H, W, T }: ClipSize, n: number): ClipSize {
   return { H: side(H), W: side(W), T };
 }
 
-/** Keeps a function's last `max` results. */
-function memoize<A extends readonly unknown[], R>(max: number, make: (...args: A) => R): (...args: A) => R {
-  const results = new Map<string, R>(); // the least recently used first
-  return (...args) => {
-    const key = args.join(' ');
-    const result = results.get(key) ?? make(...args);
-    results.delete(key);
-    results.set(key, result);
-    if (results.size > max) results.delete(results.keys().next().value!);
-    return result;
+/** Bytes of the UNet's two forms and the features of both branches, for clips that cache features. */
+function memoryOfForms({ graphOf, needOf }: Graphs, { H, W, T }: ClipSize, depth: number, device: Device) {
+  const names = ['unet', 'shallow unet'] as const;
+  const features = 2 * sizeOf(graphOf('unet', FASTEST_POLICY[device], H, W, T, depth).outputs[1]!);
+  const demandsOf = (policy: Policy) => names.map((name) => demand(graphOf(name, policy, H, W, T, depth)));
+  /** while one form is opened or runs, and the other is kept */
+  const together = (peaks: readonly number[], [whole, shallow]: readonly { held: number }[]) =>
+    features + Math.max(peaks[0]! + shallow!.held, peaks[1]! + whole!.held);
+
+  const fastest = demandsOf(FASTEST_POLICY[device]);
+  const needs = names.map((name) => needOf(name, H, W, T, depth));
+  return {
+    /** with the smallest policy */
+    least: together(needs, demandsOf(SMALLEST_POLICY[device])),
+    /** with the fastest policy */
+    most: together(
+      fastest.map(({ peak }) => peak),
+      fastest,
+    ),
+    /** of the whole and of the shallow form, between runs, with the fastest policy */
+    held: fastest.map(({ held }) => held) as [number, number],
   };
 }

@@ -46,7 +46,7 @@ export default {
   async guide({ name, params, B, T, uncond, cond }: { name: string; params: Params; B: number; T: number; uncond?: number[]; cond: number[] }) {
     const scales = repeated(guidanceScales(T, guiderOf(name, params)), B);
     const denoise = withGuidance(async (_x, _sigma, conditional) => Float32Array.from(conditional ? cond : uncond!), scales);
-    return denoise(Float32Array.from(cond), 1);
+    return denoise(Float32Array.from(cond), 1, 0);
   },
   ancestralStep: samplers.ancestralStep,
   lmsCoeffs: (sigmas: number[], order: number, i: number) => samplers.multistepCoefficients(sigmas, Math.min(i + 1, order), i),
