@@ -47,7 +47,7 @@ test('a File names the clip, and bytes do not', async () => {
   const bytes = new Uint8Array(await sample().jpeg().toBuffer());
   const named = await client.img2vid({ image: new File([bytes], 'my cat.jpg') });
   expect(named.answer.input.image).toBe('my cat.jpg');
-  for (const image of [bytes, new Blob([bytes])])
+  for (const image of [bytes, new Blob([bytes]), Buffer.from(bytes).toString('base64')])
     expect((await client.img2vid({ image })).answer.input).not.toHaveProperty('image');
   await finish(named.id);
   expect((await named.done()).videos![0]!.filename).toBe('my-cat-1.mp4');

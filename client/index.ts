@@ -15,8 +15,11 @@ export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './we
 export type { FollowedTask, Task, Usage };
 
 export type Video = NonNullable<Task['videos']>[number];
-/** The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. A File names the clip. */
-export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array };
+/**
+ * The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. A File names the clip; text is
+ * base64 or a data URL.
+ */
+export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array | string };
 /** Every parameter with the value that would be used, and the most that the task can cost. */
 export type DryRun = v.InferOutput<typeof RESPONSES.DryRun>;
 
@@ -172,12 +175,13 @@ export function createClient({
   };
 }
 
-/** Multipart with a picture, else JSON. */
+/** Multipart with a file, else JSON. */
 function requestBody({ image, ...parameters }: Parameters): {
   body: FormData | string;
   headers: Record<string, string>;
 } {
-  if (image === undefined) return { body: JSON.stringify(parameters), headers: { 'content-type': 'application/json' } };
+  if (image === undefined || typeof image === 'string')
+    return { body: JSON.stringify({ ...parameters, image }), headers: { 'content-type': 'application/json' } };
   const body = new FormData();
   for (const [name, value] of Object.entries(parameters)) if (value !== undefined) body.append(name, String(value));
   const blob = image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]);

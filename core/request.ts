@@ -61,7 +61,10 @@ function schemaOf(limits: Limits, model: ModelName) {
   return schema;
 }
 
-const NO_FILE = { field: 'image', message: 'must be a file in multipart/form-data; to send a URL, use image_url' };
+const NO_FILE = {
+  field: 'image',
+  message: 'must be a file in multipart/form-data, a data URL or base64; to send a URL, use image_url',
+};
 
 /**
  * @param values may be the input of an earlier task. Its `image` is only a file's name, which is ignored if there is a source.

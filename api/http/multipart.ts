@@ -14,7 +14,8 @@ const PIECE = 256 * 1024;
 
 export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
 export const tooManyFields = () => new Problem('too_large', `a form may have at most ${MAX_FIELDS} fields`);
-const tooMuchText = () => new Problem('too_large', 'the text of a form may have at most 1 MB');
+export const tooMuchText = () =>
+  new Problem('too_large', 'the text of a request may have at most 1 MB, without a picture');
 
 export interface Part {
   name: string;

@@ -4,11 +4,14 @@ import type { Context } from 'hono';
 import { uploadName } from '../../core/file-name.ts';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import { type FieldNote, parseTextFields } from '../../core/request.ts';
-import { MAX_FIELDS, MAX_TEXT_BYTES, parseMultipart, tooManyFields } from './multipart.ts';
+import { cutLongestText, MAX_PICTURE_TEXT, type PictureField, takeInlinePicture } from './inline-picture.ts';
+import { MAX_FIELDS, MAX_TEXT_BYTES, parseMultipart, tooManyFields, tooMuchText } from './multipart.ts';
 import { ClientDisconnected, invalidInput, Problem } from './problem.ts';
 
 /** A picture and the text fields around it. */
 const MAX_BODY_BYTES = MAX_PICTURE_BYTES + MAX_TEXT_BYTES;
+/** The same in JSON. */
+const MAX_JSON_BYTES = MAX_PICTURE_TEXT + MAX_TEXT_BYTES;
 /** Bodies up to this length, in bytes, are read at once and not counted. Node reads no more than Content-Length. */
 const SMALL_BODY = 8192;
 
@@ -43,11 +46,13 @@ export interface Body {
   image?: Uint8Array;
   /** name of the picture's file, as people read it */
   imageName?: string | undefined;
+  /** the field that had the picture as text */
+  imageField?: PictureField;
 }
 
 /**
- * @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field or an unexpected file, and those of
- * `reserve`
+ * @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field, an unexpected file or a picture that is
+ * no base64, and those of `reserve`
  * @throws ClientDisconnected
  */
 export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
@@ -56,9 +61,9 @@ export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
   if (encoding.toLowerCase() !== 'identity') throw encodedBody(encoding);
   switch (type.split(';')[0]!.trim().toLowerCase()) {
     case 'application/json':
-      return { values: readJson(await readText(c, reserve)) };
+      return takeInlinePicture(readJson(await readBytes(c, MAX_JSON_BYTES, reserve)));
     case 'application/x-www-form-urlencoded':
-      return { values: readForm(await readText(c, reserve)) };
+      return takeInlinePicture(readForm(await readText(c, reserve)));
     case 'multipart/form-data':
       return readMultipart(await readBytes(c, MAX_BODY_BYTES, reserve), type);
     default:
@@ -102,15 +107,22 @@ function decodeText(bytes: Buffer): string {
   }
 }
 
-function readJson(text: string): Record<string, unknown> {
+/** A picture may be longer than all other text. It is not parsed with the rest, since a parser of so much else would block the process. */
+function readJson(bytes: Buffer): Record<string, unknown> {
+  const [rest, restore] = bytes.length > MAX_TEXT_BYTES ? cutLongestText(bytes, MAX_TEXT_BYTES) : [bytes, () => true];
+  if (rest.length > MAX_TEXT_BYTES) throw tooMuchText();
+  const text = decodeText(rest);
   let value: unknown;
+  let isRestored: boolean;
   try {
     value = JSON.parse(text);
+    isRestored = restore(value);
   } catch (cause) {
     throw notJson(cause);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new Problem('unreadable', 'the body must be a JSON object');
+  if (!isRestored) throw tooMuchText();
   return value as Record<string, unknown>;
 }
 
@@ -145,6 +157,6 @@ async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
     others.map(({ name, bytes }) => [name, name === 'image' ? bytes.toString() : decodeText(bytes)]),
   );
   const [image] = images;
-  if (!image || image.bytes.length === 0) return { values };
+  if (!image || image.bytes.length === 0) return takeInlinePicture(values);
   return { values, image: new Uint8Array(image.bytes), imageName: uploadName(image.filename ?? '') };
 }

@@ -148,14 +148,19 @@ function webhooks({ tasks }: DocumentContext) {
 
 function requestSchemas(about: About) {
   const properties = requestProperties(about);
-  const anyOf = ['prompt', 'image_url', 'still_of'].map((name) => ({ required: [name] }));
+  const anyOf = ['prompt', 'image_url', 'image', 'still_of'].map((name) => ({ required: [name] }));
   const image = {
     type: 'string',
-    contentMediaType: 'image/*',
     description: `The picture to animate: ${PICTURE_TYPES_TEXT} (the first picture of several), ${PICTURE_LIMITS_TEXT}`,
   };
+  const asText = `${image.description}; as base64 or a data URL. A file’s name, as the input of a task has it, is ignored with another source`;
   return {
-    Request: { type: 'object', additionalProperties: false, properties, anyOf },
-    Upload: { type: 'object', anyOf: [...anyOf, { required: ['image'] }], properties: { ...properties, image } },
+    Request: {
+      type: 'object',
+      additionalProperties: false,
+      properties: { ...properties, image: { ...image, description: asText, 'x-group': 'Source' } },
+      anyOf,
+    },
+    Upload: { type: 'object', anyOf, properties: { ...properties, image: { ...image, contentMediaType: 'image/*' } } },
   };
 }

@@ -80,7 +80,7 @@ function parse({ config }: Services, { values, image }: Body) {
 async function complete(
   c: Context,
   services: Services,
-  { image, imageName }: Body,
+  { image, imageName, imageField }: Body,
   { input: unsized, warnings, request }: ReturnType<typeof parse>,
   { isDryRun }: { isDryRun: boolean },
 ) {
@@ -95,7 +95,7 @@ async function complete(
   let picture = still?.size;
   if (image) {
     if (!isDryRun) await checkAdmission(c, services, upload, estimated);
-    const size = await checkImage(c, image); // an unused one, too: the client should learn that it is broken
+    const size = await checkImage(c, image, imageField); // an unused one, too: the client should learn that it is broken
     if (upload) picture = size;
   }
   const input =
@@ -127,13 +127,13 @@ async function findStill({ store, bucket }: Services, owner: string, id: string,
  * @throws Problem 422 the picture is refused, 503 it can't be checked now
  * @throws ClientDisconnected
  */
-async function checkImage(c: Context, image: Uint8Array) {
+async function checkImage(c: Context, image: Uint8Array, field: Body['imageField']) {
   const { signal } = c.req.raw;
   try {
     return await checkPicture(image, signal, c.get('key').id);
   } catch (error) {
     if (signal.aborted) throw new ClientDisconnected({ cause: error });
-    if (error instanceof JobError) throw imageRejected(error.message);
+    if (error instanceof JobError) throw imageRejected(error.message, field);
     throw error instanceof QueueFullError ? tooManyPictures() : pictureNotChecked(error);
   }
 }
@@ -165,4 +165,5 @@ export const noBridge = () =>
   );
 export const tooManyPictures = () => unavailable('too many pictures are being checked; try again');
 const pictureNotChecked = (cause: unknown) => unavailable('the picture could not be checked; try again', cause);
-export const imageRejected = (message: string) => invalidInput([{ field: 'image', message }], 'image_rejected');
+export const imageRejected = (message: string, field: Body['imageField'] = 'image') =>
+  invalidInput([{ field, message }], 'image_rejected');

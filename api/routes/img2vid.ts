@@ -119,7 +119,7 @@ function describe({ limits, tasks }: DocumentContext) {
     tags: ['tasks'],
     summary: 'Create a task',
     description:
-      'Needs a prompt, an image_url, a picture (multipart only) or still_of. Every other parameter is optional.',
+      'Needs a prompt, an image_url, a picture (multipart, or as text) or still_of. Every other parameter is optional.',
     parameters: [
       headerParameter(
         'Idempotency-Key',

@@ -1,0 +1,85 @@
+/** Pictures within text, as JSON carries them: base64 (RFC 4648) or a data URL (RFC 2397). */
+import { randomUUID } from 'node:crypto';
+import { uploadName } from '../../core/file-name.ts';
+import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
+import { imageTooLarge } from './multipart.ts';
+import { invalidInput } from './problem.ts';
+
+/** Fields whose text may be a picture. */
+const FIELDS = ['image', 'image_url'] as const;
+export type PictureField = (typeof FIELDS)[number];
+/** Base64 has four characters for three bytes. Line breaks and escapes add a little. */
+export const MAX_PICTURE_TEXT = 1.4 * MAX_PICTURE_BYTES;
+
+const QUOTE = 0x22;
+
+interface Taken {
+  /** the other values */
+  values: Record<string, unknown>;
+  image?: Uint8Array;
+  /** the field that had the picture */
+  imageField?: PictureField;
+}
+
+/**
+ * Takes the picture out of the text of `image`, or of a data URL in `image_url`. Other text of `image` stays: it may be a file's name.
+ * @throws Problem 413 the picture is too large, 422 a data URL has no base64, or there are two pictures
+ */
+export function takeInlinePicture(values: Record<string, unknown>): Taken {
+  const pictures = FIELDS.flatMap((field) => {
+    const text = values[field];
+    const isOther = typeof text !== 'string' || (field === 'image' ? uploadName(text) === text : !isDataUrl(text));
+    const image = isOther ? undefined : decode(text, field);
+    return image ? [{ field, image }] : [];
+  });
+  const [first, second] = pictures;
+  if (!first) return { values };
+  if (second) throw invalidInput([{ field: 'image', message: 'given more than once: image_url is a picture, too' }]);
+  const { [first.field]: _, ...others } = values;
+  return { values: others, image: first.image, imageField: first.field };
+}
+
+const isDataUrl = (text: string) => /^\s*data:/i.test(text);
+
+/** @returns the bytes; undefined: neither a data URL nor base64 */
+function decode(text: string, field: PictureField): Uint8Array | undefined {
+  const base64 = text.slice(/^\s*data:[^,]{0,200};base64,/i.exec(text)?.[0].length ?? 0);
+  if (base64.length > MAX_PICTURE_TEXT) throw imageTooLarge();
+  const bytes = decodeBase64(base64) ?? decodeBase64(base64.replace(/\s+/g, ''));
+  if (bytes && bytes.length > MAX_PICTURE_BYTES) throw imageTooLarge();
+  if (bytes || !isDataUrl(text)) return bytes;
+  throw invalidInput([
+    { field, message: 'must be a data URL with base64, such as data:image/png;base64,iVBORw0KGgo…' },
+  ]);
+}
+
+/** Buffer skips what is not base64, so the length says whether everything is. */
+function decodeBase64(text: string): Uint8Array | undefined {
+  const digits = text.length - (text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0);
+  const bytes = Buffer.from(text, 'base64');
+  const isComplete = digits > 1 && digits % 4 !== 1 && bytes.length === Math.floor((digits * 3) / 4);
+  return isComplete ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length) : undefined;
+}
+
+/**
+ * Replaces the longest text of a JSON document by a short one, so that a parser needs no more memory and time than for the rest.
+ * @param maxRest bytes of the rest beyond which the longest text does not matter
+ * @returns the shorter document, and a function that puts the text back into the values; it returns false if no field of a picture had it
+ */
+export function cutLongestText(json: Buffer, maxRest: number): [rest: Buffer, restore: (json: unknown) => boolean] {
+  let [start, end] = [0, 0];
+  // Beyond the limit the search ends: a document of nothing but quotes would block the process.
+  for (let at = json.indexOf(QUOTE); at !== -1 && at - (end - start) <= maxRest; ) {
+    const next = json.indexOf(QUOTE, at + 1);
+    if (next - at > end - start) [start, end] = [at + 1, next];
+    at = next;
+  }
+  const mark = randomUUID();
+  const restore = (value: unknown) => {
+    const values = Object(value) as Record<string, unknown>;
+    const field = FIELDS.find((name) => values[name] === mark);
+    if (field) values[field] = JSON.parse(`"${json.toString('latin1', start, end)}"`); // it may have escapes, such as \/
+    return field !== undefined;
+  };
+  return [Buffer.concat([json.subarray(0, start), Buffer.from(mark), json.subarray(end)]), restore];
+}
