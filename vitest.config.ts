@@ -9,7 +9,7 @@ const INTEGRATION = [
   'api/http/read-body.test.ts',
   'api/routes/{malicious-upload,store-down}.test.ts',
   'api/store/*.test.ts',
-  'client/cli.test.ts',
+  'client/{cli,package}.test.ts',
   'core/bucket/s3*.test.ts',
   'core/picture/*.test.ts',
   'core/standard-output.test.ts',

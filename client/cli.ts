@@ -1,12 +1,14 @@
+#!/usr/bin/env node
 /** `img2vid`: the API from a terminal or a script. */
 import { realpathSync } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
 import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
+import { loadEnvFile } from '../core/env-file.mjs';
 import { CLEAR_LINE } from '../core/format.ts';
-import { parseTextFields } from '../core/request.ts';
 import { watchOutput } from '../core/standard-output.ts';
-import { isActive, STATUSES, type TaskStatus } from '../core/task-status.ts';
+import { isActive, STATUSES } from '../core/task-status.ts';
+import { parseTextFields } from '../core/text-fields.ts';
 import {
   formatAmount,
   formatError,
@@ -228,7 +230,7 @@ async function status({ client, id, show, print, signal }: Context): Promise<num
 async function list({ client, values, switches, out, signal }: Context): Promise<number> {
   const { since, until, limit = '20' } = values;
   if (!/^\d+$/.test(limit)) throw new UsageError('--limit: must be a whole number, 0 for all');
-  const status = values.status as TaskStatus | undefined; // the service checks it
+  const status = values.status as Task['status'] | undefined; // the service checks it
   const max = Number(limit) || Infinity;
   const isJson = switches.has('json');
   let count = 0;
@@ -295,6 +297,14 @@ function save(context: Context, task: Task, path: string): Promise<string> {
 
 /** Runs as a process. The first Ctrl-C ends the waiting, the second one the process. A closed pipe ends a list. */
 export async function run(): Promise<void> {
+  try {
+    // The file may be that of any project: its URL must not get the key of the environment.
+    if (!process.env.IMG2VID_API_KEY) loadEnvFile(['IMG2VID_URL', 'IMG2VID_API_KEY']);
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`);
+    process.exitCode = EXIT.file;
+    return;
+  }
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
   watchOutput(() => stop.abort(CLOSED));

@@ -1,10 +1,8 @@
 /** Command lines on which every parameter of a request is a flag: parsing and help. */
-import { parameterRows } from '../core/parameter-schema.ts';
-import { parameters } from '../core/parameters.ts';
-import { describeUnknownParameter } from '../core/request.ts';
+import { describeUnknownParameter } from '../core/unknown-names.ts';
+import ROWS from './parameters.json' with { type: 'json' };
 
-const LIMITS = { maxFrames: 100, maxFps: 120 }; // the defaults of a service
-const PARAMETERS = Object.keys(parameters(LIMITS, 'svd'));
+const PARAMETERS = ROWS.map(({ name }) => name);
 const HELP_WIDTH = 110; // characters
 
 /** A wrong command line. Its message is for the user. */
@@ -65,11 +63,9 @@ export function checkNames(fields: Flags<string, string>['fields'], own: readonl
 export function parameterHelp(): string {
   const indent = Math.max(...PARAMETERS.map((name) => name.length)) + 6;
   const wrap = (text: string) => text.match(new RegExp(`\\S.{0,${HELP_WIDTH - indent - 1}}(?=\\s|$)`, 'g'))!;
-  return parameterRows(LIMITS)
-    .map(({ name, range, defaultValue, description }) => {
-      const values = [range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');
-      const lines = [...wrap(description), ...wrap(values)].join(`\n${' '.repeat(indent)}`);
-      return `  --${name}`.padEnd(indent) + lines;
-    })
-    .join('\n');
+  return ROWS.map(({ name, range, defaultValue, description }) => {
+    const values = [range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');
+    const lines = [...wrap(description), ...wrap(values)].join(`\n${' '.repeat(indent)}`);
+    return `  --${name}`.padEnd(indent) + lines;
+  }).join('\n');
 }

@@ -1,14 +1,12 @@
 /** Follows a task by its events, reconnecting where they break off. */
-import type { PresentedTask } from '../core/responses.ts';
 import { isActive } from '../core/task-status.ts';
 import { SECOND } from '../core/time.ts';
 import { followEvents } from './events.js';
 import { ApiError } from './http.ts';
+import type { Task } from './types.ts';
 
 /** The API sends something every 15 s, so a stream that is silent for longer than this has broken off. */
 const IDLE_TIMEOUT = 45 * SECOND;
-
-export type Task = PresentedTask;
 
 /** A task that can be followed: iterating gives its current state and each later one, until it ends. */
 export interface FollowedTask extends AsyncIterable<Task> {

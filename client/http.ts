@@ -1,9 +1,8 @@
 /** One request to the API, with retries, and its errors. */
-import type { ProblemCode } from '../core/problems.ts';
-import type { FieldNote } from '../core/request.ts';
 import { parseRetryAfter } from '../core/retry-after.js';
 import { SECOND } from '../core/time.ts';
 import { sleep } from './sleep.js';
+import type { ProblemCode } from './types.ts';
 
 /** Until a response begins, besides the wait that the request asks for. An upload has up to 20 MB. */
 const TIMEOUT = 120 * SECOND;
@@ -21,7 +20,7 @@ export class ApiError extends Error {
   /** for programs; `unreachable`: no response, `unexpected`: a response from something else, such as a proxy */
   readonly code: ProblemCode | 'unreachable' | 'unexpected';
   /** every wrong field, with what is allowed */
-  readonly errors: FieldNote[];
+  readonly errors: { field: string; message: string }[];
   /** the pause that the server asks for before a retry; seconds */
   readonly retryAfter: number | undefined;
   /** whether the same request may succeed later */

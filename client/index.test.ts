@@ -1,10 +1,24 @@
-import { build } from 'esbuild';
 import { Webhook } from 'standardwebhooks';
+import type * as v from 'valibot';
 import { afterAll, beforeAll, expect, expectTypeOf, test, vi } from 'vitest';
+import type { Input, requestSchema } from '../core/parameters.ts';
+import type { ProblemCode } from '../core/problems.ts';
+import type { PresentedTask, Usage as PresentedUsage, RESPONSES } from '../core/responses.ts';
 import { sample } from '../test/support/malicious-pictures.ts';
 import { type TestService, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
 import { problem, scripted } from '../test/support/test-client.ts';
-import { ApiError, type Client, createClient, type Task, verifyWebhook, WebhookVerificationError } from './index.ts';
+import {
+  ApiError,
+  type Client,
+  createClient,
+  type DryRun,
+  type Task,
+  type Usage,
+  verifyWebhook,
+  type WebhookEvent,
+  WebhookVerificationError,
+} from './index.ts';
+import type { RequestParameters } from './types.ts';
 
 let service: TestService;
 let client: Client;
@@ -51,6 +65,16 @@ test('a File names the clip, and bytes do not', async () => {
     expect((await client.img2vid({ image })).answer.input).not.toHaveProperty('image');
   await finish(named.id);
   expect((await named.done()).videos![0]!.filename).toBe('my-cat-1.mp4');
+});
+
+test('the generated types are those of the schemas', () => {
+  expectTypeOf<RequestParameters>().toEqualTypeOf<v.InferInput<ReturnType<typeof requestSchema>>>();
+  expectTypeOf<Omit<Task, 'input'>>().toEqualTypeOf<Omit<PresentedTask, 'input'>>();
+  expectTypeOf<Input>().toExtend<Task['input']>();
+  expectTypeOf<Omit<DryRun, 'input'>>().toEqualTypeOf<Omit<v.InferOutput<typeof RESPONSES.DryRun>, 'input'>>();
+  expectTypeOf<Usage>().toEqualTypeOf<PresentedUsage>();
+  expectTypeOf<v.InferOutput<typeof RESPONSES.Event>>().toExtend<WebhookEvent>();
+  expectTypeOf<ApiError['code']>().toEqualTypeOf<ProblemCode | 'unreachable' | 'unexpected'>();
 });
 
 test('unknown parameters and values of the wrong type do not compile', () => {
@@ -220,17 +244,4 @@ test('a webhook is accepted only with a valid signature, and its event is typed'
   ] as const)
     expect(() => verifyWebhook(given, named, secret)).toThrow(WebhookVerificationError);
   expect(() => verifyWebhook(body, headers, '')).toThrow('empty');
-});
-
-test('the client can be bundled for browsers, without Node’s modules, in less than 30 kB', async () => {
-  const entryPoints = [new URL('index.ts', import.meta.url).pathname];
-  const { outputFiles } = await build({
-    entryPoints,
-    bundle: true,
-    platform: 'browser',
-    format: 'esm',
-    minify: true,
-    write: false,
-  });
-  expect(outputFiles[0]!.contents.length).toBeLessThan(30_000);
 });

@@ -1,27 +1,22 @@
 /**
- * The typed client, for Node 20.19 or newer and for browsers: nothing of Node's is imported. Requests and responses are typed by the
- * API's own schemas.
+ * The typed client, for Node 20.19 or newer and for browsers: nothing of Node's is imported. The types of requests and responses are
+ * made from the API's own schemas.
  */
-import type * as v from 'valibot';
-import type { requestSchema } from '../core/parameters.ts';
-import type { RESPONSES, Usage } from '../core/responses.ts';
-import type { TaskStatus } from '../core/task-status.ts';
 import { MINUTE } from '../core/time.ts';
-import { type FollowedTask, followTask, type Task } from './follow.ts';
+import { type FollowedTask, followTask } from './follow.ts';
 import { type CallOptions, call } from './http.ts';
+import type { DryRun, RequestParameters, Task, Usage } from './types.ts';
 
 export { ApiError } from './http.ts';
 export { verifyWebhook, type WebhookEvent, WebhookVerificationError } from './webhook.ts';
-export type { FollowedTask, Task, Usage };
+export type { DryRun, FollowedTask, Task, Usage };
 
 export type Video = NonNullable<Task['videos']>[number];
 /**
  * The body of a request: one of `prompt`, `image_url`, `image` and `still_of`, and any other parameters. A File names the clip; text is
  * base64 or a data URL.
  */
-export type Parameters = v.InferInput<ReturnType<typeof requestSchema>> & { image?: Blob | Uint8Array | string };
-/** Every parameter with the value that would be used, and the most that the task can cost. */
-export type DryRun = v.InferOutput<typeof RESPONSES.DryRun>;
+export type Parameters = RequestParameters & { image?: Blob | Uint8Array | string };
 
 export interface ClientOptions {
   /** such as https://video.example.com */
@@ -49,7 +44,7 @@ export interface CreateOptions extends Options {
 }
 
 export interface ListOptions extends Options {
-  status?: TaskStatus | undefined;
+  status?: Task['status'] | undefined;
   /** created then or later */
   since?: Date | string | undefined;
   /** created before */

@@ -1,6 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { CLEAR_LINE, formatBar } from '../core/format.ts';
-import type { PresentedTask } from '../core/responses.ts';
+import type { Task } from './types.ts';
 
 /** A task's progress in one line of a terminal; a line for each stage where the output is no terminal. */
 export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
@@ -8,7 +8,7 @@ export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
   let lastStage = '';
 
   return {
-    show({ status, stage, step, steps, progress, eta_seconds }: PresentedTask) {
+    show({ status, stage, step, steps, progress, eta_seconds }: Task) {
       const name = stage ?? status;
       const count = step === undefined ? '' : ` ${step}/${steps}`;
       const left = eta_seconds === undefined ? '' : `  about ${eta_seconds} s left`;
@@ -17,7 +17,7 @@ export function progressBar(out: Pick<WriteStream, 'isTTY' | 'write'>) {
       lastStage = name;
     },
 
-    end({ status }: PresentedTask) {
+    end({ status }: Task) {
       const seconds = ((Date.now() - start) / 1000).toFixed(1);
       out.write(`${out.isTTY ? CLEAR_LINE : ''}${status} after ${seconds} s\n`);
     },

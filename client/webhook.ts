@@ -1,11 +1,14 @@
 /** Webhooks as a receiver sees them: how a task has ended. */
-import { Webhook } from 'standardwebhooks';
-import type { PresentedTask } from '../core/responses.ts';
+import { WebhookVerificationError as VerificationError, Webhook } from 'standardwebhooks';
+import type { Task } from './types.ts';
 
-export { WebhookVerificationError } from 'standardwebhooks';
+/** Thrown where a webhook is not signed with the secret, or is too old. */
+export class WebhookVerificationError extends Error {
+  override name = 'WebhookVerificationError';
+}
 
 export type WebhookEvent =
-  | { type: 'task.succeeded' | 'task.failed' | 'task.canceled'; timestamp: string; data: PresentedTask }
+  | { type: 'task.succeeded' | 'task.failed' | 'task.canceled'; timestamp: string; data: Task }
   | { type: 'webhook.test'; timestamp: string; data: { message: string } };
 
 /**
@@ -22,5 +25,11 @@ export function verifyWebhook(
   const text = typeof body === 'string' ? body : new TextDecoder().decode(body);
   const named = headers instanceof Headers ? Object.fromEntries(headers) : headers;
   const single = Object.fromEntries(Object.entries(named).map(([name, value]) => [name, String(value ?? '')]));
-  return new Webhook(secret).verify(text, single) as WebhookEvent;
+  const webhook = new Webhook(secret);
+  try {
+    return webhook.verify(text, single) as WebhookEvent;
+  } catch (cause) {
+    if (cause instanceof VerificationError) throw new WebhookVerificationError(cause.message, { cause });
+    throw cause;
+  }
 }

@@ -1,11 +1,9 @@
 /** Turns a client's values, from JSON, a form or a command line, into the input of a task. */
-import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { type EDMDiscretization, noiseLevels } from './discretization.ts';
 import { uploadName } from './file-name.ts';
 import { isSized, parseRatio, withSize } from './frame-size.ts';
 import { aspectRatioOf } from './midjourney-prompt.ts';
-import { describeOtherName } from './other-names.ts';
 import {
   ANCESTRAL,
   BELONGS_TO,
@@ -20,6 +18,7 @@ import {
   UNUSED,
 } from './parameters.ts';
 import { type ModelName, presets } from './presets.ts';
+import { describeUnknownName, describeUnknownParameter } from './unknown-names.ts';
 
 export interface FieldNote {
   field: string;
@@ -269,28 +268,6 @@ export function unknownNames(
   return errors;
 }
 
-/** Characters of a name that are compared: the comparison takes quadratic time. */
-const MAX_COMPARED = 200;
-
-/** @returns the one of `names` that `text` resembles most, if it does */
-export function findSimilar(text: string, names: string[]): string | undefined {
-  const sameLetters = names.find((name) => name.toLowerCase() === text.toLowerCase());
-  if (sameLetters !== undefined) return sameLetters;
-  const nearest = closest(text.slice(0, MAX_COMPARED), names);
-  const edits = distance(text.slice(0, MAX_COMPARED), nearest);
-  return edits <= Math.max(1, nearest.length / 3) && edits < nearest.length ? nearest : undefined;
-}
-
-/** The message for a name that is not one of `names`: it suggests the nearest one, or else is `fallback`. */
-export function describeUnknownName(field: string, names: string[], fallback = 'unknown'): string {
-  const similar = findSimilar(field, names);
-  return similar === undefined ? fallback : `unknown; did you mean ${similar}?`;
-}
-
-/** The same for parameters, whose names at other services are known. */
-export const describeUnknownParameter: typeof describeUnknownName = (field, names, fallback) =>
-  describeOtherName(field) ?? describeUnknownName(field, names, fallback);
-
 /** Each character is matched in one way only, so long text takes linear time. */
 const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
 
@@ -309,7 +286,3 @@ function readNumbers(values: Record<string, unknown>): Record<string, unknown> {
   });
   return Object.fromEntries(entries);
 }
-
-/** Values of text fields, as forms and command lines carry them. Empty text counts as absent. */
-export const parseTextFields = (fields: Iterable<readonly [name: string, text: string]>): Record<string, unknown> =>
-  Object.fromEntries([...fields].filter(([, text]) => text.trim() !== ''));

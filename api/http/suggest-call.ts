@@ -1,5 +1,5 @@
 /** What a client may have meant by a path that does not exist. */
-import { findSimilar } from '../../core/request.ts';
+import { findSimilar } from '../../core/unknown-names.ts';
 import type { Scope } from '../store/key.ts';
 
 export interface Call {

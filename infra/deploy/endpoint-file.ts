@@ -6,8 +6,8 @@ import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { modelName, readEnvironment, sharedVariables } from '../../core/environment.ts';
-import { describeUnknownName } from '../../core/request.ts';
 import { DAY } from '../../core/time.ts';
+import { describeUnknownName } from '../../core/unknown-names.ts';
 import { openBridges } from '../../handler/still/bridges/open-bridges.ts';
 
 /** An object with these fields and no others. */

@@ -1,5 +1,5 @@
 /** The resources of `endpoint.json`: how they are found on RunPod, and what they should be. */
-import { describeUnknownName } from '../../core/request.ts';
+import { describeUnknownName } from '../../core/unknown-names.ts';
 import type { EndpointFile } from './endpoint-file.ts';
 import type { ReconcileOptions } from './reconcile.ts';
 import { ENDPOINTS, type Endpoint, type Gpu, VOLUMES, type Volume, type Wanted } from './runpod-resources.ts';

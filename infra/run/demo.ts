@@ -10,8 +10,9 @@ import { parameterHelp, parseFlags, UsageError } from '../../client/flags.ts';
 import { type ApiError, type Client, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
 import type { ModelName } from '../../core/presets.ts';
-import { InvalidRequest, parseRequest, parseTextFields } from '../../core/request.ts';
+import { InvalidRequest, parseRequest } from '../../core/request.ts';
 import { ignoreOutputErrors } from '../../core/standard-output.ts';
+import { parseTextFields } from '../../core/text-fields.ts';
 import { type LocalService, startLocal } from './start.ts';
 
 const USAGE = `npm run demo -- [--prompt TEXT | --image FILE|URL] [--out FILE] [--frames DIR] [--once] [--PARAMETER VALUE …]

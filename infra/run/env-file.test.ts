@@ -157,7 +157,7 @@ test('every script that starts a program reads .env before it, and so do the ima
     scripts: Record<string, string>;
   };
   const without = Object.keys(scripts).filter((name) => !scripts[name]!.includes('--import ./infra/run/env-file.mjs'));
-  expect(without).toEqual(['img2vid', 'test', 'check', 'docs', 'build', 'gallery', 'bench', 'soak']); // img2vid reads it itself, the others need none
+  expect(without).toEqual(['img2vid', 'test', 'check', 'docs', 'build', 'build:client', 'gallery', 'bench', 'soak']); // img2vid reads it itself, the others need none
   for (const path of ['infra/image/start.ts', 'infra/image/health.ts', 'infra/image/pod.mjs']) {
     const [first] = readFileSync(join(ROOT, path), 'utf8').match(/^import .*$/m)!;
     expect(first, path).toBe("import '../run/env-file.mjs';");

@@ -1,14 +1,22 @@
-/** `npm run docs`: writes what is generated from the code: tables in docs/, between their markers, .env.example, and docs/plots. */
+/**
+ * `npm run docs`: writes what is generated from the code: tables in docs/, between their markers, .env.example, docs/plots, and the
+ * client's types and parameters.
+ */
+import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { ERROR_CODES, type ErrorCode } from '../../core/job.ts';
 import { parameterRows } from '../../core/parameter-schema.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { PROBLEMS } from '../../core/problems.ts';
+import { clientTypes } from './client-types.ts';
 import { isMain } from './command.ts';
 import { envExample, GROUPS, HEAD, tableRows } from './configuration.ts';
 import { plots } from './plots.ts';
 
 export const WRITTEN = ['docs/api/parameters.md', 'docs/api/errors.md', 'docs/configuration.md'];
+
+/** The limits of a service that sets none. */
+const LIMITS = { maxFrames: 100, maxFps: 120 };
 
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {
@@ -39,7 +47,7 @@ const TABLES: Record<string, () => string> = {
   parameters: () =>
     table(
       ['name', 'range and default', 'meaning'],
-      parameterRows({ maxFrames: 100, maxFps: 120 }).map(({ name, range, defaultValue, description }) => [
+      parameterRows(LIMITS).map(({ name, range, defaultValue, description }) => [
         name,
         defaultValue ? `${range}; default ${defaultValue}` : range,
         description,
@@ -69,11 +77,22 @@ export const current = (text: string) =>
     (_, begin: string, name: string, end: string) => `${begin}\n${TABLES[name]!()}\n\n${end}`,
   );
 
+/** @returns the text of each generated file of the client, by its path */
+export function clientFiles(): Record<string, string> {
+  const format = (path: string, input: string) =>
+    execFileSync('node_modules/.bin/biome', ['format', `--stdin-file-path=${path}`], { input, encoding: 'utf8' });
+  return {
+    'client/types.ts': format('client/types.ts', clientTypes(LIMITS)),
+    'client/parameters.json': format('client/parameters.json', JSON.stringify(parameterRows(LIMITS), null, 2)),
+  };
+}
+
 const fileOf = (name: string) => new URL(`../../${name}`, import.meta.url);
 export const read = (name: string) => readFileSync(fileOf(name), 'utf8');
 
 if (isMain(import.meta.url)) {
   for (const name of WRITTEN) writeFileSync(fileOf(name), current(read(name)));
   writeFileSync(fileOf('.env.example'), envExample());
+  for (const [path, text] of Object.entries(clientFiles())) writeFileSync(fileOf(path), text);
   for (const [name, svg] of Object.entries(plots())) writeFileSync(fileOf(`docs/plots/${name}.svg`), svg);
 }

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -43,6 +43,9 @@ beforeAll(async () => {
     .toFile(join(folder, 'photo.jpg'));
   await mkdir(join(folder, 'node_modules/@img2vid'), { recursive: true });
   await symlink(ROOT, join(folder, 'node_modules/@img2vid/text-to-video-api')); // as npm installs a folder
+  const client = join(folder, 'node_modules/@img2vid/client');
+  await cp(join(ROOT, 'client/package.json'), join(client, 'package.json'));
+  spawnSync(process.execPath, [join(ROOT, 'client/build.mjs'), join(client, 'dist')], { stdio: 'inherit' });
   await mkdir(join(folder, 'bin'));
   await symlink(join(ROOT, 'client/cli.mjs'), join(folder, 'bin/img2vid')); // as npm link does
   await writeFile(join(folder, 'bin/curl'), '#!/bin/sh\nPATH=$REAL_PATH exec curl --fail-with-body "$@"\n'); // an error status fails the example

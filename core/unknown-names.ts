@@ -1,3 +1,6 @@
+/** Messages for unknown names: the nearest known one, or what the name is called here. */
+import { closest, distance } from 'fastest-levenshtein';
+
 /** Names that other services' clients send, with what the same thing is called here. */
 const OTHER_NAMES: Record<string, string> = {
   text: 'prompt',
@@ -42,8 +45,29 @@ const OTHER_NAMES: Record<string, string> = {
   random_seed: 'seed',
 };
 
-/** @returns an error message for the name, if another service uses it */
-export const describeOtherName = (field: string): string | undefined => {
+const describeOtherName = (field: string): string | undefined => {
   const name = field.toLowerCase().replaceAll('-', '_');
   return Object.hasOwn(OTHER_NAMES, name) ? `unknown; use ${OTHER_NAMES[name]}` : undefined;
 };
+
+/** Characters of a name that are compared: the comparison takes quadratic time. */
+const MAX_COMPARED = 200;
+
+/** @returns the one of `names` that `text` resembles most, if it does */
+export function findSimilar(text: string, names: string[]): string | undefined {
+  const sameLetters = names.find((name) => name.toLowerCase() === text.toLowerCase());
+  if (sameLetters !== undefined) return sameLetters;
+  const nearest = closest(text.slice(0, MAX_COMPARED), names);
+  const edits = distance(text.slice(0, MAX_COMPARED), nearest);
+  return edits <= Math.max(1, nearest.length / 3) && edits < nearest.length ? nearest : undefined;
+}
+
+/** The message for a name that is not one of `names`: it suggests the nearest one, or else is `fallback`. */
+export function describeUnknownName(field: string, names: string[], fallback = 'unknown'): string {
+  const similar = findSimilar(field, names);
+  return similar === undefined ? fallback : `unknown; did you mean ${similar}?`;
+}
+
+/** The same for parameters, whose names at other services are known. */
+export const describeUnknownParameter: typeof describeUnknownName = (field, names, fallback) =>
+  describeOtherName(field) ?? describeUnknownName(field, names, fallback);
