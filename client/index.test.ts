@@ -67,6 +67,7 @@ test('a File names the clip, and bytes do not', async () => {
   expect((await named.done()).videos![0]!.filename).toBe('my-cat-1.mp4');
 });
 
+// Checked by `npm run check`. If it does not compile, run `npm run docs`.
 test('the generated types are those of the schemas', () => {
   expectTypeOf<RequestParameters>().toEqualTypeOf<v.InferInput<ReturnType<typeof requestSchema>>>();
   expectTypeOf<Omit<Task, 'input'>>().toEqualTypeOf<Omit<PresentedTask, 'input'>>();
