@@ -26,6 +26,8 @@ export interface RequestParameters {
   motion_bucket_id?: number | undefined;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid (1–10; default 1) */
   num_cols?: number | undefined;
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera (default exact) */
+  speed?: 'exact' | 'fast' | undefined;
   /** Number of sampling steps. More steps take longer and may show finer detail (1–1000; default 12 (camera), 25 (svd), 30 (svd_xt, svd_xt_1_1)) */
   steps?: number | undefined;
   /** Sampling algorithm, named as in Stability AI’s code (default EulerEDMSampler) */
@@ -107,6 +109,8 @@ export type Input = {
   motion_bucket_id: number;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid */
   num_cols: number;
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera */
+  speed: 'exact' | 'fast';
   /** Number of sampling steps. More steps take longer and may show finer detail */
   steps: number;
   /** Steps from one whole run of the network to the next. In between, only a part of it runs, with features of the last whole run. 1 always runs all of it */

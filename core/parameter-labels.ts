@@ -4,7 +4,14 @@ import type { ParameterName } from './parameters.ts';
 const GROUPS = {
   Source: { prompt: 'Prompt', image_url: 'URL of a picture', still_of: 'Earlier clip' },
   Size: { W: 'Width', H: 'Height', aspect_ratio: 'Aspect ratio' },
-  Clip: { T: 'Frames', fps: 'Frame rate', motion_bucket_id: 'Motion', num_cols: 'Videos', seed: 'Seed' },
+  Clip: {
+    T: 'Frames',
+    fps: 'Frame rate',
+    motion_bucket_id: 'Motion',
+    num_cols: 'Videos',
+    speed: 'Speed',
+    seed: 'Seed',
+  },
   Picture: { fit: 'Fit', image_index: 'Which of the four pictures', cond_aug: 'Conditioning noise' },
   Advanced: {
     sampler: 'Sampler',

@@ -5,7 +5,7 @@ import { SIDE_STEP } from './frame-size.ts';
 import { MODELS } from './job.ts';
 import { PARAMETER_LABELS, type ParameterLabel } from './parameter-labels.ts';
 import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestSchema, UNUSED } from './parameters.ts';
-import { type ModelName, presets } from './presets.ts';
+import { type ModelName, presets, SPEEDS } from './presets.ts';
 
 export interface ParameterSchema extends ParameterLabel {
   type: 'integer' | 'number' | 'string';
@@ -24,6 +24,8 @@ export interface ParameterSchema extends ParameterLabel {
   enum?: string[];
   /** the choices that the parameter applies to */
   'x-belongs-to'?: Record<string, readonly string[]>;
+  /** of the speed: the values that each choice sets, by parameter */
+  'x-sets'?: Record<string, Record<string, number | string>>;
   /** the service's model ignores the parameter */
   'x-unused'?: true;
   /** of the prompt: what this service has instead of a bridge */
@@ -48,6 +50,7 @@ export function requestProperties({ model, limits, bridge }: { model: ModelName;
     const { maximum = Infinity } = properties[name]!;
     properties[name]!.default = typeof value === 'number' ? Math.min(value, maximum) : value;
   }
+  properties.speed!['x-sets'] = SPEEDS;
   for (const name of UNUSED[model]) properties[name]!['x-unused'] = true;
   for (const [name, home] of Object.entries(BELONGS_TO)) {
     const schema = properties[name]!;

@@ -4,20 +4,12 @@
  */
 import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
-import {
-  MAX_RATIO,
-  MAX_SIDE,
-  type MaybeSized,
-  MIN_RATIO,
-  MIN_SIDE,
-  parseRatio,
-  SIDE_STEP,
-  type Size,
-} from './frame-size.ts';
+import type { MaybeSized } from './frame-size.ts';
 import type { GuidanceInterval, Guider } from './guider.ts';
 import { findForbidden } from './midjourney-prompt.ts';
+import { aspectRatio, choice, integer, positive, real, side, url, webhookUrl } from './parameter-types.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
-import { type ModelName, presets } from './presets.ts';
+import { type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
 
 /** Limits that the operator sets. */
@@ -27,92 +19,8 @@ export interface Limits {
 }
 
 export const MAX_PROMPT = 4000; // characters
-const MAX_URL = 2048; // characters
 
-function integer(min: number, max: number, description: string) {
-  const allowed = `must be a whole number from ${min} to ${max}`;
-  const whole = v.pipe(v.number(allowed), v.integer(allowed), v.description(description));
-  return v.pipe(whole, v.minValue(min, allowed), v.maxValue(max, allowed));
-}
-
-function real(min: number, max: number, description: string) {
-  const allowed = max === Infinity ? `must be a number, ${min} or more` : `must be a number from ${min} to ${max}`;
-  const above = v.pipe(v.number(allowed), v.finite(allowed), v.minValue(min, allowed), v.description(description));
-  return max === Infinity ? above : v.pipe(above, v.maxValue(max, allowed));
-}
-
-function positive(description: string) {
-  const allowed = 'must be a number above 0';
-  return v.pipe(v.number(allowed), v.finite(allowed), v.gtValue(0, allowed), v.description(description));
-}
-
-/**
- * A side of the frame. The latents are an eighth of it, and the network halves them three times more, so it is a multiple of 64. The
- * sides of a model's own size may be others (the camera's 848 and 480). They are allowed, so that a task's input can be sent again.
- */
-function side({ W, H }: Size, name: string, other: string) {
-  const allowed = ({ input }: { input: unknown }) => {
-    const text = `must be a multiple of ${SIDE_STEP} from ${MIN_SIDE} to ${MAX_SIDE}`;
-    if (typeof input !== 'number' || !Number.isFinite(input)) return text;
-    const inside = Math.min(MAX_SIDE, Math.max(MIN_SIDE, input));
-    const nearest = [...new Set([Math.floor(inside / SIDE_STEP), Math.ceil(inside / SIDE_STEP)])];
-    return `${text}; nearest: ${nearest.map((steps) => steps * SIDE_STEP).join(' and ')}`;
-  };
-  return v.pipe(
-    v.number(allowed),
-    v.check((pixels) => pixels % SIDE_STEP === 0 || pixels === W || pixels === H, allowed),
-    v.minValue(MIN_SIDE, allowed),
-    v.maxValue(MAX_SIDE, allowed),
-    v.description(
-      `${name} of the frames in pixels. By default it follows from aspect_ratio, and from ${other} if that is given`,
-    ),
-  );
-}
-
-/** `auto`, or a ratio within the limits. */
-function aspectRatio() {
-  const allowed = 'must be auto, or W:H from 9:21 to 21:9, such as 16:9, 9:16 or 1:1';
-  const isAllowed = (text: string) => {
-    const ratio = parseRatio(text);
-    return text === 'auto' || (ratio !== undefined && ratio >= MIN_RATIO && ratio <= MAX_RATIO);
-  };
-  return v.pipe(
-    v.string(allowed),
-    v.trim(),
-    v.check(isAllowed, allowed),
-    v.description(
-      'Aspect ratio of the frames. auto is that of the picture, or of the prompt’s --ar. Ignored if W and H are given',
-    ),
-  );
-}
-
-export function choice<const T extends readonly string[]>(names: T, description: string) {
-  return v.pipe(v.picklist(names, `must be one of ${names.join(', ')}`), v.description(description));
-}
-
-/** An http(s) URL. It becomes its normal form, `URL.href`, which is ASCII, so that what is stored is what is requested. */
-function url(allowed: string, about: { description: string; examples?: string[] }) {
-  return v.pipe(
-    v.string(allowed),
-    v.trim(),
-    v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters`),
-    v.url(allowed),
-    v.regex(/^https?:\/\//i, allowed),
-    v.check(
-      (text) => text.isWellFormed() && !/\p{Cc}/u.test(text),
-      `${allowed} without control characters or unpaired surrogates`,
-    ),
-    v.metadata(about),
-    v.transform((text) => new URL(text)),
-    v.check(({ username, password }) => !username && !password, `${allowed} without user name and password`),
-    v.transform(({ href }) => href),
-    v.maxLength(MAX_URL, `${allowed} of at most ${MAX_URL} characters when percent-encoded`),
-  );
-}
-
-/** The URL of a webhook, which may be http where ALLOW_PRIVATE_URLS is set. */
-export const webhookUrl = (about: { description: string; examples?: string[] }) => url('must be an https URL', about);
-
+const SPEED_NAMES = Object.keys(SPEEDS) as Speed[];
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
 export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
 const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
@@ -141,7 +49,7 @@ type Choice = 'sampler' | 'discretization' | 'guider';
 
 /** The parameters that a model ignores. */
 export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
-  camera: ['cond_aug', 'decoding_t', 'cache_interval', 'cache_depth'],
+  camera: ['cond_aug', 'decoding_t', 'speed', 'cache_interval', 'cache_depth'],
   svd: [],
   svd_xt: [],
   svd_xt_1_1: [],
@@ -150,6 +58,12 @@ export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
 /** A character has one or two UTF-16 units. The cheap check comes first, because the text may be long. */
 const isPrompt = (text: string) =>
   text.length <= 2 * MAX_PROMPT && [...text].length <= MAX_PROMPT && text.isWellFormed() && !text.includes('\0');
+
+/** `steps 10, sampler DPMPP2MSampler` */
+const describeSet = (values: object) =>
+  Object.entries(values)
+    .map((entry) => entry.join(' '))
+    .join(', ');
 
 /** The schema of every parameter: optional in a request, most of them required in a job. */
 export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
@@ -191,6 +105,10 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       1,
       10,
       'Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid',
+    ),
+    speed: choice(
+      SPEED_NAMES,
+      `Set of sampling parameters; those of the request override it. exact: the model’s own. fast: ${describeSet(SPEEDS.fast)}. Not used by the camera`,
     ),
     steps: integer(1, 1000, 'Number of sampling steps. More steps take longer and may show finer detail'),
     sampler: choice(SAMPLERS, 'Sampling algorithm, named as in Stability AI’s code'),
@@ -277,8 +195,8 @@ export type Input = Pick<Values, CommonName> &
     image?: string;
   };
 
-/** The default values. The seed has none: it is random for each task. */
-export function defaults(model: ModelName) {
+/** The default values at a speed. The seed has none: it is random for each task. */
+export function defaults(model: ModelName, speed: Speed = 'exact') {
   const { H: _H, W: _W, discretization, guider, ...numbers } = presets[model];
   return {
     aspect_ratio: 'auto',
@@ -294,6 +212,8 @@ export function defaults(model: ModelName) {
     cache_depth: 2,
     image_index: 1,
     fit: 'cover',
+    speed,
+    ...SPEEDS[speed],
   } as const;
 }
 

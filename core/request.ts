@@ -17,7 +17,7 @@ import {
   SOURCES,
   UNUSED,
 } from './parameters.ts';
-import { type ModelName, presets } from './presets.ts';
+import { type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
 import { describeUnknownName, describeUnknownParameter } from './unknown-names.ts';
 
 export interface FieldNote {
@@ -93,13 +93,20 @@ export function parseRequest(
   };
 }
 
+/** The speed that a request has: that of the model if it knows one only, or if the value is invalid. */
+const speedOf = (speed: unknown, model: ModelName): Speed =>
+  typeof speed === 'string' && Object.hasOwn(SPEEDS, speed) && !UNUSED[model].includes('speed')
+    ? (speed as Speed)
+    : 'exact';
+
 /** Drops, without validation, the parameters of another sampler, discretization or guider than the chosen one. */
 function dropIrrelevant(fields: string[], values: Record<string, unknown>, model: ModelName) {
   const warnings: FieldNote[] = [];
   const relevant: Record<string, unknown> = {};
+  const base = defaults(model, speedOf(values.speed, model));
   for (const field of fields) {
     const home = BELONGS_TO[field];
-    const chosen = home && (values[home.choice] ?? defaults(model)[home.choice]);
+    const chosen = home && (values[home.choice] ?? base[home.choice]);
     if (!home || (typeof chosen === 'string' && home.names.includes(chosen))) relevant[field] = values[field];
     else warnings.push({ field, message: `ignored: only for ${home.choice} ${home.names.join(', ')}` });
   }
@@ -142,7 +149,7 @@ function chooseSource(request: Request, hasName: boolean, { hasImage }: Pick<Req
 
 function resolve(request: Request, source: Source, { limits, model, seed }: RequestContext): Input {
   const { prompt, image_url, still_of, ...rest } = request;
-  const base = defaults(model);
+  const base = defaults(model, speedOf(request.speed, model));
   const all: Record<string, unknown> = {
     ...base,
     ...NAMED_DEFAULTS[request.sampler ?? base.sampler],
@@ -150,6 +157,7 @@ function resolve(request: Request, source: Source, { limits, model, seed }: Requ
     ...(request.guider && NAMED_DEFAULTS[request.guider]),
     seed,
     ...rest,
+    speed: base.speed,
     ...(source !== 'image' && { [source]: request[source] }),
   };
   // The preset's values are dropped if the request chooses something else.

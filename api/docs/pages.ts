@@ -24,6 +24,7 @@ export const NAVIGATION: Record<string, string[]> = {
   Models: [
     'models/camera',
     'models/svd',
+    'models/fast',
     'models/memory',
     'models/sampling',
     'models/feature-cache',

@@ -53,10 +53,13 @@ function formatRange({ type, minimum = 0, maximum, exclusiveMinimum, multipleOf,
   return `${step ? `multiples of ${step}, ` : ''}${minimum}–${maximum.toLocaleString('en', { useGrouping: 'min2' })}`;
 }
 
-/** @param {ParameterSchema} schema */
-function createOptions({ enum: values = [], default: own }) {
-  const first = element('option', { value: '' }, own ? `${choiceLabel(String(own))} (default)` : 'default');
-  return [first, ...values.map((value) => element('option', { value }, choiceLabel(value)))];
+/** The first one is the default, which may follow from other settings. @param {ParameterSchema} schema */
+const createOptions = ({ enum: values = [] }) =>
+  ['', ...values].map((value) => element('option', { value }, choiceLabel(value)));
+
+/** @param {HTMLSelectElement} select @param {string} value */
+export function setDefaultOption(select, value) {
+  /** @type {HTMLOptionElement} */ (select.options[0]).text = value ? `${choiceLabel(value)} (default)` : 'default';
 }
 
 /** @param {ParameterSchema} schema @returns {Record<string, string>} */

@@ -3,7 +3,7 @@
 import { $, element, showNote } from './dom.js';
 import { formatNumber } from './format.js';
 import { choiceLabel, plainText } from './labels.js';
-import { createField, setInput } from './setting-field.js';
+import { createField, setDefaultOption, setInput } from './setting-field.js';
 
 /** @import { ParameterSchema } from '../../core/parameter-schema.ts' */
 /** @import { Field } from './setting-field.js' */
@@ -37,7 +37,9 @@ export function createSettings(parameters, { isOfFour }) {
   /** @param {string} name @returns {string} what the API uses if nothing is entered */
   function defaultOf(name) {
     const { 'x-belongs-to': choice, default: own = '' } = schemaOf(name);
-    return String((choice && resolved[name]) ?? own);
+    const speed = fields.get('speed');
+    const set = speed?.schema['x-sets']?.[speed.input.value];
+    return String(set?.[name] ?? (choice && resolved[name]) ?? own);
   }
   const entered = (/** @type {string} */ name) => fieldOf(name).input.value.trim();
   /** @param {string} name */
@@ -51,9 +53,10 @@ export function createSettings(parameters, { isOfFour }) {
   /** Brings everything up to date that follows from the values. */
   function refresh() {
     size.refresh();
-    for (const [name, { node, presets, input, schema }] of fields) {
+    for (const [name, { node, presets, input }] of fields) {
       node.hidden = !applies(name);
-      if (!schema.enum && name !== 'seed') input.setAttribute('placeholder', defaultOf(name));
+      if (input instanceof HTMLSelectElement) setDefaultOption(input, defaultOf(name));
+      else if (name !== 'seed') input.setAttribute('placeholder', defaultOf(name));
       for (const radio of presets) radio.checked = radio.value === current(name);
     }
     duration.refresh();

@@ -92,9 +92,10 @@ export function copiesOf(task, settings) {
  */
 export function changedSettings(input, parameters) {
   const values = /** @type {Record<string, unknown>} */ (input);
+  const set = parameters.speed?.['x-sets']?.[input.speed];
   /** @param {string} name */
   const isDefault = (name) =>
-    values[name] === parameters[name]?.default ||
+    values[name] === (set?.[name] ?? parameters[name]?.default) ||
     (name === 'decoding_t' && values[name] === Math.min(Number(parameters.decoding_t?.default), input.T)) || // at most T
     (name === 'order' && values[name] === input.steps); // at most steps
   const names = Object.entries(parameters)

@@ -34,6 +34,25 @@ const left = async () => [
   await readdir(join(service.folder, 'bucket/objects')).catch(() => []),
 ];
 
+const resolved = async (body: object) => await (await post('?dry_run=1', { prompt: 'x', seed: 1, ...body })).json();
+
+test('a speed is exactly its set of parameters; those of the request override it', async () => {
+  const { input, warnings } = await resolved({ speed: 'fast' });
+  const set = { steps: 10, sampler: 'DPMPP2MSampler', discretization: 'AlignYourStepsDiscretization' };
+  expect(warnings).toEqual([]);
+  expect(input).toEqual({ ...(await resolved(set)).input, speed: 'fast' });
+  expect(input).toMatchObject(set);
+  expect(await resolved(input)).toMatchObject({ input, warnings: [] }); // it can be sent again
+
+  const own = { steps: 15, discretization: 'EDMDiscretization', rho: 5 };
+  const changed = await resolved({ speed: 'fast', ...own });
+  expect(changed.input).toEqual({ ...(await resolved({ ...own, sampler: set.sampler })).input, speed: 'fast' });
+  expect(changed.warnings).toEqual([]);
+  const { warnings: ignored } = await resolved({ speed: 'fast', rho: 5 });
+  expect(ignored).toEqual([{ field: 'rho', message: 'ignored: only for discretization EDMDiscretization' }]);
+  expect((await resolved({ speed: 'exact' })).input).toEqual((await resolved({})).input);
+});
+
 test('a dry run returns the task’s input and highest cost, and stores nothing', async () => {
   const headers = { 'idempotency-key': 'k', prefer: 'wait=10' };
   const body = { prompt: 'x', H: 576, W: 1024, T: 25, steps: 25, num_cols: 2, seed: 3, fps: 60 };

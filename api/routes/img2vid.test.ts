@@ -79,7 +79,15 @@ describe('a task is created', () => {
       min_guidance_scale: 1,
       image_index: 1,
       fit: 'cover',
+      speed: 'exact',
     });
+  });
+
+  test('the camera knows one speed: another changes nothing, with a warning', async () => {
+    const { input, warnings } = await (await service.post({ prompt: 'x', seed: 1, speed: 'fast' })).json();
+    expect(input).toEqual((await (await service.post({ prompt: 'x', seed: 1 })).json()).input);
+    expect(input.speed).toBe('exact');
+    expect(warnings).toEqual([{ field: 'speed', message: 'the model camera does not use it' }]);
   });
 
   test('an urlencoded form creates a task; text becomes numbers, empty fields count as absent', async () => {
@@ -103,7 +111,7 @@ describe('a task is created', () => {
     const { id } = await (await other.post({ prompt: 'x', seed: 5, webhook_url: 'http://127.0.0.1:1/hook' })).json();
     const { input } = await other.take(id);
     expect(input).toMatchObject({ task_id: id, model: 'camera', prompt: 'x', seed: 5 });
-    expect(JSON.stringify(input)).not.toContain('hook');
+    expect(JSON.stringify(input)).not.toMatch(/hook|speed/);
     await other.close();
   });
 
@@ -192,6 +200,7 @@ describe('an invalid value is refused with the allowed ones', () => {
     ['motion_bucket_id', [-1, 513, 1.5], integer(0, 512)],
     ['num_cols', [0, 11, 1.5], integer(1, 10)],
     ['steps', [0, 1001, 1.5], integer(1, 1000)],
+    ['speed', ['turbo', 2], /one of exact, fast/],
     ['sampler', ['EulerSampler', '', 5], /must be /],
     ['s_churn', [-1], /a number, 0 or more/],
     ['s_tmin', [-1], /a number, 0 or more/],

@@ -1,6 +1,6 @@
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { choice } from '../../core/parameters.ts';
+import { choice } from '../../core/parameter-types.ts';
 import { PICTURE_TYPES_TEXT } from '../../core/picture/limits.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';

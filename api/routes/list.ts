@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { choice } from '../../core/parameters.ts';
+import { choice } from '../../core/parameter-types.ts';
 import { STATUSES } from '../../core/task-status.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
 import { noLongerValid } from '../keys/access.ts';

@@ -1,7 +1,7 @@
 /** Deliveries of webhooks: their list, repeats and tests. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
-import { choice, webhookUrl } from '../../core/parameters.ts';
+import { choice, webhookUrl } from '../../core/parameter-types.ts';
 import { DELIVERY_STATUSES } from '../../core/responses.ts';
 import { urlErrors } from '../http/check-urls.ts';
 import { endpoint } from '../http/endpoint.ts';

@@ -111,6 +111,11 @@ describe('the estimate of svd_xt’s default clip', () => {
   });
 });
 
+test('the estimate knows the speeds', async () => {
+  await start('svd_xt');
+  expect(await estimate(await service.key(), { speed: 'fast' })).toBe(30 + 4 * 10);
+});
+
 test('the estimate counts one branch outside of the guidance interval', async () => {
   await start('svd_xt');
   const client = await service.key();

@@ -118,7 +118,6 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
   }
   const reachesStatus = (id: string, status: string) => page.waitForSelector(`[id="${id}"][data-status="${status}"]`);
 
-  /** Expects no serious violation from axe: on desktops and phones, light and dark. Takes screenshots into the folder SCREENSHOTS. */
   async function expectAccessible(name: string) {
     await page.evaluate(axe.source);
     for (const [size, viewport] of Object.entries(SIZES))
@@ -136,8 +135,6 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         expect(found, `${name}, ${size}, ${colorScheme}`).toEqual([]);
         const isWider = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
         expect(isWider, `${name}, ${size}`).toBe(false);
-        if (process.env.SCREENSHOTS)
-          await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}-${size}-${colorScheme}.png`) });
       }
     await page.setViewportSize(SIZES.desktop);
     await page.emulateMedia({ colorScheme: 'light' });
@@ -312,7 +309,6 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect((await shared.evaluate(() => (window as unknown as { axe: typeof axe }).axe.run())).violations).toEqual(
         [],
       );
-      if (process.env.SCREENSHOTS) await shared.screenshot({ path: join(process.env.SCREENSHOTS, 'share.png') });
       await shared.close();
       expect((await fetch(await copy(id, 'Link to the video'))).headers.get('content-type')).toBe('video/mp4');
       const run = promisify(execFile);
@@ -420,7 +416,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('the form has a field for every parameter that the model uses, and shows those that belong to the choices', async () => {
       await start();
       const { components } = await (await fetch(`${service.url}/openapi.json`)).json();
-      const unused = ['cond_aug', 'decoding_t']; // by the camera
+      const unused = ['cond_aug', 'decoding_t', 'speed']; // by the camera
       const names = Object.keys(components.schemas.Request.properties).filter(
         (name) => name !== 'still_of' && !unused.includes(name),
       );
@@ -480,6 +476,26 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.getByRole('button', { name: 'Use settings' }).first().click();
       expect(await page.inputValue('#setting-sampler')).toBe('LinearMultistepSampler');
       expect([await page.inputValue('#setting-fps'), await page.inputValue('#setting-T')]).toEqual(['12', '']);
+    });
+
+    test('a speed changes the defaults that the form shows, and a clip of it is made again with the speed alone', async () => {
+      await start({ MODEL: 'svd_xt' });
+      await openGroup('Advanced');
+      await page.selectOption('#setting-speed', 'fast');
+      expect(await page.getAttribute('#setting-steps', 'placeholder')).toBe('10');
+      expect(await page.textContent('#setting-sampler option >> nth=0')).toBe('DPMPP2M (default)');
+      expect(await page.isVisible('#setting-sigma_min')).toBe(false);
+      await page.fill('#setting-T', '12');
+      await enterPrompt('a lighthouse');
+      const { input } = await make();
+      expect(input).toMatchObject({ speed: 'fast', steps: 10, sampler: 'DPMPP2MSampler', T: 12 });
+      await page.click('#reset');
+      expect(await page.getAttribute('#setting-steps', 'placeholder')).toBe('30');
+      await page.getByRole('button', { name: 'Use settings' }).first().click();
+      const values = ['speed', 'steps', 'sampler', 'discretization', 'T'].map((name) =>
+        page.inputValue(`#setting-${name}`),
+      );
+      expect(await Promise.all(values)).toEqual(['fast', '', '', '', '12']);
     });
 
     test('the API’s problem with a value stands under its field, and the first wrong field gets the focus without a post', async () => {
