@@ -233,6 +233,11 @@ test('status, list and usage print the newest task, the tasks and the account', 
   );
   expect(JSON.parse((await img2vid(['usage', '--json', '--since', '2026-01-01'])).out).reserved).toBe(104_054);
   for (const id of ids) await img2vid(['cancel', id]);
+  const tagged = ['--prompt', 'x', '--metadata', 'order=4=2', '--metadata', 'to=me', '--no-wait', '--json'];
+  const { metadata, id: own } = JSON.parse((await img2vid(tagged)).out);
+  expect(metadata).toEqual({ order: '4=2', to: 'me' });
+  expect((await img2vid(['list', '--metadata', 'order=4=2', '--quiet'])).out).toMatch(new RegExp(`^${own} .*\\n$`));
+  expect((await img2vid(['list', '--metadata', 'order'])).err).toMatch(/^--metadata: must be KEY=VALUE/);
 });
 
 test('Ctrl-C ends only the watching, and prints how to continue', async () => {

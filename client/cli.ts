@@ -19,7 +19,7 @@ import {
   formatUsage,
 } from './cli-format.ts';
 import { checkOutput, FileError, readPicture, saveVideo, userPath } from './files.ts';
-import { checkNames, type Flags, parameterHelp, parseFlags, UsageError } from './flags.ts';
+import { checkNames, type Flags, flagOf, parameterHelp, parseFlags, UsageError } from './flags.ts';
 import { ApiError, type Client, createClient, type FollowedTask, type Parameters, type Task } from './index.ts';
 import { progressBar } from './progress-bar.ts';
 
@@ -48,6 +48,7 @@ const DETAILS = `  --image FILE|URL|-   the picture to animate; - reads it from 
   --status STATUS      list: ${STATUSES.join(', ')}
   --since, --until     list: times, such as 2026-01-31T18:00:00Z; usage: days, such as 2026-01-31
   --limit N            list: the most tasks to list, default 20; 0 lists all
+  --metadata KEY=TEXT  attaches a text to the task; list: only tasks that have it. May be repeated
   --help               prints this text
 
 Exit status:
@@ -79,7 +80,7 @@ const COMMANDS: Record<string, Command> = {
   make: { run: make, flags: ['image', 'out', 'video', 'force', 'no-wait'] },
   quote: { run: quote, flags: ['image'] },
   status: { run: status, flags: [], id: 'optional' },
-  list: { run: list, flags: ['status', 'since', 'until', 'limit'] },
+  list: { run: list, flags: ['status', 'since', 'until', 'limit', 'metadata'] },
   watch: { run: watch, flags: ['out', 'video', 'force'], id: 'required' },
   download: { run: download, flags: ['out', 'video', 'force'], id: 'required' },
   cancel: { run: async ({ client, id, show }) => show(await client.cancel(id)), flags: [], id: 'required' },
@@ -160,7 +161,11 @@ function findCommand({ positionals, values, switches, fields }: Pick<Context, ke
   const known = [...flags, ...COMMON_FLAGS];
   const takesParameters = name === 'make' || name === 'quote';
   if (takesParameters) checkNames(fields, known);
-  const given = [...Object.keys(values), ...switches, ...(takesParameters ? [] : fields.map(([field]) => field))];
+  const given = [
+    ...Object.keys(values),
+    ...switches,
+    ...(takesParameters ? [] : fields.map(([field]) => flagOf(field))),
+  ];
   for (const flag of given) if (!known.includes(flag)) throw new UsageError(`--${flag} can’t be used with ${name}`);
   if (id === 'required' && !rest[0]) throw new UsageError(`${name} needs the id of a task`);
   const surplus = rest[id ? 1 : 0];
@@ -227,15 +232,16 @@ async function status({ client, id, show, print, signal }: Context): Promise<num
 }
 
 /** Prints tasks as they come: the list may be long. */
-async function list({ client, values, switches, out, signal }: Context): Promise<number> {
+async function list({ client, fields, values, switches, out, signal }: Context): Promise<number> {
   const { since, until, limit = '20' } = values;
   if (!/^\d+$/.test(limit)) throw new UsageError('--limit: must be a whole number, 0 for all');
   const status = values.status as Task['status'] | undefined; // the service checks it
   const max = Number(limit) || Infinity;
+  const { metadata } = parseTextFields(fields) as Parameters;
   const isJson = switches.has('json');
   let count = 0;
   if (isJson) out.write('[');
-  for await (const task of client.list({ status, since, until, pageSize: Math.min(max, 100), signal })) {
+  for await (const task of client.list({ status, since, until, metadata, pageSize: Math.min(max, 100), signal })) {
     out.write(isJson ? `${count > 0 ? ',' : ''}\n${JSON.stringify(task)}` : formatLine(task));
     if (++count === max) break; // before another page is requested
   }

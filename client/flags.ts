@@ -40,21 +40,32 @@ export function parseFlags<V extends string, S extends string>(
     } else {
       const value = inline ?? args[++i];
       if (value === undefined) throw new UsageError(`--${name} needs a value`);
-      const field = name.replaceAll('-', '_');
+      const [field, text] = readField(name, value);
       if (Object.hasOwn(flags.values, name) || flags.fields.some(([other]) => other === field))
         throw new UsageError(`--${name}: given more than once`);
       if ((own.values as readonly string[]).includes(name)) flags.values[name as V] = value;
-      else flags.fields.push([field, value]);
+      else flags.fields.push([field, text]);
     }
   }
   return flags;
 }
 
+/** `--metadata KEY=VALUE` is the field `metadata[KEY]` of a form, and may be repeated for other keys. @throws UsageError */
+function readField(name: string, value: string): [field: string, text: string] {
+  if (name !== 'metadata') return [name.replaceAll('-', '_'), value];
+  const [, key, text] = /^([^=]+)=(.*)$/s.exec(value) ?? [];
+  if (key === undefined) throw new UsageError('--metadata: must be KEY=VALUE, and may be repeated');
+  return [`metadata[${key}]`, text!];
+}
+
+/** The flag of a field: that of `metadata[order]` is `metadata`. */
+export const flagOf = (field: string) => field.replace(/^metadata\[.*/s, 'metadata');
+
 /** @throws UsageError for every field that is no parameter, with the nearest of parameters and `own` flags */
 export function checkNames(fields: Flags<string, string>['fields'], own: readonly string[]): void {
   const known = [...PARAMETERS, ...own];
   const problems = fields
-    .filter(([name]) => !PARAMETERS.includes(name))
+    .filter(([name]) => !PARAMETERS.includes(flagOf(name)))
     .map(([name]) => `--${name}: ${describeUnknownParameter(name, known).replace('mean ', 'mean --')}`);
   if (problems.length > 0) throw new UsageError(problems.join('\n'));
 }

@@ -49,6 +49,8 @@ export interface ListOptions extends Options {
   since?: Date | string | undefined;
   /** created before */
   until?: Date | string | undefined;
+  /** only tasks with these texts */
+  metadata?: RequestParameters['metadata'];
   /** tasks requested at a time, 1 to 1000; default 100 */
   pageSize?: number;
 }
@@ -136,10 +138,18 @@ export function createClient({
      * @example
      * for await (const { id } of client.list({ status: 'succeeded', since: '2026-01-31T18:00:00Z' })) console.log(id);
      */
-    async *list({ status, since, until, pageSize = 100, signal }: ListOptions = {}): AsyncGenerator<Task, void> {
+    async *list({
+      status,
+      since,
+      until,
+      metadata,
+      pageSize = 100,
+      signal,
+    }: ListOptions = {}): AsyncGenerator<Task, void> {
       let cursor: string | undefined;
       do {
-        const query = { status, since: formatTime(since), until: formatTime(until), limit: String(pageSize), cursor };
+        const times = { since: formatTime(since), until: formatTime(until) };
+        const query = { status, ...times, ...metadataFields(metadata), limit: String(pageSize), cursor };
         const response = await request(`/status${queryString(query)}`, { signal });
         yield* (await response.json()) as Task[];
         // Only the cursor of the link: behind a proxy its origin may not be the one that this client knows.
@@ -178,12 +188,18 @@ function requestBody({ image, ...parameters }: Parameters): {
   if (image === undefined || typeof image === 'string')
     return { body: JSON.stringify({ ...parameters, image }), headers: { 'content-type': 'application/json' } };
   const body = new FormData();
-  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) body.append(name, String(value));
+  const { metadata, ...texts } = parameters;
+  const fields = { ...texts, ...metadataFields(metadata) };
+  for (const [name, value] of Object.entries(fields)) if (value !== undefined) body.append(name, String(value));
   const blob = image instanceof Blob ? image : new Blob([image as Uint8Array<ArrayBuffer>]);
   if (blob instanceof File) body.append('image', blob);
   else body.append('image', blob, 'image');
   return { body, headers: {} };
 }
+
+/** Metadata as forms and queries carry it. */
+const metadataFields = (metadata: RequestParameters['metadata'] = {}): Record<string, string> =>
+  Object.fromEntries(Object.entries(metadata).map(([key, value]) => [`metadata[${key}]`, value]));
 
 function queryString(values: Record<string, string | undefined>): string {
   const defined = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);

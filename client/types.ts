@@ -83,6 +83,8 @@ export interface RequestParameters {
   fit?: 'cover' | 'contain' | 'stretch' | undefined;
   /** https URL that receives a signed POST when the task ends (an https URL) */
   webhook_url?: string | undefined;
+  /** Texts of your own, such as an order’s number, which the task shows and the list can be filtered by. They stay after a deletion (at most 16 texts of at most 512 characters) */
+  metadata?: Record<string, string> | undefined;
 }
 
 /** Every parameter with the value that is used: one source, and only what applies to the choices. */
@@ -226,6 +228,8 @@ export interface Task {
     field: string;
     message: string;
   }>;
+  /** As the request had it */
+  metadata?: Record<string, string>;
   /** The picture that is animated, as PNG */
   still?: {
     /** Expires at links_expire_at */

@@ -37,6 +37,8 @@ const GROUPS = {
     decoding_t: 'Frames decoded at a time',
     webhook_url: 'Webhook',
   },
+  /** for programs: the page has no fields for these */
+  Program: { metadata: 'Metadata' },
 } satisfies Record<string, Partial<Record<ParameterName, string>>>;
 
 /** Values that most people choose, by their labels. */

@@ -6,6 +6,7 @@ import * as v from 'valibot';
 import type { Discretization, EDMDiscretization } from './discretization.ts';
 import type { MaybeSized } from './frame-size.ts';
 import type { GuidanceInterval, Guider } from './guider.ts';
+import { metadataSchema } from './metadata.ts';
 import { findForbidden } from './midjourney-prompt.ts';
 import { aspectRatio, choice, integer, positive, real, side, url, webhookUrl } from './parameter-types.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
@@ -154,6 +155,9 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       'How the still fills W×H: cover crops it, contain adds blurred borders, stretch distorts it',
     ),
     webhook_url: webhookUrl({ description: 'https URL that receives a signed POST when the task ends' }),
+    metadata: metadataSchema(
+      'Texts of your own, such as an order’s number, which the task shows and the list can be filtered by. They stay after a deletion',
+    ),
   };
 }
 
@@ -170,7 +174,7 @@ export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
 /** Absent in an input that caches nothing. */
 type CacheName = 'cache_interval' | 'cache_depth';
-type OptionalName = CacheName | 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
+type OptionalName = CacheName | 'metadata' | 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
 type CommonName = Exclude<
   ParameterName,
   | OptionalName
@@ -186,7 +190,7 @@ type GuiderNumber = 'cfg_scale' | 'max_cfg_scale' | 'min_guidance_scale';
 
 /** A request with defaults resolved, as a task shows it: one source, and only the parameters that apply to the choices. */
 export type Input = Pick<Values, CommonName> &
-  Partial<Pick<Values, Exclude<OptionalName, 'aspect_ratio'>>> &
+  Partial<Pick<Values, Exclude<OptionalName, 'aspect_ratio' | 'metadata'>>> &
   Pick<MaybeSized, 'aspect_ratio'> &
   Sampler &
   Discretization &

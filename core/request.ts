@@ -148,7 +148,7 @@ function chooseSource(request: Request, hasName: boolean, { hasImage }: Pick<Req
 }
 
 function resolve(request: Request, source: Source, { limits, model, seed }: RequestContext): Input {
-  const { prompt, image_url, still_of, ...rest } = request;
+  const { prompt, image_url, still_of, metadata, ...rest } = request;
   const base = defaults(model, speedOf(request.speed, model));
   const all: Record<string, unknown> = {
     ...base,

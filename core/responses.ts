@@ -69,6 +69,7 @@ const Task = v.object({
   model: opaque<ModelName>({ type: 'string' }),
   input,
   warnings: described(notes, 'Parameters that are ignored or unusual'),
+  metadata: v.exactOptional(described(v.record(text, text), 'As the request had it')),
   still: v.exactOptional(
     described(
       v.object({

@@ -2,6 +2,7 @@
 import type { Context, Hono, MiddlewareHandler } from 'hono';
 import * as v from 'valibot';
 import { unknownNames } from '../../core/request.ts';
+import { gatherMetadata } from '../../core/text-fields.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
@@ -82,16 +83,13 @@ function methodNotAllowed(c: Context, methods: string[], path: string): Problem 
  * @throws Problem 422 with every unknown, repeated or invalid parameter
  */
 function readQuery(c: Context, schema: NonNullable<Endpoint['query']>, unknown = 'unknown') {
-  const queries = c.req.queries();
-  const names = Object.keys(schema.entries);
-  const errors = unknownNames(Object.keys(queries), schema.entries, unknown);
-  for (const field of names)
-    if (queries[field] && queries[field].length > 1) errors.push({ field, message: 'given more than once' });
-  const { success, output, issues } = v.safeParse(
-    schema,
-    { ...c.req.query(), ...c.req.param() },
-    { abortPipeEarly: true },
-  );
+  const queries = Object.entries(c.req.queries());
+  const values = gatherMetadata(Object.entries({ ...c.req.query(), ...c.req.param() }));
+  const errors = unknownNames(Object.keys(gatherMetadata(queries)), schema.entries, unknown);
+  for (const [field, given] of queries)
+    if (given.length > 1 && (Object.hasOwn(schema.entries, field) || field.startsWith('metadata[')))
+      errors.push({ field, message: 'given more than once' });
+  const { success, output, issues } = v.safeParse(schema, values, { abortPipeEarly: true });
   for (const issue of issues ?? []) {
     const field = String(v.getDotPath(issue));
     if (!errors.some((error) => error.field === field))

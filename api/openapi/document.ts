@@ -111,6 +111,7 @@ function parameter([name, entry]: [string, v.GenericSchema], path: string) {
     required: entry.type !== 'optional',
     description,
     schema,
+    ...(full.type === 'object' && { style: 'deepObject', explode: true }),
     ...(examples && { example: examples[0] }),
   };
 }

@@ -120,7 +120,7 @@ function addGroup(title, nodes) {
 const createFields = (parameters) =>
   new Map(
     Object.entries(parameters)
-      .filter(([, schema]) => schema['x-group'] !== 'Source' && !schema['x-unused'])
+      .filter(([, schema]) => !['Source', 'Program'].includes(schema['x-group']) && !schema['x-unused'])
       .toSorted(([, a], [, b]) => a['x-order'] - b['x-order'])
       .map(([name, schema]) => [name, createField(name, schema)]),
   );

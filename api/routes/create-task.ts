@@ -47,6 +47,7 @@ export async function createTask(c: Context, services: Services, body: Body): Pr
     model: config.model,
     input,
     warnings,
+    metadata: parsed.request.metadata ?? null,
     image_key: upload ? `${taskFolder(id)}/upload` : null,
     source_key,
     quote: estimated.quote,

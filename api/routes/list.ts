@@ -2,6 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Context } from 'hono';
 import * as v from 'valibot';
+import { metadataSchema } from '../../core/metadata.ts';
 import { choice } from '../../core/parameter-types.ts';
 import { STATUSES } from '../../core/task-status.ts';
 import { destroyConnectionOnError } from '../http/destroy-on-error.ts';
@@ -48,6 +49,7 @@ export const LIST_QUERY = {
   status: v.optional(choice(STATUSES, 'Only tasks with this status')),
   since: timestamp('Only tasks created at this time or later'),
   until: timestamp('Only tasks created before this time'),
+  metadata: v.optional(metadataSchema('Only tasks whose metadata has these texts: metadata[KEY]=TEXT')),
 };
 type ListQuery = v.InferOutput<v.ObjectSchema<typeof LIST_QUERY, undefined>>;
 
@@ -56,12 +58,12 @@ export async function respondWithList(
   c: Context,
   services: Services,
   owner: string,
-  { limit, cursor, status, since, until }: ListQuery,
+  { limit, cursor, status, since, until, metadata }: ListQuery,
 ): Promise<Response> {
   const { store, presentTask, takeTurn } = services;
   const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
   const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
-  const selection = { owner, status, from: idAt(since), before };
+  const selection = { owner, status, metadata, from: idAt(since), before };
   if (limit !== undefined || cursor !== undefined)
     return respondWithPage(c, services, limit, (limit) => store.list({ ...selection, limit }), presentTask);
   const readPage = (before: string | undefined) =>

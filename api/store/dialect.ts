@@ -7,6 +7,7 @@ import type { Task } from './task.ts';
 export const JSON_COLUMNS = [
   'input',
   'warnings',
+  'metadata',
   'output',
   'usage',
   'error',

@@ -162,6 +162,12 @@ export const migrations: Record<string, Migration> = {
   '003_share_secret': {
     up: (db) => db.schema.alterTable('tasks').addColumn('share_secret', 'text').execute(),
   },
+  '004_metadata': {
+    async up(db) {
+      await db.schema.alterTable('tasks').addColumn('metadata', 'text').execute();
+      await sql`create index tasks_metadata on tasks (owner, id) where (metadata is not null)`.execute(db);
+    },
+  },
 };
 
 /**

@@ -189,6 +189,19 @@ forEachDatabase((stores) => {
     expect(await list({ status: 'queued', before: ids[4] })).toEqual([2, 1, 0]);
     expect(await list({ status: 'canceled' })).toEqual([]);
   });
+  test('the list can be limited to metadata, of any text', async () => {
+    const values = ['4', '42', 'x","order":"42', '"', '\\', "'; --", 'größer 👁', '', '%', 'A', 'a', '$&'];
+    for (const order of values) await insert({ metadata: { 'a key': 'x', order } });
+    await insert({ metadata: { reorder: '42' } });
+    await insert();
+    const found = async (metadata: Record<string, string>) =>
+      (await store.list({ owner: 'local', metadata, limit: 100 })).map((task) => task.metadata!.order);
+    for (const order of values) expect(await found({ order }), order).toEqual([order]);
+    expect(await found({ 'a key': 'x' })).toEqual(values.toReversed());
+    expect(await found({ 'a key': 'x', order: '42' })).toEqual(['42']);
+    expect(await found({ 'a key': 'y', order: '42' })).toEqual([]);
+  });
+
   test('countActive counts the active tasks of all owners', async () => {
     expect(await store.countActive()).toEqual({ queued: 0, running: 0, out: 0, oldest: undefined });
     const [first, second] = [

@@ -33,7 +33,7 @@ export function taskQueries({ db }: Dialect, log: StoreLog) {
 
   /** Newest first. A row that can't be read is skipped, and the next one takes its place: fewer than `limit` tasks are the last. */
   async function list(selection: TaskSelection & { limit: number }): Promise<PublicTask[]> {
-    const { owner, status, from, before, limit } = selection;
+    const { owner, status, from, before, metadata = {}, limit } = selection;
     const rows = await db
       .selectFrom('tasks')
       .select(PUBLIC_COLUMNS)
@@ -41,6 +41,7 @@ export function taskQueries({ db }: Dialect, log: StoreLog) {
       .$if(status !== undefined, (query) => query.where('status', '=', status!))
       .$if(from !== undefined, (query) => query.where('id', '>=', from!))
       .$if(before !== undefined, (query) => query.where('id', '<', before!))
+      .where((e) => e.and(Object.entries(metadata).map(hasPair)))
       .orderBy('id', 'desc')
       .limit(limit)
       .execute();
@@ -185,6 +186,15 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
       return moved.length;
     },
   };
+}
+
+/**
+ * Whether a task's metadata has this pair. A key has no quotes, and those in a value are escaped, so the pair's JSON text occurs only where
+ * the pair is. Both databases have `replace`, and it tells capitals from small letters.
+ */
+function hasPair([key, value]: [string, string]) {
+  const text = `${JSON.stringify(key)}:${JSON.stringify(value)}`;
+  return sql<boolean>`(metadata is not null) and replace(metadata, ${text}, '') <> metadata`;
 }
 
 /** The webhook delivery of a task that has just ended. */

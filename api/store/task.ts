@@ -1,5 +1,6 @@
 /** A task as the store keeps it, and what may change in it. */
 import type { JobErrorData, JobOutput, JobUsage, Stage } from '../../core/job.ts';
+import type { Metadata } from '../../core/metadata.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { FieldNote } from '../../core/request.ts';
@@ -33,6 +34,8 @@ export interface Task {
   model: ModelName;
   input: Input;
   warnings: FieldNote[];
+  /** the client’s own texts; they stay after a deletion */
+  metadata: Metadata | null;
   /** bucket key of the uploaded picture; null once it is deleted, after the task's end */
   image_key: string | null;
   /** bucket key of an earlier task's picture */
@@ -99,6 +102,7 @@ export const PUBLIC_COLUMNS = [
   'model',
   'input',
   'warnings',
+  'metadata',
   'still',
   'still_preview',
   'output',
@@ -120,6 +124,7 @@ export const INITIAL_STATE = {
   step: null,
   steps: null,
   progress: 0,
+  metadata: null,
   started_at: null,
   finished_at: null,
   still: null,
@@ -154,6 +159,8 @@ export const endsTask = (task: Task, { status }: Changes) =>
 export interface TaskSelection {
   owner: string;
   status?: TaskStatus | undefined;
+  /** all of these */
+  metadata?: Metadata | undefined;
   /** ids from this one on, itself included */
   from?: string | undefined;
   /** ids below this one */

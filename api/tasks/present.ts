@@ -35,6 +35,7 @@ export async function presentTask(
     model: task.model,
     input: task.input,
     warnings: [...task.warnings, ...(task.output?.warnings ?? [])],
+    ...(task.metadata && { metadata: task.metadata }),
     ...(still !== null && {
       still: {
         ...(await presentFile(still, 'still', files)),

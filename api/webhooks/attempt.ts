@@ -10,7 +10,7 @@ import { presentTask } from '../tasks/present.ts';
 
 const TIMEOUT = 20 * SECOND;
 const MAX_RETRY_AFTER = DAY;
-const MAX_PROMPT = 500; // characters: a body stays under 50 kB
+const MAX_PROMPT = 500; // characters: a body stays under 100 kB
 
 /** Without a response, `status_code` is null and `error` says why. */
 export type AttemptResult = Pick<Delivery, 'status_code' | 'error'> & {

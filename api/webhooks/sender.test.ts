@@ -72,14 +72,14 @@ const call = async (path: string, init: RequestInit = {}) => {
 const send = (path: string) => call(path, { method: 'POST' });
 
 test('the end of a task is delivered once, signed, with valid links', async () => {
-  const id = await endedTask({ prompt: 'y'.repeat(3000) });
+  const id = await endedTask({ prompt: 'y'.repeat(3000), metadata: { order: '42' } });
   const { headers, body } = await delivery(1);
   const event = new Webhook(WEBHOOK_SECRET).verify(body, headers) as {
     type: string;
     timestamp: string;
     data: { id: string; input: { prompt: string }; videos: { link: string }[]; finished_at: string };
   };
-  expect(event).toMatchObject({ type: 'task.succeeded', data: { id, status: 'succeeded' } });
+  expect(event).toMatchObject({ type: 'task.succeeded', data: { id, status: 'succeeded', metadata: { order: '42' } } });
   expect(event.timestamp).toBe(event.data.finished_at);
   expect(event.data.input.prompt).toHaveLength(500);
   expect((await fetch(event.data.videos[0]!.link)).status).toBe(200);

@@ -15,6 +15,7 @@ interface Schema {
   items?: Schema;
   enum?: string[];
   anyOf?: Schema[];
+  additionalProperties?: Schema | boolean;
 }
 interface Field {
   name: string;
@@ -43,7 +44,7 @@ const objectType = (fields: Field[]) =>
     .join('')}}`;
 
 /** @throws Error the schema is of a kind that no response has */
-function typeOf({ type, properties, required = [], items, enum: values, anyOf }: Schema): string {
+function typeOf({ type, properties, required = [], items, enum: values, anyOf, additionalProperties }: Schema): string {
   if (values) return literals(values);
   if (anyOf) return anyOf.map(typeOf).join(' | ');
   if (items) return `Array<${typeOf(items)}>`;
@@ -56,6 +57,7 @@ function typeOf({ type, properties, required = [], items, enum: values, anyOf }:
         description: schema.description,
       })),
     );
+  if (typeof additionalProperties === 'object') return `Record<string, ${typeOf(additionalProperties)}>`;
   if (type === 'integer' || type === 'number') return 'number';
   if (type === 'string' || type === 'boolean' || type === 'null') return type;
   throw new Error(`no TypeScript type for a schema of type ${type}`);
@@ -64,7 +66,9 @@ function typeOf({ type, properties, required = [], items, enum: values, anyOf }:
 /** The resolved input of a task: the common parameters, and those of its sampler, discretization and guider. */
 function inputType(fields: Field[], choices: Record<(typeof CHOICES)[number], string[]>): string {
   const isCommon = ({ name }: Field) =>
-    !Object.hasOwn(BELONGS_TO, name) && name !== 'aspect_ratio' && !(CHOICES as readonly string[]).includes(name);
+    !Object.hasOwn(BELONGS_TO, name) &&
+    !['aspect_ratio', 'metadata'].includes(name) &&
+    !(CHOICES as readonly string[]).includes(name);
   const resolved = fields.map((field) =>
     OPTIONAL.includes(field.name) ? { ...field, type: `${field.type} | undefined`, isOptional: true } : field,
   );
@@ -92,9 +96,14 @@ function inputType(fields: Field[], choices: Record<(typeof CHOICES)[number], st
 export function clientTypes(limits: Limits): string {
   const properties = requestProperties({ model: 'svd', limits, bridge: undefined });
   const fields = parameterRows(limits).map(({ name, range, defaultValue, description }) => {
-    const { type, enum: values } = properties[name]!;
+    const { type, enum: values, additionalProperties } = properties[name]!;
     const allowed = [!values && range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');
-    return { name, type: typeOf({ type, ...(values && { enum: values }) }), description, allowed };
+    return {
+      name,
+      type: typeOf({ type, ...(values && { enum: values }), ...(additionalProperties && { additionalProperties }) }),
+      description,
+      allowed,
+    };
   });
   const { Task, DryRun, Usage } = toJsonSchemaDefs(RESPONSES, { errorMode: 'ignore' }) as Record<string, Schema>;
   const [sampler, discretization, guider] = CHOICES.map((name) => properties[name]!.enum!);
