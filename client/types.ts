@@ -6,13 +6,13 @@ export interface RequestParameters {
   prompt?: string | undefined;
   /** Public URL of the picture to animate: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side (an http(s) URL) */
   image_url?: string | undefined;
-  /** Height of the frames in pixels. By default it follows from aspect_ratio, and from W if that is given (64–2048, multiples of 64; default from aspect_ratio; the model’s own: 480 (camera), 576 (svd, svd_xt, svd_xt_1_1)) */
+  /** Height of the frames in pixels. By default it follows from aspect_ratio, and from W if that is given (64–2048, multiples of 64; default from aspect_ratio; the model’s own: 480 (camera), 576 (svd, svd_xt, svd_xt_1_1, animatelcm_svd_xt)) */
   H?: number | undefined;
-  /** Width of the frames in pixels. By default it follows from aspect_ratio, and from H if that is given (64–2048, multiples of 64; default from aspect_ratio; the model’s own: 848 (camera), 1024 (svd, svd_xt, svd_xt_1_1)) */
+  /** Width of the frames in pixels. By default it follows from aspect_ratio, and from H if that is given (64–2048, multiples of 64; default from aspect_ratio; the model’s own: 848 (camera), 1024 (svd, svd_xt, svd_xt_1_1, animatelcm_svd_xt)) */
   W?: number | undefined;
   /** Aspect ratio of the frames. auto is that of the picture, or of the prompt’s --ar. Ignored if W and H are given (auto, or W:H from 9:21 to 21:9; default auto) */
   aspect_ratio?: string | undefined;
-  /** Number of frames. The clip lasts T / fps seconds (1–100; default 73 (camera), 14 (svd), 25 (svd_xt, svd_xt_1_1)) */
+  /** Number of frames. The clip lasts T / fps seconds (1–100; default 73 (camera), 14 (svd), 25 (svd_xt, svd_xt_1_1, animatelcm_svd_xt)) */
   T?: number | undefined;
   /** Noise added to the still. More noise lets the clip differ more from the still. Not used by the camera (0–1; default 0.02) */
   cond_aug?: number | undefined;
@@ -20,17 +20,17 @@ export interface RequestParameters {
   seed?: number | undefined;
   /** Frames decoded at a time, at most T. Fewer frames need less memory but flicker more. Not used by the camera (1–1e9; default 14) */
   decoding_t?: number | undefined;
-  /** Frames per second. The models were trained with 5 to 30 (1–120; default 24 (camera), 6 (svd, svd_xt, svd_xt_1_1)) */
+  /** Frames per second. The models were trained with 5 to 30 (1–120; default 24 (camera), 6 (svd, svd_xt, svd_xt_1_1), 7 (animatelcm_svd_xt)) */
   fps?: number | undefined;
   /** Amount of movement. The models were trained with values up to 255 (0–512; default 127) */
   motion_bucket_id?: number | undefined;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid (1–10; default 1) */
   num_cols?: number | undefined;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera (default exact) */
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera and AnimateLCM (default exact) */
   speed?: 'exact' | 'fast' | undefined;
-  /** Number of sampling steps. More steps take longer and may show finer detail (1–1000; default 12 (camera), 25 (svd), 30 (svd_xt, svd_xt_1_1)) */
+  /** Number of sampling steps. More steps take longer and may show finer detail (1–1000; default 12 (camera), 25 (svd), 30 (svd_xt, svd_xt_1_1), 4 (animatelcm_svd_xt)) */
   steps?: number | undefined;
-  /** Sampling algorithm, named as in Stability AI’s code (default EulerEDMSampler) */
+  /** Sampling algorithm, named as in Stability AI’s code (default EulerEDMSampler (camera, svd, svd_xt, svd_xt_1_1), LCMSampler (animatelcm_svd_xt)) */
   sampler?:
     | 'EulerEDMSampler'
     | 'HeunEDMSampler'
@@ -38,6 +38,7 @@ export interface RequestParameters {
     | 'DPMPP2SAncestralSampler'
     | 'DPMPP2MSampler'
     | 'LinearMultistepSampler'
+    | 'LCMSampler'
     | undefined;
   /** How much noise is added back while sampling, over all steps. Only for sampler EulerEDMSampler, HeunEDMSampler (≥ 0; default 0) */
   s_churn?: number | undefined;
@@ -45,27 +46,32 @@ export interface RequestParameters {
   s_tmin?: number | undefined;
   /** Highest sigma at which noise is added back. Only for sampler EulerEDMSampler, HeunEDMSampler (≥ 0; default 999) */
   s_tmax?: number | undefined;
-  /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler (≥ 0; default 1) */
+  /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler, LCMSampler (≥ 0; default 1) */
   s_noise?: number | undefined;
   /** Share of each step that is fresh noise. Only for sampler EulerAncestralSampler, DPMPP2SAncestralSampler (0–1; default 1) */
   eta?: number | undefined;
   /** Order of the method: how many slopes each step uses, at most steps. Only for sampler LinearMultistepSampler (1–1e9; default 4) */
   order?: number | undefined;
-  /** How the noise levels are spaced (default EDMDiscretization) */
-  discretization?: 'EDMDiscretization' | 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization' | undefined;
-  /** Last noise level before 0. Must be below sigma_max. Only for discretization EDMDiscretization. Default 0.0292 if the request names EDMDiscretization (> 0; default 0.002) */
+  /** How the noise levels are spaced (default EDMDiscretization (camera, svd, svd_xt, svd_xt_1_1), LCMDiscretization (animatelcm_svd_xt)) */
+  discretization?:
+    | 'EDMDiscretization'
+    | 'LegacyDDPMDiscretization'
+    | 'AlignYourStepsDiscretization'
+    | 'LCMDiscretization'
+    | undefined;
+  /** Last noise level before 0. Must be below sigma_max. Only for discretization EDMDiscretization (> 0; default 0.002 (camera, svd, svd_xt, svd_xt_1_1), 0.0292 (animatelcm_svd_xt)) */
   sigma_min?: number | undefined;
-  /** First noise level. Only for discretization EDMDiscretization. Default 14.6146 if the request names EDMDiscretization (> 0; default 700) */
+  /** First noise level. Only for discretization EDMDiscretization (> 0; default 700 (camera, svd, svd_xt, svd_xt_1_1), 14.6146 (animatelcm_svd_xt)) */
   sigma_max?: number | undefined;
-  /** How much denser the steps are at low noise. Only for discretization EDMDiscretization. Default 3 if the request names EDMDiscretization (> 0; default 7) */
+  /** How much denser the steps are at low noise. Only for discretization EDMDiscretization (> 0; default 7 (camera, svd, svd_xt, svd_xt_1_1), 3 (animatelcm_svd_xt)) */
   rho?: number | undefined;
-  /** Rule for how strongly the still guides each frame (default LinearPredictionGuider) */
+  /** Rule for how strongly the still guides each frame (default LinearPredictionGuider (camera, svd, svd_xt, svd_xt_1_1), IdentityGuider (animatelcm_svd_xt)) */
   guider?: 'LinearPredictionGuider' | 'VanillaCFG' | 'IdentityGuider' | undefined;
   /** Guidance scale of every frame. Only for guider VanillaCFG (≥ 0; default 5) */
   cfg_scale?: number | undefined;
-  /** Guidance scale of the last frame. Only for guider LinearPredictionGuider. Default 1.5 if the request names LinearPredictionGuider (≥ 1; default 2.5 (camera, svd), 3 (svd_xt, svd_xt_1_1)) */
+  /** Guidance scale of the last frame. Only for guider LinearPredictionGuider (≥ 1; default 2.5 (camera, svd), 3 (svd_xt, svd_xt_1_1), 1.5 (animatelcm_svd_xt)) */
   max_cfg_scale?: number | undefined;
-  /** Guidance scale of the first frame. Only for guider LinearPredictionGuider. Default 1 if the request names LinearPredictionGuider (1–10; default 1 (camera, svd), 1.5 (svd_xt, svd_xt_1_1)) */
+  /** Guidance scale of the first frame. Only for guider LinearPredictionGuider (1–10; default 1 (camera, svd, animatelcm_svd_xt), 1.5 (svd_xt, svd_xt_1_1)) */
   min_guidance_scale?: number | undefined;
   /** Guidance only at noise levels above this sigma. Must be below guidance_sigma_max. Other levels take half the time. Only for guider LinearPredictionGuider, VanillaCFG (≥ 0) */
   guidance_sigma_min?: number | undefined;
@@ -111,7 +117,7 @@ export type Input = {
   motion_bucket_id: number;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid */
   num_cols: number;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera */
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera and AnimateLCM */
   speed: 'exact' | 'fast';
   /** Number of sampling steps. More steps take longer and may show finer detail */
   steps: number;
@@ -140,12 +146,12 @@ export type Input = {
       s_tmin: number;
       /** Highest sigma at which noise is added back. Only for sampler EulerEDMSampler, HeunEDMSampler */
       s_tmax: number;
-      /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler */
+      /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler, LCMSampler */
       s_noise: number;
     }
   | {
       sampler: 'EulerAncestralSampler' | 'DPMPP2SAncestralSampler';
-      /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler */
+      /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler, LCMSampler */
       s_noise: number;
       /** Share of each step that is fresh noise. Only for sampler EulerAncestralSampler, DPMPP2SAncestralSampler */
       eta: number;
@@ -158,27 +164,32 @@ export type Input = {
       /** Order of the method: how many slopes each step uses, at most steps. Only for sampler LinearMultistepSampler */
       order: number;
     }
+  | {
+      sampler: 'LCMSampler';
+      /** Scale of the noise that is added back; for the ancestral samplers at most 1. Only for sampler EulerEDMSampler, HeunEDMSampler, EulerAncestralSampler, DPMPP2SAncestralSampler, LCMSampler */
+      s_noise: number;
+    }
 ) &
   (
     | {
         discretization: 'EDMDiscretization';
-        /** Last noise level before 0. Must be below sigma_max. Only for discretization EDMDiscretization. Default 0.0292 if the request names EDMDiscretization */
+        /** Last noise level before 0. Must be below sigma_max. Only for discretization EDMDiscretization */
         sigma_min: number;
-        /** First noise level. Only for discretization EDMDiscretization. Default 14.6146 if the request names EDMDiscretization */
+        /** First noise level. Only for discretization EDMDiscretization */
         sigma_max: number;
-        /** How much denser the steps are at low noise. Only for discretization EDMDiscretization. Default 3 if the request names EDMDiscretization */
+        /** How much denser the steps are at low noise. Only for discretization EDMDiscretization */
         rho: number;
       }
     | {
-        discretization: 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization';
+        discretization: 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization' | 'LCMDiscretization';
       }
   ) &
   (
     | {
         guider: 'LinearPredictionGuider';
-        /** Guidance scale of the last frame. Only for guider LinearPredictionGuider. Default 1.5 if the request names LinearPredictionGuider */
+        /** Guidance scale of the last frame. Only for guider LinearPredictionGuider */
         max_cfg_scale: number;
-        /** Guidance scale of the first frame. Only for guider LinearPredictionGuider. Default 1 if the request names LinearPredictionGuider */
+        /** Guidance scale of the first frame. Only for guider LinearPredictionGuider */
         min_guidance_scale: number;
         /** Guidance only at noise levels above this sigma. Must be below guidance_sigma_max. Other levels take half the time. Only for guider LinearPredictionGuider, VanillaCFG */
         guidance_sigma_min?: number | undefined;
@@ -200,7 +211,7 @@ export type Input = {
   );
 
 /** The models that a service may have. */
-export type ModelName = 'camera' | 'svd' | 'svd_xt' | 'svd_xt_1_1';
+export type ModelName = 'camera' | 'svd' | 'svd_xt' | 'svd_xt_1_1' | 'animatelcm_svd_xt';
 
 /** A task, as the service shows it. */
 export interface Task {

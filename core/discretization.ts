@@ -1,9 +1,9 @@
 /** Noise levels: the sigmas that a sampler steps through. */
 
-/** How the noise levels are spaced. The names are sgm's, but for Align Your Steps, which sgm lacks. */
+/** How the noise levels are spaced. The names are sgm's, but for Align Your Steps and LCM, which sgm lacks. */
 export type Discretization =
   | ({ discretization: 'EDMDiscretization' } & EDMDiscretization)
-  | { discretization: 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization' };
+  | { discretization: 'LegacyDDPMDiscretization' | 'AlignYourStepsDiscretization' | 'LCMDiscretization' };
 
 /** @returns steps + 1 sigmas, descending, the last one 0 */
 export function noiseLevels(steps: number, choice: Discretization): number[] {
@@ -14,6 +14,8 @@ export function noiseLevels(steps: number, choice: Discretization): number[] {
       return legacyDDPMSigmas(steps);
     case 'AlignYourStepsDiscretization':
       return alignYourStepsSigmas(steps);
+    case 'LCMDiscretization':
+      return lcmSigmas(steps);
   }
 }
 
@@ -91,4 +93,21 @@ export function alignYourStepsSigmas(steps: number): number[] {
     return ALIGN_YOUR_STEPS[from]! ** (1 - share) * ALIGN_YOUR_STEPS[from + 1]! ** share;
   });
   return [...sigmas, 0];
+}
+
+/** The noise levels that AnimateLCM-SVD-xt was distilled on. */
+export const LCM_LEVELS = 40;
+
+/**
+ * Evenly spaced levels of those that AnimateLCM-SVD-xt was distilled on, from the highest (G-U-N/AnimateLCM,
+ * animatelcm_svd/animatelcm_scheduler.py).
+ * @param steps 1 to LCM_LEVELS
+ * @returns steps + 1 sigmas, descending, the last one 0
+ * @throws RangeError for more steps than there are levels
+ */
+export function lcmSigmas(steps: number): number[] {
+  if (steps > LCM_LEVELS) throw new RangeError(`at most ${LCM_LEVELS} steps, not ${steps}`);
+  const levels = edmSigmas(LCM_LEVELS, { sigma_min: 0.002, sigma_max: 700, rho: 7 });
+  const stride = Math.floor(LCM_LEVELS / steps);
+  return [...Array.from({ length: steps }, (_, i) => levels[i * stride]!), 0];
 }

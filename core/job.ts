@@ -1,5 +1,6 @@
 /** The contract between the API and the worker: a job's input, progress, output and errors. docs/glossary.md defines the words. */
 import * as v from 'valibot';
+import { LCM_LEVELS } from './discretization.ts';
 import { isSized, type Size } from './frame-size.ts';
 import { parameters } from './parameters.ts';
 import { presets } from './presets.ts';
@@ -56,11 +57,14 @@ export const jobSchema = v.pipe(
       v.object({ sampler: v.picklist(['EulerEDMSampler', 'HeunEDMSampler']), s_churn, s_tmin, s_tmax, s_noise }),
       v.object({ sampler: v.picklist(['EulerAncestralSampler', 'DPMPP2SAncestralSampler']), eta, s_noise }),
       v.object({ sampler: v.literal('DPMPP2MSampler') }),
+      v.object({ sampler: v.literal('LCMSampler'), s_noise }),
       v.object({ sampler: v.literal('LinearMultistepSampler'), order }),
     ]),
     v.variant('discretization', [
       v.object({ discretization: v.literal('EDMDiscretization'), sigma_min, sigma_max, rho }),
-      v.object({ discretization: v.picklist(['LegacyDDPMDiscretization', 'AlignYourStepsDiscretization']) }),
+      v.object({
+        discretization: v.picklist(['LegacyDDPMDiscretization', 'AlignYourStepsDiscretization', 'LCMDiscretization']),
+      }),
     ]),
     v.variant('guider', [
       v.object({ guider: v.literal('LinearPredictionGuider'), max_cfg_scale, min_guidance_scale, ...interval }),
@@ -79,6 +83,10 @@ export const jobSchema = v.pipe(
   v.check(
     (job) => (job.cache_interval === undefined) === (job.cache_depth === undefined),
     'cache_interval and cache_depth belong together',
+  ),
+  v.check(
+    (job) => job.discretization !== 'LCMDiscretization' || job.steps <= LCM_LEVELS,
+    'steps: more than LCMDiscretization has levels',
   ),
   // A key may only lead into the task's own folder, or to a still, whose owner the API has checked.
   v.check(

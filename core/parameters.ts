@@ -24,8 +24,13 @@ export const MAX_PROMPT = 4000; // characters
 const SPEED_NAMES = Object.keys(SPEEDS) as Speed[];
 const CHURNING = ['EulerEDMSampler', 'HeunEDMSampler'] as const;
 export const ANCESTRAL = ['EulerAncestralSampler', 'DPMPP2SAncestralSampler'] as const;
-const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler'] as const;
-const DISCRETIZATIONS = ['EDMDiscretization', 'LegacyDDPMDiscretization', 'AlignYourStepsDiscretization'] as const;
+const SAMPLERS = [...CHURNING, ...ANCESTRAL, 'DPMPP2MSampler', 'LinearMultistepSampler', 'LCMSampler'] as const;
+const DISCRETIZATIONS = [
+  'EDMDiscretization',
+  'LegacyDDPMDiscretization',
+  'AlignYourStepsDiscretization',
+  'LCMDiscretization',
+] as const;
 const GUIDING = ['LinearPredictionGuider', 'VanillaCFG'] as const;
 const GUIDERS = [...GUIDING, 'IdentityGuider'] as const;
 
@@ -34,7 +39,7 @@ export const BELONGS_TO: Partial<Record<string, { choice: Choice; names: readonl
   s_churn: { choice: 'sampler', names: CHURNING },
   s_tmin: { choice: 'sampler', names: CHURNING },
   s_tmax: { choice: 'sampler', names: CHURNING },
-  s_noise: { choice: 'sampler', names: [...CHURNING, ...ANCESTRAL] },
+  s_noise: { choice: 'sampler', names: [...CHURNING, ...ANCESTRAL, 'LCMSampler'] },
   eta: { choice: 'sampler', names: ANCESTRAL },
   order: { choice: 'sampler', names: ['LinearMultistepSampler'] },
   sigma_min: { choice: 'discretization', names: ['EDMDiscretization'] },
@@ -54,6 +59,7 @@ export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
   svd: [],
   svd_xt: [],
   svd_xt_1_1: [],
+  animatelcm_svd_xt: ['speed'],
 };
 
 /** A character has one or two UTF-16 units. The cheap check comes first, because the text may be long. */
@@ -109,7 +115,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
     ),
     speed: choice(
       SPEED_NAMES,
-      `Set of sampling parameters; those of the request override it. exact: the model’s own. fast: ${describeSet(SPEEDS.fast)}. Not used by the camera`,
+      `Set of sampling parameters; those of the request override it. exact: the model’s own. fast: ${describeSet(SPEEDS.fast)}. Not used by the camera and AnimateLCM`,
     ),
     steps: integer(1, 1000, 'Number of sampling steps. More steps take longer and may show finer detail'),
     sampler: choice(SAMPLERS, 'Sampling algorithm, named as in Stability AI’s code'),
@@ -209,7 +215,6 @@ export function defaults(model: ModelName, speed: Speed = 'exact') {
     decoding_t: 14,
     motion_bucket_id: 127,
     num_cols: 1,
-    sampler: 'EulerEDMSampler',
     ...discretization,
     ...guider,
     cache_interval: 1,
@@ -228,6 +233,7 @@ export const NAMED_DEFAULTS: Partial<Record<string, Record<string, number>>> = {
   EulerAncestralSampler: { eta: 1, s_noise: 1 },
   DPMPP2SAncestralSampler: { eta: 1, s_noise: 1 },
   LinearMultistepSampler: { order: 4 },
+  LCMSampler: { s_noise: 1 },
   EDMDiscretization: { sigma_min: 0.0292, sigma_max: 14.6146, rho: 3 },
   LinearPredictionGuider: { max_cfg_scale: 1.5, min_guidance_scale: 1 },
   VanillaCFG: { cfg_scale: 5 },

@@ -1,5 +1,6 @@
 import type { Discretization } from './discretization.ts';
 import type { Guider } from './guider.ts';
+import type { Sampler } from './sampler-options.ts';
 
 /** The values that a model was trained for: the defaults of requests. */
 export interface Preset {
@@ -11,6 +12,7 @@ export interface Preset {
   /** frames a second */
   fps: number;
   steps: number;
+  sampler: Sampler['sampler'];
   discretization: Discretization;
   guider: Guider;
 }
@@ -22,6 +24,7 @@ const svd = {
   T: 14,
   fps: 6,
   steps: 25,
+  sampler: 'EulerEDMSampler',
   discretization: EDM,
   guider: { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 2.5 },
 } satisfies Preset;
@@ -33,6 +36,15 @@ export const presets = {
   svd,
   svd_xt,
   svd_xt_1_1: svd_xt,
+  // G-U-N/AnimateLCM, animatelcm_svd: its demo, but without guidance
+  animatelcm_svd_xt: {
+    ...svd_xt,
+    fps: 7,
+    steps: 4,
+    sampler: 'LCMSampler',
+    discretization: { discretization: 'LCMDiscretization' },
+    guider: { guider: 'IdentityGuider' },
+  },
 } satisfies Record<string, Preset>;
 
 export type ModelName = keyof typeof presets;

@@ -1,6 +1,6 @@
 /** Turns a client's values, from JSON, a form or a command line, into the input of a task. */
 import * as v from 'valibot';
-import { type EDMDiscretization, noiseLevels } from './discretization.ts';
+import { type EDMDiscretization, LCM_LEVELS, noiseLevels } from './discretization.ts';
 import { uploadName } from './file-name.ts';
 import { isSized, parseRatio, withSize } from './frame-size.ts';
 import { aspectRatioOf } from './midjourney-prompt.ts';
@@ -84,6 +84,10 @@ export function parseRequest(
   const request = validate(relevant, schema, unknown);
   const { source, warnings: sourceWarnings } = chooseSource(request, isName, context);
   const input = resolveSize(resolve(request, source, context), request, model);
+  if (input.discretization === 'LCMDiscretization' && input.steps > LCM_LEVELS) {
+    const message = `must be a whole number from 1 to ${LCM_LEVELS} with LCMDiscretization`;
+    throw new InvalidRequest([{ field: 'steps', message }]);
+  }
   if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
   checkGuidanceInterval(request);
   return {
@@ -211,6 +215,7 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
       'ignored: only with cache_interval above 1',
     ],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
+    ...distillationWarnings(input, model),
     ...UNUSED[model].map((name): [boolean, string, string] => [
       request[name] !== undefined,
       name,
@@ -223,6 +228,24 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
     ],
   ];
   return warnings.filter(([condition]) => condition).map(([, field, message]) => ({ field, message }));
+}
+
+/** A distilled model and its sampler need each other. */
+function distillationWarnings(input: Input, model: ModelName): [condition: boolean, field: string, message: string][] {
+  const { sampler, discretization, steps } = input;
+  if (model !== 'animatelcm_svd_xt') {
+    const message = 'of the models that use networks, only animatelcm_svd_xt was trained for it';
+    return [[sampler === 'LCMSampler' && model !== 'camera', 'sampler', message]];
+  }
+  return [
+    [sampler !== 'LCMSampler', 'sampler', 'the model was trained for LCMSampler'],
+    [
+      discretization !== 'LCMDiscretization',
+      'discretization',
+      'the model was trained on the levels of LCMDiscretization',
+    ],
+    [steps > 8, 'steps', 'the model was trained for 1 to 8 steps'],
+  ];
 }
 
 /** Whether the request has an aspect ratio, and the prompt has another one. */

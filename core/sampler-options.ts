@@ -1,4 +1,4 @@
-/** The samplers and the parameters that each takes; the names are sgm's. The algorithms are in `handler/sampling/samplers.ts`. */
+/** The samplers and the parameters that each takes; the names are sgm's, but for LCMSampler, which sgm lacks. The algorithms are in `handler/sampling/samplers.ts`. */
 
 /** Stochasticity of Karras et al. 2022 (arXiv:2206.00364), algorithm 2. */
 export interface Churn {
@@ -23,5 +23,7 @@ export type Sampler =
   | ({ sampler: 'EulerEDMSampler' | 'HeunEDMSampler' } & Churn)
   | ({ sampler: 'EulerAncestralSampler' | 'DPMPP2SAncestralSampler' } & Ancestral)
   | { sampler: 'DPMPP2MSampler' }
+  /** s_noise: scale of the fresh noise, ≥ 0; 1 is neutral */
+  | { sampler: 'LCMSampler'; s_noise: number }
   /** order: how many earlier slopes a step uses, ≥ 1 */
   | { sampler: 'LinearMultistepSampler'; order: number };

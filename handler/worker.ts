@@ -57,12 +57,16 @@ async function loadSvd(
 ): Promise<Model> {
   const start = performance.now();
   const secondsSince = (time: number) => Number(((performance.now() - time) / SECOND).toFixed(2));
-  const { folder, source } = findWeights(name, environment);
+  const { source, ...files } = findWeights(name, environment);
   const { device, memory, reason } = await chooseDevice(preferred);
   const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
-  log({ device, reason, memory_gb: gigabytes, weights: source, folder, seconds: secondsSince(start) }, 'device chosen');
+  log(
+    { device, reason, memory_gb: gigabytes, weights: source, ...files, seconds: secondsSince(start) },
+    'device chosen',
+  );
   const opened = performance.now();
-  const model = openSvd(folder, {
+  const model = openSvd(files.folder, {
+    unet: files.unet,
     device,
     memory,
     onOpen: ({ network, policy, ms }) => log({ network, policy, seconds: ms / 1000 }, 'session opened'),

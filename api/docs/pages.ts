@@ -25,6 +25,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'models/camera',
     'models/svd',
     'models/fast',
+    'models/animatelcm',
     'models/memory',
     'models/sampling',
     'models/feature-cache',

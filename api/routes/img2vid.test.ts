@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { StorageError } from '../../core/bucket/bucket.ts';
+import type { ModelName } from '../../core/presets.ts';
+import { parseRequest } from '../../core/request.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 
 let service: TestService;
@@ -393,6 +395,10 @@ describe('sampler, discretization and guider', () => {
     [{ sigma_max: 80 }, { ...churn, ...edm, sigma_max: 80, ...linear }],
     [{ discretization: 'LegacyDDPMDiscretization' }, { ...churn, ...linear }],
     [{ discretization: 'AlignYourStepsDiscretization' }, { ...churn, ...linear }],
+    [
+      { sampler: 'LCMSampler', discretization: 'LCMDiscretization', steps: 40 },
+      { s_noise: 1, ...linear },
+    ],
     [{ guider: 'LinearPredictionGuider' }, { ...churn, ...edm, max_cfg_scale: 1.5, min_guidance_scale: 1 }],
     [{ max_cfg_scale: 4 }, { ...churn, ...edm, max_cfg_scale: 4, min_guidance_scale: 1 }],
     [{ guider: 'VanillaCFG' }, { ...churn, ...edm, cfg_scale: 5 }],
@@ -418,6 +424,34 @@ describe('sampler, discretization and guider', () => {
       { field: 's_churn', message: 'ignored: only for sampler EulerEDMSampler, HeunEDMSampler' },
       { field: 'cfg_scale', message: 'ignored: only for guider VanillaCFG' },
     ]);
+  });
+
+  test('more steps than LCMDiscretization has levels are refused', async () => {
+    const { errors } = await (
+      await service.post({ prompt: 'x', discretization: 'LCMDiscretization', steps: 41 })
+    ).json();
+    const message = 'must be a whole number from 1 to 40 with LCMDiscretization';
+    expect(errors).toEqual([{ field: 'steps', message }]);
+  });
+
+  test('AnimateLCM has four steps of its sampler without guidance by default; others get a warning', () => {
+    const parse = (model: ModelName, values: object) =>
+      parseRequest(
+        { image_url: 'https://example.com/a.png', ...values },
+        { limits: { maxFrames: 100, maxFps: 120 }, model, hasImage: false, seed: 1 },
+      );
+    const { input, warnings } = parse('animatelcm_svd_xt', {});
+    const choice = { sampler: 'LCMSampler', s_noise: 1, discretization: 'LCMDiscretization', guider: 'IdentityGuider' };
+    expect(input).toMatchObject({ T: 25, fps: 7, steps: 4, ...choice });
+    for (const name of ['s_churn', 'sigma_max', 'max_cfg_scale']) expect(input).not.toHaveProperty(name);
+    expect(warnings).toEqual([]);
+    const other = { sampler: 'EulerEDMSampler', discretization: 'EDMDiscretization', steps: 9 };
+    expect(parse('animatelcm_svd_xt', other).warnings).toEqual([
+      { field: 'sampler', message: 'the model was trained for LCMSampler' },
+      { field: 'discretization', message: 'the model was trained on the levels of LCMDiscretization' },
+      { field: 'steps', message: 'the model was trained for 1 to 8 steps' },
+    ]);
+    expect(parse('svd_xt', { sampler: 'LCMSampler' }).warnings).toMatchObject([{ field: 'sampler' }]);
   });
 
   test('an empty guidance interval is refused', async () => {

@@ -31,6 +31,7 @@ const WORK = {
   svd: SVD,
   svd_xt: SVD,
   svd_xt_1_1: SVD,
+  animatelcm_svd_xt: SVD,
 };
 /**
  * Time of a clip divided by that on a slow machine, before there is a result. The camera's was measured on two cores. SVD's depends on

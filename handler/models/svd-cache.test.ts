@@ -167,16 +167,13 @@ describe('a clip', () => {
     const expected = await plain.denoise(y, 1, false, 5);
     await plain.close();
     const cache = { cache_interval: 4, cache_depth: 2 };
-    for (const [earlier, step] of [
-      [false, 5],
-      [true, 4],
-    ] as const) {
-      const before = await open(cache);
-      await before.denoise(x, 2, earlier, step);
-      await before.close();
-      const clip = await open(cache); // as for a job that another worker began
-      if (earlier) await clip.denoise(x, 2, true, step); // of this cycle, but of the other branch
-      await clip.denoise(x, 2, false, 0); // of an earlier cycle
+    const before = await open(cache);
+    await before.denoise(x, 2, false, 5);
+    await before.close();
+    const runs = [undefined, { branch: true, step: 4 }, { branch: false, step: 0 }];
+    for (const earlier of runs) {
+      const clip = await open(cache); // the first is as for a job that another worker began
+      if (earlier) await clip.denoise(x, 2, earlier.branch, earlier.step);
       expect(await clip.denoise(y, 1, false, 5)).toEqual(expected);
       expect(psnr(await clip.denoise(y, 1, false, 6), expected)).toBeGreaterThan(SAME); // the feature of the same input
       expect(psnr(await clip.denoise(y, 1.5, false, 6), expected)).toBeLessThan(80);

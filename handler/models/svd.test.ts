@@ -109,8 +109,12 @@ describe('a whole clip equals diffusers’ StableVideoDiffusionPipeline', () => 
   });
 });
 
-test('a clip on the levels of Align Your Steps equals diffusers’ with the same sigmas', async () => {
-  const golden = JSON.parse(readFileSync(new URL('testdata/align-your-steps.json', import.meta.url), 'utf8'));
+const levelsOf = { 'align-your-steps': 'AlignYourStepsDiscretization', lcm: 'LCMDiscretization' } as const;
+test.each([
+  ['align-your-steps', { sampler: 'EulerEDMSampler', s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 }],
+  ['lcm', { sampler: 'LCMSampler', s_noise: 1 }],
+] as const)('a clip of %s equals that of diffusers’ pipeline', async (name, choice) => {
+  const golden = JSON.parse(readFileSync(new URL(`testdata/${name}.json`, import.meta.url), 'utf8'));
   const { H, W, T, steps, seed, guidance, picture, latents_b64 } = golden;
   const [a, b, c] = picture;
   const data = new Uint8Array(W * H * 3);
@@ -125,9 +129,8 @@ test('a clip on the levels of Align Your Steps equals diffusers’ with the same
   const noise = randn(clip.shape.reduce((product, size) => product * size, 1));
   const [min_guidance_scale, max_cfg_scale] = guidance;
   const scales = guidanceScales(T, { guider: 'LinearPredictionGuider', min_guidance_scale, max_cfg_scale });
-  const sigmas = noiseLevels(steps, { discretization: 'AlignYourStepsDiscretization' });
-  const churn = { s_churn: 0, s_tmin: 0, s_tmax: 999, s_noise: 1 };
-  const latents = await eulerEDM({ denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn }, churn);
+  const sigmas = noiseLevels(steps, { discretization: levelsOf[name] });
+  const latents = await sample({ denoise: withGuidance(clip.denoise, scales), noise, sigmas, randn }, choice);
   await clip.close();
   const expected = new Float32Array(new Uint8Array(Buffer.from(latents_b64, 'base64')).buffer);
   expect(psnr(latents, expected)).toBeGreaterThan(MIN_PSNR);

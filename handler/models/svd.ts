@@ -7,7 +7,7 @@ import { usableMemory } from '../onnx/device.ts';
 import type { SessionsOptions } from '../onnx/session-cache.ts';
 import type { ClipRequest, ClipSize, Model } from './model.ts';
 import { openClip, type SvdClip } from './svd/clip.ts';
-import { openNetworks, toJobError } from './svd/networks.ts';
+import { type NetworkOptions, openNetworks, toJobError } from './svd/networks.ts';
 
 export interface SvdModel extends Model {
   /** Waits until the clip that is open has been closed. */
@@ -19,7 +19,7 @@ export interface SvdModel extends Model {
 }
 
 /** Defaults: the processor, and as much memory as the machine allows. */
-export type SvdOptions = Partial<SessionsOptions>;
+export type SvdOptions = Partial<SessionsOptions> & Pick<NetworkOptions, 'unet'>;
 
 /**
  * @param folder a model in the official layout: image_encoder, vae, unet, feature_extractor, each with its config and weights, in

@@ -1,10 +1,10 @@
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openSvd } from './svd.ts';
 import { SMALL_SVD } from './testdata/reference.ts';
-import { cacheName, findWeights, hubCache, REPOSITORIES, SUFFIXES } from './weights.ts';
+import { cacheName, findWeights, hubCache, REPOSITORIES, SUFFIXES, UNETS } from './weights.ts';
 
 const NAME = cacheName(REPOSITORIES.svd_xt);
 const [OLD, NEW] = ['a'.repeat(40), 'b'.repeat(40)];
@@ -129,4 +129,44 @@ test('an incomplete snapshot is skipped, also the one that refs/main names', () 
 test('a model that is found opens', async () => {
   putModel('.cache/huggingface/hub', NAME, 'snapshots', OLD);
   await openSvd(find().folder).close();
+});
+
+describe('AnimateLCM, which has only a UNet of its own', () => {
+  const { repository, file } = UNETS.animatelcm_svd_xt!;
+  const findOwn = (env: NodeJS.ProcessEnv = {}) => findWeights('animatelcm_svd_xt', { HOME: root, ...env }, volumes);
+  /** A copy of the model without a UNet. */
+  function putOthers(...path: string[]): string {
+    const folder = putModel(...path);
+    rmSync(join(folder, 'unet/diffusion_pytorch_model.fp16.safetensors'));
+    return folder;
+  }
+  function putUnet(...path: string[]): string {
+    const to = join(root, ...path, file);
+    mkdirSync(dirname(to), { recursive: true });
+    cpSync(join(SMALL_SVD, 'unet/diffusion_pytorch_model.fp16.safetensors'), to);
+    return to;
+  }
+
+  test('has the other files of svd_xt, and opens', async () => {
+    const folder = putOthers('.cache/huggingface/hub', NAME, 'snapshots', OLD);
+    expect(() => findOwn()).toThrow(`  ${volumes.pod}/models/animatelcm_svd_xt/unet/${file} is not there`);
+    expect(() => findOwn()).not.toThrow(folder);
+    const unet = putUnet('.cache/huggingface/hub', cacheName(repository), 'snapshots', NEW);
+    expect(findOwn()).toEqual({ folder, unet, source: 'Hugging Face cache' });
+    expect(() => find()).toThrow('lacks unet/diffusion_pytorch_model.safetensors'); // svd_xt itself is incomplete
+    await openSvd(folder, { unet }).close();
+  });
+
+  test('is found on a network volume', () => {
+    const folder = putOthers('workspace/models/animatelcm_svd_xt');
+    const unet = putUnet('workspace/models/animatelcm_svd_xt/unet');
+    expect(findOwn()).toEqual({ folder, unet, source: 'network volume' });
+  });
+
+  test('is not made from the UNet of svd_xt in MODEL_DIR', () => {
+    const folder = putModel('mine');
+    expect(() => findOwn({ MODEL_DIR: folder })).toThrow(`MODEL_DIR ${folder} lacks unet/${file}`);
+    const unet = putUnet('mine/unet');
+    expect(findOwn({ MODEL_DIR: folder })).toEqual({ folder, unet, source: 'MODEL_DIR' });
+  });
 });

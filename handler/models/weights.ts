@@ -9,9 +9,15 @@ export const REPOSITORIES = {
   svd: 'stabilityai/stable-video-diffusion-img2vid',
   svd_xt: 'stabilityai/stable-video-diffusion-img2vid-xt',
   svd_xt_1_1: 'stabilityai/stable-video-diffusion-img2vid-xt-1-1',
+  animatelcm_svd_xt: 'stabilityai/stable-video-diffusion-img2vid-xt',
 } satisfies Record<Exclude<ModelName, 'camera'>, string>;
 
 export type WeightsName = keyof typeof REPOSITORIES;
+
+/** The repository and file of models that have only a UNet of their own. It is in single precision, and takes the place of the other one. */
+export const UNETS: Partial<Record<WeightsName, { repository: string; file: string }>> = {
+  animatelcm_svd_xt: { repository: 'wangfuyun/AnimateLCM-SVD-xt', file: 'AnimateLCM-SVD-xt.safetensors' },
+};
 
 /** The other files that `openSvd` reads. */
 export const CONFIGS = [
@@ -22,7 +28,9 @@ export const CONFIGS = [
 ];
 
 /** The networks' weights, without the suffix for the precision. */
-export const WEIGHTS = ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model'];
+const WEIGHTS = ['image_encoder/model', 'vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model'];
+/** Those that a model has in REPOSITORIES. */
+export const weightsOf = (model: WeightsName) => WEIGHTS.filter((stem) => !UNETS[model] || !stem.startsWith('unet/'));
 export const SUFFIXES = { fp16: '.fp16.safetensors', fp32: '.safetensors' };
 
 /** Where RunPod mounts a network volume. A serverless worker's volume has RunPod's cached models too. */
@@ -31,48 +39,70 @@ export const VOLUMES = { serverless: '/runpod-volume', pod: '/workspace' };
 /** The Hugging Face cache on a serverless worker's volume. */
 export const volumeCache = (volumes = VOLUMES) => join(volumes.serverless, 'huggingface-cache/hub');
 
+/** A model's files. */
+export interface FoundWeights {
+  /** for `openSvd` */
+  folder: string;
+  /** the UNet's file, if it is not the one in the folder */
+  unet?: string;
+  /** what kind of place the folder is */
+  source: string;
+}
+
 /**
  * Looks for a model in MODEL_DIR, and only there if it is set; else in Hugging Face's cache, among RunPod's cached models and on network
- * volumes. A folder counts if it has every file that the worker needs.
- * @returns the folder for `openSvd`, and what kind of place it is
+ * volumes. A folder counts if it has every file that the worker needs. A UNet of its own is in the folder `unet` of MODEL_DIR or of a
+ * network volume's folder, or in a cache.
  * @throws Error that names MODEL_DIR or every place, and what it lacks
  */
-export function findWeights(
-  model: WeightsName,
-  env: NodeJS.ProcessEnv,
-  volumes = VOLUMES,
-): { folder: string; source: string } {
+export function findWeights(model: WeightsName, env: NodeJS.ProcessEnv, volumes = VOLUMES): FoundWeights {
+  const own = UNETS[model];
   if (env.MODEL_DIR) {
-    const problem = findProblem(env.MODEL_DIR);
+    const unet = own && join('unet', own.file);
+    const problem = findProblem(env.MODEL_DIR, model, unet ? [unet] : []);
     if (problem) throw new Error(`MODEL_DIR ${env.MODEL_DIR} ${problem}`);
-    return { folder: env.MODEL_DIR, source: 'MODEL_DIR' };
+    return { folder: env.MODEL_DIR, source: 'MODEL_DIR', ...(unet && { unet: join(env.MODEL_DIR, unet) }) };
   }
-  const repository = REPOSITORIES[model];
+  const places = placesOf(REPOSITORIES[model], model, env, volumes);
+  const found = places.find(({ folder }) => !findProblem(folder, model));
+  const fileIn = ({ folder, isCache }: (typeof places)[number]) => join(folder, isCache ? '' : 'unet', own!.file);
+  const unets = own ? placesOf(own.repository, model, env, volumes).map(fileIn) : [];
+  const unet = unets.find((path) => existsSync(path));
+  if (found && (!own || unet)) return { folder: found.folder, source: found.source, ...(unet && { unet }) };
+  const problems = [
+    ...(found ? [] : places.map(({ folder }) => `  ${folder} ${findProblem(folder, model)}`)),
+    ...(unet ? [] : unets.map((path) => `  ${path} is not there`)),
+  ];
+  const start = `the files of ${model} are in none of these places; npm run models -- ${model} downloads them:`;
+  throw new Error([start, ...problems].join('\n'));
+}
+
+/** The folders where files of a repository may be, the best first. */
+function placesOf(repository: string, model: WeightsName, env: NodeJS.ProcessEnv, volumes: typeof VOLUMES) {
   const cached = cacheName(repository);
   const onVolumes = [volumes.serverless, volumes.pod].flatMap((volume) =>
     [repository.split('/')[1]!, model].map((name) => join(volume, 'models', name)),
   );
-  const places = [
-    ...snapshots(join(hubCache(env), cached)).map((folder) => ({ folder, source: 'Hugging Face cache' })),
-    ...snapshots(join(volumeCache(volumes), cached)).map((folder) => ({ folder, source: 'RunPod cached model' })),
-    ...onVolumes.map((folder) => ({ folder, source: 'network volume' })),
+  const inCache = (cache: string, source: string) =>
+    snapshots(join(cache, cached)).map((folder) => ({ folder, source, isCache: true }));
+  return [
+    ...inCache(hubCache(env), 'Hugging Face cache'),
+    ...inCache(volumeCache(volumes), 'RunPod cached model'),
+    ...onVolumes.map((folder) => ({ folder, source: 'network volume', isCache: false })),
   ];
-  const found = places.find(({ folder }) => !findProblem(folder));
-  if (found) return found;
-  const problems = places.map(({ folder }) => `  ${folder} ${findProblem(folder)}`).join('\n');
-  throw new Error(
-    `the files of ${model} are in none of these places; npm run models -- ${model} downloads them:\n${problems}`,
-  );
 }
 
-/** Why a folder is not a model, or undefined. */
-function findProblem(folder: string): string | undefined {
+/** Why a folder is not a model, or undefined. @param others files that it also must have */
+function findProblem(folder: string, model: WeightsName, others: readonly string[] = []): string | undefined {
   if (!existsSync(folder)) return 'is not there';
   const has = (path: string) => existsSync(join(folder, path)); // false for a broken link
   const hasWeights = (stem: string) => Object.values(SUFFIXES).some((suffix) => has(stem + suffix));
   const missing = [
     ...CONFIGS.filter((path) => !has(path)),
-    ...WEIGHTS.filter((stem) => !hasWeights(stem)).map((stem) => stem + SUFFIXES.fp32),
+    ...weightsOf(model)
+      .filter((stem) => !hasWeights(stem))
+      .map((stem) => stem + SUFFIXES.fp32),
+    ...others.filter((path) => !has(path)),
   ];
   return missing.length > 0 ? `lacks ${missing.join(', ')}` : undefined;
 }

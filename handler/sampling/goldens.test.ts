@@ -54,7 +54,7 @@ function networkOf({ a, b, c, d, e }: Record<'a' | 'b' | 'c' | 'd' | 'e', number
   };
 }
 
-describe.each(['trajectories', 'align-your-steps', 'guidance-interval'])('%s', (file) => {
+describe.each(['trajectories', 'align-your-steps', 'guidance-interval', 'lcm'])('%s', (file) => {
   const { network, latents, cases } = read(file);
   for (const golden of cases) {
     const { sampler, params, guider, discretization, n } = golden;
@@ -118,7 +118,7 @@ describe('diffusers', () => {
 });
 
 describe('noise levels', () => {
-  const cases = [...read('discretizations').cases, ...read('align-your-steps').schedules];
+  const cases = [...read('discretizations').cases, ...read('align-your-steps').schedules, ...read('lcm').schedules];
   for (const { name, params, n, f64, f64_derived, timesteps, indices } of cases) {
     test(`${name} ${JSON.stringify(params)}, ${n} steps`, () => {
       const all = adapter.sigmas(name, params, n);
@@ -136,8 +136,9 @@ describe('noise levels', () => {
     });
   }
 
-  test('the legacy schedule refuses more steps than it has timesteps', () => {
+  test('the schedules of training refuse more steps than they have levels', () => {
     expect(() => adapter.sigmas('LegacyDDPMDiscretization', {}, 1001)).toThrow(/at most 1000 steps/);
+    expect(() => adapter.sigmas('LCMDiscretization', {}, 41)).toThrow(/at most 40 steps/);
   });
 });
 
@@ -246,6 +247,7 @@ describe('every sampler', () => {
     { sampler: 'DPMPP2SAncestralSampler', eta: 0, s_noise: 1 },
     { sampler: 'DPMPP2MSampler' },
     { sampler: 'LinearMultistepSampler', order: 7 },
+    { sampler: 'LCMSampler', s_noise: 1 },
   ];
   const sampling = (more: Partial<samplers.Sampling> = {}): samplers.Sampling => ({
     denoise: async (x) => x.map(() => 0.5),

@@ -36,6 +36,8 @@ export function sample(sampling: Sampling, choice: Sampler): Promise<Float32Arra
       return dpmpp2m(sampling);
     case 'LinearMultistepSampler':
       return linearMultistep(sampling, choice);
+    case 'LCMSampler':
+      return lcm(sampling, choice);
   }
 }
 
@@ -142,6 +144,15 @@ export function linearMultistep(sampling: Sampling, { order }: { order: number }
     return x.map((value, j) => ds.reduce((sum, d, k) => sum + coefficients[k]! * d[j]!, value));
   });
 }
+
+/**
+ * Sampling of latent consistency models (Luo et al. 2023, arXiv:2310.04378), as AnimateLCM-SVD's scheduler and k-diffusion's sample_lcm:
+ * each estimate gets fresh noise of the next level. One evaluation a step.
+ */
+export const lcm = (sampling: Sampling, { s_noise }: { s_noise: number }) =>
+  takeSteps(sampling, async (x, sigma, sigma_next, i) =>
+    addNoise(await sampling.denoise(x, sigma, i), s_noise * sigma_next, sampling),
+  );
 
 /** Unit noise scaled to the first noise level: sgm and diffusers use √(1 + sigma²), not sigma. */
 function scaleNoise({ noise, sigmas }: Sampling): Float32Array {

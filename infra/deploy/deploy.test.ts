@@ -611,7 +611,7 @@ describe('configuration errors are reported before anything is sent', () => {
       [
         'name: must be text of 1 to 64 characters',
         'image: must be an image, such as docker.io/you/img2vid:0.1.0',
-        'model: must be one of camera, svd, svd_xt, svd_xt_1_1',
+        'model: must be one of camera, svd, svd_xt, svd_xt_1_1, animatelcm_svd_xt',
         'disk: must be a whole number from 1 to 4096 GB',
         'flashboot: must be OFF, FLASHBOOT or PRIORITY_FLASHBOOT',
         'timeout: must be a whole number from 5000 to 604800000 ms',

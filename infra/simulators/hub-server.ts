@@ -1,5 +1,5 @@
 /**
- * A simulator of the Hugging Face hub, for downloading one model: model info, the paginated list of files, `resolve`, access to a gated
+ * A simulator of the Hugging Face hub, for downloading models: model info, the paginated list of files, `resolve`, access to a gated
  * repository, and a CDN at another origin that large files are redirected to. Tests inject faults.
  */
 import { createHash } from 'node:crypto';
@@ -30,6 +30,8 @@ export interface HubOptions {
   extraFiles?: Record<string, string | Uint8Array>;
   /** whether only accounts with access get files */
   gated?: boolean;
+  /** files of a second, public repository */
+  second?: { repository: string; files: Record<string, string | Uint8Array> };
 }
 
 interface HubFile {
@@ -56,7 +58,7 @@ const noFaults = () => ({
 type Faults = ReturnType<typeof noFaults>;
 type TreeEntry = ReturnType<typeof listTree>[number];
 
-/** The one repository, at its one commit. */
+/** A repository, at its one commit. */
 interface Repository {
   name: string;
   gated: boolean;
@@ -67,9 +69,10 @@ interface Repository {
 export type LocalHub = Awaited<ReturnType<typeof startHub>>;
 
 /** Starts the hub and its CDN on loopback. */
-export async function startHub({ repository: name, folder, extraFiles = {}, gated = false }: HubOptions) {
-  const files = readFiles(folder, extraFiles);
-  const commit = sha1([...files].map(([path, { etag }]) => `${path} ${etag}\n`).join(''));
+export async function startHub({ repository: name, folder, extraFiles = {}, gated = false, second }: HubOptions) {
+  const first = commitFiles(name, { ...readFolder(folder), ...extraFiles }, gated);
+  const { files, commit } = first;
+  const repositories = [first, ...(second ? [commitFiles(second.repository, second.files, false)] : [])];
   const faults = noFaults();
   const requests: { origin: 'hub' | 'cdn'; path: string; range?: string; authorization?: string }[] = [];
   const stalled: ServerResponse[] = [];
@@ -79,8 +82,15 @@ export async function startHub({ repository: name, folder, extraFiles = {}, gate
       requests.push({ origin, path: request.url!, ...(range && { range }), ...(authorization && { authorization }) });
       listener(request, response);
     });
-  const cdn = await serve('cdn', cdnListener(files, faults, stalled));
-  const app = hubApp({ name, gated, files, commit }, cdn.url, faults);
+  const cdn = await serve(
+    'cdn',
+    cdnListener(
+      repositories.flatMap(({ files }) => [...files.values()]),
+      faults,
+      stalled,
+    ),
+  );
+  const app = hubApp(repositories, cdn.url, faults);
   const hub = await serve('hub', getRequestListener(app.fetch));
   return {
     url: hub.url,
@@ -99,8 +109,7 @@ export async function startHub({ repository: name, folder, extraFiles = {}, gate
 }
 
 /** https://huggingface.co/docs/hub/api */
-function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
-  const { name, gated, files, commit } = repository;
+function hubApp(repositories: Repository[], cdnUrl: string, faults: Faults) {
   const app = new Hono();
 
   app.use(async (c, next) => {
@@ -118,7 +127,7 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
   });
 
   app.on('GET', ['/api/models/:org/:name', '/api/models/:org/:name/revision/:revision'], (c) => {
-    checkRevision(c, repository);
+    const { name, gated, files, commit } = findRepository(c, repositories);
     return c.json({
       ...{ _id: '0123456789abcdef01234567', id: name, sha: commit, private: false, gated: gated ? 'auto' : false },
       ...{ downloads: 0, likes: 0, lastModified: '2024-07-10T11:43:18.000Z' },
@@ -127,8 +136,7 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
   });
 
   app.get('/api/models/:org/:name/tree/:revision', (c) => {
-    checkRevision(c, repository);
-    const entries = listTree(files)
+    const entries = listTree(findRepository(c, repositories).files)
       .filter(({ path }) => c.req.query('recursive') === 'true' || !path.includes('/'))
       .map(faults.list)
       .filter((entry) => entry !== undefined);
@@ -142,7 +150,8 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
 
   app.get('/:org/:name/resolve/:revision/:path{.+}', (c) => {
     const path = c.req.param('path');
-    const { bytes, etag } = findFile(c, repository);
+    const { name, commit, file } = findFile(c, repositories);
+    const { bytes, etag } = file;
     c.header('x-repo-commit', commit);
     c.header('x-linked-size', String(bytes.length));
     c.header('x-linked-etag', `"${etag}"`);
@@ -151,7 +160,8 @@ function hubApp(repository: Repository, cdnUrl: string, faults: Faults) {
   });
 
   app.get('/api/resolve-cache/models/:org/:name/:revision/:path{.+}', (c) => {
-    const { bytes, etag } = findFile(c, repository);
+    const { commit, file } = findFile(c, repositories);
+    const { bytes, etag } = file;
     const headers = { etag: `"${etag}"`, 'content-length': String(bytes.length), 'x-repo-commit': commit };
     return c.body(new Uint8Array(bytes), 200, headers);
   });
@@ -167,19 +177,21 @@ function refusal(status: ContentfulStatusCode, message: string, code?: string) {
 }
 
 /** @throws HTTPException where the path names another repository or revision */
-function checkRevision(c: Context, repository: Repository) {
+function findRepository(c: Context, repositories: Repository[]): Repository {
   const { org, name, revision = 'main' } = c.req.param() as Record<string, string>;
-  if (`${org}/${name}` !== repository.name)
+  const repository = repositories.find((one) => one.name === `${org}/${name}`);
+  if (!repository)
     throw readToken(c)
       ? refusal(404, 'Repository not found', 'RepoNotFound')
       : refusal(401, 'Invalid username or password.', 'RepoNotFound');
   if (!['main', TAG, repository.commit].includes(revision))
     throw refusal(404, `Invalid rev id: ${revision}`, 'RevisionNotFound');
+  return repository;
 }
 
 /** @throws HTTPException: there is no such file, or the account has no access. Here an unknown token counts as none. */
-function findFile(c: Context, repository: Repository): HubFile {
-  checkRevision(c, repository);
+function findFile(c: Context, repositories: Repository[]): Repository & { file: HubFile } {
+  const repository = findRepository(c, repositories);
   const token = readToken(c);
   if (repository.gated && token !== TOKENS.accepted) {
     const start = `Access to model ${repository.name} is restricted`;
@@ -191,17 +203,17 @@ function findFile(c: Context, repository: Repository): HubFile {
   }
   const file = repository.files.get(c.req.param('path')!);
   if (!file) throw refusal(404, 'Entry not found', 'EntryNotFound');
-  return file;
+  return { ...repository, file };
 }
 
 /** Serves files by their etags, whole or a range. @param stalled gets the responses that the fault `stopAfter` has left open */
-function cdnListener(files: Map<string, HubFile>, faults: Faults, stalled: ServerResponse[]): RequestListener {
+function cdnListener(files: HubFile[], faults: Faults, stalled: ServerResponse[]): RequestListener {
   return (request, response) => {
     const status = faults.status.cdn.shift();
     if (status) return void response.writeHead(status).end();
     if (request.headers.authorization) return void response.writeHead(400).end(); // its URLs are signed already
     const etag = request.url!.slice(1).split('?')[0];
-    let bytes = [...files.values()].find((file) => file.etag === etag)?.bytes;
+    let bytes = files.find((file) => file.etag === etag)?.bytes;
     if (!bytes) return void response.writeHead(403).end();
     if (faults.corrupt > 0) {
       faults.corrupt--;
@@ -229,15 +241,21 @@ function cdnListener(files: Map<string, HubFile>, faults: Faults, stalled: Serve
   };
 }
 
-function readFiles(folder: string, extraFiles: Record<string, string | Uint8Array>): Map<string, HubFile> {
+/** The files of a folder, by path. */
+function readFolder(folder: string): Record<string, Uint8Array> {
   const paths = readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
-  const contents = new Map(paths.map((path) => [relative(folder, path), readFileSync(path)]));
-  for (const [path, content] of Object.entries(extraFiles)) contents.set(path, Buffer.from(content));
-  return new Map(
-    [...contents].map(([path, bytes]) => [path, { bytes, etag: LARGE.test(path) ? sha256(bytes) : gitId(bytes) }]),
-  );
+  return Object.fromEntries(paths.map((path) => [relative(folder, path), readFileSync(path)]));
+}
+
+function commitFiles(name: string, contents: Record<string, string | Uint8Array>, gated: boolean): Repository {
+  const entries = Object.entries(contents).map(([path, content]): [string, HubFile] => {
+    const bytes = Buffer.from(content);
+    return [path, { bytes, etag: LARGE.test(path) ? sha256(bytes) : gitId(bytes) }];
+  });
+  const commit = sha1(entries.map(([path, { etag }]) => `${path} ${etag}\n`).join(''));
+  return { name, gated, files: new Map(entries), commit };
 }
 
 /** The list of files as the hub gives it, with the folders of the first level. */

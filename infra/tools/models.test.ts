@@ -16,12 +16,12 @@ import {
 import { createServer, type RequestListener } from 'node:http';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { openSvd } from '../../handler/models/svd.ts';
 import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
-import { cacheName, findWeights, REPOSITORIES } from '../../handler/models/weights.ts';
+import { cacheName, findWeights, REPOSITORIES, UNETS } from '../../handler/models/weights.ts';
 import { type HubOptions, type LocalHub, startHub, TAG, TOKENS } from '../simulators/hub-server.ts';
 import { type ModelsIo, main } from './models.ts';
 
@@ -635,7 +635,7 @@ describe('ends with one line where', () => {
 test('--help prints the usage', async () => {
   const { status, out } = await models({ url: 'http://127.0.0.1:9' }, ['--help']);
   expect(status).toBe(0);
-  expect(out).toMatch(/^Usage: npm run models -- .*\n\n {2}svd\|svd_xt\|svd_xt_1_1 /);
+  expect(out).toMatch(/^Usage: npm run models -- .*\n\n {2}svd\|svd_xt\|svd_xt_1_1\|animatelcm_svd_xt /);
 });
 
 async function listen(server: ReturnType<typeof createServer>) {
@@ -647,3 +647,39 @@ async function listen(server: ReturnType<typeof createServer>) {
   });
   return { server, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
 }
+
+describe('a model that has only a UNet of its own', () => {
+  const name = 'animatelcm_svd_xt';
+  const { repository, file } = UNETS[name]!;
+  const second = { repository, files: { [file]: bytes(700_000), 'README.md': '# AnimateLCM\n', 'demo.gif': 'GIF' } };
+
+  test('gets this UNet, and all other files from svd_xt', async () => {
+    const hub = await hubWith({ second });
+    const { status, out, err } = await models(hub, [name]);
+    expect([status, err]).toEqual([0, '']);
+    expect(out).toMatch(/MODEL=animatelcm_svd_xt npm start finds it there\n$/);
+    const { folder, unet } = findWeights(name, environment(hub));
+    expect(readFileSync(unet!).equals(second.files[file] as Uint8Array)).toBe(true);
+    expect(readdirSync(dirname(unet!)).sort()).toEqual([file, 'README.md'].sort());
+    expect(existsSync(join(folder, VAE))).toBe(true);
+    expect(existsSync(join(folder, UNET))).toBe(false);
+    const count = hub.requests.filter(({ origin }) => origin === 'cdn').length;
+    expect((await models(hub, [name])).status).toBe(0);
+    expect(hub.requests.filter(({ origin }) => origin === 'cdn')).toHaveLength(count);
+  });
+
+  test('is refused if the received UNet is not what the hub lists', async () => {
+    const hub = await hubWith({ second });
+    expect((await models(hub, ['svd_xt'])).status).toBe(0);
+    hub.faults.corrupt = 2;
+    const { status, err } = await models(hub, [name]);
+    expect([status, err]).toEqual([1, expect.stringContaining(`${file}: the received file is not what the hub lists`)]);
+    expect(() => findWeights(name, environment(hub))).toThrow('npm run models');
+  });
+
+  test('is refused if its repository has no such file, or there is no such revision of it', async () => {
+    const hub = await hubWith({ second: { repository, files: { 'README.md': 'moved' } } });
+    expect((await models(hub, [name])).err).toBe(`${repository} at main has no ${file}\n`);
+    expect((await models(hub, [name, '--revision', 'v9'])).err).toContain('Invalid rev id: v9');
+  });
+});

@@ -14,8 +14,9 @@ import {
   hubCache,
   REPOSITORIES,
   SUFFIXES,
-  WEIGHTS,
+  UNETS,
   type WeightsName,
+  weightsOf,
 } from '../../handler/models/weights.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
 import { download, partialSize, sizeOf } from './download.ts';
@@ -68,29 +69,51 @@ async function run(io: ModelsIo & CliIo, values: Values<typeof OPTIONS>, model =
 }
 
 /** @param values as on the command line. @throws Error in one line */
-export async function fetchModel(
-  model: WeightsName,
-  { precision = 'fp16', revision = 'main', cache }: Values<typeof OPTIONS>,
+export async function fetchModel(model: WeightsName, values: Values<typeof OPTIONS>, io: ModelsIo): Promise<void> {
+  const { precision = 'fp16', revision = 'main' } = values;
+  const { env, out } = io;
+  const cache = resolve(values.cache ?? hubCache(env));
+  const unet = UNETS[model];
+  // A revision is one of the model's own repository.
+  const others = { repository: REPOSITORIES[model], revision: unet ? 'main' : revision, model, cache };
+  const snapshot = await fetchFiles({ ...others, choose: (files) => chooseFiles(files, precision, model) }, io);
+  if (unet) {
+    const choose = (files: RemoteFile[]) => withExtras(files, [unet.file]);
+    await fetchFiles({ ...unet, revision, model, cache, choose }, io);
+  }
+  out.write(`${out.isTTY ? CLEAR_LINE : ''}${model} is in ${snapshot}; ${howToUse(model, snapshot, cache, env)}\n`);
+}
+
+interface Source {
+  model: WeightsName;
+  repository: string;
+  revision: string;
+  cache: string;
+  /** @throws Lacking */
+  choose: (files: RemoteFile[]) => RemoteFile[];
+}
+
+/** Downloads files of one repository into the cache. @returns the folder of the snapshot. @throws Error in one line */
+async function fetchFiles(
+  { repository, revision, cache, choose }: Source,
   { env, out, delays = RETRY_DELAYS, idleTimeout = 30 * SECOND }: ModelsIo,
-): Promise<void> {
-  const repository = REPOSITORIES[model];
-  const root = resolve(cache ?? hubCache(env));
+): Promise<string> {
   const clear = out.isTTY ? CLEAR_LINE : '';
   const log = (line: string) => void out.write(`${clear}${line}\n`);
   const hub = openHub(repository, { env, delays, idleTimeout, log });
   try {
     const { commit, files } = await hub.list(revision);
-    const wanted = chooseFiles(files, precision, `${repository} at ${revision}`);
-    const folder = join(root, cacheName(repository));
+    const wanted = choose(files);
+    const folder = join(cache, cacheName(repository));
     const snapshot = join(folder, 'snapshots', commit);
     const onWait = () => log('another npm run models is downloading this model; waiting for it to end …');
-    const unlock = await lockFile(join(root, '.locks', cacheName(repository), 'npm-run-models.db'), onWait, log);
+    const unlock = await lockFile(join(cache, '.locks', cacheName(repository), 'npm-run-models.db'), onWait, log);
     try {
       const blobOf = ({ etag }: RemoteFile) => join(folder, 'blobs', etag);
       const unlinked = wanted.filter(({ path, size }) => sizeOf(join(snapshot, path)) !== size);
       const missing = unlinked.filter((file) => sizeOf(blobOf(file)) !== file.size);
       await mkdir(join(folder, 'blobs'), { recursive: true });
-      await checkSpace(root, missing, blobOf);
+      await checkSpace(cache, missing, blobOf);
 
       const progress = transferBar(
         out,
@@ -107,8 +130,9 @@ export async function fetchModel(
       out.write(clear);
       unlock();
     }
-    log(`${model} is in ${snapshot}; ${howToUse(model, snapshot, env)}`);
+    return snapshot;
   } catch (error) {
+    if (error instanceof Lacking) throw new Error(`${repository} at ${revision} has no ${error.message}`);
     if (!(error instanceof TransientError)) throw error;
     throw new Error(`${error.message}; run this again to continue`, { cause: error });
   } finally {
@@ -116,15 +140,21 @@ export async function fetchModel(
   }
 }
 
-/**
- * What the worker needs in one precision. Configs come first: they are small, so a licence that is not accepted shows at once.
- * @throws Error that names what the repository lacks
- */
-function chooseFiles(files: RemoteFile[], precision: string, source: string): RemoteFile[] {
-  const needed = [...CONFIGS, ...WEIGHTS.map((stem) => stem + SUFFIXES[precision as keyof typeof SUFFIXES])];
+/** Files that a repository should have. */
+class Lacking extends Error {}
+
+/** What the worker needs in one precision. Configs come first: they are small, so a licence that is not accepted shows at once. */
+const chooseFiles = (files: RemoteFile[], precision: string, model: WeightsName): RemoteFile[] =>
+  withExtras(files, [
+    ...CONFIGS,
+    ...weightsOf(model).map((stem) => stem + SUFFIXES[precision as keyof typeof SUFFIXES]),
+  ]);
+
+/** Files by their paths, after the extras of their repository. @throws Lacking */
+function withExtras(files: RemoteFile[], needed: readonly string[]): RemoteFile[] {
   const find = (path: string) => files.find((file) => file.path === path);
   const lacking = needed.filter((path) => !find(path));
-  if (lacking.length > 0) throw new Error(`${source} has no ${lacking.join(', ')}`);
+  if (lacking.length > 0) throw new Lacking(lacking.join(', '));
   return [...files.filter(({ path }) => EXTRAS.test(path)), ...needed.map((path) => find(path)!)];
 }
 
@@ -142,14 +172,15 @@ async function link(blob: string, path: string) {
   await symlink(relative(dirname(path), blob), path);
 }
 
-/** Whether the worker finds the files by itself, or needs MODEL_DIR. */
-function howToUse(model: WeightsName, snapshot: string, env: NodeJS.ProcessEnv): string {
+/** Whether the worker finds the files by itself, or needs a variable. */
+function howToUse(model: WeightsName, snapshot: string, cache: string, env: NodeJS.ProcessEnv): string {
   try {
     if (resolve(findWeights(model, env).folder) === snapshot) return `MODEL=${model} npm start finds it there`;
   } catch {
     // not where the worker searches
   }
-  return `MODEL=${model} MODEL_DIR=${snapshot} npm start uses it from there`;
+  const variable = UNETS[model] ? `HF_HUB_CACHE=${cache}` : `MODEL_DIR=${snapshot}`; // MODEL_DIR is one folder
+  return `MODEL=${model} ${variable} npm start uses it from there`;
 }
 
 await runIfMain(import.meta.url, main);

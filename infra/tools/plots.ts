@@ -3,7 +3,8 @@ import { type Discretization, noiseLevels } from '../../core/discretization.ts';
 import { type Guider, guidanceScales } from '../../core/guider.ts';
 
 const STEPS = 25;
-const ALIGN_YOUR_STEPS = 10; // steps that it was published for
+/** Steps of those that were made for few. */
+const FEW_STEPS: Record<string, number> = { AlignYourStepsDiscretization: 10, LCMDiscretization: 8 };
 const FRAMES = 25;
 
 /** By name, the settings to draw by the label of their line. */
@@ -16,6 +17,7 @@ const DISCRETIZATIONS: Choices = {
   },
   LegacyDDPMDiscretization: { 'the schedule of Stable Diffusion’s training': {} },
   AlignYourStepsDiscretization: { 'published for SVD': {} },
+  LCMDiscretization: { 'the levels of AnimateLCM-SVD-xt': {} },
 };
 
 const GUIDERS: Choices = {
@@ -31,7 +33,7 @@ const GUIDERS: Choices = {
 /** @returns SVGs by name: sigma by step for each discretization, without the final 0, and scale by frame for each guider */
 export function plots(): Record<string, string> {
   const sigmas = Object.entries(DISCRETIZATIONS).map(([discretization, choices]) => {
-    const steps = discretization === 'AlignYourStepsDiscretization' ? ALIGN_YOUR_STEPS : STEPS;
+    const steps = FEW_STEPS[discretization] ?? STEPS;
     const values = (settings: object) => noiseLevels(steps, { discretization, ...settings } as Discretization);
     const lines = Object.entries(choices).map(([label, one]) => ({ label, values: values(one).slice(0, -1) }));
     const title = `${discretization}: sigma by step, ${steps} steps`;

@@ -36,7 +36,7 @@ test('the pages need no key, link to one another, and show the service’s own U
     }
   }
   expect(PATHS.filter((path) => !seen.has(path))).toEqual([]);
-  expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(6);
+  expect([...seen].filter((path) => path.startsWith('/docs/plots/')).length).toBe(7);
   expect(await (await fetch(`${own.url}/docs/quickstart`)).text()).toContain('https://video.example.com/img2vid');
 
   expect((await fetch(`${own.url}/docs/none`)).status).toBe(404);

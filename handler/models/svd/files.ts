@@ -15,9 +15,10 @@ const extractorConfig = v.object({
 
 /**
  * A model's configs and weights.
+ * @param unet file of the UNet's weights; default: the one in the folder
  * @throws WeightsError: a missing or broken file, or networks that don't fit together
  */
-export function openFiles(folder: string, device: Device) {
+export function openFiles(folder: string, device: Device, unet?: string) {
   const configs = {
     extractor: readConfig(join(folder, 'feature_extractor/preprocessor_config.json'), extractorConfig),
     clip: readConfig(join(folder, 'image_encoder/config.json'), clipConfig),
@@ -27,7 +28,8 @@ export function openFiles(folder: string, device: Device) {
   const weights = {
     clip: openWeights(join(folder, 'image_encoder'), 'model', device),
     vae: openWeights(join(folder, 'vae'), 'diffusion_pytorch_model', device),
-    unet: openWeights(join(folder, 'unet'), 'diffusion_pytorch_model', device),
+    unet:
+      unet === undefined ? openWeights(join(folder, 'unet'), 'diffusion_pytorch_model', device) : openSafeTensors(unet),
   };
   const mismatch = findMismatch(configs);
   if (mismatch) throw new WeightsError(folder, mismatch);

@@ -9,13 +9,18 @@ import type { FeatureCache, UnetSessions } from './feature-cache.ts';
 import { openFiles } from './files.ts';
 import { createGraphs, type Graphs, type NetworkName, SIDE } from './graphs.ts';
 
+export interface NetworkOptions extends SessionsOptions {
+  /** file of the UNet's weights; default: the one in the folder */
+  unet?: string | undefined;
+}
+
 /**
  * The four networks of a model, and what fits into memory.
  * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
-export function openNetworks(folder: string, options: SessionsOptions) {
+export function openNetworks(folder: string, { unet, ...options }: NetworkOptions) {
   const { device, memory } = options;
-  const files = openFiles(folder, device);
+  const files = openFiles(folder, device, unet);
   const graphs = createGraphs(files, device);
   const { graphOf, needOf, minimumMemory } = graphs;
   const fastest = FASTEST_POLICY[device];

@@ -2,7 +2,7 @@
 import { clipResize } from '../../models/svd/clip-resize.ts';
 import { addedTimeIds, timestepEmbedding } from '../../models/svd/conditioning.ts';
 import { scaling, vPrediction } from '../../models/svd/preconditioning.ts';
-import { alignYourStepsSigmas, edmSigmas, legacyDDPMSigmas, legacyTimesteps } from '../../../core/discretization.ts';
+import { alignYourStepsSigmas, edmSigmas, lcmSigmas, legacyDDPMSigmas, legacyTimesteps } from '../../../core/discretization.ts';
 import { guidanceScales, withGuidance, type Guider } from '../../../core/guider.ts';
 import { generator } from '../torch-random.ts';
 import * as samplers from '../samplers.ts';
@@ -12,6 +12,7 @@ type Params = Record<string, number>;
 
 const sigmasOf = (name: string, params: Params, n: number) => {
   if (name === 'AlignYourStepsDiscretization') return alignYourStepsSigmas(n);
+  if (name === 'LCMDiscretization') return lcmSigmas(n);
   return name === 'EDMDiscretization' ? edmSigmas(n, params as never) : legacyDDPMSigmas(n, params);
 };
 
@@ -58,6 +59,7 @@ export default {
       DPMPP2SAncestral: samplers.dpmpp2sAncestral,
       DPMPP2M: samplers.dpmpp2m,
       LinearMultistep: samplers.linearMultistep,
+      LCM: samplers.lcm,
     }[sampler] as (sampling: samplers.Sampling, params: Params) => Promise<Float32Array>;
     const branch = vPrediction(async (x, cNoise, conditional) => Float32Array.from(network(x, cNoise, conditional ? 'cond' : 'uncond')));
     let drawn = 0;
