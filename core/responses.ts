@@ -1,6 +1,7 @@
 /** The JSON of the API's responses: the OpenAPI document has these schemas, the API and the client their types. */
 import * as v from 'valibot';
 import { jobErrorSchema, STAGES } from './job.ts';
+import { OPENAI_RESPONSES } from './openai-responses.ts';
 import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
 import { PROBLEMS, type ProblemCode } from './problems.ts';
@@ -196,4 +197,5 @@ export const RESPONSES = {
   Usage,
   Delivery,
   Readiness,
+  ...OPENAI_RESPONSES,
 };

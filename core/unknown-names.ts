@@ -57,6 +57,7 @@ const MAX_COMPARED = 200;
 export function findSimilar(text: string, names: string[]): string | undefined {
   const sameLetters = names.find((name) => name.toLowerCase() === text.toLowerCase());
   if (sameLetters !== undefined) return sameLetters;
+  if (names.length === 0) return undefined;
   const nearest = closest(text.slice(0, MAX_COMPARED), names);
   const edits = distance(text.slice(0, MAX_COMPARED), nearest);
   return edits <= Math.max(1, nearest.length / 3) && edits < nearest.length ? nearest : undefined;

@@ -20,7 +20,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'api/costs',
     'api/reference',
   ],
-  Clients: ['clients/typescript', 'clients/command-line', 'clients/python'],
+  Clients: ['clients/typescript', 'clients/command-line', 'clients/python', 'clients/openai'],
   Models: [
     'models/camera',
     'models/svd',

@@ -6,6 +6,7 @@ import { gatherMetadata } from '../../core/text-fields.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
+import { isOpenAiPath } from './openai-error.ts';
 import { invalidInput, Problem, renderProblem } from './problem.ts';
 import { type Call, suggestCall } from './suggest-call.ts';
 
@@ -73,7 +74,7 @@ export function registerAll(
 
 function methodNotAllowed(c: Context, methods: string[], path: string): Problem {
   const deletion = `; to delete a task’s files and prompt, use DELETE /tasks/${c.req.query('id') || 'ID'}`;
-  const hint = c.req.method === 'DELETE' ? deletion : '';
+  const hint = c.req.method === 'DELETE' && !isOpenAiPath(path) ? deletion : '';
   const detail = `use ${methods.join(' or ')} ${path.replace(/:\w+/g, 'ID')}${hint}`;
   return new Problem('method_not_allowed', detail, { headers: { allow: methods.join(', ') } });
 }

@@ -76,10 +76,11 @@ export function cutLongestText(json: Buffer, maxRest: number): [rest: Buffer, re
   }
   const mark = randomUUID();
   const restore = (value: unknown) => {
-    const values = Object(value) as Record<string, unknown>;
-    const field = FIELDS.find((name) => values[name] === mark);
-    if (field) values[field] = JSON.parse(`"${json.toString('latin1', start, end)}"`); // it may have escapes, such as \/
-    return field !== undefined;
+    const places = [Object(value), Object(Object(value).input_reference)] as Record<string, unknown>[];
+    const found = places.flatMap((values) => FIELDS.map((field) => ({ values, field })));
+    const place = found.find(({ values, field }) => values[field] === mark);
+    if (place) place.values[place.field] = JSON.parse(`"${json.toString('latin1', start, end)}"`); // it may have escapes, such as \/
+    return place !== undefined;
   };
   return [Buffer.concat([json.subarray(0, start), Buffer.from(mark), json.subarray(end)]), restore];
 }

@@ -14,6 +14,9 @@ const PIECE = 256 * 1024;
 
 export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
 export const tooManyFields = () => new Problem('too_large', `a form may have at most ${MAX_FIELDS} fields`);
+/** A field of OpenAI's clients; its text may be a data URL as large as a picture. */
+const PICTURE_URL = 'input_reference[image_url]';
+
 export const tooMuchText = () =>
   new Problem('too_large', 'the text of a request may have at most 1 MB, without a picture');
 
@@ -51,7 +54,7 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
     const isFile = filename !== undefined || /^(image\/|application\/octet-stream)/i.test(type);
     stream.on('data', (chunk: Buffer) => {
       chunks.push(chunk);
-      if (!isFile) text += chunk.length;
+      if (!isFile && name !== PICTURE_URL) text += chunk.length;
       if (text > MAX_TEXT_BYTES) failure ??= tooMuchText();
     });
     stream.on('limit', () => (failure ??= imageTooLarge())).on('error', fail);

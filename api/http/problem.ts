@@ -1,8 +1,10 @@
 /** Error responses: RFC 9457, application/problem+json. */
 import { STATUS_CODES } from 'node:http';
 import type { Context } from 'hono';
+import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
 import type { FieldNote } from '../../core/request.ts';
+import { isOpenAiPath, openAiError } from './openai-error.ts';
 
 interface ProblemOptions {
   /** every invalid field, with the allowed values */
@@ -51,6 +53,10 @@ export const bucketUnavailable = () => unavailable('the storage of pictures and 
 export const storeUnavailable = () => unavailable('the database can’t be used now; try again');
 
 export function renderProblem(c: Context, problem: Problem): Response {
+  if (isOpenAiPath(c.req.path)) {
+    const { status, headers, body } = openAiError(problem);
+    return c.json(body, status as ContentfulStatusCode, { ...problem.options.headers, ...headers });
+  }
   const headers = { 'content-type': 'application/problem+json', ...problem.options.headers };
   return c.body(JSON.stringify(problemBody(problem)), problem.status, headers);
 }

@@ -49,14 +49,17 @@ export interface Body {
   imageName?: string | undefined;
   /** the field that had the picture as text */
   imageField?: PictureField;
+  /** of the endpoint, about values that it has translated */
+  warnings?: FieldNote[];
 }
 
 /**
+ * @param file name of the part of a multipart form that is the picture
  * @throws Problem 400 unreadable, 413 too large, 415 unsupported content type, 422 a repeated field, an unexpected file or a picture that is
  * no base64, and those of `reserve`
  * @throws ClientDisconnected
  */
-export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
+export async function readBody(c: Context, reserve: Reserve, file = 'image'): Promise<Body> {
   const type = c.req.header('content-type') ?? '';
   const encoding = c.req.header('content-encoding') ?? 'identity';
   if (encoding.toLowerCase() !== 'identity') throw encodedBody(encoding);
@@ -66,7 +69,7 @@ export async function readBody(c: Context, reserve: Reserve): Promise<Body> {
     case 'application/x-www-form-urlencoded':
       return takeInlinePicture(readForm(await readText(c, reserve)));
     case 'multipart/form-data':
-      return readMultipart(await readBytes(c, MAX_BODY_BYTES, reserve), type);
+      return readMultipart(await readBytes(c, MAX_BODY_BYTES, reserve), type, file);
     default:
       throw unsupportedMediaType();
   }
@@ -144,18 +147,18 @@ function readFields(fields: [name: string, text: string][]): Record<string, unkn
   return parseTextFields(fields);
 }
 
-async function readMultipart(body: Buffer, contentType: string): Promise<Body> {
+async function readMultipart(body: Buffer, contentType: string, file: string): Promise<Body> {
   const parts = await parseMultipart(body, contentType);
-  const images = parts.filter(({ name, isFile }) => isFile && name === 'image');
+  const images = parts.filter(({ name, isFile }) => isFile && name === file);
   const others = parts.filter((part) => !images.includes(part) && !(part.isFile && part.bytes.length === 0)); // of an empty input
   const errors: FieldNote[] = others
     .filter(({ isFile }) => isFile)
-    .map(({ name: field }) => ({ field, message: 'must be text; send a picture file as image' }));
-  if (images.length > 1) errors.push({ field: 'image', message: 'given more than once' });
+    .map(({ name: field }) => ({ field, message: `must be text; send a picture file as ${file}` }));
+  if (images.length > 1) errors.push({ field: file, message: 'given more than once' });
   if (errors.length > 0) throw invalidInput(errors);
-  // What is called image may be a picture that its client sent as text.
+  // What is called so may be a picture that its client sent as text.
   const values = readFields(
-    others.map(({ name, bytes }) => [name, name === 'image' ? bytes.toString() : decodeText(bytes)]),
+    others.map(({ name, bytes }) => [name, name === file ? bytes.toString() : decodeText(bytes)]),
   );
   const [image] = images;
   if (!image || image.bytes.length === 0) return takeInlinePicture(values);

@@ -20,13 +20,17 @@ const PREFIX = /^(\/(api|v\d+))+(?=\/)/i;
 export function suggestCall({ method, path }: { method: string; path: string }, calls: Call[]): string {
   const [, name, id] = /^\/(status|cancel|delete)\/([^/]+)$/.exec(path) ?? [];
   if (name) return `the id belongs in the query: /${name}?id=${id}`;
-  const asked = path.slice(0, MAX_PATH).replace(PREFIX, '').replace(/\/+$/, '');
+  const asked = path.slice(0, MAX_PATH).replace(/\/+$/, '');
+  return suggestFor(asked, method, calls) ?? suggestFor(asked.replace(PREFIX, ''), method, calls) ?? 'see /docs';
+}
+
+function suggestFor(asked: string, method: string, calls: Call[]): string | undefined {
   const segments = asked.split('/');
   const candidates = calls
     .filter((call) => call.isPublished && !call.path.includes('*'))
     .map((call) => ({ ...call, path: call.path.replace(/:\w+/g, (_, at: number) => segmentAt(call.path, at)) }));
   const similar = findSimilar(asked, [...new Set(candidates.map((call) => call.path))]);
-  if (similar === undefined) return 'see /docs';
+  if (similar === undefined) return undefined;
   const there = candidates.filter((call) => call.path === similar);
   const meant = there.find((call) => call.method === method) ?? there[0]!;
   return `did you mean ${meant.method} ${similar}?`;

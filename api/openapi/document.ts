@@ -7,8 +7,9 @@ import { PROBLEMS } from '../../core/problems.ts';
 import { RESPONSES } from '../../core/responses.ts';
 import { callsOf, type Endpoint } from '../http/endpoint.ts';
 import { forbiddenHost } from '../http/loopback-only.ts';
+import { isOpenAiPath, openAiError } from '../http/openai-error.ts';
 import { Problem, problemBody, unavailable } from '../http/problem.ts';
-import { type About, taskExamples } from './examples.ts';
+import { type About, taskExamples, videoExamples } from './examples.ts';
 import { content, type DocumentContext, json, type Operation, ref, responseHeader } from './parts.ts';
 
 /** Errors of every endpoint that needs an API key, as `keys/access.ts` words them. */
@@ -21,7 +22,8 @@ const KEYED_ERRORS = [
 ];
 
 export function openApiDocument(about: About, endpoints: Endpoint[]) {
-  const context = { ...about, tasks: taskExamples(about) };
+  const tasks = taskExamples(about);
+  const context = { ...about, tasks, videos: videoExamples(tasks) };
   return {
     openapi: '3.1.0',
     info: {
@@ -36,6 +38,7 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
     security: [{ key: [] }, {}],
     tags: [
       { name: 'tasks', description: 'Create a task, follow it, cancel and delete it' },
+      { name: 'openai', description: 'The same tasks for clients of OpenAI’s videos API' },
       { name: 'account', description: 'What the API key has spent' },
       { name: 'webhooks', description: 'Notifications that a task has ended' },
       { name: 'files', description: 'Pictures and videos' },
@@ -64,6 +67,7 @@ function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, 
     const { scope, query, describe } = endpoint;
     if (!describe) continue;
     const { parameters = [], responses, errors = [], ...operation } = describe(context);
+    const refusals = [...(scope ? KEYED_ERRORS : [forbiddenHost()]), ...errors];
     for (const { path, method, ...own } of callsOf(endpoint)) {
       const isAlias = path !== endpoint.path;
       const id = path
@@ -76,7 +80,7 @@ function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, 
         ...(isAlias && { description: `The same as ${endpoint.method} ${endpoint.path}. ${operation.description}` }),
         ...(!scope && { security: [] }),
         parameters: [...Object.entries(query?.entries ?? {}).map((entry) => parameter(entry, id)), ...parameters],
-        responses: { ...errorResponses([...(scope ? KEYED_ERRORS : [forbiddenHost()]), ...errors]), ...responses },
+        responses: { ...errorResponses(refusals, path), ...responses },
       };
     }
   }
@@ -84,16 +88,23 @@ function paths(endpoints: Endpoint[], context: DocumentContext): Record<string, 
 }
 
 /** One response for each status, with the errors as examples and their remedies as description. */
-function errorResponses(errors: Problem[]): Record<string, object> {
-  const responses = [...new Set(errors.map(({ status }) => status))].map((status) => {
-    const problems = errors.filter((error) => error.status === status);
-    const bodies = Object.fromEntries(problems.map((problem) => [problem.code, problemBody(problem)]));
+function errorResponses(errors: Problem[], path: string): Record<string, object> {
+  const isOpenAi = isOpenAiPath(path);
+  const rendered = errors.map((problem) => ({
+    code: problem.code,
+    ...(isOpenAi ? openAiError(problem) : { status: problem.status, body: problemBody(problem) }),
+  }));
+  const responses = [...new Set(rendered.map(({ status }) => status))].map((status) => {
+    const own = rendered.filter((error) => error.status === status);
+    const bodies = Object.fromEntries(own.map(({ code, body }) => [code, body]));
     const response = {
-      description: [...new Set(problems.map(({ code }) => PROBLEMS[code].remedy))].join('. '),
+      description: [...new Set(own.map(({ code }) => PROBLEMS[code].remedy))].join('. '),
       ...([429, 503].includes(status) && {
         headers: { 'Retry-After': responseHeader('Seconds to wait before a retry') },
       }),
-      content: content('application/problem+json', ref('Problem'), bodies),
+      content: isOpenAi
+        ? json(ref('OpenAiError'), bodies)
+        : content('application/problem+json', ref('Problem'), bodies),
     };
     return [status, response];
   });
@@ -155,13 +166,48 @@ function requestSchemas(about: About) {
     description: `The picture to animate: ${PICTURE_TYPES_TEXT} (the first picture of several), ${PICTURE_LIMITS_TEXT}`,
   };
   const asText = `${image.description}; as base64 or a data URL. A file’s name, as the input of a task has it, is ignored with another source`;
+  const withText = { ...properties, image: { ...image, description: asText, 'x-group': 'Source' } };
+  const file = { ...image, contentMediaType: 'image/*' };
   return {
-    Request: {
+    Request: { type: 'object', additionalProperties: false, properties: withText, anyOf },
+    Upload: { type: 'object', anyOf, properties: { ...properties, image: file } },
+    ...videoRequestSchemas(about.model, withText, file),
+  };
+}
+
+/** The same with OpenAI's names. @param file schema of the picture's file */
+function videoRequestSchemas(model: string, properties: Record<string, object>, file: object) {
+  const { image_url = {} } = properties;
+  const named = {
+    ...properties,
+    model: { type: 'string', description: `${model}, or a name of OpenAI’s models, which is ignored` },
+    seconds: {
+      oneOf: [{ type: 'string' }, { type: 'number' }],
+      description: 'Duration; gives T and fps. Where MAX_FRAMES is too low for the usual fps, that becomes lower',
+    },
+    size: { type: 'string', description: 'auto, or WxH; each side becomes the nearest that W and H may have' },
+  };
+  const reference = {
+    type: 'object',
+    additionalProperties: false,
+    required: ['image_url'],
+    properties: { image_url },
+    description: 'The picture to animate: its URL, or a data URL',
+  };
+  const sources = ['prompt', 'input_reference', 'image_url', 'image', 'still_of'];
+  const inForm = 'input_reference[image_url]';
+  const anyOf = (names: string[]) => names.map((name) => ({ required: [name] }));
+  return {
+    VideoRequest: {
       type: 'object',
       additionalProperties: false,
-      properties: { ...properties, image: { ...image, description: asText, 'x-group': 'Source' } },
-      anyOf,
+      properties: { ...named, input_reference: reference },
+      anyOf: anyOf(sources),
     },
-    Upload: { type: 'object', anyOf, properties: { ...properties, image: { ...image, contentMediaType: 'image/*' } } },
+    VideoUpload: {
+      type: 'object',
+      properties: { ...named, input_reference: file, [inForm]: image_url },
+      anyOf: anyOf([...sources, inForm]),
+    },
   };
 }

@@ -1,6 +1,7 @@
 /** Examples that several endpoints show. */
 import { contentType } from '../../core/bucket/bucket.ts';
 import { JobError } from '../../core/job.ts';
+import type { Video } from '../../core/openai-responses.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { parseRequest } from '../../core/request.ts';
 import type { PresentedTask } from '../../core/responses.ts';
@@ -86,4 +87,33 @@ export function taskExamples({ model, limits, publicUrl }: About) {
       cost,
     },
   } satisfies Record<string, PresentedTask>;
+}
+
+/** The same in OpenAI's form. */
+export function videoExamples({ queued, failed }: ReturnType<typeof taskExamples>) {
+  const { W, H, T, fps, prompt } = queued.input;
+  const video = {
+    id: TASK_ID_EXAMPLE,
+    object: 'video',
+    status: 'queued',
+    progress: 0,
+    model: queued.model,
+    prompt: prompt!,
+    seconds: String(T / fps),
+    size: `${W}x${H}`,
+    created_at: 1_764_417_600,
+    completed_at: null,
+    expires_at: null,
+    error: null,
+    remixed_from_video_id: null,
+    warnings: [],
+  } satisfies Video;
+  const { code, message } = failed.error;
+  const completed_at = video.created_at + 40;
+  return {
+    queued: video,
+    in_progress: { ...video, status: 'in_progress', progress: 47 },
+    completed: { ...video, status: 'completed', progress: 100, completed_at, expires_at: completed_at + 30 * 86_400 },
+    failed: { ...video, status: 'failed', completed_at, error: { code, message } },
+  } satisfies Record<string, Video>;
 }

@@ -1,9 +1,12 @@
 /** Building blocks of the OpenAPI document. */
 import type { Problem } from '../http/problem.ts';
-import type { About, taskExamples } from './examples.ts';
+import type { About, taskExamples, videoExamples } from './examples.ts';
 
 /** What an endpoint's description may depend on. */
-export type DocumentContext = About & { tasks: ReturnType<typeof taskExamples> };
+export type DocumentContext = About & {
+  tasks: ReturnType<typeof taskExamples>;
+  videos: ReturnType<typeof videoExamples>;
+};
 
 /** An OpenAPI operation; the document adds query parameters, security and the refusals of the access check. */
 export interface Operation {

@@ -81,12 +81,13 @@ function parse({ config }: Services, { values, image }: Body) {
 async function complete(
   c: Context,
   services: Services,
-  { image, imageName, imageField }: Body,
-  { input: unsized, warnings, request }: ReturnType<typeof parse>,
+  { image, imageName, imageField, warnings: translated = [] }: Body,
+  { input: unsized, warnings: own, request }: ReturnType<typeof parse>,
   { isDryRun }: { isDryRun: boolean },
 ) {
   const { config, estimate } = services;
   const owner = c.get('key').id;
+  const warnings = [...translated, ...own];
   const still =
     unsized.still_of === undefined ? undefined : await findStill(services, owner, unsized.still_of, request);
   if (still) unsized.image_index = still.index;

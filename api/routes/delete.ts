@@ -2,10 +2,18 @@ import { isActive } from '../../core/task-status.ts';
 import { endpoint } from '../http/endpoint.ts';
 import { bucketUnavailable, Problem } from '../http/problem.ts';
 import { jsonResponse } from '../openapi/parts.ts';
+import type { Services } from '../services.ts';
+import type { Task } from '../store/task.ts';
 import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
-const notEnded = (status: string) =>
-  new Problem('not_ended', `the task is ${status}: cancel it first, or wait for its end`);
+export const notEnded = (status: string) =>
+  new Problem('not_ended', `the task is ${status}: cancel it first (POST /cancel?id=ID), or wait for its end`);
+
+/** Deletes the files and the prompt of a task. @throws Problem 409 it has not ended */
+export async function expireTask({ lifecycle }: Pick<Services, 'lifecycle'>, task: Task): Promise<Task> {
+  if (isActive(task.status)) throw notEnded(task.status);
+  return lifecycle.expire(task);
+}
 
 export const deleteTask = endpoint({
   method: 'POST',
@@ -28,7 +36,6 @@ export const deleteTask = endpoint({
     (services) =>
     async (c, { id }) => {
       const task = await requireOwnTask(c, services, id);
-      if (isActive(task.status)) throw notEnded(task.status);
-      return c.json(await services.presentTask(await services.lifecycle.expire(task)));
+      return c.json(await services.presentTask(await expireTask(services, task)));
     },
 });

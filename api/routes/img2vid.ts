@@ -103,6 +103,13 @@ async function waitForEnd(c: Context, services: Services, task: PublicTask, seco
   return latest;
 }
 
+/** For the document. */
+export const IDEMPOTENCY_HEADER = headerParameter(
+  'Idempotency-Key',
+  'A unique string for this request. A retry with the same string within a day returns the same task',
+  { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
+);
+
 function describe({ limits, tasks }: DocumentContext) {
   const { input, warnings } = tasks.queued;
   const dryRun = { input, warnings, cost_estimate: { amount: 8_840, currency: 'USD', gpu_seconds: 26 } };
@@ -121,11 +128,7 @@ function describe({ limits, tasks }: DocumentContext) {
     description:
       'Needs a prompt, an image_url, a picture (multipart, or as text) or still_of. Every other parameter is optional.',
     parameters: [
-      headerParameter(
-        'Idempotency-Key',
-        'A unique string for this request. A retry with the same string within a day returns the same task',
-        { type: 'string', minLength: 1, maxLength: 255, pattern: IDEMPOTENCY_KEY.source },
-      ),
+      IDEMPOTENCY_HEADER,
       headerParameter(
         'Prefer',
         `wait=N: the response waits up to N seconds, at most ${MAX_WAIT}, for the task to end (RFC 7240)`,
@@ -155,25 +158,28 @@ function describe({ limits, tasks }: DocumentContext) {
         links: { status: link('status'), cancel: link('cancel'), delete: link('delete') },
       },
     },
-    errors: [
-      notJson(),
-      budgetSpent(54_400, 21_000, 25e6, 'USD'),
-      conflict({ id: EXAMPLE_STILL_OF, created_at: Date.parse('2025-11-29T11:57:30.114Z') }),
-      imageTooLarge(),
-      unsupportedMediaType(),
-      invalidInput([
-        { field: 'step', message: 'unknown; did you mean steps?' },
-        { field: 'H', message: 'must be a multiple of 64 from 64 to 2048; nearest: 64 and 128' },
-        { field: 'T', message: `must be a whole number from 1 to ${limits.maxFrames}` },
-      ]),
-      imageRejected(`not a complete picture of type ${PICTURE_TYPES_TEXT}`),
-      noBridge(),
-      tooManySubmissions(60),
-      tooManyUploads(),
-      tooManyActive(100),
-      uploadsFull(1000),
-      notStored(),
-      tooManyPictures(),
-    ],
+    errors: createErrors(limits),
   };
 }
+
+/** Each error with which the creation of a task is refused. */
+export const createErrors = ({ maxFrames }: DocumentContext['limits']) => [
+  notJson(),
+  budgetSpent(54_400, 21_000, 25e6, 'USD'),
+  conflict({ id: EXAMPLE_STILL_OF, created_at: Date.parse('2025-11-29T11:57:30.114Z') }),
+  imageTooLarge(),
+  unsupportedMediaType(),
+  invalidInput([
+    { field: 'step', message: 'unknown; did you mean steps?' },
+    { field: 'H', message: 'must be a multiple of 64 from 64 to 2048; nearest: 64 and 128' },
+    { field: 'T', message: `must be a whole number from 1 to ${maxFrames}` },
+  ]),
+  imageRejected(`not a complete picture of type ${PICTURE_TYPES_TEXT}`),
+  noBridge(),
+  tooManySubmissions(60),
+  tooManyUploads(),
+  tooManyActive(100),
+  uploadsFull(1000),
+  notStored(),
+  tooManyPictures(),
+];

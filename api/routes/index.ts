@@ -16,6 +16,13 @@ import { ready } from './ready.ts';
 import { status } from './status.ts';
 import { getTask, listTasks, taskEvents } from './tasks.ts';
 import { usage } from './usage.ts';
+import { createVideo } from './v1/create-video.ts';
+import { deleteVideo } from './v1/delete-video.ts';
+import { listVideos } from './v1/list-videos.ts';
+import { listModels, retrieveModel } from './v1/models.ts';
+import { retrieveVideo } from './v1/retrieve-video.ts';
+import { unsupported } from './v1/unsupported.ts';
+import { videoContent } from './v1/video-content.ts';
 import { deliveries, replay, testWebhook } from './webhooks.ts';
 
 const openapi = endpoint({
@@ -48,6 +55,14 @@ export const ENDPOINTS: Endpoint[] = [
   deliveries,
   replay,
   testWebhook,
+  ...unsupported,
+  createVideo,
+  listVideos,
+  retrieveVideo,
+  deleteVideo,
+  videoContent,
+  listModels,
+  retrieveModel,
   files,
   health,
   ready,

@@ -17,15 +17,19 @@ const LARGEST_PAGE = 1000;
 /** Tasks that are presented before other requests have their turn. S3 signs up to 44 links of one, each in 0.15 ms of CPU time. */
 const PRESENTED_AT_ONCE = 4;
 
-const invalidLimit = `must be a whole number from 1 to ${LARGEST_PAGE}`;
-export const limit = v.optional(
-  v.pipe(
-    v.string(),
-    v.metadata({ type: 'integer', minimum: 1, maximum: LARGEST_PAGE, description: `Page size, default ${PAGE}` }),
-    v.check((text) => /^\d+$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_PAGE, invalidLimit),
-    v.transform(Number),
-  ),
-);
+export const pageSize = (largest: number, usual: number) =>
+  v.optional(
+    v.pipe(
+      v.string(),
+      v.metadata({ type: 'integer', minimum: 1, maximum: largest, description: `Page size, default ${usual}` }),
+      v.check(
+        (text) => /^\d+$/.test(text) && Number(text) >= 1 && Number(text) <= largest,
+        `must be a whole number from 1 to ${largest}`,
+      ),
+      v.transform(Number),
+    ),
+  );
+export const limit = pageSize(LARGEST_PAGE, PAGE);
 export const cursor = v.optional(
   v.pipe(
     v.string(),

@@ -325,7 +325,7 @@ test('a wrong call is answered with the right one', async () => {
     ['/img2vid', 'GET', 'use POST /img2vid'],
     ['/tasks/abc', 'PUT', 'use GET or HEAD or DELETE /tasks/ID'],
     ['/img2video', 'POST', 'no such path; did you mean POST /img2vid?'],
-    ['/v1/img2vid/', 'GET', 'no such path; did you mean POST /img2vid?'],
+    ['/v2/img2vid/', 'GET', 'no such path; did you mean POST /img2vid?'],
     ['/task', 'POST', 'no such path; did you mean POST /tasks?'],
     ['/task', 'GET', 'no such path; did you mean GET /tasks?'],
     ['/tasks/abc/cancle', 'POST', 'no such path; did you mean POST /tasks/abc/cancel?'],

@@ -188,6 +188,9 @@ forEachDatabase((stores) => {
     expect(await list({ status: 'failed', before: ids[5], limit: 1 })).toEqual([4]);
     expect(await list({ status: 'queued', before: ids[4] })).toEqual([2, 1, 0]);
     expect(await list({ status: 'canceled' })).toEqual([]);
+    await store.update((await store.get(ids[7]!))!, { expired_at: 1000 });
+    expect(await list({ order: 'asc', after: ids[5], isKept: true })).toEqual([6, 8]);
+    expect(await list({ isKept: true, limit: 2 })).toEqual([8, 6]);
   });
   test('the list can be limited to metadata, of any text', async () => {
     const values = ['4', '42', 'x","order":"42', '"', '\\', "'; --", 'größer 👁', '', '%', 'A', 'a', '$&'];

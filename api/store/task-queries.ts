@@ -31,9 +31,9 @@ export function taskQueries({ db }: Dialect, log: StoreLog) {
   const tasks = () => db.selectFrom('tasks').selectAll();
   const first = async (query: ReturnType<typeof tasks>) => fromOptionalRow(await query.executeTakeFirst());
 
-  /** Newest first. A row that can't be read is skipped, and the next one takes its place: fewer than `limit` tasks are the last. */
+  /** A row that can't be read is skipped, and the next one takes its place: fewer than `limit` tasks are the last. */
   async function list(selection: TaskSelection & { limit: number }): Promise<PublicTask[]> {
-    const { owner, status, from, before, metadata = {}, limit } = selection;
+    const { owner, status, from, before, after, order = 'desc', isKept, metadata = {}, limit } = selection;
     const rows = await db
       .selectFrom('tasks')
       .select(PUBLIC_COLUMNS)
@@ -41,14 +41,17 @@ export function taskQueries({ db }: Dialect, log: StoreLog) {
       .$if(status !== undefined, (query) => query.where('status', '=', status!))
       .$if(from !== undefined, (query) => query.where('id', '>=', from!))
       .$if(before !== undefined, (query) => query.where('id', '<', before!))
+      .$if(after !== undefined, (query) => query.where('id', '>', after!))
+      .$if(isKept === true, (query) => query.where('expired_at', 'is', null))
       .where((e) => e.and(Object.entries(metadata).map(hasPair)))
-      .orderBy('id', 'desc')
+      .orderBy('id', order)
       .limit(limit)
       .execute();
     const tasks = readRows(rows, log);
     const skipped = rows.length - tasks.length;
     if (skipped === 0 || rows.length < limit) return tasks;
-    return [...tasks, ...(await list({ ...selection, before: rows.at(-1)!.id, limit: skipped }))];
+    const position = { [order === 'asc' ? 'after' : 'before']: rows.at(-1)!.id };
+    return [...tasks, ...(await list({ ...selection, ...position, limit: skipped }))];
   }
 
   return {

@@ -165,6 +165,12 @@ export interface TaskSelection {
   from?: string | undefined;
   /** ids below this one */
   before?: string | undefined;
+  /** ids above this one */
+  after?: string | undefined;
+  /** default desc: newest first */
+  order?: 'asc' | 'desc' | undefined;
+  /** only tasks whose files are not deleted */
+  isKept?: boolean | undefined;
 }
 
 /** The outcome of `insert`: the task is stored, and this is its key afterwards; its idempotency key is taken; or its key refused it. */

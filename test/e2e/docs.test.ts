@@ -25,8 +25,14 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const SERVICE = 'http://127.0.0.1:5000';
 const PATH = process.env.PATH!;
-/** `.ci/run` sets the variable to a Python that has requests. */
-const PYTHON = process.env.UPLOAD_PYTHON || 'python3';
+/** `.ci/run` sets the variables to a Python that has the package. */
+const PYTHONS: Record<string, string | undefined> = {
+  requests: process.env.UPLOAD_PYTHON,
+  openai: process.env.OPENAI_PYTHON,
+};
+/** The package that a program in Python needs. */
+const packageOf = (code: string) => /^(?:import|from) (requests|openai)\b/m.exec(code)?.[1];
+const pythonOf = (code: string) => PYTHONS[packageOf(code) ?? ''] || 'python3';
 const BLOCKS = docsBlocks();
 
 let service: TestService;
@@ -46,6 +52,7 @@ beforeAll(async () => {
   const client = join(folder, 'node_modules/@img2vid/client');
   await cp(join(ROOT, 'client/package.json'), join(client, 'package.json'));
   spawnSync(process.execPath, [join(ROOT, 'client/build.mjs'), join(client, 'dist')], { stdio: 'inherit' });
+  await symlink(join(ROOT, 'node_modules/openai'), join(folder, 'node_modules/openai'));
   await mkdir(join(folder, 'bin'));
   await symlink(join(ROOT, 'client/cli.mjs'), join(folder, 'bin/img2vid')); // as npm link does
   await writeFile(join(folder, 'bin/curl'), '#!/bin/sh\nPATH=$REAL_PATH exec curl --fail-with-body "$@"\n'); // an error status fails the example
@@ -90,7 +97,7 @@ async function start(block: Block, env: Record<string, string> = {}): Promise<Ch
   const here = code.replaceAll(SERVICE, service.url);
   const [program, ...args] = {
     bash: ['bash', '-euo', 'pipefail', '-c', here],
-    python: [PYTHON, '-c', here],
+    python: [pythonOf(code), '-c', here],
     js: ['node', '--input-type=module', '-e', here],
     ts: ['node', '--import', TSX, 'example.mts'],
   }[language]!;
@@ -134,10 +141,12 @@ const PROGRAMS: Record<string, string> = { bash: 'bash', python: 'python3' };
 const missing = [...new Set(Object.values(PROGRAMS))].filter((program) => !hasProgram(program));
 if (!hasProgram('curl')) missing.push('curl');
 if (missing.length > 0) console.warn(`examples are skipped: there is no ${missing.join(', no ')}`);
-const hasRequests = spawnSync(PYTHON, ['-c', 'import requests']).status === 0;
+const absent = Object.keys(PYTHONS).filter(
+  (name) => spawnSync(pythonOf(`import ${name}`), ['-c', `import ${name}`]).status,
+);
 const lacks = ({ language, code }: Block) =>
   missing.some((program) => program === PROGRAMS[language] || (program === 'curl' && /\bcurl\b/.test(code))) ||
-  (/^import requests$/m.test(code) && !hasRequests);
+  (language === 'python' && absent.includes(packageOf(code) ?? ''));
 
 /** The value in which `…` within a string stands for any text, and a field `…` for any further fields. */
 function withGaps(value: unknown): unknown {

@@ -20,6 +20,8 @@ import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { newKey } from './test-store.ts';
 
 export const WEBHOOK_SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
+/** One pixel. */
+const SMALLEST_WEBP = Buffer.from('UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA', 'base64');
 export const RUNPOD_KEY = 'rpa_test-key';
 
 /** @returns a new API key with these properties, and the headers of its requests */
@@ -167,7 +169,8 @@ function createTestWorker(queue: ReturnType<typeof queueServer>['queue'], bucket
       await bucket.put(still, 'not really a picture');
       const [poster, preview] = ['jpg', 'webp'].map((type) => key.replace('mp4', type));
       const still_preview = still.replace('png', 'jpg');
-      for (const picture of [poster!, preview!, still_preview]) await bucket.put(picture, 'not really a picture');
+      for (const picture of [poster!, still_preview]) await bucket.put(picture, 'not really a picture');
+      await bucket.put(preview!, SMALLEST_WEBP);
       const size = { width: 512, height: 288, frames: 14, fps: 6, seconds: 14 / 6 };
       const video = { key, poster, preview, seed: 1, ...size, bytes: 18, sha256: 'x' };
       const output = {
