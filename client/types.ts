@@ -2,7 +2,7 @@
 
 /** The parameters of a request; a service may have other limits. */
 export interface RequestParameters {
-  /** Midjourney prompt for the still, which may have flags such as --ar and --stylize (1–4,000 characters) */
+  /** What the still shows; may end with Midjourney’s flags, such as --ar and --stylize (1–4,000 characters) */
   prompt?: string | undefined;
   /** Public URL of the picture to animate: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side (an http(s) URL) */
   image_url?: string | undefined;
@@ -81,7 +81,7 @@ export interface RequestParameters {
   cache_interval?: number | undefined;
   /** Layers at the end of the network that run in every step. Only with cache_interval above 1 (1–5; default 2) */
   cache_depth?: number | undefined;
-  /** Which of the four Midjourney pictures to animate; only with prompt or still_of (1–4; default 1) */
+  /** Which picture of the prompt to animate; only with prompt or still_of (1–4; default 1) */
   image_index?: number | undefined;
   /** Id of an earlier task of the same API key. Animates its still again, without paying for it twice (a task’s id) */
   still_of?: string | undefined;
@@ -95,7 +95,7 @@ export interface RequestParameters {
 
 /** Every parameter with the value that is used: one source, and only what applies to the choices. */
 export type Input = {
-  /** Midjourney prompt for the still, which may have flags such as --ar and --stylize */
+  /** What the still shows; may end with Midjourney’s flags, such as --ar and --stylize */
   prompt?: string | undefined;
   /** Public URL of the picture to animate: jpeg, png, webp, avif, gif or tiff, at most 20 MB, 64 megapixels and 65,535 pixels a side */
   image_url?: string | undefined;
@@ -125,7 +125,7 @@ export type Input = {
   cache_interval?: number | undefined;
   /** Layers at the end of the network that run in every step. Only with cache_interval above 1 */
   cache_depth?: number | undefined;
-  /** Which of the four Midjourney pictures to animate; only with prompt or still_of */
+  /** Which picture of the prompt to animate; only with prompt or still_of */
   image_index: number;
   /** Id of an earlier task of the same API key. Animates its still again, without paying for it twice */
   still_of?: string | undefined;

@@ -58,6 +58,25 @@ const ASPECT_RATIO = /(?:^|\s)(?:--|—)(?:ar|aspect)[\s=]\s*(\S*)/i;
 /** The prompt's aspect ratio, width divided by height; undefined if it has none that can be read. */
 export const aspectRatioOf = (prompt: string): number | undefined => parseRatio(ASPECT_RATIO.exec(prompt)?.[1] ?? '');
 
+/** Where Midjourney's flags begin. A long dash begins one only before `ar`: other providers get prose, where it is punctuation. */
+const FIRST_FLAG = /(?:^|\s)(?:--[a-z]|—(?:ar|aspect)[\s=])/i;
+
+/**
+ * For providers that do not know Midjourney's flags, which end a prompt: its words, and the names of the flags.
+ * @returns the whole prompt as its words if it has nothing else
+ */
+export function splitFlags(prompt: string): { words: string; flags: string[] } {
+  const at = FIRST_FLAG.exec(prompt)?.index ?? prompt.length;
+  const words = prompt
+    .slice(0, at)
+    .replace(/\\+([{}])/g, '$1')
+    .trim();
+  const names = [...prompt.slice(at).matchAll(/(?:^|\s)(?:--|—)([a-z]+)/gi)].map(
+    ([, name]) => `--${name!.toLowerCase()}`,
+  );
+  return { words: words || prompt.trim(), flags: [...new Set(names)] };
+}
+
 /** Adds Midjourney's flag for the frame's aspect ratio, unless the prompt has one. */
 export function addAspectRatio(prompt: string, W: number, H: number): string {
   if (ASPECT_RATIO.test(prompt)) return prompt;

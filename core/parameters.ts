@@ -86,7 +86,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
         (text) => findForbidden(text) === undefined,
         ({ input }) => findForbidden(String(input)) ?? prompt,
       ),
-      v.description('Midjourney prompt for the still, which may have flags such as --ar and --stylize'),
+      v.description('What the still shows; may end with Midjourney’s flags, such as --ar and --stylize'),
     ),
     image_url: url('must be an http or https URL', {
       description: `Public URL of the picture to animate: ${PICTURE_TYPES_TEXT}, ${PICTURE_LIMITS_TEXT}`,
@@ -149,7 +149,7 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       5,
       'Layers at the end of the network that run in every step. Only with cache_interval above 1',
     ),
-    image_index: integer(1, 4, 'Which of the four Midjourney pictures to animate; only with prompt or still_of'),
+    image_index: integer(1, 4, 'Which picture of the prompt to animate; only with prompt or still_of'),
     still_of: v.pipe(
       v.string('must be the id of an earlier task'),
       v.toLowerCase(),

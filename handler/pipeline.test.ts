@@ -195,6 +195,9 @@ describe('several jobs at once', () => {
     const bridge: Bridge = {
       name: 'tnl',
       pollInterval: 1,
+      count: 4,
+      answerTimeout: 1000,
+      writePrompt: (prompt) => prompt,
       trusts: () => true,
       async imagine() {
         await seen('1 sampling begins');

@@ -13,7 +13,7 @@ import { createScratchFolder, hasCode } from '../core/temp-files.ts';
 import { finishOnce } from './job-result.ts';
 import type { Model } from './models/model.ts';
 import { createStageTimer, type StageTimer } from './stage-timer.ts';
-import type { ImagineOptions } from './still/bridges/imagine.ts';
+import { type ImagineOptions, promptWarnings } from './still/bridges/imagine.ts';
 import { fitStill } from './still/fit.ts';
 import { prepareStill, saveStillPreview, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
@@ -102,6 +102,8 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
     progress({ stage: 'still', progress: 0 });
     const onProgress = (part: number) => progress({ stage: 'still', progress: part * stillPart });
     const png = await timed('still', () => prepareStill(input, { ...worker, onProgress, log, signal }));
+    if (input.prompt !== undefined)
+      warnings.push(...(await promptWarnings(input.prompt, { ...worker, taskId: task_id })));
     const job = isSized(input) ? input : withSize(input, ratioOf(png), input.model);
     const { H, W } = job;
     if (!isSized(input)) {

@@ -110,7 +110,7 @@ async function complete(
 /**
  * Without `image_index`, or with the earlier task's, the still is that of the earlier task, or the picture that would have become it.
  * @returns the bucket key of the picture, its index among four, and its size; without one, the worker finds out what it is
- * @throws Problem 422, the same for every reason why there is none
+ * @throws Problem 422: the earlier task has fewer pictures, or none; the same for every other reason
  */
 async function findStill({ store, bucket }: Services, owner: string, id: string, { image_index }: Request) {
   const earlier = await store.getOwn(owner, id);
@@ -121,6 +121,8 @@ async function findStill({ store, bucket }: Services, owner: string, id: string,
     const header = earlier && (await bucket.get(key, PNG_HEADER));
     if (header) return { key, index, size: pngSize(header) };
   }
+  if (earlier && index > 1 && (await bucket.has(`${taskFolder(id)}/imagine-1.png`)))
+    throw invalidInput([{ field: 'image_index', message: `must be lower: the earlier task has no picture ${index}` }]);
   throw invalidInput([{ field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' }]);
 }
 

@@ -172,12 +172,16 @@ describe('a task is created', () => {
     expect(again.status).toBe(202);
     const missing = await service.post({ still_of: id, image_index: 2 });
     const unknown = await service.post({ still_of: '01a206ec-8c81-72d2-88c2-373f04644e4a' });
-    const [a, b] = [await missing.json(), await unknown.json()];
-    expect([missing.status, unknown.status]).toEqual([422, 422]);
-    expect(a).toEqual(b); // one answer for every reason
-    expect(a.errors).toEqual([
-      { field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' },
+    const undrawn = await (await service.post({ prompt: 'x' })).json(); // has no pictures
+    const empty = await service.post({ still_of: undrawn.id, image_index: 2 });
+    expect([missing.status, unknown.status, empty.status]).toEqual([422, 422, 422]);
+    expect((await missing.json()).errors).toEqual([
+      { field: 'image_index', message: 'must be lower: the earlier task has no picture 2' },
     ]);
+    for (const response of [unknown, empty])
+      expect((await response.json()).errors).toEqual([
+        { field: 'still_of', message: 'must be the id of an earlier task whose pictures are kept' },
+      ]);
   });
 });
 

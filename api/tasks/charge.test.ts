@@ -93,17 +93,23 @@ describe('a task that does not succeed costs', () => {
     expect(await usage()).toMatchObject({ spent: amount, reserved: 0, open_tasks: 0 });
   });
 
-  test('its still, if a bridge accepts the prompt during the cancellation', async () => {
-    const { body } = await post({ prompt: 'x' });
-    await service.take(body.id);
-    await saveRecord(body.id, { asked_at: Date.now() });
-    await send(`/cancel?id=${body.id}`);
-    await service.queue.waitForChange(1000); // the job is cancelled
-    expect((await call(`/status?id=${body.id}`)).body.status).not.toBe('canceled');
-    await saveRecord(body.id, { id: 'imagine-7' });
-    service.clock.ahead += 1000;
-    expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
-  });
+  test.each([
+    [0, undefined],
+    [300_000, 600_000],
+  ])(
+    'its still, if a bridge asked %d ms ago, which may take %s, accepts the prompt during the cancellation',
+    async (ms, answer_timeout) => {
+      const { body } = await post({ prompt: 'x' });
+      await service.take(body.id);
+      await saveRecord(body.id, { asked_at: Date.now() - ms, answer_timeout });
+      await send(`/cancel?id=${body.id}`);
+      await service.queue.waitForChange(1000); // the job is cancelled
+      expect((await call(`/status?id=${body.id}`)).body.status).not.toBe('canceled');
+      await saveRecord(body.id, { id: 'imagine-7' });
+      service.clock.ahead += 1000;
+      expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
+    },
+  );
 
   test('its still, if its job begins, and a bridge is asked, while a queued task is canceled', async () => {
     const { body } = await post({ prompt: 'x' });

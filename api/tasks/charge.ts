@@ -6,7 +6,7 @@ import { costOfTime } from '../money.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { gpuTimeOf, gpuTimeUsed } from './usage.ts';
 
-/** Longer than a bridge may take to accept a prompt. */
+/** Longer than a bridge may take to accept a prompt, unless the record says how long that is. */
 const MAX_ASKING = 2 * MINUTE;
 
 /**
@@ -38,13 +38,15 @@ async function hasStill(task: Task, output: Changes['output'], bucket: Bucket): 
 
 /** Whether a worker is asking a bridge, whose answer decides about the cost. */
 export async function isAsking(task: Task, bucket: Bucket, now: number): Promise<boolean> {
-  const { bridge, id, asked_at } = (await readImagine(task, bucket)) ?? {};
-  return bridge !== undefined && id === undefined && now - Number(asked_at) < MAX_ASKING;
+  const { bridge, id, asked_at, answer_timeout = 0 } = (await readImagine(task, bucket)) ?? {};
+  return bridge !== undefined && id === undefined && now - Number(asked_at) < MAX_ASKING + Number(answer_timeout);
 }
 
 /** The record of the task's imagine, if there is one. */
 async function readImagine({ id, version, input }: Task, bucket: Bucket) {
   const wasClaimed = version > 1; // even without a known job: a process may have died during the submission
   if (input.prompt === undefined || !wasClaimed) return undefined;
-  return (await getJson(bucket, imagineKey(id))) as { bridge?: unknown; id?: unknown; asked_at?: unknown } | undefined;
+  return (await getJson(bucket, imagineKey(id))) as
+    | { [field in 'bridge' | 'id' | 'asked_at' | 'answer_timeout']?: unknown }
+    | undefined;
 }

@@ -4,7 +4,8 @@
  *   tasks/<task id>/upload                 the picture that came with a request
  *                   imagine.json           which bridges were asked: intent first, then the bridge's id
  *                   imagine-ask-2.json …   the claim to ask the second bridge, and so on
- *                   imagine-1..4.png       the four pictures of the imagine
+ *                   imagine-answer.json    the answer of a bridge that answers with pictures, until they are saved
+ *                   imagine-1..4.png       the pictures of the imagine; the first one is written last
  *                   still.png              the still, unfitted
  *                   still.jpg              the still, at most 1024 pixels wide and high
  *                   <job id>/video-1.mp4 … grid.mp4

@@ -5,7 +5,7 @@ import { toPng } from '../../core/picture/picture.ts';
 import { type ImagineOptions, imagine, pictureKey } from './bridges/imagine.ts';
 import { fetchPicture } from './fetch-picture.ts';
 
-type StillOptions = Omit<ImagineOptions, 'taskId' | 'W' | 'H'>;
+type StillOptions = Omit<ImagineOptions, 'taskId' | 'index' | 'W' | 'H'>;
 
 /** Pixels of a preview's longer side. */
 const PREVIEW_SIDE = 1024;
@@ -37,8 +37,12 @@ export async function saveStillPreview(png: Uint8Array, taskId: string, bucket: 
 async function makeStill(job: JobInput, options: StillOptions): Promise<Buffer> {
   const { bucket, allowPrivate, signal } = options;
   if (job.prompt !== undefined) {
-    await imagine(job.prompt, { ...options, taskId: job.task_id, W: job.W!, H: job.H! }); // a job with a prompt has both
-    return readStored(bucket, pictureKey(job.task_id, job.image_index));
+    const { task_id: taskId, image_index: index } = job;
+    await imagine(job.prompt, { ...options, taskId, index, W: job.W!, H: job.H! }); // a job with a prompt has both
+    const png = await bucket.get(pictureKey(taskId, index));
+    if (!png)
+      throw new JobError('image_unavailable', `the image provider drew no picture ${index}, or it has been deleted`);
+    return png;
   }
   if (job.image_url !== undefined) return toPng(await fetchPicture(job.image_url, { allowPrivate, signal }), signal);
   if (job.still_key !== undefined) return readStored(bucket, job.still_key);

@@ -8,7 +8,7 @@ import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { modelName, readEnvironment, sharedVariables } from '../../core/environment.ts';
 import { DAY } from '../../core/time.ts';
 import { describeUnknownName } from '../../core/unknown-names.ts';
-import { openBridges } from '../../handler/still/bridges/open-bridges.ts';
+import { BRIDGE_VARIABLES, openBridges } from '../../handler/still/bridges/open-bridges.ts';
 
 /** An object with these fields and no others. */
 function object<E extends v.ObjectEntries>(entries: E) {
@@ -178,8 +178,9 @@ export function workerEnvironment(file: EndpointFile, env: NodeJS.ProcessEnv): R
     MODEL: file.model,
     ...(file.model !== 'camera' && { DEVICE: 'cuda' }), // a worker that can't use its GPU fails rather than bill it and use its CPU
   };
-  if (!resolveS3Options(readEnvironment(sharedVariables, worker)))
+  const settings = readEnvironment({ ...sharedVariables, ...BRIDGE_VARIABLES }, worker);
+  if (!resolveS3Options(settings))
     throw new Error('BUCKET_NAME is needed for the worker: on RunPod a local folder is lost with its worker');
-  openBridges(worker);
+  openBridges(settings);
   return worker;
 }

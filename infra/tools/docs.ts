@@ -20,7 +20,8 @@ const LIMITS = { maxFrames: 100, maxFps: 120 };
 
 /** What a caller can do about a task that failed with this code. */
 const REMEDIES: Record<ErrorCode, string> = {
-  invalid_input: 'Tell the operator: the worker and the API have different versions or models',
+  invalid_input:
+    'Lower `image_index` if the message names it. Else tell the operator: worker and API have different versions or models',
   banned_prompt: 'Change the prompt: the image provider refuses it',
   no_bridge: 'Send a picture: there is no image provider',
   no_credit: 'Tell the operator: the bridge’s credit is used up',

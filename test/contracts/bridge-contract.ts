@@ -25,12 +25,15 @@ interface Documented {
   failures: Record<string, ErrorCode>;
   /** statuses of a POST with the provider's body, our error code and message */
   statuses: [status: number, body: object, code: ErrorCode, message: RegExp][];
-  /** the progress that is reported at 40 % and 80 % */
-  progress: number[];
-  /** answers to a status request that are not documented */
-  unknown: unknown[];
-  /** a finished status without any picture */
-  empty: object;
+  /** what its status requests answer; absent if the answer to an imagine has the pictures */
+  polling?: {
+    /** the progress that is reported at 40 % and 80 % */
+    progress: number[];
+    /** answers that are not documented */
+    unknown: unknown[];
+    /** a finished status without any picture */
+    empty: object;
+  };
   /** removes the four pictures from a finished status, but not the grid; absent if the provider has the grid only */
   onlyGrid?: (answer: never) => object;
   keepsRef: boolean;
@@ -89,6 +92,7 @@ class Harness {
 }
 
 export function bridgeContract(name: BridgeName, documented: Documented) {
+  const { polling } = documented;
   describe(`${name}: what every bridge does`, () => {
     const harness = new Harness(name);
     beforeEach(() => harness.reset());
@@ -96,9 +100,11 @@ export function bridgeContract(name: BridgeName, documented: Documented) {
     testPictures(harness, documented);
     testRefusals(harness, documented);
     testLostAnswers(harness, documented);
-    testRecords(harness, documented);
-    testStatusRequests(harness, documented);
-    testEnds(harness, documented);
+    testRecords(harness);
+    if (polling) testStatusRequests(harness, polling);
+    else testSavedAnswers(harness);
+    if (polling) testEnds(harness, documented);
+    testDownloads(harness, documented);
     testHosts(harness);
   });
 }
@@ -109,8 +115,9 @@ function testPictures(harness: Harness, documented: Documented) {
     await imagine(PROMPT, options);
     await harness.expectFour();
     const [asked] = imagines.values();
-    expect(asked).toMatchObject({ prompt: `${PROMPT} --ar 2:1`, ref: documented.keepsRef ? TASK : undefined });
-    expect(await harness.record()).toMatchObject({ bridge: harness.name, ref: TASK, id: asked!.id, refused: [] });
+    const [prompt, id] = documented.polling ? [`${PROMPT} --ar 2:1`, asked!.id] : [PROMPT, TASK];
+    expect(asked).toMatchObject({ prompt, ref: documented.keepsRef ? TASK : undefined });
+    expect(await harness.record()).toMatchObject({ bridge: harness.name, ref: TASK, id, refused: [] });
   });
 
   test('sends no request for a task that has its pictures', async () => {
@@ -128,31 +135,7 @@ function testPictures(harness: Harness, documented: Documented) {
     await harness.expectFour();
   });
 
-  test('pictures that can’t be downloaded at first are downloaded again, from new URLs', async () => {
-    const { options, calls, imagines } = await harness.start({
-      intervene(call, _, c) {
-        const isPicture = call === 'picture' || c.req.path.endsWith('/getImage'); // from the picture's host, or through the bridge
-        return isPicture && calls.status === 1 ? c.text('not yet', 404) : undefined;
-      },
-    });
-    await imagine(PROMPT, options);
-    await harness.expectFour();
-    expect(calls.status).toBe(2);
-    expect(imagines.size).toBe(1);
-  });
-
-  test('a malformed picture is image_unavailable; a second job downloads it again without a payment', async () => {
-    let broken = true;
-    const { options, imagines } = await harness.start({
-      intervene: (call, _, c) => (call === 'picture' && broken ? c.text('<html>') : undefined),
-    });
-    await harness.expectFailure(options, 'image_unavailable');
-    broken = false;
-    await imagine(PROMPT, options);
-    await harness.expectFour();
-    expect(imagines.size).toBe(1);
-  });
-
+  if (!documented.polling) return;
   test('the quadrants of the grid are used where there are no single pictures', async () => {
     const { options } = await harness.start({
       async intervene(call, _, c, answer) {
@@ -218,7 +201,7 @@ function testRefusals(harness: Harness, documented: Documented) {
         ...{ ref: TASK, asked_at: 0 },
         refused: [{ bridge: harness.name, code, message: error.message }],
       });
-      expect(calls.imagine).toBe(status === 429 ? 3 : 1);
+      expect(calls.imagine).toBe(code === 'rate_limited' ? 3 : 1);
     },
   );
 
@@ -292,7 +275,7 @@ function testLostAnswers(harness: Harness, documented: Documented) {
   });
 }
 
-function testRecords(harness: Harness, documented: Documented) {
+function testRecords(harness: Harness) {
   test('an intent without an imagine is lost, and nobody is asked', async () => {
     const { options, calls } = await harness.start();
     await harness.writeRecord({});
@@ -307,43 +290,10 @@ function testRecords(harness: Harness, documented: Documented) {
     expect(paths).toEqual([]);
   });
 
-  test('an imagine whose id is recorded is awaited, not requested again', async () => {
-    const { options, bridge, calls } = await harness.start();
-    await harness.writeRecord({ id: await bridge.imagine(PROMPT, TASK) });
-    await imagine(PROMPT, options);
-    await harness.expectFour();
-    expect(calls.imagine).toBe(1); // the one above
-  });
-
   test('an id that the bridge does not know is lost', async () => {
     const { options } = await harness.start();
     await harness.writeRecord({ id: 'unknown' });
     await harness.expectFailure(options, 'lost', /no longer knows/);
-  });
-
-  test('an imagine that never ends is upstream_timeout, and a second job waits for the same one', async () => {
-    let clock = 0;
-    const { options, imagines } = await harness.start({ duration: 1000, now: () => clock });
-    const error = await harness.expectFailure({ ...options, stillTimeout: 200 }, 'upstream_timeout', /0.2 s/);
-    expect(error.data.retryable).toBe(true);
-    clock = 1000;
-    await imagine(PROMPT, options);
-    expect(imagines.size).toBe(1);
-  });
-
-  test.each(documented.unknown)('the status %j is upstream_error, and its id is kept', async (answer) => {
-    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(answer as object)) });
-    const error = await harness.expectFailure(options, 'upstream_error');
-    expect(String(error.cause)).toMatch(/^Error: an unexpected answer: /);
-    if (typeof answer === 'object' && answer)
-      for (const name of Object.keys(answer)) expect(String(error.cause)).toContain(name);
-    expect(await harness.record()).toHaveProperty('id');
-  });
-
-  test('a finished status without pictures is upstream_error, and its id is kept', async () => {
-    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(documented.empty)) });
-    await harness.expectFailure(options, 'upstream_error');
-    expect(await harness.record()).toHaveProperty('id');
   });
 }
 
@@ -361,7 +311,40 @@ const TEMPORARY: [what: string, answer: Answer][] = [
   ],
 ];
 
-function testStatusRequests(harness: Harness, documented: Documented) {
+function testStatusRequests(harness: Harness, polling: NonNullable<Documented['polling']>) {
+  test('an imagine whose id is recorded is awaited, not requested again', async () => {
+    const { options, bridge, calls } = await harness.start();
+    await harness.writeRecord({ id: await bridge.imagine(PROMPT, TASK) });
+    await imagine(PROMPT, options);
+    await harness.expectFour();
+    expect(calls.imagine).toBe(1); // the one above
+  });
+
+  test('an imagine that never ends is upstream_timeout, and a second job waits for the same one', async () => {
+    let clock = 0;
+    const { options, imagines } = await harness.start({ duration: 1000, now: () => clock });
+    const error = await harness.expectFailure({ ...options, stillTimeout: 200 }, 'upstream_timeout', /0.2 s/);
+    expect(error.data.retryable).toBe(true);
+    clock = 1000;
+    await imagine(PROMPT, options);
+    expect(imagines.size).toBe(1);
+  });
+
+  test.each(polling.unknown)('the status %j is upstream_error, and its id is kept', async (answer) => {
+    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(answer as object)) });
+    const error = await harness.expectFailure(options, 'upstream_error');
+    expect(String(error.cause)).toMatch(/^Error: an unexpected answer: /);
+    if (typeof answer === 'object' && answer)
+      for (const name of Object.keys(answer)) expect(String(error.cause)).toContain(name);
+    expect(await harness.record()).toHaveProperty('id');
+  });
+
+  test('a finished status without pictures is upstream_error, and its id is kept', async () => {
+    const { options } = await harness.start({ intervene: answerCalls('status', (c) => c.json(polling.empty)) });
+    await harness.expectFailure(options, 'upstream_error');
+    expect(await harness.record()).toHaveProperty('id');
+  });
+
   test('reports progress until the imagine is done', async () => {
     let clock = 0;
     const { options } = await harness.start({
@@ -374,7 +357,7 @@ function testStatusRequests(harness: Harness, documented: Documented) {
     });
     const reported: number[] = [];
     await imagine(PROMPT, { ...options, onProgress: (part) => reported.push(part) });
-    expect(reported).toEqual(documented.progress);
+    expect(reported).toEqual(polling.progress);
   });
 
   test.each(TEMPORARY)('a status request is repeated after %s', async (_what, answer) => {
@@ -399,6 +382,66 @@ function testStatusRequests(harness: Harness, documented: Documented) {
   });
 }
 
+/** Of bridges that answer with the pictures. */
+function testSavedAnswers(harness: Harness) {
+  const answer = `tasks/${TASK}/imagine-answer.json`;
+
+  test('a saved answer is used, not requested again, and deleted once its pictures are saved', async () => {
+    const { options, bridge, calls } = await harness.start();
+    const pictures = await bridge.imagine(`${PROMPT} --ar 2:1`, TASK);
+    await harness.writeRecord({}); // the worker died between the two
+    await harness.bucket.put(answer, JSON.stringify({ pictures }));
+    await imagine(PROMPT, options);
+    await harness.expectFour();
+    expect(calls.imagine).toBe(1); // the one above
+    expect(await harness.bucket.has(answer)).toBe(false);
+  });
+
+  test('a worker whose answer another one has used meanwhile takes its pictures', async () => {
+    const { options, bridge, calls } = await harness.start();
+    await harness.writeRecord({ id: TASK });
+    const has: Bucket['has'] = async (key) => {
+      const found = await harness.bucket.has(key);
+      if (key === pictureKey(TASK, 1) && !found) await imagineElsewhere();
+      return found;
+    };
+    const imagineElsewhere = async () => {
+      const pictures = await bridge.imagine(`${PROMPT} --ar 2:1`, TASK);
+      await harness.bucket.put(answer, JSON.stringify({ pictures }));
+      await imagine(PROMPT, options);
+    };
+    await imagine(PROMPT, { ...options, bucket: { ...harness.bucket, has } });
+    await harness.expectFour();
+    expect(calls.imagine).toBe(1);
+  });
+
+  test('an answer that does not come in time is lost, and not requested again', async () => {
+    const { options, calls } = await harness.start({
+      answerTimeout: 50,
+      intervene: (call) => (call === 'imagine' ? new Promise(() => {}) : undefined),
+    });
+    const error = await harness.expectFailure(options, 'lost');
+    expect(error.cause).toMatchObject({ message: 'no answer within 0.05 s' });
+    await harness.expectFailure({ ...options, now: () => Date.now() + 600_000 }, 'lost');
+    expect(calls.imagine).toBe(1);
+  });
+
+  test('a worker waits as long for another one’s answer as that one does', async () => {
+    const { options, bridge, calls } = await harness.start();
+    const bridges = [{ ...bridge, answerTimeout: 600_000 }];
+    const put: Bucket['create'] = async (key, body) => {
+      await harness.bucket.create(key, body);
+      throw new Error('the worker died');
+    };
+    const dying = { ...options, bridges, bucket: { ...harness.bucket, create: put } };
+    await expect(imagine(PROMPT, dying)).rejects.toThrow('died');
+    const later = (seconds: number) => ({ ...options, stillTimeout: 30, now: () => Date.now() + seconds * 1000 });
+    await harness.expectFailure(later(600), 'upstream_timeout');
+    await harness.expectFailure(later(720), 'lost');
+    expect(calls.imagine).toBe(0);
+  });
+}
+
 function testEnds(harness: Harness, documented: Documented) {
   test.each([
     ['RunPod stops the job', new DOMException('RunPod stopped the job', 'AbortError'), documented.cancels],
@@ -411,6 +454,48 @@ function testEnds(harness: Harness, documented: Documented) {
     await expect(work).rejects.not.toBeInstanceOf(JobError);
     expect(await harness.record()).toHaveProperty('id');
     expect([...imagines.values()].map((imagine) => imagine.canceled)).toEqual([canceled]);
+  });
+}
+
+function testDownloads(harness: Harness, documented: Documented) {
+  test('pictures that can’t be downloaded at first are downloaded again, from new URLs if there may be some', async () => {
+    const { options, calls, imagines } = await harness.start({
+      intervene(call, _, c) {
+        const isPicture = call === 'picture' || c.req.path.endsWith('/getImage'); // from the picture's host, or through the bridge
+        const isEarly = documented.polling ? calls.status === 1 : calls.picture <= 4;
+        return isPicture && isEarly ? c.text('not yet', 404) : undefined;
+      },
+    });
+    await imagine(PROMPT, options);
+    await harness.expectFour();
+    if (documented.polling) expect(calls.status).toBe(2);
+    expect(imagines.size).toBe(1);
+  });
+
+  test('a malformed picture is image_unavailable; a second job downloads it again without a payment', async () => {
+    let broken = true;
+    const { options, imagines } = await harness.start({
+      intervene: (call, _, c) => (call === 'picture' && broken ? c.text('<html>') : undefined),
+    });
+    await harness.expectFailure(options, 'image_unavailable');
+    broken = false;
+    await imagine(PROMPT, options);
+    await harness.expectFour();
+    expect(imagines.size).toBe(1);
+  });
+
+  test('a redirect of the bridge’s picture is followed on its own host, and to no other private address', async () => {
+    const own = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(c.req.path), 1) });
+    await imagine(PROMPT, own.options);
+    await harness.expectFour();
+    await harness.reset();
+
+    const inside = await harness.start();
+    const target = `${inside.baseUrl}/pictures/1.png`;
+    const { options } = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(target)) });
+    const error = await harness.expectFailure(options, 'image_unavailable');
+    expect(error.cause).toMatchObject({ message: expect.stringMatching('127.0.0.1 is not a public address') });
+    expect(inside.paths).toEqual([]);
   });
 }
 
@@ -433,19 +518,5 @@ function testHosts(harness: Harness) {
     const { bridge, baseUrl } = await harness.start();
     expect(bridge.trusts(new URL('/picture.png', baseUrl))).toBe(true);
     expect(bridge.trusts(new URL('http://127.0.0.1:1/picture.png'))).toBe(false);
-  });
-
-  test('a redirect of the bridge’s picture is followed on its own host, and to no other private address', async () => {
-    const own = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(c.req.path), 1) });
-    await imagine(PROMPT, own.options);
-    await harness.expectFour();
-    await harness.reset();
-
-    const inside = await harness.start();
-    const target = `${inside.baseUrl}/pictures/1.png`;
-    const { options } = await harness.start({ intervene: answerCalls('picture', (c) => c.redirect(target)) });
-    const error = await harness.expectFailure(options, 'image_unavailable');
-    expect(error.cause).toMatchObject({ message: expect.stringMatching('127.0.0.1 is not a public address') });
-    expect(inside.paths).toEqual([]);
   });
 }

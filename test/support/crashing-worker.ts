@@ -36,9 +36,13 @@ function crashingBucket(bucket: Bucket, { when, call, key, body = '' }: CrashPoi
   return { ...bucket, [call]: withCrash(bucket[call]) };
 }
 
-export async function makeStill({ folder, taskId, bridge, apiKey, baseUrl, crash }: CrashingWorker): Promise<Buffer> {
+export async function makeStill(
+  { folder, taskId, bridge, apiKey, baseUrl, crash }: CrashingWorker,
+  now = Date.now,
+): Promise<Buffer> {
   const disk = await diskBucket(folder, { publicUrl: '' });
-  const [own] = openBridges({ MIDJOURNEY_BRIDGE: bridge, MIDJOURNEY_API_KEY: apiKey, MIDJOURNEY_BASE_URL: baseUrl });
+  const openai = bridge === 'openai' ? { STILL_MODEL: 'flux', STILL_COUNT: 4 } : {};
+  const [own] = openBridges({ STILL_BRIDGE: bridge, STILL_API_KEY: apiKey, STILL_BASE_URL: baseUrl, ...openai });
   const job = { task_id: taskId, prompt: 'a lighthouse', W: 128, H: 64, image_index: 2 } as JobInput;
   return prepareStill(job, {
     bucket: crash ? crashingBucket(disk, crash) : disk,
@@ -46,6 +50,7 @@ export async function makeStill({ folder, taskId, bridge, apiKey, baseUrl, crash
     allowPrivate: false,
     stillTimeout: 15_000,
     onProgress: () => {},
+    now,
     signal: new AbortController().signal,
   });
 }

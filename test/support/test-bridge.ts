@@ -8,11 +8,13 @@ import type { ImagineOptions } from '../../handler/still/bridges/imagine.ts';
 import { imaginepro } from '../../handler/still/bridges/imaginepro.ts';
 import { legnext } from '../../handler/still/bridges/legnext.ts';
 import { mjProxy } from '../../handler/still/bridges/mj-proxy.ts';
+import { type OpenaiOptions, openai } from '../../handler/still/bridges/openai.ts';
 import { tnl } from '../../handler/still/bridges/tnl.ts';
 import { imagineproServer } from '../../infra/simulators/bridges/imaginepro.ts';
 import type { BridgeServerOptions } from '../../infra/simulators/bridges/imagines.ts';
 import { legnextServer } from '../../infra/simulators/bridges/legnext.ts';
 import { mjProxyServer } from '../../infra/simulators/bridges/mj-proxy.ts';
+import { openaiServer } from '../../infra/simulators/bridges/openai.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
 import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 
@@ -31,11 +33,18 @@ export async function colourOf(png: Buffer): Promise<string> {
   return `#${[r!, g!, b!].map((value) => value.toString(16).padStart(2, '0')).join('')}`;
 }
 
+/** Of a server of one's own, which answers with URLs. */
+const OPENAI_MODEL = 'flux';
+
+const openOpenai = (options: Partial<OpenaiOptions>) =>
+  openai({ model: OPENAI_MODEL, answerTimeout: 5000, ...options });
+
 const BRIDGES = {
   tnl: [tnlServer, tnl, '/v2/imagine', '/v2/message/'],
   imaginepro: [imagineproServer, imaginepro, '/api/v1/nova/imagine', '/api/v1/midjourney/message/'],
   legnext: [legnextServer, legnext, '/api/v1/diffusion', '/api/v1/job/'],
   'mj-proxy': [mjProxyServer, mjProxy, '/mj/submit/imagine', '/mj/task/'],
+  openai: [openaiServer, openOpenai, '/v1/images/generations', '/no-status/'],
 } as const;
 
 export type Call = 'imagine' | 'status' | 'picture' | 'other';
@@ -57,10 +66,16 @@ export async function startBridge(
     intervene,
     apiKey = KEY,
     ...options
-  }: Partial<BridgeServerOptions> & { intervene?: Intervene | undefined; fork?: boolean } = {},
+  }: Partial<BridgeServerOptions> & {
+    intervene?: Intervene | undefined;
+    fork?: boolean;
+    model?: string | undefined;
+    count?: number;
+    answerTimeout?: number;
+  } = {},
 ) {
   const [startServer, open, imaginePath, statusPath] = BRIDGES[name];
-  const mount = name === 'tnl' ? '/v2' : '';
+  const mount = { tnl: '/v2', openai: '/v1' }[name as string] ?? '';
   const { app, imagines, paid } = startServer({
     apiKey: KEY,
     duration: 0,
@@ -94,7 +109,9 @@ export async function startBridge(
   root.route(mount || '/', app);
   const { url, close } = await serveOnLoopback(getRequestListener(root.fetch));
   const baseUrl = url + mount;
-  const bridge: Bridge = { ...open({ apiKey, baseUrl }), pollInterval: 1 };
+  const { model = OPENAI_MODEL, count = 4, answerTimeout = 5000 } = options;
+  const more = name === 'openai' && { model, count, answerTimeout };
+  const bridge: Bridge = { ...open({ apiKey, baseUrl, ...more }), pollInterval: 1 };
   return { bridge, baseUrl, imagines, paid, calls, paths, close };
 }
 
@@ -124,6 +141,7 @@ export function imagineOptions(bucket: Bucket, bridges: Bridge[], more: Partial<
     bridges,
     bucket,
     taskId: TASK,
+    index: 1,
     W: 128,
     H: 64,
     allowPrivate: false,

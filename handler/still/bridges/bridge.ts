@@ -1,21 +1,30 @@
 /** What a bridge is, and the errors that all bridges share. */
 import { JobError } from '../../../core/job.ts';
 
-export const BRIDGES = ['tnl', 'imaginepro', 'legnext', 'mj-proxy'] as const;
+export const BRIDGES = ['tnl', 'imaginepro', 'legnext', 'mj-proxy', 'openai'] as const;
 export type BridgeName = (typeof BRIDGES)[number];
 
-/** A third-party Midjourney API. Each has its own file, which describes it to createBridge. */
+/** An image provider's API. Each has its own file, which describes it to createBridge. */
 export interface Bridge {
   readonly name: BridgeName;
   /** Milliseconds between two status requests, by the provider's rate limit. */
   readonly pollInterval: number;
+  /** pictures of one imagine, 1–4 */
+  readonly count: number;
+  /** milliseconds until an answer to `imagine` is given up */
+  readonly answerTimeout: number;
+  /** The text for `imagine`, with the frame's aspect ratio. @param W, H pixels */
+  writePrompt(prompt: string, W: number, H: number): string;
+  /** Names of Midjourney's flags in a prompt that the provider does not know, such as `--stylize`; absent where it knows all. */
+  unknownFlags?(prompt: string): string[];
   /**
-   * Requests, and pays for, four pictures. It can't be aborted: a response that is not read is money lost.
+   * Requests, and pays for, `count` pictures. It can't be aborted: a response that is not read is money lost.
+   * @param prompt from `writePrompt`
    * @param ref our reference, which most providers store with the imagine
-   * @returns the provider's id
+   * @returns the provider's id; or, where it answers only when they are drawn, the URLs of the pictures, also `data:`
    * @throws JobError if the provider refused and charged nothing; any other error leaves that open
    */
-  imagine(prompt: string, ref: string): Promise<string>;
+  imagine(prompt: string, ref: string): Promise<string | string[]>;
   /** The id of the imagine with our reference, or undefined; only where the provider can search by reference. */
   find?(ref: string, signal: AbortSignal): Promise<string | undefined>;
   /** @throws JobError if the request was refused or the response is malformed; any other error is temporary */
@@ -31,7 +40,7 @@ export interface Bridge {
 export type ImagineStatus =
   /** progress: 0–1 */
   | { status: 'working'; progress: number }
-  /** URLs of the four pictures, or none, and of their 2×2 grid; at least one of the two */
+  /** URLs of the pictures, or none, and of Midjourney's 2×2 grid of four; at least one of the two */
   | { status: 'done'; pictures: string[]; grid: string | undefined }
   /** final: there will be no pictures */
   | { status: 'failed'; error: JobError };
@@ -66,10 +75,10 @@ export function bridgeError(code: BridgeErrorCode, message = '', cause?: Error):
   return new JobError(code, isPromptsFault && words ? `${text}: ${words}` : text, options);
 }
 
-/** Failure titles of Midjourney and of the providers, which are free text. The first match counts. */
+/** Failure titles of the providers, which are free text. The first match counts. */
 const MESSAGE_PATTERNS: [RegExp, BridgeErrorCode][] = [
   [/moderation.outage|internal/, 'upstream_error'],
-  [/banned|blocked|moderat|sensitive|nsfw|polic[yi]|violat|prohibited|敏感/, 'banned_prompt'],
+  [/banned|blocked|moderat|safety.system|sensitive|nsfw|polic[yi]|violat|prohibited|敏感/, 'banned_prompt'],
   [/queue.*full|full.*queue|too.many.*(job|task)|concurren|队列已满/, 'queue_full'],
   [/credit|balance|quota|fast.hours|subscription|payment|api.?key|unauthori/, 'no_credit'],
   [/rate.?limit|too.many.requests|slow.down/, 'rate_limited'],

@@ -5,7 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { expect, test } from 'vitest';
 import { diskBucket } from '../../../core/bucket/disk.ts';
 import { JobError } from '../../../core/job.ts';
 import { type CrashingWorker, type CrashPoint, makeStill } from '../../../test/support/crashing-worker.ts';
@@ -14,15 +14,6 @@ import { stillKey } from '../still.ts';
 import type { BridgeName } from './bridge.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../test/support/crashing-worker.ts', import.meta.url));
-
-let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'crash-'));
-});
-afterEach(async () => {
-  vi.useRealTimers();
-  await rm(folder, { recursive: true });
-});
 
 /** By an object that is written, or by the count of the bridge's calls of one sort. */
 type Point = CrashPoint | { call: Call; count: number };
@@ -35,14 +26,14 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
     { when: 'after', call: 'create', key: 'imagine.json' },
     0, // but the second worker can't know that
     'lost',
-    { 'mj-proxy': 'lost' },
+    { 'mj-proxy': 'lost', openai: 'lost' },
   ],
   [
     'when the bridge has accepted the prompt, before it answers',
     { call: 'imagine', count: 1 },
     1,
     'lost',
-    { 'mj-proxy': 'the still' },
+    { 'mj-proxy': 'the still', openai: 'lost' },
   ],
   [
     'between the bridge’s answer and the saving of its id',
@@ -51,20 +42,49 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
     'lost',
     { 'mj-proxy': 'the still' },
   ],
-  ['when its id is saved', { when: 'after', call: 'put', key: 'imagine.json', body: '"id"' }, 1, 'the still'],
+  [
+    'when its id is saved',
+    { when: 'after', call: 'put', key: 'imagine.json', body: '"id"' },
+    1,
+    'the still',
+    { openai: 'the still' },
+  ],
   ['while it waits', { call: 'status', count: 3 }, 1, 'the still'],
-  ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still'],
-  ['between the four pictures', { when: 'before', call: 'put', key: 'imagine-3.png' }, 1, 'the still'],
-  ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still'],
+  ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still', { openai: 'the still' }],
+  [
+    'between the four pictures',
+    { when: 'before', call: 'put', key: 'imagine-3.png' },
+    1,
+    'the still',
+    { openai: 'the still' },
+  ],
+  ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still', { openai: 'the still' }],
 ];
 
-const cases = points.flatMap(([what, point, paid, end, others = {}]) =>
-  Object.entries({ tnl: end, ...others }).map(([name, end]) => [what, name as BridgeName, point, paid, end] as const),
-);
+/** Of a bridge that answers with the pictures: it has no id and no status. */
+const ANSWER = { call: 'put', key: 'imagine-answer.json' } as const;
+const answers: [what: string, Point, paid: number, end: End][] = [
+  ['between the bridge’s answer and the saving of it', { when: 'before', ...ANSWER }, 1, 'lost'],
+  ['when the answer is saved', { when: 'after', ...ANSWER }, 1, 'the still'],
+  [
+    'between the first picture and the deletion of the answer',
+    { when: 'after', call: 'put', key: 'imagine-1.png' },
+    1,
+    'the still',
+  ],
+];
 
-test.each(cases)(
+const cases = [
+  ...points.flatMap(([what, point, paid, end, others = {}]) =>
+    Object.entries({ tnl: end, ...others }).map(([name, end]) => [what, name as BridgeName, point, paid, end] as const),
+  ),
+  ...answers.map(([what, point, paid, end]) => [what, 'openai', point, paid, end] as const),
+];
+
+test.concurrent.each(cases)(
   'a second worker pays nothing more after the first was killed %s (%s)',
   async (_, name, point, paid, end) => {
+    const folder = await mkdtemp(join(tmpdir(), 'crash-'));
     let child: ChildProcess;
     let clock = 0;
     const bridge = await startBridge(name, {
@@ -89,12 +109,13 @@ test.each(cases)(
     const bucket = await diskBucket(folder, { publicUrl: '' });
     expect(await bucket.has(stillKey(TASK))).toBe(false);
 
-    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 600_000 }); // after CLAIM_TIMEOUT
-    const png = await makeStill({ ...worker, crash: undefined }).catch((error) => error);
+    const now = () => Date.now() + 800_000; // no worker waits any more
+    const png = await makeStill({ ...worker, crash: undefined }, now).catch((error) => error);
     if (end === 'lost') expect(png).toMatchObject({ code: 'lost', data: { retryable: true } });
     else expect(await colourOf(png)).toBe(COLOURS[1]);
     expect(png instanceof JobError).toBe(end === 'lost');
     expect(bridge.paid()).toBe(paid);
     await bridge.close();
+    await rm(folder, { recursive: true });
   },
 );

@@ -1,7 +1,9 @@
 /** What all bridges share: JSON over HTTP, the meaning of statuses, and the checks of what providers answer. */
-import { ofetch } from 'ofetch';
+import { createFetch } from 'ofetch';
+import { Agent, fetch as undiciFetch } from 'undici';
 import * as v from 'valibot';
 import { JobError } from '../../../core/job.ts';
+import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
 import { redact } from '../../../core/redact.ts';
 import { parseRetryAfter } from '../../../core/retry-after.js';
 import { SECOND } from '../../../core/time.ts';
@@ -26,8 +28,6 @@ export interface BridgeOptions {
   baseUrl?: string | undefined;
 }
 
-type ErrorCodes = Partial<Record<number, BridgeErrorCode>>;
-
 /** One provider's API. Bodies and answers are JSON; `unexpectedAnswer` is for those that are not documented. */
 interface BridgeDefinition {
   name: BridgeName;
@@ -37,20 +37,35 @@ interface BridgeDefinition {
   pollInterval: number;
   /** the provider's message in an error response */
   errorMessage(answer: unknown): string | undefined;
-  /** what HTTP statuses mean at this provider; its message is then ignored */
-  errorCodes?: ErrorCodes;
+  /** what an error response means at this provider; its message is then ignored. undefined: as at the others */
+  errorCode?(status: number, answer: unknown): BridgeErrorCode | undefined;
   imaginePath: string;
   imagineBody(prompt: string, ref: string): object;
-  /** @returns the imagine's id, or undefined for an unexpected answer. @throws JobError if the provider refuses with a status of 2xx */
-  readId(answer: unknown): string | undefined;
-  /** @param id URI-encoded */
-  statusPath(id: string): string;
-  readStatus(answer: unknown): ImagineStatus;
+  imagineHeaders?(ref: string): Record<string, string>;
+  /**
+   * @returns the imagine's id or its pictures, as Bridge.imagine; undefined for an unexpected answer
+   * @throws JobError if the provider refuses with a status of 2xx
+   */
+  readImagine(answer: unknown): string | string[] | undefined;
+  /** absent where the answer to an imagine has the pictures */
+  status?: {
+    /** @param id URI-encoded */
+    path(id: string): string;
+    read(answer: unknown): ImagineStatus;
+  };
+  /** default 4 */
+  count?: number;
+  /** default CALL_TIMEOUT */
+  answerTimeout?: number;
+  /** default: Midjourney's language */
+  writePrompt?: Bridge['writePrompt'];
+  unknownFlags?: NonNullable<Bridge['unknownFlags']>;
   extras?(call: Call): Pick<Bridge, 'find' | 'cancel' | 'picture'>;
 }
 
 export function createBridge(definition: BridgeDefinition): Bridge {
-  const { name, baseUrl, headers, pollInterval, imaginePath, imagineBody, readId, statusPath, readStatus } = definition;
+  const { name, baseUrl, headers, pollInterval, count = 4, answerTimeout = CALL_TIMEOUT } = definition;
+  const { imaginePath, imagineBody, imagineHeaders, readImagine, status } = definition;
   const { host, hostname } = new URL(baseUrl);
   const isLoopback = /^(127(\.\d+){3}|localhost|\[::1\])$/.test(hostname); // a simulator, which has no rate limit
   const call = createCall(definition);
@@ -59,26 +74,33 @@ export function createBridge(definition: BridgeDefinition): Bridge {
   const withoutKey = ({ code, message, cause }: JobError) => new JobError(code, redact(message, secrets), { cause });
 
   /** A bridge that stores pictures itself may give a path. */
-  const toAbsolute = (url: string) => (URL.canParse(url, baseUrl) ? new URL(url, baseUrl).href : url);
+  const toAbsolute = (url: string) =>
+    !url.startsWith('data:') && URL.canParse(url, baseUrl) ? new URL(url, baseUrl).href : url;
 
   return {
     name,
     pollInterval: isLoopback ? Math.min(200, pollInterval) : pollInterval,
+    count,
+    answerTimeout,
+    writePrompt: definition.writePrompt ?? toBridgePrompt,
+    ...(definition.unknownFlags && { unknownFlags: definition.unknownFlags }),
 
     async imagine(prompt, ref) {
       try {
-        const answer = await call(imaginePath, { body: imagineBody(prompt, ref) });
-        const id = readId(answer);
-        if (!id) throw unexpectedAnswer(answer);
-        return id;
+        const body = imagineBody(prompt, ref);
+        const answer = await call(imaginePath, { body, headers: imagineHeaders?.(ref), timeout: answerTimeout });
+        const result = readImagine(answer);
+        if (!result) throw unexpectedAnswer(answer);
+        return typeof result === 'string' ? result : result.map(toAbsolute);
       } catch (error) {
         throw error instanceof JobError ? withoutKey(error) : error;
       }
     },
 
     async getStatus(id, signal) {
+      if (!status) throw unknownImagine();
       try {
-        const result = readStatus(await call(statusPath(encodeURIComponent(id)), { signal }));
+        const result = status.read(await call(status.path(encodeURIComponent(id)), { signal }));
         if (result.status === 'failed') return { ...result, error: withoutKey(result.error) };
         if (result.status !== 'done') return result;
         return { ...result, pictures: result.pictures.map(toAbsolute), grid: result.grid && toAbsolute(result.grid) };
@@ -106,7 +128,7 @@ class StatusError extends Error {
   }
 }
 
-const ERROR_CODES: ErrorCodes = {
+const ERROR_CODES: Partial<Record<number, BridgeErrorCode>> = {
   400: 'invalid_input',
   401: 'no_credit',
   402: 'no_credit',
@@ -122,20 +144,28 @@ const VAGUE = [400, 403, 422];
 interface CallOptions {
   /** sent as a POST */
   body?: object;
+  headers?: Record<string, string> | undefined;
+  /** milliseconds, default CALL_TIMEOUT */
+  timeout?: number;
   signal?: AbortSignal;
 }
 
 /** @returns the answer's JSON, or a Blob. @throws JobError if the provider refused; any other error leaves open what it did */
 type Call = (path: string, options?: CallOptions) => Promise<unknown>;
 
+/** Node's own fetch gives up after five minutes, which a slow image server may need. Each call has its own time limit instead. */
+const patient = new Agent({ headersTimeout: 0, bodyTimeout: 0 });
+const client = createFetch({ fetch: undiciFetch as unknown as typeof fetch, Headers });
+
 /** Sends each request once: an imagine is a payment, and imagine.ts repeats status requests itself. */
-function createCall({ baseUrl, headers, errorMessage, errorCodes = {} }: BridgeDefinition): Call {
-  return async (path, { body, signal } = {}) => {
-    const timeout = AbortSignal.timeout(CALL_TIMEOUT);
-    const response = await ofetch
+function createCall({ baseUrl, headers, errorMessage, errorCode }: BridgeDefinition): Call {
+  return async (path, { body, signal, headers: more, timeout: limit = CALL_TIMEOUT } = {}) => {
+    const timeout = AbortSignal.timeout(limit);
+    const response = await client
       .raw(path, {
         baseURL: baseUrl,
-        headers,
+        dispatcher: patient,
+        headers: { ...headers, ...more },
         ...(body && { method: 'POST', body }),
         retry: 0,
         redirect: 'manual', // it would send the key and the prompt elsewhere
@@ -144,14 +174,14 @@ function createCall({ baseUrl, headers, errorMessage, errorCodes = {} }: BridgeD
       })
       .catch((error) => {
         // This use of `timeout` also keeps Node 20 from collecting it, after which it would never fire.
-        throw timeout.aborted ? new Error(`no answer within ${CALL_TIMEOUT / SECOND} s`, { cause: error }) : error;
+        throw timeout.aborted ? new Error(`no answer within ${limit / SECOND} s`, { cause: error }) : error;
       });
     const { status, _data: answer } = response;
     if (status >= 200 && status < 300) return answer;
     const error = new StatusError(status, answer, parseRetryAfter(response.headers.get('retry-after')));
     if (status >= 500 || status === 408) throw error; // the provider may have accepted the request
     const message = errorMessage(answer) ?? '';
-    const own = errorCodes[status];
+    const own = errorCode?.(status, answer);
     const code = own ?? ERROR_CODES[status] ?? 'upstream_error';
     throw bridgeError(!own && VAGUE.includes(status) ? classifyMessage(message, code) : code, message, error);
   };

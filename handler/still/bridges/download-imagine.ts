@@ -1,12 +1,13 @@
-/** Downloads the four pictures of a finished imagine. */
+/** Downloads the pictures of a finished imagine. */
 import sharp from 'sharp';
 import { JobError } from '../../../core/job.ts';
-import { toPng } from '../../../core/picture/picture.ts';
+import { MAX_PICTURE_BYTES } from '../../../core/picture/limits.ts';
+import { pictureTooLarge, toPng } from '../../../core/picture/picture.ts';
 import { type FetchOptions, fetchPicture } from '../fetch-picture.ts';
 import type { Bridge, ImagineStatus } from './bridge.ts';
 
 /**
- * @returns four PNGs: the pictures themselves, or the quadrants of the grid
+ * @returns PNGs: the pictures themselves, or the quadrants of the grid
  * @throws JobError image_unavailable
  */
 export async function downloadImagine(
@@ -16,18 +17,28 @@ export async function downloadImagine(
 ): Promise<Buffer[]> {
   const download = async (url: string) => {
     try {
-      return await toPng(await fetchFromBridge(url, bridge, { allowPrivate, signal }), signal);
+      const bytes = url.startsWith('data:')
+        ? readDataUrl(url)
+        : await fetchFromBridge(url, bridge, { allowPrivate, signal });
+      return await toPng(bytes, signal);
     } catch (error) {
       if (!(error instanceof JobError) || error.code !== 'image_rejected') throw error;
       throw new JobError('image_unavailable', 'the bridge’s picture can’t be used', { cause: error }); // not the caller's fault
     }
   };
   try {
-    if (pictures.length === 4) return await Promise.all(pictures.map(download));
+    if (pictures.length > 0) return await Promise.all(pictures.map(download));
   } catch (error) {
     if (!(error instanceof JobError) || grid === undefined) throw error;
   }
   return cutQuadrants(await download(grid!));
+}
+
+/** @throws JobError image_rejected the picture is too large */
+function readDataUrl(url: string): Buffer {
+  const bytes = Buffer.from(url.slice(url.indexOf(',') + 1), 'base64');
+  if (bytes.length > MAX_PICTURE_BYTES) throw pictureTooLarge();
+  return bytes;
 }
 
 /** Fetches a picture, through the bridge if the picture's host refuses us. */

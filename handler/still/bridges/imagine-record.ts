@@ -19,12 +19,14 @@ const recordSchema = v.object({
   bridge: v.optional(v.string()),
   /** milliseconds since 1970 */
   asked_at: v.optional(v.number(), 0),
-  /** the bridge's own id, once it has accepted the prompt */
+  /** how long the worker that asks waits for the answer, if that is longer than CALL_TIMEOUT; milliseconds */
+  answer_timeout: v.optional(v.number()),
+  /** the bridge's own id, once it has accepted the prompt; our reference if its answer has the pictures */
   id: v.optional(v.string()),
 });
 export type ImagineRecord = v.InferOutput<typeof recordSchema>;
 
-interface RecordLocation {
+export interface RecordLocation {
   bucket: Bucket;
   taskId: string;
 }
@@ -51,3 +53,20 @@ export async function claimRequest(
   if (count > 1) await bucket.put(imagineKey(taskId), text);
   return undefined;
 }
+
+/** The answer of a bridge that has no id, because it answers with the pictures: their URLs, also `data:`. It can't be asked for again. */
+const answerSchema = v.object({ pictures: v.array(v.string()) });
+const answerKey = (taskId: string) => `${taskFolder(taskId)}/imagine-answer.json`;
+
+export const hasAnswer = ({ bucket, taskId }: RecordLocation) => bucket.has(answerKey(taskId));
+
+export async function readAnswer({ bucket, taskId }: RecordLocation): Promise<string[] | undefined> {
+  const found = await getJson(bucket, answerKey(taskId));
+  return found === undefined ? undefined : v.parse(answerSchema, found).pictures;
+}
+
+export const saveAnswer = (pictures: string[], { bucket, taskId }: RecordLocation) =>
+  bucket.put(answerKey(taskId), JSON.stringify({ pictures }));
+
+/** Deletes the answer once its pictures are in the bucket, because it may have megabytes. */
+export const deleteAnswer = ({ bucket, taskId }: RecordLocation) => bucket.delete(answerKey(taskId));

@@ -1,35 +1,47 @@
 /**
- * Turns a prompt into four pictures in the task's folder, and pays for them once.
+ * Turns a prompt into pictures in the task's folder, and pays for them once.
  *
  * The record imagine.json is written before and after each payment. Its states, and what each leads to:
  *
  *   new       no `bridge`        claim the request, then ask the next bridge   → accepted, refused, or the end: lost
  *   intent    `bridge`, no `id`  await the worker that asks; if it died, look  → accepted, refused, or the end: lost
  *                                the imagine up at the bridge by our reference
- *   accepted  `bridge`, `id`     wait for the pictures                         → the end: four pictures; or refused
+ *   accepted  `bridge`, `id`     wait for the pictures                         → the end: the pictures; or refused
  *   refused   one more in        try the next bridge, if it may do better      → new, or the end: the last bridge's reason
  *             `refused`
  *
  * A refusal costs nothing, and no bridge is asked twice. An intent whose id is unknown may have been paid for, so it never leads to a
  * second payment. Workers claim each request by creating a file: of two workers on one task, one asks and the other waits.
+ *
+ * Some bridges answer only when the pictures are drawn. Their answer is saved as imagine-answer.json before the record is accepted; an
+ * intent with a saved answer is accepted.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Bucket, StorageError } from '../../../core/bucket/bucket.ts';
-import { type ErrorCode, JobError, taskFolder } from '../../../core/job.ts';
+import { type ErrorCode, JobError, type JobOutput, taskFolder } from '../../../core/job.ts';
 import type { Log } from '../../../core/log.ts';
-import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
 import { SECOND } from '../../../core/time.ts';
 import { BRIDGE_ERRORS, type Bridge, type ImagineStatus } from './bridge.ts';
 import { CALL_TIMEOUT, getRetryAfter, isUnexpectedAnswer } from './create-bridge.ts';
 import { downloadImagine } from './download-imagine.ts';
-import { claimRequest, type ImagineRecord, readRecord, saveRecord } from './imagine-record.ts';
+import {
+  claimRequest,
+  deleteAnswer,
+  hasAnswer,
+  type ImagineRecord,
+  type RecordLocation,
+  readAnswer,
+  readRecord,
+  saveAnswer,
+  saveRecord,
+} from './imagine-record.ts';
 
-/** A bridge that asks to slow down has accepted nothing. It is asked again if the pause is not too long. */
+/** A bridge that asks to slow down has accepted nothing. It is asked again if it said so soon and the pause is not too long. */
 const RATE_LIMIT_ATTEMPTS = 3;
 const MAX_RATE_LIMIT_PAUSE = 15 * SECOND;
-/** After this time no worker can still be waiting for the answer to a request. */
-const CLAIM_TIMEOUT =
-  RATE_LIMIT_ATTEMPTS * CALL_TIMEOUT + (RATE_LIMIT_ATTEMPTS - 1) * MAX_RATE_LIMIT_PAUSE + 10 * SECOND;
+/** After this time no worker can still be waiting for the answer to a request. In milliseconds. */
+const claimTimeout = ({ answer_timeout = CALL_TIMEOUT }: ImagineRecord) =>
+  answer_timeout + (RATE_LIMIT_ATTEMPTS - 1) * (CALL_TIMEOUT + MAX_RATE_LIMIT_PAUSE) + 10 * SECOND;
 const DOWNLOAD_ATTEMPTS = 3;
 /** Consecutive answers that can't be read, such as the error page of a proxy. The picture is paid for, so one is not its end. */
 const MAX_UNREADABLE = 5;
@@ -43,6 +55,8 @@ export interface ImagineOptions {
   /** milliseconds that a bridge may take */
   stillTimeout: number;
   taskId: string;
+  /** the picture that must be among them, 1–4 */
+  index: number;
   /** frame size, for the pictures' aspect ratio */
   W: number;
   H: number;
@@ -58,19 +72,22 @@ export interface ImagineOptions {
 export const pictureKey = (taskId: string, index: number) => `${taskFolder(taskId)}/imagine-${index}.png`;
 
 /**
- * Makes sure that the task's four pictures are in the bucket.
- * @throws JobError with the last bridge's reason; no_bridge, upstream_timeout, lost
+ * Makes sure that the task's pictures are in the bucket: as many as the bridge draws.
+ * @throws JobError with the last bridge's reason; no_bridge, invalid_input (no bridge draws so many), upstream_timeout, lost
  */
 export async function imagine(prompt: string, options: ImagineOptions): Promise<void> {
   const { bucket, taskId, signal } = options;
-  const keys = [1, 2, 3, 4].map((index) => pictureKey(taskId, index));
-  if ((await Promise.all(keys.map((key) => bucket.has(key)))).every(Boolean)) return;
+  const first = pictureKey(taskId, 1); // is saved last
+  if (await bucket.has(first)) return;
 
   const timeout = AbortSignal.timeout(options.stillTimeout);
   try {
     const pictures = await generateImages(prompt, { ...options, signal: AbortSignal.any([signal, timeout]) });
-    await Promise.all(pictures.map((png, i) => bucket.put(keys[i]!, png)));
+    await Promise.all(pictures.slice(1).map((png, i) => bucket.put(pictureKey(taskId, i + 2), png)));
+    await bucket.put(first, pictures[0]!);
+    await deleteAnswer(options);
   } catch (error) {
+    if (error instanceof JobError && error.code === 'lost' && (await bucket.has(first))) return; // another worker was quicker
     if (!timeout.aborted || error instanceof JobError || error instanceof StorageError) throw error;
     const message = `the bridge took longer than ${options.stillTimeout / SECOND} s`;
     throw new JobError('upstream_timeout', message, { cause: error });
@@ -83,7 +100,7 @@ async function generateImages(prompt: string, options: ImagineOptions): Promise<
   let record: ImagineRecord = (await readRecord(options)) ?? { ref: taskId, refused: [], asked_at: 0 };
   for (;;) {
     if (record.bridge === undefined) {
-      record = await ask(prompt, record, nextBridge(record, bridges), options);
+      record = await ask(prompt, record, nextBridge(record, options), options);
     } else if (record.id === undefined) {
       record = await awaitOtherWorker(record, options);
     } else {
@@ -97,11 +114,17 @@ async function generateImages(prompt: string, options: ImagineOptions): Promise<
 }
 
 /** @throws JobError if no bridge is left, or none that could do better than the last */
-function nextBridge({ refused }: ImagineRecord, bridges: readonly Bridge[]): Bridge {
+function nextBridge({ refused }: ImagineRecord, { bridges, index }: Pick<ImagineOptions, 'bridges' | 'index'>): Bridge {
   const last = refused.at(-1);
-  const bridge = bridges.find(({ name }) => !refused.some((refusal) => refusal.bridge === name));
+  const able = bridges.filter(({ count }) => count >= index);
+  const bridge = able.find(({ name }) => !refused.some((refusal) => refusal.bridge === name));
   if (bridge && (!last || isBridgesFault(last.code))) return bridge;
   if (last) throw new JobError(last.code, last.message);
+  if (bridges.length > 0) {
+    const most = Math.max(...bridges.map(({ count }) => count));
+    const allowed = most === 1 ? 'must be 1' : `must be from 1 to ${most}`;
+    throw new JobError('invalid_input', `image_index ${allowed}: so many pictures of a prompt are drawn here`);
+  }
   throw new JobError(
     'no_bridge',
     'this service has no image provider: send a picture or image_url instead of a prompt',
@@ -120,18 +143,25 @@ async function ask(
 ): Promise<ImagineRecord> {
   const { W, H, signal, now = Date.now } = options;
   signal.throwIfAborted();
-  const intent: ImagineRecord = { ref, refused, bridge: bridge.name, asked_at: now() };
+  const { answerTimeout } = bridge;
+  const intent: ImagineRecord = {
+    ...{ ref, refused, bridge: bridge.name, asked_at: now() },
+    ...(answerTimeout > CALL_TIMEOUT && { answer_timeout: answerTimeout }),
+  };
   const other = await claimRequest(intent, options);
   if (other) return other;
   for (let attempts = 1; ; attempts++) {
+    const began = performance.now();
     try {
-      const id = await bridge.imagine(toBridgePrompt(prompt, W, H), ref);
-      return await saveRecord({ ...intent, id }, options);
+      const result = await bridge.imagine(bridge.writePrompt(prompt, W, H), ref);
+      if (typeof result !== 'string') await saveAnswer(result, options);
+      return await saveRecord({ ...intent, id: typeof result === 'string' ? result : ref }, options);
     } catch (error) {
       if (error instanceof StorageError) throw error; // accepted, but not recorded
       if (!(error instanceof JobError)) return await lookUp(intent, options, error);
       const pause = getRetryAfter(error) ?? bridge.pollInterval;
-      const isLast = attempts === RATE_LIMIT_ATTEMPTS || pause > MAX_RATE_LIMIT_PAUSE;
+      const wasSlow = performance.now() - began > CALL_TIMEOUT;
+      const isLast = attempts === RATE_LIMIT_ATTEMPTS || pause > MAX_RATE_LIMIT_PAUSE || wasSlow;
       if (error.code !== 'rate_limited' || isLast) return await refuse(intent, error, options);
       await delay(pause, undefined, { signal });
     }
@@ -145,13 +175,14 @@ async function awaitOtherWorker(record: ImagineRecord, options: ImagineOptions):
   const latest = await readRecord(options);
   const ahead = latest ? latest.refused.length - record.refused.length : -1; // negative: claimed, but not recorded yet
   if (latest && (ahead > 0 || (ahead === 0 && latest.id !== undefined))) return latest;
-  if (now() - record.asked_at >= CLAIM_TIMEOUT) return lookUp(record, options);
+  const isAnswered = record.answer_timeout !== undefined && (await hasAnswer(options));
+  if (isAnswered || now() - record.asked_at >= claimTimeout(record)) return lookUp(record, options);
   await delay(bridges.find(({ name }) => name === record.bridge)?.pollInterval ?? SECOND, undefined, { signal });
   return record;
 }
 
 /**
- * Searches the bridge for an imagine with our reference.
+ * Searches the bridge for an imagine with our reference, or the bucket for the bridge's answer.
  * @param reason why its id is unknown; absent if another worker died
  * @throws JobError lost
  */
@@ -159,7 +190,7 @@ async function lookUp(intent: ImagineRecord, options: ImagineOptions, reason?: u
   const bridge = options.bridges.find(({ name }) => name === intent.bridge);
   let cause = reason;
   try {
-    const id = await bridge?.find?.(intent.ref, options.signal);
+    const id = (await hasAnswer(options)) ? intent.ref : await bridge?.find?.(intent.ref, options.signal);
     if (id !== undefined) return await saveRecord({ ...intent, id }, options);
   } catch (error) {
     if (error instanceof StorageError || options.signal.aborted) throw error;
@@ -185,7 +216,7 @@ async function refuse(record: ImagineRecord, error: JobError, options: ImagineOp
   const refusal = { bridge: bridge!, code: error.code, message: error.message, ...(id !== undefined && { id }) };
   const next: ImagineRecord = { ref, refused: [...refused, refusal], asked_at: 0 };
   try {
-    nextBridge(next, options.bridges);
+    nextBridge(next, options);
   } catch {
     await saveRecord(next, options);
     throw error; // the same reason, with its cause
@@ -195,12 +226,15 @@ async function refuse(record: ImagineRecord, error: JobError, options: ImagineOp
   return next;
 }
 
-/** @returns the four pictures, or why there will be none */
+/** @returns the pictures, or why there will be none */
 async function waitForPictures(bridge: Bridge, id: string, options: ImagineOptions): Promise<Buffer[] | JobError> {
   const { signal } = options;
+  const answer = await readAnswer(options);
   try {
     for (let attempts = 1; ; attempts++) {
-      const result = await pollUntilEnd(bridge, id, options);
+      const result: Awaited<ReturnType<typeof pollUntilEnd>> = answer
+        ? { status: 'done', pictures: answer, grid: undefined }
+        : await pollUntilEnd(bridge, id, options);
       if (result.status === 'failed') {
         if (result.error.code === 'upstream_timeout') throw result.error; // it may have been drawn and charged nevertheless
         return result.error;
@@ -247,4 +281,16 @@ async function pollUntilEnd(
     }
     await delay(pause, undefined, { signal });
   }
+}
+
+/** Warnings about flags of the prompt that the bridge which drew its pictures does not know. */
+export async function promptWarnings(
+  prompt: string,
+  { bridges, ...location }: RecordLocation & Pick<ImagineOptions, 'bridges'>,
+): Promise<JobOutput['warnings']> {
+  const record = await readRecord(location);
+  const unknown = bridges.find(({ name }) => name === record?.bridge)?.unknownFlags?.(prompt) ?? [];
+  if (unknown.length === 0) return [];
+  const message = `the image provider does not know Midjourney’s flags; ignored with what follows them: ${unknown.join(', ')}`;
+  return [{ field: 'prompt', message }];
 }

@@ -27,16 +27,18 @@ export const imaginepro = ({ apiKey, baseUrl = 'https://api.imaginepro.ai' }: Br
 
     imaginePath: '/api/v1/nova/imagine',
     imagineBody: (prompt, ref) => ({ prompt, ref }),
-    readId(answer) {
+    readImagine(answer) {
       if (v.is(refused, answer)) throw bridgeError(classifyMessage(answer.error ?? ''), answer.error ?? '');
       return v.is(accepted, answer) ? answer.messageId : undefined;
     },
 
-    statusPath: (id) => `/api/v1/midjourney/message/${id}`,
-    readStatus(answer) {
-      const { status, progress, uri, originalUrl, error } = parse(message, answer);
-      if (status === 'FAIL') return failed(error);
-      if (status !== 'DONE') return { status: 'working', progress: toFraction(progress) };
-      return done(answer, [], uri || originalUrl);
+    status: {
+      path: (id) => `/api/v1/midjourney/message/${id}`,
+      read(answer) {
+        const { status, progress, uri, originalUrl, error } = parse(message, answer);
+        if (status === 'FAIL') return failed(error);
+        if (status !== 'DONE') return { status: 'working', progress: toFraction(progress) };
+        return done(answer, [], uri || originalUrl);
+      },
     },
   });

@@ -35,13 +35,15 @@ export const legnext = ({ apiKey, baseUrl = 'https://api.legnext.ai' }: BridgeOp
 
     imaginePath: '/api/v1/diffusion',
     imagineBody: (prompt) => ({ text: prompt }),
-    readId: (answer) => (v.is(accepted, answer) ? answer.job_id : undefined),
+    readImagine: (answer) => (v.is(accepted, answer) ? answer.job_id : undefined),
 
-    statusPath: (id) => `/api/v1/job/${id}`,
-    readStatus(answer) {
-      const { status, output, error } = parse(job, answer);
-      if (status === 'failed') return failed(error && messageOf(error));
-      if (status !== 'completed') return { status: 'working', progress: PROGRESS[status] };
-      return done(answer, output?.image_urls, output?.image_url);
+    status: {
+      path: (id) => `/api/v1/job/${id}`,
+      read(answer) {
+        const { status, output, error } = parse(job, answer);
+        if (status === 'failed') return failed(error && messageOf(error));
+        if (status !== 'completed') return { status: 'working', progress: PROGRESS[status] };
+        return done(answer, output?.image_urls, output?.image_url);
+      },
     },
   });

@@ -29,9 +29,11 @@ bridgeContract('mj-proxy', {
     [429, {}, 'rate_limited', /slow down$/],
     [302, {}, 'upstream_error', /failed$/],
   ],
-  progress: [0.4, 0.8],
-  unknown: [[], 'soon', { status: 'NEW' }, { status: 'SUCCESS', imageUrl: 5 }],
-  empty: { id: '1', status: 'SUCCESS', progress: '100%', imageUrl: null },
+  polling: {
+    progress: [0.4, 0.8],
+    unknown: [[], 'soon', { status: 'NEW' }, { status: 'SUCCESS', imageUrl: 5 }],
+    empty: { id: '1', status: 'SUCCESS', progress: '100%', imageUrl: null },
+  },
   onlyGrid: ({ imageUrls: _, ...rest }: { imageUrls: unknown }) => rest,
   keepsRef: true,
   finds: true,
@@ -65,7 +67,7 @@ test('the error names the banned word', async () => {
 
 test('the original has only a grid, no cancel, and an empty answer for an unknown task', async () => {
   const { bridge } = await start('mj-proxy', { fork: false });
-  const id = await bridge.imagine('one', 'a');
+  const id = String(await bridge.imagine('one', 'a'));
   expect(await bridge.getStatus(id, signal)).toMatchObject({
     status: 'done',
     pictures: [],

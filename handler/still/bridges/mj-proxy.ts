@@ -49,7 +49,7 @@ export const mjProxy = ({ apiKey, baseUrl }: { apiKey?: string | undefined; base
 
     imaginePath: '/mj/submit/imagine',
     imagineBody: (prompt, ref) => ({ prompt, state: ref }),
-    readId(answer) {
+    readImagine(answer) {
       if (!v.is(submission, answer)) return undefined;
       const { code, result, description, properties } = answer;
       if (ACCEPTED.includes(code)) return String(result ?? '');
@@ -58,14 +58,16 @@ export const mjProxy = ({ apiKey, baseUrl }: { apiKey?: string | undefined; base
       throw bridgeError(REFUSED[code] ?? 'upstream_error', message, unexpectedAnswer(answer));
     },
 
-    statusPath: (id) => `/mj/task/${id}/fetch`,
-    readStatus(answer) {
-      if (answer === undefined || answer === null || answer === '') throw unknownImagine(); // its answer for no such task
-      const { status, progress, imageUrl, imageUrls, failReason } = parse(task, answer);
-      if (status === 'FAILURE' || status === 'CANCEL') return failed(failReason ?? status);
-      if (status !== 'SUCCESS') return { status: 'working', progress: toFraction(progress) };
-      const pictures = imageUrls?.map((url) => (typeof url === 'string' ? url : url.url));
-      return done(answer, pictures, imageUrl);
+    status: {
+      path: (id) => `/mj/task/${id}/fetch`,
+      read(answer) {
+        if (answer === undefined || answer === null || answer === '') throw unknownImagine(); // its answer for no such task
+        const { status, progress, imageUrl, imageUrls, failReason } = parse(task, answer);
+        if (status === 'FAILURE' || status === 'CANCEL') return failed(failReason ?? status);
+        if (status !== 'SUCCESS') return { status: 'working', progress: toFraction(progress) };
+        const pictures = imageUrls?.map((url) => (typeof url === 'string' ? url : url.url));
+        return done(answer, pictures, imageUrl);
+      },
     },
 
     extras: (call) => ({

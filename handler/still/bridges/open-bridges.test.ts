@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { openBridges } from './open-bridges.ts';
+import { readEnvironment } from '../../../core/environment.ts';
+import { BRIDGE_VARIABLES, openBridges } from './open-bridges.ts';
 
 const open = (bridge?: string, key?: string, url?: string) =>
   openBridges({ MIDJOURNEY_BRIDGE: bridge, MIDJOURNEY_API_KEY: key, MIDJOURNEY_BASE_URL: url });
@@ -27,6 +28,43 @@ test('each variable has an older name, and one value', () => {
   expect(() => openBridges({ STILL_BRIDGE: 'tnl' })).toThrow('STILL_API_KEY is needed for STILL_BRIDGE tnl');
 });
 
+test('openai has a model, and a key or a server', () => {
+  const server = { STILL_BRIDGE: 'openai', STILL_BASE_URL: 'http://10.0.0.1:8080/v1', STILL_MODEL: 'flux' };
+  const [bridge] = openBridges({ ...server, STILL_COUNT: 2, STILL_TIMEOUT: 900 });
+  expect(bridge).toMatchObject({ name: 'openai', count: 2, answerTimeout: 900_000 });
+  expect(own(bridge!, 'http://10.0.0.1:8080/generated-images/x.png')).toBe(true);
+  const [official] = openBridges({ STILL_BRIDGE: 'openai', STILL_API_KEY: 'a', STILL_MODEL: 'gpt-image-1' });
+  expect(own(official!, 'https://api.openai.com/x.png')).toBe(true);
+  expect(official!.count).toBe(1);
+});
+
+test.each([
+  [{ STILL_BRIDGE: 'openai', STILL_API_KEY: 'a' }, /^STILL_MODEL is needed for STILL_BRIDGE openai$/],
+  [{ MIDJOURNEY_BRIDGE: 'openai', STILL_API_KEY: 'a' }, /^STILL_MODEL is needed for MIDJOURNEY_BRIDGE openai$/],
+  [{ STILL_BRIDGE: 'openai', STILL_MODEL: 'x' }, /^STILL_API_KEY is needed for .* at https:\/\/api.openai.com\/v1$/],
+  [
+    { STILL_BRIDGE: 'openai', STILL_API_KEY: 'a', STILL_MODEL: 'dall-e-3', STILL_COUNT: 2 },
+    /^STILL_COUNT must be 1 for dall-e-3$/,
+  ],
+  [{ STILL_BRIDGE: 'tnl', STILL_API_KEY: 'a', STILL_MODEL: 'x' }, /^STILL_MODEL is only for STILL_BRIDGE openai$/],
+  [{ STILL_COUNT: 2 }, /^STILL_COUNT is only for STILL_BRIDGE openai$/],
+])('%j stops the start', (env, message) => {
+  expect(() => openBridges(env)).toThrow(message);
+});
+
+test.each([
+  ['STILL_SIZES', '1024x1024, 1536x1024', ['1024x1024', '1536x1024']],
+  ['STILL_SIZES', 'auto', ['auto']],
+  ['STILL_SIZES', 'auto,1024x1024', /^STILL_SIZES must be sizes such as/],
+  ['STILL_SIZES', 'large', /^STILL_SIZES must be sizes such as/],
+  ['STILL_QUALITY', 'best', /^STILL_QUALITY must be one of auto, low/],
+  ['STILL_COUNT', '5', /^STILL_COUNT must be a whole number from 1 to 4$/],
+] as const)('%s=%s', (name, text, expected) => {
+  const read = () => readEnvironment(BRIDGE_VARIABLES, { [name]: text });
+  if (expected instanceof RegExp) expect(read).toThrow(expected);
+  else expect(read()[name]).toEqual(expected);
+});
+
 test('a bridge has its default URL unless one is given', () => {
   const [tnl] = open('tnl', 'key', 'http://10.0.0.1:8080/v2');
   expect(own(tnl!, 'http://10.0.0.1:8080/x.png')).toBe(true);
@@ -42,7 +80,7 @@ test('only a bridge on this machine is polled quickly', () => {
 });
 
 test.each([
-  [['nextleg', 'a'], /^MIDJOURNEY_BRIDGE must be one of tnl, imaginepro, legnext, mj-proxy, or several/],
+  [['nextleg', 'a'], /^MIDJOURNEY_BRIDGE must be one of tnl, imaginepro, legnext, mj-proxy, openai, or several/],
   [['tnl,', 'a,b'], /^MIDJOURNEY_BRIDGE must be/],
   [['tnl,tnl', 'a,b'], /^MIDJOURNEY_BRIDGE must be/],
   [['tnl'], /^MIDJOURNEY_API_KEY is needed for MIDJOURNEY_BRIDGE tnl$/],

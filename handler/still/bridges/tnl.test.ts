@@ -37,9 +37,11 @@ bridgeContract('tnl', {
     [429, { msg: 'Too many requests' }, 'rate_limited', /slow down$/],
     [302, {}, 'upstream_error', /failed$/],
   ],
-  progress: [0.4, 0.8],
-  unknown: [{}, [], 'soon', null, { progress: null }, { progress: 100, response: { imageUrls: 'x' } }],
-  empty: { progress: 100, response: { imageUrls: [] } },
+  polling: {
+    progress: [0.4, 0.8],
+    unknown: [{}, [], 'soon', null, { progress: null }, { progress: 100, response: { imageUrls: 'x' } }],
+    empty: { progress: 100, response: { imageUrls: [] } },
+  },
   onlyGrid: ({ response: { imageUrls: _, ...response }, ...rest }: { response: { imageUrls: string[] } }) => ({
     ...rest,
     response,

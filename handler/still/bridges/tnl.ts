@@ -46,24 +46,26 @@ export const tnl = ({ apiKey, baseUrl = 'https://api.thenextleg.io/v2' }: Bridge
     headers: { authorization: `Bearer ${apiKey}` },
     pollInterval: 3 * SECOND,
     errorMessage: (answer) => (v.is(v.object({ msg: v.string() }), answer) ? answer.msg : undefined),
-    errorCodes: { 400: 'banned_prompt' }, // "Invalid phrase: …"
+    errorCode: (status) => (status === 400 ? 'banned_prompt' : undefined), // "Invalid phrase: …"
 
     imaginePath: '/imagine',
     imagineBody: (prompt, ref) => ({ msg: prompt, ref }),
-    readId(answer) {
+    readImagine(answer) {
       if (v.is(refused, answer)) throw bridgeError('upstream_error', answer.msg);
       return v.is(accepted, answer) ? answer.messageId : undefined;
     },
 
-    statusPath: (id) => `/message/${id}?expireMins=60`,
-    readStatus(answer) {
-      const { progress, response, ...flat } = parse(message, answer);
-      const { content, imageUrl, imageUrls } = response ?? flat;
-      const failure = FAILURES[content ?? ''];
-      if (failure) return { status: 'failed', error: bridgeError(failure, content!) };
-      if (progress === 'incomplete') throw unknownImagine();
-      if (Number(progress) !== 100) return { status: 'working', progress: toFraction(progress) };
-      return done(answer, imageUrls, imageUrl);
+    status: {
+      path: (id) => `/message/${id}?expireMins=60`,
+      read(answer) {
+        const { progress, response, ...flat } = parse(message, answer);
+        const { content, imageUrl, imageUrls } = response ?? flat;
+        const failure = FAILURES[content ?? ''];
+        if (failure) return { status: 'failed', error: bridgeError(failure, content!) };
+        if (progress === 'incomplete') throw unknownImagine();
+        if (Number(progress) !== 100) return { status: 'working', progress: toFraction(progress) };
+        return done(answer, imageUrls, imageUrl);
+      },
     },
 
     extras: (call) => ({

@@ -16,6 +16,12 @@ export interface BridgeServerOptions {
   draw?: (words: string, index: number, width: number, height: number) => Promise<Buffer>;
 }
 
+interface Size {
+  /** pixels */
+  width: number;
+  height: number;
+}
+
 export interface Imagine {
   id: string;
   prompt: string;
@@ -25,6 +31,8 @@ export interface Imagine {
   canceled: boolean;
   /** the message with which it fails */
   failure: string | undefined;
+  /** of its pictures; default: by the prompt's `--ar` */
+  size: Size | undefined;
 }
 
 /** @param failures messages by keyword: an imagine with the keyword in its prompt is accepted and fails with the message */
@@ -38,12 +46,14 @@ export function createImagines(
   app.get('/pictures/:id/:file{([1-4]|grid)\\.png}', async (c) => {
     const imagine = imagines.get(c.req.param('id'));
     if (!imagine) return c.notFound();
-    const { words, width, height } = parsePrompt(imagine.prompt, longerSide);
+    const { words, width, height } = describe(imagine);
     const [index] = c.req.param('file').split('.');
     const png =
       index === 'grid' ? await drawGrid(words, width, height) : await draw(words, Number(index), width, height);
     return c.body(new Uint8Array(png), 200, { 'content-type': 'image/png' });
   });
+
+  const describe = ({ prompt, size }: Imagine) => ({ ...parsePrompt(prompt, longerSide), ...size });
 
   async function drawGrid(words: string, width: number, height: number): Promise<Buffer> {
     const quarters = await Promise.all([1, 2, 3, 4].map((index) => draw(words, index, width, height)));
@@ -62,15 +72,21 @@ export function createImagines(
     /** how many of them the operator pays for: those that do not fail */
     paid: () => [...imagines.values()].filter(({ failure }) => !failure).length,
 
-    accept(prompt: string, ref?: string): Imagine {
+    accept(prompt: string, ref?: string, size?: Size): Imagine {
       const failure = findKeyword(prompt, failures);
-      const imagine = { id: randomUUID(), prompt, ref, created: now(), canceled: false, failure };
+      const imagine = { id: randomUUID(), prompt, ref, created: now(), canceled: false, failure, size };
       imagines.set(imagine.id, imagine);
       return imagine;
     },
 
     /** 0–100 */
     progress: ({ created }: Imagine) => Math.min(100, Math.floor((100 * (now() - created)) / Math.max(1, duration))),
+
+    /** @param index 1–4. @returns a PNG */
+    draw(imagine: Imagine, index: number): Promise<Buffer> {
+      const { words, width, height } = describe(imagine);
+      return draw(words, index, width, height);
+    },
 
     /** @param root the path from the request's URL to the app's */
     pictureUrls(c: Context, { id }: Imagine, root = '/') {
@@ -87,7 +103,7 @@ export const findKeyword = <T>(prompt: string, entries: Record<string, T>): T | 
   Object.entries(entries).find(([keyword]) => prompt.split(/\s+/).includes(keyword))?.[1];
 
 /** The prompt without its flags, and the picture's size by its `--ar W:H`. */
-function parsePrompt(prompt: string, longerSide: number): { words: string; width: number; height: number } {
+function parsePrompt(prompt: string, longerSide: number): { words: string } & Size {
   const [, w = '1', h = '1'] = /--(?:ar|aspect)\s+(\d+):(\d+)/i.exec(prompt) ?? [];
   const scale = longerSide / Math.max(Number(w), Number(h));
   const words = prompt.replace(/\s--\S.*$/s, '').trim();
