@@ -70,7 +70,7 @@ async function measureNetworks(start: Awaited<ReturnType<typeof diffusers>>): Pr
 }
 
 function networks(folder: string): Record<string, { label: string; graph: (policy: Policy) => Graph }> {
-  const { configs, weights } = openFiles(folder, 'cpu');
+  const { configs, weights } = openFiles(folder);
   const { clip, vae } = configs;
   const [h, w] = [H / 8, W / 8];
   return {

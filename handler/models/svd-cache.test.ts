@@ -15,7 +15,7 @@ import { vPrediction } from './svd/preconditioning.ts';
 import { openSvd, type SvdModel } from './svd.ts';
 import { psnr, SMALL_SVD } from './testdata/reference.ts';
 
-const { configs, weights } = openFiles(SMALL_SVD, 'cpu');
+const { configs, weights } = openFiles(SMALL_SVD);
 const goldens = JSON.parse(readFileSync(new URL('testdata/deepcache.json', import.meta.url), 'utf8'));
 const floats = (b64: string) => new Float32Array(new Uint8Array(Buffer.from(b64, 'base64')).buffer);
 const EDM = { discretization: 'EDMDiscretization', sigma_min: 0.002, sigma_max: 700, rho: 7 } as const;

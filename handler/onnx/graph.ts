@@ -6,19 +6,28 @@ import { createBodies } from './graph/bodies.ts';
 import { createConstants } from './graph/constants.ts';
 import { countConstants, countOperations, peakBytes, schedule } from './graph/memory-plan.ts';
 import { createOperators } from './graph/operators.ts';
+import { createPartedOperators, divideFirst } from './graph/parts.ts';
 import { type Placement, placeConstants } from './graph/placement.ts';
 import { type Body, type Node, Writer } from './graph/writer.ts';
 import { POLICIES } from './policy.ts';
 import { ELEMENT_BYTES, encodeModel, type OnnxNode, type OnnxValue } from './protobuf.ts';
 import type { SafeTensors } from './safetensors.ts';
-import type { Policy, Value } from './value.ts';
+import { type GpuLimits, LEAST_LIMITS, type Policy, sizeOf, type Value } from './value.ts';
 
 export interface GraphOptions {
   /** what the formulations suit; default prepacked */
   policy?: Policy;
   /** the precision of the computation, also if the weights are stored in another; default float32. Inputs and outputs are always float32. */
   precision?: 'float32' | 'float16';
+  /** the device's, with the policy webgpu; default: what every WebGPU device allows */
+  limits?: GpuLimits | undefined;
 }
+
+/** An input or an output, and the tensors that it consists of. */
+export interface Port extends OnnxValue {
+  tensors: readonly OnnxValue[];
+}
+const tensorsOf = (ports: readonly Port[]) => ports.flatMap(({ tensors }) => tensors);
 
 /**
  * @param weights the network's file
@@ -27,35 +36,54 @@ export interface GraphOptions {
  * g.output('y', g.add(g.input('x', [1, 320]), g.weight('conv_in.bias', [320])));
  * await openSession(g);
  */
-export function createGraph(weights: SafeTensors, { policy = 'prepacked', precision = 'float32' }: GraphOptions = {}) {
-  const inputs: OnnxValue[] = [];
-  const outputs: OnnxValue[] = [];
-  const writer = new Writer(POLICIES[policy].weightsAreInputs);
-  const operators = createOperators(writer);
+export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
+  const { policy = 'prepacked', precision = 'float32', limits = LEAST_LIMITS } = options;
+  const inputs: Port[] = [];
+  const outputs: Port[] = [];
+  const webgpu = policy === 'webgpu';
+  const writer = new Writer(webgpu ? limits.half : POLICIES[policy].weightsAreInputs);
+  const plain = createOperators(writer);
+  const operators = webgpu ? createPartedOperators(plain, limits.binding) : plain;
   const { replaceableOne, ...constants } = createConstants(writer, operators, weights, precision);
   const bodies = createBodies(writer, operators, replaceableOne);
 
   return {
     policy,
+    limits,
     once: writer.once,
     ...operators,
     ...constants,
     ...bodies,
 
+    /** An input that exceeds a GPU's largest binding consists of several, parts of its first dimension. */
     input(name: string, shape: readonly number[]): Value {
-      const value = { name, type: 'float32' as const, shape };
-      inputs.push(value);
-      return operators.cast(writer.known(value), precision);
+      const whole = { name, type: 'float32' as const, shape };
+      const parts = divideFirst(whole, webgpu ? limits.binding : Infinity).map((part) => writer.known(part));
+      inputs.push({ ...whole, tensors: parts });
+      return operators.concat(
+        parts.map((part) => operators.cast(part, precision)),
+        0,
+      );
     },
     output(name: string, value: Value): void {
-      operators.map('Identity', operators.cast(value, 'float32'));
-      writer.nodes.at(-1)!.outputs = [name];
-      const result = { name, type: 'float32' as const, shape: value.shape };
-      outputs.push(writer.known(result));
+      const { values } = value.parts ?? { values: [value] };
+      const tensors = values.map((part, i) => {
+        operators.map('Identity', operators.cast(part, 'float32'));
+        const tensor = {
+          name: values.length === 1 ? name : `${name} ${i}`,
+          type: 'float32' as const,
+          shape: part.shape,
+        };
+        writer.nodes.at(-1)!.outputs = [tensor.name];
+        return writer.known(tensor);
+      });
+      if (value.parts && value.parts.axis !== 0)
+        throw new Error(`the output ${name}, [${value.shape}], is not in frames`);
+      outputs.push({ name, type: 'float32', shape: value.shape, tensors });
     },
 
-    inputs: inputs as readonly OnnxValue[],
-    outputs: outputs as readonly OnnxValue[],
+    inputs: inputs as readonly Port[],
+    outputs: outputs as readonly Port[],
     /** where the weights are */
     folder: weights.folder,
     /** Bytes of the weights that runs use, and of what is made of them once, in the precision that is computed in. */
@@ -63,9 +91,12 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
     peakBytes: () =>
       peakBytes(
         schedule(writer).nodes,
-        outputs.map(({ name }) => name),
+        tensorsOf(outputs).map(({ name }) => name),
         writer.values,
       ),
+    /** Bytes of the largest value, weights included. */
+    largestBytes: () => Math.max(...[...writer.values.values(), ...writer.initializers].map(sizeOf)),
+    countNodes: () => writer.nodes.length + writer.constantNodes.length,
     operations: () => countOperations(schedule(writer).nodes, writer.values),
 
     /** @returns the graph as an ONNX model */
@@ -79,8 +110,8 @@ export function createGraph(weights: SafeTensors, { policy = 'prepacked', precis
       return encodeModel({
         nodes: encodableNodes(writer.nodes, constantsOf),
         initializers: constantsOf().initializers,
-        inputs: [...inputs.map(withOpenShape), ...alsoInputs],
-        outputs: outputs.map(withOpenShape),
+        inputs: [...tensorsOf(inputs).map(withOpenShape), ...alsoInputs],
+        outputs: tensorsOf(outputs).map(withOpenShape),
       });
     },
   };

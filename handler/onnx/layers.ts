@@ -10,12 +10,9 @@ type Size = readonly [height: number, width: number];
 
 /** x·Wᵀ + b, [M, in] → [M, out], or the outputs `rows` of it */
 export function linear(g: NetworkGraph, x: Value, name: string, out: number, bias = true, rows?: Range): Value {
-  const [from, to] = rows ?? [0, out];
   const options = rows ? { rows } : {};
   const weight = g.weight(`${name}.weight`, [out, x.shape[1]!], options);
-  const attributes = { transB: 1 };
-  const y = g.op('FusedMatMul', [x, weight], [x.shape[0]!, to - from], { domain: 'com.microsoft', attributes });
-  return bias ? g.add(y, g.weight(`${name}.bias`, [out], options)) : y;
+  return g.formulations.linear(g, x, weight, bias ? g.weight(`${name}.bias`, [out], options) : undefined);
 }
 
 /** Two linear layers around an activation: diffusers' TimestepEmbedding. */
@@ -85,12 +82,8 @@ export function selfAttention(
   bias = false,
 ) {
   const [M, C] = x.shape as [number, number];
-  const sequences = [N, M / N, C];
-  const attended = g.op('MultiHeadAttention', project(g, x, names, sequences, bias), sequences, {
-    domain: 'com.microsoft',
-    attributes: { num_heads: heads },
-  });
-  return linear(g, g.reshape(attended, [M, C]), names('out'), C);
+  const [q, k, v] = project(g, x, names, [N, M / N, C], bias) as [Value, Value, Value];
+  return linear(g, g.reshape(g.formulations.attention(g, q, k, v, heads), [M, C]), names('out'), C);
 }
 
 /** The places of pictures as rows of features, one picture's after the other's: [N, C, H, W] → [N·H·W, C] */
@@ -103,20 +96,6 @@ export function rowsOf(g: NetworkGraph, x: Value): Value {
 export function picturesOf(g: NetworkGraph, rows: Value, shape: readonly number[]): Value {
   const [N, C, H, W] = shape as [number, number, number, number];
   return g.reshape(g.transpose(g.reshape(rows, [N, H * W, C]), [0, 2, 1]), shape);
-}
-
-/** The frames of B videos, [B·T, C, H, W], one below the other: [B, C, T·H, W] */
-export function overTime(g: NetworkGraph, frames: Value, T: number): Value {
-  const [N, C, H, W] = frames.shape as [number, number, number, number];
-  const B = N / T;
-  return g.reshape(g.transpose(g.reshape(frames, [B, T, C, H * W]), [0, 2, 1, 3]), [B, C, T * H, W]);
-}
-
-/** The other way round: [B, C, T·H, W] → [B·T, C, H, W] */
-export function framesOf(g: NetworkGraph, x: Value, T: number): Value {
-  const [B, C, height, W] = x.shape as [number, number, number, number];
-  const H = height / T;
-  return g.reshape(g.transpose(g.reshape(x, [B, C, T, H * W]), [0, 2, 1, 3]), [B * T, C, H, W]);
 }
 
 /** diffusers' ResnetBlock2D: [N, C, H, W] → [N, out, H, W]. @param embedding of the time, [N, D] after its activation */
@@ -132,12 +111,12 @@ function addEmbedding(g: NetworkGraph, x: Value, name: string, embedding?: Value
   return embedding ? g.add(x, g.reshape(linear(g, embedding, `${name}.time_emb_proj`, C), [N, C, 1, 1])) : x;
 }
 
-/** diffusers' TemporalResnetBlock without its skip, of [B, C, T·H, W] */
+/** diffusers' TemporalResnetBlock without its skip, of a video */
 function temporalBranch(g: NetworkGraph, x: Value, name: string, T: number, epsilon: number, embedding?: Value): Value {
-  const { normalize, perPlace, scaleShift, temporalConv } = g.formulations;
+  const { normalizeVideo, perPlace, scaleShift, temporalConv } = g.formulations;
   const C = x.shape[1]!;
   const layer = (y: Value, norm: string, conv: string) =>
-    perPlace(g, normalize(g, y, epsilon), T, (part) =>
+    perPlace(g, normalizeVideo(g, y, epsilon, T), T, (part) =>
       temporalConv(g, silu(g, scaleShift(g, part, `${name}.${norm}`)), `${name}.${conv}`, C, T),
     );
   return layer(addEmbedding(g, layer(x, 'norm1', 'conv1'), name, embedding), 'norm2', 'conv2');
@@ -170,10 +149,11 @@ export function spatioTemporalResBlock(
   const s = spatially(x, (frames) =>
     resnetBlock(g, frames, `${name}.spatial_res_block`, out, epsilon, embeddingOfFrames),
   );
-  const block = `${name}.temporal_res_block`;
-  const h = temporalBranch(g, overTime(g, s, T), block, T, temporalEpsilon, embedding);
+  const video = g.formulations.videoOf(g, s, T);
+  const ofVideo = embedding?.shape[0] === video.shape[0] ? embedding : embeddingOfFrames;
+  const h = temporalBranch(g, video, `${name}.temporal_res_block`, T, temporalEpsilon, ofVideo);
   const factor = mixFactor(g, name);
-  return g.add(s, framesOf(g, g.mul(h, switched ? factor : complement(g, factor)), T));
+  return g.add(s, g.formulations.framesOf(g, g.mul(h, switched ? factor : complement(g, factor)), T));
 }
 
 /** How much of a blend is spatial: the sigmoid of one learned number. */

@@ -2,10 +2,12 @@
 import type { Graph } from './graph.ts';
 import { choosePolicy, type Demand, type Device, demand, SMALLEST_POLICY } from './policy.ts';
 import { OutOfMemory, openSession, type Session, type SessionOptions } from './session.ts';
-import type { Policy } from './value.ts';
+import type { GpuLimits, Policy } from './value.ts';
 
 export interface SessionsOptions extends Pick<SessionOptions, 'threads' | 'onRun'> {
   device: Device;
+  /** of the device, if it is a WebGPU device */
+  limits?: GpuLimits | undefined;
   /** bytes that all of them together may use */
   memory: number;
   /** called when a session has been opened */
@@ -83,7 +85,7 @@ export function createSessions({ device, memory, threads, onRun, onOpen }: Sessi
 
     /** Closes a session if opening it took at most `ms`: then its memory is worth more. On a GPU, time is worth more. */
     async closeIfCheap(session: Session, ms: number): Promise<void> {
-      if (device === 'cuda' || session.timings.open > ms) return;
+      if (device !== 'cpu' || session.timings.open > ms) return;
       const [key] = [...kept].find(([, other]) => other.session === session) ?? [];
       if (key !== undefined) await close(key); // else it was closed for others
     },

@@ -58,17 +58,31 @@ export async function openSession(graph: Graph, options: SessionOptions = {}) {
     const unknown = Object.keys(feeds).find((name) => !graph.inputs.some((input) => input.name === name));
     if (unknown) throw new Error(`${unknown}: the network has no such input`);
     const tensors: Record<string, Tensor> = {};
-    for (const { name, shape } of graph.inputs) {
-      const [data, length] = [feeds[name], product(shape)];
+    for (const input of graph.inputs) {
+      const [data, length] = [feeds[input.name], product(input.shape)];
       if (data?.length !== length)
-        throw new Error(`input ${name} is [${shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
-      tensors[name] = new Tensor('float32', data, shape);
+        throw new Error(`input ${input.name} is [${input.shape}], ${length} values, not ${data?.length ?? 'nothing'}`);
+      let offset = 0;
+      for (const { name, shape } of input.tensors) {
+        tensors[name] = new Tensor('float32', data.subarray(offset, offset + product(shape)), shape);
+        offset += product(shape);
+      }
     }
     const start = performance.now();
     const results = await session.run(tensors).catch(rethrow);
     timings.run = performance.now() - start;
     onRun?.(timings.run);
-    return graph.outputs.map(({ name }) => results[name]!.data as Float32Array);
+    return graph.outputs.map(({ shape, tensors }) => {
+      const parts = tensors.map(({ name }) => results[name]!.data as Float32Array);
+      if (parts.length === 1) return parts[0]!;
+      const whole = new Float32Array(product(shape));
+      let offset = 0;
+      for (const part of parts) {
+        whole.set(part, offset);
+        offset += part.length;
+      }
+      return whole;
+    });
   }
 
   return {

@@ -89,9 +89,9 @@ export function vaeDecoder(
   const pictures = spatially(x, (frames) =>
     conv2d(g, silu(g, groupNorm(g, frames, 'decoder.conv_norm_out', 1e-6)), 'decoder.conv_out', config.out_channels),
   );
-  const frames = layers.overTime(g, pictures, T);
-  const smooth = g.formulations.temporalConv(g, frames, 'decoder.time_conv_out', config.out_channels, T);
-  g.output('frames', layers.framesOf(g, smooth, T));
+  const { videoOf, temporalConv, framesOf } = g.formulations;
+  const smooth = temporalConv(g, videoOf(g, pictures, T), 'decoder.time_conv_out', config.out_channels, T);
+  g.output('frames', framesOf(g, smooth, T));
   return g;
 }
 

@@ -2,7 +2,6 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { clipConfig } from '../../onnx/image-encoder.ts';
-import type { Device } from '../../onnx/policy.ts';
 import { openSafeTensors, type SafeTensors, WeightsError } from '../../onnx/safetensors.ts';
 import { unetConfig } from '../../onnx/unet.ts';
 import { vaeConfig } from '../../onnx/vae.ts';
@@ -13,12 +12,18 @@ const extractorConfig = v.object({
   image_std: v.pipe(v.array(v.number()), v.length(3)),
 });
 
+export interface FileOptions {
+  /** whether weights in half precision are preferred, if both are there */
+  half?: boolean | undefined;
+  /** file of the UNet's weights; default: the one in the folder */
+  unet?: string | undefined;
+}
+
 /**
  * A model's configs and weights.
- * @param unet file of the UNet's weights; default: the one in the folder
  * @throws WeightsError: a missing or broken file, or networks that don't fit together
  */
-export function openFiles(folder: string, device: Device, unet?: string) {
+export function openFiles(folder: string, { half = false, unet }: FileOptions = {}) {
   const configs = {
     extractor: readConfig(join(folder, 'feature_extractor/preprocessor_config.json'), extractorConfig),
     clip: readConfig(join(folder, 'image_encoder/config.json'), clipConfig),
@@ -26,10 +31,10 @@ export function openFiles(folder: string, device: Device, unet?: string) {
     unet: readConfig(join(folder, 'unet/config.json'), unetConfig),
   };
   const weights = {
-    clip: openWeights(join(folder, 'image_encoder'), 'model', device),
-    vae: openWeights(join(folder, 'vae'), 'diffusion_pytorch_model', device),
+    clip: openWeights(join(folder, 'image_encoder'), 'model', half),
+    vae: openWeights(join(folder, 'vae'), 'diffusion_pytorch_model', half),
     unet:
-      unet === undefined ? openWeights(join(folder, 'unet'), 'diffusion_pytorch_model', device) : openSafeTensors(unet),
+      unet === undefined ? openWeights(join(folder, 'unet'), 'diffusion_pytorch_model', half) : openSafeTensors(unet),
   };
   const mismatch = findMismatch(configs);
   if (mismatch) throw new WeightsError(folder, mismatch);
@@ -38,12 +43,12 @@ export function openFiles(folder: string, device: Device, unet?: string) {
 export type Configs = ReturnType<typeof openFiles>['configs'];
 
 /**
- * A network's weights. Where both precisions are there: single for a processor, half for a GPU.
+ * A network's weights.
  * @throws WeightsError
  */
-export function openWeights(folder: string, name: string, device: Device = 'cpu'): SafeTensors {
+export function openWeights(folder: string, name: string, half = false): SafeTensors {
   const files = [`${name}.safetensors`, `${name}.fp16.safetensors`].map((file) => join(folder, file));
-  if (device === 'cuda') files.reverse();
+  if (half) files.reverse();
   return openSafeTensors(files.find((file) => existsSync(file)) ?? files[1]!);
 }
 

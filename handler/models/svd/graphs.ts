@@ -4,7 +4,7 @@ import { clipVision } from '../../onnx/image-encoder.ts';
 import { type Device, demand, POLICIES, SMALLEST_POLICY } from '../../onnx/policy.ts';
 import { type CachedForm, unet } from '../../onnx/unet.ts';
 import { vaeDecoder, vaeEncoder } from '../../onnx/vae.ts';
-import { type Policy, sizeOf } from '../../onnx/value.ts';
+import { type GpuLimits, type Policy, sizeOf } from '../../onnx/value.ts';
 import type { ClipSize } from '../model.ts';
 import type { openFiles } from './files.ts';
 
@@ -24,15 +24,20 @@ export type NetworkName = Parameters<Graphs['graphOf']>[0];
  * Graphs of the four networks, and of the UNet's shallow form. `depth` is that of the features that the UNet caches, 0 if it caches none.
  * @throws WeightsError: a tensor that is missing or of another shape or type
  */
-export function createGraphs({ configs, weights }: ReturnType<typeof openFiles>, device: Device) {
+export function createGraphs(
+  { configs, weights }: ReturnType<typeof openFiles>,
+  device: Device,
+  limits: GpuLimits | undefined,
+) {
   const smallest = SMALLEST_POLICY[device];
-  const suited = (policy: Policy): GraphOptions => ({ policy, precision: POLICIES[policy].precision });
+  const suited = (policy: Policy): GraphOptions => ({ policy, precision: POLICIES[policy].precision, limits });
   const writeUnet = (policy: Policy, { T, H, W }: ClipSize, cached?: CachedForm) =>
     unet(weights.unet, configs.unet, { B: 1, T, h: H / LATENT_SCALE, w: W / LATENT_SCALE }, suited(policy), cached);
   const write = {
     clip: (policy: Policy) => clipVision(weights.clip, configs.clip, suited(policy)),
     // In half precision the encoder overflows, as diffusers' force_upcast knows.
-    encoder: (policy: Policy, { H, W }: ClipSize) => vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { policy }),
+    encoder: (policy: Policy, { H, W }: ClipSize) =>
+      vaeEncoder(weights.vae, configs.vae, { B: 1, H, W }, { policy, limits }),
     unet: (policy: Policy, size: ClipSize, depth: number) =>
       writeUnet(policy, size, depth > 0 ? { depth, form: 'whole' } : undefined),
     'shallow unet': (policy: Policy, size: ClipSize, depth: number) =>
@@ -62,7 +67,11 @@ export function createGraphs({ configs, weights }: ReturnType<typeof openFiles>,
       needOf('unet', H, W, T, 0),
     );
 
-  return { graphOf, needOf, minimumMemory };
+  const nodesOfDecoder = memoize(MAX_SIZES, (H: number, W: number, T: number) =>
+    write.decoder(smallest, { H, W, T }).countNodes(),
+  );
+
+  return { graphOf, needOf, nodesOfDecoder, minimumMemory };
 }
 
 /** Keeps a function's last `max` results. */

@@ -15,21 +15,29 @@ export interface NetworkOptions extends SessionsOptions {
 }
 
 /**
+ * Of the decoder in parts, for several frames. onnxruntime opens a graph in up to the square of its nodes: so many take some 10 s. Only on
+ * GPUs whose largest binding is small there are more.
+ */
+const MAX_NODES = 10_000;
+
+/**
  * The four networks of a model, and what fits into memory.
  * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
 export function openNetworks(folder: string, { unet, ...options }: NetworkOptions) {
-  const { device, memory } = options;
-  const files = openFiles(folder, device, unet);
-  const graphs = createGraphs(files, device);
-  const { graphOf, needOf, minimumMemory } = graphs;
+  const { device, memory, limits } = options;
+  const files = openFiles(folder, { half: device === 'cuda' || limits?.half, unet });
+  const graphs = createGraphs(files, device, limits);
+  const { graphOf, needOf, nodesOfDecoder, minimumMemory } = graphs;
   const fastest = FASTEST_POLICY[device];
   const sessions = createSessions(options);
 
   /** The most frames, halved from `decoding_t`, that can be decoded at a time. */
   function framesAtATime({ H, W, T }: ClipSize, decoding_t: number): number {
+    const decodable = (count: number) =>
+      needOf('decoder', H, W, count, 0) <= memory && (!limits || nodesOfDecoder(H, W, count) <= MAX_NODES);
     let count = Math.min(decoding_t, T);
-    while (count > 1 && needOf('decoder', H, W, count, 0) > memory) count >>= 1;
+    while (count > 1 && !decodable(count)) count >>= 1;
     return count;
   }
 

@@ -3,12 +3,8 @@ import { conv2d } from '../layers.ts';
 import type { Value } from '../value.ts';
 import type { Formulations, NetworkGraph } from './types.ts';
 
-export const resizeConv: Formulations['upsample'] = (g, x, name, [height, width]) => {
-  const [N, C] = x.shape as [number, number];
-  const shape = [N, C, height, width];
-  const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
-  return conv2d(g, g.op('Resize', [x, undefined, undefined, g.integers(shape)], shape, { attributes }), name, C);
-};
+export const resizeConv: Formulations['upsample'] = (g, x, name, size) =>
+  conv2d(g, g.resize(x, size), name, x.shape[1]!);
 
 /**
  * A doubling as four 2×2 convolutions, one for each corner of the new pixels, whose kernels are sums of the 3×3 one's rows and columns: 2.25
@@ -61,3 +57,23 @@ export const dilatedConv: Formulations['temporalConv'] = (g, x, name, out, T) =>
 
 /** For a GPU, whose dilated kernels were not tried: each frame is a single row. */
 export const flatConv: Formulations['temporalConv'] = (g, x, name, out, T) => overRows(g, x, name, out, T, 1);
+
+/**
+ * Of a video as frames: a 1×1 convolution of each frame's channels, those of the frame before first and those of the frame after last.
+ * [B·T, C, H, W] → [B·T, out, H, W]
+ */
+export const neighboursConv: Formulations['temporalConv'] = (g, frames, name, out, T) => {
+  const [N, C] = frames.shape as [number, number];
+  const nothing = g.mul(g.slice(frames, 0, 0, 1), g.constant('zero', Float32Array.of(0), [1])); // divided like a frame
+  /** The frames that come `step` earlier or later in their video, nothing where there is none. */
+  const shifted = (step: -1 | 1) => {
+    const videos = Array.from({ length: N / T }, (_, b) => {
+      const kept = T > 1 ? [g.slice(frames, 0, b * T + Math.max(0, step), (b + 1) * T + Math.min(0, step))] : [];
+      return step < 0 ? [nothing, ...kept] : [...kept, nothing];
+    });
+    return g.concat(videos.flat(), 0);
+  };
+  const stored = g.weight(`${name}.weight`, [out, C, 3, 1, 1], { shape: [out, C, 3] });
+  const kernel = g.once(`neighbours ${name}`, () => g.reshape(g.transpose(stored, [0, 2, 1]), [out, 3 * C, 1, 1]));
+  return g.conv(g.concat([shifted(-1), frames, shifted(1)], 1), kernel, g.weight(`${name}.bias`, [out]));
+};

@@ -35,19 +35,27 @@ const weights: SafeTensors = {
 async function outputOf(policy: Policy, shape: readonly number[], layer: (g: NetworkGraph, x: Value) => Value) {
   const g = createNetworkGraph(weights, { policy });
   g.output('y', layer(g, g.input('x', shape)));
-  const session = await openSession(g, { threads: 1, policy: policy === 'cuda' ? 'prepacked' : policy });
+  const session = await openSession(g, { threads: 1, policy: policy === 'mapped' ? 'mapped' : 'prepacked' });
   const y = await session.run({ x: generator(5).randn(product(shape)) });
   await session.close();
   return y;
+}
+
+/** A layer of a video, between its frames. */
+function asVideo(layer: (g: NetworkGraph, video: Value) => Value) {
+  return (g: NetworkGraph, x: Value) => g.formulations.framesOf(g, layer(g, g.formulations.videoOf(g, x, T)), T);
 }
 
 test.each<[string, readonly number[], (g: NetworkGraph, x: Value) => Value]>([
   ['conv3x3', [2, C, 9, 7], (g, x) => g.formulations.conv3x3(g, x, 'conv', 32)],
   ['upsample to twice the size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [10, 12])],
   ['upsample to an odd size', [2, C, 5, 6], (g, x) => g.formulations.upsample(g, x, 'up', [9, 12])],
-  ['temporalConv', [2, C, T * 5, 6], (g, x) => g.formulations.temporalConv(g, x, 'time', C, T)],
-  ['perPlace', [1, C, T * 200, 192], (g, x) => g.formulations.perPlace(g, x, T, (part) => silu(g, part))],
+  ['temporalConv', [2 * T, C, 5, 6], asVideo((g, x) => g.formulations.temporalConv(g, x, 'time', C, T))],
+  ['temporalConv of one frame', [2, C, 5, 6], (g, x) => g.formulations.temporalConv(g, x, 'time', C, 1)],
+  ['perPlace', [T, C, 200, 192], asVideo((g, x) => g.formulations.perPlace(g, x, T, (part) => silu(g, part)))],
+  ['normalizeVideo', [2 * T, C, 5, 6], asVideo((g, x) => g.formulations.normalizeVideo(g, x, 1e-5, T))],
   ['normalize and scaleShift', [2, C, 5, 6], (g, x) => groupNorm(g, x, 'norm', 1e-5)],
+  ['attention', [3, 40, C], (g, x) => g.formulations.attention(g, x, x, x, 4)],
   [
     'temporalAttention',
     [T * 20, C],
@@ -59,6 +67,6 @@ test.each<[string, readonly number[], (g: NetworkGraph, x: Value) => Value]>([
 ])('%s is the same with every policy', async (_, shape, layer) => {
   const expected = await outputOf('mapped', shape, layer);
   expect(expected.every(Number.isFinite)).toBe(true);
-  for (const policy of ['prepacked', 'cuda'] as const)
+  for (const policy of ['prepacked', 'cuda', 'webgpu'] as const)
     expect(psnr(await outputOf(policy, shape, layer), expected), policy).toBeGreaterThan(110);
 });

@@ -8,6 +8,22 @@ export const unrolled: Formulations['oneByOne'] = (g, x, layer) => {
   return g.concat(results, 0);
 };
 
+/** The frames of B videos one below the other: [B·T, C, H, W] → [B, C, T·H, W] */
+export const belowEachOther: Formulations['videoOf'] = (g, frames, T) => {
+  const [N, C, H, W] = frames.shape as [number, number, number, number];
+  const B = N / T;
+  return g.reshape(g.transpose(g.reshape(frames, [B, T, C, H * W]), [0, 2, 1, 3]), [B, C, T * H, W]);
+};
+
+/** The other way round: [B, C, T·H, W] → [B·T, C, H, W] */
+export const framesOfRows: Formulations['framesOf'] = (g, video, T) => {
+  const [B, C, height, W] = video.shape as [number, number, number, number];
+  const H = height / T;
+  return g.reshape(g.transpose(g.reshape(video, [B, C, T, H * W]), [0, 2, 1, 3]), [B * T, C, H, W]);
+};
+
+export const unchanged: Formulations['videoOf'] = (_, frames) => frames;
+
 export const whole: Formulations['perPlace'] = (_, x, __, layer) => layer(x);
 
 /** Bytes of a frame's values that don't stay in a processor's cache. */

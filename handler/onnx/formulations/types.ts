@@ -14,18 +14,26 @@ export type AttentionNames = (part: 'q' | 'k' | 'v' | 'out') => string;
  * layer's place in the weights file, x is [N, C, H, W] for pictures and [M, C] for rows of features.
  */
 export interface Formulations {
+  /** x·Wᵀ + b: [M, in], [out, in], [out] → [M, out] */
+  linear(g: NetworkGraph, x: Value, weight: Value, bias?: Value): Value;
   /** A 3×3 convolution of stride 1, padded by one: [N, C, H, W] → [N, out, H, W] */
   conv3x3(g: NetworkGraph, x: Value, name: string, out: number): Value;
   /** Nearest-neighbour upsampling to `size`, then a 3×3 convolution. */
   upsample(g: NetworkGraph, x: Value, name: string, size: readonly [height: number, width: number]): Value;
-  /** A convolution of three over T frames that lie one below the other: [B, C, T·H, W] → [B, out, T·H, W] */
-  temporalConv(g: NetworkGraph, x: Value, name: string, out: number, T: number): Value;
-  /** A layer that does the same at each place of [B, C, T·H, W]. */
-  perPlace(g: NetworkGraph, x: Value, T: number, layer: (part: Value) => Value): Value;
-  /** Group norm without scale and shift. */
+  /** The frames of B videos, [B·T, C, H, W], as the temporal layers take them, and back. */
+  videoOf(g: NetworkGraph, frames: Value, T: number): Value;
+  framesOf(g: NetworkGraph, video: Value, T: number): Value;
+  /** A convolution of three over the T frames of a video: C → out channels */
+  temporalConv(g: NetworkGraph, video: Value, name: string, out: number, T: number): Value;
+  /** A layer that does the same at each place of a video. */
+  perPlace(g: NetworkGraph, video: Value, T: number, layer: (part: Value) => Value): Value;
+  /** Group norm without scale and shift: of each picture, and of a video's frames together. */
   normalize(g: NetworkGraph, x: Value, epsilon: number): Value;
+  normalizeVideo(g: NetworkGraph, video: Value, epsilon: number, T: number): Value;
   /** Each channel's scale and shift. */
   scaleShift(g: NetworkGraph, x: Value, name: string): Value;
+  /** Scaled dot-product attention among the S rows of each of N sequences: queries, keys and values [N, S, C] → [N, S, C] */
+  attention(g: NetworkGraph, q: Value, k: Value, v: Value, heads: number): Value;
   /** Self-attention at each place along the T frames, which come one after the other: [T·H·W, C] */
   temporalAttention(g: NetworkGraph, x: Value, names: AttentionNames, T: number, heads: number): Value;
   /**

@@ -92,12 +92,12 @@ export function countOperations(nodes: readonly Node[], values: Values): number 
   const terms = ({ op, inputs, attributes }: Node): number => {
     const [first, second] = inputs.slice(0, 2).map(shapeOf) as [number[], number[]];
     if (op === 'Conv') return product(second.slice(1)); // a kernel is [out, in, height, width]
-    if (op === 'MatMul') return first.at(-1)!;
+    if (op === 'MatMul' || op === 'Gemm') return first.at(-1)!;
     if (op === 'FusedMatMul') return second.at(attributes.transB ? -1 : attributes.transBatchB ? 0 : -2)!;
     return op === 'MultiHeadAttention' ? 2 * first.at(-2)! : 0; // its scores, and their product with the values
   };
   const counts = nodes.map((node) => {
-    const own = /^Conv$|MatMul$|^MultiHeadAttention$/.test(node.op)
+    const own = /^Conv$|MatMul$|^Gemm$|^MultiHeadAttention$/.test(node.op)
       ? 2 * product(shapeOf(node.outputs[0]!)) * terms(node)
       : 0;
     return own + (node.body ? node.body.times * countOperations(node.body.nodes, values) : 0);

@@ -2,12 +2,34 @@ import { ELEMENT_TYPE, type ElementType } from '../protobuf.ts';
 import { product, type Value } from '../value.ts';
 import type { OpOptions, Writer } from './writer.ts';
 
-interface ConvAttributes {
+export interface ConvAttributes {
   strides?: readonly number[];
   dilations?: readonly number[];
   /** before each axis, then after each */
   pads?: readonly number[];
   group?: number;
+}
+
+/** The shape of a convolution's result. */
+export function convShape(x: Value, kernel: Value, { strides, dilations, pads }: ConvAttributes): number[] {
+  const [out, , ...lengths] = kernel.shape;
+  const sizes = lengths.map((length, i) => {
+    const padded = x.shape[i + 2]! + (pads?.[i] ?? 0) + (pads?.[i + lengths.length] ?? 0);
+    return Math.floor((padded - (dilations?.[i] ?? 1) * (length - 1) - 1) / (strides?.[i] ?? 1)) + 1;
+  });
+  return [x.shape[0]!, out!, ...sizes];
+}
+
+/** The shape of two operands' elementwise result. @throws Error: neither 1 nor equal in a dimension */
+export function broadcastShape(kind: string, a: Value, b: Value): number[] {
+  const rank = Math.max(a.shape.length, b.shape.length);
+  const padded = (shape: readonly number[]) => [...Array<number>(rank - shape.length).fill(1), ...shape];
+  const right = padded(b.shape);
+  return padded(a.shape).map((size, i) => {
+    const other = right[i]!;
+    if (size !== other && size !== 1 && other !== 1) throw new Error(`${kind} of [${a.shape}] and [${b.shape}]`);
+    return Math.max(size, other);
+  });
 }
 
 /** ONNX's operators, each with the shape of its result. @throws Error that names the operator and the shapes: they don't fit */
@@ -50,37 +72,31 @@ export function createOperators(writer: Writer) {
   }
 
   function concat(values: readonly Value[], axis: number): Value {
+    if (values.length === 1) return values[0]!;
     const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
     return op('Concat', values, values[0]!.shape.with(axis, size), { attributes: { axis } });
   }
 
   /** Elementwise, each dimension of one operand 1 or as the other's. */
-  const elementwise = (kind: 'Add' | 'Sub' | 'Mul') => (a: Value, b: Value) => {
-    const rank = Math.max(a.shape.length, b.shape.length);
-    const padded = (shape: readonly number[]) => [...Array<number>(rank - shape.length).fill(1), ...shape];
-    const right = padded(b.shape);
-    const shape = padded(a.shape).map((size, i) => {
-      const other = right[i]!;
-      if (size !== other && size !== 1 && other !== 1) throw new Error(`${kind} of [${a.shape}] and [${b.shape}]`);
-      return Math.max(size, other);
-    });
-    return op(kind, [a, b], shape);
-  };
+  const elementwise = (kind: 'Add' | 'Sub' | 'Mul') => (a: Value, b: Value) =>
+    op(kind, [a, b], broadcastShape(kind, a, b));
 
   /** [N, C, …] and a kernel [out, C / group, …] → [N, out, …] */
   function conv(x: Value, kernel: Value, bias?: Value, attributes: ConvAttributes = {}): Value {
-    const [out, , ...kernel_shape] = kernel.shape;
-    const { strides, dilations, pads } = attributes;
-    const sizes = kernel_shape.map((length, i) => {
-      const padded = x.shape[i + 2]! + (pads?.[i] ?? 0) + (pads?.[i + kernel_shape.length] ?? 0);
-      return Math.floor((padded - (dilations?.[i] ?? 1) * (length - 1) - 1) / (strides?.[i] ?? 1)) + 1;
-    });
+    const kernel_shape = kernel.shape.slice(2);
     const operands = bias ? [x, kernel, bias] : [x, kernel];
-    return op('Conv', operands, [x.shape[0]!, out!, ...sizes], { attributes: { kernel_shape, ...attributes } });
+    return op('Conv', operands, convShape(x, kernel, attributes), { attributes: { kernel_shape, ...attributes } });
+  }
+
+  /** Nearest neighbours: [N, C, H, W] → [N, C, height, width] */
+  function resize(x: Value, [height, width]: readonly [height: number, width: number]): Value {
+    const shape = [...x.shape.slice(0, 2), height, width];
+    const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' };
+    return op('Resize', [x, undefined, undefined, integers(shape)], shape, { attributes });
   }
 
   return {
-    ...{ op, integers, cast, reshape, transpose, slice, split, concat, conv },
+    ...{ op, integers, cast, reshape, transpose, slice, split, concat, conv, resize },
     add: elementwise('Add'),
     sub: elementwise('Sub'),
     mul: elementwise('Mul'),
