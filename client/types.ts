@@ -26,7 +26,7 @@ export interface RequestParameters {
   motion_bucket_id?: number | undefined;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid (1–10; default 1) */
   num_cols?: number | undefined;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera and AnimateLCM (default exact) */
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. Not used by the camera and AnimateLCM (default exact) */
   speed?: 'exact' | 'fast' | undefined;
   /** Number of sampling steps. More steps take longer and may show finer detail (1–1000; default 12 (camera), 25 (svd), 30 (svd_xt, svd_xt_1_1), 4 (animatelcm_svd_xt)) */
   steps?: number | undefined;
@@ -117,7 +117,7 @@ export type Input = {
   motion_bucket_id: number;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid */
   num_cols: number;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization. Not used by the camera and AnimateLCM */
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. Not used by the camera and AnimateLCM */
   speed: 'exact' | 'fast';
   /** Number of sampling steps. More steps take longer and may show finer detail */
   steps: number;

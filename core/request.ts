@@ -171,7 +171,8 @@ function resolve(request: Request, source: Source, { limits, model, seed }: Requ
   const input = all as Input;
   if (request.T === undefined) input.T = Math.min(input.T, limits.maxFrames);
   if (request.fps === undefined) input.fps = Math.min(input.fps, limits.maxFps);
-  if (input.cache_interval === 1) {
+  // A speed that caches stays in the input, and so does a 1 that overrides it.
+  if (input.cache_interval === 1 && base.cache_interval === 1) {
     delete input.cache_interval;
     delete input.cache_depth;
   }

@@ -38,16 +38,20 @@ const resolved = async (body: object) => await (await post('?dry_run=1', { promp
 
 test('a speed is exactly its set of parameters; those of the request override it', async () => {
   const { input, warnings } = await resolved({ speed: 'fast' });
-  const set = { steps: 10, sampler: 'DPMPP2MSampler', discretization: 'AlignYourStepsDiscretization' };
+  const levels = { steps: 10, sampler: 'DPMPP2MSampler', discretization: 'AlignYourStepsDiscretization' };
+  const set = { ...levels, cache_interval: 2, cache_depth: 2 };
   expect(warnings).toEqual([]);
   expect(input).toEqual({ ...(await resolved(set)).input, speed: 'fast' });
   expect(input).toMatchObject(set);
   expect(await resolved(input)).toMatchObject({ input, warnings: [] }); // it can be sent again
 
-  const own = { steps: 15, discretization: 'EDMDiscretization', rho: 5 };
+  const own = { steps: 15, discretization: 'EDMDiscretization', rho: 5, cache_interval: 3 };
   const changed = await resolved({ speed: 'fast', ...own });
   expect(changed.input).toEqual({ ...(await resolved({ ...own, sampler: set.sampler })).input, speed: 'fast' });
   expect(changed.warnings).toEqual([]);
+  const whole = await resolved({ speed: 'fast', cache_interval: 1 });
+  expect(whole.input).toMatchObject({ cache_interval: 1 });
+  expect((await resolved(whole.input)).input).toEqual(whole.input);
   const { warnings: ignored } = await resolved({ speed: 'fast', rho: 5 });
   expect(ignored).toEqual([{ field: 'rho', message: 'ignored: only for discretization EDMDiscretization' }]);
   expect((await resolved({ speed: 'exact' })).input).toEqual((await resolved({})).input);

@@ -494,10 +494,10 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       await page.click('#reset');
       expect(await page.getAttribute('#setting-steps', 'placeholder')).toBe('30');
       await page.getByRole('button', { name: 'Use settings' }).first().click();
-      const values = ['speed', 'steps', 'sampler', 'discretization', 'T'].map((name) =>
+      const values = ['speed', 'steps', 'sampler', 'discretization', 'cache_interval', 'T'].map((name) =>
         page.inputValue(`#setting-${name}`),
       );
-      expect(await Promise.all(values)).toEqual(['fast', '', '', '', '12']);
+      expect(await Promise.all(values)).toEqual(['fast', '', '', '', '', '12']);
     });
 
     test('the API’s problem with a value stands under its field, and the first wrong field gets the focus without a post', async () => {

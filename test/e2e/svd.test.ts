@@ -45,7 +45,8 @@ test('the networks make an MP4 of a picture, the same bytes for the same seed, m
 
 test('a speed makes the clip of its parameters, and the job has these alone', async () => {
   const request = { H: 64, W: 64, T: 2, seed: 23 };
-  const set = { steps: 10, sampler: 'DPMPP2MSampler', discretization: 'AlignYourStepsDiscretization' };
+  const levels = { steps: 10, sampler: 'DPMPP2MSampler', discretization: 'AlignYourStepsDiscretization' };
+  const set = { ...levels, cache_interval: 2, cache_depth: 2 };
   const [fast, same] = [await service.make({ ...request, speed: 'fast' }), await service.make({ ...request, ...set })];
   expect([fast.status, fast.input, same.input.speed]).toMatchObject(['succeeded', { speed: 'fast', ...set }, 'exact']);
   expect(fast.videos![0]!.sha256).toBe(same.videos![0]!.sha256);
