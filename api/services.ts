@@ -63,6 +63,7 @@ export async function createServices({
   const lifecycle = createLifecycle({
     ...dependencies,
     onDeliveryAdded: webhooks.wake,
+    onProgress: webhooks.sendProgress,
     onTaskEnded: metrics.observeTaskEnd,
   });
   const pollers = [createPruner(dependencies), createUploadSweeper(dependencies), createRescheduler(dependencies)];

@@ -89,6 +89,8 @@ export interface RequestParameters {
   fit?: 'cover' | 'contain' | 'stretch' | undefined;
   /** https URL that receives a signed POST when the task ends (an https URL) */
   webhook_url?: string | undefined;
+  /** What the webhook is notified of: that a worker has started, its progress at most once a second, and the end. By default only the end (a list of started, progress, ended) */
+  webhook_events?: Array<'started' | 'progress' | 'ended'> | undefined;
   /** Texts of your own, such as an order’s number, which the task shows and the list can be filtered by. They stay after a deletion (at most 16 texts of at most 512 characters) */
   metadata?: Record<string, string> | undefined;
 }
@@ -133,6 +135,8 @@ export type Input = {
   fit: 'cover' | 'contain' | 'stretch';
   /** https URL that receives a signed POST when the task ends */
   webhook_url?: string | undefined;
+  /** What the webhook is notified of: that a worker has started, its progress at most once a second, and the end. By default only the end */
+  webhook_events?: Array<'started' | 'progress' | 'ended'> | undefined;
   /** Until the picture is known: W, H or both follow from it */
   aspect_ratio?: 'auto' | undefined;
   /** Name of the uploaded picture’s file */

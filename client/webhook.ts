@@ -1,4 +1,4 @@
-/** Webhooks as a receiver sees them: how a task has ended. */
+/** Webhooks as a receiver sees them: how a task goes on and ends. */
 import { WebhookVerificationError as VerificationError, Webhook } from 'standardwebhooks';
 import type { Task } from './types.ts';
 
@@ -8,7 +8,11 @@ export class WebhookVerificationError extends Error {
 }
 
 export type WebhookEvent =
-  | { type: 'task.succeeded' | 'task.failed' | 'task.canceled'; timestamp: string; data: Task }
+  | {
+      type: 'task.started' | 'task.progress' | 'task.succeeded' | 'task.failed' | 'task.canceled';
+      timestamp: string;
+      data: Task;
+    }
   | { type: 'webhook.test'; timestamp: string; data: { message: string } };
 
 /**

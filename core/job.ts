@@ -40,7 +40,14 @@ const common = {
   /** bucket key of an earlier task's still */
   still_key: v.optional(v.string()),
 };
-const { still_of: _still_of, webhook_url: _webhook_url, speed: _speed, metadata: _metadata, ...forJobs } = all; // only the API uses these
+const {
+  still_of: _still_of,
+  webhook_url: _webhook_url,
+  speed: _speed,
+  metadata: _metadata,
+  webhook_events: _webhook_events,
+  ...forJobs
+} = all; // only the API uses these
 const KNOWN = [...Object.keys(common), ...Object.keys(forJobs)];
 const SOURCE_FIELDS = ['prompt', 'image_url', 'image_key', 'still_key'] as const;
 

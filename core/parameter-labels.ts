@@ -38,7 +38,7 @@ const GROUPS = {
     webhook_url: 'Webhook',
   },
   /** for programs: the page has no fields for these */
-  Program: { metadata: 'Metadata' },
+  Program: { webhook_events: 'Webhook events', metadata: 'Metadata' },
 } satisfies Record<string, Partial<Record<ParameterName, string>>>;
 
 /** Values that most people choose, by their labels. */

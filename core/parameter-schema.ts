@@ -8,7 +8,7 @@ import { BELONGS_TO, defaults, type Limits, MAX_PROMPT, NAMED_DEFAULTS, requestS
 import { type ModelName, presets, SPEEDS } from './presets.ts';
 
 export interface ParameterSchema extends ParameterLabel {
-  type: 'integer' | 'number' | 'string' | 'object';
+  type: 'integer' | 'number' | 'string' | 'object' | 'array';
   description: string;
   default?: number | string;
   minimum?: number;
@@ -22,6 +22,8 @@ export interface ParameterSchema extends ParameterLabel {
   maxLength?: number;
   format?: string;
   enum?: string[];
+  /** of a list: the schema of each item */
+  items?: { type: 'string'; enum: string[] };
   /** of metadata: the schema of each text */
   additionalProperties?: { type: 'string' };
   /** the choices that the parameter applies to */
@@ -95,6 +97,7 @@ function formatRange(
   { type, format, enum: choices, minLength, maxLength, ...numbers }: ParameterSchema,
 ): string {
   if (choices) return choices.join(', ');
+  if (type === 'array') return `a list of ${numbers.items!.enum.join(', ')}`;
   if (type === 'object') return 'at most 16 texts of at most 512 characters';
   if (format === 'uuid') return 'a task’s id';
   if (name === 'aspect_ratio') return 'auto, or W:H from 9:21 to 21:9';

@@ -12,6 +12,7 @@ import { aspectRatio, choice, integer, positive, real, side, url, webhookUrl } f
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
 import { type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
+import { webhookEvents } from './webhook-events.ts';
 
 /** Limits that the operator sets. */
 export interface Limits {
@@ -161,6 +162,9 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       'How the still fills W×H: cover crops it, contain adds blurred borders, stretch distorts it',
     ),
     webhook_url: webhookUrl({ description: 'https URL that receives a signed POST when the task ends' }),
+    webhook_events: webhookEvents(
+      'What the webhook is notified of: that a worker has started, its progress at most once a second, and the end. By default only the end',
+    ),
     metadata: metadataSchema(
       'Texts of your own, such as an order’s number, which the task shows and the list can be filtered by. They stay after a deletion',
     ),
@@ -180,7 +184,15 @@ export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
 
 /** Absent in an input that caches nothing. */
 type CacheName = 'cache_interval' | 'cache_depth';
-type OptionalName = CacheName | 'metadata' | 'prompt' | 'image_url' | 'still_of' | 'webhook_url' | keyof MaybeSized;
+type OptionalName =
+  | CacheName
+  | 'metadata'
+  | 'webhook_events'
+  | 'prompt'
+  | 'image_url'
+  | 'still_of'
+  | 'webhook_url'
+  | keyof MaybeSized;
 type CommonName = Exclude<
   ParameterName,
   | OptionalName

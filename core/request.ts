@@ -217,6 +217,11 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
     ],
     [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
     ...distillationWarnings(input, model),
+    [
+      request.webhook_events !== undefined && request.webhook_url === undefined,
+      'webhook_events',
+      'ignored: there is no webhook_url',
+    ],
     ...UNUSED[model].map((name): [boolean, string, string] => [
       request[name] !== undefined,
       name,

@@ -111,14 +111,15 @@ export type Cost = v.InferOutput<typeof cost>;
 /** The highest cost that a task can have. */
 export type CostEstimate = v.InferOutput<typeof costEstimate>;
 
-const EVENT_TYPES = ENDED_STATUSES.map((status) => `task.${status}` as const);
+/** Events that are stored until they are delivered. */
+const STORED_TYPES = ['task.started', ...ENDED_STATUSES.map((status) => `task.${status}` as const)] as const;
 
 const Event = v.pipe(
   v.variant('type', [
-    v.object({ type: v.picklist(EVENT_TYPES), timestamp: time, data: Task }),
+    v.object({ type: v.picklist([...STORED_TYPES, 'task.progress']), timestamp: time, data: Task }),
     v.object({ type: v.literal('webhook.test'), timestamp: time, data: v.object({ message: text }) }),
   ]),
-  v.description('Body of a POST to a webhook_url: a task has ended, or a test'),
+  v.description('Body of a POST to a webhook_url: a task has started, goes on or has ended, or a test'),
 );
 
 const Problem = v.object({
@@ -160,7 +161,7 @@ export type UsageDay = v.InferOutput<typeof day>;
 export const DELIVERY_STATUSES = ['pending', 'delivered', 'failed', 'disabled'] as const;
 const Delivery = v.object({
   id: text,
-  type: v.picklist([...EVENT_TYPES, 'webhook.test']),
+  type: v.picklist([...STORED_TYPES, 'webhook.test']),
   task_id: v.exactOptional(text),
   url: link,
   status: described(v.picklist(DELIVERY_STATUSES), 'disabled: the receiver has responded 410'),

@@ -134,9 +134,9 @@ function webhooks({ tasks }: DocumentContext) {
       post: {
         operationId: 'announcement',
         tags: ['webhooks'],
-        summary: 'A task has ended',
+        summary: 'A task has started, goes on or has ended',
         description:
-          'Signed as Standard Webhooks specifies, in the headers webhook-id, webhook-timestamp and webhook-signature. Without a 2xx response within 20 s the service tries again, up to ten attempts in all.',
+          'Signed as Standard Webhooks specifies, in the headers webhook-id, webhook-timestamp and webhook-signature. Without a 2xx response within 20 s the service tries again, up to ten attempts in all. task.progress gets one attempt.',
         requestBody: {
           required: true,
           content: json(ref('Event'), {

@@ -1,7 +1,9 @@
 /** Queries of tasks by id, owner or token, and their creation and change. */
 import { sql } from 'kysely';
 import { v7 } from 'uuid';
+import { isActive } from '../../core/task-status.ts';
 import { DAY } from '../../core/time.ts';
+import { isNotified } from '../../core/webhook-events.ts';
 import type { NewDelivery } from './delivery.ts';
 import { insertDelivery } from './delivery-queries.ts';
 import { type Dialect, JSON_COLUMNS, type StoreLog, type TaskRow } from './dialect.ts';
@@ -15,6 +17,7 @@ import {
   type NewTask,
   PUBLIC_COLUMNS,
   type PublicTask,
+  startsTask,
   type Task,
   type TaskSelection,
 } from './task.ts';
@@ -146,7 +149,8 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
 
     /**
      * Changes the task, unless another process changed or leased it since it was read. A change that ends it also settles its account
-     * and adds its delivery, in one transaction. A delivery that the database refuses is dropped, and the task ends without it.
+     * and adds its delivery, in one transaction. So does one that starts it, if the webhook is notified of that. A delivery that the
+     * database refuses is dropped, and the task goes on without it.
      * @returns the changed task, or undefined
      */
     async update(task: Task, { nextRunIn, runNow, ...changes }: Changes): Promise<Task | undefined> {
@@ -160,20 +164,22 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
         .$if(nextRunIn !== undefined, (query) => query.set({ leased_until: 0 }))
         .where((e) => e.and({ id: task.id, version: task.version }))
         .returningAll();
-      if (!endsTask(task, changes)) return fromOptionalRow((await write(change))[0]);
-      const end = (withDelivery: boolean) =>
+      const isEnd = endsTask(task, changes);
+      const isStart = startsTask(task, changes) && isNotified(task.input, 'started');
+      if (!isEnd && !isStart) return fromOptionalRow((await write(change))[0]);
+      const save = (withDelivery: boolean) =>
         writeAll(async (write) => {
-          const ended = fromOptionalRow((await write(change))[0]);
-          if (!ended) return undefined;
-          const delivery = withDelivery && deliveryOf(ended);
+          const changed = fromOptionalRow((await write(change))[0]);
+          if (!changed) return undefined;
+          const delivery = withDelivery && deliveryOf(changed);
           if (delivery) await insertDelivery(dialect, write, delivery);
-          await settle(dialect, write, ended);
-          return ended;
+          if (isEnd) await settle(dialect, write, changed);
+          return changed;
         });
-      return end(true).catch((error) => {
+      return save(true).catch((error) => {
         if (!isDataError(error)) throw error;
-        log.error({ task: task.id, error }, 'the database refuses the webhook delivery; the task ends without it');
-        return end(false);
+        log.error({ task: task.id, error }, 'the database refuses the webhook delivery; the task goes on without it');
+        return save(false);
       });
     },
 
@@ -200,10 +206,12 @@ function hasPair([key, value]: [string, string]) {
   return sql<boolean>`(metadata is not null) and replace(metadata, ${text}, '') <> metadata`;
 }
 
-/** The webhook delivery of a task that has just ended. */
-function deliveryOf({ id, owner, status, input, finished_at }: Task): NewDelivery | undefined {
-  if (input.webhook_url === undefined) return undefined;
-  return { id: v7(), owner, task_id: id, type: `task.${status}`, url: input.webhook_url, created_at: finished_at! };
+/** The webhook delivery of a task that has just started or ended. */
+function deliveryOf({ id, owner, status, input, started_at, finished_at }: Task): NewDelivery | undefined {
+  const isStart = isActive(status);
+  if (!isNotified(input, isStart ? 'started' : 'ended')) return undefined;
+  const type = isStart ? 'task.started' : `task.${status}`;
+  return { id: v7(), owner, task_id: id, type, url: input.webhook_url!, created_at: (finished_at ?? started_at)! };
 }
 
 function toRow<T extends Partial<NewTask>>(task: T): { [K in keyof T & keyof TaskRow]: TaskRow[K] } {

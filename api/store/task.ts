@@ -151,6 +151,9 @@ export type Changes = Partial<Omit<NewTask, 'id' | 'version' | 'created_at'>> & 
   runNow?: true;
 };
 
+/** Whether these changes say that a worker has begun. */
+export const startsTask = (task: Task, { status }: Changes) => task.status === 'queued' && status === 'running';
+
 /** Whether these changes end the task. */
 export const endsTask = (task: Task, { status }: Changes) =>
   isActive(task.status) && status !== undefined && !isActive(status);

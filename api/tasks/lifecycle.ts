@@ -10,6 +10,7 @@
 import { taskFolder } from '../../core/job.ts';
 import { isActive } from '../../core/task-status.ts';
 import { SECOND } from '../../core/time.ts';
+import { isNotified } from '../../core/webhook-events.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { Changes, Task } from '../store/task.ts';
 import { charge, isAsking } from './charge.ts';
@@ -26,8 +27,10 @@ const UNWATCHED_INTERVAL = 10 * SECOND;
 const CANCEL_TIMEOUT = 3 * SECOND;
 
 export interface LifecycleOptions extends Dependencies {
-  /** called when a webhook delivery is due */
+  /** called when a webhook delivery may be due */
   onDeliveryAdded: () => void;
+  /** called with a running task at each change of its progress, if its webhook is notified of that */
+  onProgress: (task: Task) => void;
   /** called with each task that this process has ended, after that is stored */
   onTaskEnded: (task: Task) => void;
 }
@@ -35,7 +38,7 @@ export interface LifecycleOptions extends Dependencies {
 export type Lifecycle = ReturnType<typeof createLifecycle>;
 
 export function createLifecycle(options: LifecycleOptions) {
-  const { config, store, bucket, onDeliveryAdded, onTaskEnded, log, now, uptime } = options;
+  const { config, store, bucket, onDeliveryAdded, onProgress, onTaskEnded, log, now, uptime } = options;
   const { retain } = config;
   const interval = watchInterval(options.isQueueLocal);
   const submitter = createSubmitter(options);
@@ -45,7 +48,7 @@ export function createLifecycle(options: LifecycleOptions) {
   const runner = createRunner({
     store,
     step: createStep(options, submitter.submit),
-    pollDelay: ({ id }) => (watchers.isWatched(id) ? interval : UNWATCHED_INTERVAL),
+    pollDelay: ({ id, input }) => (watchers.isWatched(id) || isFollowed(input) ? interval : UNWATCHED_INTERVAL),
     retain,
     afterCommit,
     onIdle: scheduler.wake,
@@ -55,8 +58,9 @@ export function createLifecycle(options: LifecycleOptions) {
 
   function afterCommit(task: Task, before: Task): void {
     watchers.notify(task, before);
+    if (task.input.webhook_url !== undefined && task.status !== before.status) onDeliveryAdded();
+    if (isProgress(task, before) && isNotified(task.input, 'progress')) onProgress(task);
     if (isActive(task.status) || !isActive(before.status)) return;
-    if (task.input.webhook_url !== undefined) onDeliveryAdded();
     onTaskEnded(task);
     log.info({ task: task.id, status: task.status, code: task.error?.code, ms: now() - task.created_at }, 'task ended');
   }
@@ -129,6 +133,14 @@ export function createLifecycle(options: LifecycleOptions) {
     },
   };
 }
+
+/** Whether a webhook follows the task while it is active, as a watching client does. */
+const isFollowed = (input: Task['input']) => isNotified(input, 'started') || isNotified(input, 'progress');
+
+const isProgress = (task: Task, before: Task) =>
+  task.status === 'running' &&
+  before.status === 'running' &&
+  (task.stage !== before.stage || task.step !== before.step || task.progress !== before.progress);
 
 /**
  * Cancels the job of a queued task at RunPod.

@@ -95,7 +95,7 @@ export async function storedResult(task: Task, bucket: Bucket, now: number): Pro
 
 /** The task's input, without what only the API needs. */
 function jobInput(task: Task): JobInput {
-  const { still_of: _, webhook_url: __, image: ___, speed: ____, ...input } = task.input;
+  const { still_of: _, webhook_url: __, webhook_events: ___, image: ____, speed: _____, ...input } = task.input;
   return {
     ...input,
     task_id: task.id,

@@ -4,7 +4,7 @@ import { RefusedAddress, requestUntrusted } from '../../core/net/address-guard.t
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { DAY, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
-import type { Delivery } from '../store/delivery.ts';
+import type { Delivery, NewDelivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
 import { presentTask } from '../tasks/present.ts';
 
@@ -22,7 +22,7 @@ export type AttemptResult = Pick<Delivery, 'status_code' | 'error'> & {
 export function createAttempt(dependencies: Dependencies) {
   const { config, store, now } = dependencies;
 
-  async function bodyOf({ type, created_at, task_id }: Delivery): Promise<string> {
+  async function bodyOf({ type, created_at, task_id }: NewDelivery): Promise<string> {
     const timestamp = new Date(created_at).toISOString();
     if (task_id === null) return JSON.stringify({ type, timestamp, data: { message: 'this receiver can be reached' } });
     const data = await presentTask((await store.get(task_id))!, dependencies);
@@ -31,7 +31,7 @@ export function createAttempt(dependencies: Dependencies) {
     return JSON.stringify({ type, timestamp, data });
   }
 
-  return async (delivery: Delivery): Promise<AttemptResult> => {
+  return async (delivery: NewDelivery): Promise<AttemptResult> => {
     const key = (await store.getKey(delivery.owner))!;
     const body = await bodyOf(delivery);
     const sentAt = new Date(now());

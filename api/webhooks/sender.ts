@@ -1,5 +1,6 @@
 /**
- * Delivers webhooks. The outbox is in the store, and the write that ends a task adds to it, so a process that dies loses no delivery.
+ * Delivers webhooks. The outbox is in the store, and the write that starts or ends a task adds to it, so a process that dies loses no
+ * delivery. Progress is not in the outbox: see progress.ts.
  * The states of a delivery:
  *
  *   pending ──2xx──▶ delivered
@@ -16,6 +17,7 @@ import type { AttemptOutcome } from '../metrics.ts';
 import { createPoller } from '../poller.ts';
 import type { Delivery, DeliveryStatus } from '../store/delivery.ts';
 import { type AttemptResult, createAttempt } from './attempt.ts';
+import { createProgressSender } from './progress.ts';
 
 /** Before each attempt after the first. */
 const DELAYS = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
@@ -41,10 +43,11 @@ const UNSTORED: AttemptResult = { status_code: null, error: 'the outcome of the 
 
 export type Webhooks = ReturnType<typeof createWebhooks>;
 
-/** @param onAttempt called after each attempt; `ms`: since the task's end */
+/** @param onAttempt called after each attempt; `ms`: since the event */
 export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: AttemptOutcome, ms: number) => void) {
   const { store, log, now } = dependencies;
   const attempt = createAttempt(dependencies);
+  const progress = createProgressSender(dependencies, attempt);
   const inFlight = new Map<Promise<void>, string>(); // and the owner of each
   let isHeldBack = false; // whether a due delivery waits for a place
 
@@ -107,6 +110,9 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
     /** To be called when a delivery may have become due. */
     wake: poller.wake,
 
+    /** Sends a running task’s progress, or drops it: see progress.ts. */
+    sendProgress: progress.send,
+
     /** Makes a delivery pending again, and enables its webhook. @returns it */
     async replay(delivery: Delivery): Promise<Delivery> {
       await store.enableWebhook(delivery.owner, delivery.url);
@@ -126,7 +132,7 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
 
     /** Resolves when no delivery is in flight. */
     async stop(): Promise<void> {
-      await poller.stop();
+      await Promise.all([poller.stop(), progress.stop()]);
       await Promise.all(inFlight.keys());
     },
   };

@@ -28,7 +28,7 @@ interface Field {
 const OPAQUE: Record<string, string> = { input: 'Input', model: 'ModelName' };
 /** What an input may lack although the parameter applies to its choices. A test of types fails if a name is missing here. */
 const OPTIONAL = [
-  ...['prompt', 'image_url', 'still_of', 'webhook_url', 'H', 'W'],
+  ...['prompt', 'image_url', 'still_of', 'webhook_url', 'webhook_events', 'H', 'W'],
   ...['cache_interval', 'cache_depth', 'guidance_sigma_min', 'guidance_sigma_max'],
 ];
 const CHOICES = ['sampler', 'discretization', 'guider'] as const;
@@ -96,11 +96,16 @@ function inputType(fields: Field[], choices: Record<(typeof CHOICES)[number], st
 export function clientTypes(limits: Limits): string {
   const properties = requestProperties({ model: 'svd', limits, bridge: undefined });
   const fields = parameterRows(limits).map(({ name, range, defaultValue, description }) => {
-    const { type, enum: values, additionalProperties } = properties[name]!;
+    const { type, enum: values, items, additionalProperties } = properties[name]!;
     const allowed = [!values && range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');
     return {
       name,
-      type: typeOf({ type, ...(values && { enum: values }), ...(additionalProperties && { additionalProperties }) }),
+      type: typeOf({
+        type,
+        ...(values && { enum: values }),
+        ...(items && { items }),
+        ...(additionalProperties && { additionalProperties }),
+      }),
       description,
       allowed,
     };
