@@ -261,6 +261,8 @@ export interface Task {
       filename: string;
     };
   };
+  /** Pictures that the image provider drew of the prompt: image_index with still_of may be 1 to this */
+  pictures?: number;
   videos?: Array<{
     /** Expires at links_expire_at */
     link: string;

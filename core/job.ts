@@ -152,6 +152,8 @@ export const outputSchema = v.object({
   still: v.string(),
   /** bucket key of the still as a small JPEG; an older worker makes none */
   still_preview: v.optional(key),
+  /** how many pictures the image provider drew of the prompt; an older worker does not say */
+  pictures: v.optional(v.number()),
   seed: v.number(),
   model: v.string(),
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),

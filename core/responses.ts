@@ -80,6 +80,9 @@ const Task = v.object({
       'The picture that is animated, as PNG',
     ),
   ),
+  pictures: v.exactOptional(
+    described(whole, 'Pictures that the image provider drew of the prompt: image_index with still_of may be 1 to this'),
+  ),
   videos: v.exactOptional(
     v.array(
       v.object({

@@ -9,6 +9,7 @@ import { type Bucket, StorageError } from '../core/bucket/bucket.ts';
 import { diskBucket } from '../core/bucket/disk.ts';
 import { JobError, type JobOutput, type Progress } from '../core/job.ts';
 import type { Log } from '../core/log.ts';
+import { startBridge } from '../test/support/test-bridge.ts';
 import { camera } from './models/camera.ts';
 import type { Clip, Model } from './models/model.ts';
 import { runJob, type Worker } from './pipeline.ts';
@@ -308,6 +309,18 @@ test('the output contains each of the model’s warnings once', async () => {
     model: { ...camera, open: async (request) => ({ ...(await camera.open(request)), warnings }) },
   };
   expect((await run({ num_cols: 2 })).warnings).toEqual(warnings);
+});
+
+test('the output says how many pictures were drawn, and which flags were ignored, also when the still exists already', async () => {
+  const { bridge, close, paid } = await startBridge('openai', { count: 2 });
+  worker = { ...worker, bridges: [bridge], stillTimeout: 15_000 };
+  const job = { prompt: 'a cat --stylize 9', image_key: undefined, image_index: 2 };
+  const expected = { pictures: 2, warnings: [{ field: 'prompt', message: expect.stringMatching(/: --stylize$/) }] };
+  expect(await run(job)).toMatchObject(expected);
+  await bucket.delete(`tasks/${TASK}/result.json`); // as if the worker had died before it
+  expect(await run(job, 'job-2')).toMatchObject(expected);
+  expect(paid()).toBe(1);
+  await close();
 });
 
 test('a job reports what it uses of the GPU: from the first step on, and also when it fails', async () => {

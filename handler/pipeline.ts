@@ -13,7 +13,7 @@ import { createScratchFolder, hasCode } from '../core/temp-files.ts';
 import { finishOnce } from './job-result.ts';
 import type { Model } from './models/model.ts';
 import { createStageTimer, type StageTimer } from './stage-timer.ts';
-import { type ImagineOptions, promptWarnings } from './still/bridges/imagine.ts';
+import { describeDrawn, type ImagineOptions } from './still/bridges/imagine.ts';
 import { fitStill } from './still/fit.ts';
 import { prepareStill, saveStillPreview, stillKey } from './still/still.ts';
 import { gridFrames, gridSize } from './video/grid.ts';
@@ -102,8 +102,9 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
     progress({ stage: 'still', progress: 0 });
     const onProgress = (part: number) => progress({ stage: 'still', progress: part * stillPart });
     const png = await timed('still', () => prepareStill(input, { ...worker, onProgress, log, signal }));
-    if (input.prompt !== undefined)
-      warnings.push(...(await promptWarnings(input.prompt, { ...worker, taskId: task_id })));
+    const drawn =
+      input.prompt === undefined ? undefined : await describeDrawn(input.prompt, { ...worker, taskId: task_id });
+    warnings.push(...(drawn?.warnings ?? []));
     const job = isSized(input) ? input : withSize(input, ratioOf(png), input.model);
     const { H, W } = job;
     if (!isSized(input)) {
@@ -144,7 +145,8 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
     const different = [...new Map(warnings.map((warning) => [JSON.stringify(warning), warning])).values()];
     const { seed, model: name } = job;
     const { timings_ms } = timer;
-    const facts = { ...stills, seed, model: name, warnings: different, timings_ms, usage: timer.usage() };
+    const origin = { ...stills, ...(drawn && { pictures: drawn.pictures }), seed, model: name };
+    const facts = { ...origin, warnings: different, timings_ms, usage: timer.usage() };
     return { videos, ...(grid && { grid }), ...facts };
   } finally {
     await Promise.allSettled(uploads); // their files must exist before they can be deleted

@@ -17,7 +17,9 @@ export function renderButtons(getTask, { actions, files, cancel }) {
   const reuse = button('Use settings', 'settings', () => actions.reuse(getTask()));
   const remove = button('', 'trash', () => actions.remove(getTask()), { class: 'icon-button', 'aria-label': 'Delete' });
   const copy = renderCopy(getTask, actions);
-  const four = actions.promptTaskOf(task) ? [renderFour(getTask, actions)] : [];
+  const drawn = actions.promptTaskOf(task);
+  const count = drawn ? (drawn.pictures ?? 4) : 1;
+  const four = count > 1 ? [renderFour(getTask, actions, count)] : [];
   if (isActive(task)) {
     another.disabled = true;
     for (const choice of four.flatMap((node) => [...node.querySelectorAll('button')])) choice.disabled = true;
@@ -63,15 +65,16 @@ function renderCopy(getTask, actions) {
   return [button('Copy', 'copy', () => {}, { popovertarget: id }), list];
 }
 
-/** Buttons for the other three of the four pictures of a prompt. @param {() => Task} getTask @param {Actions} actions */
-function renderFour(getTask, actions) {
-  const choices = [1, 2, 3, 4].map((index) => {
+/** Buttons for the other pictures of a prompt, mostly of four. @param {() => Task} getTask @param {Actions} actions @param {number} count */
+function renderFour(getTask, actions, count) {
+  const all = ['two', 'three', 'four'][count - 2];
+  const choices = [1, 2, 3, 4].slice(0, count).map((index) => {
     const isThis = index === getTask().input.image_index;
-    const attributes = { 'aria-pressed': String(isThis), 'aria-label': `Picture ${index} of four` };
+    const attributes = { 'aria-pressed': String(isThis), 'aria-label': `Picture ${index} of ${all}` };
     const choice = element('button', { type: 'button', ...attributes }, String(index));
     choice.addEventListener('click', () => !isThis && actions.another(getTask(), index));
     return choice;
   });
-  const label = element('span', { class: 'soft small' }, 'Use another of the four pictures');
+  const label = element('span', { class: 'soft small' }, `Use another of the ${all} pictures`);
   return element('div', { class: 'four' }, label, ...choices);
 }

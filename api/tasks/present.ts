@@ -42,6 +42,7 @@ export async function presentTask(
         ...(task.still_preview !== null && { preview: await presentFile(task.still_preview, 'still', files) }),
       },
     }),
+    ...(output?.pictures !== undefined && { pictures: output.pictures }),
     ...(output && { videos: await Promise.all(output.videos.map((video) => presentVideo(video, files))) }),
     ...(output?.grid && { grid: await presentMp4(output.grid, `${output.seed}-grid`, files) }),
     ...(output && share_link !== undefined && { share_link }),

@@ -283,14 +283,17 @@ async function pollUntilEnd(
   }
 }
 
-/** Warnings about flags of the prompt that the bridge which drew its pictures does not know. */
-export async function promptWarnings(
+/** How many pictures of the prompt are in the bucket, and warnings about its flags that the bridge which drew them does not know. */
+export async function describeDrawn(
   prompt: string,
   { bridges, ...location }: RecordLocation & Pick<ImagineOptions, 'bridges'>,
-): Promise<JobOutput['warnings']> {
+): Promise<Pick<JobOutput, 'warnings'> & { pictures: number }> {
+  const { bucket, taskId } = location;
+  const found = await Promise.all([1, 2, 3, 4].map((index) => bucket.has(pictureKey(taskId, index))));
+  const pictures = found.filter(Boolean).length;
   const record = await readRecord(location);
   const unknown = bridges.find(({ name }) => name === record?.bridge)?.unknownFlags?.(prompt) ?? [];
-  if (unknown.length === 0) return [];
+  if (unknown.length === 0) return { warnings: [], pictures };
   const message = `the image provider does not know Midjourney’s flags; ignored with what follows them: ${unknown.join(', ')}`;
-  return [{ field: 'prompt', message }];
+  return { warnings: [{ field: 'prompt', message }], pictures };
 }

@@ -1,3 +1,4 @@
+import OpenAI from 'openai';
 import { afterEach, expect, test } from 'vitest';
 import { bridgeContract } from '../../../test/contracts/bridge-contract.ts';
 import {
@@ -10,7 +11,7 @@ import {
   TASK,
 } from '../../../test/support/test-bridge.ts';
 import { prepareStill } from '../still.ts';
-import { imagine, pictureKey, promptWarnings } from './imagine.ts';
+import { describeDrawn, imagine, pictureKey } from './imagine.ts';
 import { chooseSize, openai } from './openai.ts';
 
 const error = (message: string, code: string | null, param: string | null = null, type = 'invalid_request_error') => ({
@@ -128,13 +129,14 @@ test('Midjourney’s flags are left out of the prompt, and a warning names them'
     'a sign \\{open\\} at https://example.com — calm —quiet --stylize 200 --no people, cars --ar 2:3 --Stylize 3';
   await imagine(prompt, options);
   expect(bodies).toMatchObject([{ prompt: 'a sign {open} at https://example.com — calm —quiet', size: '1024x1536' }]);
-  expect(await promptWarnings(prompt, options)).toEqual([
-    { field: 'prompt', message: expect.stringMatching(/Midjourney’s flags; .*: --stylize, --no$/) },
-  ]);
-  expect(await promptWarnings('a lighthouse --ar 2:3', options)).toEqual([]);
+  expect(await describeDrawn(prompt, options)).toEqual({
+    pictures: 1,
+    warnings: [{ field: 'prompt', message: expect.stringMatching(/Midjourney’s flags; .*: --stylize, --no$/) }],
+  });
+  expect(await describeDrawn('a lighthouse --ar 2:3', options)).toEqual({ pictures: 1, warnings: [] });
   const midjourney = await startBridge('tnl');
   closing.push(midjourney.close);
-  expect(await promptWarnings(prompt, { ...options, bridges: [midjourney.bridge] })).toEqual([]);
+  expect(await describeDrawn(prompt, { ...options, bridges: [midjourney.bridge] })).toMatchObject({ warnings: [] });
 });
 
 test('image_index above the number of pictures is refused before a payment, or another bridge is asked', async () => {
@@ -181,6 +183,22 @@ test.each([
     code,
   });
   expect(calls.imagine).toBe(1);
+});
+
+test('OpenAI’s own client understands the simulator', async () => {
+  const { baseUrl } = await start('gpt-image-1');
+  const { images } = new OpenAI({ apiKey: 'a key', baseURL: baseUrl, maxRetries: 0 });
+  const request = { model: 'gpt-image-1', prompt: 'a lighthouse', size: '1536x1024' } as const;
+  const { data, usage } = await images.generate(request);
+  expect(await colourOf(Buffer.from(data![0]!.b64_json!, 'base64'))).toBe(COLOURS[0]);
+  expect(usage).toMatchObject({ total_tokens: 1065 });
+  await expect(images.generate({ ...request, prompt: 'x MODERATED' })).rejects.toMatchObject({
+    ...{ status: 400, code: 'moderation_blocked', type: 'image_generation_user_error' },
+  });
+  await expect(images.generate({ ...request, response_format: 'url' })).rejects.toMatchObject({
+    ...{ status: 400, code: 'unknown_parameter', param: 'response_format' },
+  });
+  await expect(images.generate({ ...request, size: '256x256' })).rejects.toMatchObject({ param: 'size' });
 });
 
 test('a server without keys gets none', async () => {

@@ -1,3 +1,4 @@
+import type { ImageGenerateParams } from 'openai/resources/images';
 import * as v from 'valibot';
 import { addAspectRatio, aspectRatioOf, splitFlags } from '../../../core/midjourney-prompt.ts';
 import { SECOND } from '../../../core/time.ts';
@@ -98,7 +99,7 @@ export function openai(options: OpenaiOptions): Bridge {
     },
 
     imaginePath: '/images/generations',
-    imagineBody: (prompt) => ({
+    imagineBody: (prompt): ImageGenerateParams => ({
       model,
       prompt: splitFlags(prompt).words,
       n: count,

@@ -5,6 +5,7 @@
  * https://platform.openai.com/docs/api-reference/images/create
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import type { ImagesResponse } from 'openai/resources/images';
 import { type BridgeServerOptions, createImagines, findKeyword } from './imagines.ts';
 
 type Refusal = readonly [status: 400 | 403 | 404 | 429, code: string | null, type: string, message: string];
@@ -102,9 +103,16 @@ export function openaiServer(options: BridgeServerOptions) {
     const usage = { input_tokens: 9, output_tokens: 1056 * n, total_tokens: 1056 * n + 9 };
     const input_tokens_details = { image_tokens: 0, text_tokens: 9 };
     return c.json({
-      ...{ created, data, background: 'opaque', output_format: 'png', quality: 'medium', size: `${width}x${height}` },
+      ...{
+        created,
+        data,
+        background: 'opaque',
+        output_format: 'png',
+        quality: 'medium',
+        size: request.size as '1024x1024',
+      },
       usage: { ...usage, input_tokens_details },
-    });
+    } satisfies ImagesResponse);
   });
 
   return { app, imagines, paid };
