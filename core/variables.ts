@@ -150,7 +150,7 @@ export const VARIABLES = {
       by: ['worker', 'pod'],
       default: '`auto`; `cuda` on a pod with a GPU, and for workers of `npm run deploy` with an SVD model',
       example: 'auto',
-      text: 'Where the networks run. `auto` is the GPU if CUDA works, else the CPU. `cuda` fails without CUDA',
+      text: 'Where the networks run. `auto` is CUDA if it works, else WebGPU on a GPU, else the CPU. `cuda` and `webgpu` fail without a working GPU',
     },
     WORKER_CONCURRENCY: {
       by: ['worker'],

@@ -7,11 +7,14 @@ import { presets } from '../core/presets.ts';
 import { SECOND } from '../core/time.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
+import { checkDevice } from './models/svd/self-check.ts';
 import { openSvd } from './models/svd.ts';
 import { findWeights, type WeightsName } from './models/weights.ts';
-import { chooseDevice } from './onnx/device.ts';
+import { chooseDevice, type DeviceChoice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
 import { BRIDGE_VARIABLES, openBridges } from './still/bridges/open-bridges.ts';
+
+const DEVICES = ['auto', 'cpu', 'cuda', 'webgpu'] as const satisfies DeviceChoice[];
 
 type Log = (details: Record<string, unknown>, event: string) => void;
 
@@ -19,7 +22,7 @@ export const WORKER_VARIABLES = {
   ...sharedVariables,
   MODEL: v.optional(modelName, 'svd_xt'),
   MODEL_DIR: v.optional(v.string()),
-  DEVICE: v.optional(v.picklist(['auto', 'cpu', 'cuda'], 'must be auto, cpu or cuda'), 'auto'),
+  DEVICE: v.optional(v.picklist(DEVICES, `must be ${DEVICES.join(', ')}`), 'auto'),
   ...BRIDGE_VARIABLES,
   WORKER_CONCURRENCY: integer(1, 1, 100),
   FRAMES_DIR: v.optional(v.string()),
@@ -51,23 +54,22 @@ export async function openWorker(
 /** Opens SVD's sessions for its default size, so that no job waits for them. */
 async function loadSvd(
   name: WeightsName,
-  preferred: 'auto' | 'cpu' | 'cuda',
+  preferred: DeviceChoice,
   environment: NodeJS.ProcessEnv,
   log: Log,
 ): Promise<Model> {
   const start = performance.now();
   const secondsSince = (time: number) => Number(((performance.now() - time) / SECOND).toFixed(2));
   const { source, ...files } = findWeights(name, environment);
-  const { device, memory, reason } = await chooseDevice(preferred);
+  const { device, name: deviceName, memory, limits, reason } = await chooseDevice(preferred, checkDevice);
   const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
-  log(
-    { device, reason, memory_gb: gigabytes, weights: source, ...files, seconds: secondsSince(start) },
-    'device chosen',
-  );
+  const chosen = { device, name: deviceName, ...limits, reason, memory_gb: gigabytes };
+  log({ ...chosen, weights: source, ...files, seconds: secondsSince(start) }, 'device chosen');
   const opened = performance.now();
   const model = openSvd(files.folder, {
     unet: files.unet,
     device,
+    limits,
     memory,
     onOpen: ({ network, policy, ms }) => log({ network, policy, seconds: ms / 1000 }, 'session opened'),
   });

@@ -1,37 +1,60 @@
-/** The device that the networks run on, and its memory. */
+/** The device that the networks run on, its memory and its limits. */
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { createGraph } from './graph.ts';
+import { createGraph, type Graph } from './graph.ts';
 import type { Device } from './policy.ts';
 import { CUDA_PROVIDER, providerFolder } from './provider.ts';
 import { NO_WEIGHTS } from './safetensors.ts';
-import { openSession } from './session.ts';
+import { hasWebGpu, openSession } from './session.ts';
+import { type GpuLimits, LEAST_LIMITS, type Policy } from './value.ts';
 
 export interface ChosenDevice {
   device: Device;
+  /** of the GPU or its driver, as far as the system tells it */
+  name: string;
   /** bytes that may be used, Infinity if unknown */
   memory: number;
+  /** of a WebGPU device */
+  limits?: GpuLimits;
   /** why it was chosen, as text for the log */
   reason: string;
 }
 
+export type DeviceChoice = 'auto' | Device;
+/** Verifies a device. @throws Error of one line: it computes wrong numbers */
+export type CheckDevice = (device: Omit<ChosenDevice, 'reason'>) => Promise<void>;
+
 /**
- * @param wanted auto: CUDA if onnxruntime’s CUDA provider and a GPU are available, else the processor
- * @throws Error of one line: cuda is wanted and does not work
+ * @param wanted auto: CUDA if it works and passes the check, else WebGPU on a GPU that is faster than the processor, else the processor.
+ * webgpu: also a software driver
+ * @throws Error of one line: the wanted GPU does not work, or fails the check
  */
-export async function chooseDevice(wanted: 'auto' | 'cpu' | 'cuda'): Promise<ChosenDevice> {
-  const cpu = (reason: string): ChosenDevice => ({ device: 'cpu', memory: usableMemory(), reason });
+export async function chooseDevice(wanted: DeviceChoice, check: CheckDevice): Promise<ChosenDevice> {
+  const cpu = (reason: string): ChosenDevice => ({
+    device: 'cpu',
+    name: 'processor',
+    memory: usableMemory(),
+    reason,
+  });
   if (wanted === 'cpu') return cpu('DEVICE is cpu');
-  const obstacle = await cudaObstacle();
-  if (!obstacle) {
-    const reason = wanted === 'cuda' ? 'DEVICE is cuda' : 'onnxruntime’s CUDA provider and a GPU are available';
-    return { device: 'cuda', memory: await freeGpuMemory(), reason };
+  const obstacles: string[] = [];
+  for (const device of wanted === 'auto' ? (['cuda', 'webgpu'] as const) : [wanted]) {
+    try {
+      const found = await (device === 'cuda' ? findCuda() : findWebGpu({ acceptSlow: wanted === 'webgpu' }));
+      await check(found);
+      return {
+        ...found,
+        reason: wanted === device ? `DEVICE is ${device}` : [...obstacles, `${device} works`].join('; '),
+      };
+    } catch (error) {
+      obstacles.push((error as Error).message);
+    }
   }
-  if (wanted === 'cuda') throw new Error(`DEVICE is cuda, but ${obstacle}`);
-  return cpu(obstacle);
+  if (wanted !== 'auto') throw new Error(`DEVICE is ${wanted}, but ${obstacles[0]}`);
+  return cpu(obstacles.join('; '));
 }
 
 /**
@@ -43,30 +66,136 @@ export function usableMemory(): number {
   return Math.min(0.85 * limit, process.availableMemory());
 }
 
-/** Why CUDA can't be used, or undefined. The only proof is a graph that runs. */
-async function cudaObstacle(): Promise<string | undefined> {
+/** @throws Error of one line: why CUDA can't be used. The only proof is a graph that runs. */
+export async function findCuda(): Promise<Omit<ChosenDevice, 'reason'>> {
   if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
-    return 'onnxruntime’s CUDA provider is not installed (run npm run cuda)';
+    throw new Error('onnxruntime’s CUDA provider is not installed (run npm run cuda)');
+  await runOnce(sigmoid('cuda'), new Float32Array(1)).catch((error: Error) => {
+    throw new Error(`CUDA does not start: ${/CUDA failure[^;]*/.exec(error.message)?.[0].trim() ?? firstLine(error)}`);
+  });
+  return { device: 'cuda', name: await gpuName(), memory: await freeGpuMemory() };
+}
+
+/**
+ * @param acceptSlow whether an adapter that is slower than the processor counts, as software drivers are
+ * @throws Error of one line: why WebGPU can't be used
+ */
+export async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promise<Omit<ChosenDevice, 'reason'>> {
+  if (!hasWebGpu()) throw new Error(`onnxruntime has no WebGPU for ${process.platform} on ${process.arch}`);
+  await runOnce(sigmoid('webgpu'), new Float32Array(1)).catch((error: Error) => {
+    if (!/adapter/i.test(error.message)) throw new Error(`WebGPU does not start: ${firstLine(error)}`);
+    throw new Error('WebGPU finds no GPU: its driver for Vulkan, or the Vulkan loader (libvulkan1), is missing');
+  });
+  const [own, processor] = [await productRate('webgpu'), await productRate('prepacked')];
+  if (!acceptSlow && own < processor) {
+    const rates = `${own.toFixed(0)} GFLOP/s against ${processor.toFixed(0)}`;
+    throw new Error(`WebGPU’s adapter is slower than the processor (${rates}), like a software driver`);
+  }
+  const software = own < processor; // its memory is the processor's
+  const memory = software || process.platform === 'darwin' ? usableMemory() : await freeGpuMemory();
+  return {
+    device: 'webgpu',
+    name: software ? 'software driver' : await gpuName(),
+    memory,
+    limits: await probeLimits(),
+  };
+}
+
+const firstLine = ({ message }: Error) => message.split('\n')[0]!;
+
+/** x → sigmoid(x) of one number */
+function sigmoid(policy: Policy): Graph {
+  const graph = createGraph(NO_WEIGHTS, { policy });
+  graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));
+  return graph;
+}
+
+/** Opens a graph of one input `x`, runs it and closes it. */
+async function runOnce(graph: Graph, x: Float32Array): Promise<Float32Array> {
+  const session = await openSession(graph);
   try {
-    const graph = createGraph(NO_WEIGHTS, { policy: 'cuda' });
-    graph.output('y', graph.map('Sigmoid', graph.input('x', [1])));
-    const session = await openSession(graph);
-    await session.run({ x: new Float32Array(1) });
+    return await session.run({ x });
+  } finally {
     await session.close();
-    return undefined;
-  } catch (error) {
-    const { message } = error as Error;
-    return `CUDA does not start: ${/CUDA failure[^;]*/.exec(message)?.[0].trim() ?? message.split('\n')[0]}`;
   }
 }
 
-/** Bytes that are free on the first GPU that this process may see, Infinity if unknown. */
-async function freeGpuMemory(): Promise<number> {
+const SIDE = 1024;
+/** Billions of multiplications and additions a second in a product of two matrices of 1024 × 1024, the faster of two runs. */
+export async function productRate(policy: Policy): Promise<number> {
+  const graph = createGraph(NO_WEIGHTS, { policy });
+  const x = graph.input('x', [SIDE, SIDE]);
+  graph.output('y', graph.op('MatMul', [x, x], [SIDE, SIDE]));
+  const session = await openSession(graph);
+  const data = new Float32Array(SIDE * SIDE).fill(1 / SIDE);
+  let least = Infinity;
+  for (let i = 0; i < 3; i++) {
+    await session.run({ x: data }); // the first one also compiles
+    if (i > 0) least = Math.min(least, session.timings.run);
+  }
+  await session.close();
+  return (2 * SIDE ** 3) / least / 1e6;
+}
+
+/** Sizes of bindings that are tried, in bytes, the guaranteed one first. Most GPUs allow 2 or 4 GiB less 4 bytes. */
+const BINDINGS = [LEAST_LIMITS.binding, 2 ** 28, 2 ** 29, 2 ** 30, 2 ** 31 - 2 ** 22];
+
+/** What a device allows. Node can't read its limits, so each is tried: above a limit, kernels fail or give wrong numbers. */
+export async function probeLimits(): Promise<GpuLimits> {
+  const works = (graph: Graph, expected: number) =>
+    runOnce(graph, Float32Array.of(0.25)).then(
+      ([y]) => Math.abs(y! / expected - 1) < 1e-3,
+      () => false,
+    );
+  let { binding } = LEAST_LIMITS;
+  for (const bytes of BINDINGS.slice(1)) {
+    if (!(await works(largeSoftmax(bytes), 1 / ROW))) break;
+    binding = bytes;
+  }
+  const half = createGraph(NO_WEIGHTS, { policy: 'webgpu' });
+  half.output('y', half.cast(half.cast(half.input('x', [1]), 'float16'), 'float32'));
+  return { binding, half: await works(half, 0.25) };
+}
+
+const ROW = 1024;
+/** The mean of a softmax over rows of equal numbers, in a tensor of so many bytes: 1 / 1024 */
+function largeSoftmax(bytes: number): Graph {
+  const graph = createGraph(NO_WEIGHTS, { policy: 'webgpu', limits: { binding: bytes, half: false } });
+  const shape = [bytes / 4 / ROW, ROW];
+  const wide = graph.op('Expand', [graph.input('x', [1]), graph.integers(shape)], shape);
+  const shares = graph.map('Softmax', wide, { attributes: { axis: -1 } });
+  const means = graph.op('ReduceMean', [shares, graph.integers([1])], [shape[0]!, 1]);
+  graph.output('y', graph.op('ReduceMean', [means, graph.integers([0])], [1, 1]));
+  return graph;
+}
+
+/** What nvidia-smi says of the first GPU that this process may see, undefined without it. */
+async function nvidia(query: string): Promise<string | undefined> {
   const gpu = process.env.CUDA_VISIBLE_DEVICES?.split(',')[0] || '0';
-  const query = ['--query-gpu=memory.free', '--format=csv,noheader,nounits', `--id=${gpu}`];
-  const mebibytes = await promisify(execFile)('nvidia-smi', query).then(
-    ({ stdout }) => Number.parseInt(stdout, 10),
-    () => Number.NaN,
+  const options = [`--query-gpu=${query}`, '--format=csv,noheader,nounits', `--id=${gpu}`];
+  return promisify(execFile)('nvidia-smi', options).then(
+    ({ stdout }) => stdout.trim() || undefined,
+    () => undefined,
   );
-  return Number.isNaN(mebibytes) ? Infinity : mebibytes * 2 ** 20;
+}
+
+const GRAPHICS = '/sys/class/drm';
+/** A file of Linux's first graphics card that has it. */
+function ofGraphicsCard(file: string): string | undefined {
+  if (!existsSync(GRAPHICS)) return undefined;
+  const paths = readdirSync(GRAPHICS).map((card) => join(GRAPHICS, card, 'device', file));
+  const path = paths.find((path) => existsSync(path));
+  return path && readFileSync(path, 'utf8').trim();
+}
+
+async function gpuName(): Promise<string> {
+  const driver = /^DRIVER=(.*)$/m.exec(ofGraphicsCard('uevent') ?? '')?.[1];
+  return (await nvidia('name')) ?? (driver ? `GPU of the driver ${driver}` : 'GPU of an unknown name');
+}
+
+/** Bytes that are free on the GPU, of AMD's all that it has; Infinity if unknown. */
+async function freeGpuMemory(): Promise<number> {
+  const mebibytes = Number.parseInt((await nvidia('memory.free')) ?? '', 10);
+  if (!Number.isNaN(mebibytes)) return mebibytes * 2 ** 20;
+  return Number.parseInt(ofGraphicsCard('mem_info_vram_total') ?? '', 10) || Infinity;
 }

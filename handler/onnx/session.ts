@@ -1,6 +1,6 @@
 /** Runs graphs. */
 // biome-ignore lint/style/noRestrictedImports: This module is the only importer of onnxruntime-node.
-import { InferenceSession, Tensor } from 'onnxruntime-node';
+import { InferenceSession, listSupportedBackends, Tensor } from 'onnxruntime-node';
 import type { Graph } from './graph.ts';
 import { POLICIES } from './policy.ts';
 import { type Policy, product } from './value.ts';
@@ -24,9 +24,12 @@ export class OutOfMemory extends Error {
   }
 }
 
-/** What onnxruntime, the C++ library, CUDA, cuBLAS, cuDNN and V8 say when memory runs out. */
+/** What onnxruntime, the C++ library, CUDA, cuBLAS, cuDNN, Dawn and V8 say when memory runs out. */
 const OUT_OF_MEMORY =
-  /bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
+  /\[Invalid Buffer|bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
+
+/** Whether onnxruntime's library for this platform contains WebGPU. */
+export const hasWebGpu = () => listSupportedBackends().some(({ name }) => name === 'webgpu');
 
 function rethrow(error: unknown): never {
   throw error instanceof Error && OUT_OF_MEMORY.test(error.message) ? new OutOfMemory(error) : error;
