@@ -191,8 +191,7 @@ function transformer(
   let rows = layers.rowsOf(g, pointwise(g, groupNorm(g, x, `${name}.norm`, 1e-6), `${name}.proj_in`, C));
   for (let i = 0; i < depth; i++) {
     rows = spatialBlock(g, rows, `${name}.transformer_blocks.${i}`, N, heads, given);
-    const branches = B === 1 ? [] : [B];
-    const placed = g.add(g.reshape(rows, [...branches, T, H * W, C]), g.reshape(frames, [T, 1, C]));
+    const placed = g.add(g.reshape(rows, [B, T, H * W, C]), g.reshape(frames, [1, T, 1, C]));
     const block = `${name}.temporal_transformer_blocks.${i}`;
     const temporal = temporalBlock(g, g.reshape(placed, rows.shape), block, heads, given);
     rows = g.add(g.mul(rows, spatialShare), g.mul(temporal, layers.complement(g, spatialShare)));
@@ -226,6 +225,5 @@ function crossAttention(g: NetworkGraph, x: Value, name: string, context: Value)
   const [M, C] = x.shape as [number, number];
   const B = context.shape[0]!;
   const value = linear(g, linear(g, context, `${name}.to_v`, C, false), `${name}.to_out.0`, C);
-  if (B === 1) return g.add(x, value);
   return g.reshape(g.add(g.reshape(x, [B, M / B, C]), g.reshape(value, [B, 1, C])), [M, C]);
 }
