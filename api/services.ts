@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Bucket } from '../core/bucket/bucket.ts';
 import { openBucket } from '../core/bucket/open-bucket.ts';
+import type { PresentedTask } from '../core/responses.ts';
 import { SECOND } from '../core/time.ts';
 import type { Config } from './config.ts';
 import type { Dependencies } from './dependencies.ts';
@@ -18,6 +19,7 @@ import { createEstimator } from './tasks/estimate.ts';
 import { createTaskIds } from './tasks/id.ts';
 import { createLifecycle } from './tasks/lifecycle.ts';
 import { presentTask } from './tasks/present.ts';
+import { createQueue } from './tasks/queue.ts';
 import { createUploadSweeper } from './tasks/upload-sweeper.ts';
 import { createTurns } from './turns.ts';
 import { createWebhooks } from './webhooks/sender.ts';
@@ -68,6 +70,8 @@ export async function createServices({
   });
   const pollers = [createPruner(dependencies), createUploadSweeper(dependencies), createRescheduler(dependencies)];
   const stopping = new AbortController();
+  const estimate = createEstimator(dependencies);
+  const placeOf = createQueue(dependencies, estimate);
 
   return {
     ...dependencies,
@@ -77,13 +81,16 @@ export async function createServices({
     linkOrigin: new URL(probe).origin,
     lifecycle,
     webhooks,
-    estimate: createEstimator(dependencies),
+    estimate,
     /** ids of new tasks, ascending */
     nextTaskId: createTaskIds(now),
     /** counts the bodies of all requests together */
     reserveBody: createBodyBudget(),
     /** a task as clients see it, with freshly signed links */
-    presentTask: (task: PublicTask) => presentTask(task, dependencies),
+    async presentTask(task: PublicTask): Promise<PresentedTask> {
+      const presented = await presentTask(task, dependencies);
+      return task.status === 'queued' ? { ...presented, ...(await placeOf(task.id)) } : presented;
+    },
     metrics,
     /** runs a page of a list when it is its owner's turn */
     takeTurn: createTurns(),

@@ -12,7 +12,8 @@ export function formatTask(task: Task): string {
   const { id, status, stage, step, steps, progress, eta_seconds, error, videos = [], grid, expired_at, cost } = task;
   const count = step === undefined ? '' : ` ${step} of ${steps}`;
   const left = eta_seconds === undefined ? '' : `, about ${eta_seconds} s left`;
-  const state = isActive(status) && stage ? `: ${stage}${count}, ${Math.round(progress * 100)} %${left}` : '';
+  const place = task.queue_position === undefined ? '' : `: number ${task.queue_position} in the queue${left}`;
+  const state = isActive(status) && stage ? `: ${stage}${count}, ${Math.round(progress * 100)} %${left}` : place;
   const files = (grid ? [grid, ...videos] : videos).map(
     ({ link, width, height, frames, fps, bytes }) =>
       `${link}\n  ${width}×${height}, ${frames} frames at ${fps} fps, ${formatBytes(bytes)}\n`,

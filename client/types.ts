@@ -230,7 +230,9 @@ export interface Task {
   steps?: number;
   /** Never decreases */
   progress: number;
-  /** Estimated seconds left */
+  /** Place of a queued task: 1 is next */
+  queue_position?: number;
+  /** Estimated seconds until the end */
   eta_seconds?: number;
   created_at: string;
   started_at?: string;

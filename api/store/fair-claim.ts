@@ -34,11 +34,13 @@ export interface QueueOwner {
 /**
  * The owners of due rows; a random part of them if there are very many. Skips from owner to owner in the index.
  * @param count of the rows under way, of the row `owners`
+ * @param within also rows that are due in so many milliseconds
  */
 export async function dueOwners(
   { db, fromNow }: Dialect,
   { table, condition, due }: Queue,
   count: RawBuilder<number> = sql`0`,
+  within = 0,
 ): Promise<QueueOwner[]> {
   const [from, at] = [sql.table(table), sql.ref(due)];
   const { rows } = await sql<QueueOwner>`
@@ -49,33 +51,47 @@ export async function dueOwners(
     )
     select owner, ${count} as count from owners
     where owner is not null
-    and exists (select 1 from ${from} where ${condition} and owner = owners.owner and ${at} <= ${fromNow(0)})`.execute(
+    and exists (select 1 from ${from} where ${condition} and owner = owners.owner and ${at} <= ${fromNow(within)})`.execute(
     db,
   );
   const first = Math.max(0, Math.floor(Math.random() * (rows.length - MAX_OWNERS + 1)));
   return rows.slice(first, first + MAX_OWNERS);
 }
 
-/** A subquery: the ids of the due rows of these owners that are next. */
-export function fairest(
+/**
+ * A subquery: the due rows of these owners, with their `position` in the order of claims, from 1, and their `place` among the owner's own.
+ * @param limit rows of each owner
+ * @param within also rows that are due in so many milliseconds
+ */
+export function inTurn(
   { fromNow }: Dialect,
   { table, condition, due }: Queue,
   owners: QueueOwner[],
-  { limit, free, share, maxPerOwner = Number.MAX_SAFE_INTEGER }: FairClaim,
-): RawBuilder<string> {
+  limit: number,
+  within = 0,
+): RawBuilder<unknown> {
   const [from, at] = [sql.table(table), sql.ref(due)];
   const queues = owners.map(
     ({ owner, count }) => sql`select * from (
       select id, owner, ${at} as due, cast(${count} as bigint) as count from ${from}
-      where ${condition} and owner = ${owner} and ${at} <= ${fromNow(0)} order by ${at} limit ${limit}) as queue`,
+      where ${condition} and owner = ${owner} and ${at} <= ${fromNow(within)} order by ${at} limit ${limit}) as queue`,
   );
   return sql`(
-    select id from (
-      select id, place, row_number() over (order by place, due) as position from (
-        select id, due, count + row_number() over (partition by owner order by due) as place
-        from (${sql.join(queues, sql` union all `)}) as queues
-      ) as placed
-    ) as positioned
+    select id, place, row_number() over (order by place, due) as position from (
+      select id, due, count + row_number() over (partition by owner order by due) as place
+      from (${sql.join(queues, sql` union all `)}) as queues
+    ) as placed)`;
+}
+
+/** A subquery: the ids of the due rows of these owners that are next. */
+export function fairest(
+  dialect: Dialect,
+  queue: Queue,
+  owners: QueueOwner[],
+  { limit, free, share, maxPerOwner = Number.MAX_SAFE_INTEGER }: FairClaim,
+): RawBuilder<string> {
+  return sql`(
+    select id from ${inTurn(dialect, queue, owners, limit)} as positioned
     where position <= ${limit}
     and place <= cast(${maxPerOwner} as bigint)
     and place <= cast(${share} as bigint) * (cast(${free} as bigint) + 1 - position))`;

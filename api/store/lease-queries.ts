@@ -3,11 +3,15 @@
  * when it expires; so a process that dies blocks its tasks only for a while. Every claim raises the task's version.
  */
 import { type SelectQueryBuilder, sql } from 'kysely';
+import { HOUR } from '../../core/time.ts';
 import type { Claim, Dialect, StoreLog, Tables } from './dialect.ts';
-import { dueOwners, type FairClaim, fairest, type Queue } from './fair-claim.ts';
+import { dueOwners, type FairClaim, fairest, inTurn, type Queue } from './fair-claim.ts';
 import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
 import { NEVER, readRows } from './task-queries.ts';
+
+/** What says when a task gets its turn. */
+export type QueuedTask = Pick<Task, 'id' | 'status' | 'progress' | 'input'>;
 
 const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };
 
@@ -40,6 +44,27 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
   }
 
   return {
+    /**
+     * Active tasks, at most `limit` with a job and `limit` without one: those with a job in the order of its submission, then those that
+     * wait for one in the order in which they get it.
+     */
+    async listQueue(limit: number): Promise<QueuedTask[]> {
+      const submitted = await db
+        .selectFrom('tasks')
+        .select(['id', 'status', 'progress', 'input'])
+        .where(SUBMITTED)
+        .orderBy('submitted_at')
+        .limit(limit)
+        .execute();
+      const within = HOUR; // longer than any lease or backoff
+      const owners = await dueOwners(dialect, QUEUE, countOut(sql`and owner = owners.owner`), within);
+      if (owners.length === 0) return readRows(submitted, log);
+      const { rows: waiting } = await sql<(typeof submitted)[number]>`
+        select tasks.id, status, progress, input from ${inTurn(dialect, QUEUE, owners, limit, within)} as positioned
+        join tasks on tasks.id = positioned.id where position <= ${limit} order by position`.execute(db);
+      return readRows([...submitted, ...waiting], log);
+    },
+
     /** Leases due tasks, except those that wait for a job. */
     claimDue({ lease: ms, limit }: Claim): Promise<Task[]> {
       const due = unleased().select('id').where(NOT_WAITING).where('next_run_at', '<=', fromNow(0));
