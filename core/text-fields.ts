@@ -1,12 +1,13 @@
 /** Gathers fields `metadata[KEY]` of a form or query in one object `metadata`. */
 export function gatherMetadata<T>(fields: Iterable<readonly [name: string, value: T]>): Record<string, unknown> {
-  const values: Record<string, unknown> = {};
+  const others: (readonly [string, T])[] = [];
   const pairs: [string, T][] = [];
   for (const [name, value] of fields) {
     const [, key] = /^metadata\[(.*)\]$/s.exec(name) ?? [];
-    if (key === undefined) values[name] = value;
+    if (key === undefined) others.push([name, value]);
     else pairs.push([key, value]);
   }
+  const values: Record<string, unknown> = Object.fromEntries(others); // a name such as __proto__ stays a name
   return pairs.length === 0 ? values : { ...values, metadata: Object.fromEntries(pairs) };
 }
 
