@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 import { userPath } from '../client/files.ts';
 import { isMet, machine, machineLine, type Report, table } from './report.ts';
 
-const BENCHMARKS = ['svd', 'memory', 'media', 'worker', 'api', 'demo', 'idle'];
+const BENCHMARKS = ['svd', 'fast', 'memory', 'media', 'worker', 'api', 'demo', 'idle'];
 
 const name = process.argv[2];
 if (name === undefined || name.startsWith('--')) await runAll();

@@ -58,6 +58,10 @@ export interface PeerTask {
   T: number;
   threads: number;
   steps?: number;
+  /** noise levels in place of `steps`, the last one 0 */
+  sigmas?: number[];
+  /** highest guidance scale; at 1 one branch runs */
+  guidance?: number;
 }
 
 export type Peer = ReturnType<typeof startPeer>;

@@ -1,10 +1,11 @@
 /** Estimates the GPU time and cost of a task from its parameters and the latest tasks of its model. */
-import { noiseLevels } from '../../core/discretization.ts';
+import { type Discretization, noiseLevels } from '../../core/discretization.ts';
 import { maxPixels } from '../../core/frame-size.ts';
-import { guidanceInterval, guidanceScales, isInInterval } from '../../core/guider.ts';
+import { type Guider, guidanceInterval, guidanceScales, isInInterval } from '../../core/guider.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
 import type { CostEstimate } from '../../core/responses.ts';
+import type { Sampler } from '../../core/sampler-options.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import { costOf, costOfTime } from '../money.ts';
@@ -53,8 +54,14 @@ export function estimateGpuTime(model: ModelName, input: Input): number {
 /** The part of an evaluation that runs with cached features, by cache_depth: counted operations of svd_xt. */
 const CACHED_SHARE = [1, 0.085, 0.247, 0.415, 0.489, 0.59];
 
+/** What the number of evaluations depends on. */
+type Sampled = Pick<Input, 'T' | 'steps'> &
+  Sampler &
+  Discretization &
+  Guider & { cache_interval?: number | undefined; cache_depth?: number | undefined };
+
 /** The most evaluations of both guidance branches. One branch alone, as without guidance, counts half. */
-function countEvaluations(input: Input): number {
+export function countEvaluations(input: Sampled): number {
   const { cache_interval = 1, cache_depth = 0 } = input;
   const isGuided = guidanceScales(input.T, input).some((scale) => scale !== 1);
   const interval = guidanceInterval(input);

@@ -1,0 +1,98 @@
+/**
+ * `npm run bench -- fast`: clips of the tests' small networks at each speed, and by AnimateLCM's parameters, against diffusers with its
+ * default 25 steps and against diffusers on the same noise levels. Evaluations of the UNet are counted too: they depend on no machine.
+ */
+import * as v from 'valibot';
+import { countEvaluations } from '../api/tasks/estimate.ts';
+import { noiseLevels } from '../core/discretization.ts';
+import { guidanceScales } from '../core/guider.ts';
+import { jobSchema, type SizedJob } from '../core/job.ts';
+import { type ModelName, SPEEDS } from '../core/presets.ts';
+import { parseRequest } from '../core/request.ts';
+import { openSvd } from '../handler/models/svd.ts';
+import { generator } from '../handler/sampling/torch-random.ts';
+import { sampleLatents } from '../handler/video/make-video.ts';
+import { numberFlags, settle, timed } from './measure.ts';
+import { diffusers, SMALL_SVD } from './peers.ts';
+import { type Aim, type Pair, type Report, type Row, row } from './report.ts';
+
+const { H, W, T, threads, rounds } = numberFlags({ H: 256, W: 384, T: 7, threads: 2, rounds: 3 });
+const DIFFUSERS_STEPS = 25;
+const signal = new AbortController().signal;
+
+/** Aims: of the time of diffusers' default clip, and of the evaluations of `exact`. */
+const AIMS: Partial<Record<string, { time: number; evaluations: number }>> = {
+  fast: { time: 0.13, evaluations: 0.25 },
+  AnimateLCM: { time: 0.07, evaluations: 0.1 },
+};
+const most = (bound?: number): Aim | undefined => (bound === undefined ? undefined : { of: 'ratio', most: bound });
+
+/** The job that a request without further parameters becomes. */
+function jobOf(model: ModelName, speed: string): SizedJob {
+  const context = { limits: { maxFrames: T, maxFps: 30 }, model, hasImage: false, seed: 1 };
+  const values = { image_url: 'https://example.com/still.png', H, W, T, decoding_t: T, speed };
+  const { speed: _, ...input } = parseRequest(values, context).input;
+  return v.parse(jobSchema, { ...input, model, task_id: '01a206ec-8c81-72d2-88c2-373f04644e4a' }) as SizedJob;
+}
+
+export async function run(): Promise<Report> {
+  const model = openSvd(SMALL_SVD, { threads });
+  const peer = (await diffusers())?.(SMALL_SVD);
+  const still = { data: new Uint8Array(W * H * 3).fill(120), width: W, height: H };
+  let evaluations = 0;
+  async function makeClip(job: SizedJob) {
+    const { randn } = generator(1);
+    const clip = await model.open({ ...job, still, randn, signal });
+    const denoise: typeof clip.denoise = (...args) => {
+      evaluations++;
+      return clip.denoise(...args);
+    };
+    const latents = await sampleLatents({ ...clip, denoise }, job, { randn, signal });
+    for await (const _ of clip.decode(latents));
+    await clip.close();
+  }
+  const theirs = async (more: object) => {
+    await settle();
+    return peer && { theirs: await peer.run({ run: 'whole', H, W, T, threads, ...more }) };
+  };
+
+  const clips = [
+    ...Object.keys(SPEEDS).map((speed) => ({ label: speed, job: jobOf('svd_xt', speed) })),
+    { label: 'AnimateLCM', job: jobOf('animatelcm_svd_xt', 'exact') },
+  ].map((clip) => ({ ...clip, evaluations: 0, byDefault: [] as Pair[], same: [] as Pair[] }));
+  for (let round = 0; round <= rounds; round++) {
+    const standard = await theirs({ steps: DIFFUSERS_STEPS });
+    for (const clip of clips) {
+      const { job } = clip;
+      const settings = { sigmas: noiseLevels(job.steps, job), guidance: Math.max(...guidanceScales(T, job)) };
+      const same = await theirs(settings);
+      await settle();
+      evaluations = 0;
+      const ours = await timed(() => makeClip(job));
+      clip.evaluations = evaluations;
+      if (round === 0) continue; // warms up
+      clip.byDefault.push({ ours, ...standard });
+      clip.same.push({ ours, ...same });
+    }
+  }
+  peer?.close();
+  await model.close();
+
+  const wholes = clips.map(({ job }) => 2 * countEvaluations(job));
+  return {
+    how: `Clips by the tests’ small networks: ${W}×${H}, ${T} frames; ${threads} threads; ${rounds} rounds. A whole evaluation is one branch of guidance without cached features; cached ones count as their share of svd_xt’s arithmetic. diffusers caches no features.`,
+    rows: clips.flatMap(({ label, evaluations, byDefault, same }, i): Row[] => {
+      const aim = AIMS[label];
+      const whole = { ours: wholes[i]!, theirs: wholes[0]! };
+      return [
+        row(`${label}: evaluations of the UNet`, '', [{ ours: evaluations }]),
+        row(`${label}: the same in whole evaluations`, '', [whole], { peer: 'exact', aim: most(aim?.evaluations) }),
+        row(`${label}: a clip`, 'ms', byDefault, {
+          peer: `diffusers, ${DIFFUSERS_STEPS} steps`,
+          aim: most(aim?.time),
+        }),
+        row(`${label}: a clip`, 'ms', same, { peer: 'diffusers, same noise levels' }),
+      ];
+    }),
+  };
+}
