@@ -26,7 +26,8 @@ const INTEGRATION = [
 ];
 
 /** Small files that take long. Vitest starts with the largest files as long as it does not know how long each takes. */
-const SLOW = /(image\/image|e2e\/(pod|chaos|openapi|demo|docs(-pages)?|svd|s3)|models\/svd-memory)\.test\.ts$/;
+const SLOW =
+  /(image\/image|e2e\/(pod|chaos|openapi|demo|docs(-pages)?|svd|s3)|models\/svd-memory|onnx\/webgpu)\.test\.ts$/;
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {

@@ -2,20 +2,20 @@ import { readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { timestepEmbedding } from '../models/svd/conditioning.ts';
-import { inSinglePrecision, psnr, reference, referenceNames, SMALL_SVD } from '../models/testdata/reference.ts';
+import { openFiles } from '../models/svd/files.ts';
+import { NETWORK_CASES } from '../models/testdata/network-cases.ts';
+import { inSinglePrecision, psnr, reference, SMALL_SVD } from '../models/testdata/reference.ts';
 import { generator } from '../sampling/torch-random.ts';
 import { createGraph, type Graph, type GraphOptions } from './graph.ts';
-import { clipConfig, clipVision } from './image-encoder.ts';
+import { clipVision } from './image-encoder.ts';
 import { openSafeTensors } from './safetensors.ts';
 import { openSession } from './session.ts';
-import { unet, unetConfig } from './unet.ts';
-import { vaeConfig, vaeDecoder, vaeEncoder } from './vae.ts';
+import { vaeDecoder } from './vae.ts';
 
 /** The least PSNR in dB of each network against diffusers in float32 on the same weights. */
 const MIN_PSNR = 110;
+const { configs } = openFiles(SMALL_SVD);
 let single: string;
 
 beforeAll(async () => {
@@ -23,12 +23,6 @@ beforeAll(async () => {
   inSinglePrecision(single);
 });
 afterAll(() => rm(single, { recursive: true, force: true }));
-
-const config = <S extends v.GenericSchema>(schema: S, path: string): v.InferOutput<S> =>
-  v.parse(schema, JSON.parse(readFileSync(join(SMALL_SVD, path, 'config.json'), 'utf8')));
-const cases = (network: string) => [
-  ...new Set(referenceNames.filter((name) => name.startsWith(`${network} `)).map((name) => name.split('/')[0]!)),
-];
 
 /** Runs a graph of any policy on a processor. */
 async function run(graph: Graph, feeds: Record<string, Float32Array>) {
@@ -60,44 +54,9 @@ describe.each<Variant>([
   { files: 'half', ...float16 },
   { files: 'single', ...float16 },
 ])('with files in $files precision, graphs $graph', ({ files, graph: options, minPsnr }) => {
-  const weights = (folder: string, name: string) =>
-    files === 'half'
-      ? openSafeTensors(join(SMALL_SVD, folder, `${name}.fp16.safetensors`))
-      : openSafeTensors(join(single, folder, `${name}.safetensors`));
-
-  test.each(cases('unet'))('%s equals diffusers', async (name) => {
-    const { shape, data: sample } = reference(`${name}/sample`);
-    const [B, T, , h, w] = shape as [number, number, number, number, number];
-    const ids = reference(`${name}/ids`).data;
-    const added = new Float32Array(B * 96);
-    for (const [i, id] of ids.entries()) added.set(timestepEmbedding(id, 32), i * 32);
-    const time = timestepEmbedding(reference(`${name}/timestep`).data[0]!, 64);
-    const file = weights('unet', 'diffusion_pytorch_model');
-    const graph = unet(file, config(unetConfig, 'unet'), { B, T, h, w }, options);
-    const got = await run(graph, { sample, time, added, context: reference(`${name}/context`).data });
-    expect(psnr(got, reference(`${name}/v`).data)).toBeGreaterThan(minPsnr);
-  });
-
-  test.each(cases('encoder'))('%s equals diffusers', async (name) => {
-    const { shape, data: picture } = reference(`${name}/picture`);
-    const [B, , H, W] = shape as [number, number, number, number];
-    const file = weights('vae', 'diffusion_pytorch_model');
-    const graph = vaeEncoder(file, config(vaeConfig, 'vae'), { B, H, W }, options);
-    expect(psnr(await run(graph, { picture }), reference(`${name}/latent`).data)).toBeGreaterThan(minPsnr);
-  });
-
-  test.each(cases('decoder'))('%s equals diffusers', async (name) => {
-    const { shape, data: latents } = reference(`${name}/latents`);
-    const [T, , h, w] = shape as [number, number, number, number];
-    const file = weights('vae', 'diffusion_pytorch_model');
-    const graph = vaeDecoder(file, config(vaeConfig, 'vae'), { T, h, w }, options);
-    expect(psnr(await run(graph, { latents }), reference(`${name}/frames`).data)).toBeGreaterThan(minPsnr);
-  });
-
-  test('CLIP equals transformers', async () => {
-    const graph = clipVision(weights('image_encoder', 'model'), config(clipConfig, 'image_encoder'), options);
-    const got = await run(graph, { pixels: reference('clip/pixels').data });
-    expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(minPsnr);
+  test.each(NETWORK_CASES)('$name equals diffusers', async ({ graph, feeds, expected }) => {
+    const got = await run(graph(openFiles(files === 'half' ? SMALL_SVD : single), options), feeds);
+    expect(psnr(got, expected)).toBeGreaterThan(minPsnr);
   });
 });
 
@@ -107,7 +66,7 @@ test('large frames, whose temporal layers run in strips, decode to the same fram
   const latents = generator(7).randn(3 * 4 * size.h * size.w);
   const [inStrips, whole] = await Promise.all(
     (['prepacked', 'mapped'] as const).map((policy) =>
-      run(vaeDecoder(file, config(vaeConfig, 'vae'), size, { policy }), { latents }),
+      run(vaeDecoder(file, configs.vae, size, { policy }), { latents }),
     ),
   );
   expect(psnr(inStrips!, whole!)).toBeGreaterThan(MIN_PSNR);
@@ -115,7 +74,7 @@ test('large frames, whose temporal layers run in strips, decode to the same fram
 
 test('a run with a missing or unknown input or one of another length fails with the name of the input', async () => {
   const weights = openSafeTensors(join(SMALL_SVD, 'image_encoder/model.fp16.safetensors'));
-  const session = await openSession(clipVision(weights, config(clipConfig, 'image_encoder')));
+  const session = await openSession(clipVision(weights, configs.clip));
   await expect(session.run({})).rejects.toThrow('input pixels is [1,3,224,224], 150528 values, not nothing');
   await expect(session.run({ pixels: new Float32Array(5) })).rejects.toThrow('150528 values, not 5');
   await expect(session.run({ pixels: new Float32Array(150528), more: new Float32Array(1) })).rejects.toThrow(
@@ -144,7 +103,7 @@ describe('a weights file', () => {
   test('opens through a link, as in a cache', async () => {
     const link = join(folder, 'link.safetensors');
     symlinkSync(file, link);
-    const got = await run(clipVision(openSafeTensors(link), config(clipConfig, 'image_encoder')), {
+    const got = await run(clipVision(openSafeTensors(link), configs.clip), {
       pixels: reference('clip/pixels').data,
     });
     expect(psnr(got, reference('clip/embedding').data)).toBeGreaterThan(MIN_PSNR);
