@@ -6,7 +6,7 @@ import { createBodies } from './graph/bodies.ts';
 import { createConstants } from './graph/constants.ts';
 import { countConstants, countOperations, peakBytes, schedule } from './graph/memory-plan.ts';
 import { createOperators } from './graph/operators.ts';
-import { createPartedOperators, divideFirst } from './graph/parts.ts';
+import { divideFirst, PartedOperators } from './graph/parts.ts';
 import { type Placement, placeConstants } from './graph/placement.ts';
 import { type Body, type Node, Writer } from './graph/writer.ts';
 import { POLICIES } from './policy.ts';
@@ -43,7 +43,7 @@ export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
   const webgpu = policy === 'webgpu';
   const writer = new Writer(webgpu ? limits.half : POLICIES[policy].weightsAreInputs);
   const plain = createOperators(writer);
-  const operators = webgpu ? createPartedOperators(plain, limits.binding) : plain;
+  const operators = webgpu ? { ...plain, ...new PartedOperators(plain, limits.binding) } : plain;
   const { replaceableOne, ...constants } = createConstants(writer, operators, weights, precision);
   const bodies = createBodies(writer, operators, replaceableOne);
 

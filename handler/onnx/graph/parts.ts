@@ -37,47 +37,173 @@ const divisible = (shape: readonly number[]) => (shape[0] === 1 && shape.length 
 /**
  * Operators for a GPU whose kernels take tensors up to `limit` bytes. A larger value exists as parts only: along its first dimension or,
  * if that is one picture, as strips of rows. An operator on parts is one on each of them, with the rows around a strip where a kernel
- * reaches over its edge.
- * @throws Error that names the shape: a value can be divided no further, or an operator needs it whole
+ * reaches over its edge. All throw an Error that names the shape if a value can be divided no further, or if an operator needs it whole.
  */
-export function createPartedOperators(plain: Operators, limit: number): Operators {
-  const fits = (value: Described) => sizeOf(value) <= limit;
+export class PartedOperators {
+  readonly #plain: Operators;
+  readonly #limit: number;
 
-  /** Parts as one value: whole if they fit. */
-  function join(values: readonly Value[], axis: number): Value {
-    const [first] = values as [Value];
-    if (values.length === 1) return first;
-    const shape = first.shape.with(
-      axis,
-      values.reduce((sum, value) => sum + value.shape[axis]!, 0),
-    );
-    const { type } = first;
-    return fits({ type, shape }) ? plain.concat(values, axis) : { name: '', type, shape, parts: { axis, values } };
+  constructor(plain: Operators, limit: number) {
+    this.#plain = plain;
+    this.#limit = limit;
   }
 
-  function whole(value: Value): Value {
-    if (value.parts) throw new Error(`[${value.shape}] can’t be whole: the GPU’s tensors have at most ${limit} bytes`);
-    return value;
-  }
-
-  function slice(value: Value, axis: number, from: number, to: number): Value {
-    if (from === 0 && to === value.shape[axis]) return value;
-    if (!value.parts) return plain.slice(value, axis, from, to);
-    const { axis: along, values } = value.parts;
-    if (axis !== along)
-      return join(
-        values.map((part) => slice(part, axis, from, to)),
-        along,
+  op = (
+    kind: string,
+    operands: readonly (Value | undefined)[],
+    shape: readonly number[],
+    options: OpOptions = {},
+  ): Value => {
+    const result = { type: options.type ?? operands.find((value) => value)!.type, shape };
+    if (this.#fit(result, operands)) return this.#plain.op(kind, operands, shape, options);
+    const divided = kind === 'MatMul' ? 2 : 1; // operands that are divided like the result; others are weights
+    return this.#divide(result, operands.slice(0, divided) as Value[], (axis, from, to) => {
+      if (axis === shape.length - 1) throw new Error(`${kind} of [${shape}] can’t be divided`);
+      const some = operands.map(
+        (value, i) => value && (i < divided ? this.slice(value, axis, from, to) : this.#whole(value)),
       );
+      return this.op(kind, some, shape.with(axis, to - from), options);
+    });
+  };
+
+  map: Operators['map'] = (kind, value, options) => this.op(kind, [value], value.shape, options);
+
+  cast: Operators['cast'] = (value, type) => this.#plain.cast(this.#whole(value), type);
+
+  add = (a: Value, b: Value) => this.#elementwise('Add', a, b);
+  sub = (a: Value, b: Value) => this.#elementwise('Sub', a, b);
+  mul = (a: Value, b: Value) => this.#elementwise('Mul', a, b);
+
+  slice = (value: Value, axis: number, from: number, to: number): Value => {
+    if (from === 0 && to === value.shape[axis]) return value;
+    if (!value.parts) return this.#plain.slice(value, axis, from, to);
+    const { axis: along, values } = value.parts;
+    if (axis !== along) {
+      const slices = values.map((part) => this.slice(part, axis, from, to));
+      return this.#join(slices, along);
+    }
     const picked: Value[] = [];
     let start = 0;
     for (const part of values) {
       const end = start + part.shape[axis]!;
       if (from < end && to > start)
-        picked.push(slice(part, axis, Math.max(from, start) - start, Math.min(to, end) - start));
+        picked.push(this.slice(part, axis, Math.max(from, start) - start, Math.min(to, end) - start));
       start = end;
     }
-    return join(picked, axis);
+    return this.#join(picked, axis);
+  };
+
+  split = (value: Value, axis: number, sizes: readonly number[]): Value[] => {
+    if (!value.parts) return this.#plain.split(value, axis, sizes);
+    return sizes.map((size, i) => {
+      const from = sizes.slice(0, i).reduce((sum, before) => sum + before, 0);
+      return this.slice(value, axis, from, from + size);
+    });
+  };
+
+  concat = (values: readonly Value[], axis: number): Value => {
+    const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
+    const result = { type: values[0]!.type, shape: values[0]!.shape.with(axis, size) };
+    if (this.#fit(result, values)) return this.#plain.concat(values, axis);
+    if (axis === divisible(result.shape)) {
+      const parts = values.flatMap((value) => (value.parts?.axis === axis ? value.parts.values : [value]));
+      return this.#join(parts, axis);
+    }
+    return this.#divide(result, values, (along, from, to) => {
+      const slices = values.map((value) => this.slice(value, along, from, to));
+      return this.concat(slices, axis);
+    });
+  };
+
+  /** Of parts, each is reshaped: their ends are brought to where the other shape's items end. */
+  reshape = (value: Value, shape: readonly number[]): Value => {
+    if (!value.parts) return this.#plain.reshape(value, shape);
+    const [axis, other] = [leading(value.shape), leading(shape)];
+    if (value.parts.axis !== axis) throw new Error(`strips of [${value.shape}] can’t be reshaped to [${shape}]`);
+    const [items, others] = [value.shape[axis]!, shape[other]!];
+    const ratio = items / others; // of one item of the result
+    let ends = partEnds(value, axis);
+    if (!ends.every((end) => Number.isInteger(end / ratio))) {
+      const step = Math.max(1, Math.floor((this.#limit * others) / sizeOf(value))) * ratio;
+      ends = Array.from({ length: Math.ceil(items / step) }, (_, i) => Math.min(items, (i + 1) * step));
+    }
+    const parts = ends.map((end, i) => {
+      const part = this.slice(value, axis, ends[i - 1] ?? 0, end);
+      return this.reshape(part, shape.with(other, part.shape[axis]! / ratio));
+    });
+    return this.#join(parts, other);
+  };
+
+  transpose = (value: Value, order: readonly number[]): Value => {
+    if (!value.parts) return this.#plain.transpose(value, order);
+    const { axis, values } = value.parts;
+    const parts = values.map((part) => this.transpose(part, order));
+    return this.#join(parts, order.indexOf(axis));
+  };
+
+  conv = (x: Value, kernel: Value, bias?: Value, attributes: ConvAttributes = {}): Value => {
+    const result = { type: x.type, shape: convShape(x, kernel, attributes) };
+    if (this.#fit(result, [x])) return this.#plain.conv(x, kernel, bias, attributes);
+    const { pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1] } = attributes;
+    const [N, C, height, W] = x.shape as [number, number, number, number];
+    const reach = (kernel.shape[2]! - 1) * dilations[0]! + 1; // rows
+    const rows = Math.floor(this.#limit / sizeOf({ type: x.type, shape: [C, W] })); // that fit
+    const make = (axis: number, from: number, to: number) => {
+      if (axis === 0) return this.conv(this.slice(x, 0, from, to), kernel, bias, attributes);
+      // The rows that the kernel reaches from the result's rows, without those of the padding.
+      const first = from * strides[0]! - pads[0]!;
+      const last = (to - 1) * strides[0]! - pads[0]! + reach;
+      const read = this.slice(x, 2, Math.max(0, first), Math.min(height, last));
+      const around = [Math.max(0, -first), pads[1]!, Math.max(0, last - height), pads[3]!];
+      return this.conv(read, kernel, bias, { ...attributes, pads: around });
+    };
+    return this.#divide(result, [x], make, N === 1 ? { most: Math.floor((rows - reach) / strides[0]!) + 1 } : {});
+  };
+
+  resize: Operators['resize'] = (x, [height, width]) => {
+    const result = { type: x.type, shape: [...x.shape.slice(0, 2), height, width] };
+    if (this.#fit(result, [x])) return this.#plain.resize(x, [height, width]);
+    const factor = height / x.shape[2]!;
+    const make = (axis: number, from: number, to: number) => {
+      if (axis === 0) return this.resize(this.slice(x, 0, from, to), [height, width]);
+      if (!Number.isInteger(factor)) throw new Error(`[${x.shape}] can’t be resized in strips to ${height} rows`);
+      return this.resize(this.slice(x, 2, from / factor, to / factor), [to - from, width]);
+    };
+    return this.#divide(result, [x], make, { unit: x.shape[0] === 1 ? factor : 1 });
+  };
+
+  #elementwise(kind: 'Add' | 'Sub' | 'Mul', a: Value, b: Value): Value {
+    const shape = broadcastShape(kind, a, b);
+    const result = { type: a.type, shape };
+    if (this.#fit(result, [a, b])) return this.#plain.op(kind, [a, b], shape);
+    return this.#divide(result, [a, b], (axis, from, to) => {
+      const part = (value: Value) => {
+        const own = axis - (shape.length - value.shape.length); // its dimensions are the last ones
+        return own < 0 || value.shape[own] === 1 ? this.#whole(value) : this.slice(value, own, from, to);
+      };
+      return this.#elementwise(kind, part(a), part(b));
+    });
+  }
+
+  /** Whether an operator takes and gives whole values. */
+  #fit(result: Described, operands: readonly (Value | undefined)[]): boolean {
+    return sizeOf(result) <= this.#limit && !operands.some((value) => value?.parts);
+  }
+
+  #whole(value: Value): Value {
+    if (!value.parts) return value;
+    throw new Error(`[${value.shape}] can’t be whole: the GPU’s tensors have at most ${this.#limit} bytes`);
+  }
+
+  /** Parts as one value: whole if they fit. */
+  #join(values: readonly Value[], axis: number): Value {
+    const [first] = values as [Value];
+    if (values.length === 1) return first;
+    const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
+    const joined = { type: first.type, shape: first.shape.with(axis, size) };
+    return this.#fit(joined, values)
+      ? this.#plain.concat(values, axis)
+      : { ...joined, name: '', parts: { axis, values } };
   }
 
   /**
@@ -86,7 +212,7 @@ export function createPartedOperators(plain: Operators, limit: number): Operator
    * @param unit of which the ends of parts are multiples
    * @param most the largest part
    */
-  function divide(
+  #divide(
     result: Described,
     operands: readonly Value[],
     make: (axis: number, from: number, to: number) => Value,
@@ -99,11 +225,11 @@ export function createPartedOperators(plain: Operators, limit: number): Operator
     const axis = divided?.parts?.axis ?? divisible(result.shape);
     const size = result.shape[axis]!;
     if ((!divided && size <= unit) || most < 1)
-      throw new Error(`[${result.shape}] can’t be divided into parts of ${limit} bytes`);
+      throw new Error(`[${result.shape}] can’t be divided into parts of ${this.#limit} bytes`);
     const scale = divided ? size / divided.shape[axis]! : 1;
     const ends = divided ? partEnds(divided, axis).map((end) => Math.round(end * scale)) : [size];
     const itemBytes = sizeOf(result) / size;
-    const room = axis === 2 ? limit - 2 * itemBytes : limit; // for the rows next to a strip that a 3×3 kernel reads
+    const room = axis === 2 ? this.#limit - 2 * itemBytes : this.#limit; // for the rows next to a strip that a 3×3 kernel reads
     const parts: Value[] = [];
     let from = 0;
     for (const end of ends) {
@@ -113,138 +239,6 @@ export function createPartedOperators(plain: Operators, limit: number): Operator
         parts.push(make(axis, from, Math.min(end, from + step)));
       from = end;
     }
-    return join(parts, axis);
+    return this.#join(parts, axis);
   }
-  const mustDivide = (result: Described, operands: readonly (Value | undefined)[]) =>
-    !fits(result) || operands.some((value) => value?.parts);
-
-  function op(
-    kind: string,
-    operands: readonly (Value | undefined)[],
-    shape: readonly number[],
-    options: OpOptions = {},
-  ): Value {
-    const result = { type: options.type ?? operands.find((value) => value)!.type, shape };
-    if (!mustDivide(result, operands)) return plain.op(kind, operands, shape, options);
-    const divided = kind === 'MatMul' ? 2 : 1; // operands that are divided like the result; others are weights
-    return divide(result, operands.slice(0, divided) as Value[], (axis, from, to) => {
-      if (axis === shape.length - 1) throw new Error(`${kind} of [${shape}] can’t be divided`);
-      const some = operands.map((value, i) => value && (i < divided ? slice(value, axis, from, to) : whole(value)));
-      return op(kind, some, shape.with(axis, to - from), options);
-    });
-  }
-
-  const elementwise =
-    (kind: 'Add' | 'Sub' | 'Mul') =>
-    (a: Value, b: Value): Value => {
-      const shape = broadcastShape(kind, a, b);
-      const result = { type: a.type, shape };
-      if (!mustDivide(result, [a, b])) return plain.op(kind, [a, b], shape);
-      return divide(result, [a, b], (axis, from, to) => {
-        const part = (value: Value) => {
-          const own = axis - (shape.length - value.shape.length); // its dimensions are the last ones
-          return own < 0 || value.shape[own] === 1 ? whole(value) : slice(value, own, from, to);
-        };
-        return elementwise(kind)(part(a), part(b));
-      });
-    };
-
-  function conv(x: Value, kernel: Value, bias?: Value, attributes: ConvAttributes = {}): Value {
-    const result = { type: x.type, shape: convShape(x, kernel, attributes) };
-    if (!mustDivide(result, [x])) return plain.conv(x, kernel, bias, attributes);
-    const { pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1] } = attributes;
-    const [, C, height, W] = x.shape as [number, number, number, number];
-    const reach = (kernel.shape[2]! - 1) * dilations[0]! + 1; // rows
-    const rows = Math.floor(limit / sizeOf({ type: x.type, shape: [C, W] })); // that fit
-    const make = (axis: number, from: number, to: number) => {
-      if (axis === 0) return conv(slice(x, 0, from, to), kernel, bias, attributes);
-      // The rows that the kernel reaches from the result's rows, without those of the padding.
-      const first = from * strides[0]! - pads[0]!;
-      const last = (to - 1) * strides[0]! - pads[0]! + reach;
-      const read = slice(x, 2, Math.max(0, first), Math.min(height, last));
-      const around = [Math.max(0, -first), pads[1]!, Math.max(0, last - height), pads[3]!];
-      return conv(read, kernel, bias, { ...attributes, pads: around });
-    };
-    const ofPicture = x.shape[0] === 1 ? { most: Math.floor((rows - reach) / strides[0]!) + 1 } : {};
-    return divide(result, [x], make, ofPicture);
-  }
-
-  function resize(x: Value, [height, width]: readonly [height: number, width: number]): Value {
-    const result = { type: x.type, shape: [...x.shape.slice(0, 2), height, width] };
-    if (!mustDivide(result, [x])) return plain.resize(x, [height, width]);
-    const factor = height / x.shape[2]!;
-    return divide(
-      result,
-      [x],
-      (axis, from, to) => {
-        if (axis === 0) return resize(slice(x, 0, from, to), [height, width]);
-        if (!Number.isInteger(factor)) throw new Error(`[${x.shape}] can’t be resized in strips to ${height} rows`);
-        return resize(slice(x, 2, from / factor, to / factor), [to - from, width]);
-      },
-      { unit: x.shape[0] === 1 ? factor : 1 },
-    );
-  }
-
-  /** Of parts, each is reshaped: their ends are brought to where the other shape's items end. */
-  function reshape(value: Value, shape: readonly number[]): Value {
-    if (!value.parts) return plain.reshape(value, shape);
-    const [axis, other] = [leading(value.shape), leading(shape)];
-    if (value.parts.axis !== axis) throw new Error(`strips of [${value.shape}] can’t be reshaped to [${shape}]`);
-    const [items, others] = [value.shape[axis]!, shape[other]!];
-    const ratio = items / others; // of one item of the result
-    let ends = partEnds(value, axis);
-    if (!ends.every((end) => Number.isInteger(end / ratio))) {
-      const step = Math.max(1, Math.floor((limit * others) / sizeOf(value))) * ratio;
-      ends = Array.from({ length: Math.ceil(items / step) }, (_, i) => Math.min(items, (i + 1) * step));
-    }
-    const parts = ends.map((end, i) => {
-      const part = slice(value, axis, ends[i - 1] ?? 0, end);
-      return reshape(part, shape.with(other, part.shape[axis]! / ratio));
-    });
-    return join(parts, other);
-  }
-
-  function transpose(value: Value, order: readonly number[]): Value {
-    if (!value.parts) return plain.transpose(value, order);
-    const { axis, values } = value.parts;
-    return join(
-      values.map((part) => transpose(part, order)),
-      order.indexOf(axis),
-    );
-  }
-
-  function split(value: Value, axis: number, sizes: readonly number[]): Value[] {
-    if (!value.parts) return plain.split(value, axis, sizes);
-    return sizes.map((size, i) => {
-      const from = sizes.slice(0, i).reduce((sum, before) => sum + before, 0);
-      return slice(value, axis, from, from + size);
-    });
-  }
-
-  function concat(values: readonly Value[], axis: number): Value {
-    const size = values.reduce((sum, value) => sum + value.shape[axis]!, 0);
-    const result = { type: values[0]!.type, shape: values[0]!.shape.with(axis, size) };
-    if (!mustDivide(result, values)) return plain.concat(values, axis);
-    if (axis === divisible(result.shape))
-      return join(
-        values.flatMap((value) => (value.parts?.axis === axis ? value.parts.values : [value])),
-        axis,
-      );
-    return divide(result, values, (along, from, to) =>
-      concat(
-        values.map((value) => slice(value, along, from, to)),
-        axis,
-      ),
-    );
-  }
-
-  return {
-    ...plain,
-    ...{ op, reshape, transpose, slice, split, concat, conv, resize },
-    cast: (value, type) => plain.cast(whole(value), type),
-    add: elementwise('Add'),
-    sub: elementwise('Sub'),
-    mul: elementwise('Mul'),
-    map: (kind, value, options) => op(kind, [value], value.shape, options),
-  };
 }
