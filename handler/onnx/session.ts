@@ -28,7 +28,7 @@ export class OutOfMemory extends Error {
 
 /** What onnxruntime, the C++ library, CUDA, cuBLAS, cuDNN, Dawn and V8 say when memory runs out. */
 const OUT_OF_MEMORY =
-  /\[Invalid Buffer|bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
+  /\[Invalid Buffer|OUT_OF_(?:DEVICE|HOST)_MEMORY|bad_alloc|bad allocation|failed to allocate memory|out of memory|smaller than requested bytes|ALLOC_FAILED|mmap.*(?:cannot allocate|failed)|Cannot allocate memory|Array buffer allocation failed/i;
 
 /** Whether onnxruntime's library for this platform contains WebGPU. */
 export const hasWebGpu = () => listSupportedBackends().some(({ name }) => name === 'webgpu');
