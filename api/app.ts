@@ -2,23 +2,14 @@
 import { setMaxListeners } from 'node:events';
 import { Hono } from 'hono';
 import type { StatusCode } from 'hono/utils/http-status';
-import { StorageError } from '../core/bucket/bucket.ts';
-import { InvalidRequest } from '../core/request.ts';
 import { registerAll } from './http/endpoint.ts';
-import {
-  bucketUnavailable,
-  ClientDisconnected,
-  invalidInput,
-  Problem,
-  renderProblem,
-  storeUnavailable,
-} from './http/problem.ts';
+import { ClientDisconnected, renderProblem } from './http/problem.ts';
 import { requestId } from './http/request-id.ts';
 import { allowOrigins, securityHeaders } from './http/security.ts';
+import { toProblem } from './http/to-problem.ts';
 import { createAccess } from './keys/access.ts';
 import { ENDPOINTS } from './routes/index.ts';
 import type { Services } from './services.ts';
-import { StoreError } from './store/store.ts';
 
 /** As nginx counts a client that has disconnected. It shows only in metrics and in the log. */
 const CLIENT_CLOSED_REQUEST = 499;
@@ -38,23 +29,8 @@ export function createApp(services: Services) {
   }
   registerAll(app, ENDPOINTS, services, access.requireScope);
   app.onError((error, c) => {
-    const log = c.get('log');
-    if (error instanceof Problem) {
-      if (error.status >= 500) log.error({ error: error.cause, path: c.req.routePath }, error.message);
-      return renderProblem(c, error);
-    }
     if (error instanceof ClientDisconnected) return c.body(null, CLIENT_CLOSED_REQUEST as StatusCode);
-    if (error instanceof InvalidRequest) return renderProblem(c, invalidInput(error.errors));
-    if (error instanceof StorageError) {
-      log.error({ error, path: c.req.routePath }, 'bucket unavailable');
-      return renderProblem(c, bucketUnavailable());
-    }
-    if (error instanceof StoreError) {
-      log.error({ error, path: c.req.routePath }, 'store unavailable');
-      return renderProblem(c, storeUnavailable());
-    }
-    log.error({ error, path: c.req.routePath }, 'request failed'); // the route's pattern, because the URL may hold a token
-    return renderProblem(c, new Problem('internal', 'internal error; it has been logged'));
+    return renderProblem(c, toProblem(c, error));
   });
   return app;
 }

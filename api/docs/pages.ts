@@ -20,7 +20,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'api/costs',
     'api/reference',
   ],
-  Clients: ['clients/typescript', 'clients/command-line', 'clients/python', 'clients/openai'],
+  Clients: ['clients/typescript', 'clients/command-line', 'clients/python', 'clients/openai', 'clients/mcp'],
   Models: [
     'models/camera',
     'models/svd',
@@ -58,6 +58,14 @@ export const NAVIGATION: Record<string, string[]> = {
 /** The service's URL in the Markdown files. */
 const EXAMPLE_URL = 'http://127.0.0.1:5000';
 
+const LLMS_INTRODUCTION = `# Text to Video
+
+> This service makes a short video (MP4) from a prompt or a picture. POST ${EXAMPLE_URL}/img2vid creates a task. GET ${EXAMPLE_URL}/status?id=ID returns its progress and, at its end, a link to the video.
+
+- [OpenAPI document](${EXAMPLE_URL}/openapi.json): every call, parameter, answer and error.
+- [MCP server](${EXAMPLE_URL}/mcp): the same as tools for agents.
+`;
+
 const urlOf = (name: string) => (name === 'index' ? '/docs' : `/docs/${name}`);
 const fileOf = (name: string) => new URL(`${name}.md`, DOCS);
 
@@ -76,6 +84,8 @@ export interface Pages {
   render(url: string): string;
   /** @returns every section of every page but the list of pages */
   index(): Section[];
+  /** @returns the list of pages for language models, as llmstxt.org describes it */
+  llmsTxt(): string;
 }
 
 /**
@@ -103,7 +113,23 @@ export function openPages(publicUrl: string): Pages {
       [...pages].flatMap(([url, { name, title, text }]) =>
         name === 'index' ? [] : sections(url, title, parseMarkdown(text)),
       ),
+    llmsTxt() {
+      const link = (name: string) => {
+        const { title, text } = pages.get(urlOf(name))!;
+        return `- [${title}](${publicUrl}${urlOf(name)}): ${introductionOf(text)}`;
+      };
+      const groups = Object.entries(NAVIGATION).map(
+        ([group, names]) => `## ${group}\n\n${names.map(link).join('\n')}\n`,
+      );
+      return [LLMS_INTRODUCTION.replaceAll(EXAMPLE_URL, publicUrl), ...groups].join('\n');
+    },
   };
+}
+
+/** @param text a page in Markdown @returns its first paragraph */
+function introductionOf(text: string): string {
+  const paragraph = parseMarkdown(text).find(({ type }) => type === 'paragraph')!;
+  return plainText([paragraph]).replace(/\s+/g, ' ').replace(/:$/, '.');
 }
 
 function sections(url: string, page: string, tokens: Token[]): Section[] {

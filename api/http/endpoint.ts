@@ -16,8 +16,8 @@ export interface Endpoint<E extends v.ObjectEntries = v.ObjectEntries> {
   path: string | string[];
   /** another call that does the same */
   alias?: { method: Method; path: string; operationId: string };
-  /** the scope that an API key needs; without one the endpoint is public */
-  scope?: Scope;
+  /** the scope that an API key needs; `any`: the endpoint itself calls `requireScope`; without one the endpoint is public */
+  scope?: Scope | 'any';
   /**
    * Parameters in the query and the path, by name; their descriptions and examples go into the OpenAPI document. Without it any query is
    * accepted
@@ -48,7 +48,7 @@ export function registerAll(
   app: Hono,
   endpoints: Endpoint[],
   services: Services,
-  requireScope: (scope: Scope) => MiddlewareHandler,
+  requireScope: (scope: Scope | 'any') => MiddlewareHandler,
 ): void {
   const calls: Call[] = [];
   for (const endpoint of endpoints) {

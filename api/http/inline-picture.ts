@@ -64,7 +64,8 @@ function decodeBase64(text: string): Uint8Array | undefined {
 /**
  * Replaces the longest text of a JSON document by a short one, so that a parser needs no more memory and time than for the rest.
  * @param maxRest bytes of the rest beyond which the longest text does not matter
- * @returns the shorter document, and a function that puts the text back into the values; it returns false if no field of a picture had it
+ * @returns the shorter document, and a function that puts the text back into the values, or the arguments of an MCP tool; it returns
+ * false if no field of a picture had it
  */
 export function cutLongestText(json: Buffer, maxRest: number): [rest: Buffer, restore: (json: unknown) => boolean] {
   let [start, end] = [0, 0];
@@ -76,7 +77,8 @@ export function cutLongestText(json: Buffer, maxRest: number): [rest: Buffer, re
   }
   const mark = randomUUID();
   const restore = (value: unknown) => {
-    const places = [Object(value), Object(Object(value).input_reference)] as Record<string, unknown>[];
+    const { input_reference, params } = Object(value);
+    const places = [value, input_reference, Object(params).arguments].map(Object) as Record<string, unknown>[];
     const found = places.flatMap((values) => FIELDS.map((field) => ({ values, field })));
     const place = found.find(({ values, field }) => values[field] === mark);
     if (place) place.values[place.field] = JSON.parse(`"${json.toString('latin1', start, end)}"`); // it may have escapes, such as \/

@@ -61,11 +61,9 @@ export interface Body {
  */
 export async function readBody(c: Context, reserve: Reserve, file = 'image'): Promise<Body> {
   const type = c.req.header('content-type') ?? '';
-  const encoding = c.req.header('content-encoding') ?? 'identity';
-  if (encoding.toLowerCase() !== 'identity') throw encodedBody(encoding);
   switch (type.split(';')[0]!.trim().toLowerCase()) {
     case 'application/json':
-      return takeInlinePicture(readJson(await readBytes(c, MAX_JSON_BYTES, reserve)));
+      return takeInlinePicture(await readJsonBody(c, reserve));
     case 'application/x-www-form-urlencoded':
       return takeInlinePicture(readForm(await readText(c, reserve)));
     case 'multipart/form-data':
@@ -75,13 +73,19 @@ export async function readBody(c: Context, reserve: Reserve, file = 'image'): Pr
   }
 }
 
+/** Reads a JSON object, which may have a picture as text. @throws Problem 400, 413, 415, and those of `reserve`. @throws ClientDisconnected */
+export const readJsonBody = async (c: Context, reserve: Reserve) =>
+  readJson(await readBytes(c, MAX_JSON_BYTES, reserve));
+
 /**
  * Reads at most `max` bytes. They are copied to one buffer as they arrive, because each of many small chunks would cost memory. Memory
  * that no byte was written to is not used yet.
- * @throws Problem 413, and those of `reserve`
+ * @throws Problem 413, 415 the body is encoded, and those of `reserve`
  * @throws ClientDisconnected
  */
 export async function readBytes(c: Context, max: number, reserve: Reserve = () => undefined): Promise<Buffer> {
+  const encoding = c.req.header('content-encoding') ?? 'identity';
+  if (encoding.toLowerCase() !== 'identity') throw encodedBody(encoding);
   const announced = c.req.header('content-length');
   const capacity = announced === undefined ? max : Number(announced);
   if (capacity > max) throw tooLarge(max);

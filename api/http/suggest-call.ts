@@ -6,7 +6,7 @@ export interface Call {
   method: string;
   /** Hono's pattern */
   path: string;
-  scope: Scope | undefined;
+  scope: Scope | 'any' | undefined;
   /** whether the documentation names it */
   isPublished: boolean;
 }

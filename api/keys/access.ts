@@ -24,8 +24,10 @@ declare module 'hono' {
   interface ContextVariableMap {
     /** the key of the request */
     key: Key;
-    /** Whether the request's key would still be admitted: it may be revoked meanwhile. @throws Problem 503 */
+    /** Whether the request's key would still be admitted: it may be revoked meanwhile. Set with its scope. @throws Problem 503 */
     isAdmitted: () => Promise<boolean>;
+    /** Requires a scope of the request's key. @throws Problem 403 */
+    requireScope: (scope: Scope) => void;
   }
 }
 
@@ -121,17 +123,17 @@ export function createAccess({ config, store, now, uptime }: Pick<Services, 'con
     /** As long as no key is required, admits only programs on this machine and our own page. */
     guard: (async (c, next) => ((await isKeyRequired()) ? next() : guardLoopback(c, next))) satisfies MiddlewareHandler,
 
-    /** Admits requests whose key has this scope or `admin`, within its rate limit. */
+    /** Admits requests whose key has this scope or `admin`, within its rate limit. With `any`, a later `requireScope` checks the scope. */
     requireScope:
-      (scope: Scope): MiddlewareHandler =>
+      (scope: Scope | 'any'): MiddlewareHandler =>
       async (c, next) => {
         const key = await authenticate(c);
-        if (!hasScope(key, scope))
-          throw new Problem('insufficient_scope', `this API key lacks the scope ${scope}`, {
-            headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
-          });
         c.set('key', key);
-        c.set('isAdmitted', () => isAdmitted(c, key.id, scope));
+        c.set('requireScope', (scope) => {
+          if (!hasScope(key, scope)) throw lacksScope(scope);
+          c.set('isAdmitted', () => isAdmitted(c, key.id, scope));
+        });
+        if (scope !== 'any') c.get('requireScope')(scope);
         for (const [name, value] of Object.entries(countRequest(key))) c.header(name, value);
         await next();
       },
@@ -140,6 +142,10 @@ export function createAccess({ config, store, now, uptime }: Pick<Services, 'con
 
 const keyValueOf = (c: Context) => /^Bearer +(\S+) *$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? '';
 
+const lacksScope = (scope: Scope) =>
+  new Problem('insufficient_scope', `this API key lacks the scope ${scope}`, {
+    headers: { 'www-authenticate': `Bearer realm="img2vid", error="insufficient_scope", scope="${scope}"` },
+  });
 const hasScope = ({ scopes }: Key, scope: Scope) => scopes.includes(scope) || scopes.includes('admin');
 
 /** Adds an entry at the end of the map. Only the oldest one gives way: clearing the map would unblock every address that guesses. */

@@ -12,6 +12,9 @@ import { Problem, problemBody, unavailable } from '../http/problem.ts';
 import { type About, taskExamples, videoExamples } from './examples.ts';
 import { content, type DocumentContext, json, type Operation, ref, responseHeader } from './parts.ts';
 
+/** Of the service. */
+export const VERSION = '0.1.0';
+
 /** Errors of every endpoint that needs an API key, as `keys/access.ts` words them. */
 const KEYED_ERRORS = [
   new Problem('unauthorized', 'send an API key: Authorization: Bearer i2v_…'),
@@ -28,7 +31,7 @@ export function openApiDocument(about: About, endpoints: Endpoint[]) {
     openapi: '3.1.0',
     info: {
       title: 'Text to Video API',
-      version: '0.1.0',
+      version: VERSION,
       description:
         'Makes a video from a prompt or a picture. POST /img2vid creates a task. GET /status shows its progress and, at the end, a link to an MP4. Every response has the header X-Request-Id. A client may choose its value: 1–64 letters, digits, dots, dashes or underscores.',
       license: { name: 'MIT', identifier: 'MIT' },
@@ -158,7 +161,8 @@ function webhooks({ tasks }: DocumentContext) {
   };
 }
 
-function requestSchemas(about: About) {
+/** Bodies of POST /img2vid: as JSON, and as a form with a file. */
+export function requestSchemas(about: About) {
   const properties = requestProperties(about);
   const anyOf = ['prompt', 'image_url', 'image', 'still_of'].map((name) => ({ required: [name] }));
   const image = {

@@ -1,9 +1,19 @@
+import type { Context } from 'hono';
 import { endpoint } from '../http/endpoint.ts';
 import { Problem } from '../http/problem.ts';
 import { jsonResponse } from '../openapi/parts.ts';
+import type { Services } from '../services.ts';
+import type { Task } from '../store/task.ts';
 import { requireOwnTask, TASK_ERRORS, TASK_QUERY } from './require-own-task.ts';
 
 const alreadyEnded = (status: string) => new Problem('ended', `the task has already ended: ${status}`);
+
+/** Cancels a task. @throws Problem 404 there is no such task, 409 it has ended */
+export async function cancelTask(c: Context, services: Services, id: string): Promise<Task> {
+  const task = await services.lifecycle.cancel(await requireOwnTask(c, services, id));
+  if (task.status === 'succeeded' || task.status === 'failed') throw alreadyEnded(task.status);
+  return task;
+}
 
 export const cancel = endpoint({
   method: 'POST',
@@ -24,9 +34,6 @@ export const cancel = endpoint({
   }),
   handle:
     (services) =>
-    async (c, { id }) => {
-      const task = await services.lifecycle.cancel(await requireOwnTask(c, services, id));
-      if (task.status === 'succeeded' || task.status === 'failed') throw alreadyEnded(task.status);
-      return c.json(await services.presentTask(task), 202);
-    },
+    async (c, { id }) =>
+      c.json(await services.presentTask(await cancelTask(c, services, id)), 202),
 });

@@ -11,6 +11,7 @@ import { urlErrors } from '../http/check-urls.ts';
 import { conflict, type Idempotency, readIdempotency } from '../http/idempotency.ts';
 import { ClientDisconnected, invalidInput, unavailable } from '../http/problem.ts';
 import type { Body } from '../http/read-body.ts';
+import { setHeader } from '../http/set-header.ts';
 import type { Services } from '../services.ts';
 import { INITIAL_STATE, type NewTask, type Task } from '../store/task.ts';
 import { presentEstimate } from '../tasks/estimate.ts';
@@ -153,7 +154,7 @@ function isDisabled(c: Context, { store }: Pick<Services, 'store'>, url: string)
 /** The task that an earlier request created. @throws Problem 409 that request was another one */
 function replay(c: Context, existing: Task, idempotency: Idempotency): Task {
   if (existing.idempotency_hash !== idempotency.idempotency_hash) throw conflict(existing);
-  c.header('idempotency-replayed', 'true');
+  setHeader(c, 'idempotency-replayed', 'true');
   return existing;
 }
 

@@ -14,7 +14,7 @@ const PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
 /** The documentation's pages and the files that they need. */
 export const docs = endpoint({
   method: 'GET',
-  path: ['/docs', '/docs/*'],
+  path: ['/docs', '/docs/*', '/llms.txt'],
   handle({ config }) {
     const pages = openPages(config.publicUrl);
     const files = new Map(
@@ -23,6 +23,10 @@ export const docs = endpoint({
     files.set(
       '/docs/search.json',
       lazyFile(() => staticFile('search.json', JSON.stringify(pages.index()), POLICY)),
+    );
+    files.set(
+      '/llms.txt',
+      lazyFile(() => staticFile('llms.txt', pages.llmsTxt(), POLICY)),
     );
     const add = (name: string, path: string | URL, policy = POLICY) =>
       files.set(`/docs/${name}`, staticFile(name, readFileSync(path), policy));

@@ -84,16 +84,29 @@ async function respond(c: Context, services: Services, task: PublicTask) {
   return c.json(await services.presentTask(latest), status, { location: `/status?id=${task.id}` });
 }
 
-/** @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops. @throws Problem 401 the key was revoked */
-async function waitForEnd(c: Context, services: Services, task: PublicTask, seconds: number): Promise<PublicTask> {
+/**
+ * @param onChange gets the task as it is, and after each change
+ * @returns the task when it has ended, or as it is when the time is over, the client has gone or the process stops
+ * @throws Problem 401 the key was revoked
+ */
+export async function waitForEnd(
+  c: Context,
+  services: Services,
+  task: PublicTask,
+  seconds: number,
+  onChange: (task: PublicTask) => unknown = () => undefined,
+): Promise<PublicTask> {
   const { key, isAdmitted } = c.var;
   const read = () => services.store.getPublic(key.id, task.id);
   c.get('releaseBody')?.();
   const signals = [AbortSignal.timeout(seconds * SECOND), c.req.raw.signal, services.stopping];
   let latest = task;
   try {
-    for await (const changed of follow(key.id, (await read())!, services, signals, isAdmitted))
-      latest = changed ?? latest;
+    for await (const changed of follow(key.id, (await read())!, services, signals, isAdmitted)) {
+      if (!changed) continue;
+      latest = changed;
+      await onChange(changed);
+    }
     if (!(await isAdmitted())) throw noLongerValid();
     if (isActive(latest.status)) latest = (await read()) ?? latest; // changes by other processes arrive late
   } catch (error) {

@@ -10,6 +10,7 @@ import { docs } from './docs.ts';
 import { files } from './files.ts';
 import { health } from './health.ts';
 import { img2vid } from './img2vid.ts';
+import { mcp } from './mcp.ts';
 import { metrics } from './metrics.ts';
 import { page } from './page.ts';
 import { ready } from './ready.ts';
@@ -69,6 +70,7 @@ export const ENDPOINTS: Endpoint[] = [
   metrics,
   openapi,
   callback,
+  mcp,
   page,
   clip,
   docs,

@@ -62,23 +62,32 @@ export async function respondWithList(
   c: Context,
   services: Services,
   owner: string,
-  { limit, cursor, status, since, until, metadata }: ListQuery,
+  { limit, cursor, ...filter }: ListQuery,
 ): Promise<Response> {
   const { store, presentTask, takeTurn } = services;
-  const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
-  const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
-  const selection = { owner, status, metadata, from: idAt(since), before };
+  const selection = selectTasks(owner, cursor, filter);
   if (limit !== undefined || cursor !== undefined)
     return respondWithPage(c, services, limit, (limit) => store.list({ ...selection, limit }), presentTask);
-  const readPage = (before: string | undefined) =>
+  const readNext = (before: string | undefined) =>
     takeTurn(owner, async (): Promise<ListPage> => {
       const tasks = await store.list({ ...selection, before, limit: PAGE });
       const texts = (await presentAll(tasks, presentTask)).map((task) => JSON.stringify(task));
       return { text: texts.join(','), next: tasks.length === PAGE ? tasks.at(-1)!.id : undefined };
     });
-  const first = await readPage(before); // an unreachable store is an error before the response has begun
-  const chunks = writeList(first, readPage, c.get('isAdmitted'));
+  const first = await readNext(selection.before); // an unreachable store is an error before the response has begun
+  const chunks = writeList(first, readNext, c.get('isAdmitted'));
   return c.body(destroyConnectionOnError(c, chunks), 200, { 'content-type': 'application/json' });
+}
+
+/** The selection of an owner's tasks for the store. @param cursor id that the tasks are older than */
+export function selectTasks(
+  owner: string,
+  cursor: string | undefined,
+  { status, since, until, metadata }: Omit<ListQuery, 'limit' | 'cursor'>,
+) {
+  const idAt = (ms: number | undefined) => (ms === undefined ? undefined : firstIdAt(ms));
+  const [before] = [cursor, idAt(until)].filter((id) => id !== undefined).sort();
+  return { owner, status, metadata, from: idAt(since), before };
 }
 
 interface ListPage {
@@ -91,14 +100,14 @@ interface ListPage {
 /** One page in memory at a time, each below the last id of the one before: no cursor stays open for a slow reader. */
 async function* writeList(
   first: ListPage,
-  readPage: (before: string) => Promise<ListPage>,
+  readNext: (before: string) => Promise<ListPage>,
   isAdmitted: () => Promise<boolean>,
 ) {
   const encoder = new TextEncoder();
   yield encoder.encode(`[${first.text}`);
   for (let { next } = first; next !== undefined; ) {
     if (!(await isAdmitted())) throw noLongerValid();
-    const page = await readPage(next);
+    const page = await readNext(next);
     if (page.text !== '') yield encoder.encode(`,${page.text}`);
     ({ next } = page);
   }
@@ -114,26 +123,38 @@ export const PAGE_HEADERS = { Link: responseHeader('URL of the next page, if the
  */
 export async function respondWithPage<T extends { id: string }>(
   c: Context,
-  { config: { publicUrl }, takeTurn }: Pick<Services, 'config' | 'takeTurn'>,
+  services: Pick<Services, 'config' | 'takeTurn'>,
   limit = PAGE,
   read: (limit: number) => Promise<T[]>,
   present: (item: T) => object | Promise<object>,
 ): Promise<Response> {
-  const [items, presented] = await takeTurn(c.get('key').id, async () => {
-    const items = await read(limit + 1);
-    return [items, await presentAll(items.slice(0, limit), present)] as const;
-  });
-  if (items.length > limit) {
+  const { presented, next } = await readPage(c, services, limit, read, present);
+  if (next !== undefined) {
     const { searchParams } = new URL(c.req.url); // the filters stay
-    searchParams.set('cursor', items[limit - 1]!.id);
-    c.header('link', `<${publicUrl}${c.req.path}?${searchParams}>; rel="next"`);
+    searchParams.set('cursor', next);
+    c.header('link', `<${services.config.publicUrl}${c.req.path}?${searchParams}>; rel="next"`);
   }
   return c.json(presented);
 }
 
+/** Reads one page when it is its owner's turn. @returns its items and, if there is more, the cursor of the next page */
+export async function readPage<T extends { id: string }, P extends object>(
+  c: Context,
+  { takeTurn }: Pick<Services, 'takeTurn'>,
+  limit: number,
+  read: (limit: number) => Promise<T[]>,
+  present: (item: T) => P | Promise<P>,
+): Promise<{ presented: P[]; next: string | undefined }> {
+  return takeTurn(c.get('key').id, async () => {
+    const items = await read(limit + 1);
+    const presented = await presentAll(items.slice(0, limit), present);
+    return { presented, next: items.length > limit ? items[limit - 1]!.id : undefined };
+  });
+}
+
 /** Other requests run between every few items. */
-async function presentAll<T>(items: T[], present: (item: T) => object | Promise<object>): Promise<object[]> {
-  const presented: object[] = [];
+async function presentAll<T, P extends object>(items: T[], present: (item: T) => P | Promise<P>): Promise<P[]> {
+  const presented: P[] = [];
   for (const item of items) {
     if (presented.length % PRESENTED_AT_ONCE === 0) await setImmediate();
     presented.push(await present(item));

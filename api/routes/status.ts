@@ -84,7 +84,8 @@ export async function respondWithEvents(c: Context, services: Services, id: stri
   });
 }
 
-async function requirePublicTask(c: Context, { store }: Services, id: string): Promise<PublicTask> {
+/** The task of the request's key. @throws Problem 404 */
+export async function requirePublicTask(c: Context, { store }: Services, id: string): Promise<PublicTask> {
   const task = await store.getPublic(c.get('key').id, id);
   if (!task) throw noSuchTask();
   return task;

@@ -2,6 +2,7 @@
 import type { Context } from 'hono';
 import { taskFolder } from '../../core/job.ts';
 import { Problem, unavailable } from '../http/problem.ts';
+import { setHeader } from '../http/set-header.ts';
 import { limitsOf } from '../keys/access.ts';
 import { pace, rateHeaders, secondsUntilNext } from '../keys/rate.ts';
 import type { Services } from '../services.ts';
@@ -113,7 +114,7 @@ function assertAdmitted(
 ): void {
   const { maxActive, uploadsMB, submissions } = limitsOf(key, config);
   for (const [name, value] of Object.entries(rateHeaders('submissions', key.submissions_at, now, submissions)))
-    c.header(name, value);
+    setHeader(c, name, value);
   if (refused === 'rate') throw tooManySubmissions(submissions, secondsUntilNext(key.submissions_at, now, submissions));
   if (refused === 'active') throw tooManyActive(maxActive);
   if (refused === 'budget') throw budgetSpent(amount, leftOf(key, now)!, key.budget!, currency);
