@@ -53,7 +53,12 @@ RUN npm run build
 FROM ${BASE}
 ARG CUDA
 WORKDIR /app
+# For WebGPU: the Vulkan loader, and a library that NVIDIA's driver for Vulkan needs. The driver itself is the host's.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libvulkan1 libxext6 && rm -rf /var/lib/apt/lists/*
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=5000 DATA_DIR=/data HF_HOME=/data/huggingface
+# What NVIDIA's container toolkit mounts of the host's driver: CUDA, nvidia-smi, Vulkan.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics
 RUN mkdir /data && chown 1000:1000 /data
 COPY --from=cuda /cuda ./
 COPY --from=production /app/node_modules node_modules

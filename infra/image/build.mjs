@@ -13,6 +13,8 @@ for (const path of [
   'core/picture/decode.mjs',
   'core/picture/heif.mjs',
   'handler/runpod/ping-thread.mjs',
+  'handler/models/svd/self-check.json', // a device is verified with the small model
+  'handler/models/testdata/small-svd',
   'infra/tools/cuda-wheels.json',
   'api/page',
   'api/docs',

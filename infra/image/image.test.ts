@@ -320,10 +320,18 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     const app = join(root, 'app');
     const paths = readdirSync(app, { recursive: true, encoding: 'utf8' });
     expect(readdirSync(app).sort()).toEqual(['dist', 'node_modules', 'package.json']);
+    const small = 'dist/handler/models/testdata/small-svd'; // by which a device is verified
+    const others = paths.filter((path) => !path.startsWith(small) && path !== dirname(small));
     expect(
-      paths.filter((path) => /^dist\/(.*\/)?(test|testdata|bench|soak|e2e)(\/|$)|^dist\/.*(\.test\.|\.ts$)/.test(path)),
+      others.filter((path) =>
+        /^dist\/(.*\/)?(test|testdata|bench|soak|e2e)(\/|$)|^dist\/.*(\.test\.|\.ts$)/.test(path),
+      ),
     ).toEqual([]);
-    expect(paths.filter((path) => /\.(safetensors|onnx|env|pem|dll|dylib|map|whl)$|^\.env/.test(path))).toEqual([]);
+    expect(others.filter((path) => /\.(safetensors|onnx|env|pem|dll|dylib|map|whl)$|^\.env/.test(path))).toEqual([]);
+    const check = `import { checkDevice } from '${app}/dist/handler/models/svd/self-check.js';
+      await checkDevice({ device: 'cpu', name: 'processor' });`;
+    await run(NODE!, ['--input-type=module', '-e', check]);
+    expect((await run('find', [join(root, 'usr/lib'), '-name', 'libvulkan.so.1'])).stdout).not.toBe('');
     expect(paths.filter((path) => /(darwin|win32|arm64|musl)[^/]*\/?.*\.node$/.test(path))).toEqual([]);
     for (const name of ['tsx', 'esbuild', 'typescript', 'vitest', '@biomejs', 'playwright-core'])
       expect(existsSync(join(app, 'node_modules', name)), name).toBe(false);
