@@ -20,6 +20,9 @@ export function uploadName(sent: string): string | undefined {
   return UNNAMED.test(visible) ? undefined : [...visible].slice(0, MAX_UPLOAD_NAME).join('').trim();
 }
 
+/** Whether the text is what `uploadName` makes of it. Long text is not examined: a picture in base64 has millions of characters. */
+export const isUploadName = (text: string): boolean => text.length <= 2 * MAX_UPLOAD_NAME && uploadName(text) === text;
+
 /**
  * What the names of a task's files begin with: what the clip was made from, as in `a-lighthouse-at-dawn`.
  * @returns 1–60 ASCII letters, digits, hyphens and underscores; `clip` where the input has no such words

@@ -1,7 +1,7 @@
 /** Turns a client's values, from JSON, a form or a command line, into the input of a task. */
 import * as v from 'valibot';
 import { type EDMDiscretization, LCM_LEVELS, noiseLevels } from './discretization.ts';
-import { uploadName } from './file-name.ts';
+import { isUploadName } from './file-name.ts';
 import { isSized, parseRatio, withSize } from './frame-size.ts';
 import { aspectRatioOf } from './midjourney-prompt.ts';
 import {
@@ -77,7 +77,7 @@ export function parseRequest(
   const schema = schemaOf(limits, model);
   const fields = Object.keys(values);
   const unknown = unknownNames(fields, schema.entries, undefined, describeUnknownParameter);
-  const isName = typeof imageName === 'string' && uploadName(imageName) === imageName;
+  const isName = typeof imageName === 'string' && isUploadName(imageName);
   if (imageName !== undefined && !isName) unknown.push(NO_FILE);
   const known = fields.filter((field) => Object.hasOwn(schema.entries, field));
   const { relevant, warnings } = dropIrrelevant(known, readNumbers(values), model);

@@ -75,6 +75,18 @@ test('a picture near 20 MB fits into JSON, also with escapes; more is 413', asyn
   expect(await send({ image: 'A'.repeat(30_000_000) })).toMatchObject({ status: 413 });
 });
 
+test('long text that is no picture takes little time to refuse', async () => {
+  const before = process.cpuUsage();
+  for (const [piece, code] of [
+    ['%22', 'invalid_input'],
+    [' a', 'image_rejected'],
+    ['\n', 'invalid_input'],
+  ])
+    expect(await send({ image: piece!.repeat(6_000_000) })).toMatchObject({ status: 422, code });
+  const { user, system } = process.cpuUsage(before); // microseconds of this process, which also runs the service
+  expect((user + system) / 1e6).toBeLessThan(2.5);
+});
+
 test('other text keeps its limit of 1 MB, however it is nested', async () => {
   const picture = png.toString('base64');
   const long = 'x'.repeat(1_000_001);
