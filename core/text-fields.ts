@@ -1,4 +1,4 @@
-/** Gathers fields `metadata[KEY]` of a form or query in one object `metadata`. */
+/** Gathers fields `metadata[KEY]` of a form or query in one object `metadata`. A field `metadata` stays what it is, to be refused. */
 export function gatherMetadata<T>(fields: Iterable<readonly [name: string, value: T]>): Record<string, unknown> {
   const others: (readonly [string, T])[] = [];
   const pairs: [string, T][] = [];
@@ -8,7 +8,7 @@ export function gatherMetadata<T>(fields: Iterable<readonly [name: string, value
     else pairs.push([key, value]);
   }
   const values: Record<string, unknown> = Object.fromEntries(others); // a name such as __proto__ stays a name
-  return pairs.length === 0 ? values : { ...values, metadata: Object.fromEntries(pairs) };
+  return pairs.length === 0 ? values : { metadata: Object.fromEntries(pairs), ...values };
 }
 
 /** Values of text fields, as forms and command lines carry them. Empty text counts as absent. */

@@ -77,7 +77,7 @@ test('other metadata is 422 with what is allowed, in a request and in the list',
     const { errors } = await response.json();
     expect([response.status, errors], JSON.stringify(metadata)).toEqual([422, [{ field: 'metadata', message }]]);
   }
-  for (const query of ['metadata=x', 'metadata[]=x', 'metadata[a"b]=x'])
+  for (const query of ['metadata=x', 'metadata[]=x', 'metadata[a"b]=x', 'metadata[a]=x&metadata=x'])
     expect((await list(query)).body.errors, query).toEqual([{ field: 'metadata', message }]);
   expect((await list('metadata[a]=1&metadata[a]=2')).body.errors).toEqual([
     { field: 'metadata[a]', message: 'given more than once' },

@@ -40,19 +40,18 @@ export function translate({ values, ...body }: Body, settings: Settings) {
   const translated: Body = {
     ...body,
     ...(inline && { image: inline, imageField: 'image_url' }),
-    values: Object.assign({}, own, ...parts.map((part) => part.values)),
+    values: Object.fromEntries([own, ...parts.map(({ values = {} }) => values)].flatMap(Object.entries)), // __proto__ stays a name
     warnings: parts.flatMap((part) => part.warnings ?? []),
   };
   const isOwn = (name: string) => own[name] !== undefined || body.imageField === name;
-  const names = Object.fromEntries(
-    ['image', 'image_url'].flatMap((name) => (isOwn(name) ? [] : [[name, 'input_reference']])),
-  );
-  return { body: translated, renamed: (thrown: unknown) => withNames(thrown, names) };
+  const translatedNames = ['image', 'image_url'].filter((name) => !isOwn(name));
+  return { body: translated, renamed: (thrown: unknown) => withNames(thrown, translatedNames) };
 }
 
-function withNames(thrown: unknown, names: Record<string, string>): unknown {
+/** @returns the error, with `input_reference` instead of these names */
+function withNames(thrown: unknown, names: string[]): unknown {
   const rename = (errors: FieldNote[]) =>
-    errors.map(({ field, message }) => ({ field: names[field] ?? field, message }));
+    errors.map(({ field, message }) => ({ field: names.includes(field) ? 'input_reference' : field, message }));
   if (thrown instanceof InvalidRequest) return invalidInput(rename(thrown.errors));
   const isInput = thrown instanceof Problem && thrown.options.errors;
   if (!isInput) return thrown;
@@ -98,7 +97,7 @@ function readReference(reference: unknown): Part {
   try {
     return takeInlinePicture({ image_url });
   } catch (thrown) {
-    throw withNames(thrown, { image_url: 'input_reference' });
+    throw withNames(thrown, ['image_url']);
   }
 }
 
