@@ -1,24 +1,16 @@
 /** svd_xt in its real size for benchmarks, where the real weights can't be had: the official layout, every weight zero. */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
-import * as v from 'valibot';
+import { join } from 'node:path';
 import type { Graph } from '../handler/onnx/graph.ts';
-import { clipConfig, clipVision } from '../handler/onnx/image-encoder.ts';
+import { clipVision } from '../handler/onnx/image-encoder.ts';
 import type { SafeTensors } from '../handler/onnx/safetensors.ts';
-import { unet, unetConfig } from '../handler/onnx/unet.ts';
-import { vaeConfig, vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
-import { pathOf, SMALL_SVD } from './peers.ts';
+import { unet } from '../handler/onnx/unet.ts';
+import { vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
+import { SVD_XT, safeTensorsHeader, shapesOf } from '../infra/tools/svd-xt-weights.ts';
+import { SMALL_SVD } from './peers.ts';
 
-const FLOAT = 4; // bytes
-
-/** As in the official repository's config.json files. */
-const CONFIGS = JSON.parse(readFileSync(pathOf('svd-xt-configs.json'), 'utf8'));
-const [CLIP, VAE, UNET] = [
-  v.parse(clipConfig, CONFIGS.image_encoder),
-  v.parse(vaeConfig, CONFIGS.vae),
-  v.parse(unetConfig, CONFIGS.unet),
-];
+const { clip: CLIP, vae: VAE, unet: UNET } = SVD_XT;
 
 /**
  * Makes the folder; its files are holes, so they take neither the time nor the space of 9 GB on a disk.
@@ -47,16 +39,7 @@ const smallConfig = (name: string) => JSON.parse(readFileSync(join(SMALL_SVD, na
 
 /** A safetensors file of the tensors that the graphs ask for. */
 function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
-  const shapes = new Map<string, readonly number[]>();
-  const recorder: SafeTensors = {
-    folder: dirname(path),
-    name: basename(path),
-    get(tensor, shape) {
-      shapes.set(tensor, shape);
-      return { type: 'float32', shape: [...shape], offset: 0, length: bytesOf(shape) };
-    },
-  };
-  for (const graph of graphs) graph(recorder);
+  const shapes = shapesOf(...graphs);
   // Attention to a single key needs neither query nor key; diffusers loads them all the same.
   for (const [tensor, [C]] of [...shapes]) {
     const [, block] = /^(.*)\.attn2\.to_v\.weight$/.exec(tensor) ?? [];
@@ -64,19 +47,7 @@ function writeHoles(path: string, graphs: ((weights: SafeTensors) => Graph)[]) {
     shapes.set(`${block}.attn2.to_q.weight`, [C!, C!]).set(`${block}.attn2.to_k.weight`, shapes.get(tensor)!);
     for (const part of ['weight', 'bias']) shapes.set(`${block}.norm2.${part}`, [C!]);
   }
-  let end = 0;
-  const header: Record<string, object> = {};
-  for (const [tensor, shape] of shapes) {
-    header[tensor] = { dtype: 'F32', shape, data_offsets: [end, end + bytesOf(shape)] };
-    end += bytesOf(shape);
-  }
-  const text = Buffer.from(JSON.stringify(header));
-  const length = Math.ceil(text.length / 8) * 8; // of the header, so that the tensors are aligned
-  const prefix = Buffer.alloc(8 + length, ' ');
-  prefix.writeBigUInt64LE(BigInt(length));
-  text.copy(prefix, 8);
-  writeFileSync(path, prefix);
-  truncateSync(path, prefix.length + end);
+  const { header, fileBytes } = safeTensorsHeader(shapes, 'float32');
+  writeFileSync(path, header);
+  truncateSync(path, fileBytes);
 }
-
-const bytesOf = (shape: readonly number[]) => FLOAT * shape.reduce((product, size) => product * size, 1);

@@ -48,6 +48,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'configuration',
     'operate/keys',
     'operate/budgets',
+    'operate/device',
     'operate/limits',
     'operate/metrics',
     'operate/security',

@@ -11,7 +11,8 @@ import { NO_WEIGHTS } from './safetensors.ts';
 import { hasWebGpu, openSession } from './session.ts';
 import { type GpuLimits, LEAST_LIMITS, type Policy } from './value.ts';
 
-export interface ChosenDevice {
+/** A device that runs graphs. */
+export interface FoundDevice {
   device: Device;
   /** of the GPU or its driver, as far as the system tells it */
   name: string;
@@ -19,31 +20,38 @@ export interface ChosenDevice {
   memory: number;
   /** of a WebGPU device */
   limits?: GpuLimits;
+  /** why `auto` does not take it although it works */
+  drawback?: string;
+}
+
+export interface ChosenDevice extends FoundDevice {
   /** why it was chosen, as text for the log */
   reason: string;
 }
 
 export type DeviceChoice = 'auto' | Device;
 /** Verifies a device. @throws Error of one line: it computes wrong numbers */
-export type CheckDevice = (device: Omit<ChosenDevice, 'reason'>) => Promise<void>;
+export type CheckDevice = (device: FoundDevice) => Promise<void>;
+/** @throws Error of one line: why it can't be used */
+export type FindDevice = (device: Device, options: { acceptSlow: boolean }) => Promise<FoundDevice>;
 
 /**
  * @param wanted auto: CUDA if it works and passes the check, else WebGPU on a GPU that is faster than the processor, else the processor.
  * webgpu: also a software driver
+ * @param find how a device is found
  * @throws Error of one line: the wanted GPU does not work, or fails the check
  */
-export async function chooseDevice(wanted: DeviceChoice, check: CheckDevice): Promise<ChosenDevice> {
-  const cpu = (reason: string): ChosenDevice => ({
-    device: 'cpu',
-    name: 'processor',
-    memory: usableMemory(),
-    reason,
-  });
+export async function chooseDevice(
+  wanted: DeviceChoice,
+  check: CheckDevice,
+  find: FindDevice = findDevice,
+): Promise<ChosenDevice> {
+  const cpu = (reason: string): ChosenDevice => ({ ...processor(), reason });
   if (wanted === 'cpu') return cpu('DEVICE is cpu');
   const obstacles: string[] = [];
   for (const device of wanted === 'auto' ? (['cuda', 'webgpu'] as const) : [wanted]) {
     try {
-      const found = await (device === 'cuda' ? findCuda() : findWebGpu({ acceptSlow: wanted === 'webgpu' }));
+      const found = await find(device, { acceptSlow: wanted === 'webgpu' });
       await check(found);
       return {
         ...found,
@@ -57,6 +65,13 @@ export async function chooseDevice(wanted: DeviceChoice, check: CheckDevice): Pr
   return cpu(obstacles.join('; '));
 }
 
+export const findDevice: FindDevice = async (device, options) => {
+  if (device === 'cpu') return processor();
+  return device === 'cuda' ? findCuda() : findWebGpu(options);
+};
+
+const processor = (): FoundDevice => ({ device: 'cpu', name: 'processor', memory: usableMemory() });
+
 /**
  * Bytes: 85 % of the memory of machine or container, or what is free if that is less. A fixed share, so that a job's result, which
  * depends on it, is the same after a restart.
@@ -67,7 +82,7 @@ export function usableMemory(): number {
 }
 
 /** @throws Error of one line: why CUDA can't be used. The only proof is a graph that runs. */
-export async function findCuda(): Promise<Omit<ChosenDevice, 'reason'>> {
+export async function findCuda(): Promise<FoundDevice> {
   if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
     throw new Error('onnxruntime’s CUDA provider is not installed (run npm run cuda)');
   await runOnce(sigmoid('cuda'), new Float32Array(1)).catch((error: Error) => {
@@ -80,24 +95,24 @@ export async function findCuda(): Promise<Omit<ChosenDevice, 'reason'>> {
  * @param acceptSlow whether an adapter that is slower than the processor counts, as software drivers are
  * @throws Error of one line: why WebGPU can't be used
  */
-export async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promise<Omit<ChosenDevice, 'reason'>> {
+export async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promise<FoundDevice> {
   if (!hasWebGpu()) throw new Error(`onnxruntime has no WebGPU for ${process.platform} on ${process.arch}`);
   await runOnce(sigmoid('webgpu'), new Float32Array(1)).catch((error: Error) => {
     if (!/adapter/i.test(error.message)) throw new Error(`WebGPU does not start: ${firstLine(error)}`);
     throw new Error('WebGPU finds no GPU: its driver for Vulkan, or the Vulkan loader (libvulkan1), is missing');
   });
   const [own, processor] = [await productRate('webgpu'), await productRate('prepacked')];
-  if (!acceptSlow && own < processor) {
-    const rates = `${own.toFixed(0)} GFLOP/s against ${processor.toFixed(0)}`;
-    throw new Error(`WebGPU’s adapter is slower than the processor (${rates}), like a software driver`);
-  }
   const software = own < processor; // its memory is the processor's
+  const rates = `${own.toFixed(0)} GFLOP/s against ${processor.toFixed(0)}`;
+  const drawback = `WebGPU’s adapter is slower than the processor (${rates}), like a software driver`;
+  if (software && !acceptSlow) throw new Error(drawback);
   const memory = software || process.platform === 'darwin' ? usableMemory() : await freeGpuMemory();
   return {
     device: 'webgpu',
     name: software ? 'software driver' : await gpuName(),
     memory,
     limits: await probeLimits(),
+    ...(software && { drawback }),
   };
 }
 
@@ -121,11 +136,16 @@ async function runOnce(graph: Graph, x: Float32Array): Promise<Float32Array> {
 }
 
 const SIDE = 1024;
-/** Billions of multiplications and additions a second in a product of two matrices of 1024 × 1024, the faster of two runs. */
-export async function productRate(policy: Policy): Promise<number> {
+/**
+ * Billions of multiplications and additions a second in products of matrices of 1024 × 1024, the faster of two runs.
+ * @param products in one run. A single one takes a fast GPU less time than the way of its numbers to the GPU and back.
+ */
+export async function productRate(policy: Policy, products = 1): Promise<number> {
   const graph = createGraph(NO_WEIGHTS, { policy });
   const x = graph.input('x', [SIDE, SIDE]);
-  graph.output('y', graph.op('MatMul', [x, x], [SIDE, SIDE]));
+  let y = x;
+  for (let i = 0; i < products; i++) y = graph.op('MatMul', [y, x], [SIDE, SIDE]);
+  graph.output('y', y);
   const session = await openSession(graph);
   const data = new Float32Array(SIDE * SIDE).fill(1 / SIDE);
   let least = Infinity;
@@ -134,7 +154,7 @@ export async function productRate(policy: Policy): Promise<number> {
     if (i > 0) least = Math.min(least, session.timings.run);
   }
   await session.close();
-  return (2 * SIDE ** 3) / least / 1e6;
+  return (products * 2 * SIDE ** 3) / least / 1e6;
 }
 
 /** Sizes of bindings that are tried, in bytes, the guaranteed one first. Most GPUs allow 2 or 4 GiB less 4 bytes. */
@@ -186,6 +206,12 @@ function ofGraphicsCard(file: string): string | undefined {
   const paths = readdirSync(GRAPHICS).map((card) => join(GRAPHICS, card, 'device', file));
   const path = paths.find((path) => existsSync(path));
   return path && readFileSync(path, 'utf8').trim();
+}
+
+/** Bytes of a GPU's memory that all programs use, undefined without nvidia-smi. */
+export async function usedGpuMemory(): Promise<number | undefined> {
+  const mebibytes = Number.parseInt((await nvidia('memory.used')) ?? '', 10);
+  return Number.isNaN(mebibytes) ? undefined : mebibytes * 2 ** 20;
 }
 
 async function gpuName(): Promise<string> {

@@ -79,20 +79,9 @@ export function unet(
 ): Graph {
   const g = createNetworkGraph(weights, options);
   const N = B * T;
-  const channels = config.block_out_channels;
 
   const sample = g.input('sample', [B, T, config.in_channels, h, w]);
-  const time = g.input('time', [1, channels[0]!]);
-  const added = g.input('added', [B, config.projection_class_embeddings_input_dim]);
-  const context = g.input('context', [B, at(config.cross_attention_dim, 0)]);
-
-  const D = channels[0]! * 4;
-  const embedding = silu(g, g.add(mlp(g, time, 'time_embedding', D, D), mlp(g, added, 'add_embedding', D, D)));
-  const perFrame = [B, T, D];
-  const expanded = g.op('Expand', [g.reshape(embedding, [B, 1, D]), g.integers(perFrame)], perFrame);
-  const embeddingOfFrames = g.reshape(expanded, [N, D]);
-  const elements = (N * h * w * channels[0]!) / 2; // half of the first level's
-  const conditioning = { B, T, context, embedding, embeddingOfFrames, elements };
+  const conditioning = condition(g, config, { B, T, h, w });
 
   const { down, middle, up } = unetLayers(g, config, conditioning);
   const isShallow = cached?.form === 'shallow';
@@ -117,6 +106,42 @@ export function unet(
   g.output('v', g.reshape(x, [B, T, config.out_channels, h, w]));
   if (cached?.form === 'whole') g.output('feature', feature);
   return g;
+}
+
+/**
+ * The first residual block of the first level with its transformer, alone: it shows how fast a device is. Inputs: `x`
+ * [T, block_out_channels[0], h, w], and `time`, `added`, `context` as in the whole network. Output: `y`, of x's shape.
+ */
+export function firstBlock(
+  weights: SafeTensors,
+  config: UNetConfig,
+  size: { T: number; h: number; w: number },
+  options?: GraphOptions,
+): Graph {
+  const g = createNetworkGraph(weights, options);
+  const { T, h, w } = size;
+  const x = g.input('x', [T, config.block_out_channels[0]!, h, w]);
+  const { down } = unetLayers(g, config, condition(g, config, { B: 1, ...size }));
+  g.output('y', down[1]!(x)); // the layer before it is conv_in
+  return g;
+}
+
+/** Adds the inputs `time`, `added` and `context`, and embeds them. */
+function condition(
+  g: NetworkGraph,
+  config: UNetConfig,
+  { B, T, h, w }: { B: number; T: number; h: number; w: number },
+): Conditioning {
+  const C = config.block_out_channels[0]!;
+  const [N, D] = [B * T, 4 * C];
+  const time = g.input('time', [1, C]);
+  const added = g.input('added', [B, config.projection_class_embeddings_input_dim]);
+  const context = g.input('context', [B, at(config.cross_attention_dim, 0)]);
+  const embedding = silu(g, g.add(mlp(g, time, 'time_embedding', D, D), mlp(g, added, 'add_embedding', D, D)));
+  const perFrame = [B, T, D];
+  const expanded = g.op('Expand', [g.reshape(embedding, [B, 1, D]), g.integers(perFrame)], perFrame);
+  const embeddingOfFrames = g.reshape(expanded, [N, D]);
+  return { B, T, context, embedding, embeddingOfFrames, elements: (N * h * w * C) / 2 }; // half of the first level's
 }
 
 /** The network's layers in the order in which they run. Each on the way down leaves a skip; each on the way up takes the last one left. */

@@ -16,6 +16,7 @@ for (const path of [
   'handler/models/svd/self-check.json', // a device is verified with the small model
   'handler/models/testdata/small-svd',
   'infra/tools/cuda-wheels.json',
+  'infra/tools/svd-xt-configs.json',
   'api/page',
   'api/docs',
   'client/events.js',

@@ -300,7 +300,7 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
     expect(await once(['constructor'])).toMatchObject({
       code: 1,
       out: '',
-      err: 'constructor: must be a role (all, api, worker) or a tool (keys, bucket, models)\n',
+      err: 'constructor: must be a role (all, api, worker) or a tool (keys, bucket, models, device)\n',
     });
     const there = { '/data': await volume() };
     const { code, err } = await once(['worker'], { MODEL_DIR: '/nowhere' }, there);

@@ -51,11 +51,20 @@ export async function* checkNetworks(device: CheckedDevice, folder?: string): As
  * @throws Error of one line that names the network, its PSNR and the device
  */
 export async function checkDevice(device: CheckedDevice & { name: string }, folder?: string): Promise<void> {
-  for await (const { network, psnr, least } of checkNetworks(device, folder)) {
-    if (psnr >= least) continue; // what is not a number fails
-    const found = `${network} has ${psnr.toFixed(0)} dB, and ${least} are needed`;
-    throw new Error(`${device.device} on the ${device.name} computes wrong numbers: ${found}`);
+  for await (const check of checkNetworks(device, folder)) {
+    const fault = faultOf(check, device);
+    if (fault) throw new Error(fault);
   }
+}
+
+/** One line that names the network, its PSNR and the device; undefined if the check passed. */
+export function faultOf(
+  { network, psnr, least }: NetworkCheck,
+  { device, name }: Pick<ChosenDevice, 'device' | 'name'>,
+) {
+  if (psnr >= least) return undefined; // what is not a number fails
+  const found = `${network} has ${psnr.toFixed(0)} dB, and ${least} are needed`;
+  return `${device} on the ${name} computes wrong numbers: ${found}`;
 }
 
 /** The compared numbers of each network on a device: of the UNet for both branches of guidance. */
