@@ -90,7 +90,7 @@ describe.skipIf(!hasGpu)(`on a GPU${skipped}`, { timeout: 300_000 }, () => {
 
 describe('svd_xt with 25 frames of 1024×576', () => {
   const configs = JSON.parse(
-    readFileSync(fileURLToPath(new URL('../../bench/svd-xt-configs.json', import.meta.url)), 'utf8'),
+    readFileSync(fileURLToPath(new URL('../../infra/tools/svd-xt-configs.json', import.meta.url)), 'utf8'),
   );
   const [clip, vae] = [v.parse(clipConfig, configs.image_encoder), v.parse(vaeConfig, configs.vae)];
   /** Weights that have every tensor, but no file. */
