@@ -354,6 +354,8 @@ export interface Task {
     /** Pictures that a bridge made */
     stills: number;
   };
+  /** What the networks of a finished clip ran on; the camera has none */
+  device?: 'cpu' | 'cuda' | 'webgpu';
   urls: {
     /** GET: the task */
     self: string;

@@ -7,6 +7,9 @@ import { presets } from './presets.ts';
 
 export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
 
+/** What the networks of a model can run on. */
+export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;
+
 /** A task's folder in the bucket. */
 export const taskFolder = (taskId: string) => `tasks/${taskId}`;
 /** Bucket key of the record of a task's imagine: which bridge is asked, and its id once the bridge has accepted the prompt. */
@@ -156,6 +159,8 @@ export const outputSchema = v.object({
   pictures: v.optional(v.number()),
   seed: v.number(),
   model: v.string(),
+  /** what the model's networks ran on; the camera has none, and an older worker does not say */
+  device: v.fallback(v.optional(v.picklist(DEVICES)), undefined),
   warnings: v.array(v.object({ field: v.string(), message: v.string() })),
   /** milliseconds that each of TIMED_STAGES took */
   timings_ms: v.record(v.string(), v.number()),

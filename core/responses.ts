@@ -1,6 +1,6 @@
 /** The JSON of the API's responses: the OpenAPI document has these schemas, the API and the client their types. */
 import * as v from 'valibot';
-import { jobErrorSchema, STAGES } from './job.ts';
+import { DEVICES, jobErrorSchema, STAGES } from './job.ts';
 import { OPENAI_RESPONSES } from './openai-responses.ts';
 import type { Input } from './parameters.ts';
 import type { ModelName } from './presets.ts';
@@ -102,6 +102,9 @@ const Task = v.object({
   expired_at: v.exactOptional(described(time, 'When the task’s files and prompt were deleted')),
   error: v.exactOptional(described(jobErrorSchema, 'Why the task failed')),
   cost: v.exactOptional(cost),
+  device: v.exactOptional(
+    described(v.picklist(DEVICES), 'What the networks of a finished clip ran on; the camera has none'),
+  ),
   urls: v.object({
     self: described(link, 'GET: the task'),
     events: described(link, 'GET: its events'),

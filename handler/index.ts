@@ -13,7 +13,7 @@ try {
   const log = createLog({ ...process.env, ...(logLevel !== undefined && { RUNPOD_LOG_LEVEL: logLevel }) });
   const report: ServeOptions['log'] = ({ event, jobId, ...details }) => {
     log[details.error ? 'warn' : 'info']({ requestId: jobId, ...details }, event);
-    if (event === 'serving') process.send?.({ event }); // to a local supervisor
+    if (event === 'serving') process.send?.({ event, device: worker!.model.device }); // to a local supervisor
   };
   let worker: Worker | undefined;
   let concurrency = 1;

@@ -146,7 +146,8 @@ async function makeVideos(input: JobInput, folder: string, worker: Worker, conte
     const { seed, model: name } = job;
     const { timings_ms } = timer;
     const origin = { ...stills, ...(drawn && { pictures: drawn.pictures }), seed, model: name };
-    const facts = { ...origin, warnings: different, timings_ms, usage: timer.usage() };
+    const made = { ...origin, ...(model.device && { device: model.device }) };
+    const facts = { ...made, warnings: different, timings_ms, usage: timer.usage() };
     return { videos, ...(grid && { grid }), ...facts };
   } finally {
     await Promise.allSettled(uploads); // their files must exist before they can be deleted

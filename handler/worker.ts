@@ -2,6 +2,7 @@
 import * as v from 'valibot';
 import { openBucket } from '../core/bucket/open-bucket.ts';
 import { integer, modelName, readEnvironment, sharedVariables } from '../core/environment.ts';
+import { DEVICES } from '../core/job.ts';
 import { defaults } from '../core/parameters.ts';
 import { presets } from '../core/presets.ts';
 import { SECOND } from '../core/time.ts';
@@ -14,7 +15,7 @@ import { chooseDevice, type DeviceChoice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
 import { BRIDGE_VARIABLES, openBridges } from './still/bridges/open-bridges.ts';
 
-const DEVICES = ['auto', 'cpu', 'cuda', 'webgpu'] as const satisfies DeviceChoice[];
+const CHOICES = ['auto', ...DEVICES] as const satisfies DeviceChoice[];
 
 type Log = (details: Record<string, unknown>, event: string) => void;
 
@@ -22,7 +23,7 @@ export const WORKER_VARIABLES = {
   ...sharedVariables,
   MODEL: v.optional(modelName, 'svd_xt'),
   MODEL_DIR: v.optional(v.string()),
-  DEVICE: v.optional(v.picklist(DEVICES, `must be ${DEVICES.join(', ')}`), 'auto'),
+  DEVICE: v.optional(v.picklist(CHOICES, `must be ${CHOICES.join(', ')}`), 'auto'),
   ...BRIDGE_VARIABLES,
   WORKER_CONCURRENCY: integer(1, 1, 100),
   FRAMES_DIR: v.optional(v.string()),

@@ -75,7 +75,10 @@ export function taskExamples({ model, limits, publicUrl }: About) {
       still,
       links_expire_at,
     },
-    succeeded: { ...ended, status: 'succeeded', started_at, still, videos: [video], share_link, links_expire_at, cost },
+    succeeded: {
+      ...{ ...ended, status: 'succeeded', started_at, still, videos: [video], share_link, links_expire_at, cost },
+      ...(model !== 'camera' && { device: 'cuda' }),
+    },
     failed: { ...ended, status: 'failed', started_at, error, cost: noCost },
     canceled: { ...ended, status: 'canceled', cost: noCost },
     deleted: {

@@ -45,6 +45,19 @@ async function succeeded() {
 const files = (id: string) =>
   readdir(join(bucketFolder(service.folder), 'objects', 'tasks', id), { recursive: true }).catch(() => []);
 
+test.each([
+  ['webgpu', 'webgpu'],
+  ['tpu', undefined], // of a newer worker
+  [undefined, undefined], // of an older one
+])('the output’s device %j is shown as %j, also after the deletion', async (device, shown) => {
+  const id = await create();
+  const job = await service.take(id);
+  service.report(job.id, { output: { ...(await service.finish(id, job.id)), device } });
+  const task = await service.until(id, ended);
+  expect([task.status, task.device]).toEqual(['succeeded', shown]);
+  expect((await (await call(`/delete?id=${id}`)).json()).device).toBe(shown);
+});
+
 describe('POST /cancel', () => {
   test('a queued task is canceled at once, and its job is cancelled at RunPod', async () => {
     const id = await create();

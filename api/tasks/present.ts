@@ -50,6 +50,7 @@ export async function presentTask(
     ...(task.expired_at !== null && { expired_at: time(task.expired_at) }),
     ...(task.error && { error: task.error }),
     ...(task.cost && { cost: task.cost }),
+    ...(task.output?.device && { device: task.output.device }),
     urls: taskUrls(task.id, config.publicUrl),
   };
 }

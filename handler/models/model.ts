@@ -61,4 +61,6 @@ export interface Model {
   readonly samplingShare: number;
   /** whether a network generates the pictures: such files are marked */
   readonly generative: boolean;
+  /** what its networks run on; absent without networks */
+  readonly device?: JobOutput['device'];
 }

@@ -27,7 +27,8 @@ export type SvdOptions = Partial<SessionsOptions> & Pick<NetworkOptions, 'unet'>
  * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
 export function openSvd(folder: string, options: SvdOptions = {}): SvdModel {
-  const networks = openNetworks(folder, { device: 'cpu', memory: usableMemory(), ...options });
+  const { device = 'cpu', memory = usableMemory() } = options;
+  const networks = openNetworks(folder, { ...options, device, memory });
   const enter = createSlots(1); // clips share the sessions, so one is open at a time
 
   return {
@@ -49,6 +50,7 @@ export function openSvd(folder: string, options: SvdOptions = {}): SvdModel {
     },
     samplingShare: 0.8,
     generative: true,
+    device,
     close: networks.closeAll,
   };
 }

@@ -2,9 +2,10 @@
  * How a network's session is opened, by device, memory and the number of its runs. Measured with svd_xt's UNet, files in single precision,
  * on two cores: prepacked it opens in 10–25 s and then holds 4.2 GiB; mapped in 0.33 s and 0.1 GiB, plus pages of the file.
  */
+import type { DEVICES } from '../../core/job.ts';
 import type { Policy } from './value.ts';
 
-export type Device = 'cpu' | 'cuda' | 'webgpu';
+export type Device = (typeof DEVICES)[number];
 
 /** The policies of each device with the fastest runs, and with the least memory. */
 export const FASTEST_POLICY: Record<Device, Policy> = { cpu: 'prepacked', cuda: 'cuda', webgpu: 'webgpu' };

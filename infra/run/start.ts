@@ -42,7 +42,7 @@ export interface LocalOptions {
 export type LocalService = Awaited<ReturnType<typeof startLocal>>;
 
 /**
- * @returns `url` for this machine, `publicUrl` for callers, and `pids` of the current children
+ * @returns `url` for this machine, `publicUrl` for callers, `device` of the networks, and `pids` of the current children
  * @throws Error in one line: a wrong variable, a port in use; or the signal's reason
  */
 export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: LocalOptions) {
@@ -97,8 +97,10 @@ export async function startLocal({ env, quiet, framesDir, onFirstKey, signal }: 
   };
   try {
     const ready = Promise.all([api.ready, worker.ready]);
-    const [{ url: publicUrl = url }] = await (signal ? Promise.race([ready, rejectOnAbort(signal)]) : ready);
-    return { url, publicUrl, dataDir, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
+    const [{ url: publicUrl = url }, { device }] = await (signal
+      ? Promise.race([ready, rejectOnAbort(signal)])
+      : ready);
+    return { url, publicUrl, dataDir, device, pids: () => ({ api: api.pid(), worker: worker.pid() }), stop };
   } catch (error) {
     await stop();
     throw error;
@@ -138,7 +140,8 @@ async function main(): Promise<void> {
     // Only warnings are logged on a terminal, so that the address stays in view.
     const env = isTTY ? { ...process.env, RUNPOD_LOG_LEVEL: process.env.RUNPOD_LOG_LEVEL || 'WARN' } : process.env;
     const service = await startLocal({ env, signal: stopping.signal });
-    const { publicUrl } = service;
+    const { publicUrl, device } = service;
+    if (device) console.log(`The model’s networks run on the device ${device}.`);
     if (isTTY) console.log(`Open ${publicUrl} in a browser. Ctrl-C ends the service.`);
     else console.log(`listening at ${publicUrl}, everything on this machine (no RUNPOD_ENDPOINT_ID)`);
     await rejectOnAbort(stopping.signal).catch(service.stop);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { openSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { JobOutput } from '../../core/job.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -13,6 +14,13 @@ const { extension, flags } = import.meta.url.endsWith('.ts')
   ? { extension: '.ts', flags: ['--import', 'tsx'] }
   : { extension: '.js', flags: [] };
 const MAX_ERROR_LENGTH = 2000; // characters
+
+interface FirstMessage {
+  /** of the API, for callers */
+  url?: string;
+  /** what the worker's networks run on, if its model has any */
+  device?: JobOutput['device'];
+}
 
 export interface ChildOptions {
   name: string;
@@ -36,7 +44,7 @@ export function supervise({ name, entry, env, logFile, gracePeriod }: ChildOptio
   const stdout = logFile ? openSync(logFile, 'a') : 'inherit';
   let pause = PAUSE.first;
 
-  const ready = new Promise<{ url?: string }>((resolve, reject) => {
+  const ready = new Promise<FirstMessage>((resolve, reject) => {
     function start() {
       const startedAt = performance.now();
       let errors = '';
@@ -49,7 +57,7 @@ export function supervise({ name, entry, env, logFile, gracePeriod }: ChildOptio
         errors = (errors + text).slice(-MAX_ERROR_LENGTH);
         if (state === 'running' || !logFile) process.stderr.write(text);
       });
-      child.once('message', (message: { url?: string }) => {
+      child.once('message', (message: FirstMessage) => {
         if (state === 'starting') state = 'running';
         resolve(message);
       });
@@ -68,7 +76,7 @@ export function supervise({ name, entry, env, logFile, gracePeriod }: ChildOptio
   });
 
   return {
-    /** Resolves with the child's first message, in which the API has the URL for callers. */
+    /** Resolves with the child's first message. */
     ready,
     /** Of the current child. */
     pid: () => child.pid!,

@@ -51,16 +51,15 @@ test('a device that computes wrong numbers fails, and the rest of it is measured
 
 test('when the time is up, the benchmark ends with what is missing', async () => {
   const args = ['--device', 'cpu', '--bench', '--width', '128', '--height', '128', '--frames', '1', '--seconds', '2'];
-  const { status, out, err } = await run(args);
+  const { status, out } = await run(args);
   expect(status).toBe(1); // the self-check was not completed
   const { devices, bench, seconds }: FullReport = JSON.parse(out);
   expect(bench).toMatchObject({ device: 'cpu', size: { width: 128, height: 128, frames: 1 } });
   const late = 'the time was up';
   expect(bench!.missing).toEqual({ 'self-check': late, decoder: late, UNet: late });
   expect(devices.cpu).toMatchObject({ usable: false, obstacle: late });
-  expect(err).toMatch(/^cpu: find …\n/);
   expect(seconds).toBeGreaterThanOrEqual(2);
-  expect(seconds).toBeLessThan(10);
+  expect(seconds).toBeLessThan(30);
 });
 
 test('the text names the obstacle of each device, and what auto takes instead', async () => {

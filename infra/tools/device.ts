@@ -1,6 +1,7 @@
 /** `npm run device`: which devices run the networks here, whether they compute right, and how fast they are. */
 import { rm } from 'node:fs/promises';
 import { readEnvironment } from '../../core/environment.ts';
+import { DEVICES } from '../../core/job.ts';
 import { createScratchFolder, removeOrphanedScratch } from '../../core/temp-files.ts';
 import { SECOND } from '../../core/time.ts';
 import { type CheckDevice, type ChosenDevice, chooseDevice } from '../../handler/onnx/device.ts';
@@ -15,8 +16,6 @@ export interface DeviceIo extends CliIo {
   /** folder of the small model for the self-check; default: the one that comes with the worker */
   smallModel?: string;
 }
-
-const DEVICES = ['cpu', 'cuda', 'webgpu'] as const satisfies Device[];
 
 const OPTIONS = {
   device: { value: 'NAME', help: `only this one: ${DEVICES.join(', ')} (default: all)` },

@@ -29,9 +29,11 @@ test('the networks make an MP4 of a picture, the same bytes for the same seed, m
   expect(task).toMatchObject({
     status: 'succeeded',
     model: 'svd_xt',
+    device: 'cpu',
     input: { fps: 6, sigma_max: 700, max_cfg_scale: 3, min_guidance_scale: 1.5 },
     videos: [{ width: 64, height: 64, frames: 3, seed: 23 }],
   });
+  expect(service.device).toBe('cpu'); // which npm start prints
   expect(task.warnings.map(({ field }) => field)).toEqual(['H']); // not the size that it was trained with
   const bytes = Buffer.from(await (await fetch(task.videos![0]!.link)).arrayBuffer());
   expect(bytes.includes('digitalsourcetype/trainedAlgorithmicMedia')).toBe(true);

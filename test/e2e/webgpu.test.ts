@@ -17,7 +17,7 @@ async function framesOf(device: string): Promise<Buffer[]> {
   const service = await startService({ MODEL: 'svd_xt', MODEL_DIR: SMALL_SVD, DEVICE: device, FRAMES_DIR: frames });
   try {
     const task = await service.make({ H: 64, W: 64, T: 2, steps: 2, decoding_t: 2, seed: 23 });
-    expect(task).toMatchObject({ status: 'succeeded', videos: [{ width: 64, height: 64, frames: 2 }] });
+    expect(task).toMatchObject({ status: 'succeeded', device, videos: [{ width: 64, height: 64, frames: 2 }] });
     const files = await readdir(join(frames, task.id, '1'));
     return Promise.all(
       files.sort().map((file) =>
