@@ -6,8 +6,9 @@ import { createBodies } from './graph/bodies.ts';
 import { createConstants } from './graph/constants.ts';
 import { countConstants, countOperations, peakBytes, schedule } from './graph/memory-plan.ts';
 import { createOperators } from './graph/operators.ts';
-import { divideFirst, PartedOperators } from './graph/parts.ts';
+import { PartedOperators } from './graph/parts.ts';
 import { type Placement, placeConstants } from './graph/placement.ts';
+import { joinTensors, splitTensors } from './graph/ports.ts';
 import { type Body, type Node, Writer } from './graph/writer.ts';
 import { POLICIES } from './policy.ts';
 import { ELEMENT_BYTES, encodeModel, type OnnxNode, type OnnxValue } from './protobuf.ts';
@@ -23,7 +24,7 @@ export interface GraphOptions {
   limits?: GpuLimits | undefined;
 }
 
-/** An input or an output, and the tensors that it consists of. */
+/** An input or an output, and the tensors that it consists of, whose numbers come one after the other. */
 export interface Port extends OnnxValue {
   tensors: readonly OnnxValue[];
 }
@@ -43,7 +44,8 @@ export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
   const webgpu = policy === 'webgpu';
   const writer = new Writer(webgpu ? limits.half : POLICIES[policy].weightsAreInputs);
   const plain = createOperators(writer);
-  const operators = webgpu ? { ...plain, ...new PartedOperators(plain, limits.binding) } : plain;
+  const limit = webgpu ? limits.binding : Infinity; // bytes of a tensor
+  const operators = webgpu ? { ...plain, ...new PartedOperators(plain, limit) } : plain;
   const { replaceableOne, ...constants } = createConstants(writer, operators, weights, precision);
   const bodies = createBodies(writer, operators, replaceableOne);
 
@@ -55,30 +57,26 @@ export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
     ...constants,
     ...bodies,
 
-    /** An input that exceeds a GPU's largest binding consists of several, parts of its first dimension. */
     input(name: string, shape: readonly number[]): Value {
       const whole = { name, type: 'float32' as const, shape };
-      const parts = divideFirst(whole, webgpu ? limits.binding : Infinity).map((part) => writer.known(part));
-      inputs.push({ ...whole, tensors: parts });
-      return operators.concat(
-        parts.map((part) => operators.cast(part, precision)),
-        0,
-      );
+      const tensors: Value[] = [];
+      const value = joinTensors(operators, whole, limit, (part) => {
+        const own = part === shape ? name : `${name} ${tensors.length}`;
+        const tensor = writer.known({ ...whole, name: own, shape: part });
+        tensors.push(tensor);
+        return operators.cast(tensor, precision);
+      });
+      inputs.push({ ...whole, tensors });
+      return value;
     },
     output(name: string, value: Value): void {
-      const { values } = value.parts ?? { values: [value] };
+      const values = splitTensors(operators, value, limit);
       const tensors = values.map((part, i) => {
         operators.map('Identity', operators.cast(part, 'float32'));
-        const tensor = {
-          name: values.length === 1 ? name : `${name} ${i}`,
-          type: 'float32' as const,
-          shape: part.shape,
-        };
-        writer.nodes.at(-1)!.outputs = [tensor.name];
-        return writer.known(tensor);
+        const own = values.length === 1 ? name : `${name} ${i}`;
+        writer.nodes.at(-1)!.outputs = [own];
+        return writer.known({ name: own, type: 'float32', shape: part.shape });
       });
-      if (value.parts && value.parts.axis !== 0)
-        throw new Error(`the output ${name}, [${value.shape}], is not in frames`);
       outputs.push({ name, type: 'float32', shape: value.shape, tensors });
     },
 

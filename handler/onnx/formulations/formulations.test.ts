@@ -70,3 +70,30 @@ test.each<[string, readonly number[], (g: NetworkGraph, x: Value) => Value]>([
   for (const policy of ['prepacked', 'cuda', 'webgpu'] as const)
     expect(psnr(await outputOf(policy, shape, layer), expected), policy).toBeGreaterThan(110);
 });
+
+test.each<[string, readonly number[]]>([
+  ['some pictures', [5, 8, 6, 7]],
+  ['pictures each of which exceeds it', [2, 16, 6, 7]],
+  ['one picture', [1, 16, 6, 7]],
+  ['the frames of one video', [1, 3, 8, 6, 7]],
+])(
+  'inputs and outputs that exceed a GPU’s largest tensor, of %s, keep the order of their numbers',
+  async (_, shape) => {
+    const binding = 2000; // bytes: one picture of 8 channels has 1344
+    const g = createNetworkGraph(weights, { policy: 'webgpu', limits: { binding, half: false } });
+    const x = g.input('x', shape);
+    g.output('y', silu(g, shape.length === 5 ? g.reshape(x, shape.slice(1)) : x));
+    expect(g.inputs[0]!.tensors.length).toBeGreaterThan(1);
+    expect(g.largestBytes()).toBeLessThanOrEqual(binding);
+    const session = await openSession(g, { threads: 1, policy: 'prepacked' });
+    const values = generator(5).randn(product(shape));
+    const y = await session.run({ x: values });
+    await session.close();
+    expect(
+      psnr(
+        y,
+        values.map((value) => value / (1 + Math.exp(-value))),
+      ),
+    ).toBeGreaterThan(130);
+  },
+);

@@ -10,23 +10,10 @@ export function partEnds({ shape, parts }: Value, axis: number): number[] {
   return ends;
 }
 
-/** Parts of a value's first dimension, as few as have at most `limit` bytes. One part keeps the name. */
-export function divideFirst({ name, type, shape }: Value, limit: number): Value[] {
-  const items = shape[0]!;
-  const most = Math.max(1, Math.floor(limit / (sizeOf({ type, shape }) / items)));
-  const count = Math.max(1, Math.ceil(items / most));
-  const step = Math.ceil(items / count);
-  return Array.from({ length: count }, (_, i) => ({
-    name: count === 1 ? name : `${name} ${i}`,
-    type,
-    shape: shape.with(0, Math.min(step, items - i * step)),
-  }));
-}
-
-type Described = Pick<Value, 'type' | 'shape'>;
+export type Described = Pick<Value, 'type' | 'shape'>;
 
 /** The first dimension that is not 1. */
-const leading = (shape: readonly number[]) =>
+export const leading = (shape: readonly number[]) =>
   Math.max(
     0,
     shape.findIndex((size) => size > 1),
