@@ -3,7 +3,7 @@ import type { HttpBindings } from '@hono/node-server';
 import type { Context } from 'hono';
 import { ClientDisconnected, Problem, unavailable } from './problem.ts';
 
-/** Bytes of one API key's bodies: three of the largest, or two in JSON. */
+/** Bytes of one API key's bodies: two of the largest, or three pictures as files. */
 const MAX_KEY_BYTES = 64_000_000;
 /** Bytes of all bodies in this process. */
 const MAX_BYTES = 256_000_000;

@@ -2,14 +2,12 @@
 import { randomUUID } from 'node:crypto';
 import { isUploadName } from '../../core/file-name.ts';
 import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
-import { imageTooLarge } from './multipart.ts';
+import { imageTooLarge, MAX_PICTURE_TEXT } from './multipart.ts';
 import { invalidInput } from './problem.ts';
 
 /** Fields whose text may be a picture. */
 const FIELDS = ['image', 'image_url'] as const;
 export type PictureField = (typeof FIELDS)[number];
-/** Base64 has four characters for three bytes. Line breaks and escapes add a little. */
-export const MAX_PICTURE_TEXT = 1.4 * MAX_PICTURE_BYTES;
 
 const QUOTE = 0x22;
 

@@ -14,7 +14,9 @@ const PIECE = 256 * 1024;
 
 export const imageTooLarge = () => new Problem('too_large', `image has more than ${MAX_PICTURE_BYTES / 1e6} MB`);
 export const tooManyFields = () => new Problem('too_large', `a form may have at most ${MAX_FIELDS} fields`);
-/** A field of OpenAI's clients; its text may be a data URL as large as a picture. */
+/** Characters of a picture as text: base64 has four for three bytes, and line breaks and escapes add a little. */
+export const MAX_PICTURE_TEXT = 1.4 * MAX_PICTURE_BYTES;
+/** A field of OpenAI's clients; its text may be a data URL of a picture. */
 const PICTURE_URL = 'input_reference[image_url]';
 
 export const tooMuchText = () =>
@@ -46,15 +48,18 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
   };
   const parser = new Busboy({
     headers: { 'content-type': `multipart/form-data; boundary="${boundary}"` },
-    limits: { parts: MAX_FIELDS, fileSize: MAX_PICTURE_BYTES, headerSize: MAX_PART_HEADERS },
+    limits: { parts: MAX_FIELDS, fileSize: MAX_PICTURE_TEXT, headerSize: MAX_PART_HEADERS },
     isPartAFile: () => true, // text is decoded by the caller, strictly
   });
   parser.on('file', (name, stream, filename: string | undefined, encoding, type) => {
     const chunks: Buffer[] = [];
+    let size = 0;
     const isFile = filename !== undefined || /^(image\/|application\/octet-stream)/i.test(type);
     stream.on('data', (chunk: Buffer) => {
       chunks.push(chunk);
-      if (!isFile && name !== PICTURE_URL) text += chunk.length;
+      if (isFile) size += chunk.length;
+      else if (name !== PICTURE_URL) text += chunk.length;
+      if (size > MAX_PICTURE_BYTES) failure ??= imageTooLarge();
       if (text > MAX_TEXT_BYTES) failure ??= tooMuchText();
     });
     stream.on('limit', () => (failure ??= imageTooLarge())).on('error', fail);

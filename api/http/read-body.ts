@@ -2,17 +2,21 @@
 import type { HttpBindings } from '@hono/node-server';
 import type { Context } from 'hono';
 import { uploadName } from '../../core/file-name.ts';
-import { MAX_PICTURE_BYTES } from '../../core/picture/limits.ts';
 import type { FieldNote } from '../../core/request.ts';
 import { parseTextFields } from '../../core/text-fields.ts';
-import { cutLongestText, MAX_PICTURE_TEXT, type PictureField, takeInlinePicture } from './inline-picture.ts';
-import { MAX_FIELDS, MAX_TEXT_BYTES, parseMultipart, tooManyFields, tooMuchText } from './multipart.ts';
+import { cutLongestText, type PictureField, takeInlinePicture } from './inline-picture.ts';
+import {
+  MAX_FIELDS,
+  MAX_PICTURE_TEXT,
+  MAX_TEXT_BYTES,
+  parseMultipart,
+  tooManyFields,
+  tooMuchText,
+} from './multipart.ts';
 import { ClientDisconnected, invalidInput, Problem } from './problem.ts';
 
-/** A picture and the text fields around it. */
-const MAX_BODY_BYTES = MAX_PICTURE_BYTES + MAX_TEXT_BYTES;
-/** The same in JSON. */
-const MAX_JSON_BYTES = MAX_PICTURE_TEXT + MAX_TEXT_BYTES;
+/** A picture, which may be text, and the text around it. */
+const MAX_BODY_BYTES = MAX_PICTURE_TEXT + MAX_TEXT_BYTES;
 /** Bodies up to this length, in bytes, are read at once and not counted. Node reads no more than Content-Length. */
 const SMALL_BODY = 8192;
 
@@ -75,7 +79,7 @@ export async function readBody(c: Context, reserve: Reserve, file = 'image'): Pr
 
 /** Reads a JSON object, which may have a picture as text. @throws Problem 400, 413, 415, and those of `reserve`. @throws ClientDisconnected */
 export const readJsonBody = async (c: Context, reserve: Reserve) =>
-  readJson(await readBytes(c, MAX_JSON_BYTES, reserve));
+  readJson(await readBytes(c, MAX_BODY_BYTES, reserve));
 
 /**
  * Reads at most `max` bytes. They are copied to one buffer as they arrive, because each of many small chunks would cost memory. Memory
