@@ -67,16 +67,17 @@ export function countEvaluations(input: Sampled): number {
   const interval = guidanceInterval(input);
   const isSecondOrder = SECOND_ORDER.includes(input.sampler);
   const churn = 's_churn' in input && input.s_churn > 0 ? Math.SQRT2 : 1; // the most that churn raises a sigma
-  const sigmas = noiseLevels(input.steps, input);
+  const isLimited = interval.guidance_sigma_min !== undefined || interval.guidance_sigma_max !== undefined;
+  const sigmas = isGuided && isLimited ? noiseLevels(input.steps, input) : undefined; // they take most of the time
   const share = CACHED_SHARE[cache_depth]!;
   let unconditionalCycle = -1; // the last one in which the unconditional branch ran
   let count = 0;
   for (let step = 0; step < input.steps; step++) {
-    const [sigma, next] = [sigmas[step]!, sigmas[step + 1]!];
     const cycle = Math.floor(step / cache_interval);
     const isWhole = step % cache_interval === 0;
     let branches = isWhole ? 1 : share;
-    if (isGuided && isInInterval(churn * sigma, interval, isSecondOrder ? next : sigma)) {
+    const lowest = sigmas?.[isSecondOrder ? step + 1 : step];
+    if (isGuided && (!sigmas || isInInterval(churn * sigmas[step]!, interval, lowest))) {
       branches += isWhole || unconditionalCycle !== cycle ? 1 : share; // a branch without features runs whole
       unconditionalCycle = cycle;
     }

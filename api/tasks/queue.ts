@@ -8,8 +8,8 @@ import type { createEstimator } from './estimate.ts';
 const MAX_TASKS = 500;
 /** Places are read again when they are older. */
 const MAX_AGE = SECOND;
-/** A task that is not among them is new: they are read again, but reads may use only a twentieth of the time. */
-const MAX_SHARE = 20;
+/** A task that is not among them is new: they are read again, but reads may use only a fiftieth of the time. */
+const MAX_SHARE = 50;
 
 export interface Place {
   queue_position?: number;
