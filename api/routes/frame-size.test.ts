@@ -38,6 +38,12 @@ async function upload({ url }: TestService, bytes: Uint8Array, fields: Record<st
   return (await fetch(`${url}/img2vid${query}`, { method: 'POST', body })).json();
 }
 const post = async (service: TestService, body: object, init = {}) => (await service.post(body, init)).json();
+const image_url = 'https://example.com/a.png';
+async function estimate({ url }: TestService, body: object) {
+  const headers = { 'content-type': 'application/json' };
+  const response = await fetch(`${url}/img2vid?dry_run=1`, { method: 'POST', headers, body: JSON.stringify(body) });
+  return (await response.json()).cost_estimate;
+}
 
 for (const model of ['camera', 'svd_xt'] as const) {
   describe(`a clip of ${model} has the aspect ratio of its source:`, () => {
@@ -46,20 +52,37 @@ for (const model of ['camera', 'svd_xt'] as const) {
       service = services[model]!;
     });
 
-    test.each(Object.entries(SHAPES))('%s', async (_, shape: Shape) => {
-      const bytes = await png(shape.picture);
-      const [width, height] = shape.picture;
+    const estimates = new Set<string>();
 
+    test.each(Object.entries(SHAPES))('%s', async (_, { picture, [model]: size }: Shape) => {
+      const [width, height] = picture;
+      const estimated = await upload(service, await png(picture), {}, '?dry_run=1');
+      const prompted = await post(service, { prompt: `a harbour --ar ${width}:${height} --v 6` });
+      for (const task of [estimated, prompted]) expect(sizeOf(task)).toBe(size);
+
+      estimates.add(JSON.stringify(estimated.cost_estimate));
+      const { W, H } = estimated.input;
+      const exact = await estimate(service, { image_url, W, H });
+      expect(exact.amount).toBeLessThanOrEqual(estimated.cost_estimate.amount);
+    });
+
+    test('the estimate is the same for every shape and for a picture at a URL', async () => {
+      estimates.add(JSON.stringify(await estimate(service, { image_url })));
+      expect(estimates.size).toBe(1);
+    });
+
+    // Their pictures are measured as those of dry runs are, each by a process of its own.
+    test('an upload, the picture of another task, and the job have the same size', async () => {
+      const { picture, [model]: size } = SHAPES.portrait;
+      const bytes = await png(picture);
       const uploaded = await upload(service, bytes);
       expect(uploaded.input).not.toHaveProperty('aspect_ratio');
-      expect(sizeOf(await upload(service, bytes, {}, '?dry_run=1'))).toBe(shape[model]);
       await service.bucket.put(`tasks/${uploaded.id}/still.png`, bytes);
       const again = await post(service, { still_of: uploaded.id });
-      const prompted = await post(service, { prompt: `a harbour --ar ${width}:${height} --v 6` });
-      for (const task of [uploaded, again, prompted]) expect(sizeOf(task)).toBe(shape[model]);
+      for (const task of [uploaded, again]) expect(sizeOf(task)).toBe(size);
 
       const { input } = await service.take(uploaded.id);
-      expect(`${input.W}×${input.H}`).toBe(shape[model]);
+      expect(`${input.W}×${input.H}`).toBe(size);
       expect(input).not.toHaveProperty('aspect_ratio');
     });
 
@@ -69,7 +92,6 @@ for (const model of ['camera', 'svd_xt'] as const) {
     });
 
     test('aspect_ratio replaces the ratio of the source', async () => {
-      const image_url = 'https://example.com/a.png';
       for (const [aspect_ratio, { [model]: size }] of [
         ['16:9', SHAPES.wide],
         ['9:16', SHAPES['of the widest phone']],
@@ -79,26 +101,9 @@ for (const model of ['camera', 'svd_xt'] as const) {
       ] as const) {
         for (const source of [{ prompt: 'x --ar 4:5' }, { image_url }])
           expect(sizeOf(await post(service, { ...source, aspect_ratio }))).toBe(size);
-        expect(sizeOf(await upload(service, await png([40, 400]), { aspect_ratio }))).toBe(size);
       }
-    });
-
-    test('the estimate is the same for every picture, and never below that of its size', async () => {
-      const costs = new Set<string>();
-      for (const shape of Object.values(SHAPES)) {
-        const bytes = await png(shape.picture);
-        const { input, cost_estimate } = await upload(service, bytes, {}, '?dry_run=1');
-        costs.add(JSON.stringify(cost_estimate));
-        const exact = await upload(service, bytes, { W: input.W, H: input.H }, '?dry_run=1');
-        expect(exact.cost_estimate.amount).toBeLessThanOrEqual(cost_estimate.amount);
-      }
-      const response = await fetch(`${service.url}/img2vid?dry_run=1`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify({ image_url: 'https://example.com/a.png' }),
-      });
-      costs.add(JSON.stringify((await response.json()).cost_estimate));
-      expect(costs.size).toBe(1);
+      const uploaded = await upload(service, await png([40, 400]), { aspect_ratio: '21:9' });
+      expect(sizeOf(uploaded)).toBe(SHAPES.panorama[model]);
     });
   });
 }
@@ -161,7 +166,7 @@ test('a request with the input of a task has the same size', async () => {
 });
 
 describe('the picture of an image_url', () => {
-  const request = { image_url: 'https://example.com/a.png', W: 256 };
+  const request = { image_url, W: 256 };
 
   test('is not known yet: the task shows aspect_ratio, and the worker chooses', async () => {
     const service = services.camera!;
