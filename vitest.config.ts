@@ -37,9 +37,9 @@ class SlowFirst extends BaseSequencer {
   }
 }
 
-const project = (name: string, include: string[], exclude: string[] = []) => ({
+const project = (name: string, include: string[], exclude: string[] = [], globalSetup: string[] = []) => ({
   extends: true as const,
-  test: { name, include, exclude: [...configDefaults.exclude, ...exclude] },
+  test: { name, include, exclude: [...configDefaults.exclude, ...exclude], globalSetup },
 });
 
 export default defineConfig({
@@ -47,7 +47,7 @@ export default defineConfig({
     projects: [
       project('unit', ['{core,handler,api,client,infra,test}/**/*.test.ts'], [...INTEGRATION, ...E2E]),
       project('integration', INTEGRATION, E2E),
-      project('e2e', E2E),
+      project('e2e', E2E, [], ['test/support/programs.ts']),
     ],
     maxWorkers: 2, // Vitest's default on two cores is one, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },

@@ -1,13 +1,14 @@
 // `npm run build`: compiles the image's programs to JavaScript in dist/, in the same folders, and copies the other files that they read.
+// Tests name another folder.
 import { execFileSync } from 'node:child_process';
 import { cpSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 process.chdir(fileURLToPath(new URL('../..', import.meta.url)));
-rmSync('dist', { recursive: true, force: true });
-execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.build.json'], {
-  stdio: 'inherit',
-});
+const dist = process.argv[2] ?? 'dist';
+rmSync(dist, { recursive: true, force: true });
+const compiler = ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.build.json', '--outDir', dist];
+execFileSync(process.execPath, compiler, { stdio: 'inherit' });
 for (const path of [
   'core/picture/colours.mjs',
   'core/picture/decode.mjs',
@@ -24,4 +25,4 @@ for (const path of [
   'core/retry-after.js',
   'docs',
 ])
-  cpSync(path, `dist/${path}`, { recursive: true, filter: (source) => !source.endsWith('.ts') });
+  cpSync(path, `${dist}/${path}`, { recursive: true, filter: (source) => !source.endsWith('.ts') });

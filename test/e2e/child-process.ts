@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Stage } from '../../core/job.ts';
+import { programArgs } from '../support/programs.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -30,8 +31,8 @@ export type TestProcess = ReturnType<typeof startProcess>;
 
 /** Starts a program of ours in its own process group, by which every process that it starts can be found. */
 export function startProcess(id: string, { entry, env, preload = [], ready, onLine, onChange }: ProcessOptions) {
-  const imports = ['tsx', ...preload].flatMap((module) => ['--import', module]);
-  const child = spawn(process.execPath, [...imports, entry], {
+  const imports = preload.flatMap((module) => ['--import', module]);
+  const child = spawn(process.execPath, [...imports, ...programArgs(entry)], {
     cwd: ROOT,
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'], // the channel closes when this process ends

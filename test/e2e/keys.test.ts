@@ -13,6 +13,7 @@ import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../i
 import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { main } from '../../infra/tools/keys.ts';
 import { startApi } from '../support/api-process.ts';
+import { programArgs } from '../support/programs.ts';
 import { listen } from '../support/test-api.ts';
 import { jobOutput } from './job-output.ts';
 
@@ -68,9 +69,11 @@ async function start(env: Record<string, string> = {}): Promise<Api> {
 async function keys(...args: string[]): Promise<{ out: string; err: string; status: number }> {
   const env = { PATH: process.env.PATH, DATA_DIR: folder };
   return new Promise((resolve) => {
-    const program = ['--import', 'tsx', 'infra/tools/keys.ts', ...args];
-    const child = execFile(process.execPath, program, { cwd: ROOT, env }, (_, out, err) =>
-      resolve({ out, err, status: child.exitCode! }),
+    const child = execFile(
+      process.execPath,
+      [...programArgs('infra/tools/keys.ts'), ...args],
+      { cwd: ROOT, env },
+      (_, out, err) => resolve({ out, err, status: child.exitCode! }),
     );
   });
 }

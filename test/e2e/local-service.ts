@@ -5,7 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
-import { startLocal } from '../../infra/run/start.ts';
+import { importStart } from '../support/programs.ts';
+
+const { startLocal } = await importStart();
 
 export const PICTURE_PATH = fileURLToPath(new URL('../../assets/coffee.png', import.meta.url));
 export const PICTURE = new Uint8Array(await readFile(PICTURE_PATH));

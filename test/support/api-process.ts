@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../../infra/run/free-port.ts';
+import { programArgs } from './programs.ts';
 
 interface ApiProcessOptions {
   /** the program, from the repository's root; default: the API */
@@ -18,7 +19,7 @@ export type ApiProcess = Awaited<ReturnType<typeof startApi>>;
 /** Starts the API, or a program that replaces it, on a free port of 127.0.0.1. @throws Error if it ends before it listens */
 export async function startApi({ entry = 'api/index.ts', dataDir, runpod, env, stdout = 'ignore' }: ApiProcessOptions) {
   const port = await freePort();
-  const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', entry], {
+  const child: ChildProcess = spawn(process.execPath, programArgs(entry), {
     cwd: fileURLToPath(new URL('../..', import.meta.url)),
     env: {
       PATH: process.env.PATH,
