@@ -26,6 +26,7 @@ export const NAVIGATION: Record<string, string[]> = {
     'models/svd',
     'models/fast',
     'models/animatelcm',
+    'models/devices',
     'models/memory',
     'models/sampling',
     'models/feature-cache',
