@@ -8,7 +8,7 @@ import { createGraph, type Graph } from './graph.ts';
 import type { Device } from './policy.ts';
 import { CUDA_PROVIDER, providerFolder } from './provider.ts';
 import { NO_WEIGHTS } from './safetensors.ts';
-import { hasWebGpu, openSession } from './session.ts';
+import { hasWebGpu, withSession } from './session.ts';
 import { type GpuLimits, LEAST_LIMITS, type Policy } from './value.ts';
 
 /** A device that runs graphs. */
@@ -116,7 +116,7 @@ export async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promi
   };
 }
 
-const firstLine = ({ message }: Error) => message.split('\n')[0]!;
+export const firstLine = ({ message }: Error) => message.split('\n')[0]!;
 
 /** x → sigmoid(x) of one number */
 function sigmoid(policy: Policy): Graph {
@@ -125,15 +125,8 @@ function sigmoid(policy: Policy): Graph {
   return graph;
 }
 
-/** Opens a graph of one input `x`, runs it and closes it. */
-async function runOnce(graph: Graph, x: Float32Array): Promise<Float32Array> {
-  const session = await openSession(graph);
-  try {
-    return await session.run({ x });
-  } finally {
-    await session.close();
-  }
-}
+/** Runs a graph of one input `x` once. */
+const runOnce = (graph: Graph, x: Float32Array) => withSession(graph, (session) => session.run({ x }));
 
 const SIDE = 1024;
 /**
@@ -146,15 +139,15 @@ export async function productRate(policy: Policy, products = 1): Promise<number>
   let y = x;
   for (let i = 0; i < products; i++) y = graph.op('MatMul', [y, x], [SIDE, SIDE]);
   graph.output('y', y);
-  const session = await openSession(graph);
   const data = new Float32Array(SIDE * SIDE).fill(1 / SIDE);
-  let least = Infinity;
-  for (let i = 0; i < 3; i++) {
-    await session.run({ x: data }); // the first one also compiles
-    if (i > 0) least = Math.min(least, session.timings.run);
-  }
-  await session.close();
-  return (products * 2 * SIDE ** 3) / least / 1e6;
+  return withSession(graph, async (session) => {
+    let least = Infinity;
+    for (let i = 0; i < 3; i++) {
+      await session.run({ x: data }); // the first one also compiles
+      if (i > 0) least = Math.min(least, session.timings.run);
+    }
+    return (products * 2 * SIDE ** 3) / least / 1e6;
+  });
 }
 
 /** Sizes of bindings that are tried, in bytes, the guaranteed one first. Most GPUs allow 2 or 4 GiB less 4 bytes. */

@@ -103,3 +103,13 @@ export async function openSession(graph: Graph, options: SessionOptions = {}) {
     },
   };
 }
+
+/** Opens a session for `use`, and closes it also if `use` fails. @throws as openSession and `use` */
+export async function withSession<T>(graph: Graph, use: (session: Session) => Promise<T>): Promise<T> {
+  const session = await openSession(graph);
+  try {
+    return await use(session);
+  } finally {
+    await session.close();
+  }
+}

@@ -1,7 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, test } from 'vitest';
+import { InferenceSession } from 'onnxruntime-node';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { chooseDevice } from '../../onnx/device.ts';
 import { inSinglePrecision } from '../testdata/reference.ts';
 import { checkDevice, checkNetworks, type NetworkCheck } from './self-check.ts';
@@ -30,6 +31,21 @@ describe.each([
       new RegExp(`^cpu on the processor computes wrong numbers: ${network} has \\d+ dB`),
     );
   });
+});
+
+test('a device that can’t run a network fails in one line with its name, and its session is closed', async () => {
+  const create = InferenceSession.create.bind(InferenceSession) as (...all: unknown[]) => Promise<InferenceSession>;
+  const release = vi.fn();
+  const spy = vi.spyOn(InferenceSession, 'create').mockImplementation((async (...all: unknown[]) => {
+    const session = await create(...all);
+    session.run = () => Promise.reject(new Error('CUDA failure 700: an illegal memory access\n  at line 2'));
+    session.release = release;
+    return session;
+  }) as typeof InferenceSession.create);
+  const failing = checkDevice({ device: 'cpu', name: 'processor' });
+  await expect(failing).rejects.toThrow(/^cpu can’t run clip: CUDA failure 700: an illegal memory access$/);
+  expect(release).toHaveBeenCalledTimes(1);
+  spy.mockRestore();
 });
 
 test('a wanted GPU that is missing or fails its check is an error, and with auto the next device is taken', async () => {

@@ -1,9 +1,9 @@
 /** Verifies a device before it serves: the four networks of the small model must give the numbers that a processor gives. */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { ChosenDevice } from '../../onnx/device.ts';
+import { type ChosenDevice, firstLine } from '../../onnx/device.ts';
 import { FASTEST_POLICY, POLICIES } from '../../onnx/policy.ts';
-import { openSession } from '../../onnx/session.ts';
+import { withSession } from '../../onnx/session.ts';
 import { product } from '../../onnx/value.ts';
 import { generator } from '../../sampling/torch-random.ts';
 import { openFiles } from './files.ts';
@@ -15,7 +15,7 @@ const STORED = new URL('self-check.json', import.meta.url);
 /** Two frames of 256 places each. */
 const SIZE = { H: 128, W: 128, T: 2 };
 const NETWORKS = ['clip', 'encoder', 'unet', 'decoder'] as const;
-/** Of the numbers of each output so many are compared, evenly spread. */
+/** Of the numbers of each output at least so many are compared, evenly spread. */
 const COMPARED = 512;
 /** The least PSNR in dB. Rounding alone leaves about 70 in half precision and 115 in single precision. */
 const LEAST_PSNR = { float16: 60, float32: 90 };
@@ -48,7 +48,7 @@ export async function* checkNetworks(device: CheckedDevice, folder?: string): As
 
 /**
  * For chooseDevice.
- * @throws Error of one line that names the network, its PSNR and the device
+ * @throws Error of one line that names the device, and the network with its PSNR or why it can't be run
  */
 export async function checkDevice(device: CheckedDevice & { name: string }, folder?: string): Promise<void> {
   for await (const check of checkNetworks(device, folder)) {
@@ -67,19 +67,25 @@ export function faultOf(
   return `${device} on the ${name} computes wrong numbers: ${found}`;
 }
 
-/** The compared numbers of each network on a device: of the UNet for both branches of guidance. */
+/**
+ * The compared numbers of each network on a device: of the UNet for both branches of guidance.
+ * @throws Error of one line that names the device and the network which it can't run
+ */
 export async function* computeNetworks({ device, limits }: CheckedDevice, folder = SMALL_MODEL) {
   const graphs = createGraphs(openFiles(folder, { half: true }), device, limits);
   for (const [seed, network] of NETWORKS.entries()) {
     const start = performance.now();
     const { H, W, T } = SIZE;
     const graph = graphs.graphOf(network, FASTEST_POLICY[device], H, W, T, 0);
-    const session = await openSession(graph);
-    const { randn } = generator(seed);
-    const feeds = Object.fromEntries(graph.inputs.map(({ name, shape }) => [name, randn(product(shape))]));
-    const outputs = [await session.run(feeds)];
-    if (feeds.context) outputs.push(await session.run({ ...feeds, context: feeds.context.map(() => 0) }));
-    await session.close();
+    const outputs = await withSession(graph, async (session) => {
+      const { randn } = generator(seed);
+      const feeds = Object.fromEntries(graph.inputs.map(({ name, shape }) => [name, randn(product(shape))]));
+      const conditional = await session.run(feeds);
+      if (!feeds.context) return [conditional];
+      return [conditional, await session.run({ ...feeds, context: feeds.context.map(() => 0) })];
+    }).catch((error: Error) => {
+      throw new Error(`${device} can’t run ${network}: ${firstLine(error)}`, { cause: error });
+    });
     yield { network, values: spread(outputs), ms: performance.now() - start };
   }
 }
