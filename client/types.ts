@@ -26,8 +26,8 @@ export interface RequestParameters {
   motion_bucket_id?: number | undefined;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid (1–10; default 1) */
   num_cols?: number | undefined;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. Not used by the camera and AnimateLCM (default exact) */
-  speed?: 'exact' | 'fast' | undefined;
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. draft: the network AnimateLCM with fps 7, steps 4, sampler LCMSampler, discretization LCMDiscretization, guider IdentityGuider; only with the model svd_xt. Not used by the camera and AnimateLCM (default exact) */
+  speed?: 'exact' | 'fast' | 'draft' | undefined;
   /** Number of sampling steps. More steps take longer and may show finer detail (1–1000; default 12 (camera), 25 (svd), 30 (svd_xt, svd_xt_1_1), 4 (animatelcm_svd_xt)) */
   steps?: number | undefined;
   /** Sampling algorithm, named as in Stability AI’s code (default EulerEDMSampler (camera, svd, svd_xt, svd_xt_1_1), LCMSampler (animatelcm_svd_xt)) */
@@ -119,8 +119,8 @@ export type Input = {
   motion_bucket_id: number;
   /** Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid */
   num_cols: number;
-  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. Not used by the camera and AnimateLCM */
-  speed: 'exact' | 'fast';
+  /** Set of sampling parameters; those of the request override it. exact: the model’s own. fast: steps 10, sampler DPMPP2MSampler, discretization AlignYourStepsDiscretization, cache_interval 2, cache_depth 2. draft: the network AnimateLCM with fps 7, steps 4, sampler LCMSampler, discretization LCMDiscretization, guider IdentityGuider; only with the model svd_xt. Not used by the camera and AnimateLCM */
+  speed: 'exact' | 'fast' | 'draft';
   /** Number of sampling steps. More steps take longer and may show finer detail */
   steps: number;
   /** Steps from one whole run of the network to the next. In between, only a part of it runs, with features of the last whole run. 1 always runs all of it */

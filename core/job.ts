@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { LCM_LEVELS } from './discretization.ts';
 import { isSized, type Size } from './frame-size.ts';
 import { parameters } from './parameters.ts';
-import { presets } from './presets.ts';
+import { DRAFT, presets } from './presets.ts';
 
 export const MODELS = Object.keys(presets) as (keyof typeof presets)[];
 
@@ -38,6 +38,8 @@ const common = {
   image_url: v.optional(all.image_url),
   task_id: v.pipe(v.string(), v.uuid('must be a UUID')),
   model: v.picklist(MODELS),
+  /** the model whose UNet makes the clip, with the other networks of `model`; absent: that of `model` */
+  unet: v.optional(v.literal(DRAFT.unet)),
   /** bucket key of the picture that came with the request */
   image_key: v.optional(v.string()),
   /** bucket key of an earlier task's still */
@@ -98,6 +100,7 @@ export const jobSchema = v.pipe(
     (job) => job.discretization !== 'LCMDiscretization' || job.steps <= LCM_LEVELS,
     'steps: more than LCMDiscretization has levels',
   ),
+  v.check((job) => !job.unet || job.model === DRAFT.model, `unet: only with the model ${DRAFT.model}`),
   // A key may only lead into the task's own folder, or to a still, whose owner the API has checked.
   v.check(
     (job) => !job.image_key || job.image_key === `${taskFolder(job.task_id)}/upload`,

@@ -10,7 +10,7 @@ import { metadataSchema } from './metadata.ts';
 import { findForbidden } from './midjourney-prompt.ts';
 import { aspectRatio, choice, integer, positive, real, side, url, webhookUrl } from './parameter-types.ts';
 import { PICTURE_LIMITS_TEXT, PICTURE_TYPES_TEXT } from './picture/limits.ts';
-import { type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
+import { DRAFT, type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
 import type { Ancestral, Churn, Sampler } from './sampler-options.ts';
 import { webhookEvents } from './webhook-events.ts';
 
@@ -62,6 +62,10 @@ export const UNUSED: Record<ModelName, readonly ParameterName[]> = {
   svd_xt_1_1: [],
   animatelcm_svd_xt: ['speed'],
 };
+
+/** The speeds that a request may name. A model that ignores the speed accepts each of them. */
+export const speedsOf = (model: ModelName): Speed[] =>
+  SPEED_NAMES.filter((speed) => speed !== DRAFT.speed || model === DRAFT.model || UNUSED[model].includes('speed'));
 
 /** A character has one or two UTF-16 units. The cheap check comes first, because the text may be long. */
 const isPrompt = (text: string) =>
@@ -115,8 +119,8 @@ export function parameters({ maxFrames, maxFps }: Limits, model: ModelName) {
       'Number of videos from one still, with the seeds seed, seed + 1, … Several videos also come as one grid',
     ),
     speed: choice(
-      SPEED_NAMES,
-      `Set of sampling parameters; those of the request override it. exact: the model’s own. fast: ${describeSet(SPEEDS.fast)}. Not used by the camera and AnimateLCM`,
+      speedsOf(model),
+      `Set of sampling parameters; those of the request override it. exact: the model’s own. fast: ${describeSet(SPEEDS.fast)}. draft: the network AnimateLCM with ${describeSet(SPEEDS.draft)}; only with the model ${DRAFT.model}. Not used by the camera and AnimateLCM`,
     ),
     steps: integer(1, 1000, 'Number of sampling steps. More steps take longer and may show finer detail'),
     sampler: choice(SAMPLERS, 'Sampling algorithm, named as in Stability AI’s code'),

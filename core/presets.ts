@@ -52,6 +52,7 @@ export type ModelName = keyof typeof presets;
 /**
  * Sets of sampling parameters. `exact` has the model's own. `fast` has the levels of Align Your Steps at the 10 steps that they were
  * published for, with DPM-Solver++(2M): it follows them more closely than Euler's method does. Every second step runs a part of the network.
+ * `draft` has those of AnimateLCM, whose UNet makes its clips.
  */
 export const SPEEDS = {
   exact: {},
@@ -62,6 +63,16 @@ export const SPEEDS = {
     cache_interval: 2,
     cache_depth: 2,
   },
+  draft: {
+    fps: presets.animatelcm_svd_xt.fps,
+    steps: presets.animatelcm_svd_xt.steps,
+    sampler: presets.animatelcm_svd_xt.sampler,
+    ...presets.animatelcm_svd_xt.discretization,
+    ...presets.animatelcm_svd_xt.guider,
+  },
 } as const;
 
 export type Speed = keyof typeof SPEEDS;
+
+/** The speed whose clips have another model's UNet. It was distilled from that of `model`, whose other networks it needs. */
+export const DRAFT = { speed: 'draft', model: 'svd_xt', unet: 'animatelcm_svd_xt' } as const;

@@ -15,9 +15,10 @@ import {
   type Request,
   requestSchema,
   SOURCES,
+  speedsOf,
   UNUSED,
 } from './parameters.ts';
-import { type ModelName, presets, SPEEDS, type Speed } from './presets.ts';
+import { DRAFT, type ModelName, presets, type Speed } from './presets.ts';
 import { describeUnknownName, describeUnknownParameter } from './unknown-names.ts';
 
 export interface FieldNote {
@@ -97,11 +98,9 @@ export function parseRequest(
   };
 }
 
-/** The speed that a request has: that of the model if it knows one only, or if the value is invalid. */
-const speedOf = (speed: unknown, model: ModelName): Speed =>
-  typeof speed === 'string' && Object.hasOwn(SPEEDS, speed) && !UNUSED[model].includes('speed')
-    ? (speed as Speed)
-    : 'exact';
+/** The speed that a request has: `exact` if the model knows no other, or if the value is invalid. */
+const speedOf = (value: unknown, model: ModelName): Speed =>
+  (!UNUSED[model].includes('speed') && speedsOf(model).find((speed) => speed === value)) || 'exact';
 
 /** Drops, without validation, the parameters of another sampler, discretization or guider than the chosen one. */
 function dropIrrelevant(fields: string[], values: Record<string, unknown>, model: ModelName) {
@@ -238,8 +237,8 @@ function modelWarnings(request: Request, input: Input, source: Source, model: Mo
 
 /** A distilled model and its sampler need each other. */
 function distillationWarnings(input: Input, model: ModelName): [condition: boolean, field: string, message: string][] {
-  const { sampler, discretization, steps } = input;
-  if (model !== 'animatelcm_svd_xt') {
+  const { sampler, discretization, steps, speed } = input;
+  if (model !== 'animatelcm_svd_xt' && speed !== DRAFT.speed) {
     const message = 'of the models that use networks, only animatelcm_svd_xt was trained for it';
     return [[sampler === 'LCMSampler' && model !== 'camera', 'sampler', message]];
   }

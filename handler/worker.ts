@@ -4,13 +4,13 @@ import { openBucket } from '../core/bucket/open-bucket.ts';
 import { integer, modelName, readEnvironment, sharedVariables } from '../core/environment.ts';
 import { DEVICES } from '../core/job.ts';
 import { defaults } from '../core/parameters.ts';
-import { presets } from '../core/presets.ts';
+import { DRAFT, presets } from '../core/presets.ts';
 import { SECOND } from '../core/time.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
 import { checkDevice } from './models/svd/self-check.ts';
 import { openSvd } from './models/svd.ts';
-import { findWeights, type WeightsName } from './models/weights.ts';
+import { findUnet, findWeights, type WeightsName } from './models/weights.ts';
 import { chooseDevice, type DeviceChoice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
 import { BRIDGE_VARIABLES, openBridges } from './still/bridges/open-bridges.ts';
@@ -62,13 +62,15 @@ async function loadSvd(
   const start = performance.now();
   const secondsSince = (time: number) => Number(((performance.now() - time) / SECOND).toFixed(2));
   const { source, ...files } = findWeights(name, environment);
+  const draftUnet = name === DRAFT.model ? findUnet(DRAFT.unet, environment) : undefined;
   const { device, name: deviceName, memory, limits, reason } = await chooseDevice(preferred, checkDevice);
   const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
   const chosen = { device, name: deviceName, ...limits, reason, memory_gb: gigabytes };
-  log({ ...chosen, weights: source, ...files, seconds: secondsSince(start) }, 'device chosen');
+  log({ ...chosen, weights: source, ...files, draft_unet: draftUnet, seconds: secondsSince(start) }, 'device chosen');
   const opened = performance.now();
   const model = openSvd(files.folder, {
     unet: files.unet,
+    draftUnet,
     device,
     limits,
     memory,

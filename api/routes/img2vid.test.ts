@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { StorageError } from '../../core/bucket/bucket.ts';
+import type { JobInput } from '../../core/job.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { parseRequest } from '../../core/request.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
@@ -90,6 +91,43 @@ describe('a task is created', () => {
     expect(input).toEqual((await (await service.post({ prompt: 'x', seed: 1 })).json()).input);
     expect(input.speed).toBe('exact');
     expect(warnings).toEqual([{ field: 'speed', message: 'the model camera does not use it' }]);
+  });
+
+  test('a draft is AnimateLCM’s parameters for svd_xt, and its job names the UNet; other speeds name none', async () => {
+    const other = await testService({ MODEL: 'svd_xt' });
+    const make = async (body: object) => {
+      const task = await (await other.post({ prompt: 'x', seed: 5, ...body })).json();
+      const { task_id: _, ...input } = (await other.take(task.id)).input as JobInput;
+      return { task, input };
+    };
+    const choices = { sampler: 'LCMSampler', discretization: 'LCMDiscretization', guider: 'IdentityGuider' };
+    const values = { fps: 7, steps: 4, s_noise: 1, ...choices };
+    const { task, input } = await make({ speed: 'draft' });
+    expect([task.input, task.warnings]).toMatchObject([{ speed: 'draft', ...values }, []]);
+    const same = await make(values);
+    expect(input).toEqual({ ...same.input, unet: 'animatelcm_svd_xt' });
+    expect(same.input).not.toHaveProperty('unet');
+    expect(same.task.warnings).toMatchObject([{ field: 'sampler' }]);
+    expect((await make({ speed: 'fast' })).input).not.toHaveProperty('unet');
+    await other.close();
+  });
+
+  test('a draft keeps parameters of the request, and refuses what it has not', () => {
+    const resolve = (values: object, model: ModelName = 'svd_xt') =>
+      parseRequest(
+        { image_url: 'https://example.com/a.png', speed: 'draft', ...values },
+        { limits: { maxFrames: 100, maxFps: 120 }, model, hasImage: false, seed: 1 },
+      );
+    const { input, warnings } = resolve({ steps: 9, guider: 'LinearPredictionGuider', max_cfg_scale: 1.2, fps: 6 });
+    const guidance = { guider: 'LinearPredictionGuider', min_guidance_scale: 1, max_cfg_scale: 1.2 };
+    expect(input).toMatchObject({ speed: 'draft', steps: 9, sampler: 'LCMSampler', fps: 6, ...guidance });
+    expect(warnings).toEqual([{ field: 'steps', message: 'the model was trained for 1 to 8 steps' }]);
+    expect(resolve({ ...input }).input).toEqual(input); // it can be sent again
+    expect(() => resolve({ steps: 41 })).toThrow('steps: must be a whole number from 1 to 40 with LCMDiscretization');
+    for (const model of ['svd', 'svd_xt_1_1'] as const)
+      expect(() => resolve({}, model)).toThrow('speed: must be one of exact, fast');
+    for (const model of ['camera', 'animatelcm_svd_xt'] as const)
+      expect(resolve({}, model)).toMatchObject({ input: { speed: 'exact' }, warnings: [{ field: 'speed' }] });
   });
 
   test('an urlencoded form creates a task; text becomes numbers, empty fields count as absent', async () => {

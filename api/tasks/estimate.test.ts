@@ -114,6 +114,7 @@ describe('the estimate of svd_xt’s default clip', () => {
 test('the estimate knows the speeds', async () => {
   await start('svd_xt');
   expect(await estimate(await service.key(), { speed: 'fast' })).toBeCloseTo(30 + 4 * (5 + 5 * 0.247), 6);
+  expect(await estimate(await service.key(), { speed: 'draft' })).toBe(30 + (4 * 4) / 2);
 });
 
 test('the estimate counts one branch outside of the guidance interval', async () => {

@@ -1,6 +1,7 @@
 /** Submits tasks to RunPod, and limits how many. */
 import { type Bucket, getJson } from '../../core/bucket/bucket.ts';
 import { type JobInput, taskFolder } from '../../core/job.ts';
+import { DRAFT } from '../../core/presets.ts';
 import { DAY, SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import { UnansweredError } from '../runpod.ts';
@@ -95,11 +96,12 @@ export async function storedResult(task: Task, bucket: Bucket, now: number): Pro
 
 /** The task's input, without what only the API needs. */
 function jobInput(task: Task): JobInput {
-  const { still_of: _, webhook_url: __, webhook_events: ___, image: ____, speed: _____, ...input } = task.input;
+  const { still_of: _, webhook_url: __, webhook_events: ___, image: ____, speed, ...input } = task.input;
   return {
     ...input,
     task_id: task.id,
     model: task.model,
+    ...(speed === DRAFT.speed && { unet: DRAFT.unet }),
     ...(task.image_key !== null && { image_key: task.image_key }),
     ...(task.source_key !== null && { still_key: task.source_key }),
   };

@@ -1,6 +1,6 @@
 /** The interface of every model. Samplers see a clip only. */
 import type { DenoiseBranch } from '../../core/guider.ts';
-import type { JobOutput } from '../../core/job.ts';
+import type { JobInput, JobOutput } from '../../core/job.ts';
 
 /** In pixels; T is the number of frames. */
 export interface ClipSize {
@@ -9,8 +9,14 @@ export interface ClipSize {
   T: number;
 }
 
+/** What decides whether a worker can make a clip. */
+export interface ClipNeeds extends ClipSize {
+  /** the model whose UNet makes the clip; absent: the model's own */
+  unet?: JobInput['unet'];
+}
+
 /** A job's parameters that a model needs. */
-export interface ClipRequest extends ClipSize {
+export interface ClipRequest extends ClipNeeds {
   /** the fitted still: W×H pixels, rgb24 */
   still: Still;
   /** frames a second */
@@ -53,8 +59,8 @@ export interface Clip {
 }
 
 export interface Model {
-  /** @throws JobError: a clip of this size does not fit into memory */
-  check(size: ClipSize): void;
+  /** @throws JobError: the clip's UNet is missing, or a clip of this size does not fit into memory */
+  check(clip: ClipNeeds): void;
   /** @throws JobError: memory ran out */
   open(request: ClipRequest): Promise<Clip>;
   /** the share of the work that is sampling, roughly, 0–0.9; the rest is decoding; for progress bars */

@@ -1,8 +1,10 @@
 /** Too little memory: onnxruntime is made to fail with its own messages. */
+import { join } from 'node:path';
 import { InferenceSession } from 'onnxruntime-node';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { JobError } from '../../core/job.ts';
 import { generator } from '../sampling/torch-random.ts';
+import type { ClipNeeds } from './model.ts';
 import { openSvd, type SvdOptions } from './svd.ts';
 import { SMALL_SVD } from './testdata/reference.ts';
 
@@ -53,13 +55,13 @@ function injectFailures(
   return sessions;
 }
 
-async function framesOf(model: ReturnType<typeof openSvd>, decoding_t: number, changes = {}) {
+async function framesOf(model: ReturnType<typeof openSvd>, decoding_t: number, changes: Partial<ClipNeeds> = {}) {
   const { randn } = generator(5);
-  const { H, W, T } = { ...size, ...changes };
+  const { H, W, T, unet } = { unet: undefined, ...size, ...changes };
   const still = { data: Uint8Array.from({ length: 3 * H * W }, (_, i) => i % 251), width: W, height: H };
   const numbers = { fps: 6, motion_bucket_id: 127, cond_aug: 0.02, steps: 25 };
   const { signal } = new AbortController();
-  const clip = await model.open({ ...numbers, H, W, T, decoding_t, still, randn, signal });
+  const clip = await model.open({ ...numbers, H, W, T, unet, decoding_t, still, randn, signal });
   try {
     const noise = randn(clip.shape.reduce((product, length) => product * length, 1));
     const x = await clip.denoise(noise, 1, true, 0);
@@ -247,5 +249,28 @@ describe('sessions', () => {
     expect(sessions.opened).toBe(14);
     expect(sessions.open).toBe(12);
     await model.close();
+  });
+});
+
+describe('the UNet for drafts', () => {
+  const draftUnet = join(SMALL_SVD, 'unet/diffusion_pytorch_model.fp16.safetensors');
+  const unet = 'animatelcm_svd_xt';
+
+  test.each([
+    [100, 1],
+    [70, 2],
+  ])('shares the limit: with %d MiB the other UNet is opened %d times', async (mebibytes, times) => {
+    const opened: string[] = [];
+    const onOpen = ({ network }: { network: string }) => void opened.push(network);
+    const model = open({ memory: mebibytes * 2 ** 20, draftUnet, onOpen });
+    for (const changes of [{}, {}, { unet }, {}] as const) await framesOf(model, 1, changes);
+    const unets = opened.filter((network) => network.startsWith('unet'));
+    expect(unets).toEqual(['unet', `unet of ${unet}`, 'unet'].slice(0, 1 + times));
+    await model.close();
+  });
+
+  test('is refused where it does not fit', () => {
+    const needs = /^W 64, H 64, T 5 needs about .*: no clip fits into it$/;
+    expect(() => open({ memory: 1000, draftUnet }).check({ ...size, unet })).toThrow(needs);
   });
 });

@@ -19,7 +19,7 @@ export interface SvdModel extends Model {
 }
 
 /** Defaults: the processor, and as much memory as the machine allows. */
-export type SvdOptions = Partial<SessionsOptions> & Pick<NetworkOptions, 'unet'>;
+export type SvdOptions = Partial<SessionsOptions> & Pick<NetworkOptions, 'unet' | 'draftUnet'>;
 
 /**
  * @param folder a model in the official layout: image_encoder, vae, unet, feature_extractor, each with its config and weights, in

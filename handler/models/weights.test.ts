@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openSvd } from './svd.ts';
 import { SMALL_SVD } from './testdata/reference.ts';
-import { cacheName, findWeights, hubCache, REPOSITORIES, SUFFIXES, UNETS } from './weights.ts';
+import { cacheName, findUnet, findWeights, hubCache, REPOSITORIES, SUFFIXES, UNETS } from './weights.ts';
 
 const NAME = cacheName(REPOSITORIES.svd_xt);
 const [OLD, NEW] = ['a'.repeat(40), 'b'.repeat(40)];
@@ -155,6 +155,20 @@ describe('AnimateLCM, which has only a UNet of its own', () => {
     expect(findOwn()).toEqual({ folder, unet, source: 'Hugging Face cache' });
     expect(() => find()).toThrow('lacks unet/diffusion_pytorch_model.safetensors'); // svd_xt itself is incomplete
     await openSvd(folder, { unet }).close();
+  });
+
+  test('its UNet alone is found too', () => {
+    const findUnetAlone = (env: NodeJS.ProcessEnv = {}) =>
+      findUnet('animatelcm_svd_xt', { HOME: root, ...env }, volumes);
+    expect(findUnetAlone()).toBeUndefined();
+    const onVolume = putUnet('workspace/models/animatelcm_svd_xt/unet');
+    expect(findUnetAlone()).toBe(onVolume);
+    const cached = putUnet('.cache/huggingface/hub', cacheName(repository), 'snapshots', NEW);
+    expect(findUnetAlone()).toBe(cached);
+    expect(findUnetAlone({ MODEL_DIR: join(root, 'mine') })).toBeUndefined();
+    const own = putUnet('mine/unet');
+    expect(findUnetAlone({ MODEL_DIR: join(root, 'mine') })).toBe(own);
+    expect(findUnet('svd_xt', { HOME: root }, volumes)).toBeUndefined();
   });
 
   test('is found on a network volume', () => {

@@ -57,16 +57,14 @@ export interface FoundWeights {
  */
 export function findWeights(model: WeightsName, env: NodeJS.ProcessEnv, volumes = VOLUMES): FoundWeights {
   const own = UNETS[model];
+  const unets = unetPlaces(model, env, volumes);
   if (env.MODEL_DIR) {
-    const unet = own && join('unet', own.file);
-    const problem = findProblem(env.MODEL_DIR, model, unet ? [unet] : []);
+    const problem = findProblem(env.MODEL_DIR, model, own ? [join('unet', own.file)] : []);
     if (problem) throw new Error(`MODEL_DIR ${env.MODEL_DIR} ${problem}`);
-    return { folder: env.MODEL_DIR, source: 'MODEL_DIR', ...(unet && { unet: join(env.MODEL_DIR, unet) }) };
+    return { folder: env.MODEL_DIR, source: 'MODEL_DIR', ...(own && { unet: unets[0]! }) };
   }
   const places = placesOf(REPOSITORIES[model], model, env, volumes);
   const found = places.find(({ folder }) => !findProblem(folder, model));
-  const fileIn = ({ folder, isCache }: (typeof places)[number]) => join(folder, isCache ? '' : 'unet', own!.file);
-  const unets = own ? placesOf(own.repository, model, env, volumes).map(fileIn) : [];
   const unet = unets.find((path) => existsSync(path));
   if (found && (!own || unet)) return { folder: found.folder, source: found.source, ...(unet && { unet }) };
   const problems = [
@@ -75,6 +73,20 @@ export function findWeights(model: WeightsName, env: NodeJS.ProcessEnv, volumes 
   ];
   const start = `the files of ${model} are in none of these places; npm run models -- ${model} downloads them:`;
   throw new Error([start, ...problems].join('\n'));
+}
+
+/** The file of a model's own UNet, or undefined. It is looked for where `findWeights` does, whether or not the other files are there. */
+export const findUnet = (model: WeightsName, env: NodeJS.ProcessEnv, volumes = VOLUMES): string | undefined =>
+  unetPlaces(model, env, volumes).find((path) => existsSync(path));
+
+/** Where the file of a model's own UNet may be, the best first; nowhere if it has none. */
+function unetPlaces(model: WeightsName, env: NodeJS.ProcessEnv, volumes: typeof VOLUMES): string[] {
+  const own = UNETS[model];
+  if (!own) return [];
+  if (env.MODEL_DIR) return [join(env.MODEL_DIR, 'unet', own.file)];
+  return placesOf(own.repository, model, env, volumes).map(({ folder, isCache }) =>
+    join(folder, isCache ? '' : 'unet', own.file),
+  );
 }
 
 /** The folders where files of a repository may be, the best first. */

@@ -105,5 +105,5 @@ async function* keepFrames(frames: AsyncIterable<Uint8Array>, folder: string, { 
 /** What an MP4 says about itself: model, seed and numbers, but no ids, dates, URLs or prompts; and whether a network made it. */
 export function describeMp4(job: SizedJob, seed: number, { generative }: Model) {
   const numbers = Object.entries(job).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
-  return { metadata: { model: job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
+  return { metadata: { model: job.unet ?? job.model, ...Object.fromEntries(numbers), seed }, madeByAi: generative };
 }

@@ -94,7 +94,7 @@ function inputType(fields: Field[], choices: Record<(typeof CHOICES)[number], st
 
 /** @returns the text of client/types.ts, unformatted. Ranges and defaults in comments are those of a service with these limits. */
 export function clientTypes(limits: Limits): string {
-  const properties = requestProperties({ model: 'svd', limits, bridge: undefined });
+  const properties = requestProperties({ model: 'svd_xt', limits, bridge: undefined }); // has every speed
   const fields = parameterRows(limits).map(({ name, range, defaultValue, description }) => {
     const { type, enum: values, items, additionalProperties } = properties[name]!;
     const allowed = [!values && range, defaultValue && `default ${defaultValue}`].filter(Boolean).join('; ');

@@ -487,6 +487,11 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       expect(await page.getAttribute('#setting-steps', 'placeholder')).toBe('10');
       expect(await page.textContent('#setting-sampler option >> nth=0')).toBe('DPMPP2M (default)');
       expect(await page.isVisible('#setting-sigma_min')).toBe(false);
+      await page.selectOption('#setting-speed', 'draft');
+      const placeholders = ['steps', 'fps'].map((name) => page.getAttribute(`#setting-${name}`, 'placeholder'));
+      expect(await Promise.all(placeholders)).toEqual(['4', '7']);
+      expect(await page.isVisible('#setting-max_cfg_scale')).toBe(false);
+      await page.selectOption('#setting-speed', 'fast');
       await page.fill('#setting-T', '12');
       await enterPrompt('a lighthouse');
       const { input } = await make();

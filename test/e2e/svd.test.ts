@@ -1,9 +1,10 @@
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { SMALL_SVD } from '../../handler/models/testdata/reference.ts';
+import { inSinglePrecision, SMALL_SVD } from '../../handler/models/testdata/reference.ts';
+import { cacheName, UNETS } from '../../handler/models/weights.ts';
 import { CUDA_PROVIDER, providerFolder } from '../../handler/onnx/provider.ts';
 import { type LocalTestService, startService } from './local-service.ts';
 
@@ -16,6 +17,13 @@ beforeAll(async () => {
   const snapshots = join(folder, 'hub/models--stabilityai--stable-video-diffusion-img2vid-xt/snapshots');
   await mkdir(snapshots, { recursive: true });
   await symlink(SMALL_SVD, join(snapshots, 'abc'));
+  const { repository, file } = UNETS.animatelcm_svd_xt!;
+  const drafts = join(folder, 'hub', cacheName(repository), 'snapshots/def');
+  await mkdir(drafts, { recursive: true });
+  inSinglePrecision(join(folder, 'other'), (tensor, values) => {
+    if (tensor === 'conv_out.weight') values.fill(0);
+  });
+  await rename(join(folder, 'other/unet/diffusion_pytorch_model.safetensors'), join(drafts, file));
   service = await startService({ MODEL: 'svd_xt', HF_HOME: folder, DEVICE: 'cpu' });
 }, 60_000);
 afterAll(async () => {
@@ -52,6 +60,22 @@ test('a speed makes the clip of its parameters, and the job has these alone', as
   const [fast, same] = [await service.make({ ...request, speed: 'fast' }), await service.make({ ...request, ...set })];
   expect([fast.status, fast.input, same.input.speed]).toMatchObject(['succeeded', { speed: 'fast', ...set }, 'exact']);
   expect(fast.videos![0]!.sha256).toBe(same.videos![0]!.sha256);
+}, 60_000);
+
+test('a draft is made by the UNet of AnimateLCM, which the worker found', async () => {
+  const request = { H: 64, W: 64, T: 2, seed: 23 };
+  const choices = { sampler: 'LCMSampler', discretization: 'LCMDiscretization', guider: 'IdentityGuider' };
+  const set = { fps: 7, steps: 4, ...choices };
+  const [draft, same] = [
+    await service.make({ ...request, speed: 'draft' }),
+    await service.make({ ...request, ...set }),
+  ];
+  expect([draft.status, draft.input, same.status]).toMatchObject([
+    'succeeded',
+    { speed: 'draft', ...set },
+    'succeeded',
+  ]);
+  expect(draft.videos![0]!.sha256).not.toBe(same.videos![0]!.sha256);
 }, 60_000);
 
 test('the worker’s log says which device was chosen and how long each part of its start took', async () => {

@@ -23,12 +23,12 @@ export interface SvdClip extends Clip {
 
 /**
  * Opens a still: what stands around the networks in Stability's and diffusers' pipelines.
- * @throws OutOfMemory; JobError: a clip of this size never fits
+ * @throws OutOfMemory; JobError: the clip's UNet is missing, or a clip of this size never fits
  */
 export async function openClip(networks: Networks, request: ClipRequest): Promise<Omit<SvdClip, 'close'>> {
-  const { H, W, T, decoding_t, steps, signal } = request;
+  const { H, W, T, decoding_t, steps, signal, unet: unetName } = request;
   const size = { H, W, T };
-  networks.check(size);
+  networks.check(request);
   const { vae, unet } = networks.configs;
   const cache = cacheOf(request, layersUp(unet));
   const [h, w, Z] = [H / LATENT_SCALE, W / LATENT_SCALE, vae.latent_channels];
@@ -37,7 +37,8 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
   const still = await encodeStill(networks, request);
   signal.throwIfAborted();
   const added = embedAddedTimeIds(request, unet.addition_time_embed_dim);
-  let sessions: UnetSessions | undefined = await networks.unet(size, decoding_t, steps, cache);
+  const openUnet = () => networks.unet({ ...size, unet: unetName }, decoding_t, steps, cache);
+  let sessions: UnetSessions | undefined = await openUnet();
   const features: Features = new Map();
   let reopenLimit = 0; // milliseconds
   const warnings: SvdClip['warnings'] = [];
@@ -56,7 +57,7 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     const time = timestepEmbedding(c_noise, unet.block_out_channels[0]!);
     const context = conditional ? still.embedding : new Float32Array(still.embedding.length);
     try {
-      sessions ??= await networks.unet(size, decoding_t, steps, cache);
+      sessions ??= await openUnet();
       const when = { conditional, step, interval: cache?.interval ?? 1 };
       return await evaluate(sessions, { sample, time, added, context }, features, when);
     } catch (error) {

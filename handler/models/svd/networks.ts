@@ -1,10 +1,12 @@
 import { formatMemory } from '../../../core/format.ts';
 import { JobError } from '../../../core/job.ts';
+import { DRAFT } from '../../../core/presets.ts';
 import { type Device, demand, FASTEST_POLICY, SMALLEST_POLICY } from '../../onnx/policy.ts';
+import { openSafeTensors } from '../../onnx/safetensors.ts';
 import { OutOfMemory } from '../../onnx/session.ts';
 import { createSessions, type SessionsOptions } from '../../onnx/session-cache.ts';
 import { type Policy, sizeOf } from '../../onnx/value.ts';
-import type { ClipSize } from '../model.ts';
+import type { ClipNeeds, ClipSize } from '../model.ts';
 import type { FeatureCache, UnetSessions } from './feature-cache.ts';
 import { openFiles } from './files.ts';
 import { createGraphs, type Graphs, type NetworkName, SIDE } from './graphs.ts';
@@ -12,6 +14,8 @@ import { createGraphs, type Graphs, type NetworkName, SIDE } from './graphs.ts';
 export interface NetworkOptions extends SessionsOptions {
   /** file of the UNet's weights; default: the one in the folder */
   unet?: string | undefined;
+  /** file of the UNet for drafts; default: there are no drafts */
+  draftUnet?: string | undefined;
 }
 
 /**
@@ -21,14 +25,16 @@ export interface NetworkOptions extends SessionsOptions {
 const MAX_NODES = 10_000;
 
 /**
- * The four networks of a model, and what fits into memory.
+ * The four networks of a model, and perhaps a second UNet, and what fits into memory.
  * @throws WeightsError in one line: a missing or broken file, or a tensor that is missing or of another shape or type
  */
-export function openNetworks(folder: string, { unet, ...options }: NetworkOptions) {
+export function openNetworks(folder: string, { unet, draftUnet, ...options }: NetworkOptions) {
   const { device, memory, limits } = options;
   const files = openFiles(folder, { half: device === 'cuda' || limits?.half, unet });
   const graphs = createGraphs(files, device, limits);
-  const { graphOf, needOf, nodesOfDecoder, minimumMemory } = graphs;
+  const weights = draftUnet === undefined ? undefined : { ...files.weights, unet: openSafeTensors(draftUnet) };
+  const draftGraphs = weights && createGraphs({ ...files, weights }, device, limits);
+  const { needOf, nodesOfDecoder } = graphs;
   const fastest = FASTEST_POLICY[device];
   const sessions = createSessions(options);
 
@@ -41,17 +47,28 @@ export function openNetworks(folder: string, { unet, ...options }: NetworkOption
     return count;
   }
 
-  const get = (network: NetworkName, { H, W, T }: ClipSize, runs: number, reservedBytes = 0, depth = 0) =>
-    sessions.get(
-      depth > 0 ? `${network}, cache depth ${depth}` : network,
+  /** @throws JobError: there is no such UNet */
+  function graphsWith(unet: ClipNeeds['unet']): Graphs {
+    const found = unet ? draftGraphs : graphs;
+    if (found) return found;
+    const message = `speed ${DRAFT.speed} needs the UNet of ${unet}, which this worker did not find at its start`;
+    throw new JobError('invalid_input', `${message}: npm run models -- ${unet} downloads it`);
+  }
+
+  function get(network: NetworkName, { H, W, T, unet }: ClipNeeds, runs: number, reservedBytes = 0, depth = 0) {
+    const { graphOf } = graphsWith(unet);
+    const name = unet ? `${network} of ${unet}` : network;
+    return sessions.get(
+      depth > 0 ? `${name}, cache depth ${depth}` : name,
       (policy) => graphOf(network, policy, H, W, T, depth),
       runs,
       reservedBytes,
     );
+  }
 
   /** The UNet's two forms, both open. @returns undefined: memory is not enough for both and for the features */
-  async function openForms(size: ClipSize, steps: number, { interval, depth }: FeatureCache, decoder: number) {
-    const bytes = memoryOfForms(graphs, size, depth, device);
+  async function openForms(size: ClipNeeds, steps: number, { interval, depth }: FeatureCache, decoder: number) {
+    const bytes = memoryOfForms(graphsWith(size.unet), size, depth, device);
     if (bytes.least > memory) return undefined;
     const [whole, shallow] = bytes.held;
     const reserved = Math.max(bytes.most, whole + shallow + decoder);
@@ -73,21 +90,25 @@ export function openNetworks(folder: string, { unet, ...options }: NetworkOption
      * @param decoding_t frames that are decoded at a time afterwards: the decoder's memory is reserved
      * @param cache is not used if memory is not enough: then there is no shallow form
      */
-    async unet(size: ClipSize, decoding_t: number, steps: number, cache?: FeatureCache): Promise<UnetSessions> {
+    async unet(size: ClipNeeds, decoding_t: number, steps: number, cache?: FeatureCache): Promise<UnetSessions> {
       const { H, W } = size;
       const T = framesAtATime(size, decoding_t);
-      const decoder = Math.max(needOf('decoder', H, W, T, 0), demand(graphOf('decoder', fastest, H, W, T, 0)).peak);
+      const decoder = Math.max(
+        needOf('decoder', H, W, T, 0),
+        demand(graphs.graphOf('decoder', fastest, H, W, T, 0)).peak,
+      );
       const forms = cache && (await openForms(size, steps, cache, decoder));
       return forms ?? { whole: await get('unet', size, 2 * steps, decoder) };
     },
     closeIfCheap: sessions.closeIfCheap,
     closeAll: sessions.closeAll,
 
-    /** @throws JobError: a clip of this size never fits; it names the largest sizes that do */
-    check(size: ClipSize): void {
+    /** @throws JobError: the clip's UNet is missing; or a clip of this size never fits: it names the largest sizes that do */
+    check({ H, W, T, unet }: ClipNeeds): void {
+      const { minimumMemory } = graphsWith(unet);
+      const size = { H, W, T };
       const needed = minimumMemory(size);
       if (needed <= memory) return;
-      const { H, W, T } = size;
       const smaller: string[] = [];
       const frames = largest(T - 1, (T) => minimumMemory({ ...size, T }) <= memory);
       if (frames) smaller.push(`T ${frames} at this size`);
