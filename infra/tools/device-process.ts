@@ -50,27 +50,28 @@ export async function measureInProcess(
     } else if (report.error) missing[report.ends] = report.error;
     else delete missing[report.ends];
   });
-  let reason = 'a step before it has failed';
+  let reason: string | undefined;
   const end = (why: string) => {
     reason = why;
     child.kill('SIGKILL'); // a run in it does not let it answer
   };
   const onAbort = () => end('it was stopped');
-  signal.addEventListener('abort', onAbort);
+  if (signal.aborted) onAbort();
+  else signal.addEventListener('abort', onAbort);
   const timeout = setTimeout(() => end('the time was up'), deadline - performance.now());
   const poll = setInterval(async () => {
     const used = await usedGpuMemory();
     if (used !== undefined && before !== undefined) memory.gpu = Math.max(memory.gpu ?? 0, used - before);
   }, SECOND);
   try {
-    child.send(task);
+    child.send(task, () => {}); // if it has ended already, its exit says so
     const [[code, killed]] = await Promise.all([once(child, 'exit'), once(child, 'disconnect')]);
-    if (code !== 0 && killed !== 'SIGKILL') reason = `its process ended with ${killed ?? code}`;
+    reason ??= code === 0 ? 'a step before it has failed' : `its process ended with ${killed ?? code}`;
   } finally {
     clearTimeout(timeout);
     clearInterval(poll);
     signal.removeEventListener('abort', onAbort);
   }
-  for (const [step, error] of Object.entries(missing)) missing[step as Step] = error || reason;
+  for (const [step, error] of Object.entries(missing)) missing[step as Step] = error || reason!;
   return { measured, missing, memory };
 }
