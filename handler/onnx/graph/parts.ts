@@ -25,6 +25,8 @@ const divisible = (shape: readonly number[]) => (shape[0] === 1 && shape.length 
  * Operators for a GPU whose kernels take tensors up to `limit` bytes. A larger value exists as parts only: along its first dimension or,
  * if that is one picture, as strips of rows. An operator on parts is one on each of them, with the rows around a strip where a kernel
  * reaches over its edge. All throw an Error that names the shape if a value can be divided no further, or if an operator needs it whole.
+ *
+ * Operators are properties and not methods: a graph spreads them over the plain ones.
  */
 export class PartedOperators {
   readonly #plain: Operators;
