@@ -66,9 +66,10 @@ export const POLICIES = {
     // Half precision would also add in half precision: 33 dB at the widest convolution.
     precision: 'float32',
     weightsAreInputs: false, // or true, if shaders know half precision
-    demand: (weights, values) => ({ peak: 2 * values + weights, held: 2 * values + weights }),
+    demand: (weights, values) => ({ peak: 2.4 * values + weights, held: 2.4 * values + weights }),
     session: {
-      executionProviders: ['webgpu'],
+      // Of the ways to keep buffers, the one with the least memory. Those that release buffers early need more.
+      executionProviders: [{ name: 'webgpu', storageBufferCacheMode: 'bucket' }],
       graphOptimizationLevel: 'all',
       enableMemPattern: false,
       extra: { session: { disable_cpu_ep_fallback: '1' } },
