@@ -15,7 +15,7 @@ const INTEGRATION = [
   'core/standard-output.test.ts',
   'handler/models/{camera-oracle,svd*,svd/self-check}.test.ts',
   'handler/onnx/**/*.test.ts',
-  'handler/pipeline.test.ts',
+  'handler/{draft,pipeline}.test.ts',
   'handler/runpod/{conformance,process}*.test.ts',
   'handler/still/bridges/*.test.ts',
   'infra/deploy/*.test.ts',
