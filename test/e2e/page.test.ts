@@ -152,13 +152,13 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
       for (const part of ['#key-part', '#forget', '#budget', '#outage'])
         expect(await page.isVisible(part), part).toBe(false);
       await choosePicture();
-      await chooseSmallClip({ T: 100, W: 768, H: 768 }); // long enough to see progress
+      await chooseSmallClip({ T: 100, W: 512, H: 512 }); // long enough to see progress
       await matchesText('#cost', /^At most \$0\.\d+, about \d+ s of computing$/);
       const { id, input } = await make();
       await page.waitForSelector(`${newest} img.still`);
       await matchesText(`${newest} .stage`, /^Decoding frames, \d+ of 100$/);
-      expect(await playing(page)).toMatchObject({ width: 768, height: 768 });
-      await matchesText(`${newest} .facts`, new RegExp(`^768 × 768\\d+.\\d sSeed ${input.seed}\\$0\\.\\d`));
+      expect(await playing(page)).toMatchObject({ width: 512, height: 512 });
+      await matchesText(`${newest} .facts`, new RegExp(`^512 × 512\\d+.\\d sSeed ${input.seed}\\$0\\.\\d`));
 
       const saved = page.waitForEvent('download');
       await page.click(`[id="${id}"] a[download]`);
@@ -372,7 +372,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
 
     test('the page shows when the API is away and when it is back, and follows the clip to its end', async () => {
       await choosePicture();
-      await chooseSmallClip({ T: 100, W: 768, H: 768 });
+      await chooseSmallClip({ T: 100, W: 512, H: 512 });
       const { id } = await make();
       await matchesText(`${newest} .stage`, /^Decoding frames/);
       process.kill(service.pids().api, 'SIGKILL');
