@@ -1,7 +1,7 @@
 /** Schemathesis sends what the OpenAPI document allows, and what it does not: the API must not fail, and every answer must be documented. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -19,11 +19,21 @@ const SEED = process.env.SCHEMATHESIS_SEED ?? '1';
  */
 const EXCLUDED = ['negative_data_rejection', 'positive_data_acceptance', 'use_after_free'];
 
+/**
+ * The phase `coverage` sends the limits of every field, in each content type: most of all requests. POST /tasks is POST /img2vid by another
+ * path, so it is left to the other phases.
+ */
+const CONFIG = `[[operations]]
+include-operation-id = "createTask"
+phases.coverage.enabled = false
+`;
+
 test.skipIf(!python)(
   `every answer is one that the OpenAPI document describes${skipped}`,
   async () => {
     const service = await testService();
     const cwd = await mkdtemp(join(tmpdir(), 'schemathesis-')); // it writes into its working folder
+    await writeFile(join(cwd, 'schemathesis.toml'), CONFIG);
     const working = new AbortController();
     const work = workAll(service, working.signal);
 
