@@ -3,6 +3,7 @@ import { JobError } from '../core/job.ts';
 import { createLog, createSerializers } from '../core/log.ts';
 import { removeOrphanedScratch } from '../core/temp-files.ts';
 import { checkBucket, checkCodec, checkDisk } from './fitness.ts';
+import { failureOf } from './job-failure.ts';
 import { runJob, type Worker } from './pipeline.ts';
 import { parseFlags, type ServeOptions, serve } from './runpod/index.ts';
 import { createStageTimer } from './stage-timer.ts';
@@ -28,17 +29,14 @@ try {
       const serializers = createSerializers(process.env, String(prompt ?? ''));
       const jobLog = log.child({ requestId: id }, { serializers });
       const timer = createStageTimer(jobLog);
-      const fail = ({ data }: JobError) => ({ error: JSON.stringify({ ...data, usage: timer.usage() }) });
       try {
         return await runJob(input, worker!, { jobId: id, progress, signal, timer, log: jobLog });
       } catch (error) {
-        if (error instanceof JobError) {
-          if (error.cause) jobLog.warn({ error: error.cause }, 'job failed'); // callers do not see the cause
-          return fail(error);
-        }
-        jobLog.error({ error }, 'job failed');
-        const message = signal.aborted ? 'the worker had to stop' : 'the worker failed; its log says why';
-        return fail(new JobError('internal', message));
+        // Callers do not see the cause of a job's error.
+        if (!(error instanceof JobError)) jobLog.error({ error }, 'job failed');
+        else if (error.cause) jobLog.warn({ error: error.cause }, 'job failed');
+        const { device } = worker!.model;
+        return failureOf(error, { usage: timer.usage(), aborted: signal.aborted, device });
       }
     },
     {

@@ -42,7 +42,7 @@ export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
   const inputs: Port[] = [];
   const outputs: Port[] = [];
   const webgpu = policy === 'webgpu';
-  const writer = new Writer(webgpu ? limits.half : POLICIES[policy].weightsAreInputs);
+  const writer = new Writer(POLICIES[policy].weightsAreInputs && (!webgpu || limits.half));
   const plain = createOperators(writer);
   const limit = webgpu ? limits.binding : Infinity; // bytes of a tensor
   const operators = webgpu ? { ...plain, ...new PartedOperators(plain, limit) } : plain;
@@ -99,6 +99,8 @@ export function createGraph(weights: SafeTensors, options: GraphOptions = {}) {
 
     /** @returns the graph as an ONNX model */
     encode(): Uint8Array {
+      const large = writer.initializers.find((one) => sizeOf(one) > limit);
+      if (large) throw new Error(`the weight ${large.name}, [${large.shape}], exceeds the GPU’s largest tensor`);
       // Weights that are inputs too could be replaced by a caller. So onnxruntime folds nothing that is made of them: half-precision weights
       // stay in their file and are cast again in each run.
       const alsoInputs = writer.initializers.filter(

@@ -65,7 +65,7 @@ export const POLICIES = {
   webgpu: {
     // Half precision would also add in half precision: 33 dB at the widest convolution.
     precision: 'float32',
-    weightsAreInputs: false, // or true, if shaders know half precision
+    weightsAreInputs: true, // if shaders know half precision
     demand: (weights, values) => ({ peak: 2.4 * values + weights, held: 2.4 * values + weights }),
     session: {
       // Of the ways to keep buffers, the one with the least memory. Those that release buffers early need more.

@@ -67,15 +67,15 @@ export function openNetworks(folder: string, { unet, draftUnet, ...options }: Ne
   }
 
   /** The UNet's two forms, both open. @returns undefined: memory is not enough for both and for the features */
-  async function openForms(size: ClipNeeds, steps: number, { interval, depth }: FeatureCache, decoder: number) {
+  async function openForms(size: ClipNeeds, steps: number, { depth }: FeatureCache, decoder: number) {
     const bytes = memoryOfForms(graphsWith(size.unet), size, depth, device);
     if (bytes.least > memory) return undefined;
     const [whole, shallow] = bytes.held;
     const reserved = Math.max(bytes.most, whole + shallow + decoder);
-    const runs = 2 * Math.ceil(steps / interval); // of the whole form
+    const runs = 2 * steps; // of both forms: a clip gains from weights in memory what both of them gain
     const forms = {
       whole: await get('unet', size, runs, reserved - whole, depth),
-      shallow: await get('shallow unet', size, 2 * steps - runs, reserved - shallow, depth),
+      shallow: await get('shallow unet', size, runs, reserved - shallow, depth),
     };
     return sessions.isOpen(forms.whole) ? forms : undefined; // it was closed if memory ran out for the other
   }
