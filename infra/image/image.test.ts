@@ -85,6 +85,7 @@ async function makeBase() {
 const BUILD = [
   'bud',
   '--layers',
+  '--force-rm', // else a container of the last stage remains where its layers were kept
   '--format=docker',
   '--isolation=chroot',
   '--jobs=2',
