@@ -523,7 +523,7 @@ describe('a body that can’t be read', () => {
     ['multipart without boundary', 400, 'multipart/form-data', 'x'],
     ['broken multipart', 400, 'multipart/form-data; boundary=x', '--x\r\nnonsense'],
     ['too much text', 413, 'application/json', JSON.stringify({ prompt: 'x'.repeat(1_100_000) })],
-    ['too much of all', 413, 'multipart/form-data; boundary=x', blob(new Uint8Array(21_500_000))],
+    ['too much of all', 413, 'multipart/form-data; boundary=x', blob(new Uint8Array(30_000_000))],
   ])('%s: %i', async (_name, status, type, body) => {
     const response = await post(body, type || undefined);
     expect(response.status).toBe(status);

@@ -128,7 +128,7 @@ forEachDatabase((stores) => {
     expect(ended).toMatchObject({ id: task.id, status: 'failed' });
     expect(await other.getKey('local')).toMatchObject({ active_tasks: 0 });
     expect(await other.listDeliveries({ owner: 'local', limit: 9 })).toHaveLength(1);
-    expect(stores.logged).toEqual(['the database refuses the webhook delivery; the task ends without it']);
+    expect(stores.logged).toEqual(['the database refuses the webhook delivery; the task goes on without it']);
   });
 
   test('a task without webhook_url adds no delivery', async () => {

@@ -160,7 +160,7 @@ describe('through a proxy that cuts requests', () => {
   test('a cut list is not valid JSON, and its pages are complete', async () => {
     const tasks = Array.from({ length: 150 }, () => newTask({ owner: key.id }));
     await Promise.all(tasks.map((task) => service.store.insert(task, UNLIMITED)));
-    proxy = await startProxy(service.url, { bytes: 10_000 }); // of some 25,000
+    proxy = await startProxy(service.url, { bytes: 60_000 }); // of some 150,000
     const cut = await ask('/status');
     expect(cut.status).toBe(200);
     const read = cut.text().then(
