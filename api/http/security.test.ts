@@ -83,22 +83,16 @@ describe('CORS_ORIGINS', () => {
   const json = { 'content-type': 'application/json' };
 
   test('pages of an allowed origin may use the whole API and read its headers', async () => {
+    const wanted = ['authorization', 'content-type', 'idempotency-key', 'prefer', 'range', 'x-stainless-lang'];
     const preflight = await ask('/img2vid', {
       method: 'OPTIONS',
-      headers: from(FRIEND, { 'access-control-request-method': 'POST', 'access-control-request-headers': 'prefer' }),
+      headers: from(FRIEND, {
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': wanted.join(', '),
+      }),
     });
     const allowed = preflight.headers.get('access-control-allow-headers')!.toLowerCase().split(',');
-    expect(allowed).toEqual(
-      expect.arrayContaining([
-        'authorization',
-        'content-type',
-        'idempotency-key',
-        'prefer',
-        'last-event-id',
-        'range',
-        'x-request-id',
-      ]),
-    );
+    expect(allowed).toEqual(wanted);
     expect(preflight.headers.get('access-control-allow-methods')).toBe('GET,HEAD,POST,DELETE');
     for (const response of [
       preflight,

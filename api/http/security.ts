@@ -40,18 +40,7 @@ export const allowOrigins = (origins: string[]): MiddlewareHandler =>
   cors({
     origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'HEAD', 'POST', 'DELETE'],
-    allowHeaders: [
-      'Authorization',
-      'Content-Type',
-      'Idempotency-Key',
-      'Prefer',
-      'Last-Event-ID',
-      'Mcp-Method',
-      'Mcp-Name',
-      'Mcp-Protocol-Version',
-      'Range',
-      'X-Request-Id',
-    ],
+    // Without a list of headers any is allowed: SDKs send their own, such as OpenAI’s X-Stainless-Lang.
     exposeHeaders: [
       'Location',
       'Accept-Ranges',
@@ -65,6 +54,7 @@ export const allowOrigins = (origins: string[]): MiddlewareHandler =>
       'RateLimit',
       'RateLimit-Policy',
       'WWW-Authenticate',
+      'X-Should-Retry',
     ],
     maxAge: 600, // seconds
   });
