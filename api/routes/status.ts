@@ -32,7 +32,7 @@ export const status = endpoint({
     tags: ['tasks'],
     summary: 'Get one task, or list all tasks',
     description:
-      'With `id` and `Accept: text/event-stream`, the response is a stream. It sends the whole task as an event `task` at each change, until the task ends. All other parameters are for the list. With `limit` or `cursor` the list comes in pages.',
+      'With `id` and `Accept: text/event-stream`, the response is a stream. It sends the whole task as an event `task` at each change, until the task ends. All other parameters are for the list. With `limit` or `cursor` the answer is a page of the list.',
     responses: {
       200: {
         description: 'The task, or the list',

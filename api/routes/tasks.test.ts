@@ -35,7 +35,7 @@ test('a task lives at /tasks/ID: created, read, listed, canceled and deleted the
   expect([deleted.status, (await deleted.json()).expired_at]).toEqual([200, expect.stringMatching(/Z$/)]);
 });
 
-test('events come from /tasks/ID/events whatever Accept says, and from /tasks/ID on request', async () => {
+test('events come from /tasks/ID/events with any Accept, and from /tasks/ID on request', async () => {
   const { id } = await (await ask('/tasks', post)).json();
   await ask(`/tasks/${id}/cancel`, { method: 'POST' });
   const events = await ask(`/tasks/${id}/events`);

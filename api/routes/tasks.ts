@@ -16,7 +16,7 @@ export const listTasks = endpoint({
     operationId: 'listTasks',
     tags: ['tasks'],
     summary: 'List all tasks, newest first',
-    description: 'The same as `GET /status` without `id`. With `limit` or `cursor` the list comes in pages.',
+    description: 'The same as `GET /status` without `id`. With `limit` or `cursor` the answer is a page of the list.',
     responses: {
       200: {
         description: 'The list',
@@ -60,7 +60,7 @@ export const taskEvents = endpoint({
     operationId: 'taskEvents',
     tags: ['tasks'],
     summary: 'Follow a task by events',
-    description: 'The events of `GET /status?id=`, whatever `Accept` says.',
+    description: 'The events of `GET /status?id=`, with any `Accept`.',
     responses: {
       200: { description: 'The whole task at each change, until it ends', content: eventStream(tasks) },
       204: { description: 'The task has ended, and no more events follow' },

@@ -15,6 +15,38 @@ export type QueuedTask = Pick<Task, 'id' | 'status' | 'progress' | 'input'>;
 
 const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };
 
+const OF_OWNER = sql`and owner = owners.owner`;
+
+/**
+ * Tasks with a job at RunPod, and leased tasks that wait for one; a lease's expiry is also the next run.
+ * @param condition names the owner, without which SQLite would scan an index with all ended tasks
+ */
+const countOut = ({ fromNow }: Dialect, condition = sql`and owner >= ''`) => sql<number>`(
+  (select count(*) from tasks where ${SUBMITTED} ${condition}) + (select count(*) from tasks
+    where ${WAITING} ${condition} and next_run_at > ${fromNow(0)} and leased_until > ${fromNow(0)}))`;
+
+/**
+ * Active tasks, at most `limit` with a job and `limit` without one: those with a job in the order of its submission, then those that wait
+ * for one in the order in which they get it.
+ */
+async function listQueue(dialect: Dialect, log: StoreLog, limit: number): Promise<QueuedTask[]> {
+  const { db } = dialect;
+  const submitted = await db
+    .selectFrom('tasks')
+    .select(['id', 'status', 'progress', 'input'])
+    .where(SUBMITTED)
+    .orderBy('submitted_at')
+    .limit(limit)
+    .execute();
+  const within = HOUR; // longer than any lease or backoff
+  const owners = await dueOwners(dialect, QUEUE, countOut(dialect, OF_OWNER), within);
+  if (owners.length === 0) return readRows(submitted, log);
+  const { rows: waiting } = await sql<(typeof submitted)[number]>`
+    select tasks.id, status, progress, input from ${inTurn(dialect, QUEUE, owners, limit, within)} as positioned
+    join tasks on tasks.id = positioned.id where position <= ${limit} order by position`.execute(db);
+  return readRows([...submitted, ...waiting], log);
+}
+
 export function leaseQueries(dialect: Dialect, log: StoreLog) {
   const { db, write, fromNow, skipLocked } = dialect;
   const unleased = () => db.selectFrom('tasks').where('leased_until', '<=', fromNow(0));
@@ -23,14 +55,6 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
     leased_until: fromNow(ms),
     version: sql<number>`version + 1`,
   });
-
-  /**
-   * Tasks with a job at RunPod, and leased tasks that wait for one; a lease's expiry is also the next run.
-   * @param condition names the owner, without which SQLite would scan an index with all ended tasks
-   */
-  const countOut = (condition = sql`and owner >= ''`) => sql<number>`(
-    (select count(*) from tasks where ${SUBMITTED} ${condition}) + (select count(*) from tasks
-      where ${WAITING} ${condition} and next_run_at > ${fromNow(0)} and leased_until > ${fromNow(0)}))`;
 
   async function lease(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, ms: number): Promise<Task[]> {
     const rows = await db
@@ -44,26 +68,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
   }
 
   return {
-    /**
-     * Active tasks, at most `limit` with a job and `limit` without one: those with a job in the order of its submission, then those that
-     * wait for one in the order in which they get it.
-     */
-    async listQueue(limit: number): Promise<QueuedTask[]> {
-      const submitted = await db
-        .selectFrom('tasks')
-        .select(['id', 'status', 'progress', 'input'])
-        .where(SUBMITTED)
-        .orderBy('submitted_at')
-        .limit(limit)
-        .execute();
-      const within = HOUR; // longer than any lease or backoff
-      const owners = await dueOwners(dialect, QUEUE, countOut(sql`and owner = owners.owner`), within);
-      if (owners.length === 0) return readRows(submitted, log);
-      const { rows: waiting } = await sql<(typeof submitted)[number]>`
-        select tasks.id, status, progress, input from ${inTurn(dialect, QUEUE, owners, limit, within)} as positioned
-        join tasks on tasks.id = positioned.id where position <= ${limit} order by position`.execute(db);
-      return readRows([...submitted, ...waiting], log);
-    },
+    listQueue: (limit: number) => listQueue(dialect, log, limit),
 
     /** Leases due tasks, except those that wait for a job. */
     claimDue({ lease: ms, limit }: Claim): Promise<Task[]> {
@@ -73,7 +78,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
 
     /** Leases due tasks that wait for a job, fairly among owners. Under way are tasks with a job, and those that get one now. */
     async claimWaiting(claim: FairClaim): Promise<Task[]> {
-      const owners = await dueOwners(dialect, QUEUE, countOut(sql`and owner = owners.owner`));
+      const owners = await dueOwners(dialect, QUEUE, countOut(dialect, OF_OWNER));
       if (owners.length === 0) return [];
       const ids = fairest(dialect, QUEUE, owners, claim);
       return lease(unleased().select('id').where(WAITING).where('id', 'in', ids), claim.lease);
@@ -122,7 +127,7 @@ export function leaseQueries(dialect: Dialect, log: StoreLog) {
           .where(condition)
           .where('next_run_at', '<', NEVER);
       const { waiting, due, out } = await db
-        .selectNoFrom([soonest(WAITING).as('waiting'), soonest(NOT_WAITING).as('due'), countOut().as('out')])
+        .selectNoFrom([soonest(WAITING).as('waiting'), soonest(NOT_WAITING).as('due'), countOut(dialect).as('out')])
         .executeTakeFirstOrThrow();
       return { waiting: waiting ?? undefined, due: due ?? undefined, out };
     },

@@ -199,7 +199,7 @@ export function taskWrites(dialect: Dialect, log: StoreLog) {
 
 /**
  * Whether a task's metadata has this pair. A key has no quotes, and those in a value are escaped, so the pair's JSON text occurs only where
- * the pair is. Both databases have `replace`, and it tells capitals from small letters.
+ * the pair is. Both databases have `replace`, and it is case-sensitive.
  */
 function hasPair([key, value]: [string, string]) {
   const text = `${JSON.stringify(key)}:${JSON.stringify(value)}`;

@@ -181,7 +181,7 @@ describe('a clip', () => {
     }
   });
 
-  test('uses the sessions of its own depth, whatever the clip before it used', async () => {
+  test('uses the sessions of its own depth, not those of the clip before', async () => {
     const differences = new Set<string>();
     for (const cache_depth of [2, 3, 2]) {
       const clip = await open({ cache_interval: 2, cache_depth });

@@ -14,7 +14,7 @@ import { type GpuLimits, LEAST_LIMITS, type Policy } from './value.ts';
 /** A device that runs graphs. */
 export interface FoundDevice {
   device: Device;
-  /** of the GPU or its driver, as far as the system tells it */
+  /** of the GPU or its driver, as far as the system names it */
   name: string;
   /** bytes that may be used, Infinity if unknown */
   memory: number;

@@ -67,9 +67,8 @@ export function createGraphs(
       needOf('unet', H, W, T, 0),
     );
 
-  const nodesOfDecoder = memoize(MAX_SIZES, (H: number, W: number, T: number) =>
-    write.decoder(smallest, { H, W, T }).countNodes(),
-  );
+  /** Of the graph that a session is opened with. */
+  const nodesOfDecoder = (H: number, W: number, T: number) => graphOf('decoder', smallest, H, W, T, 0).countNodes();
 
   return { graphOf, needOf, nodesOfDecoder, minimumMemory };
 }

@@ -1,4 +1,7 @@
-/** Verifies a device before it serves: the four networks of the small model must give the numbers that a processor gives. */
+/**
+ * Verifies a device before it serves: the four networks of the small model must give the numbers that a processor gives. self-check.json has
+ * these by network, float32 in base64: what computeNetworks yields for the device cpu. A test compares both.
+ */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type ChosenDevice, firstLine } from '../../onnx/device.ts';
@@ -8,6 +11,7 @@ import { product } from '../../onnx/value.ts';
 import { generator } from '../../sampling/torch-random.ts';
 import { openFiles } from './files.ts';
 import { createGraphs } from './graphs.ts';
+import { psnr } from './psnr.ts';
 
 const SMALL_MODEL = fileURLToPath(new URL('../testdata/small-svd', import.meta.url));
 const STORED = new URL('self-check.json', import.meta.url);
@@ -97,15 +101,4 @@ function spread(arrays: readonly Float32Array[]): Float32Array {
     return values.filter((_, i) => i % step === 0);
   });
   return Float32Array.from(picked.flatMap((values) => [...values]));
-}
-
-/** Peak signal-to-noise ratio in dB; the peak is twice the largest expected value. Not a number if a value is not. */
-function psnr(values: Float32Array, expected: Float32Array): number {
-  if (values.length !== expected.length) throw new Error(`${values.length} values, not ${expected.length}`);
-  let [squares, peak] = [0, 0];
-  for (const [i, value] of values.entries()) {
-    squares += (value - expected[i]!) ** 2;
-    peak = Math.max(peak, Math.abs(expected[i]!));
-  }
-  return 20 * Math.log10((2 * peak) / Math.sqrt(squares / values.length));
 }

@@ -3,6 +3,8 @@ import { closeSync, cpSync, mkdirSync, openSync, readFileSync, readSync, writeFi
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+export { psnr } from '../svd/psnr.ts';
+
 export const SMALL_SVD = fileURLToPath(new URL('small-svd', import.meta.url));
 
 interface Header {
@@ -37,18 +39,6 @@ function tensorsOf(name: string) {
 
 export const { names: referenceNames, read: reference } = tensorsOf('reference.safetensors');
 export const { read: samplerReference } = tensorsOf('samplers.safetensors');
-
-/** Peak signal-to-noise ratio in dB; the peak is twice the largest expected value. */
-export function psnr(got: Float32Array, expected: Float32Array): number {
-  if (got.length !== expected.length) throw new Error(`${got.length} values, not ${expected.length}`);
-  let squares = 0;
-  let largest = 0;
-  for (let i = 0; i < got.length; i++) {
-    squares += (got[i]! - expected[i]!) ** 2;
-    largest = Math.max(largest, Math.abs(expected[i]!));
-  }
-  return 20 * Math.log10((2 * largest) / Math.sqrt(squares / got.length));
-}
 
 /** What each of the 2¹⁶ numbers in half precision is. */
 const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => fromHalf(bits));
