@@ -1,5 +1,5 @@
 /** Leases of tasks, over each database. */
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
 
 import { DAY } from '../../core/time.ts';
 import { forEachDatabase } from '../../test/support/each-database.ts';
@@ -45,6 +45,21 @@ forEachDatabase((stores) => {
       other.claimWaiting(MANY),
     ]);
     expect(claims.flat()).toHaveLength(1);
+  });
+  test('a claimed task is due when its lease expires, even if the clock ticks during the claim', async () => {
+    const { id } = await insert();
+    const { id: submitted } = await insertSubmitted();
+    let ticks = 0;
+    const now = Date.now;
+    const clock = vi.spyOn(Date, 'now').mockImplementation(() => now() + ticks++);
+    const claimed = [
+      ...(await store.claimWaiting(MANY)),
+      ...(await store.claimDue(MANY)),
+      ...(await store.claim([(await insert()).id], { lease: LEASE, waiting: true })),
+    ];
+    clock.mockRestore();
+    expect(ids(claimed)).toEqual(expect.arrayContaining([id, submitted]));
+    for (const task of claimed) expect(task.leased_until).toBe(task.next_run_at);
   });
   test('a lease excludes others until an update or a release ends it', async () => {
     const { id } = await insertSubmitted();

@@ -50,11 +50,10 @@ async function listQueue(dialect: Dialect, log: StoreLog, limit: number): Promis
 export function leaseQueries(dialect: Dialect, log: StoreLog) {
   const { db, write, fromNow, skipLocked } = dialect;
   const unleased = () => db.selectFrom('tasks').where('leased_until', '<=', fromNow(0));
-  const leased = (ms: number) => ({
-    next_run_at: fromNow(ms),
-    leased_until: fromNow(ms),
-    version: sql<number>`version + 1`,
-  });
+  const leased = (ms: number) => {
+    const expiry = fromNow(ms); // once, since another call may give a later time
+    return { next_run_at: expiry, leased_until: expiry, version: sql<number>`version + 1` };
+  };
 
   async function lease(tasks: SelectQueryBuilder<Tables, 'tasks', { id: string }>, ms: number): Promise<Task[]> {
     const rows = await db
