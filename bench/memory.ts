@@ -3,10 +3,10 @@
  * diffusers with the same folder (the tests' small networks); and how soon a UNet of svd_xt's size is ready. Each side is a process of
  * its own, whose memory is read from /proc (Linux).
  */
-import { makeFullSize } from './full-size.ts';
 import { memoryOf, numberFlags } from './measure.ts';
 import { diffusers, type Peer, pathOf, SMALL_SVD, startPeer } from './peers.ts';
 import { type Aim, type Report, row } from './report.ts';
+import { makeSvdXt } from './svd-xt.ts';
 
 const CHUNKS = [1, 7, 14]; // frames decoded at a time
 const { H, W, T, threads } = numberFlags({ H: 576, W: 1024, T: 25, threads: 2 });
@@ -28,7 +28,7 @@ export async function run(): Promise<Report> {
     rows.push(compare(`memory, ${count} frames decoded`, 2 + i, decoded, aim));
   }
 
-  const made = makeFullSize();
+  const made = makeSvdXt();
   const unet = startOurs(made.folder, 1);
   const { ms, peak } = await measurePeak(unet, 'unet', 14).finally(made.remove);
   unet.close();

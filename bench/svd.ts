@@ -14,10 +14,10 @@ import { vaeDecoder, vaeEncoder } from '../handler/onnx/vae.ts';
 import type { Policy } from '../handler/onnx/value.ts';
 import { eulerEDM } from '../handler/sampling/samplers.ts';
 import { generator } from '../handler/sampling/torch-random.ts';
-import { makeFullSize } from './full-size.ts';
 import { comparePairs, numberFlags, settle, timed } from './measure.ts';
 import { diffusers, type Peer, SMALL_SVD } from './peers.ts';
 import { type Pair, type Report, type Row, row } from './report.ts';
+import { makeSvdXt } from './svd-xt.ts';
 
 const MATRIX = 2048; // rows and columns, as in diffusers_peer.py
 const PRODUCTS = 4; // the best of them counts
@@ -35,7 +35,7 @@ export async function run(): Promise<Report> {
 
 async function measureNetworks(start: Awaited<ReturnType<typeof diffusers>>): Promise<Row[]> {
   const rows: Row[] = [];
-  const made = makeFullSize();
+  const made = makeSvdXt();
   const [peer, multiplier] = [start?.(made.folder), start?.(made.folder)];
   try {
     for (const [run, { label, graph }] of Object.entries(networks(made.folder))) {

@@ -378,7 +378,7 @@ export const VARIABLES = {
       default: '`0`',
       allowed: '0–100000, at most 12 decimals',
       example: '0.05',
-      text: 'The price of a picture that a bridge makes from a prompt',
+      text: 'The price of what a bridge draws for one prompt, all its pictures together',
     },
     CURRENCY: { by: ['API'], allowed: 'three capital letters', text: 'The currency of prices and budgets' },
   },
