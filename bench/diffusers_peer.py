@@ -1,7 +1,8 @@
 """diffusers as the peer of `npm run bench -- svd`, `-- fast` and `-- memory`: loads from a folder, in float32, what each line of input names, and
 runs it once.
 
-usage: diffusers_peer.py FOLDER, then JSON lines {"run": …, "H", "W", "T", "threads", "steps", "sigmas", "guidance"}. `run` is one of
+usage: diffusers_peer.py FOLDER, then JSON lines {"run": …, "H", "W", "T", "threads", "steps", "sigmas", "guidance", "cache"}. `run` is
+one of
   clip, encoder, unet, decoder: that network alone
   whole: a clip by the whole pipeline
   load, step, decode: the whole pipeline loaded; CLIP, encoder and one guided step of it; T frames decoded
@@ -11,8 +12,10 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 
 import torch
+from DeepCache import DeepCacheSDHelper
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
@@ -48,7 +51,21 @@ def denoise(unet, B, T, H, W):
     unet(torch.zeros(B, T, 8, H // 8, W // 8), torch.tensor(1.6), context, torch.tensor([[5.0, 127.0, 0.02]] * B))
 
 
-def work(it, run, H, W, T, steps, sigmas, guidance):
+@contextmanager
+def cached_features(pipeline, cache):
+    if not cache or cache["interval"] == 1:
+        yield
+        return
+    helper = DeepCacheSDHelper(pipe=pipeline)
+    helper.set_params(cache_interval=cache["interval"], cache_branch_id=cache["depth"] - 1)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
+
+
+def work(it, run, H, W, T, steps, sigmas, guidance, cache):
     if run == "clip":
         it(torch.zeros(1, 3, 224, 224))
     elif run == "encoder":
@@ -58,8 +75,9 @@ def work(it, run, H, W, T, steps, sigmas, guidance):
     elif run == "decoder":
         it.decode(torch.zeros(T, 4, H // 8, W // 8), num_frames=T)
     elif run == "whole":
-        it(Image.new("RGB", (W, H), (90, 120, 150)), height=H, width=W, num_frames=T, num_inference_steps=steps, sigmas=sigmas, fps=6,
-           max_guidance_scale=guidance, decode_chunk_size=T, generator=torch.Generator("cpu").manual_seed(1), output_type="pt")
+        with cached_features(it, cache):
+            it(Image.new("RGB", (W, H), (90, 120, 150)), height=H, width=W, num_frames=T, num_inference_steps=steps, sigmas=sigmas, fps=6,
+               max_guidance_scale=guidance, decode_chunk_size=T, generator=torch.Generator("cpu").manual_seed(1), output_type="pt")
     elif run == "step":
         it.image_encoder(torch.zeros(1, 3, 224, 224))
         it.vae.encode(torch.zeros(1, 3, H, W)).latent_dist.mode()
@@ -76,5 +94,6 @@ for line in sys.stdin:
     torch.set_num_threads(task["threads"])
     it = load(PARTS.get(run, run))
     start = time.perf_counter()
-    work(it, run, task["H"], task["W"], task["T"], task.get("steps"), task.get("sigmas"), task.get("guidance", 3.0))
+    options = [task.get("steps"), task.get("sigmas"), task.get("guidance", 3.0), task.get("cache")]
+    work(it, run, task["H"], task["W"], task["T"], *options)
     print(json.dumps({"ms": (time.perf_counter() - start) * 1000}), flush=True)

@@ -15,6 +15,7 @@ const DIFFUSERS = [
   'accelerate==1.15.0',
   'safetensors==0.8.0',
   'pillow==13.0.0',
+  'DeepCache==0.1.1',
 ];
 
 export const pathOf = (name: string) => fileURLToPath(new URL(name, import.meta.url));
@@ -62,6 +63,8 @@ export interface PeerTask {
   sigmas?: number[];
   /** highest guidance scale; at 1 one branch runs */
   guidance?: number;
+  /** features cached by DeepCache's own package: whole evaluations every `interval` steps, and the depth of the others */
+  cache?: { interval: number; depth: number };
 }
 
 export type Peer = ReturnType<typeof startPeer>;
