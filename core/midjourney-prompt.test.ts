@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import { InvalidRequest } from './invalid-request.ts';
 import { addAspectRatio, toBridgePrompt } from './midjourney-prompt.ts';
-import { InvalidRequest, parseRequest } from './request.ts';
+import { parseRequest } from './request.ts';
 
 const context = { limits: { maxFrames: 100, maxFps: 120 }, model: 'camera', hasImage: false, seed: 1 } as const;
 

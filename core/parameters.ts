@@ -185,6 +185,7 @@ export type Request = Partial<Values>;
 
 /** What the still is made from. The first one that a request has is used. */
 export const SOURCES = ['prompt', 'image_url', 'image', 'still_of'] as const;
+export type Source = (typeof SOURCES)[number];
 
 /** Absent in an input that caches nothing. */
 type CacheName = 'cache_interval' | 'cache_depth';

@@ -3,6 +3,7 @@ import * as v from 'valibot';
 import { type EDMDiscretization, LCM_LEVELS, noiseLevels } from './discretization.ts';
 import { isUploadName } from './file-name.ts';
 import { isSized, parseRatio, withSize } from './frame-size.ts';
+import { type FieldNote, InvalidRequest } from './invalid-request.ts';
 import { aspectRatioOf } from './midjourney-prompt.ts';
 import {
   ANCESTRAL,
@@ -15,24 +16,13 @@ import {
   type Request,
   requestSchema,
   SOURCES,
+  type Source,
   speedsOf,
   UNUSED,
 } from './parameters.ts';
-import { DRAFT, type ModelName, presets, type Speed } from './presets.ts';
+import { type ModelName, presets, type Speed } from './presets.ts';
+import { requestWarnings } from './request-warnings.ts';
 import { describeUnknownName, describeUnknownParameter } from './unknown-names.ts';
-
-export interface FieldNote {
-  field: string;
-  message: string;
-}
-
-/** A request with invalid values. `errors` names every invalid field with the values that are allowed, but at most 64 unknown ones. */
-export class InvalidRequest extends Error {
-  constructor(readonly errors: FieldNote[]) {
-    super(errors.map(({ field, message }) => `${field}: ${message}`).join('; '));
-    this.name = 'InvalidRequest';
-  }
-}
 
 export interface RequestContext {
   limits: Limits;
@@ -85,16 +75,12 @@ export function parseRequest(
   const request = validate(relevant, schema, unknown);
   const { source, warnings: sourceWarnings } = chooseSource(request, isName, context);
   const input = resolveSize(resolve(request, source, context), request, model);
-  if (input.discretization === 'LCMDiscretization' && input.steps > LCM_LEVELS) {
-    const message = `must be a whole number from 1 to ${LCM_LEVELS} with LCMDiscretization`;
-    throw new InvalidRequest([{ field: 'steps', message }]);
-  }
-  if (input.discretization === 'EDMDiscretization') checkNoiseLevels(input, request);
-  checkGuidanceInterval(request);
+  const errors = contradictions(input, request);
+  if (errors.length > 0) throw new InvalidRequest(errors);
   return {
     request,
     input,
-    warnings: [...warnings, ...sourceWarnings, ...modelWarnings(request, input, source, model)],
+    warnings: [...warnings, ...sourceWarnings, ...requestWarnings(request, input, source, model)],
   };
 }
 
@@ -137,8 +123,6 @@ function validate(
   if (!success || errors.length > 0) throw new InvalidRequest(errors);
   return output as Request; // a field that is absent in the values is absent here, never undefined
 }
-
-type Source = (typeof SOURCES)[number];
 
 /** @param hasName whether there is the name of a picture @throws InvalidRequest without any source */
 function chooseSource(request: Request, hasName: boolean, { hasImage }: Pick<RequestContext, 'hasImage'>) {
@@ -188,100 +172,31 @@ function resolveSize(input: Input, { aspect_ratio = 'auto' }: Request, model: Mo
   return ratio === undefined && !isSized(input) ? input : withSize(input, ratio ?? 1, model);
 }
 
-/** Values that the model does not use, or was not trained with. */
-function modelWarnings(request: Request, input: Input, source: Source, model: ModelName): FieldNote[] {
-  const preset = presets[model];
-  const size = `the model was trained on H ${preset.H}, W ${preset.W}`;
-  const isCamera = model === 'camera';
-  const isTrainedHeight = isCamera || request.H === undefined || request.H === preset.H;
-  const isUsed = source === 'prompt' || source === 'still_of';
-  const warnings: [condition: boolean, field: string, message: string][] = [
-    [!isTrainedHeight, 'H', size],
-    [!isCamera && isTrainedHeight && request.W !== undefined && request.W !== preset.W, 'W', size],
-    [
-      request.aspect_ratio !== undefined && request.H !== undefined && request.W !== undefined,
-      'aspect_ratio',
-      'ignored, because W and H are given',
-    ],
-    [
-      isDrawnOtherwise(request, input),
-      'aspect_ratio',
-      'the prompt has another --ar: its picture is drawn with that one, and then fitted to the frame',
-    ],
-    [input.motion_bucket_id > 255, 'motion_bucket_id', 'the model was trained with values up to 255'],
-    [
-      request.cache_depth !== undefined && input.cache_interval === undefined,
-      'cache_depth',
-      'ignored: only with cache_interval above 1',
-    ],
-    [input.fps < 5 || input.fps > 30, 'fps', 'the model was trained with values from 5 to 30'],
-    ...distillationWarnings(input, model),
-    [
-      request.webhook_events !== undefined && request.webhook_url === undefined,
-      'webhook_events',
-      'ignored: there is no webhook_url',
-    ],
-    ...UNUSED[model].map((name): [boolean, string, string] => [
-      request[name] !== undefined,
-      name,
-      `the model ${model} does not use it`,
-    ]),
-    [
-      request.image_index !== undefined && !isUsed,
-      'image_index',
-      `ignored: only a prompt gives four pictures, and this task uses ${source}`,
-    ],
-  ];
-  return warnings.filter(([condition]) => condition).map(([, field, message]) => ({ field, message }));
-}
-
-/** A distilled model and its sampler need each other. */
-function distillationWarnings(input: Input, model: ModelName): [condition: boolean, field: string, message: string][] {
-  const { sampler, discretization, steps, speed } = input;
-  if (model !== 'animatelcm_svd_xt' && speed !== DRAFT.speed) {
-    const message = 'of the models that use networks, only animatelcm_svd_xt was trained for it';
-    return [[sampler === 'LCMSampler' && model !== 'camera', 'sampler', message]];
+/** Valid values that contradict each other. */
+function contradictions(input: Input, request: Request): FieldNote[] {
+  const { steps } = input;
+  const { guidance_sigma_min: min = 0, guidance_sigma_max: max = Infinity } = request;
+  const errors: FieldNote[] = [];
+  if (input.discretization === 'LCMDiscretization' && steps > LCM_LEVELS) {
+    errors.push({ field: 'steps', message: `must be a whole number from 1 to ${LCM_LEVELS} with LCMDiscretization` });
   }
-  return [
-    [sampler !== 'LCMSampler', 'sampler', 'the model was trained for LCMSampler'],
-    [
-      discretization !== 'LCMDiscretization',
-      'discretization',
-      'the model was trained on the levels of LCMDiscretization',
-    ],
-    [steps > 8, 'steps', 'the model was trained for 1 to 8 steps'],
-  ];
+  if (input.discretization === 'EDMDiscretization') errors.push(...badNoiseLevels(input, request));
+  if (min >= max) {
+    errors.push({ field: 'guidance_sigma_min', message: `must be below guidance_sigma_max (${max})` });
+  }
+  return errors;
 }
 
-/** Whether the request has an aspect ratio, and the prompt has another one. */
-function isDrawnOtherwise({ aspect_ratio = '', H, W }: Request, { prompt }: Input): boolean {
-  const [wanted, drawn] = [parseRatio(aspect_ratio), prompt === undefined ? undefined : aspectRatioOf(prompt)];
-  const isUsed = H === undefined || W === undefined;
-  return isUsed && wanted !== undefined && drawn !== undefined && wanted !== drawn;
-}
-
-/** @throws InvalidRequest if sigma_min, sigma_max and rho give no usable noise levels */
-function checkNoiseLevels(input: Input & EDMDiscretization, request: Request) {
+/** Errors if sigma_min, sigma_max and rho give no usable noise levels. */
+function badNoiseLevels(input: Input & EDMDiscretization, request: Request): FieldNote[] {
   const { sigma_min, sigma_max, steps } = input;
   if (sigma_min >= sigma_max) {
     const field = request.sigma_min === undefined ? 'sigma_max' : 'sigma_min';
-    throw new InvalidRequest([{ field, message: `sigma_min (${sigma_min}) must be below sigma_max (${sigma_max})` }]);
+    return [{ field, message: `sigma_min (${sigma_min}) must be below sigma_max (${sigma_max})` }];
   }
-  if (!noiseLevels(steps, input).every((sigma, i) => (i === steps ? sigma === 0 : sigma > 0 && sigma < 1e30))) {
-    throw new InvalidRequest([
-      {
-        field: 'rho',
-        message: 'sigma_min, sigma_max and rho give no usable noise levels; use values nearer to the defaults',
-      },
-    ]);
-  }
-}
-
-/** @throws InvalidRequest if guidance_sigma_min is not below guidance_sigma_max */
-function checkGuidanceInterval({ guidance_sigma_min = 0, guidance_sigma_max = Infinity }: Request) {
-  if (guidance_sigma_min < guidance_sigma_max) return;
-  const message = `must be below guidance_sigma_max (${guidance_sigma_max})`;
-  throw new InvalidRequest([{ field: 'guidance_sigma_min', message }]);
+  if (noiseLevels(steps, input).every((sigma, i) => (i === steps ? sigma === 0 : sigma > 0 && sigma < 1e30))) return [];
+  const message = 'sigma_min, sigma_max and rho give no usable noise levels; use values nearer to the defaults';
+  return [{ field: 'rho', message }];
 }
 
 /** Unknown names that a response lists, and characters of each: a request may have very many, or very long ones. */

@@ -1,6 +1,6 @@
+import type { FieldNote } from '../../core/invalid-request.ts';
 import { ALLOWED_HOSTS, isPublicHost } from '../../core/net/address-guard.ts';
 import type { Input } from '../../core/parameters.ts';
-import type { FieldNote } from '../../core/request.ts';
 import type { Config } from '../config.ts';
 
 /** What is wrong with a client's URLs without resolving names; resolved addresses are checked at each use. */

@@ -1,8 +1,8 @@
 /** Errors in OpenAI's form, which its clients read, on the paths below /v1. */
 
+import type { FieldNote } from '../../core/invalid-request.ts';
 import type { OpenAiError } from '../../core/openai-responses.ts';
 import type { ProblemCode } from '../../core/problems.ts';
-import type { FieldNote } from '../../core/request.ts';
 
 export const isOpenAiPath = (path: string) => /^\/v1(\/|$)/.test(path);
 

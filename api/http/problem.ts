@@ -2,8 +2,8 @@
 import { STATUS_CODES } from 'node:http';
 import type { Context } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
+import type { FieldNote } from '../../core/invalid-request.ts';
 import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
-import type { FieldNote } from '../../core/request.ts';
 import { isOpenAiPath, openAiError } from './openai-error.ts';
 
 interface ProblemOptions {

@@ -2,7 +2,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import type { Context } from 'hono';
 import { uploadName } from '../../core/file-name.ts';
-import type { FieldNote } from '../../core/request.ts';
+import type { FieldNote } from '../../core/invalid-request.ts';
 import { parseTextFields } from '../../core/text-fields.ts';
 import { cutLongestText, type PictureField, takeInlinePicture } from './inline-picture.ts';
 import {

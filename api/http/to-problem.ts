@@ -1,6 +1,6 @@
 import type { Context } from 'hono';
 import { StorageError } from '../../core/bucket/bucket.ts';
-import { InvalidRequest } from '../../core/request.ts';
+import { InvalidRequest } from '../../core/invalid-request.ts';
 import { StoreError } from '../store/store.ts';
 import { bucketUnavailable, invalidInput, Problem, storeUnavailable } from './problem.ts';
 

@@ -1,7 +1,7 @@
 /** What tools say in text and pictures. Their structured content has every detail. */
 import type { Context } from 'hono';
 import { contentType } from '../../core/bucket/bucket.ts';
-import type { FieldNote } from '../../core/request.ts';
+import type { FieldNote } from '../../core/invalid-request.ts';
 import type { CostEstimate, PresentedTask } from '../../core/responses.ts';
 import { isActive } from '../../core/task-status.ts';
 import type { Services } from '../services.ts';

@@ -1,9 +1,10 @@
 /** The tools of the MCP server. Each calls what the HTTP API calls, so keys, scopes, limits and money are the same. */
 import type { Context } from 'hono';
 import * as v from 'valibot';
+import { InvalidRequest } from '../../core/invalid-request.ts';
 import { jsonSchema } from '../../core/parameter-schema.ts';
 import { integer } from '../../core/parameter-types.ts';
-import { InvalidRequest, unknownNames } from '../../core/request.ts';
+import { unknownNames } from '../../core/request.ts';
 import { RESPONSES } from '../../core/responses.ts';
 import { takeInlinePicture } from '../http/inline-picture.ts';
 import { requestSchemas } from '../openapi/document.ts';

@@ -3,7 +3,7 @@
 import { parseRetryAfter } from '../../core/retry-after.js';
 import { formatDuration } from './format.js';
 
-/** @import { FieldNote } from '../../core/request.ts' */
+/** @import { FieldNote } from '../../core/invalid-request.ts' */
 /** @import { PresentedTask as Task } from '../../core/responses.ts' */
 /** @import { Entry } from './source.js' */
 /** @typedef {{ task: Task, file?: File }} Submission a task, and the file that it is made from, if any */

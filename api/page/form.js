@@ -7,7 +7,7 @@ import { plainText } from './labels.js';
 import { createSettings } from './settings.js';
 import { createSource } from './source.js';
 
-/** @import { FieldNote } from '../../core/request.ts' */
+/** @import { FieldNote } from '../../core/invalid-request.ts' */
 /** @import { CostEstimate } from '../../core/responses.ts' */
 /** @import { Parameters, Settings } from './settings.js' */
 /** @import { Entry } from './source.js' */

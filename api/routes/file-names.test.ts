@@ -1,6 +1,6 @@
 /** The names that clips are saved under. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { FieldNote } from '../../core/request.ts';
+import type { FieldNote } from '../../core/invalid-request.ts';
 import { sample } from '../../test/support/malicious-pictures.ts';
 import { type TestService, testService } from '../../test/support/test-api.ts';
 

@@ -505,6 +505,13 @@ describe('sampler, discretization and guider', () => {
     expect(warnings.map(({ field }: { field: string }) => field)).toEqual(Object.keys(interval));
   });
 
+  test('all contradictions are reported at once', async () => {
+    const levels = { sigma_min: 800, guidance_sigma_min: 5, guidance_sigma_max: 5 };
+    const { errors } = await (await service.post({ prompt: 'x', ...levels })).json();
+    const fields = errors.map(({ field }: { field: string }) => field);
+    expect(fields).toEqual(['sigma_min', 'guidance_sigma_min']);
+  });
+
   test('an invalid choice is the only error reported', async () => {
     const { errors } = await (await service.post({ prompt: 'x', sampler: 'Euler', eta: 'nonsense' })).json();
     expect(errors.map(({ field }: { field: string }) => field)).toEqual(['sampler']);

@@ -1,9 +1,10 @@
 /** A task as the store keeps it, and what may change in it. */
+
+import type { FieldNote } from '../../core/invalid-request.ts';
 import type { JobErrorData, JobOutput, JobUsage, Stage } from '../../core/job.ts';
 import type { Metadata } from '../../core/metadata.ts';
 import type { Input } from '../../core/parameters.ts';
 import type { ModelName } from '../../core/presets.ts';
-import type { FieldNote } from '../../core/request.ts';
 import type { Cost } from '../../core/responses.ts';
 import { isActive, type TaskStatus } from '../../core/task-status.ts';
 import type { Key, Refusal } from './key.ts';

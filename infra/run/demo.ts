@@ -9,8 +9,9 @@ import { checkOutput, readPicture, saveVideo, userPath } from '../../client/file
 import { parameterHelp, parseFlags, UsageError } from '../../client/flags.ts';
 import { type ApiError, type Client, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
+import { InvalidRequest } from '../../core/invalid-request.ts';
 import type { ModelName } from '../../core/presets.ts';
-import { InvalidRequest, parseRequest } from '../../core/request.ts';
+import { parseRequest } from '../../core/request.ts';
 import { ignoreOutputErrors } from '../../core/standard-output.ts';
 import { parseTextFields } from '../../core/text-fields.ts';
 import { type LocalService, startLocal } from './start.ts';

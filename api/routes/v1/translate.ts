@@ -1,8 +1,8 @@
 /** Turns the body of POST /v1/videos, with OpenAI's names, into that of POST /img2vid. */
 import { MAX_SIDE, MIN_SIDE, SIDE_STEP } from '../../../core/frame-size.ts';
+import { type FieldNote, InvalidRequest } from '../../../core/invalid-request.ts';
 import { defaults } from '../../../core/parameters.ts';
 import { type ModelName, presets } from '../../../core/presets.ts';
-import { type FieldNote, InvalidRequest } from '../../../core/request.ts';
 import type { Config } from '../../config.ts';
 import { takeInlinePicture } from '../../http/inline-picture.ts';
 import { invalidInput, Problem } from '../../http/problem.ts';
