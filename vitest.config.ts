@@ -13,7 +13,7 @@ const INTEGRATION = [
   'core/bucket/s3*.test.ts',
   'core/picture/*.test.ts',
   'core/standard-output.test.ts',
-  'handler/models/{camera-oracle,svd*,svd/self-check}.test.ts',
+  'handler/models/{camera-oracle,svd*,svd/*}.test.ts',
   'handler/onnx/**/*.test.ts',
   'handler/{draft,pipeline}.test.ts',
   'handler/runpod/{conformance,process}*.test.ts',

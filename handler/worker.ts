@@ -8,10 +8,10 @@ import { DRAFT, presets } from '../core/presets.ts';
 import { SECOND } from '../core/time.ts';
 import { camera } from './models/camera.ts';
 import type { Model } from './models/model.ts';
-import { checkDevice } from './models/svd/self-check.ts';
+import { examineDevice } from './models/svd/examine-device.ts';
 import { openSvd } from './models/svd.ts';
 import { findUnet, findWeights, type WeightsName } from './models/weights.ts';
-import { chooseDevice, type DeviceChoice } from './onnx/device.ts';
+import { chooseDevice, type DeviceChoice, type FindDevice } from './onnx/device.ts';
 import type { Worker } from './pipeline.ts';
 import { BRIDGE_VARIABLES, openBridges } from './still/bridges/open-bridges.ts';
 
@@ -63,7 +63,8 @@ async function loadSvd(
   const secondsSince = (time: number) => Number(((performance.now() - time) / SECOND).toFixed(2));
   const { source, ...files } = findWeights(name, environment);
   const draftUnet = name === DRAFT.model ? findUnet(DRAFT.unet, environment) : undefined;
-  const { device, name: deviceName, memory, limits, reason } = await chooseDevice(preferred, checkDevice);
+  const examine: FindDevice = (device, options) => examineDevice(device, { ...options, env: environment });
+  const { device, name: deviceName, memory, limits, reason } = await chooseDevice(preferred, examine);
   const gigabytes = Number.isFinite(memory) ? Number((memory / 1e9).toFixed(1)) : 'unknown';
   const chosen = { device, name: deviceName, ...limits, reason, memory_gb: gigabytes };
   log({ ...chosen, weights: source, ...files, draft_unet: draftUnet, seconds: secondsSince(start) }, 'device chosen');

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { SECOND } from '../../core/time.ts';
 import { createGraph, type Graph } from './graph.ts';
 import type { Device } from './policy.ts';
 import { CUDA_PROVIDER, providerFolder } from './provider.ts';
@@ -30,29 +31,25 @@ export interface ChosenDevice extends FoundDevice {
 }
 
 export type DeviceChoice = 'auto' | Device;
-/** Verifies a device. @throws Error of one line: it computes wrong numbers */
-export type CheckDevice = (device: FoundDevice) => Promise<void>;
-/** @throws Error of one line: why it can't be used */
+/**
+ * @param acceptSlow whether an adapter of WebGPU that is slower than the processor counts, as software drivers are
+ * @throws Error of one line: why the device can't be used
+ */
 export type FindDevice = (device: Device, options: { acceptSlow: boolean }) => Promise<FoundDevice>;
 
 /**
  * @param wanted auto: CUDA if it works and passes the check, else WebGPU on a GPU that is faster than the processor, else the processor.
  * webgpu: also a software driver
- * @param find how a device is found
+ * @param examine finds a device and verifies it
  * @throws Error of one line: the wanted GPU does not work, or fails the check
  */
-export async function chooseDevice(
-  wanted: DeviceChoice,
-  check: CheckDevice,
-  find: FindDevice = findDevice,
-): Promise<ChosenDevice> {
+export async function chooseDevice(wanted: DeviceChoice, examine: FindDevice): Promise<ChosenDevice> {
   const cpu = (reason: string): ChosenDevice => ({ ...processor(), reason });
   if (wanted === 'cpu') return cpu('DEVICE is cpu');
   const obstacles: string[] = [];
   for (const device of wanted === 'auto' ? (['cuda', 'webgpu'] as const) : [wanted]) {
     try {
-      const found = await find(device, { acceptSlow: wanted === 'webgpu' });
-      await check(found);
+      const found = await examine(device, { acceptSlow: wanted === 'webgpu' });
       return {
         ...found,
         reason: wanted === device ? `DEVICE is ${device}` : [...obstacles, `${device} works`].join('; '),
@@ -65,8 +62,10 @@ export async function chooseDevice(
   return cpu(obstacles.join('; '));
 }
 
+/** Its first use of a GPU's driver may end this process, or never return. */
 export const findDevice: FindDevice = async (device, options) => {
   if (device === 'cpu') return processor();
+  requireProvider(device);
   return device === 'cuda' ? findCuda() : findWebGpu(options);
 };
 
@@ -81,25 +80,28 @@ export function usableMemory(): number {
   return Math.min(0.85 * limit, process.availableMemory());
 }
 
-/** @throws Error of one line: why CUDA can't be used. The only proof is a graph that runs. */
-export async function findCuda(): Promise<FoundDevice> {
-  if (!existsSync(join(providerFolder, CUDA_PROVIDER)))
+/** @throws Error of one line: onnxruntime has no such device here. Touches no driver. */
+export function requireProvider(device: Device): void {
+  if (device === 'cuda' && !existsSync(join(providerFolder, CUDA_PROVIDER)))
     throw new Error('onnxruntime’s CUDA provider is not installed (run npm run cuda)');
+  if (device === 'webgpu' && !hasWebGpu())
+    throw new Error(`onnxruntime has no WebGPU for ${process.platform} on ${process.arch}`);
+}
+
+/** The only proof is a graph that runs. */
+async function findCuda(): Promise<FoundDevice> {
   await runOnce(sigmoid('cuda'), new Float32Array(1)).catch((error: Error) => {
     throw new Error(`CUDA does not start: ${/CUDA failure[^;]*/.exec(error.message)?.[0].trim() ?? firstLine(error)}`);
   });
   return { device: 'cuda', name: await gpuName(), memory: await freeGpuMemory() };
 }
 
-/**
- * @param acceptSlow whether an adapter that is slower than the processor counts, as software drivers are
- * @throws Error of one line: why WebGPU can't be used
- */
-export async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promise<FoundDevice> {
-  if (!hasWebGpu()) throw new Error(`onnxruntime has no WebGPU for ${process.platform} on ${process.arch}`);
+async function findWebGpu({ acceptSlow }: { acceptSlow: boolean }): Promise<FoundDevice> {
   await runOnce(sigmoid('webgpu'), new Float32Array(1)).catch((error: Error) => {
     if (!/adapter/i.test(error.message)) throw new Error(`WebGPU does not start: ${firstLine(error)}`);
-    throw new Error('WebGPU finds no GPU: its driver for Vulkan, or the Vulkan loader (libvulkan1), is missing');
+    throw new Error(
+      'WebGPU finds no GPU: its driver for Vulkan, or the Vulkan loader (libvulkan1), is missing or too old',
+    );
   });
   const [own, processor] = [await productRate('webgpu'), await productRate('prepacked')];
   const software = own < processor; // its memory is the processor's
@@ -186,7 +188,8 @@ function largeSoftmax(bytes: number): Graph {
 async function nvidia(query: string): Promise<string | undefined> {
   const gpu = process.env.CUDA_VISIBLE_DEVICES?.split(',')[0] || '0';
   const options = [`--query-gpu=${query}`, '--format=csv,noheader,nounits', `--id=${gpu}`];
-  return promisify(execFile)('nvidia-smi', options).then(
+  // It hangs where the driver does.
+  return promisify(execFile)('nvidia-smi', options, { timeout: 10 * SECOND, killSignal: 'SIGKILL' }).then(
     ({ stdout }) => stdout.trim() || undefined,
     () => undefined,
   );

@@ -1,11 +1,9 @@
-/**
- * What `npm run device` measures of one device. It runs in a process of its own: a driver may end that process, and a run in it can't be
- * stopped in any other way than with it. It gets a Task as its first message, and answers with Reports.
- */
+/** What `npm run device` measures of one device. It runs in a process of its own, and answers its Task with Reports. */
 import { mkdtempSync, rmSync, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatBytes, formatMemory } from '../../core/format.ts';
+import { doTask } from '../../handler/child-program.ts';
 import { checkNetworks, faultOf, type NetworkCheck } from '../../handler/models/svd/self-check.ts';
 import { type FoundDevice, findDevice, productRate, usableMemory } from '../../handler/onnx/device.ts';
 import type { Graph, GraphOptions } from '../../handler/onnx/graph.ts';
@@ -240,11 +238,9 @@ function requireMemory(needed: number, available: number, owner: string) {
 }
 
 if (isMain(import.meta.url)) {
-  const send: Send = (report) => new Promise((resolve) => process.send!(report, () => resolve()));
-  process.once('message', async (task: Task) => {
-    if (task.kind === 'examine') await examine(task.device, task.model, send);
-    else await measureFullSize(task.device, task.size, task.folder, send);
-    process.exit(0); // a driver's threads may keep it alive
-  });
-  process.once('disconnect', () => process.exit(1)); // the command has died
+  doTask<Task, Report>((task, send) =>
+    task.kind === 'examine'
+      ? examine(task.device, task.model, send)
+      : measureFullSize(task.device, task.size, task.folder, send),
+  );
 }

@@ -4,7 +4,7 @@ import { readEnvironment } from '../../core/environment.ts';
 import { DEVICES } from '../../core/job.ts';
 import { createScratchFolder, removeOrphanedScratch } from '../../core/temp-files.ts';
 import { SECOND } from '../../core/time.ts';
-import { type CheckDevice, type ChosenDevice, chooseDevice } from '../../handler/onnx/device.ts';
+import { type ChosenDevice, chooseDevice } from '../../handler/onnx/device.ts';
 import type { Device } from '../../handler/onnx/policy.ts';
 import { WORKER_VARIABLES } from '../../handler/worker.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
@@ -80,15 +80,12 @@ const STOP_SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 /** As a worker with DEVICE=auto chooses, from what was measured. */
 function chooseOf(outcomes: ReadonlyMap<Device, Outcome>): Promise<ChosenDevice> {
-  const check: CheckDevice = async ({ device }) => {
-    const obstacle = obstacleOf(outcomes.get(device)!);
+  return chooseDevice('auto', async (device) => {
+    const outcome = outcomes.get(device)!;
+    const { found } = outcome.measured;
+    const obstacle = found?.drawback ?? obstacleOf(outcome);
     if (obstacle !== undefined) throw new Error(obstacle);
-  };
-  return chooseDevice('auto', check, async (device, { acceptSlow }) => {
-    const { measured, missing } = outcomes.get(device)!;
-    if (!measured.found) throw new Error(missing.find);
-    if (measured.found.drawback && !acceptSlow) throw new Error(measured.found.drawback);
-    return measured.found;
+    return found!;
   });
 }
 

@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { InferenceSession } from 'onnxruntime-node';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { chooseDevice } from '../../onnx/device.ts';
 import { inSinglePrecision } from '../testdata/reference.ts';
 import { checkDevice, checkNetworks, type NetworkCheck } from './self-check.ts';
 
@@ -46,13 +45,4 @@ test('a device that can’t run a network fails in one line with its name, and i
   await expect(failing).rejects.toThrow(/^cpu can’t run clip: CUDA failure 700: an illegal memory access$/);
   expect(release).toHaveBeenCalledTimes(1);
   spy.mockRestore();
-});
-
-test('a wanted GPU that is missing or fails its check is an error, and with auto the next device is taken', async () => {
-  await expect(chooseDevice('cuda', async () => {})).rejects.toThrow(/^DEVICE is cuda, but .*CUDA/);
-  const chosen = await chooseDevice('auto', async ({ device }) => {
-    throw new Error(`${device} computes wrong numbers`);
-  });
-  expect(chosen.device).toBe('cpu');
-  expect(chosen.reason).toMatch(/CUDA.*; .*(WebGPU|webgpu)/);
 });

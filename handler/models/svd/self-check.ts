@@ -51,13 +51,18 @@ export async function* checkNetworks(device: CheckedDevice, folder?: string): As
 }
 
 /**
- * For chooseDevice.
+ * @param onPass called after each network
  * @throws Error of one line that names the device, and the network with its PSNR or why it can't be run
  */
-export async function checkDevice(device: CheckedDevice & { name: string }, folder?: string): Promise<void> {
+export async function checkDevice(
+  device: CheckedDevice & { name: string },
+  folder?: string,
+  onPass?: () => Promise<void>,
+): Promise<void> {
   for await (const check of checkNetworks(device, folder)) {
     const fault = faultOf(check, device);
     if (fault) throw new Error(fault);
+    await onPass?.();
   }
 }
 
