@@ -121,7 +121,8 @@ describe('a task that does not succeed costs', () => {
       delete service.faults.runpod;
       return undefined;
     };
-    expect((await send(`/cancel?id=${body.id}`)).body.status).toBe('queued');
+    expect((await service.store.get(body.id))!.status).toBe('queued');
+    await send(`/cancel?id=${body.id}`);
     await saveRecord(body.id, { id: 'imagine-7' });
     service.clock.ahead += 1000;
     expect((await until(body.id, 'canceled')).cost).toEqual(cost(STILL, 0, 1));
