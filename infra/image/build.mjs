@@ -1,13 +1,13 @@
 // `npm run build`: compiles the image's programs to JavaScript in dist/, in the same folders, and copies the other files that they read.
-// Tests name another folder.
+// Tests name another folder, and a project with further programs.
 import { execFileSync } from 'node:child_process';
 import { cpSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 process.chdir(fileURLToPath(new URL('../..', import.meta.url)));
-const dist = process.argv[2] ?? 'dist';
+const [dist = 'dist', project = 'tsconfig.build.json'] = process.argv.slice(2);
 rmSync(dist, { recursive: true, force: true });
-const compiler = ['node_modules/typescript/bin/tsc', '--project', 'tsconfig.build.json', '--outDir', dist];
+const compiler = ['node_modules/typescript/bin/tsc', '--project', project, '--outDir', dist];
 execFileSync(process.execPath, compiler, { stdio: 'inherit' });
 for (const path of [
   'core/picture/colours.mjs',

@@ -1,9 +1,9 @@
 /**
- * Vitest's set-up of tests that start processes of ours: compiles the programs once, as `npm run build` does for the image. They then start
- * in half the time that tsx needs, which compiles each program's modules again.
+ * Vitest's set-up of tests that start processes of ours: compiles the programs once, as `npm run build` does for the image, and the demo.
+ * They then start in half the time that tsx needs, which compiles each program's modules again.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -14,7 +14,9 @@ export default function compile(): () => void {
   const cache = join(ROOT, 'node_modules/.cache'); // below it, packages are found
   mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(join(cache, 'programs-'));
-  execFileSync(process.execPath, [join(ROOT, 'infra/image/build.mjs'), folder], { stdio: 'inherit' });
+  const args = [join(ROOT, 'infra/image/build.mjs'), folder, 'test/support/tsconfig.programs.json'];
+  execFileSync(process.execPath, args, { stdio: 'inherit' });
+  symlinkSync(join(ROOT, 'assets'), join(folder, 'assets')); // the demo's picture
   process.env.COMPILED_PROGRAMS = folder;
   return () => rmSync(folder, { recursive: true, force: true });
 }
