@@ -19,6 +19,7 @@ import { ROLES, TOOLS } from '../../infra/image/roles.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { hasProgram } from '../../infra/run/programs.ts';
 import { type Block, docsBlocks } from '../support/docs-blocks.ts';
+import { programArgs } from '../support/programs.ts';
 import { makeKey, type TestService, testService, WEBHOOK_SECRET } from '../support/test-api.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -54,9 +55,17 @@ beforeAll(async () => {
   spawnSync(process.execPath, [join(ROOT, 'client/build.mjs'), join(client, 'dist')], { stdio: 'inherit' });
   await symlink(join(ROOT, 'node_modules/openai'), join(folder, 'node_modules/openai'));
   await mkdir(join(folder, 'bin'));
-  await symlink(join(ROOT, 'client/cli.mjs'), join(folder, 'bin/img2vid')); // as npm link does
+  await symlink(join(client, 'dist/cli.js'), join(folder, 'bin/img2vid')); // as npm installs the package
+  await chmod(join(client, 'dist/cli.js'), 0o755);
   await writeFile(join(folder, 'bin/curl'), '#!/bin/sh\nPATH=$REAL_PATH exec curl --fail-with-body "$@"\n'); // an error status fails the example
   await chmod(join(folder, 'bin/curl'), 0o755);
+  await mkdir(join(folder, 'operator-bin'));
+  const keys = [process.execPath, ...programArgs('infra/tools/keys.ts')].join(' ');
+  await writeFile(
+    join(folder, 'operator-bin/npm'), // `npm run keys` with the compiled program; all else goes to npm itself
+    `#!/bin/sh\nPATH=$REAL_PATH\n[ "$1 $2 $3" = 'run keys --' ] || exec npm "$@"\nshift 3\nexec ${keys} "$@"\n`,
+  );
+  await chmod(join(folder, 'operator-bin/npm'), 0o755);
 });
 afterAll(async () => {
   stop.abort();
@@ -123,7 +132,8 @@ async function startOperator({ code }: Block): Promise<ChildProcess> {
     await store.close();
   }
   const args = ['-euo', 'pipefail', '-c', code.replace(/\bID\b/g, id)];
-  return spawn('bash', args, { cwd: ROOT, env: { PATH, DATA_DIR, DATABASE_URL: '' } }); // wins over a developer’s .env
+  const env = { PATH: `${join(folder, 'operator-bin')}:${PATH}`, REAL_PATH: PATH, DATA_DIR, DATABASE_URL: '' }; // wins over a developer’s .env
+  return spawn('bash', args, { cwd: ROOT, env });
 }
 
 async function run(block: Block) {

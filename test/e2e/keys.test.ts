@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { openStore } from '../../api/store/store.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { hasPostgres, type LocalPostgres, skipped, startPostgres } from '../../infra/simulators/postgres-server.ts';
@@ -14,14 +15,14 @@ import { queueServer } from '../../infra/simulators/runpod-queue-server.ts';
 import { main } from '../../infra/tools/keys.ts';
 import { startApi } from '../support/api-process.ts';
 import { programArgs } from '../support/programs.ts';
-import { listen } from '../support/test-api.ts';
-import { jobOutput } from './job-output.ts';
+import { listen, type TestService, testService } from '../support/test-api.ts';
 
 vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
 
 const RUNPOD_KEY = 'test-key';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const A_KEY = /i2v_[\da-f]{16}_[\w-]{43}/g;
+const KEY_CACHE_TTL = 1000; // of the API
 const WIDE = { HOST: '0.0.0.0' };
 
 let folder: string;
@@ -65,8 +66,14 @@ async function start(env: Record<string, string> = {}): Promise<Api> {
   return api;
 }
 
-/** `npm run keys`, without npm. */
-async function keys(...args: string[]): Promise<{ out: string; err: string; status: number }> {
+interface Outcome {
+  out: string;
+  err: string;
+  status: number;
+}
+
+/** `npm run keys` as a process of its own, without npm. */
+async function keysProcess(...args: string[]): Promise<Outcome> {
   const env = { PATH: process.env.PATH, DATA_DIR: folder };
   return new Promise((resolve) => {
     const child = execFile(
@@ -78,9 +85,16 @@ async function keys(...args: string[]): Promise<{ out: string; err: string; stat
   });
 }
 
-/** Reads id and key from the output of `keys create`. */
-async function create(...args: string[]): Promise<{ id: string; key: string }> {
-  const { out, err } = await keys('create', ...args);
+/** `npm run keys` in this process. */
+async function keys(dataDir: string, ...args: string[]): Promise<Outcome> {
+  const [out, err]: string[][] = [[], []];
+  const io = { out: { write: (part: string) => out!.push(part) }, err: { write: (part: string) => err!.push(part) } };
+  const status = await main(args, { env: { DATA_DIR: dataDir }, ...io });
+  return { out: out!.join(''), err: err!.join(''), status };
+}
+
+/** Id and key in the output of `keys create`. */
+function readKey({ out, err }: Outcome): { id: string; key: string } {
   expect(err).toBe('');
   return { id: /^id +(\S+)$/m.exec(out)![1]!, key: out.match(A_KEY)![0] };
 }
@@ -103,15 +117,9 @@ describe('the first key, where other machines can reach the API', () => {
     expect(await again.stop()).not.toContain('API key');
   });
 
-  test('is not made where only this machine can reach the API', async () => {
-    const api = await start();
-    expect((await api.ask('/status')).status).toBe(200);
-    expect(await api.stop()).not.toContain('API key');
-  });
-
   test('appears in the terminal of `npm start`, with a URL that can be opened', async () => {
     const port = String(await freePort());
-    const child = spawn(process.execPath, ['--import', 'tsx', 'infra/run/start.ts'], {
+    const child = spawn(process.execPath, programArgs('infra/run/start.ts'), {
       cwd: ROOT,
       env: { PATH: process.env.PATH, DATA_DIR: folder, PORT: port, ...WIDE },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -138,7 +146,7 @@ describe.skipIf(!hasPostgres)(`the first key of processes with one PostgreSQL${s
   test('is the same for all, also when two make it at the same time', async () => {
     const { name, url } = await postgres.database();
     const env = { ...WIDE, DATABASE_URL: url };
-    await (await start({ DATABASE_URL: url })).stop(); // makes the tables
+    await (await openStore(url)).close(); // makes the tables
     const locks = (state: string) => `(select count(*) from pg_locks where relation = 'keys'::regclass and ${state})`;
     const holding = postgres.query(
       name,
@@ -162,98 +170,105 @@ describe.skipIf(!hasPostgres)(`the first key of processes with one PostgreSQL${s
 
 describe('npm run keys, while an API runs', () => {
   test('create makes every request need a key, and revoke ends a key', async () => {
-    const api = await start();
+    const api = await start(); // has no key where only this machine can reach it
     expect((await api.ask('/usage')).status).toBe(200);
-    const mine = await create('--name', 'me');
+    const mine = readKey(await keysProcess('create', '--name', 'me'));
     await until(401, api);
     expect((await api.ask('/usage', mine.key)).status).toBe(200);
-    const other = await create('--name', 'somebody', '--scopes', 'read');
+    const other = readKey(await keys(folder, 'create', '--name', 'somebody', '--scopes', 'read'));
     expect((await api.ask('/usage', other.key)).status).toBe(200);
     expect((await api.ask('/img2vid', other.key, { method: 'POST' })).status).toBe(403);
 
-    expect((await keys('revoke', mine.id)).out).toBe(`me (${mine.id}): revoked\n`);
+    expect((await keys(folder, 'revoke', mine.id)).out).toBe(`me (${mine.id}): revoked\n`);
     await until(401, api, mine.key);
     expect((await api.ask('/usage', other.key)).status).toBe(200);
+    expect(await api.stop()).not.toContain('API key');
   });
 
-  test('adopt gives a key the tasks that ended before there was a key', async () => {
-    const api = await start();
-    const headers = { 'content-type': 'application/json' };
-    const post = async () => {
-      const response = await api.ask('/img2vid', undefined, {
-        method: 'POST',
-        headers,
-        body: '{"prompt":"a lighthouse"}',
-      });
-      return (await response.json()) as PresentedTask;
-    };
-    const [ended, active] = [await post(), await post()];
-    await api.ask(`/cancel?id=${ended.id}`, undefined, { method: 'POST' });
-    const { out } = await keys('create', '--name', 'me');
-    const [id, key] = [/^id +(\S+)$/m.exec(out)![1]!, out.match(A_KEY)![0]];
-    expect(out).toContain(`npm run keys -- adopt ${id}\n`);
-    await until(401, api);
-    expect(await (await api.ask('/status', key)).json()).toEqual([]);
-    expect((await keys('adopt', id)).out).toBe(`me (${id}): got 1 tasks\n`);
-    expect(await (await api.ask('/status', key)).json()).toEqual([expect.objectContaining({ id: ended.id })]);
-    expect((await api.ask(`/status?id=${active.id}`, key)).status).toBe(404);
-    expect((await keys('adopt', 'local')).status).toBe(2);
-  });
+  describe('in this process', () => {
+    let service: TestService;
+    beforeEach(async () => {
+      service = await testService({ PRICE_PER_STILL: '0.25' });
+    });
+    afterEach(() => service.close());
 
-  test('rotate keeps the old key value valid for a time, or with --hours 0 not at all', async () => {
-    const api = await start();
-    const { id, key } = await create('--name', 'me');
-    const rotate = async (...args: string[]) => (await keys('rotate', id, ...args)).out.match(A_KEY)![0];
-    const second = await rotate();
-    await until(200, api, second);
-    expect((await api.ask('/usage', key)).status).toBe(200);
-    const third = await rotate('--hours', '0');
-    await until(200, api, third);
-    for (const old of [key, second]) expect((await api.ask('/usage', old)).status).toBe(401);
-  });
+    const run = async (...args: string[]) => keys(service.folder, ...args);
+    /** Creates a key, and lets the API forget what it has cached. */
+    async function create(...args: string[]) {
+      const created = await run('create', '--name', 'me', ...args);
+      service.clock.ahead += KEY_CACHE_TTL;
+      return { ...readKey(created), out: created.out };
+    }
+    const ask = (path: string, key?: string) =>
+      fetch(`${service.url}${path}`, key === undefined ? {} : { headers: { authorization: `Bearer ${key}` } });
+    async function post(key?: string): Promise<PresentedTask> {
+      const headers = { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) };
+      return (await service.post({ prompt: 'a lighthouse' }, { headers })).json();
+    }
 
-  test('list shows what each key has spent, and what is reserved for active tasks', async () => {
-    const api = await start({ PRICE_PER_STILL: '0.25' });
-    const { id, key } = await create('--name', 'me', '--budget', '2');
-    await until(401, api);
-    const account = async () => {
-      const [names, ...rows] = (await keys('list')).out
-        .trim()
-        .split('\n')
-        .map((row) => row.split(/ {2,}/));
-      const row = rows.find(([first]) => first === id)!;
-      return Object.fromEntries(
-        ['name', 'budget', 'spent', 'reserved', 'open'].map((n) => [n, row[names!.indexOf(n)]]),
-      );
-    };
-    const headers = { 'content-type': 'application/json' };
-    const posted = await api.ask('/img2vid', key, { method: 'POST', headers, body: '{"prompt":"a lighthouse"}' });
-    const task = (await posted.json()) as PresentedTask;
-    expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.00', reserved: '0.25', open: '1' });
+    test('adopt gives a key the tasks that ended before there was a key', async () => {
+      const [ended, active] = [await post(), await post()];
+      await fetch(`${service.url}/cancel?id=${ended.id}`, { method: 'POST' });
+      const { id, key, out } = await create();
+      expect(out).toContain(`npm run keys -- adopt ${id}\n`);
+      expect((await ask('/status')).status).toBe(401);
+      expect(await (await ask('/status', key)).json()).toEqual([]);
+      expect((await run('adopt', id)).out).toBe(`me (${id}): got 1 tasks\n`);
+      expect(await (await ask('/status', key)).json()).toEqual([expect.objectContaining({ id: ended.id })]);
+      expect((await ask(`/status?id=${active.id}`, key)).status).toBe(404);
+      expect((await run('adopt', 'local')).status).toBe(2);
+    });
 
-    const watching = api.ask(`/status?id=${task.id}`, key, { headers: { accept: 'text/event-stream' } });
-    for (let isDone = false; !isDone; await queue.queue.waitForChange(100))
-      for (const job of queue.queue.take('worker', 1)) {
-        queue.queue.report(job, 'worker', { output: jobOutput(task.id, job.id) });
-        isDone = true;
+    test('rotate keeps the old key value valid for a time, or with --hours 0 not at all', async () => {
+      const { id, key } = await create();
+      async function rotate(...args: string[]) {
+        const [value] = (await run('rotate', id, ...args)).out.match(A_KEY)!;
+        service.clock.ahead += KEY_CACHE_TTL;
+        return value;
       }
-    expect(await (await watching).text()).toContain('"status":"succeeded"');
-    expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.25', reserved: '0.00', open: '0' });
+      const statuses = (...values: string[]) =>
+        Promise.all(values.map(async (value) => (await ask('/usage', value)).status));
+      const second = await rotate();
+      expect(await statuses(key, second)).toEqual([200, 200]);
+      const third = await rotate('--hours', '0');
+      expect(await statuses(key, second, third)).toEqual([401, 401, 200]);
+    });
+
+    test('list shows what each key has spent, and what is reserved for active tasks', async () => {
+      const { id, key } = await create('--budget', '2');
+      const account = async () => {
+        const [names, ...rows] = (await run('list')).out
+          .trim()
+          .split('\n')
+          .map((row) => row.split(/ {2,}/));
+        const row = rows.find(([first]) => first === id)!;
+        return Object.fromEntries(
+          ['name', 'budget', 'spent', 'reserved', 'open'].map((n) => [n, row[names!.indexOf(n)]]),
+        );
+      };
+      const task = await post(key);
+      expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.00', reserved: '0.25', open: '1' });
+      const job = await service.take(task.id);
+      service.report(job.id, { output: await service.finish(task.id, job.id) });
+      const events = await fetch(`${service.url}/status?id=${task.id}`, {
+        headers: { accept: 'text/event-stream', authorization: `Bearer ${key}` },
+      });
+      expect(await events.text()).toContain('"status":"succeeded"');
+      expect(await account()).toEqual({ name: 'me', budget: '2.00', spent: '0.25', reserved: '0.00', open: '0' });
+    });
   });
 
   test('wrong usage ends with 2 and one line that names the option', async () => {
-    const { out, err, status } = await keys('create', '--name', 'me', '--budget', '1,5');
+    const { out, err, status } = await keysProcess('create', '--name', 'me', '--budget', '1,5');
     expect([out, err, status]).toEqual([
       '',
       expect.stringMatching(/^--budget must be none or a decimal number.*\n$/),
       2,
     ]);
     async function failure(expectedStatus: number, ...args: string[]): Promise<string> {
-      const lines: string[] = [];
-      const err = { write: (part: string) => lines.push(part) };
-      const out = { write: (part: string) => expect.fail(part) };
-      expect(await main(args, { env: { DATA_DIR: folder }, out, err })).toBe(expectedStatus);
-      return lines.join('');
+      const { out, err, status } = await keys(folder, ...args);
+      expect([out, status]).toEqual(['', expectedStatus]);
+      return err;
     }
     const NAME = ['create', '--name', 'me'];
     for (const [flag, ...args] of [
