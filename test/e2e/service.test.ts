@@ -34,8 +34,9 @@ async function framesOf(link: string) {
 /** Peak signal-to-noise ratio of 8-bit pixels, in dB. */
 function psnr(a: Uint8Array, b: Uint8Array): number {
   expect(a.length).toBe(b.length);
-  const error = a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.length;
-  return 10 * Math.log10(255 ** 2 / error);
+  let error = 0;
+  for (let i = 0; i < a.length; i++) error += (a[i]! - b[i]!) ** 2; // several times as fast as reduce()
+  return 10 * Math.log10((255 ** 2 * a.length) / error);
 }
 
 describe('clips of a picture', () => {
@@ -173,10 +174,11 @@ test('every sampler, discretization and guider gives a smoothly moving clip of i
     'DPMPP2MSampler',
     'LinearMultistepSampler',
   ];
-  const combinations = samplers.flatMap((sampler) =>
-    ['EDMDiscretization', 'LegacyDDPMDiscretization'].flatMap((discretization) =>
-      ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'].map((guider) => ({ sampler, discretization, guider })),
-    ),
+  const discretizations = ['EDMDiscretization', 'LegacyDDPMDiscretization'];
+  const guiders = ['LinearPredictionGuider', 'VanillaCFG', 'IdentityGuider'];
+  // Every pair of two choices. camera-oracle.test.ts tests every combination of three.
+  const combinations = samplers.flatMap((sampler, i) =>
+    guiders.map((guider, j) => ({ sampler, discretization: discretizations[(i + j) % 2]!, guider })),
   );
   const { id: still_of } = await service.make({ ...TINY }); // decoded once for all
   const tasks = await Promise.all(
@@ -195,11 +197,11 @@ test('every sampler, discretization and guider gives a smoothly moving clip of i
     expect(Math.min(...changes), JSON.stringify(choices)).toBeGreaterThan(18); // no jumps, as noise would make
     expect(psnr(frames[15]!.data, frames[0]!.data), JSON.stringify(choices)).toBeLessThan(30); // and it moves
   }
-  expect(seen.size).toBe(36); // and each is another clip
+  expect(seen.size).toBe(combinations.length); // and each is another clip
 }, 90_000);
 
-test('twenty simultaneous requests all succeed', async () => {
-  const tasks = await Promise.all(Array.from({ length: 20 }, (_, seed) => service.post({ seed, ...TINY })));
+test('eight simultaneous requests all succeed', async () => {
+  const tasks = await Promise.all(Array.from({ length: 8 }, (_, seed) => service.post({ seed, ...TINY })));
   for (const { id } of tasks) expect((await service.waitForEnd(id)).status).toBe('succeeded');
 }, 60_000);
 
