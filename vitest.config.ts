@@ -49,7 +49,7 @@ export default defineConfig({
       project('integration', INTEGRATION, E2E),
       project('e2e', E2E, [], ['test/support/programs.ts']),
     ],
-    maxWorkers: 2, // Vitest's default on two cores is one, and most of these tests wait for processes
+    maxWorkers: 3, // Vitest's default on two cores is one, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },
     testTimeout: 60_000, // for what hangs; a busy machine alone makes no test fail
     hookTimeout: 60_000,
