@@ -29,6 +29,9 @@ const INTEGRATION = [
 const SLOW =
   /(image\/image|e2e\/(pod|chaos|openapi|demo|docs(-pages)?|svd|s3)|models\/svd-memory|onnx\/webgpu)\.test\.ts$/;
 
+/** Compiles the programs that tests start. */
+const PROGRAMS = ['test/support/programs.ts'];
+
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {
     const sorted = await super.sort(files);
@@ -46,8 +49,8 @@ export default defineConfig({
   test: {
     projects: [
       project('unit', ['{core,handler,api,client,infra,test}/**/*.test.ts'], [...INTEGRATION, ...E2E]),
-      project('integration', INTEGRATION, E2E),
-      project('e2e', E2E, [], ['test/support/programs.ts']),
+      project('integration', INTEGRATION, E2E, PROGRAMS),
+      project('e2e', E2E, [], PROGRAMS),
     ],
     maxWorkers: 3, // Vitest's default on two cores is one, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },

@@ -9,8 +9,9 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Vitest calls it once. @returns what it calls at the end */
-export default function compile(): () => void {
+/** Vitest calls it for each project that starts programs, and the first call compiles. @returns what Vitest calls at the end */
+export default function compile(): (() => void) | undefined {
+  if (process.env.COMPILED_PROGRAMS) return undefined;
   const cache = join(ROOT, 'node_modules/.cache'); // below it, packages are found
   mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(join(cache, 'programs-'));
