@@ -288,13 +288,13 @@ describe.skipIf(skipped)(`the image${skipped}`, { timeout: 10 * MINUTE }, () => 
       ['worker', { MODEL: 'svd', HF_ENDPOINT: silent.url }],
     ] as const) {
       const service = await start([role], env, { '/data': data });
-      // Node, as the first process, ignores signals until its listeners are set.
-      const pid = await service.inspect('{{.State.Pid}}');
-      const caught = () => /^SigCgt:\s*(\w+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]!;
-      await vi.waitFor(() => expect(BigInt(`0x${caught()}`) & (1n << 14n)).not.toBe(0n), { timeout: MINUTE });
-      const { code, ms } = await service.stop();
-      expect(code, await service.logs()).toBe('0');
-      expect(ms).toBeLessThan(13_000);
+      // Node, as the first process, loses a signal that comes before its listeners: the kernel's default for it is to ignore it.
+      const end = async () => {
+        await podman('kill', '--signal=TERM', service.id);
+        expect(await service.inspect('{{.State.Running}}')).toBe('false');
+      };
+      await vi.waitFor(end, { timeout: MINUTE, interval: 200 });
+      expect(await service.inspect('{{.State.ExitCode}}'), await service.logs()).toBe('0');
       expect(await service.logs()).not.toContain('listening');
     }
   });
