@@ -16,9 +16,8 @@ import { psnr } from './psnr.ts';
 const SMALL_MODEL = fileURLToPath(new URL('../testdata/small-svd', import.meta.url));
 const STORED = new URL('self-check.json', import.meta.url);
 
-/** Two frames of 256 places each. The decoder, by far the slowest per place, has 64: its run takes a software GPU 4 s instead of 14. */
-const SIZES = { clip: 128, encoder: 128, unet: 128, decoder: 64 } as const;
-const FRAMES = 2;
+/** Two frames of 256 places each. */
+const SIZE = { H: 128, W: 128, T: 2 };
 const NETWORKS = ['clip', 'encoder', 'unet', 'decoder'] as const;
 /** Of the numbers of each output at least so many are compared, evenly spread. */
 const COMPARED = 512;
@@ -85,8 +84,8 @@ export async function* computeNetworks({ device, limits }: CheckedDevice, folder
   const graphs = createGraphs(openFiles(folder, { half: true }), device, limits);
   for (const [seed, network] of NETWORKS.entries()) {
     const start = performance.now();
-    const side = SIZES[network];
-    const graph = graphs.graphOf(network, FASTEST_POLICY[device], side, side, FRAMES, 0);
+    const { H, W, T } = SIZE;
+    const graph = graphs.graphOf(network, FASTEST_POLICY[device], H, W, T, 0);
     const outputs = await withSession(graph, async (session) => {
       const { randn } = generator(seed);
       const feeds = Object.fromEntries(graph.inputs.map(({ name, shape }) => [name, randn(product(shape))]));
