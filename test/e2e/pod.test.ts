@@ -173,7 +173,7 @@ describe.skipIf(!canBeRoot)('a pod', () => {
       const app = join(root, 'workspace/img2vid/app');
       const second = start();
       await second.hasPrinted('installing packages');
-      await vi.waitFor(() => expect(readdirSync(join(app, 'node_modules')).length).toBeGreaterThan(20), MINUTE);
+      await vi.waitFor(() => expect(readdirSync(join(app, 'node_modules'))).not.toEqual([]), MINUTE);
       second.kill();
       await second.exited;
       expect(existsSync(join(app, 'node_modules/.package-lock.json'))).toBe(false);
