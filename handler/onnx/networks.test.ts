@@ -41,6 +41,8 @@ interface Variant {
 }
 /** One of each network: the last of its sizes. */
 const ONE_OF_EACH = [...new Map(NETWORK_CASES.map((one) => [one.name.split(' ')[0], one])).values()];
+/** One size of the UNet less: it has nothing that the others lack. */
+const OTHER_SIZES = NETWORK_CASES.filter(({ name }) => name !== 'unet 1x5x8x16');
 const prepacked = { graph: { policy: 'prepacked' }, minPsnr: MIN_PSNR } as const;
 const mapped = { graph: { policy: 'mapped' }, minPsnr: MIN_PSNR } as const;
 /** A WebGPU device's graphs, run by a processor: no value, also of a single picture, has more bytes. */
@@ -50,9 +52,9 @@ const float16 = { graph: { policy: 'cuda', precision: 'float16' }, minPsnr: 70 }
 
 describe.each<Variant>([
   { files: 'half', ...prepacked },
-  { files: 'half', ...mapped },
-  { files: 'single', ...inParts },
-  { files: 'half', ...float16 },
+  { files: 'half', ...mapped, cases: OTHER_SIZES },
+  { files: 'single', ...inParts, cases: OTHER_SIZES },
+  { files: 'half', ...float16, cases: OTHER_SIZES },
   // The same graphs with all sizes are above: files in another precision only change how a tensor is read.
   { files: 'single', ...prepacked, cases: ONE_OF_EACH },
   { files: 'single', ...mapped, cases: ONE_OF_EACH },
@@ -66,8 +68,8 @@ describe.each<Variant>([
 
 test('large frames, whose temporal layers run in strips, decode to the same frames as without strips', async () => {
   const file = openSafeTensors(join(single, 'vae/diffusion_pytorch_model.safetensors'));
-  const size = { T: 3, h: 25, w: 22 };
-  const latents = generator(7).randn(3 * 4 * size.h * size.w);
+  const size = { T: 2, h: 25, w: 22 };
+  const latents = generator(7).randn(2 * 4 * size.h * size.w);
   const [inStrips, whole] = await Promise.all(
     (['prepacked', 'mapped'] as const).map((policy) =>
       run(vaeDecoder(file, configs.vae, size, { policy }), { latents }),
