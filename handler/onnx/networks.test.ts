@@ -41,7 +41,7 @@ interface Variant {
 }
 /** One of each network: the last of its sizes. */
 const ONE_OF_EACH = [...new Map(NETWORK_CASES.map((one) => [one.name.split(' ')[0], one])).values()];
-/** One size of the UNet less: it has nothing that the others lack. */
+/** Without a size of the UNet that has nothing the others lack. */
 const OTHER_SIZES = NETWORK_CASES.filter(({ name }) => name !== 'unet 1x5x8x16');
 const prepacked = { graph: { policy: 'prepacked' }, minPsnr: MIN_PSNR } as const;
 const mapped = { graph: { policy: 'mapped' }, minPsnr: MIN_PSNR } as const;

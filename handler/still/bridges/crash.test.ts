@@ -49,8 +49,14 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
   ],
   ['while it waits', { call: 'status', count: 3 }, 1, 'the still'],
   ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still', { openai: 'the still' }],
-  ['between the four pictures', { when: 'before', call: 'put', key: 'imagine-3.png' }, 1, 'the still'],
-  ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still'],
+  [
+    'between two pictures',
+    { when: 'before', call: 'put', key: 'imagine-2.png' },
+    1,
+    'the still',
+    { openai: 'the still' },
+  ],
+  ['before still.png', { when: 'before', call: 'put', key: 'still.png' }, 1, 'the still', { openai: 'the still' }],
 ];
 
 /** Of a bridge that answers with the pictures: it has no id and no status. */
