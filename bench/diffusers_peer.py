@@ -1,8 +1,8 @@
 """diffusers as the peer of `npm run bench -- svd`, `-- fast` and `-- memory`: loads from a folder, in float32, what each line of input names, and
 runs it once.
 
-usage: diffusers_peer.py FOLDER, then JSON lines {"run": …, "H", "W", "T", "threads", "steps", "sigmas", "guidance", "cache"}. `run` is
-one of
+usage: diffusers_peer.py FOLDER, then JSON lines {"run": …, "H", "W", "T", "threads", "steps", "sigmas", "guidance", "cache"}.
+`run` is one of
   clip, encoder, unet, decoder: that network alone
   whole: a clip by the whole pipeline
   load, step, decode: the whole pipeline loaded; CLIP, encoder and one guided step of it; T frames decoded

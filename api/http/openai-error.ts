@@ -1,5 +1,4 @@
 /** Errors in OpenAI's form, which its clients read, on the paths below /v1. */
-
 import type { FieldNote } from '../../core/invalid-request.ts';
 import type { OpenAiError } from '../../core/openai-responses.ts';
 import type { ProblemCode } from '../../core/problems.ts';

@@ -12,7 +12,7 @@ import { parseKeyId, verifyKey } from './key-value.ts';
 import { rateHeaders, secondsUntilNext, takeToken } from './rate.ts';
 
 /** A revocation takes effect after this. */
-const KEY_CACHE_TTL = SECOND;
+export const KEY_CACHE_TTL = SECOND;
 /** Invalid keys per address and minute; beyond it, unknown keys from there don't reach the store. */
 const MAX_FAILED_ATTEMPTS = 60;
 /** Keys and addresses in memory. */

@@ -46,7 +46,7 @@ forEachDatabase((stores) => {
     ]);
     expect(claims.flat()).toHaveLength(1);
   });
-  test('a claimed task is due when its lease expires, even if the clock ticks during the claim', async () => {
+  test('a claimed task runs next when its lease expires, even if the clock ticks during the claim', async () => {
     const { id } = await insert();
     const { id: submitted } = await insertSubmitted();
     let ticks = 0;

@@ -1,5 +1,4 @@
 /** A task as the store keeps it, and what may change in it. */
-
 import type { FieldNote } from '../../core/invalid-request.ts';
 import type { JobErrorData, JobOutput, JobUsage, Stage } from '../../core/job.ts';
 import type { Metadata } from '../../core/metadata.ts';

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { KEY_CACHE_TTL } from '../../api/keys/access.ts';
 import { openStore } from '../../api/store/store.ts';
 import type { PresentedTask } from '../../core/responses.ts';
 import { freePort } from '../../infra/run/free-port.ts';
@@ -22,7 +23,6 @@ vi.setConfig({ testTimeout: 60_000 }); // each starts several processes
 const RUNPOD_KEY = 'test-key';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const A_KEY = /i2v_[\da-f]{16}_[\w-]{43}/g;
-const KEY_CACHE_TTL = 1000; // of the API
 const WIDE = { HOST: '0.0.0.0' };
 
 let folder: string;

@@ -41,7 +41,7 @@ export async function makeStill(
   now = Date.now,
 ): Promise<Buffer> {
   const disk = await diskBucket(folder, { publicUrl: '' });
-  const openai = bridge === 'openai' ? { STILL_MODEL: 'flux', STILL_COUNT: 2 } : {};
+  const openai = bridge === 'openai' ? { STILL_MODEL: 'flux', STILL_COUNT: 4 } : {};
   const [own] = openBridges({ STILL_BRIDGE: bridge, STILL_API_KEY: apiKey, STILL_BASE_URL: baseUrl, ...openai });
   const job = { task_id: taskId, prompt: 'a lighthouse', W: 128, H: 64, image_index: 2 } as JobInput;
   return prepareStill(job, {

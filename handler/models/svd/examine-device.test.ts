@@ -7,7 +7,7 @@ import { hasGpu, skipped } from '../../../test/support/gpu.ts';
 import { chooseDevice, type DeviceChoice } from '../../onnx/device.ts';
 import { providerFolder } from '../../onnx/provider.ts';
 import { openWorker } from '../../worker.ts';
-import { SMALL_SVD } from '../testdata/reference.ts';
+import { inSinglePrecision, SMALL_SVD } from '../testdata/reference.ts';
 import { examineDevice } from './examine-device.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'examine-device-'));
@@ -17,6 +17,20 @@ const BASE = { ...process.env, DATA_DIR: folder, MODEL_DIR: SMALL_SVD, CUDA_VISI
 
 const choose = (wanted: DeviceChoice, env: NodeJS.ProcessEnv, silence?: number) =>
   chooseDevice(wanted, (device, options) => examineDevice(device, { ...options, env, silence }));
+
+test('a device that passes the self-check is found, and after one that computes wrong numbers auto takes the next', async () => {
+  const right = await examineDevice('cpu', { acceptSlow: false, env: BASE });
+  expect(right).toMatchObject({ device: 'cpu', name: 'processor' });
+
+  const model = join(folder, 'wrong');
+  inSinglePrecision(model, (tensor, values) => {
+    if (tensor === 'vision_model.post_layernorm.bias') values[0]! += 0.1;
+  });
+  // The processor in place of each GPU.
+  const chosen = await chooseDevice('auto', (_, options) => examineDevice('cpu', { ...options, env: BASE, model }));
+  const fault = 'cpu on the processor computes wrong numbers: clip has \\d+ dB, and 90 are needed';
+  expect(chosen).toMatchObject({ device: 'cpu', reason: expect.stringMatching(new RegExp(`^${fault}; ${fault}$`)) });
+});
 
 /** A driver whose file was cut off. Loading it raises SIGBUS. */
 function crashingDriver(): string {

@@ -8,6 +8,8 @@ export interface DeviceTask {
   device: Device;
   /** whether a GPU counts that is slower than the processor */
   acceptSlow: boolean;
+  /** folder of the self-check's model; default: the small one that the stored numbers are of */
+  model?: string | undefined;
 }
 
 /** Empty after each network that has passed the self-check; at last with a device, or with why it can't be used. */
@@ -32,7 +34,7 @@ const DRIVERS = { cpu: 'onnxruntime', cuda: 'CUDAâ€™s driver', webgpu: 'WebGPUâ€
  */
 export async function examineDevice(
   device: Device,
-  { acceptSlow, env, silence = 2 * MINUTE }: Options,
+  { acceptSlow, model, env, silence = 2 * MINUTE }: Options,
 ): Promise<FoundDevice> {
   requireProvider(device);
   let last: DeviceAnswer = {};
@@ -45,7 +47,7 @@ export async function examineDevice(
       end(); // drivers also crash and hang while a process exits
     else timer.refresh();
   };
-  const task: DeviceTask = { device, acceptSlow };
+  const task: DeviceTask = { device, acceptSlow, model };
   let status: string | undefined;
   try {
     status = (await runProgram(PROGRAM, task, { env, signal: ending.signal, onMessage })) ?? 'status 0';

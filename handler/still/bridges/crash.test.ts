@@ -50,8 +50,8 @@ const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Re
   ['while it waits', { call: 'status', count: 3 }, 1, 'the still'],
   ['while it fetches the pictures', { call: 'picture', count: 2 }, 1, 'the still', { openai: 'the still' }],
   [
-    'between two pictures',
-    { when: 'before', call: 'put', key: 'imagine-2.png' },
+    'between the four pictures',
+    { when: 'before', call: 'put', key: 'imagine-3.png' },
     1,
     'the still',
     { openai: 'the still' },
