@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
+import { PassThrough, Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -27,7 +29,7 @@ const at = (name: string) => join(folder, name);
 
 interface Options {
   env?: Record<string, string>;
-  stdin?: NodeJS.ReadableStream;
+  stdin?: Readable;
   isTTY?: boolean;
   signal?: AbortSignal;
   /** gets all that was written to standard error so far */
@@ -160,7 +162,13 @@ test('a wrong command line fails before any request, and unknown names come with
   expect(await wrong('list', '--limit', 'x')).toMatch(/^--limit: must be/);
   expect(await wrong('--prompt', 'x', '--out', 'a', '--no-wait')).toBe('--out can’t be used with --no-wait');
   expect(await wrong('download', 'a', '--video', '0')).toMatch(/^--video: must be/);
-  expect(await wrong('usage', '--url', 'ftp://x')).toBe('--url ftp://x: must be an http or https URL');
+  for (const flag of ['out', 'image', 'video', 'url'])
+    expect(await wrong('--prompt', 'x', `--${flag}=`)).toBe(`--${flag} needs a value`);
+  expect(await wrong('usage', '--url', 'ftp://x')).toBe(
+    '--url: must be an http or https URL without password or query',
+  );
+  expect(await wrong('usage', '--url', 'http://me:secret@x')).not.toContain('secret');
+  expect(await wrong('usage', '--key', 'se\ncret')).toMatch(/^--key: must be visible ASCII/);
 });
 
 test('refusals name flags, and exit statuses distinguish the outcomes', async () => {
@@ -190,6 +198,12 @@ test('a file is saved only when complete, and replaces another one only with --f
     const { code, err } = await img2vid(['--prompt', 'x', '--out', at(out)]);
     expect([code, err]).toEqual([EXIT.file, expect.stringContaining('there is no folder')]);
   }
+  const impossible = [at('a'.repeat(300)), '/dev/null'].map((out) =>
+    img2vid(['--prompt', 'x', '--out', out, '--force']),
+  );
+  for (const { code, err } of await Promise.all(impossible))
+    expect([code, err]).toEqual([EXIT.file, expect.stringMatching(/ENAMETOOLONG|is no regular file/)]);
+  expect((await img2vid(['--image', '-', '--no-wait'])).err).toBe('--image -: is empty\n');
   expect(await (await fetch(`${service.url}/status?status=queued`)).json()).toEqual([]);
   expect(await readFile(at('mine.mp4'), 'utf8')).toBe('mine');
   expect((await img2vid(['download', id, '--out', at('mine.mp4'), '--force'])).out).toBe(`${at('mine.mp4')}\n`);
@@ -201,7 +215,10 @@ test('a file is saved only when complete, and replaces another one only with --f
   expect([isThere.code, isThere.err]).toEqual([EXIT.file, expect.stringContaining('--force overwrites it')]);
   const env = { IMG2VID_URL: service.url, INIT_CWD: folder, npm_package_json: join(process.cwd(), 'package.json') };
   expect((await img2vid(['download', id], { env })).out).toBe(`${at('x-1-grid.mp4')}\n`); // the current folder
-  expect((await img2vid(['download', id, '--out', at('three.mp4'), '--video', '3'])).code).toBe(EXIT.usage);
+  const third = await img2vid(['download', id, '--out', at('three.mp4'), '--video', '3']);
+  expect([third.code, third.err]).toEqual([EXIT.usage, expect.stringContaining(`img2vid download ${id} saves it`)]);
+  const longest = at(`${'a'.repeat(251)}.mp4`);
+  expect((await img2vid(['download', id, '--out', longest])).out).toBe(`${longest}\n`);
   expect((await img2vid(['download', id, '--out', at('no/such/folder.mp4')])).code).toBe(EXIT.file);
 
   const other = await create();
@@ -252,6 +269,24 @@ test('Ctrl-C ends only the watching, and prints how to continue', async () => {
   expect(err).toContain(`img2vid cancel ${id}`);
   const [watched] = await Promise.all([img2vid(['watch', id]), work()]);
   expect([watched.code, watched.out]).toEqual([EXIT.ok, expect.stringContaining(`${id} succeeded`)]);
+});
+
+test('Ctrl-C ends every command, also while the service or standard input is silent', async () => {
+  const requests = new EventEmitter();
+  const silent = createServer(() => requests.emit('request'));
+  await once(silent.listen(0, '127.0.0.1'), 'listening');
+  const env = { IMG2VID_URL: `http://127.0.0.1:${(silent.address() as AddressInfo).port}` };
+  for (const command of [['cancel', 'a'], ['delete', 'a'], ['status', 'a'], ['list'], ['usage'], ['--prompt', 'x']]) {
+    const stop = new AbortController();
+    requests.once('request', () => stop.abort());
+    expect((await img2vid(command, { env, signal: stop.signal })).code).toBe(EXIT.interrupted);
+  }
+  const stop = new AbortController();
+  setImmediate(() => stop.abort());
+  const reading = await img2vid(['--image', '-'], { env, stdin: new PassThrough(), signal: stop.signal });
+  expect(reading.code).toBe(EXIT.interrupted);
+  silent.closeAllConnections();
+  silent.close();
 });
 
 test('the API key comes from the environment or the command line', async () => {

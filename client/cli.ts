@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** `img2vid`: the API from a terminal or a script. */
 import { realpathSync } from 'node:fs';
+import { addAbortSignal, type Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +21,15 @@ import {
 } from './cli-format.ts';
 import { checkOutput, FileError, readPicture, saveVideo, userPath } from './files.ts';
 import { checkNames, type Flags, flagOf, parameterHelp, parseFlags, UsageError } from './flags.ts';
-import { ApiError, type Client, createClient, type FollowedTask, type Parameters, type Task } from './index.ts';
+import {
+  ApiError,
+  type Client,
+  type ClientOptions,
+  createClient,
+  type FollowedTask,
+  type Parameters,
+  type Task,
+} from './index.ts';
 import { progressBar } from './progress-bar.ts';
 
 const COMMAND_LINES = `img2vid --prompt TEXT | --image FILE|URL|- [--out FILE] [--PARAMETER VALUE …]   makes a clip
@@ -83,14 +92,22 @@ const COMMANDS: Record<string, Command> = {
   list: { run: list, flags: ['status', 'since', 'until', 'limit', 'metadata'] },
   watch: { run: watch, flags: ['out', 'video', 'force'], id: 'required' },
   download: { run: download, flags: ['out', 'video', 'force'], id: 'required' },
-  cancel: { run: async ({ client, id, show }) => show(await client.cancel(id)), flags: [], id: 'required' },
-  delete: { run: async ({ client, id, show }) => show(await client.delete(id)), flags: [], id: 'required' },
+  cancel: {
+    run: async ({ client, id, show, signal }) => show(await client.cancel(id, { signal })),
+    flags: [],
+    id: 'required',
+  },
+  delete: {
+    run: async ({ client, id, show, signal }) => show(await client.delete(id, { signal })),
+    flags: [],
+    id: 'required',
+  },
   usage: { run: usage, flags: ['since', 'until'] },
 };
 
 export interface CliIo {
   env: NodeJS.ProcessEnv;
-  stdin: NodeJS.ReadableStream;
+  stdin: Readable;
   out: { write(text: string): unknown };
   err: Pick<WriteStream, 'isTTY' | 'write'>;
   /** aborted by Ctrl-C */
@@ -129,8 +146,8 @@ export async function main(args: string[], io: CliIo): Promise<number> {
     const { run, id } = findCommand(flags);
     const note = (text: string) => void (switches.has('quiet') || printError(text));
     const print = (value: unknown, text: string) => void out.write(switches.has('json') ? formatJson(value) : text);
-    const client = createClient({
-      url: checkUrl(values.url ?? (env.IMG2VID_URL || 'http://127.0.0.1:5000')),
+    const client = connect({
+      url: values.url ?? (env.IMG2VID_URL || 'http://127.0.0.1:5000'),
       key: values.key ?? (env.IMG2VID_API_KEY || undefined),
       onBreak: (error) => note(`${error ? (error as Error).message : 'the connection ended'}; trying again …`),
     });
@@ -167,15 +184,21 @@ function findCommand({ positionals, values, switches, fields }: Pick<Context, ke
     ...(takesParameters ? [] : fields.map(([field]) => flagOf(field))),
   ];
   for (const flag of given) if (!known.includes(flag)) throw new UsageError(`--${flag} can’t be used with ${name}`);
+  for (const [flag, value] of Object.entries(values))
+    if (value === '' && flag !== 'key') throw new UsageError(`--${flag} needs a value`); // scripts may have no key
   if (id === 'required' && !rest[0]) throw new UsageError(`${name} needs the id of a task`);
   const surplus = rest[id ? 1 : 0];
   if (surplus !== undefined) throw new UsageError(`${surplus}: unexpected argument`);
   return { run, id: rest[0] ?? '' };
 }
 
-function checkUrl(url: string): string {
-  if (URL.canParse(url) && /^https?:$/.test(new URL(url).protocol)) return url;
-  throw new UsageError(`--url ${url}: must be an http or https URL`);
+/** @throws UsageError the URL or the key can’t be used */
+function connect(options: ClientOptions): Client {
+  try {
+    return createClient(options);
+  } catch (error) {
+    throw new UsageError(`--${(error as TypeError).message}`);
+  }
 }
 
 async function make(context: Context): Promise<number> {
@@ -274,15 +297,18 @@ async function readParameters({ fields, values: { image }, env, stdin, signal }:
   const parameters = parseTextFields(fields) as Parameters; // the service checks the values
   if (image === undefined) return parameters;
   if (/^https?:\/\//i.test(image)) return { ...parameters, image_url: image };
-  return { ...parameters, image: image === '-' ? await buffer(stdin) : await readPicture(image, env, signal) };
+  const picture = image === '-' ? await buffer(addAbortSignal(signal, stdin)) : await readPicture(image, env, signal);
+  if ((picture instanceof File ? picture.size : picture.length) === 0)
+    throw new FileError(`--image ${image}: is empty`);
+  return { ...parameters, image: picture };
 }
 
 /** The file that --video means: the grid or the only video without it. @throws UsageError */
-function chooseFile({ grid, videos = [] }: Task, { values: { video } }: Pick<Context, 'values'>) {
+function chooseFile({ id, grid, videos = [] }: Task, { values: { video } }: Pick<Context, 'values'>) {
   const file = video === undefined ? (grid ?? videos[0]) : videos[Number(video) - 1];
   if (!file)
     throw new UsageError(
-      `--video ${video}: the task has only ${videos.length} ${videos.length === 1 ? 'video' : 'videos'}`,
+      `--video ${video}: the task has only ${videos.length} ${videos.length === 1 ? 'video' : 'videos'}; img2vid download ${id} saves it`,
     );
   return file;
 }

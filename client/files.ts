@@ -1,6 +1,6 @@
 /** Files of the command line and the demo: pictures that are sent, and videos that are saved. */
-import { createHash } from 'node:crypto';
-import { accessSync, constants, createWriteStream, existsSync, statSync } from 'node:fs';
+import { createHash, randomUUID } from 'node:crypto';
+import { accessSync, constants, createWriteStream, statSync } from 'node:fs';
 import { readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -27,14 +27,25 @@ export async function readPicture(path: string, env: NodeJS.ProcessEnv, signal?:
   return new File([bytes], basename(path));
 }
 
-const isFolder = (path: string) => existsSync(path) && statSync(path).isDirectory();
+/** @returns undefined: nothing is there. @throws FileError the path is impossible, as one that is too long */
+function readStats(path: string) {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOTDIR') return undefined;
+    throw new FileError(message, { cause: error });
+  }
+}
+const isFolder = (path: string) => readStats(path)?.isDirectory() ?? false;
 
 /** @throws FileError a video cannot be saved at this absolute path; a file is there, and `force` is not given */
 export function checkOutput(path: string, force = false): void {
   const folder = isFolder(path) ? path : dirname(path);
   if (!isFolder(folder)) throw new FileError(`${path}: there is no folder ${folder}`);
-  if (existsSync(path) && path !== folder && !force)
-    throw new FileError(`${path}: the file exists; --force overwrites it`);
+  const file = path === folder ? undefined : readStats(path);
+  if (file && !file.isFile()) throw new FileError(`${path}: is no regular file`); // a device would be replaced
+  if (file && !force) throw new FileError(`${path}: the file exists; --force overwrites it`);
   try {
     accessSync(folder, constants.W_OK);
   } catch {
@@ -60,7 +71,7 @@ interface SaveOptions {
 export async function saveVideo({ client, task, video, path, force, signal }: SaveOptions): Promise<string> {
   const isPlain = /^[\w-][\w.-]*$/.test(video.filename ?? ''); // the service could name a path; an older one names none
   const target = isFolder(path) ? join(path, isPlain ? video.filename : `${task.id}.mp4`) : path;
-  const temporary = `${target}.${task.id}.part`;
+  const temporary = join(dirname(target), `.${task.id}-${randomUUID().slice(0, 8)}.part`); // a name of its own: a longer one than the target’s may be too long
   try {
     if (target !== path) checkOutput(target, force);
     const { body } = await client.download(video, { signal });

@@ -4,7 +4,7 @@ import { SECOND } from '../core/time.ts';
 import { sleep } from './sleep.js';
 import type { ProblemCode } from './types.ts';
 
-/** Until a response begins, besides the wait that the request asks for. An upload has up to 20 MB. */
+/** Until a response begins, and its JSON has arrived, besides the wait that the request asks for. An upload has up to 20 MB. */
 const TIMEOUT = 120 * SECOND;
 /** Pauses before retries begin with this and double. Up to half of each is random. */
 const FIRST_PAUSE = 0.5 * SECOND;
@@ -49,14 +49,20 @@ export interface CallOptions extends Omit<RequestInit, 'signal'> {
 }
 
 /**
- * @returns the response, a success
+ * @param read reads a successful response. An answer that breaks off is requested again
+ * @returns what `read` returns
  * @throws ApiError; or the signal's reason
  */
-export async function call(send: typeof fetch, url: string, options: CallOptions): Promise<Response> {
+export async function call<T>(
+  send: typeof fetch,
+  url: string,
+  options: CallOptions,
+  read: (response: Response) => T | Promise<T>,
+): Promise<T> {
   const { retries = 0, wait = 0, signal, ...init } = options;
   for (let attempt = 0; ; attempt++) {
     try {
-      return await sendOnce(send, url, init, TIMEOUT + wait * SECOND, signal);
+      return await sendOnce(send, url, init, TIMEOUT + wait * SECOND, signal, read);
     } catch (error) {
       if (!(error instanceof ApiError && error.retryable) || attempt >= retries) throw error;
       const backoff = FIRST_PAUSE * 2 ** attempt * (1 - Math.random() / 2);
@@ -67,27 +73,29 @@ export async function call(send: typeof fetch, url: string, options: CallOptions
   }
 }
 
-async function sendOnce(
+async function sendOnce<T>(
   send: typeof fetch,
   url: string,
   init: RequestInit,
   timeout: number,
   signal: AbortSignal | undefined,
-): Promise<Response> {
+  read: (response: Response) => T | Promise<T>,
+): Promise<T> {
   const timedOut = new AbortController();
   const timer = setTimeout(() => timedOut.abort(), timeout); // cleared below: AbortSignal.timeout would end the body, too
-  let response: Response;
   try {
-    response = await send(url, { ...init, signal: AbortSignal.any([timedOut.signal, ...(signal ? [signal] : [])]) });
+    const signals = [timedOut.signal, ...(signal ? [signal] : [])];
+    const response = await send(url, { ...init, signal: AbortSignal.any(signals) });
+    if (!response.ok) throw await readError(response);
+    return await read(response);
   } catch (cause) {
+    if (cause instanceof ApiError) throw cause;
     signal?.throwIfAborted();
     const reason = timedOut.signal.aborted ? `no response within ${timeout / SECOND} s` : reasonOf(cause);
     throw new ApiError(`${new URL(url).origin} can’t be reached: ${reason}`, { cause });
   } finally {
     clearTimeout(timer);
   }
-  if (response.ok) return response;
-  throw await readError(response);
 }
 
 /** Why fetch failed: its own message is always the same, the reason is in the cause. */
@@ -99,12 +107,46 @@ function reasonOf(error: unknown): string {
 
 /** The error that an unsuccessful response stands for. */
 async function readError(response: Response): Promise<ApiError> {
-  const { status, statusText, headers } = response;
-  const isProblem = headers.get('content-type')?.startsWith('application/problem+json');
-  const { detail, code, errors } = isProblem
-    ? await response.json()
-    : { detail: `an unexpected response: ${status} ${statusText}`.trim(), code: 'unexpected', errors: [] };
+  const isProblem = response.headers.get('content-type')?.startsWith('application/problem+json');
+  const problem = isProblem ? parseObject(await response.text()) : undefined;
+  return errorOf(response, problem?.detail ? problem : {});
+}
+
+/**
+ * @param problem absent for a response that is not the API's
+ * @returns the error of a response. A redirect is named: it can turn a POST into a GET, and loses the key at another origin
+ */
+export function errorOf(response: Response, problem: Problem = {}): ApiError {
+  const { status, statusText, headers, redirected, url } = response;
+  const type = headers.get('content-type');
+  const {
+    detail = `an unexpected response: ${[status, statusText, type].join(' ').trim()}`,
+    code = 'unexpected',
+    errors = [],
+  } = problem;
   const pause = parseRetryAfter(headers.get('retry-after'));
-  const retryAfter = pause === undefined ? undefined : Math.ceil(pause / SECOND);
-  return new ApiError(detail, { status, code, errors, retryAfter });
+  return new ApiError(redirected ? `${detail}; redirected to ${new URL(url).origin}` : detail, {
+    status,
+    code,
+    errors,
+    retryAfter: pause && Math.ceil(pause / SECOND),
+  });
+}
+type Problem = { detail?: string } & Partial<Pick<ApiError, 'code' | 'errors'>>;
+
+/** @returns the answer of the API. @param field that it always has. @throws ApiError it is something else */
+export async function readAnswer<T extends object>(response: Response, field: keyof T & string): Promise<T> {
+  const answer = parseObject(await response.text());
+  if (!answer || !Object.hasOwn(answer, field)) throw errorOf(response);
+  return answer as T;
+}
+
+/** @returns undefined: the text is no JSON, or not that of an object or array */
+function parseObject(text: string): Problem | undefined {
+  try {
+    const value = JSON.parse(text);
+    return Object(value) === value ? value : undefined;
+  } catch {
+    return undefined;
+  }
 }

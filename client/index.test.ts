@@ -137,7 +137,7 @@ test('the list requests pages only as they are needed, and can be filtered', asy
   expect(requests).toHaveBeenCalledTimes(4);
 });
 
-test('a post without a response, or refused by a busy service, is retried and makes one task', async () => {
+test('a post whose answer breaks off, or refused by a busy service, is retried and makes one task', async () => {
   const answers = [problem(503, 'unavailable', { 'retry-after': '0' }), problem(429, 'too_many_requests')];
   const bodies: unknown[] = [];
   const flaky = createClient({
@@ -145,11 +145,10 @@ test('a post without a response, or refused by a busy service, is retried and ma
     async fetch(input, init) {
       bodies.push([new Headers(init!.headers).get('idempotency-key'), init!.body]);
       const answer = await fetch(input, init);
-      if (bodies.length === 1) {
-        await answer.arrayBuffer();
-        throw new TypeError('fetch failed', { cause: { code: 'ECONNRESET' } });
-      }
-      return answers.shift() ?? answer;
+      if (bodies.length > 1) return answers.shift() ?? answer;
+      await answer.arrayBuffer();
+      const breaksOff = new ReadableStream({ start: (controller) => controller.error(new Error('reset')) });
+      return new Response(breaksOff, { status: 202 });
     },
   });
   const count = async () => {
@@ -174,6 +173,44 @@ test('errors carry the API’s problem, and a response of something else has the
   expect(refused.message).toContain('T: must be a whole number from 1 to 100');
   const proxy = scripted(new Response('<html>no', { status: 403, headers: { 'content-type': 'text/html' } }));
   await expect(proxy.client.status('a')).rejects.toMatchObject({ status: 403, code: 'unexpected' });
+});
+
+test('an answer that is not the API’s is refused by every call, and is not requested again', async () => {
+  const calls: ((client: Client) => Promise<unknown>)[] = [
+    (client) => client.img2vid({ prompt: 'x' }),
+    (client) => client.dryRun({ prompt: 'x' }),
+    (client) => client.status('a'),
+    (client) => client.list().next(),
+    (client) => client.cancel('a'),
+    (client) => client.delete('a'),
+    (client) => client.usage(),
+    (client) => client.follow('a').done(),
+  ];
+  const html = { headers: { 'content-type': 'text/html' } };
+  const empty = { status: 422, headers: { 'content-type': 'application/problem+json' } };
+  for (const call of calls)
+    for (const [body, init] of [['<html>', html], ['null'], ['{"ok":true}'], ['', empty], ['{}', empty]] as const) {
+      const { client, send } = scripted(new Response(body, init));
+      const status = init === empty ? 422 : 200;
+      await expect(call(client)).rejects.toMatchObject({ name: 'ApiError', status, code: 'unexpected' });
+      expect(send).toHaveBeenCalledTimes(1);
+    }
+  const moved = new Response('<html>', html);
+  Object.defineProperties(moved, { redirected: { value: true }, url: { value: 'https://new.example/status' } });
+  await expect(scripted(moved).client.status('a')).rejects.toThrow('redirected to https://new.example');
+});
+
+test('a URL, key or idempotency key that can’t be sent is refused without repeating it', async () => {
+  for (const options of [
+    { url: 'http://me:secret@api.example' },
+    { url: 'http://api.example/?token=secret' },
+    { url: 'secret' },
+    { url: 'http://api.example', key: 'i2v_\nsecret' },
+    { url: 'http://api.example', key: 'secret…' },
+  ])
+    expect(() => createClient(options)).toThrow(/^(url|key): must (?!.*secret)/);
+  const idempotencyKey = 'a\nb';
+  await expect(client.img2vid({ prompt: 'x' }, { idempotencyKey })).rejects.toThrow('idempotencyKey: must be visible');
 });
 
 test('a signal ends the waiting with its reason, leaving the loop closes the connection, and the task continues', async () => {

@@ -4,7 +4,7 @@
  */
 import { MINUTE } from '../core/time.ts';
 import { type FollowedTask, followTask } from './follow.ts';
-import { type CallOptions, call } from './http.ts';
+import { type CallOptions, call, errorOf, readAnswer } from './http.ts';
 import type { DryRun, RequestParameters, Task, Usage } from './types.ts';
 
 export { ApiError } from './http.ts';
@@ -66,6 +66,7 @@ export type Client = ReturnType<typeof createClient>;
 
 /**
  * A client of one service. Every function throws ApiError where the API refuses something or cannot be reached, or the signal's reason.
+ * @throws TypeError the URL or the key can't be used
  * @example
  * const client = createClient({ url: 'http://127.0.0.1:5000', key: process.env.IMG2VID_API_KEY });
  * const task = await client.img2vid({ prompt: 'a lighthouse at dawn', T: 25 });
@@ -79,15 +80,21 @@ export function createClient({
   retryBudget = 10 * MINUTE,
   onBreak = () => {},
 }: ClientOptions) {
+  check('url', url, HTTP_URL, 'an http or https URL without password or query');
+  if (key) checkHeader('key', key);
   const base = url.replace(/\/+$/, '');
   const authorization: Record<string, string> = key ? { authorization: `Bearer ${key}` } : {};
 
-  const request = (path: string, { headers, ...options }: CallOptions & { headers?: Record<string, string> } = {}) =>
-    call(send, base + path, { retries, ...options, headers: { ...authorization, ...headers } });
+  type RequestOptions = CallOptions & { headers?: Record<string, string> };
+  const request = <T>(
+    path: string,
+    { headers, ...options }: RequestOptions,
+    read: (response: Response) => T | Promise<T>,
+  ): Promise<T> => call(send, base + path, { retries, ...options, headers: { ...authorization, ...headers } }, read);
 
-  async function requestJson<T>(path: string, options: CallOptions & { headers?: Record<string, string> }): Promise<T> {
-    return (await (await request(path, options)).json()) as T;
-  }
+  /** @param field that the answer always has */
+  const requestJson = <T extends object>(path: string, options: RequestOptions, field: keyof T & string) =>
+    request(path, options, (response) => readAnswer<T>(response, field));
 
   /**
    * Follows an existing task.
@@ -96,7 +103,7 @@ export function createClient({
    */
   const follow = (id: string, { signal }: Options = {}): FollowedTask =>
     followTask(id, {
-      request: (init) => request(`/status${queryString({ id })}`, { ...init, retries: 0 }),
+      request: (init) => request(`/status${queryString({ id })}`, { ...init, retries: 0 }, requireEvents),
       retryBudget,
       onBreak,
       signal,
@@ -115,23 +122,31 @@ export function createClient({
       { idempotencyKey = randomKey(), wait = 0, signal }: CreateOptions = {},
     ): Promise<CreatedTask> {
       const { body, headers } = requestBody(parameters);
-      const response = await request('/img2vid', {
+      checkHeader('idempotencyKey', idempotencyKey);
+      const options = {
         method: 'POST',
         headers: { ...headers, 'idempotency-key': idempotencyKey, ...(wait > 0 && { prefer: `wait=${wait}` }) },
         body,
         signal,
         wait,
+      };
+      return request('/img2vid', options, async (response) => {
+        const answer = await readAnswer<Task>(response, 'id');
+        const isReplayed = response.headers.get('idempotency-replayed') === 'true';
+        return { ...follow(answer.id, { signal }), answer, isReplayed };
       });
-      const answer = (await response.json()) as Task;
-      const isReplayed = response.headers.get('idempotency-replayed') === 'true';
-      return { ...follow(answer.id, { signal }), answer, isReplayed };
     },
 
     /** Resolves parameters and estimates the highest cost. Creates nothing. */
     dryRun: (parameters: Parameters, { signal }: Options = {}) =>
-      requestJson<DryRun>('/img2vid?dry_run=1', { method: 'POST', ...requestBody(parameters), signal }),
+      requestJson<DryRun>(
+        '/img2vid?dry_run=1',
+        { method: 'POST', ...requestBody(parameters), signal },
+        'cost_estimate',
+      ),
 
-    status: (id: string, { signal }: Options = {}) => requestJson<Task>(`/status${queryString({ id })}`, { signal }),
+    status: (id: string, { signal }: Options = {}) =>
+      requestJson<Task>(`/status${queryString({ id })}`, { signal }, 'id'),
 
     /**
      * Tasks, newest first. Pages are requested as they are needed.
@@ -150,25 +165,29 @@ export function createClient({
       do {
         const times = { since: formatTime(since), until: formatTime(until) };
         const query = { status, ...times, ...metadataFields(metadata), limit: String(pageSize), cursor };
-        const response = await request(`/status${queryString(query)}`, { signal });
-        yield* (await response.json()) as Task[];
+        const read = async (response: Response) => {
+          const tasks = await readAnswer<Task[]>(response, 'length');
+          return { tasks, link: response.headers.get('link') ?? '' };
+        };
+        const { tasks, link } = await request(`/status${queryString(query)}`, { signal }, read);
+        yield* tasks;
         // Only the cursor of the link: behind a proxy its origin may not be the one that this client knows.
-        const [, next] = /<([^>]*)>; *rel="next"/.exec(response.headers.get('link') ?? '') ?? [];
+        const [, next] = /<([^>]*)>; *rel="next"/.exec(link) ?? [];
         cursor = next && (new URL(next, base).searchParams.get('cursor') ?? undefined);
       } while (cursor);
     },
 
     /** Cancels a task: a queued one at once; a running one may still succeed. */
     cancel: (id: string, { signal }: Options = {}) =>
-      requestJson<Task>(`/cancel${queryString({ id })}`, { method: 'POST', signal }),
+      requestJson<Task>(`/cancel${queryString({ id })}`, { method: 'POST', signal }, 'id'),
 
     /** Deletes the files and the prompt of an ended task. */
     delete: (id: string, { signal }: Options = {}) =>
-      requestJson<Task>(`/delete${queryString({ id })}`, { method: 'POST', signal }),
+      requestJson<Task>(`/delete${queryString({ id })}`, { method: 'POST', signal }, 'id'),
 
     /** What the key has spent: this month, or on each day from `since` to `until`, such as 2026-11-01. Amounts in micro-units. */
     usage: ({ since, until, signal }: Options & { since?: string | undefined; until?: string | undefined } = {}) =>
-      requestJson<Usage>(`/usage${queryString({ since, until })}`, { signal }),
+      requestJson<Usage>(`/usage${queryString({ since, until })}`, { signal }, 'days'),
 
     /**
      * Gets a video, grid or still. Links are signed: the key is not sent.
@@ -176,8 +195,21 @@ export function createClient({
      * const blob = await (await client.download(video)).blob();
      */
     download: ({ link }: { link: string }, { signal }: Options = {}): Promise<Response> =>
-      call(send, link, { retries, signal }),
+      call(send, link, { retries, signal }, (response) => response),
   };
+}
+
+/** fetch would put a URL's password, or the key, in the message of its error. */
+function check(name: string, text: string, allowed: RegExp, description: string): void {
+  if (!allowed.test(text)) throw new TypeError(`${name}: must be ${description}`);
+}
+const HTTP_URL = /^https?:\/\/[^\s/?#@]+(\/[^\s?#]*)?$/i;
+const checkHeader = (name: string, text: string) => check(name, text, /^[!-~]+$/, 'visible ASCII');
+
+function requireEvents(response: Response): Response {
+  const isStream = /^text\/event-stream/.test(response.headers.get('content-type') ?? '');
+  if (response.status === 200 && !isStream) throw errorOf(response);
+  return response;
 }
 
 /** Multipart with a file, else JSON. */

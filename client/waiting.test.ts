@@ -30,13 +30,13 @@ test('retries have growing pauses, at least Retry-After, and a limit; permanent 
 
   const date = scripted(
     problem(503, 'unavailable', { 'retry-after': new Date(Date.now() + 7_000).toUTCString() }),
-    json({}),
+    json({ id: 'a' }),
   );
   const later = date.client.status('a');
   await vi.advanceTimersByTimeAsync(5_000);
   expect(date.send).toHaveBeenCalledTimes(1);
   await vi.advanceTimersByTimeAsync(3_000);
-  expect(await later).toEqual({});
+  expect(await later).toEqual({ id: 'a' });
 
   const down = scripted(...Array(5).fill(new TypeError('fetch failed', { cause: { code: 'ECONNREFUSED' } })));
   const failing = expect(down.client.status('a')).rejects.toMatchObject({
@@ -58,6 +58,7 @@ const stream = (text: string, then: 'fails' | 'waits') =>
       start: (controller) => controller.enqueue(new TextEncoder().encode(text)),
       pull: (controller) => (then === 'fails' ? controller.error(new Error('reset')) : new Promise(() => {})),
     }),
+    { headers: { 'content-type': 'text/event-stream' } },
   );
 const event = (id: number, task: object) => `event: task\ndata: ${JSON.stringify(task)}\nid: ${id}\n\n`;
 
