@@ -205,6 +205,7 @@ test('a URL, key or idempotency key that can’t be sent is refused without repe
     { url: 'http://me:secret@api.example' },
     { url: 'http://api.example/?token=secret' },
     { url: 'secret' },
+    { url: 'http://%secret' },
     { url: 'http://api.example', key: 'i2v_\nsecret' },
     { url: 'http://api.example', key: 'secret…' },
   ])

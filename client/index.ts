@@ -80,7 +80,7 @@ export function createClient({
   retryBudget = 10 * MINUTE,
   onBreak = () => {},
 }: ClientOptions) {
-  check('url', url, HTTP_URL, 'an http or https URL without password or query');
+  check('url', URL.canParse(url) && HTTP_URL.test(url), 'an http or https URL without password or query');
   if (key) checkHeader('key', key);
   const base = url.replace(/\/+$/, '');
   const authorization: Record<string, string> = key ? { authorization: `Bearer ${key}` } : {};
@@ -200,11 +200,11 @@ export function createClient({
 }
 
 /** fetch would put a URL's password, or the key, in the message of its error. */
-function check(name: string, text: string, allowed: RegExp, description: string): void {
-  if (!allowed.test(text)) throw new TypeError(`${name}: must be ${description}`);
+function check(name: string, isValid: boolean, description: string): void {
+  if (!isValid) throw new TypeError(`${name}: must be ${description}`);
 }
-const HTTP_URL = /^https?:\/\/[^\s/?#@]+(\/[^\s?#]*)?$/i;
-const checkHeader = (name: string, text: string) => check(name, text, /^[!-~]+$/, 'visible ASCII');
+const HTTP_URL = /^https?:\/\/[^/?#@]+(\/[^?#]*)?$/i;
+const checkHeader = (name: string, text: string) => check(name, /^[!-~]+$/.test(text), 'visible ASCII');
 
 function requireEvents(response: Response): Response {
   const isStream = /^text\/event-stream/.test(response.headers.get('content-type') ?? '');
