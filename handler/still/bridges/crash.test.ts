@@ -18,7 +18,13 @@ type Point = CrashPoint | { call: Call; count: number };
 type End = 'the still' | 'lost';
 
 const points: [what: string, Point, paid: number, end: End, bridges?: Partial<Record<BridgeName, End>>][] = [
-  ['before the intent', { when: 'before', call: 'create', key: 'imagine.json' }, 1, 'the still'],
+  [
+    'before the intent',
+    { when: 'before', call: 'create', key: 'imagine.json' },
+    1,
+    'the still',
+    { openai: 'the still' },
+  ],
   [
     'between the intent and the POST',
     { when: 'after', call: 'create', key: 'imagine.json' },
@@ -70,6 +76,8 @@ const answers: [what: string, Point, paid: number, end: End][] = [
     1,
     'the still',
   ],
+  ['before the second picture', { when: 'before', call: 'put', key: 'imagine-2.png' }, 1, 'the still'],
+  ['after the last picture', { when: 'after', call: 'put', key: 'imagine-4.png' }, 1, 'the still'],
 ];
 
 const cases = [
