@@ -135,6 +135,30 @@ describe('a key', () => {
     expect((await waiting).status).toBe(401);
   });
 
+  test.each(['/img2vid', '/v1/videos'])('that is revoked during an upload to %s makes no task', async (path) => {
+    const { id, headers } = await service.key();
+    const { getKey } = service.store;
+    const admitted = new Promise<void>((resolve) => {
+      vi.spyOn(service.store, 'getKey').mockImplementationOnce(async (id) => {
+        const key = await getKey(id);
+        resolve();
+        return key;
+      });
+    });
+    const { readable, writable } = new TextEncoderStream();
+    const upload = writable.getWriter();
+    const init = { method: 'POST', body: readable, duplex: 'half' }; // the type of RequestInit lacks duplex
+    const answer = call(path, { ...headers, ...json }, init);
+    await upload.write('{"prompt":');
+    await admitted;
+    await service.store.updateKey(id, { revoked_at: Date.now() });
+    service.clock.ahead += 1001;
+    await upload.write('"x"}');
+    await upload.close();
+    expect((await answer).code).toBe(401);
+    expect(await service.store.list({ owner: id, limit: 1 })).toEqual([]);
+  });
+
   test('that is rotated is accepted with its old value for a while', async () => {
     const { id, headers } = await service.key();
     const { hash: old_hash } = (await service.store.getKey(id))!;

@@ -12,6 +12,7 @@ import { conflict, type Idempotency, readIdempotency } from '../http/idempotency
 import { ClientDisconnected, invalidInput, unavailable } from '../http/problem.ts';
 import type { Body } from '../http/read-body.ts';
 import { setHeader } from '../http/set-header.ts';
+import { noLongerValid } from '../keys/access.ts';
 import type { Services } from '../services.ts';
 import { INITIAL_STATE, type NewTask, type Task } from '../store/task.ts';
 import { presentEstimate } from '../tasks/estimate.ts';
@@ -29,6 +30,7 @@ const DISABLED = 'disabled, because this URL has responded 410; to enable it, re
 export async function createTask(c: Context, services: Services, body: Body): Promise<NewTask> {
   const { config, store, lifecycle, now } = services;
   const owner = c.get('key').id;
+  if (!(await c.get('isAdmitted')())) throw noLongerValid(); // the body may have taken minutes
   const parsed = parse(services, body);
   const idempotency = readIdempotency(c, parsed.request, body.image);
   const { idempotency_key: key } = idempotency;
