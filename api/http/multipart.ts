@@ -19,6 +19,9 @@ export const MAX_PICTURE_TEXT = 1.4 * MAX_PICTURE_BYTES;
 /** A field of OpenAI's clients; its text may be a data URL of a picture. */
 const PICTURE_URL = 'input_reference[image_url]';
 
+const namelessPart = () =>
+  new Problem('unreadable', 'each part of multipart/form-data needs a header Content-Disposition: form-data; name="…"');
+
 export const tooMuchText = () =>
   new Problem('too_large', 'the text of a request may have at most 1 MB, without a picture');
 
@@ -31,7 +34,7 @@ export interface Part {
 
 /**
  * @returns the parts in their order; those with a file name or the content type of a picture are files
- * @throws Problem 400 not multipart, or no boundary; 413 more than MAX_FIELDS parts, MAX_TEXT_BYTES of text or MAX_PICTURE_BYTES of a file
+ * @throws Problem 400 not multipart, no boundary, or a part without a name; 413 more than MAX_FIELDS parts, MAX_TEXT_BYTES of text or MAX_PICTURE_BYTES of a file
  */
 export async function parseMultipart(body: Buffer, contentType: string): Promise<Part[]> {
   const boundary = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType)?.slice(1).join('');
@@ -51,7 +54,8 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
     limits: { parts: MAX_FIELDS, fileSize: MAX_PICTURE_TEXT, headerSize: MAX_PART_HEADERS },
     isPartAFile: () => true, // text is decoded by the caller, strictly
   });
-  parser.on('file', (name, stream, filename: string | undefined, encoding, type) => {
+  parser.on('file', (name: string | undefined, stream, filename: string | undefined, encoding, type) => {
+    if (!name) failure ??= namelessPart();
     const chunks: Buffer[] = [];
     let size = 0;
     const isFile = filename !== undefined || /^(image\/|application\/octet-stream)/i.test(type);
@@ -66,7 +70,7 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
     stream.on('end', () => {
       const bytes = Buffer.concat(chunks);
       const decoded = /^base64$/i.test(encoding) ? Buffer.from(String(bytes), 'base64') : bytes;
-      parts.push({ name, isFile, filename, bytes: decoded });
+      parts.push({ name: name ?? '', isFile, filename, bytes: decoded });
     });
   });
   parser.on('partsLimit', () => (failure ??= tooManyFields()));
@@ -84,7 +88,18 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
   parser.end();
   if (!failure) await ended;
   if (failure) throw failure;
+  if (parts.length < countParts(trimmed, `--${boundary}`)) throw namelessPart();
   return parts;
+}
+
+/** Counts the delimiters that begin a part, at most MAX_FIELDS + 1. The parser leaves out a part whose headers it can't use. */
+function countParts(body: Buffer, delimiter: string): number {
+  const line = Buffer.from(`\r\n${delimiter}\r\n`);
+  const close = body.indexOf(`\r\n${delimiter}--`);
+  let count = body.subarray(0, line.length - 2).equals(line.subarray(2)) ? 1 : 0;
+  let at = body.indexOf(line);
+  for (; at !== -1 && at < close && count <= MAX_FIELDS; at = body.indexOf(line, at + line.length - 2)) count++;
+  return count;
 }
 
 /** Removes blanks at the end of delimiter lines, which RFC 2046 allows and the parser does not. */

@@ -195,6 +195,39 @@ test('multipart is read with blanks after a boundary', async () => {
   });
 });
 
+test.each([
+  ['no name', 'Content-Disposition: form-data; filename="a.png"'],
+  ['an empty name', `${TEXT}""; filename="a.png"`],
+  ['a name of two lines', `${TEXT}"ima\nge"; filename="a.png"`],
+  ['no disposition', 'Content-Type: image/png'],
+  ['another disposition', 'Content-Disposition: attachment; name="image"; filename="a.png"'],
+  ['no header', ''],
+  ['a line that is no header', `image\r\n${FILE}`],
+  ['too many headers before it', `X: ${'x'.repeat(9000)}\r\n${FILE}`],
+])('a part of multipart with %s is refused, not left out', async (_, headers) => {
+  const prompt: [string, string] = [`${TEXT}"prompt"`, 'x'];
+  const part: [string, string] = [headers, 'a picture'];
+  for (const parts of [[prompt, part], [part, prompt], [part]])
+    expect(await answer(toMultipart(parts))).toMatchObject({
+      code: 'unreadable',
+      detail: expect.stringContaining('Content-Disposition: form-data; name='),
+    });
+});
+
+test('an empty file is a broken picture, but absent if it has no file name, as a browser sends it', async () => {
+  const withFile = (headers: string) =>
+    answer(
+      toMultipart([
+        [`${TEXT}"prompt"`, 'x'],
+        [headers, ''],
+      ]),
+    );
+  expect(await withFile(FILE)).toMatchObject({ status: 422, code: 'image_rejected' });
+  expect(await withFile(`${TEXT}"picture"; filename="a.png"`)).toMatchObject({ errors: [{ field: 'picture' }] });
+  const unnamed = `${TEXT}"image"; filename=""\r\nContent-Type: application/octet-stream`;
+  expect(await withFile(unnamed)).toMatchObject({ status: 200 });
+});
+
 test('incomplete multipart is refused, wherever it ends', async () => {
   const { type, body } = toMultipart([
     [`${TEXT}"prompt"`, 'x'],

@@ -9,6 +9,7 @@ import {
   MAX_FIELDS,
   MAX_PICTURE_TEXT,
   MAX_TEXT_BYTES,
+  type Part,
   parseMultipart,
   tooManyFields,
   tooMuchText,
@@ -156,9 +157,10 @@ function readFields(fields: [name: string, text: string][]): Record<string, unkn
 }
 
 async function readMultipart(body: Buffer, contentType: string, file: string): Promise<Body> {
-  const parts = await parseMultipart(body, contentType);
+  const isEmptyInput = ({ isFile, filename, bytes }: Part) => isFile && !filename && bytes.length === 0;
+  const parts = (await parseMultipart(body, contentType)).filter((part) => !isEmptyInput(part));
   const images = parts.filter(({ name, isFile }) => isFile && name === file);
-  const others = parts.filter((part) => !images.includes(part) && !(part.isFile && part.bytes.length === 0)); // of an empty input
+  const others = parts.filter((part) => !images.includes(part));
   const errors: FieldNote[] = others
     .filter(({ isFile }) => isFile)
     .map(({ name: field }) => ({ field, message: `must be text; send a picture file as ${file}` }));
@@ -169,6 +171,6 @@ async function readMultipart(body: Buffer, contentType: string, file: string): P
     others.map(({ name, bytes }) => [name, name === file ? bytes.toString() : decodeText(bytes)]),
   );
   const [image] = images;
-  if (!image || image.bytes.length === 0) return takeInlinePicture(values);
+  if (!image) return takeInlinePicture(values);
   return { values, image: new Uint8Array(image.bytes), imageName: uploadName(image.filename ?? '') };
 }
