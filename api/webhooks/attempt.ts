@@ -72,8 +72,10 @@ const secretsOf = ({ webhook_secret, old_webhook_secret, old_webhook_until }: Ke
 
 /** For the webhook's owner, so it reveals nothing about our network. */
 function describeFailure(error: unknown): string {
-  const { name, code, cause } = error as { name?: string; code?: string; cause?: unknown };
-  if ([error, cause].some((reason) => reason instanceof RefusedAddress)) return 'the address is not public';
-  if (name === 'TimeoutError') return `no response within ${TIMEOUT / SECOND} s`;
+  const { code, cause } = error as { code?: string; cause?: unknown };
+  const reasons = [error, cause];
+  if (reasons.some((reason) => reason instanceof RefusedAddress)) return 'the address is not public';
+  if (reasons.some((reason) => reason instanceof Error && reason.name === 'TimeoutError'))
+    return `no response within ${TIMEOUT / SECOND} s`;
   return typeof code === 'string' ? code : 'the request failed';
 }

@@ -252,6 +252,35 @@ test('a slow receiver of one key does not delay the deliveries of others', async
   await slow.close();
 });
 
+test('a receiver that gives no answer does not delay the other URLs of its key', async () => {
+  const timeouts: AbortController[] = [];
+  const { timeout } = AbortSignal;
+  const spy = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
+    if (ms !== 20_000) return timeout(ms);
+    const controller = new AbortController();
+    timeouts.push(controller);
+    return controller.signal;
+  });
+  const silent = await listen(new Hono().post('/', () => new Promise<Response>(() => {})));
+  const { id } = await (await service.post({ prompt: 'x' })).json();
+  const due = { owner: 'local', task_id: id, type: 'task.failed', url: `${silent.url}/`, created_at: Date.now() };
+  for (let i = 0; i < 40; i++) await service.store.addDelivery({ ...due, id: v7() });
+  service.webhooks.wake();
+  await vi.waitFor(() => expect(timeouts).toHaveLength(16)); // as many as one key may have under way
+  await service.webhooks.test('local', `${receiver.url}/hook`);
+  for (const controller of timeouts) controller.abort(new DOMException('', 'TimeoutError'));
+  await delivery(1);
+  await vi.waitFor(async () => {
+    const listed = await service.store.listDeliveries({ owner: 'local', task: id, status: 'pending', limit: 99 });
+    expect(listed.filter(({ error }) => error === 'no response within 20 s')).toHaveLength(16);
+    expect(
+      listed.filter(({ started, next_attempt_at }) => started === 0 && next_attempt_at! > Date.now()),
+    ).toHaveLength(24);
+  });
+  spy.mockRestore();
+  await silent.close();
+});
+
 test('four keys with receivers that never answer leave places for the webhook of a fifth', async () => {
   const [fifth, ...dead] = await Promise.all(Array.from({ length: 5 }, () => service.key()));
   let open = 0;

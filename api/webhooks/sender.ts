@@ -34,6 +34,8 @@ const GONE = 410;
 /** The receiver, or a proxy before it, is overloaded: all other deliveries to the URL wait, too. */
 const OVERLOADED = [429, 502, 504];
 const OVERLOAD_PAUSE = 5 * MINUTE;
+/** Without an answer they wait, too: else a URL with a thousand due deliveries would hold all places of its key for many minutes. */
+const SILENCE_PAUSE = 20 * SECOND;
 
 const TEST = 'webhook.test';
 
@@ -94,8 +96,8 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
     const { status, outcome, nextAttemptIn } = stateAfter(delivery, result);
 
     if (status === 'disabled') await store.disableWebhook(owner, url);
-    if (nextAttemptIn !== null && (retryAfter !== undefined || OVERLOADED.includes(status_code!)))
-      await store.postponeWebhook(owner, url, Math.min(nextAttemptIn, retryAfter ?? OVERLOAD_PAUSE));
+    const pause = retryAfter ?? pauseAfter(status_code);
+    if (nextAttemptIn !== null && pause > 0) await store.postponeWebhook(owner, url, Math.min(nextAttemptIn, pause));
     const attempted_at = now();
     const delivered_at = status === 'delivered' ? attempted_at : null;
     const facts = { status, attempts, attempted_at, status_code, error, delivered_at };
@@ -137,6 +139,10 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
     },
   };
 }
+
+/** How long other deliveries to the URL wait, if the receiver does not say it. In milliseconds. */
+const pauseAfter = (status: number | null) =>
+  status === null ? SILENCE_PAUSE : OVERLOADED.includes(status) ? OVERLOAD_PAUSE : 0;
 
 /** The state of a delivery after an attempt. `nextAttemptIn`: milliseconds, up to 10 % more or less at random; null: never. */
 function stateAfter(
