@@ -4,6 +4,7 @@ import { Agent, fetch as undiciFetch } from 'undici';
 import * as v from 'valibot';
 import { JobError } from '../../../core/job.ts';
 import { toBridgePrompt } from '../../../core/midjourney-prompt.ts';
+import { MAX_PICTURE_BYTES } from '../../../core/picture/limits.ts';
 import { redact } from '../../../core/redact.ts';
 import { parseRetryAfter } from '../../../core/retry-after.js';
 import { SECOND } from '../../../core/time.ts';
@@ -17,6 +18,9 @@ import {
 } from './bridge.ts';
 
 export const CALL_TIMEOUT = 30 * SECOND;
+
+/** Bytes: four pictures in base64, and more. An endless answer would fill the memory. */
+const MAX_ANSWER = 6 * MAX_PICTURE_BYTES;
 
 /** Of an answer in the log: fields or items on each level, and characters. */
 const MAX_SHAPE_PARTS = 10;
@@ -154,7 +158,7 @@ interface CallOptions {
 type Call = (path: string, options?: CallOptions) => Promise<unknown>;
 
 /** Node's own fetch gives up after five minutes, which a slow image server may need. Each call has its own time limit instead. */
-const patient = new Agent({ headersTimeout: 0, bodyTimeout: 0 });
+const patient = new Agent({ headersTimeout: 0, bodyTimeout: 0, maxResponseSize: MAX_ANSWER });
 const client = createFetch({ fetch: undiciFetch as unknown as typeof fetch, Headers });
 
 /** Sends each request once: an imagine is a payment, and imagine.ts repeats status requests itself. */

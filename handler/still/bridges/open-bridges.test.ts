@@ -90,6 +90,10 @@ test.each([
   [['tnl,legnext', 'a,b', 'http://10.0.0.1'], /^MIDJOURNEY_BASE_URL must have as many parts/],
   [['mj-proxy', 'a'], /^MIDJOURNEY_BASE_URL is needed for MIDJOURNEY_BRIDGE mj-proxy/],
   [['tnl', 'a', 'example.com'], /^MIDJOURNEY_BASE_URL must be an http or https URL$/],
+  ...['a\nb', 'a…', 'clé'].map((key) => [['tnl', key], /^MIDJOURNEY_API_KEY must have only ASCII/] as const),
+  ...['u:p@example.com/v1', 'u@example.com', 'example.com/v1?x=1', 'example.com/#v1'].map(
+    (url) => [['tnl', 'a', `https://${url}`], /^MIDJOURNEY_BASE_URL must be a URL without user name/] as const,
+  ),
 ] as const)('%j stops the start', (env, message) => {
   expect(() => open(...(env as unknown as Parameters<typeof open>))).toThrow(message);
 });

@@ -65,9 +65,14 @@ export function openBridges(env: BridgeEnvironment): Bridge[] {
     return parts;
   };
   const keys = split('API_KEY', API_KEY);
+  if (keys.some((key) => key && !/^[ -~]+$/.test(key)))
+    throw new Error(`${prefix}_API_KEY must have only ASCII characters, and no line breaks`);
   const urls = split('BASE_URL', BASE_URL).map((url) => {
     const { success, output, issues } = v.safeParse(v.optional(httpUrl), url);
     if (!success) throw new Error(`${prefix}_BASE_URL ${issues[0].message}`);
+    const { username, password, search, hash } = new URL(output ?? 'http://localhost');
+    if (username || password || search || hash)
+      throw new Error(`${prefix}_BASE_URL must be a URL without user name, password, query and fragment`);
     return output;
   });
   return names.map((name, i) => openBridge(name, { env, apiKey: keys[i], baseUrl: urls[i], prefix }));
@@ -113,9 +118,9 @@ function openOpenai({ env, apiKey, baseUrl, prefix }: OpenOptions): Bridge {
   return openai({ apiKey, baseUrl, model, sizes, quality, count, answerTimeout: (env.STILL_TIMEOUT ?? 600) * SECOND });
 }
 
-/** The value of a variable for each of `count` bridges. A single bridge gets the whole text, also if it contains commas. */
+/** The value of a variable for each of `count` bridges, trimmed. A single bridge gets the whole text, also if it contains commas. */
 function splitValue(text: string | undefined, count: number): (string | undefined)[] {
   if (text === undefined) return [];
-  const parts = count === 1 ? [text] : text.split(',').map((part) => part.trim());
-  return parts.map((part) => part || undefined);
+  const parts = count === 1 ? [text] : text.split(',');
+  return parts.map((part) => part.trim() || undefined);
 }

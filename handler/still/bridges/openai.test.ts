@@ -64,6 +64,7 @@ async function start(model: string, { answer, count = 1 }: { answer?: unknown; c
     async intervene(call, _, c) {
       if (call !== 'imagine') return undefined;
       bodies.push(await c.req.json());
+      if (answer instanceof ReadableStream) return new Response(answer);
       return answer === undefined ? undefined : c.json(answer);
     },
   });
@@ -172,6 +173,9 @@ test.each([
 test.each([
   ['no picture', { data: [] }, 'lost'],
   ['an empty picture', { data: [{}] }, 'lost'],
+  ['the error of a moderation', error('Your request was rejected', 'moderation_blocked'), 'banned_prompt'],
+  ['the error of a quota', error('You exceeded your quota', null, null, 'insufficient_quota'), 'no_credit'],
+  ['another error', error('Something went wrong', 'server_error'), 'lost'],
   ['no base64', { data: [{ b64_json: '!' }] }, 'image_unavailable'],
   ['a picture at a private address', { data: [{ url: 'http://127.0.0.1:1/a.png' }] }, 'image_unavailable'],
   ['no URL', { data: [{ url: 'http://' }] }, 'upstream_error'],
@@ -181,6 +185,15 @@ test.each([
   await expect(imagine('a lighthouse', options)).rejects.toMatchObject({ code });
   await expect(imagine('a lighthouse', { ...options, now: () => Date.now() + 600_000 })).rejects.toMatchObject({
     code,
+  });
+  expect(calls.imagine).toBe(1);
+});
+
+test('an endless answer is given up before it fills the memory', async () => {
+  const endless = new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(4e6).fill(0x20)) });
+  const { bridge, calls } = await start('gpt-image-1', { answer: endless });
+  await expect(imagine('a lighthouse', imagineOptions(memoryBucket(), [bridge]))).rejects.toMatchObject({
+    ...{ code: 'lost', cause: { cause: { code: 'UND_ERR_RES_EXCEEDED_MAX_SIZE' } } },
   });
   expect(calls.imagine).toBe(1);
 });

@@ -2,7 +2,7 @@ import type { ImageGenerateParams } from 'openai/resources/images';
 import * as v from 'valibot';
 import { addAspectRatio, aspectRatioOf, splitFlags } from '../../../core/midjourney-prompt.ts';
 import { SECOND } from '../../../core/time.ts';
-import type { Bridge, BridgeErrorCode } from './bridge.ts';
+import { type Bridge, type BridgeErrorCode, bridgeError } from './bridge.ts';
 import { createBridge } from './create-bridge.ts';
 
 export const OPENAI_URL = 'https://api.openai.com/v1';
@@ -73,6 +73,8 @@ function errorOf(answer: unknown): Partial<v.InferOutput<typeof error>> {
   return success ? output.error : {};
 }
 
+const knownCode = ({ code, type }: ReturnType<typeof errorOf>) => ERRORS.get(code) ?? ERRORS.get(type);
+
 /**
  * OpenAI's images API, at OpenAI or any server that has it: `POST /images/generations`. The answer comes when the pictures are drawn,
  * as base64 or as URLs. It can't be asked for again, so a lost one is `lost`.
@@ -92,8 +94,8 @@ export function openai(options: OpenaiOptions): Bridge {
     unknownFlags: (prompt) => splitFlags(prompt).flags.filter((flag) => !/^--(ar|aspect)$/.test(flag)),
     errorMessage: (answer) => errorOf(answer).message ?? undefined,
     errorCode(status, answer) {
-      const { code, type, param } = errorOf(answer);
-      const known = ERRORS.get(code) ?? ERRORS.get(type);
+      const { param, ...error } = errorOf(answer);
+      const known = knownCode(error);
       if (known) return known;
       return (status === 400 || status === 422) && param && param !== 'prompt' ? 'upstream_error' : undefined; // the operator set it
     },
@@ -110,11 +112,18 @@ export function openai(options: OpenaiOptions): Bridge {
     /** OpenAI logs the first, so that it can say what became of a lost request. Some gateways answer a repeated request with the second. */
     imagineHeaders: (ref) => ({ 'x-client-request-id': ref, 'idempotency-key': ref }),
     readImagine(answer) {
-      if (!v.is(pictures, answer)) return undefined;
+      if (!v.is(pictures, answer)) return rejectKnownError(answer);
       const urls = answer.data.flatMap(({ b64_json, url }) => (b64_json ? [toDataUrl(b64_json)] : url ? [url] : []));
       return urls.length > 0 ? urls.slice(0, count) : undefined;
     },
   });
+}
+
+/** Some gateways send an error with status 200. @throws JobError if its code is known, so that nothing was drawn */
+function rejectKnownError(answer: unknown): undefined {
+  const { message, ...error } = errorOf(answer);
+  const code = knownCode(error);
+  if (code) throw bridgeError(code, message ?? '');
 }
 
 /** Some servers put `data:image/png;base64,` before the base64. */
