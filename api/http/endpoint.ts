@@ -6,7 +6,6 @@ import { gatherMetadata } from '../../core/text-fields.ts';
 import type { DocumentContext, Operation } from '../openapi/parts.ts';
 import type { Services } from '../services.ts';
 import type { Scope } from '../store/key.ts';
-import { isOpenAiPath } from './openai-error.ts';
 import { invalidInput, Problem, renderProblem } from './problem.ts';
 import { type Call, suggestCall } from './suggest-call.ts';
 
@@ -72,9 +71,12 @@ export function registerAll(
   app.notFound((c) => renderProblem(c, new Problem('not_found', `no such path; ${suggestCall(c.req, calls)}`)));
 }
 
+/** Where a client that wants to delete a task may send DELETE. */
+const TASK_PATH = /^\/(img2vid|status|cancel|delete|tasks)(\/|$)/;
+
 function methodNotAllowed(c: Context, methods: string[], path: string): Problem {
   const deletion = `; to delete a task’s files and prompt, use DELETE /tasks/${c.req.query('id') || 'ID'}`;
-  const hint = c.req.method === 'DELETE' && !isOpenAiPath(path) ? deletion : '';
+  const hint = c.req.method === 'DELETE' && TASK_PATH.test(path) ? deletion : '';
   const detail = `use ${methods.join(' or ')} ${path.replace(/:\w+/g, 'ID')}${hint}`;
   return new Problem('method_not_allowed', detail, { headers: { allow: methods.join(', ') } });
 }

@@ -1,9 +1,10 @@
-/** Error responses: RFC 9457, application/problem+json. */
+/** Error responses: RFC 9457, application/problem+json, but on some paths in the form of their clients. */
 import { STATUS_CODES } from 'node:http';
 import type { Context } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { FieldNote } from '../../core/invalid-request.ts';
 import { PROBLEMS, type ProblemCode } from '../../core/problems.ts';
+import { isMcpPath, jsonRpcError } from './json-rpc-error.ts';
 import { isOpenAiPath, openAiError } from './openai-error.ts';
 
 interface ProblemOptions {
@@ -57,8 +58,11 @@ export function renderProblem(c: Context, problem: Problem): Response {
     const { status, headers, body } = openAiError(problem);
     return c.json(body, status as ContentfulStatusCode, { ...problem.options.headers, ...headers });
   }
+  const body = problemBody(problem);
+  if (isMcpPath(c.req.path))
+    return c.json(jsonRpcError(body, problem.options.cause), problem.status, problem.options.headers);
   const headers = { 'content-type': 'application/problem+json', ...problem.options.headers };
-  return c.body(JSON.stringify(problemBody(problem)), problem.status, headers);
+  return c.body(JSON.stringify(body), problem.status, headers);
 }
 
 export const problemBody = ({ status, code, message, options: { errors } }: Problem) => ({

@@ -223,9 +223,11 @@ describe('with API keys', () => {
     const wrong = `${keyed.value.slice(0, -1)}${keyed.value.endsWith('A') ? 'B' : 'A'}`;
     await expect(connect({ authorization: `Bearer ${wrong}` })).rejects.toThrow('HTTP 401');
     const response = await post({ jsonrpc: '2.0', id: 1, method: 'tools/list' });
-    expect(await response.json()).toMatchObject({
-      status: 401,
-      detail: 'send an API key: Authorization: Bearer i2v_…',
+    const detail = 'send an API key: Authorization: Bearer i2v_…';
+    expect(await response.json()).toEqual({
+      jsonrpc: '2.0',
+      error: { code: -32000, message: detail, data: expect.objectContaining({ status: 401, code: 'unauthorized' }) },
+      id: null,
     });
     expect(response.headers.get('www-authenticate')).toBe('Bearer realm="img2vid"');
   });
@@ -292,10 +294,10 @@ describe('without the SDK’s client', () => {
   });
 
   test.each<[string, unknown, number, string]>([
-    ['no JSON', '{', 400, 'the body is not JSON'],
-    ['nothing', '', 400, 'the body is not JSON'],
-    ['a batch', [make, make], 400, 'the body must be a JSON object'],
-    ['null', 'null', 400, 'the body must be a JSON object'],
+    ['no JSON', '{', 400, '"code":-32700,"message":"the body is not JSON"'],
+    ['nothing', '', 400, '"code":-32700,"message":"the body is not JSON"'],
+    ['a batch', [make, make], 400, '"code":-32600,"message":"the body must be a JSON object"'],
+    ['null', 'null', 400, '"code":-32600,"message":"the body must be a JSON object"'],
     ['another version', { ...make, jsonrpc: '1.0' }, 400, '-32600'],
     ['no method', { jsonrpc: '2.0', id: 1 }, 400, '-32600'],
     ['an unknown method', { jsonrpc: '2.0', id: 1, method: 'make' }, 200, '-32601'],
@@ -315,7 +317,9 @@ describe('without the SDK’s client', () => {
     ],
   ])('%s', async (_, body, status, text) => {
     const response = await post(body, headers);
-    expect([response.status, await response.text()]).toEqual([status, expect.stringContaining(text)]);
+    const answer = await response.text();
+    expect([response.status, answer]).toEqual([status, expect.stringContaining(text)]);
+    if (status >= 400) expect(JSON.parse(answer)).toMatchObject({ jsonrpc: '2.0', error: {} });
     expect(await service.store.list({ owner, limit: 9 })).toEqual([]);
   });
 
@@ -370,6 +374,7 @@ describe('without the SDK’s client', () => {
     for (const method of ['GET', 'DELETE']) {
       const response = await post(undefined, { ...headers, 'mcp-session-id': 'x' }, method);
       expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
+      expect(await response.json()).toMatchObject({ error: { code: -32000, message: 'use POST /mcp' } });
     }
   });
 

@@ -322,6 +322,7 @@ test('a wrong call is answered with the right one', async () => {
   for (const [path, method, text] of [
     ['/status/abc', 'GET', 'no such path; the id belongs in the query: /status?id=abc'],
     ['/status?id=abc', 'DELETE', 'use GET or HEAD /status; to delete a task’s files and prompt, use DELETE /tasks/abc'],
+    ['/usage?id=abc', 'DELETE', 'use GET or HEAD /usage'],
     ['/img2vid', 'GET', 'use POST /img2vid'],
     ['/tasks/abc', 'PUT', 'use GET or HEAD or DELETE /tasks/ID'],
     ['/img2video', 'POST', 'no such path; did you mean POST /img2vid?'],
