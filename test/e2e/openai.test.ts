@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { HttpBindings } from '@hono/node-server';
 import { Hono } from 'hono';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -211,6 +212,24 @@ describe('errors', () => {
     expect(thrown).toEqual(EXPECTED);
     const conflicts = service.logged.filter(({ status, msg }) => status === 409 && msg === 'request finished');
     expect(conflicts).toHaveLength(1); // not retried
+  });
+
+  test('the client makes a video once although its answer is lost, if it sends an Idempotency-Key', async () => {
+    let answers = 0;
+    const app = new Hono<{ Bindings: HttpBindings }>();
+    app.all('/v1/*', async ({ req, env }) => {
+      const { method, headers } = req.raw;
+      const body = method === 'POST' ? await req.text() : null;
+      const answer = await fetch(service.url + req.path, { method, headers, body });
+      if (answers++ === 0) env.outgoing.destroy();
+      return answer;
+    });
+    const network = await listen(app as unknown as Hono);
+    const { videos } = new OpenAI({ baseURL: `${network.url}/v1`, apiKey: keys.valid });
+    const { id } = await videos.create({ prompt: 'lost' }, { headers: { 'Idempotency-Key': 'lost-1' } });
+    const { data } = await videos.list();
+    expect([answers, data.filter(({ prompt }) => prompt === 'lost').map((video) => video.id)]).toEqual([3, [id]]);
+    await network.close();
   });
 
   test.skipIf(!python)(`the client for Python raises the class of each${skipped}`, async () => {
