@@ -26,7 +26,7 @@ interface Taken {
 export function takeInlinePicture(values: Record<string, unknown>): Taken {
   const pictures = FIELDS.flatMap((field) => {
     const text = values[field];
-    const isOther = typeof text !== 'string' || (field === 'image' ? isUploadName(text) : !isDataUrl(text));
+    const isOther = typeof text !== 'string' || (field === 'image' ? isName(text) : !isDataUrl(text));
     const image = isOther ? undefined : decode(text, field);
     return image ? [{ field, image }] : [];
   });
@@ -37,6 +37,8 @@ export function takeInlinePicture(values: Record<string, unknown>): Taken {
   return { values: others, image: first.image, imageField: first.field };
 }
 
+/** Base64 of a PNG, GIF or WebP of a few pixels could be a name: the other types are longer, or have a slash. */
+const isName = (text: string) => isUploadName(text) && !/^(iVBORw0KGgo|R0lGOD|UklGR)/.test(text);
 const isDataUrl = (text: string) => /^\s{0,100}data:/i.test(text);
 
 /** @returns the bytes; undefined: neither a data URL nor base64 */

@@ -20,6 +20,8 @@ const PREFIX = /^(\/(api|v\d+))+(?=\/)/i;
 export function suggestCall({ method, path }: { method: string; path: string }, calls: Call[]): string {
   const [, name, id] = /^\/(status|cancel|delete)\/([^/]+)$/.exec(path) ?? [];
   if (name) return `the id belongs in the query: /${name}?id=${id}`;
+  const [, deleted] = /^\/tasks\/([^/]+)\/delete$/.exec(path) ?? [];
+  if (deleted) return `did you mean DELETE /tasks/${deleted}?`;
   const asked = path.slice(0, MAX_PATH).replace(/\/+$/, '');
   return suggestFor(asked, method, calls) ?? suggestFor(asked.replace(PREFIX, ''), method, calls) ?? 'see /docs';
 }
@@ -27,13 +29,20 @@ export function suggestCall({ method, path }: { method: string; path: string }, 
 function suggestFor(asked: string, method: string, calls: Call[]): string | undefined {
   const segments = asked.split('/');
   const candidates = calls
-    .filter((call) => call.isPublished && !call.path.includes('*'))
+    .filter((call) => call.isPublished && !call.path.includes('*') && hasSimilarEnd(call.path.split('/')))
     .map((call) => ({ ...call, path: call.path.replace(/:\w+/g, (_, at: number) => segmentAt(call.path, at)) }));
   const similar = findSimilar(asked, [...new Set(candidates.map((call) => call.path))]);
   if (similar === undefined) return undefined;
   const there = candidates.filter((call) => call.path === similar);
   const meant = there.find((call) => call.method === method) ?? there[0]!;
   return `did you mean ${meant.method} ${similar}?`;
+
+  /** Without this, a long id makes any two calls of one task similar, such as `retry` and `cancel`. */
+  function hasSimilarEnd(pattern: string[]): boolean {
+    const end = pattern.at(-1)!;
+    const isSameLength = pattern.length === segments.length;
+    return !isSameLength || end.startsWith(':') || findSimilar(segments.at(-1)!, [end]) !== undefined;
+  }
 
   /** The request's segment in the place of a parameter of the pattern. */
   function segmentAt(pattern: string, at: number): string {

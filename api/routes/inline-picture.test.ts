@@ -51,6 +51,14 @@ test('a picture as base64 or data URL is stored byte for byte, and animated like
   expect(form.status).toBe(202);
 });
 
+test.each([
+  ['PNG', 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='],
+  ['GIF', 'R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=='],
+  ['WebP', 'UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD-JaQAA3AAAAAA'],
+])('base64 of a %s of one pixel is a picture, not the name of a file', async (_, image) => {
+  expect(await send({ image })).toMatchObject({ status: 202, warnings: [] });
+});
+
 test('the same picture in JSON and as a file is the same request', async () => {
   const headers = { 'idempotency-key': 'one-picture' };
   const form = new FormData();

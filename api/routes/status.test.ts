@@ -10,6 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 
+const UUID = '01a22d51-cc9a-70eb-8500-badd68146fcf';
 const create = async (body: object = { prompt: 'x' }) => (await (await service.post(body)).json()).id as string;
 
 /** A task that has gone all the way, its job played by this test. */
@@ -329,6 +330,8 @@ test('a wrong call is answered with the right one', async () => {
     ['/v2/img2vid/', 'GET', 'no such path; did you mean POST /img2vid?'],
     ['/task', 'POST', 'no such path; did you mean POST /tasks?'],
     ['/task', 'GET', 'no such path; did you mean GET /tasks?'],
+    [`/tasks/${UUID}/retry`, 'POST', `no such path; did you mean GET /tasks/${UUID}?`],
+    ['/tasks/abc/delete', 'POST', 'no such path; did you mean DELETE /tasks/abc?'],
     ['/tasks/abc/cancle', 'POST', 'no such path; did you mean POST /tasks/abc/cancel?'],
     ['/tasks//cancel', 'POST', 'no such path; did you mean POST /tasks/ID/cancel?'],
     ['/nothing/like/it', 'GET', 'no such path; see /docs'],
