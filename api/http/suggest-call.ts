@@ -29,7 +29,7 @@ export function suggestCall({ method, path }: { method: string; path: string }, 
 function suggestFor(asked: string, method: string, calls: Call[]): string | undefined {
   const segments = asked.split('/');
   const candidates = calls
-    .filter((call) => call.isPublished && !call.path.includes('*') && hasSimilarEnd(call.path.split('/')))
+    .filter((call) => call.isPublished && !call.path.includes('*') && hasSimilarNames(call.path))
     .map((call) => ({ ...call, path: call.path.replace(/:\w+/g, (_, at: number) => segmentAt(call.path, at)) }));
   const similar = findSimilar(asked, [...new Set(candidates.map((call) => call.path))]);
   if (similar === undefined) return undefined;
@@ -37,11 +37,12 @@ function suggestFor(asked: string, method: string, calls: Call[]): string | unde
   const meant = there.find((call) => call.method === method) ?? there[0]!;
   return `did you mean ${meant.method} ${similar}?`;
 
-  /** Without this, a long id makes any two calls of one task similar, such as `retry` and `cancel`. */
-  function hasSimilarEnd(pattern: string[]): boolean {
-    const end = pattern.at(-1)!;
-    const isSameLength = pattern.length === segments.length;
-    return !isSameLength || end.startsWith(':') || findSimilar(segments.at(-1)!, [end]) !== undefined;
+  /** Whether the paths are similar without the parameters: next to a long id, which is in both, any names would be. */
+  function hasSimilarNames(pattern: string): boolean {
+    const names = pattern.split('/');
+    const isName = (_: string, at: number) => !names[at]?.startsWith(':');
+    const [given, own] = [segments.slice(0, names.length), names].map((all) => all.filter(isName).join('/'));
+    return findSimilar(given!, [own!]) !== undefined;
   }
 
   /** The request's segment in the place of a parameter of the pattern. */

@@ -335,6 +335,9 @@ test('a wrong call is answered with the right one', async () => {
     ['/tasks/abc/cancle', 'POST', 'no such path; did you mean POST /tasks/abc/cancel?'],
     ['/tasks//cancel', 'POST', 'no such path; did you mean POST /tasks/ID/cancel?'],
     ['/nothing/like/it', 'GET', 'no such path; see /docs'],
+    ['/.well-known/oauth-protected-resource', 'GET', 'no such path; see /docs'],
+    ['/clips/01a22d51-bc23-7087-afa8-52727e01c81c', 'GET', 'no such path; see /docs'],
+    ['/taks/01a22d51', 'GET', 'no such path; did you mean GET /tasks/01a22d51?'],
     [`/${'x'.repeat(5000)}`, 'GET', 'no such path; see /docs'],
     ['/runpod/callback', 'POST', 'no such path; see /docs'],
   ] as const)

@@ -3,6 +3,7 @@ import { MAX_SIDE, MIN_SIDE, SIDE_STEP } from '../../../core/frame-size.ts';
 import { type FieldNote, InvalidRequest } from '../../../core/invalid-request.ts';
 import { defaults } from '../../../core/parameters.ts';
 import { type ModelName, presets } from '../../../core/presets.ts';
+import { findSimilar } from '../../../core/unknown-names.ts';
 import type { Config } from '../../config.ts';
 import { takeInlinePicture } from '../../http/inline-picture.ts';
 import { invalidInput, Problem } from '../../http/problem.ts';
@@ -48,10 +49,17 @@ export function translate({ values, ...body }: Body, settings: Settings) {
   return { body: translated, renamed: (thrown: unknown) => withNames(thrown, translatedNames) };
 }
 
-/** @returns the error, with `input_reference` instead of these names */
+/** OpenAI's names, which the parser of ours does not know. */
+const NAMES = ['prompt', 'model', 'input_reference', 'seconds', 'size'];
+
+/** @returns the error, with `input_reference` instead of these names, and with OpenAI's name for one that resembles it */
 function withNames(thrown: unknown, names: string[]): unknown {
   const rename = (errors: FieldNote[]) =>
-    errors.map(({ field, message }) => ({ field: names.includes(field) ? 'input_reference' : field, message }));
+    errors.map(({ field, message }) => {
+      const similar = message.startsWith('unknown') ? findSimilar(field, NAMES) : undefined;
+      if (similar !== undefined) return { field, message: `unknown; did you mean ${similar}?` };
+      return { field: names.includes(field) ? 'input_reference' : field, message };
+    });
   if (thrown instanceof InvalidRequest) return invalidInput(rename(thrown.errors));
   const isInput = thrown instanceof Problem && thrown.options.errors;
   if (!isInput) return thrown;

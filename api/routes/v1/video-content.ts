@@ -7,7 +7,7 @@ import { responseHeader } from '../../openapi/parts.ts';
 import type { Services } from '../../services.ts';
 import type { PublicTask } from '../../store/task.ts';
 import { TASK_QUERY } from '../require-own-task.ts';
-import { requireVideo, VIDEO_ERRORS } from './present-video.ts';
+import { noSuchVideo, requireVideo, VIDEO_ERRORS } from './present-video.ts';
 import { makeSpriteSheet } from './sprite-sheet.ts';
 
 const VARIANTS = ['video', 'thumbnail', 'spritesheet'] as const;
@@ -63,8 +63,9 @@ export const videoContent = endpoint({
 
 async function respondWithSpriteSheet(c: Context, { bucket, takeTurn }: Services, output: Output) {
   const { preview } = output.videos[0]!;
-  const animation = preview && (await bucket.get(preview));
-  if (!animation) throw noPreview();
+  if (!preview) throw noPreview();
+  const animation = await bucket.get(preview);
+  if (!animation) throw noSuchVideo(); // it is being deleted
   const sheet = await takeTurn(c.get('key').id, () => makeSpriteSheet(animation));
   return c.body(new Uint8Array(sheet), 200, { 'content-type': 'image/jpeg' });
 }

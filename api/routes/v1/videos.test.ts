@@ -212,6 +212,14 @@ describe('errors', () => {
     expect(await stored()).toEqual(before);
   });
 
+  test('an unknown name gets the similar one of OpenAI’s API, or else ours', async () => {
+    const message = async (name: string) => (await (await post({ prompt: 'x', [name]: 1 })).json()).error.message;
+    expect(await message('Seconds')).toBe('Seconds: unknown; did you mean seconds?');
+    expect(await message('inputReference')).toBe('inputReference: unknown; did you mean input_reference?');
+    expect(await message('stps')).toBe('stps: unknown; did you mean steps?');
+    expect(await message('duration')).toBe('duration: unknown; use T and fps: seconds = T / fps');
+  });
+
   test('other methods get 405, which lists those of all endpoints of the path', async () => {
     const allowed = async (path: string) => {
       const response = await ask(path, { method: 'PATCH' });
@@ -290,6 +298,9 @@ test('a video’s status follows its task; an active one has no content and can�
     const picture = await ask(`${path}/content?variant=${variant}`);
     expect([picture.status, picture.headers.get('content-type')]).toEqual([200, 'image/jpeg']);
   }
+  await service.bucket.delete(`tasks/${video.id}`); // a deletion may run during the request
+  const { error } = await (await ask(`${path}/content?variant=spritesheet`)).json();
+  expect(error).toMatchObject({ code: 'not_found', message: 'there is no such video' });
   for (let i = 0; i < 2; i++)
     expect(await (await ask(path, { method: 'DELETE' })).json()).toEqual({
       ...{ id: video.id, object: 'video.deleted', deleted: true },
