@@ -3,6 +3,7 @@ import { Hono } from 'hono';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { verifyWebhook, type WebhookEvent } from '../../client/index.ts';
 import type { PresentedTask } from '../../core/responses.ts';
+import { holdTimeouts } from '../../test/support/held-timeouts.ts';
 import { listen, type TestService, testService, WEBHOOK_SECRET } from '../../test/support/test-api.ts';
 
 interface Received {
@@ -111,6 +112,26 @@ test('a refused start is tried again, refused progress is not, and 410 to progre
   expect(await service.store.listDeliveries({ owner: 'local', task: id, limit: 9 })).toMatchObject([
     { type: 'task.started', status: 'disabled' },
   ]);
+});
+
+test('progress for receivers that give no answer leaves a place for another one of the key', async () => {
+  const timeouts = holdTimeouts(20_000);
+  const silent = await listen(new Hono().post('/', () => new Promise<Response>(() => {})));
+  const run = async (webhook_url: string) => {
+    const { id } = await (await service.post({ prompt: 'x', webhook_url, webhook_events: ['progress'] })).json();
+    say((await service.take(id)).id, 0.1);
+    await service.until(id, ({ status }) => status === 'running');
+    return (await service.store.get(id))!;
+  };
+  const dead = await Promise.all(Array.from({ length: 8 }, () => run(`${silent.url}/`)));
+  const good = await run(`${receiver.url}/hook`);
+  for (const task of dead) service.webhooks.sendProgress(task);
+  await vi.waitFor(() => expect(timeouts.held).toHaveLength(8)); // all places of the key
+  for (const task of [good, ...dead, good]) service.webhooks.sendProgress(task); // each has one that waits
+  timeouts.expire();
+  await reach(['task.progress']);
+  timeouts.restore();
+  await silent.close();
 });
 
 test('other events are 422, and events without a webhook are ignored with a warning', async () => {

@@ -8,10 +8,12 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { NewDelivery } from '../store/delivery.ts';
 import type { Task } from '../store/task.ts';
-import type { createAttempt } from './attempt.ts';
+import type { AttemptResult, createAttempt } from './attempt.ts';
 
 /** Between two of one task. */
 const INTERVAL = SECOND;
+/** After an attempt without an answer, so that the key's other receivers find a place. */
+const SILENCE_PAUSE = 20 * SECOND;
 /** Attempts of this process at a time, and of one key. Beyond that, progress is dropped. */
 const [MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_KEY] = [32, 8];
 
@@ -40,26 +42,33 @@ export function createProgressSender(
     while (sender.next && !stopping.signal.aborted) {
       const task = sender.next;
       sender.next = undefined;
-      const pause = delay(INTERVAL, undefined, { signal: stopping.signal }).catch(() => undefined);
-      await sendOne(task).catch((error) => log.warn({ task: id, error }, 'progress could not be sent to the webhook'));
-      await pause;
+      const interval = pause(INTERVAL);
+      const result = await sendOne(task).catch((error) =>
+        log.warn({ task: id, error }, 'progress could not be sent to the webhook'),
+      );
+      await (result?.status_code === null ? pause(SILENCE_PAUSE) : interval);
     }
     senders.delete(id);
   }
 
-  async function sendOne({ id, owner, input }: Task): Promise<void> {
+  const pause = (ms: number) => delay(ms, undefined, { signal: stopping.signal }).catch(() => undefined);
+
+  /** @returns undefined: it was dropped */
+  async function sendOne({ id, owner, input }: Task): Promise<AttemptResult | undefined> {
     const own = inFlight.get(owner) ?? 0;
     const all = [...inFlight.values()].reduce((sum, count) => sum + count, 0);
-    if (own >= MAX_IN_FLIGHT_PER_KEY || all >= MAX_IN_FLIGHT) return;
+    if (own >= MAX_IN_FLIGHT_PER_KEY || all >= MAX_IN_FLIGHT) return undefined;
     inFlight.set(owner, own + 1);
     try {
       const url = input.webhook_url!;
       const isOver = (await store.getPublic(owner, id))?.status !== 'running';
-      if (isOver || (await store.isWebhookDisabled(owner, url))) return;
+      if (isOver || (await store.isWebhookDisabled(owner, url))) return undefined;
       const delivery: NewDelivery = { id: v7(), owner, task_id: id, type: 'task.progress', url, created_at: now() };
-      const { status_code, error } = await attempt(delivery);
+      const result = await attempt(delivery);
+      const { status_code, error } = result;
       if (status_code === GONE) await store.disableWebhook(owner, url);
       log.debug({ delivery: delivery.id, task: id, status_code, reason: error }, 'progress sent to the webhook');
+      return result;
     } finally {
       const left = inFlight.get(owner)! - 1;
       if (left > 0) inFlight.set(owner, left);

@@ -2,6 +2,7 @@ import { Hono } from 'hono';
 import { Webhook } from 'standardwebhooks';
 import { v7 } from 'uuid';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { holdTimeouts } from '../../test/support/held-timeouts.ts';
 import { listen, type TestService, testService, WEBHOOK_SECRET } from '../../test/support/test-api.ts';
 
 interface Delivery {
@@ -253,22 +254,15 @@ test('a slow receiver of one key does not delay the deliveries of others', async
 });
 
 test('a receiver that gives no answer does not delay the other URLs of its key', async () => {
-  const timeouts: AbortController[] = [];
-  const { timeout } = AbortSignal;
-  const spy = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
-    if (ms !== 20_000) return timeout(ms);
-    const controller = new AbortController();
-    timeouts.push(controller);
-    return controller.signal;
-  });
+  const timeouts = holdTimeouts(20_000);
   const silent = await listen(new Hono().post('/', () => new Promise<Response>(() => {})));
   const { id } = await (await service.post({ prompt: 'x' })).json();
   const due = { owner: 'local', task_id: id, type: 'task.failed', url: `${silent.url}/`, created_at: Date.now() };
   for (let i = 0; i < 40; i++) await service.store.addDelivery({ ...due, id: v7() });
   service.webhooks.wake();
-  await vi.waitFor(() => expect(timeouts).toHaveLength(16)); // as many as one key may have under way
+  await vi.waitFor(() => expect(timeouts.held).toHaveLength(16)); // as many as one key may have under way
   await service.webhooks.test('local', `${receiver.url}/hook`);
-  for (const controller of timeouts) controller.abort(new DOMException('', 'TimeoutError'));
+  timeouts.expire();
   await delivery(1);
   await vi.waitFor(async () => {
     const listed = await service.store.listDeliveries({ owner: 'local', task: id, status: 'pending', limit: 99 });
@@ -277,7 +271,7 @@ test('a receiver that gives no answer does not delay the other URLs of its key',
       listed.filter(({ started, next_attempt_at }) => started === 0 && next_attempt_at! > Date.now()),
     ).toHaveLength(24);
   });
-  spy.mockRestore();
+  timeouts.restore();
   await silent.close();
 });
 
