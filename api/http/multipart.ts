@@ -22,6 +22,12 @@ const PICTURE_URL = 'input_reference[image_url]';
 const namelessPart = () =>
   new Problem('unreadable', 'each part of multipart/form-data needs a header Content-Disposition: form-data; name="…"');
 
+const unknownEncoding = (encoding: string) =>
+  new Problem(
+    'unreadable',
+    `Content-Transfer-Encoding: ${encoding.slice(0, 64)} is not supported; it must be 7bit, 8bit, binary or base64`,
+  );
+
 export const tooMuchText = () =>
   new Problem('too_large', 'the text of a request may have at most 1 MB, without a picture');
 
@@ -34,7 +40,8 @@ export interface Part {
 
 /**
  * @returns the parts in their order; those with a file name or the content type of a picture are files
- * @throws Problem 400 not multipart, no boundary, or a part without a name; 413 more than MAX_FIELDS parts, MAX_TEXT_BYTES of text or MAX_PICTURE_BYTES of a file
+ * @throws Problem 400 not multipart, no boundary, or a part without a name or of an unknown encoding; 413 more than MAX_FIELDS parts,
+ * MAX_TEXT_BYTES of text or MAX_PICTURE_BYTES of a file
  */
 export async function parseMultipart(body: Buffer, contentType: string): Promise<Part[]> {
   const boundary = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType)?.slice(1).join('');
@@ -56,6 +63,7 @@ export async function parseMultipart(body: Buffer, contentType: string): Promise
   });
   parser.on('file', (name: string | undefined, stream, filename: string | undefined, encoding, type) => {
     if (!name) failure ??= namelessPart();
+    if (!/^(7bit|8bit|binary|base64)$/i.test(encoding)) failure ??= unknownEncoding(encoding);
     const chunks: Buffer[] = [];
     let size = 0;
     const isFile = filename !== undefined || /^(image\/|application\/octet-stream)/i.test(type);

@@ -214,6 +214,17 @@ test.each([
     });
 });
 
+test('a part of multipart in quoted-printable is refused, since its text would be read as it is', async () => {
+  const headers = `${TEXT}"prompt"\r\nContent-Transfer-Encoding: `;
+  const detail = expect.stringContaining('must be 7bit, 8bit, binary or base64');
+  const quoted = toMultipart([[`${headers}quoted-printable`, 'caf=C3=A9']]);
+  expect(await answer(quoted)).toMatchObject({ code: 'unreadable', detail });
+  expect(await answer(toMultipart([[`${headers}8Bit`, 'café']]))).toMatchObject({
+    status: 200,
+    input: { prompt: 'café' },
+  });
+});
+
 test('an empty file is a broken picture, but absent if it has no file name, as a browser sends it', async () => {
   const withFile = (headers: string) =>
     answer(
