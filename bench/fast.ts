@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- fast`: clips of narrow networks at each speed, against diffusers with its default 25 steps and against diffusers
- * with the same noise levels, guidance and cached features (by DeepCache's own package). diffusers samples by Euler's method, which takes
- * as many evaluations. These are counted too: they depend on no machine.
+ * `npm run bench -- fast`: clips of narrow networks at each speed. One peer is diffusers with its default 25 steps. The other is
+ * diffusers with the same noise levels, guidance and cached features, which DeepCache's own package caches. diffusers samples by Euler's
+ * method, which takes as many evaluations. These are counted too: they depend on no machine.
  */
 import { join } from 'node:path';
 import * as v from 'valibot';

@@ -31,6 +31,8 @@ interface Options {
   env?: Record<string, string>;
   stdin?: Readable;
   isTTY?: boolean;
+  /** the width of the terminal */
+  columns?: number;
   signal?: AbortSignal;
   /** gets all that was written to standard error so far */
   onErr?: (text: string) => void;
@@ -38,6 +40,7 @@ interface Options {
 
 async function img2vid(args: string[], options: Options = {}) {
   const { env = { IMG2VID_URL: service.url }, stdin = Readable.from([]), isTTY = false, onErr = () => {} } = options;
+  const { columns } = options;
   let [out, err] = ['', ''];
   const code = await main(args, {
     env,
@@ -45,6 +48,7 @@ async function img2vid(args: string[], options: Options = {}) {
     out: { write: (text) => (out += text) },
     err: {
       isTTY,
+      ...(columns !== undefined && { columns }),
       write(text: string | Uint8Array) {
         err += text;
         onErr(err);
@@ -108,6 +112,9 @@ test('a terminal shows a bar with stage, step and remaining time', async () => {
   const [{ err }] = await Promise.all([img2vid(['--prompt', 'x'], { isTTY: true }), work()]);
   expect(err).toMatch(/█{14}░{14} {2}50 % {2}sampling 6\/12 {2}about \d+ s left/);
   expect(err.split('\r\x1b[K').at(-1)).toMatch(/^succeeded after \d+\.\d s\n$/);
+  const [narrow] = await Promise.all([img2vid(['--prompt', 'x'], { isTTY: true, columns: 45 }), work()]);
+  const lines = narrow.err.split('\r\x1b[K');
+  expect(lines).toContainEqual(expect.stringMatching(/^█{14}░{14} {2}50 % {2}sampling$/)); // a wrapped line would stay
 });
 
 test('--image takes a file, standard input and a URL', async () => {
@@ -162,6 +169,10 @@ test('a wrong command line fails before any request, and unknown names come with
   expect(await wrong('list', '--limit', 'x')).toMatch(/^--limit: must be/);
   expect(await wrong('--prompt', 'x', '--out', 'a', '--no-wait')).toBe('--out can’t be used with --no-wait');
   expect(await wrong('download', 'a', '--video', '0')).toMatch(/^--video: must be/);
+  expect(await wrong('--prompt', 'x', '--video', '1')).toBe('--video and --force need --out');
+  expect(await wrong('watch', 'a', '--force')).toBe('--video and --force need --out');
+  const unmade = ['--prompt', 'x', '--num-cols', '2', '--video', '3', '--out', at('unmade.mp4')];
+  expect(await wrong(...unmade)).toBe('--video 3: --num-cols is 2');
   for (const flag of ['out', 'image', 'video', 'url'])
     expect(await wrong('--prompt', 'x', `--${flag}=`)).toBe(`--${flag} needs a value`);
   expect(await wrong('usage', '--url', 'ftp://x')).toBe(
@@ -182,8 +193,9 @@ test('refusals name flags, and exit statuses distinguish the outcomes', async ()
   const [failed] = await Promise.all([img2vid(['--prompt', 'x', '--quiet']), fail('not that')]);
   expect([failed.code, failed.out]).toEqual([EXIT.failed, 'not that (banned_prompt)\n']);
   const id = await create();
-  expect((await img2vid(['cancel', id])).out).toBe(`${id} canceled\n`);
+  expect(await img2vid(['cancel', id])).toMatchObject({ code: EXIT.ok, out: `${id} canceled\n` });
   expect((await img2vid(['watch', id])).code).toBe(EXIT.failed);
+  expect((await img2vid(['delete', id])).code).toBe(EXIT.ok);
 });
 
 test('a file is saved only when complete, and replaces another one only with --force', async () => {
@@ -229,7 +241,12 @@ test('a file is saved only when complete, and replaces another one only with --f
   expect((await readdir(folder)).filter((name) => /wrong|part/.test(name))).toEqual([]);
   expect((await img2vid(['delete', other])).out).toContain('the files were deleted');
   expect((await img2vid(['list'])).out).toMatch(new RegExp(`^${other} .* deleted$`, 'm'));
-  expect((await img2vid(['download', other, '--out', at('gone.mp4')])).code).toBe(EXIT.failed);
+  for (const command of ['download', 'watch'])
+    expect(await img2vid([command, other, '--out', at('gone.mp4')])).toMatchObject({
+      code: EXIT.failed,
+      out: expect.stringContaining('the files were deleted'),
+      err: '',
+    });
 });
 
 test('status, list and usage print the newest task, the tasks and the account', async () => {
@@ -244,7 +261,8 @@ test('status, list and usage print the newest task, the tasks and the account', 
   expect(all.length).toBeGreaterThan(2);
   expect(JSON.parse((await img2vid(['list', '--json', '--status', 'queued'])).out).length).toBe(2);
   expect(JSON.parse((await img2vid(['list', '--json', '--until', '2020-01-01T00:00:00Z'])).out)).toEqual([]);
-  expect((await img2vid(['list', '--status', 'done'])).err).toMatch(/^--status: must be one of queued/);
+  const refused = await img2vid(['list', '--status', 'done', '--json']);
+  expect(refused).toMatchObject({ code: EXIT.usage, out: '', err: expect.stringMatching(/^--status: must be one of/) });
   expect((await img2vid(['usage'])).out).toMatch(
     /^\d{4}-\d\d: [\d.]+ USD spent, 0.104054 USD reserved for active tasks \(2\); no budget\n/,
   );

@@ -3,7 +3,6 @@
 import { realpathSync } from 'node:fs';
 import { addAbortSignal, type Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import type { WriteStream } from 'node:tty';
 import { fileURLToPath } from 'node:url';
 import { loadEnvFile } from '../core/env-file.mjs';
 import { CLEAR_LINE } from '../core/format.ts';
@@ -30,7 +29,7 @@ import {
   type Parameters,
   type Task,
 } from './index.ts';
-import { progressBar } from './progress-bar.ts';
+import { type ProgressOutput, progressBar } from './progress-bar.ts';
 
 const COMMAND_LINES = `img2vid --prompt TEXT | --image FILE|URL|- [--out FILE] [--PARAMETER VALUE …]   makes a clip
 img2vid quote --prompt TEXT …     shows the parameters and the highest cost of a clip, but makes none
@@ -62,7 +61,7 @@ const DETAILS = `  --image FILE|URL|-   the picture to animate; - reads it from 
 
 Exit status:
   0    success
-  1    the task failed or was canceled, or the service refused the request
+  1    the task failed or was canceled, it has no video to save, or the service refused the request
   2    the command line or a value is wrong
   3    the service cannot be reached
   4    a file cannot be read or saved
@@ -92,16 +91,8 @@ const COMMANDS: Record<string, Command> = {
   list: { run: list, flags: ['status', 'since', 'until', 'limit', 'metadata'] },
   watch: { run: watch, flags: ['out', 'video', 'force'], id: 'required' },
   download: { run: download, flags: ['out', 'video', 'force'], id: 'required' },
-  cancel: {
-    run: async ({ client, id, show, signal }) => show(await client.cancel(id, { signal })),
-    flags: [],
-    id: 'required',
-  },
-  delete: {
-    run: async ({ client, id, show, signal }) => show(await client.delete(id, { signal })),
-    flags: [],
-    id: 'required',
-  },
+  cancel: { run: (context) => change(context, context.client.cancel), flags: [], id: 'required' },
+  delete: { run: (context) => change(context, context.client.delete), flags: [], id: 'required' },
   usage: { run: usage, flags: ['since', 'until'] },
 };
 
@@ -109,7 +100,7 @@ export interface CliIo {
   env: NodeJS.ProcessEnv;
   stdin: Readable;
   out: { write(text: string): unknown };
-  err: Pick<WriteStream, 'isTTY' | 'write'>;
+  err: ProgressOutput;
   /** aborted by Ctrl-C */
   signal: AbortSignal;
 }
@@ -205,7 +196,10 @@ async function make(context: Context): Promise<number> {
   const { client, values, switches, note, show, signal } = context;
   if (values.out !== undefined && switches.has('no-wait')) throw new UsageError('--out can’t be used with --no-wait');
   const path = readOutput(context, values.out); // before anything is paid
-  const task = await client.img2vid(await readParameters(context), { signal }).catch((error) => {
+  const parameters = await readParameters(context);
+  const videos = parameters.num_cols ?? 1;
+  if (Number(values.video) > videos) throw new UsageError(`--video ${values.video}: --num-cols is ${videos}`);
+  const task = await client.img2vid(parameters, { signal }).catch((error) => {
     if (signal.aborted) note('The service may have accepted the request: img2vid status shows the newest task.');
     throw error;
   });
@@ -234,8 +228,10 @@ async function follow(context: Context, followed: FollowedTask, path: string | u
     throw error;
   }
   bar?.end(task!);
-  if (path !== undefined && task!.status === 'succeeded') note(`saved ${await save(context, task!, path)}`);
-  return show(task!);
+  const isSaved = path !== undefined && task!.videos !== undefined;
+  if (isSaved) note(`saved ${await save(context, task!, path)}`);
+  const exit = show(task!);
+  return path !== undefined && !isSaved ? EXIT.failed : exit; // the files of a task that succeeded may be deleted
 }
 
 async function quote(context: Context): Promise<number> {
@@ -254,7 +250,7 @@ async function status({ client, id, show, print, signal }: Context): Promise<num
   return EXIT.ok;
 }
 
-/** Prints tasks as they come: the list may be long. */
+/** Prints tasks as they come: the list may be long. An error leaves JSON without its end: nobody shall take a part for the whole. */
 async function list({ client, fields, values, switches, out, signal }: Context): Promise<number> {
   const { since, until, limit = '20' } = values;
   if (!/^\d+$/.test(limit)) throw new UsageError('--limit: must be a whole number, 0 for all');
@@ -263,12 +259,11 @@ async function list({ client, fields, values, switches, out, signal }: Context):
   const { metadata } = parseTextFields(fields) as Parameters;
   const isJson = switches.has('json');
   let count = 0;
-  if (isJson) out.write('[');
   for await (const task of client.list({ status, since, until, metadata, pageSize: Math.min(max, 100), signal })) {
-    out.write(isJson ? `${count > 0 ? ',' : ''}\n${JSON.stringify(task)}` : formatLine(task));
+    out.write(isJson ? `${count > 0 ? ',' : '['}\n${JSON.stringify(task)}` : formatLine(task));
     if (++count === max) break; // before another page is requested
   }
-  if (isJson) out.write('\n]\n');
+  if (isJson) out.write(count > 0 ? '\n]\n' : '[]\n');
   return EXIT.ok;
 }
 
@@ -283,6 +278,12 @@ async function download(context: Context): Promise<number> {
   }
   const path = await save(context, task, out);
   print({ path, ...chooseFile(task, context) }, `${path}\n`);
+  return EXIT.ok;
+}
+
+/** Cancels or deletes a task. That is a success, also where the task's own status stands for a failure. */
+async function change({ id, show, signal }: Context, action: Client['cancel' | 'delete']): Promise<number> {
+  show(await action(id, { signal }));
   return EXIT.ok;
 }
 
@@ -313,10 +314,12 @@ function chooseFile({ id, grid, videos = [] }: Task, { values: { video } }: Pick
   return file;
 }
 
-/** @returns the absolute path that --out names. @throws UsageError --video is no number; FileError */
+/** @returns the absolute path that --out names. @throws UsageError --video is no number, or has no --out; FileError */
 function readOutput<T extends string | undefined>({ values, switches, env }: Context, out: T) {
   if (values.video !== undefined && !/^([1-9]|10)$/.test(values.video))
     throw new UsageError('--video: must be a whole number from 1 to 10');
+  if (out === undefined && (values.video !== undefined || switches.has('force')))
+    throw new UsageError('--video and --force need --out');
   const path = out && userPath(out, env);
   if (path !== undefined) checkOutput(path, switches.has('force'));
   return path as T;

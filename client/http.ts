@@ -4,7 +4,7 @@ import { SECOND } from '../core/time.ts';
 import { sleep } from './sleep.js';
 import type { ProblemCode } from './types.ts';
 
-/** Until a response begins, and its JSON has arrived, besides the wait that the request asks for. An upload has up to 20 MB. */
+/** Until a response begins, and its JSON has arrived, plus the wait that the request asks for. An upload has up to 20 MB. */
 const TIMEOUT = 120 * SECOND;
 /** Pauses before retries begin with this and double. Up to half of each is random. */
 const FIRST_PAUSE = 0.5 * SECOND;

@@ -22,6 +22,11 @@ export const formatMoney = (microUnits: number, currency: string): string =>
 /** Clears a terminal's current line. */
 export const CLEAR_LINE = '\r\x1b[K';
 
+/** Replaces a terminal's current line. The text is cut to the width: of a wrapped one, CLEAR_LINE would leave the upper part. */
+export function drawLine(out: { columns?: number; write(text: string): unknown }, text: string): void {
+  out.write(`${CLEAR_LINE}${text.slice(0, out.columns && out.columns - 1)}`);
+}
+
 const BAR_WIDTH = 28; // characters
 
 /** A progress bar with its percentage: `███████░░░░░░░░░░░░░░░░░░░░░  25 %`. @param fraction 0 to 1 */

@@ -10,7 +10,7 @@ import { watchOutput } from '../../core/standard-output.ts';
 /** What a command reads and writes; tests pass their own. */
 export interface CliIo {
   env: NodeJS.ProcessEnv;
-  out: { write(text: string): unknown; isTTY?: boolean };
+  out: { write(text: string): unknown; isTTY?: boolean; columns?: number };
   err: { write(text: string): unknown };
 }
 

@@ -1,4 +1,4 @@
-import { CLEAR_LINE, formatBar, formatBytes, formatDuration } from '../../core/format.ts';
+import { drawLine, formatBar, formatBytes, formatDuration } from '../../core/format.ts';
 import { SECOND } from '../../core/time.ts';
 import type { CliIo } from './command.ts';
 
@@ -22,9 +22,7 @@ export function transferBar(out: CliIo['out'], total: number) {
     const done = finished + position;
     const speed = (received / Math.max(1, drawnAt - startedAt)) * SECOND;
     const left = speed > 0 ? `  ${formatBytes(speed)}/s  about ${formatDuration((total - done) / speed)} left` : '';
-    out.write(
-      `${CLEAR_LINE}${formatBar(done / total)}  ${label}  ${formatBytes(done)} of ${formatBytes(total)}${left}`,
-    );
+    drawLine(out, `${formatBar(done / total)}  ${label}  ${formatBytes(done)} of ${formatBytes(total)}${left}`);
   }
 
   return {
