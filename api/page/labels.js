@@ -80,8 +80,10 @@ export function stageLabel({ status, stage, step, steps = 0, input }) {
 export const failureLabel = ({ code, retryable }) =>
   FAILURES[code] ?? ['The clip failed', retryable ? 'Try again.' : 'Change the settings.'];
 
-/** What a model is, and its limits. @param {string} name */
-export const modelDescription = (name) =>
-  name === 'camera'
-    ? 'Model: camera (small, built in). It moves over the picture, and near things move more. Nothing in the picture moves by itself. AI makes the pictures of prompts.'
-    : `Model: ${name} (Stable Video Diffusion). Short clips without sound. Faces, hands and lettering may come out wrong. AI makes the clips, and the pictures of prompts.`;
+/** What a model is, and its limits. @param {string} name @param {string} [bridge] absent for one that draws by AI */
+export function modelDescription(name, bridge) {
+  const pictures = bridge ? '' : ' AI makes the pictures of prompts.';
+  return name === 'camera'
+    ? `Model: camera (small, built in). It moves over the picture, and near things move more. Nothing in the picture moves by itself.${pictures}`
+    : `Model: ${name} (Stable Video Diffusion). Short clips without sound. Faces, hands and lettering may come out wrong. AI makes the clips.${pictures}`;
+}

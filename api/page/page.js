@@ -41,8 +41,8 @@ const list = createCardList({
 const actions = createActions({ parameters, form, list });
 
 $('address').textContent = servers[0].url;
-$('model').textContent = modelDescription(info['x-model']);
 const bridge = parameters.prompt['x-bridge'];
+$('model').textContent = modelDescription(info['x-model'], bridge);
 if (bridge === 'placeholder')
   $('prompt-help').textContent =
     'This service has no image provider, so it draws a placeholder as the picture of a prompt.';

@@ -177,6 +177,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         '#prompt-help',
         'This service has no image provider, so it draws a placeholder as the picture of a prompt.',
       );
+      await matchesText('#model', /Nothing in the picture moves by itself\.$/);
       await enterPrompt('a lighthouse');
       await chooseSmallClip();
       const first = await make();
@@ -569,6 +570,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
     test('the form shows the highest cost of a clip and warnings', async () => {
       await start({ PRICE_PER_STILL: '0.05' });
       await page.fill('#prompt', 'a lighthouse');
+      await matchesText('#model', /AI makes the pictures of prompts\.$/);
       await hasText('#cost', 'At most $0.05, about 1 s of computing');
       await page.click('label:has([value="picture"])'); // which costs nothing here
       await hasText('#cost', 'Takes about 1 s of computing');
