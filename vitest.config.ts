@@ -52,6 +52,8 @@ export default defineConfig({
       project('integration', INTEGRATION, E2E, PROGRAMS),
       project('e2e', E2E, [], PROGRAMS),
     ],
+    setupFiles: ['test/support/patient-waits.ts'],
+    expect: { poll: { timeout: 50_000 } },
     maxWorkers: 3, // Vitest's default on two cores is one, and most of these tests wait for processes
     sequence: { sequencer: SlowFirst },
     testTimeout: 60_000, // for what hangs; a busy machine alone makes no test fail

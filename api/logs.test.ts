@@ -5,7 +5,7 @@ import { StorageError } from '../core/bucket/bucket.ts';
 import { SECOND } from '../core/time.ts';
 import { listen, RUNPOD_KEY, testService, WEBHOOK_SECRET } from '../test/support/test-api.ts';
 
-const soon = { timeout: 15 * SECOND, interval: 5 };
+const soon = { interval: 5 };
 const PROMPT = 'a lighthouse that nobody may know of';
 const KEY = 'i2v_of-a-caller';
 const QUERY = 'of-a-receiver';

@@ -106,7 +106,7 @@ const create = async (service: TestService, body: object = {}) =>
   (await (await service.post({ prompt: 'x', ...body })).json()).id as string;
 const ended = ({ status }: { status: string }) => ['succeeded', 'failed', 'canceled'].includes(status);
 /** Waits until nothing in it fails. */
-const soon = (isSo: () => Promise<unknown>) => vi.waitFor(isSo, { timeout: 15 * SECOND, interval: 5 });
+const soon = (isSo: () => Promise<unknown>) => vi.waitFor(isSo, { interval: 5 });
 
 describe('a service', () => {
   let service: TestService;

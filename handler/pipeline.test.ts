@@ -121,8 +121,7 @@ test('a video is uploaded while the next one is made', async () => {
   const slow: Bucket = {
     ...bucket,
     async put(key, body) {
-      if (key.endsWith('video-1.mp4'))
-        await vi.waitUntil(() => order.includes('second'), { timeout: 10_000, interval: 5 });
+      if (key.endsWith('video-1.mp4')) await vi.waitUntil(() => order.includes('second'), { interval: 5 });
       order.push(key.split('/').at(-1)!);
       return bucket.put(key, body);
     },
@@ -151,7 +150,7 @@ describe('several jobs at once', () => {
     return running;
   };
   const never = new AbortController().signal;
-  const seen = (event: string) => vi.waitUntil(() => events.includes(event), { timeout: 10_000, interval: 2 });
+  const seen = (event: string) => vi.waitUntil(() => events.includes(event), { interval: 2 });
 
   /** The camera, which records when a job's clip is opened and its last frame decoded, and samples once `ready` resolves. */
   const watched = (ready: (seed: number) => Promise<unknown> = async () => {}): Model => ({

@@ -301,7 +301,7 @@ test('unfinished uploads of an API key are limited to 64 MB, and stop nobody els
   });
   expect((await post(picture, other)).status).toBe(422);
   for (const socket of sockets) socket.destroy();
-  await vi.waitFor(async () => expect(await answer(picture)).toMatchObject({ status: 422 }), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await answer(picture)).toMatchObject({ status: 422 }));
 }, 60_000);
 
 test('a client that disconnects within a body is counted as 499 and is no error in the log', async () => {
@@ -309,7 +309,7 @@ test('a client that disconnects within a body is counted as 499 and is no error 
   const types = { [JSON_TYPE]: 50, [FORM_TYPE]: 900_000, [MULTIPART_TYPE]: 5_000_000 };
   for (const [type, length] of Object.entries(types)) (await begin(length, key, type)).destroy();
   const disconnected = () => service.logged.filter(({ status }) => status === 499);
-  await vi.waitFor(() => expect(disconnected().length).toBeGreaterThanOrEqual(3), { timeout: 10_000 });
+  await vi.waitFor(() => expect(disconnected().length).toBeGreaterThanOrEqual(3));
   expect(service.logged.filter(({ level }) => Number(level) > 20)).toEqual([]);
   const metrics = await (await fetch(`${service.url}/metrics`, key)).text();
   expect(metrics).toMatch(/requests_total\{method="POST",route="\/img2vid",status="499"\} [1-9]/);

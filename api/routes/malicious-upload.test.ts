@@ -145,7 +145,7 @@ test('invalid headers are refused, and no response header repeats a client’s t
     new Promise<string>((resolve) => {
       let text = '';
       connect(service.port, '127.0.0.1', function (this: Socket) {
-        this.end(`GET /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${header}\r\n\r\n`);
+        this.write(`GET /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${header}\r\n\r\n`);
         this.on('data', (data) => {
           text += data;
         }).on('close', () => resolve(text));

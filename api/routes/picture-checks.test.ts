@@ -34,7 +34,7 @@ const isAlive = (pid: number) => {
   }
 };
 
-const eventually = (condition: () => boolean) => vi.waitUntil(condition, { timeout: 10_000 });
+const eventually = (condition: () => boolean) => vi.waitUntil(condition);
 
 /** Uploads a picture whose decoder is stopped. */
 async function uploadSlowly(key: Owner, bytes: Uint8Array) {

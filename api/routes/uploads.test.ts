@@ -27,7 +27,7 @@ async function upload(bytes: number, fields: Record<string, string> = {}) {
 const isKept = (id: string) => service.bucket.has(`tasks/${id}/upload`);
 const uploadBytes = async () => (await service.store.getKey(key.id))!.upload_bytes;
 const isGone = (id: string) =>
-  vi.waitFor(async () => expect([await isKept(id), await uploadBytes()]).toEqual([false, 0]), { timeout: 10_000 });
+  vi.waitFor(async () => expect([await isKept(id), await uploadBytes()]).toEqual([false, 0]));
 const cancel = (id: string) => fetch(`${service.url}/cancel?id=${id}`, { method: 'POST', headers: key.headers });
 
 test('an upload is deleted when its task is canceled', async () => {
@@ -35,7 +35,7 @@ test('an upload is deleted when its task is canceled', async () => {
   expect([await isKept(id), await uploadBytes()]).toEqual([true, 100_000]);
   await cancel(id);
   await isGone(id);
-  await vi.waitFor(async () => expect((await service.store.get(id))!.image_key).toBeNull(), { timeout: 10_000 });
+  await vi.waitFor(async () => expect((await service.store.get(id))!.image_key).toBeNull());
 });
 
 test('an upload is kept while a job runs, and deleted when the task fails', async () => {
@@ -61,10 +61,10 @@ test('an upload is deleted when its task succeeds; the still remains, for still_
 
 test('an upload whose deletion fails is deleted later', async () => {
   const { id } = await upload(100_000);
-  await vi.waitUntil(async () => (await service.store.get(id))!.job_id, { timeout: 10_000 });
+  await vi.waitUntil(async () => (await service.store.get(id))!.job_id);
   const remove = vi.spyOn(service.bucket, 'delete').mockRejectedValueOnce(new Error('the bucket is down'));
   await cancel(id);
-  await vi.waitUntil(() => remove.mock.calls.length > 0, { timeout: 10_000 });
+  await vi.waitUntil(() => remove.mock.calls.length > 0);
   await isGone(id);
 });
 

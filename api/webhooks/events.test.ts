@@ -43,8 +43,7 @@ const create = async (webhook_events?: unknown) => {
   return (await (await service.post(body)).json()).id as string;
 };
 const types = () => received.map(({ type }) => type);
-const reach = (expected: string[]) =>
-  vi.waitFor(() => expect(types()).toEqual(expected), { timeout: 10_000, interval: 10 });
+const reach = (expected: string[]) => vi.waitFor(() => expect(types()).toEqual(expected), { interval: 10 });
 const say = (job: string, progress: number) =>
   service.report(job, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress } });
 async function end(id: string, job: string) {

@@ -440,7 +440,7 @@ test.each([
     const refused = expect(toPng(slow())).rejects.toMatchObject({ code: 'image_rejected', message });
     await vi.waitUntil(() => vi.mocked(spawn).mock.results.length > 0);
     // It fails while the sandbox is being built.
-    process.kill(await vi.waitFor(() => findNode(decoder().pid!), { timeout: 10_000, interval: 10 }), signal);
+    process.kill(await vi.waitFor(() => findNode(decoder().pid!), { interval: 10 }), signal);
     await refused;
   },
 );

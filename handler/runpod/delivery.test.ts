@@ -95,7 +95,7 @@ test('progress that is not accepted is retried until it is, or until there is ne
 
 test('an outcome does not wait for retries of progress', async () => {
   const queue = await scriptedQueue({ 'job-take': jobs('a'), 'job-done': inTurn(status(500), json({})) });
-  const start = performance.now();
+  vi.spyOn(Math, 'random').mockReturnValue(1000); // a retry would come after two minutes
   startWorker(async (_, { progress }) => {
     progress(1);
     await queue.waitFor(1, 'job-done');
@@ -103,7 +103,6 @@ test('an outcome does not wait for retries of progress', async () => {
   }, queue.env);
   await queue.waitFor(2, 'job-done');
   expect(queue.posted().map(({ output }) => output)).toEqual([1, 'end']);
-  expect(performance.now() - start).toBeLessThan(2 * SECOND);
 });
 
 test('refused progress is dropped, and the next value is sent', async () => {

@@ -21,9 +21,7 @@ test('an idle worker ends promptly although its polls and pings are held', async
   const queue = await scriptedQueue({ ping: hold });
   const { stop, logged } = startWorker(() => 1, withPings(queue.env, 10 * SECOND));
   await Promise.all([queue.waitFor(1, 'job-take'), queue.waitFor(1, 'job-stop'), queue.waitFor(1, 'ping')]);
-  const start = performance.now();
-  await stop();
-  expect(performance.now() - start).toBeLessThan(SECOND);
+  await stop(); // not after 90 s, the timeout of a poll
   expect(queue.requests('job-take')).toHaveLength(1);
   for (const fault of ['take failed', 'stop poll failed', 'ping failed']) expect(logged(fault)).toEqual([]);
 });

@@ -159,12 +159,11 @@ test('a server that always gives the same job is not overloaded', async () => {
 });
 
 test('after a held poll without a job the worker asks again at once', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(1000); // the pause after a quick answer would be two minutes
   const late: Answer = (response) => void setTimeout(() => response.writeHead(204).end(), 120);
   const queue = await scriptedQueue({ 'job-take': inTurn(late, hold) });
   startWorker(() => 1, queue.env);
   await queue.waitFor(2, 'job-take');
-  const [first, second] = queue.requests('job-take');
-  expect(second!.at - first!.at).toBeLessThan(120 + 180); // less than the wait after a quick answer
 });
 
 test('after 429 the worker pauses for seconds, but still ends promptly', async () => {
@@ -175,7 +174,7 @@ test('after 429 the worker pauses for seconds, but still ends promptly', async (
   expect(queue.requests('job-take')).toHaveLength(1);
   const start = performance.now();
   await stop();
-  expect(performance.now() - start).toBeLessThan(SECOND);
+  expect(performance.now() - start).toBeLessThan(4 * SECOND); // of the pause of 5 s
 });
 
 test('a poll without an answer is repeated after its timeout, also after garbage collection', async () => {

@@ -22,7 +22,7 @@ afterEach(async () => {
   resolveName.mockReset();
   mockOwnAddresses();
   try {
-    await vi.waitUntil(() => sockets.size === 0, { timeout: 5000 }); // no connection stays open
+    await vi.waitUntil(() => sockets.size === 0); // no connection stays open
   } finally {
     for (const socket of sockets) socket.destroy();
     for (const server of servers.splice(0)) server.close();

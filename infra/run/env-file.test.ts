@@ -82,7 +82,7 @@ const npmRun = (...args: string[]) => ['npm', 'run', '--silent', ...args];
 // One of each way to read it. The other scripts and roles read it as `start` and `all` do, as the last test shows.
 test.each([
   [npmRun('start'), 'PORT must be'],
-  [[join(ROOT, 'client/cli.mjs'), 'list'], '--url none: must be'],
+  [[join(ROOT, 'client/cli.mjs'), 'list'], '--url: must be'],
   [[process.execPath, '--import', 'tsx', 'infra/image/start.ts', 'all'], 'PORT must be'],
 ])('%j reads .env of the current folder', ([program, ...args], problem) => {
   writeEnv('PORT=none\nIMG2VID_URL=none\n');
@@ -95,15 +95,15 @@ test('the environment wins over .env', () => {
   writeEnv(`IMG2VID_URL=none\nDATABASE_URL=none\nDATA_DIR=${folder}\n`);
   const [npm, ...list] = npmRun('keys', 'list');
   expect(run(npm!, list, { DATABASE_URL: '' })).toMatchObject({ status: 0, err: '' });
-  const { err } = run(join(ROOT, 'client/cli.mjs'), ['list'], { IMG2VID_URL: 'other' });
-  expect(err).toContain('--url other: must be');
+  const { err } = run(join(ROOT, 'client/cli.mjs'), ['list'], { IMG2VID_URL: 'http://other', IMG2VID_API_KEY: '…' });
+  expect(err).toContain('--key: must be'); // the URL is checked first
 });
 
 test('the command line takes only its own variables from a .env of another project', () => {
   const path = join(folder, '.env');
   mkdirSync(path); // a virtual environment of Python
   const withoutKey = ['--import', 'tsx', join(ROOT, 'client/cli.mjs'), 'list', '--url', 'none'];
-  expect(run(process.execPath, withoutKey).err).toContain('--url none: must be');
+  expect(run(process.execPath, withoutKey).err).toContain('--url: must be');
   rmSync(path, { recursive: true });
   writeEnv('NODE_DEBUG=module\nmy-key=2\nIMG2VID_URL=none\n');
   const code = `import { loadEnvFile } from './core/env-file.mjs';
@@ -115,7 +115,7 @@ test('the command line takes only its own variables from a .env of another proje
 test('the command line sends a key of the environment to no URL of .env', () => {
   writeEnv('IMG2VID_URL=none\n');
   const make = [join(ROOT, 'client/cli.mjs'), '--image', 'no-such.jpg']; // it reads the file after the URL
-  expect(run(process.execPath, make).err).toContain('--url none: must be');
+  expect(run(process.execPath, make).err).toContain('--url: must be');
   const { err } = run(process.execPath, make, { IMG2VID_API_KEY: `i2v_${'a'.repeat(8)}` });
   expect(err).toContain('no-such.jpg: there is no such file');
 });

@@ -19,7 +19,7 @@ afterEach(() => {
 });
 
 /** Waits until the check passes; generous, for busy machines. */
-const soon = (check: () => void) => vi.waitFor(check, { timeout: 4 * SECOND, interval: 5 });
+const soon = (check: () => void) => vi.waitFor(check, { interval: 5 });
 
 /** The queue over HTTP at /v2/ep, with the SDK's client, on a stepped clock. */
 async function httpQueue(options: Partial<QueueServerOptions> = {}) {

@@ -113,7 +113,7 @@ const putPart = (hub: LocalHub, path: string, bytes: Uint8Array) => {
 const ranges = (hub: LocalHub, path: string) =>
   hub.requests.filter((one) => one.path.startsWith(`/${hub.files.get(path)!.etag}?`)).map(({ range }) => range);
 const reached = (path: string, size: number) =>
-  vi.waitFor(() => expect(statSync(path).size).toBe(size), { interval: 5, timeout: 15_000 });
+  vi.waitFor(() => expect(statSync(path).size).toBe(size), { interval: 5 });
 
 function expectWhole(hub: LocalHub) {
   const { folder } = findWeights('svd_xt', environment(hub));

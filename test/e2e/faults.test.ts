@@ -60,7 +60,7 @@ async function expectSuccess(job: TestJob) {
 async function expectNoLeftovers() {
   expect(await harness.leftovers()).toEqual([]);
   for (const worker of harness.workers.filter(({ isAlive }) => !isAlive()))
-    await expect.poll(worker.isGroupAlive, { timeout: 5 * SECOND, message: worker.id }).toBe(false); // tsx's compiler ends a moment later
+    await expect.poll(worker.isGroupAlive, { message: worker.id }).toBe(false); // tsx's compiler ends a moment later
 }
 
 /** A fault that delays requests until `release` is called. */
@@ -133,7 +133,7 @@ describe.each(STAGES)('in the stage %s', (stage) => {
     release();
     const since = performance.now();
     expect(await harness.waitForExit(worker)).toEqual({ code: 0, signal: null });
-    expect(performance.now() - since).toBeLessThan(6 * SECOND); // no held poll is waited for
+    expect(performance.now() - since).toBeLessThan(30 * SECOND); // no held poll is waited for: 90 s
     await expectSuccess(job);
     expect(harness.statusOf(waiting)).toBe('IN_QUEUE');
     harness.cancel(waiting);

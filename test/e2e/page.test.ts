@@ -24,7 +24,7 @@ const hasRequests = spawnSync('python3', ['-c', 'import requests']).status === 0
 if (!hasRequests) console.warn('skipped: the copied Python program (no requests)');
 
 /** Repeats the check until it passes, for at most 30 s. */
-const eventually = (check: () => Promise<void>) => vi.waitFor(check, { timeout: 30_000 });
+const eventually = (check: () => Promise<void>) => vi.waitFor(check);
 
 /** In the page: the times of its requests for events. */
 interface Recorded {

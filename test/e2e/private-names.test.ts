@@ -2,7 +2,6 @@
 import { isIP } from 'node:net';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { JobError } from '../../core/job.ts';
-import { SECOND } from '../../core/time.ts';
 import { camera } from '../../handler/models/camera.ts';
 import { runJob } from '../../handler/pipeline.ts';
 import { createStageTimer } from '../../handler/stage-timer.ts';
@@ -10,7 +9,7 @@ import { mockOwnAddresses, PUBLIC, resolveName } from '../support/dns-mock.ts';
 import { refusedHosts } from '../support/malicious-urls.ts';
 import { testService } from '../support/test-api.ts';
 
-const SOON = { timeout: 30 * SECOND, interval: 20 };
+const SOON = { interval: 20 };
 vi.mock('node:dns', { spy: true });
 vi.mock('node:os', { spy: true });
 

@@ -196,7 +196,7 @@ describe.skipIf(!hasPostgres)(`API processes on one PostgreSQL${skipped}`, () =>
       await queue.waitForChange(100);
     }
     const spent = { reserved: 0, spent: 40_000, open_tasks: 0, days: [{ succeeded: 10, amount: 40_000 }] };
-    await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent), { timeout: 15_000 });
+    await vi.waitFor(async () => expect(await ask(0, '/usage')).toMatchObject(spent));
     expect((await store.getKey(id))!.spent).toBe(40_000);
     for (const { child } of apis) child.kill('SIGTERM');
     for (const { exited } of apis) expect(await exited).toEqual([0, null]);

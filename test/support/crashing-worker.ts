@@ -48,7 +48,7 @@ export async function makeStill(
     bucket: crash ? crashingBucket(disk, crash) : disk,
     bridges: [{ ...own!, pollInterval: 1 }],
     allowPrivate: false,
-    stillTimeout: 15_000,
+    stillTimeout: 50_000,
     onProgress: () => {},
     now,
     signal: new AbortController().signal,

@@ -8,8 +8,8 @@ import { type Handler, type ServeOptions, serve } from '../../handler/runpod/ind
 import { serveOnLoopback } from '../../infra/simulators/loopback.ts';
 
 export const KEY = 'test-key';
-/** For `vi.waitFor`; generous, for busy machines. */
-export const SOON = { timeout: 4 * SECOND, interval: 5 };
+/** For `vi.waitFor`. */
+export const SOON = { interval: 5 };
 
 afterEach(() => void vi.restoreAllMocks());
 
