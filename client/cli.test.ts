@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { lstat, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -172,7 +172,7 @@ test('a wrong command line fails before any request, and unknown names come with
   expect(await wrong('--prompt', 'x', '--video', '1')).toBe('--video and --force need --out');
   expect(await wrong('watch', 'a', '--force')).toBe('--video and --force need --out');
   const unmade = ['--prompt', 'x', '--num-cols', '2', '--video', '3', '--out', at('unmade.mp4')];
-  expect(await wrong(...unmade)).toBe('--video 3: --num-cols is 2');
+  expect(await wrong(...unmade)).toBe('--video: must be at most --num-cols, which is 2');
   for (const flag of ['out', 'image', 'video', 'url'])
     expect(await wrong('--prompt', 'x', `--${flag}=`)).toBe(`--${flag} needs a value`);
   expect(await wrong('usage', '--url', 'ftp://x')).toBe(
@@ -220,6 +220,15 @@ test('a file is saved only when complete, and replaces another one only with --f
   expect(await readFile(at('mine.mp4'), 'utf8')).toBe('mine');
   expect((await img2vid(['download', id, '--out', at('mine.mp4'), '--force'])).out).toBe(`${at('mine.mp4')}\n`);
   expect(await readFile(at('mine.mp4'), 'utf8')).toBe(TEXT);
+
+  await writeFile(at('linked.mp4'), 'mine');
+  await symlink('linked.mp4', at('link.mp4'));
+  await symlink('missing.mp4', at('broken.mp4'));
+  expect((await img2vid(['download', id, '--out', at('link.mp4')])).code).toBe(EXIT.file);
+  expect((await img2vid(['download', id, '--out', at('link.mp4'), '--force'])).out).toBe(`${at('linked.mp4')}\n`);
+  expect((await lstat(at('link.mp4'))).isSymbolicLink()).toBe(true);
+  const broken = await img2vid(['download', id, '--out', at('broken.mp4'), '--force']);
+  expect(broken).toMatchObject({ code: EXIT.file, err: `${at('broken.mp4')}: is a link to a missing file\n` });
 
   const inFolder = await img2vid(['download', id, '--out', folder, '--video', '2', '--json']);
   expect(JSON.parse(inFolder.out)).toMatchObject({ path: at('x-1.mp4'), seed: 1 });
@@ -287,6 +296,15 @@ test('Ctrl-C ends only the watching, and prints how to continue', async () => {
   expect(err).toContain(`img2vid cancel ${id}`);
   const [watched] = await Promise.all([img2vid(['watch', id]), work()]);
   expect([watched.code, watched.out]).toEqual([EXIT.ok, expect.stringContaining(`${id} succeeded`)]);
+
+  const stopSaving = new AbortController();
+  const saving = await img2vid(['watch', id, '--out', at('interrupted.mp4')], {
+    isTTY: true,
+    signal: stopSaving.signal,
+    onErr: (text) => text.includes('succeeded after') && stopSaving.abort(),
+  });
+  expect(saving.code).toBe(EXIT.interrupted);
+  expect(saving.err).toContain(`The clip is finished. Get it with img2vid download ${id}\n`);
 });
 
 test('Ctrl-C ends every command, also while the service or standard input is silent', async () => {

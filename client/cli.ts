@@ -198,7 +198,7 @@ async function make(context: Context): Promise<number> {
   const path = readOutput(context, values.out); // before anything is paid
   const parameters = await readParameters(context);
   const videos = parameters.num_cols ?? 1;
-  if (Number(values.video) > videos) throw new UsageError(`--video ${values.video}: --num-cols is ${videos}`);
+  if (Number(values.video) > videos) throw new UsageError(`--video: must be at most --num-cols, which is ${videos}`);
   const task = await client.img2vid(parameters, { signal }).catch((error) => {
     if (signal.aborted) note('The service may have accepted the request: img2vid status shows the newest task.');
     throw error;
@@ -326,8 +326,12 @@ function readOutput<T extends string | undefined>({ values, switches, env }: Con
 }
 
 function save(context: Context, task: Task, path: string): Promise<string> {
-  const { client, switches, signal } = context;
-  return saveVideo({ client, task, video: chooseFile(task, context), path, force: switches.has('force'), signal });
+  const { client, switches, signal, note } = context;
+  const options = { client, task, video: chooseFile(task, context), path, force: switches.has('force'), signal };
+  return saveVideo(options).catch((error) => {
+    if (signal.aborted) note(`The clip is finished. Get it with img2vid download ${task.id}`);
+    throw error;
+  });
 }
 
 /** Runs as a process. The first Ctrl-C ends the waiting, the second one the process. A closed pipe ends a list. */

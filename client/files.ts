@@ -1,6 +1,6 @@
 /** Files of the command line and the demo: pictures that are sent, and videos that are saved. */
 import { createHash, randomUUID } from 'node:crypto';
-import { accessSync, constants, createWriteStream, statSync } from 'node:fs';
+import { accessSync, constants, createWriteStream, existsSync, lstatSync, realpathSync, statSync } from 'node:fs';
 import { readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -10,12 +10,13 @@ import type { Client, Task, Video } from './index.ts';
 export class FileError extends Error {}
 
 /**
- * @returns the absolute path of a file that the user names. `npm run` starts programs in the folder of package.json, and passes the
- * user's own folder in INIT_CWD.
+ * @returns the absolute path of a file that the user names, after links. `npm run` starts programs in the folder of package.json, and
+ * passes the user's own folder in INIT_CWD.
  */
 export function userPath(path: string, env: NodeJS.ProcessEnv): string {
   const { INIT_CWD, npm_package_json = '' } = env;
-  return resolve(INIT_CWD && dirname(npm_package_json) === process.cwd() ? INIT_CWD : '', path);
+  const absolute = resolve(INIT_CWD && dirname(npm_package_json) === process.cwd() ? INIT_CWD : '', path);
+  return existsSync(absolute) ? realpathSync(absolute) : absolute;
 }
 
 /** @throws FileError */
@@ -44,6 +45,8 @@ export function checkOutput(path: string, force = false): void {
   const folder = isFolder(path) ? path : dirname(path);
   if (!isFolder(folder)) throw new FileError(`${path}: there is no folder ${folder}`);
   const file = path === folder ? undefined : readStats(path);
+  if (!file && path !== folder && lstatSync(path, { throwIfNoEntry: false }))
+    throw new FileError(`${path}: is a link to a missing file`);
   if (file && !file.isFile()) throw new FileError(`${path}: is no regular file`); // a device would be replaced
   if (file && !force) throw new FileError(`${path}: the file exists; --force overwrites it`);
   try {
