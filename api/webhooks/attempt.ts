@@ -8,6 +8,11 @@ import type { Delivery, NewDelivery } from '../store/delivery.ts';
 import type { Key } from '../store/key.ts';
 import { presentTask } from '../tasks/present.ts';
 
+/** The receiver's answer to a URL that shall get nothing more. */
+export const GONE = 410;
+/** How long others wait for a receiver that gives no answer, so that the key's other receivers find a place. */
+export const SILENCE_PAUSE = 20 * SECOND;
+
 const TIMEOUT = 20 * SECOND;
 const MAX_RETRY_AFTER = DAY;
 const MAX_PROMPT = 500; // characters: a body stays under 100 kB

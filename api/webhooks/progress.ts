@@ -8,16 +8,12 @@ import { SECOND } from '../../core/time.ts';
 import type { Dependencies } from '../dependencies.ts';
 import type { NewDelivery } from '../store/delivery.ts';
 import type { Task } from '../store/task.ts';
-import type { AttemptResult, createAttempt } from './attempt.ts';
+import { type AttemptResult, type createAttempt, GONE, SILENCE_PAUSE } from './attempt.ts';
 
 /** Between two of one task. */
 const INTERVAL = SECOND;
-/** After an attempt without an answer, so that the key's other receivers find a place. */
-const SILENCE_PAUSE = 20 * SECOND;
 /** Attempts of this process at a time, and of one key. Beyond that, progress is dropped. */
 const [MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_KEY] = [32, 8];
-
-const GONE = 410;
 
 export function createProgressSender(
   { store, log, now }: Pick<Dependencies, 'store' | 'log' | 'now'>,

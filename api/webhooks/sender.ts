@@ -16,7 +16,7 @@ import type { Dependencies } from '../dependencies.ts';
 import type { AttemptOutcome } from '../metrics.ts';
 import { createPoller } from '../poller.ts';
 import type { Delivery, DeliveryStatus } from '../store/delivery.ts';
-import { type AttemptResult, createAttempt } from './attempt.ts';
+import { type AttemptResult, createAttempt, GONE, SILENCE_PAUSE } from './attempt.ts';
 import { createProgressSender } from './progress.ts';
 
 /** Before each attempt after the first. */
@@ -30,12 +30,9 @@ const MAX_IN_FLIGHT_PER_KEY = 16;
 /** A key has at most as many deliveries in flight as there are free places. */
 const SHARE = 1;
 
-const GONE = 410;
 /** The receiver, or a proxy before it, is overloaded: all other deliveries to the URL wait, too. */
 const OVERLOADED = [429, 502, 504];
 const OVERLOAD_PAUSE = 5 * MINUTE;
-/** Without an answer they wait, too: else a URL with a thousand due deliveries would hold all places of its key for many minutes. */
-const SILENCE_PAUSE = 20 * SECOND;
 
 const TEST = 'webhook.test';
 
@@ -140,7 +137,7 @@ export function createWebhooks(dependencies: Dependencies, onAttempt: (outcome: 
   };
 }
 
-/** How long other deliveries to the URL wait, if the receiver does not say it. In milliseconds. */
+/** How long other deliveries to the URL wait, if the receiver does not say it. Milliseconds. */
 const pauseAfter = (status: number | null) =>
   status === null ? SILENCE_PAUSE : OVERLOADED.includes(status) ? OVERLOAD_PAUSE : 0;
 
