@@ -65,7 +65,8 @@ export interface CreatedTask extends FollowedTask {
 export type Client = ReturnType<typeof createClient>;
 
 /**
- * A client of one service. Every function throws ApiError where the API refuses something or cannot be reached, or the signal's reason.
+ * A client of one service. It has over 100 lines, because each call of the API is a function of it. Every one throws ApiError where the
+ * API refuses something or cannot be reached, or the signal's reason.
  * @throws TypeError the URL or the key can't be used
  * @example
  * const client = createClient({ url: 'http://127.0.0.1:5000', key: process.env.IMG2VID_API_KEY });

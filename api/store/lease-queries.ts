@@ -10,7 +10,7 @@ import { NOT_WAITING, SUBMITTED, WAITING } from './schema.ts';
 import type { Task } from './task.ts';
 import { NEVER, readRows } from './task-queries.ts';
 
-/** What says when a task gets its turn. */
+/** A task as the queue's order and its times need it. */
 export type QueuedTask = Pick<Task, 'id' | 'status' | 'progress' | 'input'>;
 
 const QUEUE: Queue = { table: 'tasks', condition: WAITING, due: 'next_run_at' };

@@ -72,7 +72,7 @@ const isTake = ({ operation }: RecordedRequest) => operation.startsWith('job-tak
 const jobIds = ({ query }: RecordedRequest) => query.get('job_id')?.split(',') ?? [];
 const duration = (requests: RecordedRequest[]) => requests.at(-1)!.at - requests[0]!.at;
 
-/** A worker with many slots, from its start to SIGTERM while a job runs. */
+/** A worker with many slots, from its start to SIGTERM while a job runs. It has over 100 lines, because it is the story of one process. */
 async function plainScenario(side: Side) {
   const server = await openServer(PACE[side]);
   const done = new Map<string, (nth: number) => Fault | undefined | Promise<undefined>>(); // faults of job-done by job
