@@ -1,5 +1,5 @@
 /** What the command line prints. */
-import { formatBytes } from '../core/format.ts';
+import { formatBytes, formatCount } from '../core/format.ts';
 import { isActive } from '../core/task-status.ts';
 import type { ApiError, Task, Usage } from './index.ts';
 
@@ -16,7 +16,7 @@ export function formatTask(task: Task): string {
   const state = isActive(status) && stage ? `: ${stage}${count}, ${Math.round(progress * 100)} %${left}` : place;
   const files = (grid ? [grid, ...videos] : videos).map(
     ({ link, width, height, frames, fps, bytes }) =>
-      `${link}\n  ${width}×${height}, ${frames} frames at ${fps} fps, ${formatBytes(bytes)}\n`,
+      `${link}\n  ${width}×${height}, ${formatCount(frames, 'frame')} at ${fps} fps, ${formatBytes(bytes)}\n`,
   );
   return [
     `${id} ${status}${state}${error ? `: ${error.message} (${error.code})` : ''}\n`,
@@ -45,7 +45,7 @@ export function formatUsage({ currency, month, budget, spent, reserved, left, op
   const limit = budget === null ? 'no budget' : `${amount(left!)} left of ${amount(budget)}`;
   const lines = days.map(
     ({ day, tasks, succeeded, amount: cost, gpu_seconds }) =>
-      `${day}  ${tasks} tasks, ${succeeded} succeeded, ${gpu_seconds} s of GPU, ${amount(cost)}\n`,
+      `${day}  ${formatCount(tasks, 'task')}, ${succeeded} succeeded, ${gpu_seconds} s of GPU, ${amount(cost)}\n`,
   );
   const tasks = `${amount(reserved)} reserved for active tasks (${open_tasks})`;
   return [`${month}: ${amount(spent)} spent, ${tasks}; ${limit}\n`, ...lines].join('');

@@ -5,7 +5,7 @@ import { addAbortSignal, type Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { loadEnvFile } from '../core/env-file.mjs';
-import { CLEAR_LINE } from '../core/format.ts';
+import { CLEAR_LINE, formatCount } from '../core/format.ts';
 import { watchOutput } from '../core/standard-output.ts';
 import { isActive, STATUSES } from '../core/task-status.ts';
 import { parseTextFields } from '../core/text-fields.ts';
@@ -309,7 +309,7 @@ function chooseFile({ id, grid, videos = [] }: Task, { values: { video } }: Pick
   const file = video === undefined ? (grid ?? videos[0]) : videos[Number(video) - 1];
   if (!file)
     throw new UsageError(
-      `--video ${video}: the task has only ${videos.length} ${videos.length === 1 ? 'video' : 'videos'}; img2vid download ${id} saves it`,
+      `--video ${video}: the task has only ${formatCount(videos.length, 'video')}; img2vid download ${id} saves it`,
     );
   return file;
 }

@@ -35,3 +35,6 @@ export function formatBar(fraction: number): string {
   const percentage = String(Math.round(fraction * 100)).padStart(3);
   return `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)} ${percentage} %`;
 }
+
+/** @example formatCount(1, 'frame') // '1 frame' */
+export const formatCount = (count: number, noun: string) => `${count} ${noun}${count === 1 ? '' : 's'}`;

@@ -302,7 +302,7 @@ test('a video whose end can’t be written is an error, although FFmpeg’s writ
 });
 
 test('the output contains each of the model’s warnings once', async () => {
-  const warnings = [{ field: 'decoding_t', message: 'memory is enough to decode 1 frames at a time, not 2' }];
+  const warnings = [{ field: 'decoding_t', message: 'memory is enough to decode 1 frame at a time, not 2' }];
   worker = {
     ...worker,
     model: { ...camera, open: async (request) => ({ ...(await camera.open(request)), warnings }) },

@@ -1,6 +1,7 @@
 /** Authentication and authorization: each request has an API key, or, as long as no key was ever created, comes from this machine. */
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
+import { formatCount } from '../../core/format.ts';
 import { MINUTE, SECOND } from '../../core/time.ts';
 import type { Config } from '../config.ts';
 import { isLoopback } from '../http/host.ts';
@@ -108,9 +109,13 @@ export function createAccess({ config, store, now, uptime }: Pick<Services, 'con
     const next = takeToken(tat, uptime(), requests);
     const headers = rateHeaders('requests', next ?? tat, uptime(), requests);
     if (next === undefined)
-      throw new Problem('too_many_requests', `this API key may send at most ${requests} requests a minute`, {
-        headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, uptime(), requests)) },
-      });
+      throw new Problem(
+        'too_many_requests',
+        `this API key may send at most ${formatCount(requests, 'request')} a minute`,
+        {
+          headers: { ...headers, 'retry-after': String(secondsUntilNext(tat, uptime(), requests)) },
+        },
+      );
     cache(arrivals, key.id, next);
     return headers;
   }

@@ -1,5 +1,6 @@
 /** The step of POST /img2vid that stores a task, or refuses it because of its API key's limits and budget. */
 import type { Context } from 'hono';
+import { formatCount } from '../../core/format.ts';
 import { taskFolder } from '../../core/job.ts';
 import { Problem, unavailable } from '../http/problem.ts';
 import { setHeader } from '../http/set-header.ts';
@@ -11,7 +12,7 @@ import type { InsertResult, NewTask, Task } from '../store/task.ts';
 import { type Estimate, maxCost } from '../tasks/estimate.ts';
 
 export const tooManySubmissions = (perMinute: number, retryAfter = 1) =>
-  new Problem('too_many_submissions', `this API key may create at most ${perMinute} tasks a minute`, {
+  new Problem('too_many_submissions', `this API key may create at most ${formatCount(perMinute, 'task')} a minute`, {
     headers: { 'retry-after': String(retryAfter) },
   });
 export const tooManyActive = (max: number) =>

@@ -9,6 +9,7 @@ import { checkOutput, readPicture, saveVideo, userPath } from '../../client/file
 import { parameterHelp, parseFlags, UsageError } from '../../client/flags.ts';
 import { type ApiError, type Client, createClient, type Parameters, type Task } from '../../client/index.ts';
 import { progressBar } from '../../client/progress-bar.ts';
+import { formatCount } from '../../core/format.ts';
 import { InvalidRequest } from '../../core/invalid-request.ts';
 import type { ModelName } from '../../core/presets.ts';
 import { parseRequest } from '../../core/request.ts';
@@ -151,5 +152,5 @@ async function saveFrames(source: string, target: string): Promise<void> {
   const videos = await readdir(source);
   for (const video of videos)
     await cp(join(source, video), videos.length > 1 ? join(target, `video-${video}`) : target, { recursive: true });
-  console.log(`saved the frames of ${videos.length} ${videos.length === 1 ? 'video' : 'videos'} in ${target}`);
+  console.log(`saved the frames of ${formatCount(videos.length, 'video')} in ${target}`);
 }

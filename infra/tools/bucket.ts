@@ -13,6 +13,7 @@ import { StorageError } from '../../core/bucket/bucket.ts';
 import { resolveS3Options } from '../../core/bucket/open-bucket.ts';
 import { s3Bucket, s3Client } from '../../core/bucket/s3.ts';
 import { httpUrl, integer, readEnvironment, sharedVariables } from '../../core/environment.ts';
+import { formatCount } from '../../core/format.ts';
 import { checkBucket, isDenied, type Report } from './bucket-check.ts';
 import { type CliIo, defineCommand, runIfMain } from './command.ts';
 
@@ -95,7 +96,7 @@ async function setUpBucket(settings: Settings, report: Report): Promise<void> {
 
   await step('lifecycle', 'nothing is deleted automatically: configure that at the store itself', async () => {
     const retainRule = { ...TASKS, ID: 'img2vid-retain', Expiration: { Days: retainDays } };
-    const retention = `tasks/ expires after ${retainDays} days`;
+    const retention = `tasks/ expires after ${formatCount(retainDays, 'day')}`;
     try {
       if (await setLifecycle(settings, [retainRule, UPLOADS_RULE]))
         return `${retention}, unfinished uploads after 1 day`;

@@ -1,5 +1,5 @@
 /** What `npm run device` prints: JSON, or the same as text. */
-import { formatMemory } from '../../core/format.ts';
+import { formatCount, formatMemory } from '../../core/format.ts';
 import type { Device } from '../../handler/onnx/policy.ts';
 import type { PreciseCheck, Size, Speed } from './device-measure.ts';
 import type { Outcome } from './device-process.ts';
@@ -107,4 +107,4 @@ const formatCheck = ({ psnr_db, needed_db, passed, ms }: ReturnType<typeof check
   `${passed ? 'right' : 'WRONG'}: ${psnr_db.toFixed(0)} dB, at least ${needed_db} needed, in ${ms.toFixed(0)} ms`;
 
 const formatSpeed = ({ width, height, frames, first_ms, ms = first_ms }: Speed) =>
-  `${ms.toPrecision(3)} ms for ${frames} frames of ${width} × ${height}`;
+  `${ms.toPrecision(3)} ms for ${formatCount(frames, 'frame')} of ${width} × ${height}`;

@@ -5,6 +5,7 @@ import { generateKey, newWebhookSecret } from '../../api/keys/key-value.ts';
 import { costOf, parsePrice } from '../../api/money.ts';
 import { type Key, type KeyChanges, LOCAL, SCOPES, type Scope, spentOf } from '../../api/store/key.ts';
 import { openStore, type Store } from '../../api/store/store.ts';
+import { formatCount } from '../../core/format.ts';
 import { HOUR } from '../../core/time.ts';
 import { type CliIo, defineCommand, runIfMain, UsageError, type Values } from './command.ts';
 
@@ -108,7 +109,7 @@ async function adopt(io: CliIo, _: Values, id: string): Promise<undefined> {
   if (id === LOCAL) throw new UsageError(`ID must be another key than ${LOCAL}`);
   await withStore(io, async (store) => {
     const { name } = await findKey(store, id);
-    return `${name} (${id}): got ${await store.transfer(LOCAL, id)} tasks\n`;
+    return `${name} (${id}): got ${formatCount(await store.transfer(LOCAL, id), 'task')}\n`;
   });
 }
 

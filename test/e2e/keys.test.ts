@@ -213,7 +213,7 @@ describe('npm run keys, while an API runs', () => {
       expect(out).toContain(`npm run keys -- adopt ${id}\n`);
       expect((await ask('/status')).status).toBe(401);
       expect(await (await ask('/status', key)).json()).toEqual([]);
-      expect((await run('adopt', id)).out).toBe(`me (${id}): got 1 tasks\n`);
+      expect((await run('adopt', id)).out).toBe(`me (${id}): got 1 task\n`);
       expect(await (await ask('/status', key)).json()).toEqual([expect.objectContaining({ id: ended.id })]);
       expect((await ask(`/status?id=${active.id}`, key)).status).toBe(404);
       expect((await run('adopt', 'local')).status).toBe(2);

@@ -945,7 +945,7 @@ describe.skipIf(!hasBrowser)('the page, in Chromium', () => {
         await post();
         await page.waitForSelector('.card');
         await post();
-        await hasText('#refusal', 'this API key may create at most 1 tasks a minute');
+        await hasText('#refusal', 'this API key may create at most 1 task a minute');
         await matchesText('#countdown', /^Again in (\d\d s|1 min)$/);
 
         await page.click('#forget');

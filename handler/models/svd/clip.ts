@@ -1,3 +1,4 @@
+import { formatCount } from '../../../core/format.ts';
 import { JobError } from '../../../core/job.ts';
 import { OutOfMemory } from '../../onnx/session.ts';
 import { layersUp } from '../../onnx/unet.ts';
@@ -101,7 +102,7 @@ export async function openClip(networks: Networks, request: ClipRequest): Promis
     if (most < wanted)
       warnings.push({
         field: 'decoding_t',
-        message: `memory is enough to decode ${most} frames at a time, not ${wanted}`,
+        message: `memory is enough to decode ${formatCount(most, 'frame')} at a time, not ${wanted}`,
       });
   }
 
