@@ -36,7 +36,7 @@ const picture = (background = '#369') =>
 const form = (bytes: Uint8Array, fields: Record<string, string> = {}) => {
   const data = new FormData();
   for (const [name, value] of Object.entries(fields)) data.append(name, value);
-  data.append('image', new Blob([bytes as BlobPart]));
+  data.append('image', new File([bytes as BlobPart], bytes.length > 0 ? 'a.png' : '')); // a browser's empty input has no name
   return data;
 };
 const objects = () => readdir(join(service.folder, 'bucket/objects/tasks')).catch(() => []);
