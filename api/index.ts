@@ -17,12 +17,7 @@ try {
   if (isLoopback(config.host)) await writeWebhookSecret(config.dataDir, services.store);
   else await printFirstKey(services.store);
   const listener = await listen(createApp(services), { hostname: config.host, port: config.port });
-  log.info({ url: config.publicUrl }, 'listening');
-  if (process.stdout.isTTY && !process.send) console.log(`Open ${config.publicUrl} in a browser. Ctrl-C ends the API.`);
-  process.send?.({ event: 'listening', url: config.publicUrl });
-  await services.start();
-  void logSandbox(log);
-
+  // Before anything is awaited: a signal without a listener ends the process at once, and its requests with it.
   let stoppedAt: number | undefined;
   const onSignal = async () => {
     if (stoppedAt !== undefined) {
@@ -40,6 +35,12 @@ try {
   };
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, onSignal);
   if (process.channel) process.once('disconnect', () => stoppedAt ?? onSignal()); // its local supervisor has died
+
+  log.info({ url: config.publicUrl }, 'listening');
+  if (process.stdout.isTTY && !process.send) console.log(`Open ${config.publicUrl} in a browser. Ctrl-C ends the API.`);
+  process.send?.({ event: 'listening', url: config.publicUrl });
+  await services.start();
+  void logSandbox(log);
 } catch (error) {
   console.error(`api: ${error instanceof Error ? error.message : error}`);
   process.exit(1);

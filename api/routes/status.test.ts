@@ -363,11 +363,18 @@ describe('server-sent events', () => {
     const id = await create();
     const response = await events(id);
     expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/);
+    let text = '';
+    const chunks = response.body!.pipeThrough(new TextDecoderStream()).values();
+    const reach = async (part: string) => {
+      while (!text.includes(part)) text += (await chunks.next()).value;
+    };
+    await reach('"status":"queued"');
     const job = await service.take(id);
     service.report(job.id, { status: 'IN_PROGRESS', output: { stage: 'sampling', progress: 0.3 } });
-    await service.until(id, ({ progress }) => progress === 0.3);
+    await reach('"progress":0.3');
     service.report(job.id, { output: await service.finish(id, job.id) });
-    const seen = parse(await response.text()); // resolves: the stream ends with the task
+    for await (const chunk of chunks) text += chunk; // the stream ends with the task
+    const seen = parse(text);
     expect(seen[0]!.task).toMatchObject({ id, status: 'queued' });
     expect(seen.map(({ task }) => task.progress)).toContain(0.3);
     expect(seen.at(-1)!.task).toMatchObject({ id, status: 'succeeded' });

@@ -2,7 +2,7 @@
  * Leases of tasks. Only the holder of a task's lease advances it. A lease ends with an update that sets `nextRunIn`, with `release`, or
  * when it expires; so a process that dies blocks its tasks only for a while. Every claim raises the task's version.
  */
-import { type SelectQueryBuilder, sql } from 'kysely';
+import { type Selectable, type SelectQueryBuilder, sql } from 'kysely';
 import { HOUR } from '../../core/time.ts';
 import type { Claim, Dialect, StoreLog, Tables } from './dialect.ts';
 import { dueOwners, type FairClaim, fairest, inTurn, type Queue } from './fair-claim.ts';
@@ -30,21 +30,26 @@ const countOut = ({ fromNow }: Dialect, condition = sql`and owner >= ''`) => sql
  * for one in the order in which they get it.
  */
 async function listQueue(dialect: Dialect, log: StoreLog, limit: number): Promise<QueuedTask[]> {
-  const { db } = dialect;
-  const submitted = await db
+  const waiting = await listWaiting(dialect, limit);
+  const submitted = await dialect.db // later than the others, so that a task which gets its job meanwhile is not missing
     .selectFrom('tasks')
     .select(['id', 'status', 'progress', 'input'])
     .where(SUBMITTED)
     .orderBy('submitted_at')
     .limit(limit)
     .execute();
+  const ids = new Set(submitted.map(({ id }) => id));
+  return readRows([...submitted, ...waiting.filter(({ id }) => !ids.has(id))], log);
+}
+
+async function listWaiting(dialect: Dialect, limit: number) {
   const within = HOUR; // longer than any lease or backoff
   const owners = await dueOwners(dialect, QUEUE, countOut(dialect, OF_OWNER), within);
-  if (owners.length === 0) return readRows(submitted, log);
-  const { rows: waiting } = await sql<(typeof submitted)[number]>`
+  if (owners.length === 0) return [];
+  const { rows } = await sql<Selectable<Pick<Tables['tasks'], 'id' | 'status' | 'progress' | 'input'>>>`
     select tasks.id, status, progress, input from ${inTurn(dialect, QUEUE, owners, limit, within)} as positioned
-    join tasks on tasks.id = positioned.id where position <= ${limit} order by position`.execute(db);
-  return readRows([...submitted, ...waiting], log);
+    join tasks on tasks.id = positioned.id where position <= ${limit} order by position`.execute(dialect.db);
+  return rows;
 }
 
 export function leaseQueries(dialect: Dialect, log: StoreLog) {

@@ -403,7 +403,9 @@ export class Harness {
     if (operation !== 'submit') return undefined;
     const { id: jobId } = await c.res.clone().json();
     const { task_id } = body.input as { task_id?: unknown };
-    const job = this.#addJob(jobId, String(task_id), this.findProcess(by));
+    // A process that was just started again has sent nothing yet: the request is that of its predecessor.
+    const sender = this.processes.findLast((process) => process.id === by && process.isReady());
+    const job = this.#addJob(jobId, String(task_id), sender);
     this.onSubmit(job);
     return job;
   }

@@ -97,6 +97,11 @@ test('after SIGTERM a POST in progress is answered and stored, event streams end
   await store.close();
 });
 
+test('a signal right after the start stops the API in order', async () => {
+  api.child.kill('SIGTERM');
+  expect(await api.exited).toEqual([0, null]);
+});
+
 test('a second signal ends the API at once', async () => {
   await halfPost();
   api.child.kill('SIGTERM');
