@@ -4,14 +4,14 @@
  */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Context, Hono } from 'hono';
 import sharp from 'sharp';
-import { getJson } from '../../core/bucket/bucket.ts';
 import { type DiskBucket, diskBucket } from '../../core/bucket/disk.ts';
 import { bucketFolder } from '../../core/environment.ts';
-import { type Stage, taskFolder } from '../../core/job.ts';
+import { imagineKey, type Stage, taskFolder } from '../../core/job.ts';
 import { SECOND } from '../../core/time.ts';
 import { freePort } from '../../infra/run/free-port.ts';
 import { tnlServer } from '../../infra/simulators/bridges/tnl.ts';
@@ -348,17 +348,23 @@ export class Harness {
   /** RunPod learns of a worker's end when nothing that the worker sent is on its way any more. */
   async #noteWorkerExit(id: string, signal: string | null): Promise<void> {
     await this.waitFor(() => !this.#inFlight.get(id), `the last request of ${id}`);
-    if (signal === 'SIGKILL') await this.#ageBridgeClaims(id);
+    if (signal === 'SIGKILL') this.#ageBridgeClaims(id);
     this.queue.workerLost(id);
     this.notifyChange();
   }
 
-  /** As if the two minutes had passed during which the next worker waits for what a dead one has asked a bridge. */
-  async #ageBridgeClaims(workerId: string): Promise<void> {
-    for (const job of this.jobs.values()) {
-      const key = `${taskFolder(job.taskId)}/imagine.json`;
-      const record = this.wasGivenTo(workerId, job.id) && (await getJson(this.bucket, key));
-      if (record) await this.bucket.put(key, JSON.stringify({ ...record, asked_at: 0 }));
+  /**
+   * As if the two minutes had passed during which the next worker waits for what a dead one has asked a bridge. Another worker may have the
+   * same job, and save the bridge's answer between asynchronous steps: it would be overwritten.
+   */
+  #ageBridgeClaims(workerId: string): void {
+    for (const { id, taskId } of this.jobs.values()) {
+      const path = this.objectPath(imagineKey(taskId));
+      if (!this.wasGivenTo(workerId, id) || !existsSync(path)) continue;
+      const record = JSON.parse(readFileSync(path, 'utf8'));
+      if (record.id !== undefined) continue;
+      writeFileSync(`${path}.aged`, JSON.stringify({ ...record, asked_at: 0 }));
+      renameSync(`${path}.aged`, path);
     }
   }
 
