@@ -1,4 +1,5 @@
 /** Turns the body of POST /v1/videos, with OpenAI's names, into that of POST /img2vid. */
+import { formatCount } from '../../../core/format.ts';
 import { MAX_SIDE, MIN_SIDE, SIDE_STEP } from '../../../core/frame-size.ts';
 import { type FieldNote, InvalidRequest } from '../../../core/invalid-request.ts';
 import { defaults } from '../../../core/parameters.ts';
@@ -128,7 +129,10 @@ function readSeconds(value: unknown, own: Values, { model, limits }: Settings): 
   const T = Math.round(seconds * fps);
   const longest = Math.floor((100 * maxFrames) / fps) / 100;
   if (T < 1 || T > maxFrames)
-    return error('seconds', `must be from ${Math.ceil(100 / fps) / 100} to ${longest} at ${fps} frames a second`);
+    return error(
+      'seconds',
+      `must be from ${Math.ceil(100 / fps) / 100} to ${longest} at ${formatCount(fps, 'frame')} a second`,
+    );
 
   const warnings: FieldNote[] = [];
   const warn = (message: string) => warnings.push({ field: 'seconds', message });
