@@ -105,10 +105,11 @@ function reasonOf(error: unknown): string {
   return code ?? deeper ?? message;
 }
 
+export const hasType = ({ headers }: Response, type: string) => headers.get('content-type')?.startsWith(type);
+
 /** The error that an unsuccessful response stands for. */
 async function readError(response: Response): Promise<ApiError> {
-  const isProblem = response.headers.get('content-type')?.startsWith('application/problem+json');
-  const problem = isProblem ? parseObject(await response.text()) : undefined;
+  const problem = hasType(response, 'application/problem+json') ? parseObject(await response.text()) : undefined;
   return errorOf(response, problem?.detail ? problem : {});
 }
 

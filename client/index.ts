@@ -4,7 +4,7 @@
  */
 import { MINUTE } from '../core/time.ts';
 import { type FollowedTask, followTask } from './follow.ts';
-import { type CallOptions, call, errorOf, readAnswer } from './http.ts';
+import { type CallOptions, call, errorOf, hasType, readAnswer } from './http.ts';
 import type { DryRun, RequestParameters, Task, Usage } from './types.ts';
 
 export { ApiError } from './http.ts';
@@ -208,8 +208,7 @@ const HTTP_URL = /^https?:\/\/[^/?#@]+(\/[^?#]*)?$/i;
 const checkHeader = (name: string, text: string) => check(name, /^[!-~]+$/.test(text), 'visible ASCII');
 
 function requireEvents(response: Response): Response {
-  const isStream = /^text\/event-stream/.test(response.headers.get('content-type') ?? '');
-  if (response.status === 200 && !isStream) throw errorOf(response);
+  if (response.status === 200 && !hasType(response, 'text/event-stream')) throw errorOf(response);
   return response;
 }
 

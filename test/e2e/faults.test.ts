@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { STAGES, type Stage, taskFolder } from '../../core/job.ts';
-import { SECOND } from '../../core/time.ts';
+import { MINUTE, SECOND } from '../../core/time.ts';
 import { seededRandom } from '../soak/prng.ts';
 import { after, answer, type Fault, json, reset, resetAfter } from './fault-injection.ts';
 import { type Harness, openHarness, type TestJob, type WorkerProcess } from './harness.ts';
@@ -22,7 +22,7 @@ let folder: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'faults-'));
-  harness = await openHarness(folder);
+  harness = await openHarness(folder, { pollTimeout: MINUTE }); // no exit may wait for a held poll: that would be too late
 });
 afterAll(async () => {
   await harness?.close();
@@ -131,9 +131,7 @@ describe.each(STAGES)('in the stage %s', (stage) => {
     const waiting = harness.submit();
     worker.kill('SIGTERM');
     release();
-    const since = performance.now();
     expect(await harness.waitForExit(worker)).toEqual({ code: 0, signal: null });
-    expect(performance.now() - since).toBeLessThan(30 * SECOND); // no held poll is waited for: 90 s
     await expectSuccess(job);
     expect(harness.statusOf(waiting)).toBe('IN_QUEUE');
     harness.cancel(waiting);
